@@ -1,0 +1,1 @@
+"""mcdo: can the uncertainty of a frozen vision-language encoder be trusted?"""

@@ -1,0 +1,170 @@
+"""A loaded, frozen vision-language encoder, the same to its users whichever library built it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mcdo.encoders.spec import EncoderSpec, Loss
+from mcdo.errors import McdoError
+
+Tokenizer = Callable[[list[str]], Tensor]
+NamedModules = tuple[tuple[str, nn.Module], ...]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a picture to what the model is shown: ``to_uint8`` resizes and crops, ``mean`` and ``std`` normalise.
+
+    ``identity`` describes every choice in it, for the keys of stored results.
+    """
+
+    to_uint8: Callable[[Image.Image], Tensor]
+    resolution: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    identity: str
+
+
+@dataclass(frozen=True)
+class Towers:
+    """The two towers of a built model, as functions and as the modules whose state they read.
+
+    ``image_modules`` and ``text_modules`` are (dotted name in the model, module). Where open_clip's CLIP keeps the
+    text projection as a bare Parameter of the whole model, that parameter is in none of them.
+    """
+
+    image: Callable[[Tensor], Tensor]
+    text: Callable[[Tensor], Tensor]
+    image_modules: NamedModules
+    text_modules: NamedModules
+
+
+class Encoder:
+    """A frozen encoder in evaluation mode and float32: pre-norm features, tokens, and the zero-shot head.
+
+    ``model`` is the whole library model; ``image_modules`` and ``text_modules`` are the parts that belong to a tower.
+    ``mean`` and ``std`` are float32 [3] on ``device``.
+    """
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        model: nn.Module,
+        towers: Towers,
+        preprocessing: Preprocessing,
+        load_tokenizer: Callable[[], Tokenizer],
+        *,
+        random_weights: bool,
+        device: torch.device,
+    ) -> None:
+        self.spec, self.key = spec, spec.key
+        self.model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+        self.towers, self.preprocessing = towers, preprocessing
+        self.random_weights, self.device = random_weights, device
+        self.feature_dim, self.resolution, self.loss = spec.feature_dim, preprocessing.resolution, spec.loss
+        self.mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=device)
+        self.std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device)
+        self._load_tokenizer = load_tokenizer
+
+    def __repr__(self) -> str:
+        weights = "random" if self.random_weights else "pretrained"
+        return f"Encoder({self.key!r}, {weights}, D={self.feature_dim}, {self.resolution} px, {self.device})"
+
+    loss: Loss
+
+    @property
+    def image_modules(self) -> NamedModules:
+        """The roots of the image tower: (dotted name in ``model``, module)."""
+        return self.towers.image_modules
+
+    @property
+    def text_modules(self) -> NamedModules:
+        """The roots of the text tower: (dotted name in ``model``, module); see ``Towers`` for what is outside."""
+        return self.towers.text_modules
+
+    @property
+    def preprocess_id(self) -> str:
+        """Resize, crop, interpolation, mean and std, in words: part of the key of whatever is stored."""
+        return self.preprocessing.identity
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied with (already exponentiated)."""
+        return float(self.model.get_parameter("logit_scale").detach().double().exp().reshape(()))
+
+    @property
+    def logit_bias(self) -> float:
+        """What is added to the scaled cosines; 0 for a model that has none."""
+        bias = getattr(self.model, "logit_bias", None)
+        return 0.0 if bias is None else float(bias.detach().reshape(()))
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 over names, types, shapes and bytes of the state dict, sorted by name."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def to_uint8(self, image: Image.Image) -> Tensor:
+        """The model's own resize and crop: RGB picture to uint8 [3, H, W] on the CPU. Safe in several threads."""
+        return self.preprocessing.to_uint8(image)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """What the image tower is shown: uint8 [B, 3, H, W] to float32 (x / 255 - mean) / std on the device."""
+        scaled = pixels.to(self.device).to(torch.float32).div_(255)
+        return scaled.sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
+
+    def forward_image(self, pixels: Tensor) -> Tensor:
+        """Pre-norm image features [B, D] of normalised pixels [B, 3, H, W]; autograd works through it."""
+        return self.towers.image(pixels)
+
+    def forward_text(self, tokens: Tensor) -> Tensor:
+        """Pre-norm text features [B, D] of tokens [B, L]; autograd works through it."""
+        return self.towers.text(tokens)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """int64 [n, L] on the device. Raises McdoError when the tokenizer's files are not on disk."""
+        return self._tokenizer(list(texts)).to(self.device)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        # Lazy, because work with images alone must not need the tokenizer's files.
+        return self._load_tokenizer()
+
+    def encode_text(self, prompts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Pre-norm text features of each prompt, float32 [n, D], without gradient."""
+        if not prompts:
+            raise McdoError(f"{self.key}: there are no prompts to encode")
+        # no_grad and not inference_mode, so that the zero-shot head can be differentiated with respect to the image.
+        with torch.no_grad():
+            starts = range(0, len(prompts), batch_size)
+            return torch.cat([self.forward_text(self.tokenize(prompts[i : i + batch_size])) for i in starts])
+
+    def zero_shot_logits(self, features: Tensor, class_names: Sequence[str], template: str) -> Tensor:
+        """Scale x cosine + bias between pre-norm image features [..., D] and each class's prompt: [..., C].
+
+        ``template`` holds ``{}`` where the class name goes.
+        """
+        if "{}" not in template:
+            raise McdoError(f"the template {template!r} has no {{}} for the class name; such as 'a photo of a {{}}'")
+        text = functional.normalize(self.encode_text([template.format(name) for name in class_names]), dim=-1)
+        image = functional.normalize(features.to(text), dim=-1)
+        return self.logit_scale * image @ text.T + self.logit_bias
+
+    def text_collapse(self, prompts: Sequence[str]) -> float:
+        """Mean cosine over all pairs of different prompts: 1 when the text tower tells none of them apart."""
+        if len(prompts) < 2:
+            raise McdoError(f"{self.key}: the mean pairwise cosine needs at least two prompts, got {len(prompts)}")
+        units = functional.normalize(self.encode_text(prompts).double().cpu(), dim=-1)
+        n = len(units)
+        return float((units.sum(0).square().sum() - units.square().sum()) / (n * (n - 1)))

@@ -1,0 +1,61 @@
+"""Keeps the libraries' chatter off the terminal while a model loads; what matters of it is checked and raised instead.
+
+open_clip logs through the root logger, which would also install a handler there for the rest of the process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """No log line below ERROR from open_clip, transformers and huggingface_hub, and no progress bar, inside."""
+    with ExitStack() as stack:
+        stack.enter_context(_quiet_open_clip())
+        for name in ("transformers", "huggingface_hub"):
+            stack.enter_context(_at_least_error(name))
+        stack.enter_context(_no_progress_bar())
+        yield
+
+
+@contextmanager
+def _quiet_open_clip() -> Iterator[None]:
+    root, placeholder = logging.getLogger(), logging.NullHandler()
+    root.addHandler(placeholder)
+    root.addFilter(_keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(_keep)
+        root.removeHandler(placeholder)
+
+
+def _keep(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or "open_clip" not in record.pathname
+
+
+@contextmanager
+def _at_least_error(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

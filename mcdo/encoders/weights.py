@@ -1,0 +1,99 @@
+"""Finding weights on this disk, and refusing whatever would have to be unpickled.
+
+Nothing is ever downloaded here: what is missing is an error with the one command that gets it, at once and also
+without a network.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError
+from safetensors import SafetensorError
+
+from mcdo.errors import McdoError
+
+# In open_clip's order of preference.
+CHECKPOINT_NAMES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+_PICKLED = (".bin", ".pt", ".pth")
+_CONVERT = "save its tensors as open_clip_model.safetensors (safetensors.torch.save_file) and put that there instead"
+
+
+def cached(repo: str, filename: str) -> Path | None:
+    """The file of a HuggingFace repository in the local cache, or None."""
+    try:
+        found = try_to_load_from_cache(repo, filename)
+    except HFValidationError as error:
+        raise McdoError(f"{repo!r} is not a HuggingFace repository id, which looks like OWNER/NAME") from error
+    return Path(found) if isinstance(found, str) else None
+
+
+def missing(key: str, what: str, repo: str) -> McdoError:
+    """The error for something of a HuggingFace repository that is not on disk."""
+    return McdoError(
+        f"{key}: {what} of {repo} are not on this disk. Get them with\n    hf download {repo}\n"
+        "(later runs need no network). Random weights must be asked for by name: weights='random'."
+    )
+
+
+def cached_checkpoint(key: str, repo: str) -> Path:
+    """An open_clip checkpoint from the local HuggingFace cache."""
+    for name in CHECKPOINT_NAMES[:4]:
+        found = cached(repo, name)
+        if found is not None:
+            return found
+    raise missing(key, "the weights", repo)
+
+
+def checkpoint_in(folder: Path) -> Path:
+    """The checkpoint of a local directory: a usual name, or else the only .safetensors there."""
+    for name in CHECKPOINT_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(folder.glob("*.safetensors"))
+    if len(others) == 1:
+        return others[0]
+    if others:
+        names = ", ".join(path.name for path in others)
+        raise McdoError(f"{folder} holds several checkpoints ({names}); name the right one {CHECKPOINT_NAMES[0]}")
+    refused = sorted(p.name for p in folder.iterdir() if p.suffix in (*_PICKLED, ".npz", ".npy", ".ckpt"))
+    seen = f"; {', '.join(refused)} is not read: {_CONVERT}" if refused else f"; expected {CHECKPOINT_NAMES[0]}"
+    raise McdoError(
+        f"{folder} holds no checkpoint{seen}. Random weights must be asked for by name: weights='random'."
+    )
+
+
+def refuse_pickles(checkpoint: Path) -> None:
+    """Raise McdoError for a checkpoint that is neither safetensors nor loadable with ``weights_only=True``."""
+    if checkpoint.suffix == ".safetensors":
+        return
+    if checkpoint.suffix not in _PICKLED:
+        raise McdoError(f"{checkpoint}: {checkpoint.suffix} files are not read; {_CONVERT}")
+    try:
+        # Read once more before open_clip does: its fallback for old versions of torch leaves weights_only out.
+        torch.load(checkpoint, map_location="meta", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise McdoError(
+            f"{checkpoint} holds more than tensors (or is damaged) and is not unpickled; {_CONVERT}. ({reason})"
+        ) from error
+
+
+def loading_failed(key: str, checkpoint: Path, error: Exception) -> McdoError:
+    """The error for a checkpoint that does not fit its model, with the first lines of the library's reason."""
+    lines = [line.strip() for line in str(error).splitlines()][:4]
+    damaged = " The file is damaged: get it again." if isinstance(error, SafetensorError) else ""
+    return McdoError(f"{key}: {checkpoint} cannot be loaded into this model.{damaged} {' '.join(lines)[:600]}")

@@ -1,0 +1,49 @@
+"""Running mean and variance over passes, by Chan, Golub and LeVeque's pairwise update (1983).
+
+E[x²] − E[x]² cancels when the variance is tiny beside the mean, as it is here; the pairwise update never subtracts two
+large numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def accumulator_dtype(device: torch.device) -> torch.dtype:
+    """float64 wherever the device has it; MPS has not."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class RunningMoments:
+    """Mean and sum of squared deviations over a growing number of passes.
+
+    Attributes:
+        count: passes seen.
+        mean: ``[B, ...]``, mean over passes.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = torch.empty(0)
+        self._m2 = torch.empty(0)
+
+    def update(self, passes: Tensor) -> None:
+        """Add passes ``[B, P, ...]``."""
+        passes = passes.to(accumulator_dtype(passes.device))
+        new = passes.shape[1]
+        mean = passes.mean(1)
+        m2 = (passes - mean.unsqueeze(1)).square_().sum(1)
+        if not self.count:
+            self.count, self.mean, self._m2 = new, mean, m2
+            return
+        total = self.count + new
+        delta = mean - self.mean
+        self.mean = self.mean + delta * (new / total)
+        self._m2 = self._m2 + m2 + delta.square() * (self.count * new / total)
+        self.count = total
+
+    @property
+    def variance(self) -> Tensor:
+        """Sample variance (ddof 1) ``[B, ...]``; NaN before the second pass."""
+        return self._m2 / (self.count - 1) if self.count > 1 else torch.full_like(self._m2, torch.nan)

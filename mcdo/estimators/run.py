@@ -1,0 +1,140 @@
+"""What a Monte Carlo measurement yields: per-image scores at every T, and all that is needed to say where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcdo.errors import McdoError, nearest
+from mcdo.perturbation import Dropout
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MonteCarloConfig:
+    """The protocol of a measurement; its fields, with the encoder and the images, decide every number.
+
+    Attributes:
+        dropout: the perturbation.
+        passes: the T at which scores are taken, ascending; one run of ``passes[-1]`` passes gives them all.
+        trials: K, independent repetitions.
+        seed: seed of the masks.
+        geometry: the T (among ``passes``) at which scores that need the passes themselves are taken.
+    """
+
+    dropout: Dropout
+    passes: tuple[int, ...] = (4, 16, 64)
+    trials: int = 10
+    seed: int = 42
+    geometry: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.passes or list(self.passes) != sorted(set(self.passes)) or self.passes[0] < 2:
+            raise McdoError(f"passes = {self.passes}: name numbers of passes in ascending order, each at least 2")
+        if self.trials < 1:
+            raise McdoError(f"trials = {self.trials}: at least one is needed (two or more for reliability)")
+        if not set(self.geometry) <= set(self.passes):
+            raise McdoError(f"geometry = {self.geometry} must be among passes = {self.passes}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class MonteCarloRun:
+    """Scores of one encoder on one image set.
+
+    Attributes:
+        config: the protocol.
+        encoder: the encoder's key.
+        ids: image ids, in the order of the columns of every score.
+        features: float32 ``[N, D]``, deterministic features before normalisation.
+        sites: requested sites as (name, role); each was checked to be alive.
+        provenance: weights, device, versions and the like, for result files.
+    """
+
+    config: MonteCarloConfig
+    encoder: str
+    ids: tuple[str, ...]
+    features: NDArray[np.float32]
+    sites: tuple[tuple[str, str], ...]
+    provenance: Mapping[str, Any]
+    _values: Mapping[tuple[str, int], Scores] = field(repr=False)
+    _eigenvalues: Mapping[int, Scores] = field(repr=False, default_factory=dict)
+
+    def scores(self, name: str, passes: int | None = None) -> Scores:
+        """float64 ``[K, N]`` (trials × images); ``passes`` defaults to the largest T.
+
+        Raises:
+            McdoError: if the score is unknown, or was not taken at that T.
+        """
+        passes = self.config.passes[-1] if passes is None else passes
+        if name == "trace_pre_relative":
+            return self.scores("trace_pre", passes) / np.square(self.feature_norm)
+        if (name, passes) in self._values:
+            return self._values[name, passes]
+        names = {n for n, _ in self._values} | {"trace_pre_relative"}
+        if name not in names:
+            raise McdoError(f"no score {name!r} in this run; the nearest: {nearest(name, names)}")
+        raise McdoError(f"{name} was not taken at T = {passes}; it was at T = {[t for n, t in self._values if n == name]}")
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Names that :meth:`scores` knows."""
+        return (*dict.fromkeys(name for name, _ in self._values), "trace_pre_relative")
+
+    @property
+    def feature_norm(self) -> Scores:
+        """float64 ``[N]``: norm of the deterministic features, the control beside every trace_pre."""
+        return np.linalg.norm(self.features.astype(np.float64), axis=1)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles that were perturbed."""
+        return tuple(dict.fromkeys(role for _, role in self.sites))
+
+    def eigenvalues(self, passes: int) -> Scores:
+        """float64 ``[K, N, 10]``: leading eigenvalues of the pre-norm covariance at ``passes``."""
+        if passes not in self._eigenvalues:
+            raise McdoError(f"no spectrum at T = {passes}; name it in geometry=")
+        return self._eigenvalues[passes]
+
+    def select(self, columns: NDArray[np.integer] | slice, trials: slice = slice(None)) -> MonteCarloRun:
+        """The same run seen on fewer images or trials: masks are keyed, so nothing else changes."""
+        return MonteCarloRun(
+            config=self.config,
+            encoder=self.encoder,
+            ids=tuple(np.asarray(self.ids, dtype=object)[columns]),
+            features=self.features[columns],
+            sites=self.sites,
+            provenance=self.provenance,
+            _values={key: value[trials, columns] for key, value in self._values.items()},
+            _eigenvalues={key: value[trials, columns] for key, value in self._eigenvalues.items()},
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything measured, by flat names, for the store."""
+        arrays: dict[str, NDArray[Any]] = {"features": self.features}
+        arrays |= {f"{name}@{t}": value for (name, t), value in self._values.items()}
+        return arrays | {f"eigenvalues@{t}": value for t, value in self._eigenvalues.items()}
+
+    @staticmethod
+    def split_arrays(
+        arrays: Mapping[str, NDArray[Any]],
+    ) -> tuple[NDArray[np.float32], dict[tuple[str, int], Scores], dict[int, Scores]]:
+        """The inverse of :meth:`arrays`: features, scores by (name, T), eigenvalues by T."""
+        values: dict[tuple[str, int], Scores] = {}
+        eigenvalues: dict[int, Scores] = {}
+        for key, array in arrays.items():
+            name, _, t = key.partition("@")
+            if name == "eigenvalues":
+                eigenvalues[int(t)] = array
+            elif t:
+                values[name, int(t)] = array
+        return arrays["features"], values, eigenvalues

@@ -1,0 +1,157 @@
+"""Images from a folder: one directory per class, searched recursively; the id is the path below the folder.
+
+Hidden entries and files without an image suffix are ignored. A folder with images and no directories is a set without
+labels. Symbolic links are followed, except back to a directory above or one already searched for that class: such a
+link is recorded as skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from mcdo.errors import McdoError
+from mcdo.images.class_names import class_names
+from mcdo.images.decode import UnreadableImageError, decode, read, suffixes
+from mcdo.images.image_set import ImageSet, Skipped
+from mcdo.images.sampling import spread_order
+from mcdo.images.threads import for_each
+
+_LAYOUT = "expected one directory per class with images in it, FOLDER/CLASS/IMAGE.jpg"
+_NAMED_IN_ERROR = 10
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Files below ``root``; the id is the path relative to it, with forward slashes."""
+
+    root: Path
+
+    def load(self, image_id: str) -> tuple[Image.Image, str]:
+        """Read once, so that the hash is that of the very bytes that were decoded."""
+        content = self._read(image_id)
+        return decode(content, str(self.root / image_id)), hashlib.sha256(content).hexdigest()
+
+    def content_hash(self, image_id: str) -> str:
+        """sha256 of the file's bytes."""
+        return hashlib.sha256(self._read(image_id)).hexdigest()
+
+    def _read(self, image_id: str) -> bytes:
+        return read(self.root / image_id)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a folder holds: (id, label) sorted by id, the class directories, and the links not followed."""
+
+    images: list[tuple[str, int]]
+    classes: list[str]
+    skipped: list[Skipped]
+
+
+def folder(path: str | Path, n: int | None = None, seed: int = 42, *, skip_unreadable: bool = False) -> ImageSet:
+    """Load ``n`` images (None: all), spread over the classes by ``seed``, sorted by id, each decoded once as a check.
+
+    Labels index all class directories, also those that a small ``n`` leaves out. With ``skip_unreadable`` an unreadable
+    image of the n is dropped and recorded in ``skipped``, so the set is smaller; it is not replaced. Raises McdoError
+    for a wrong layout, for n above the number of images, and for unreadable images, naming them.
+    """
+    root = Path(path).expanduser()
+    found = _list(root)
+    labels = np.array([label for _, label in found.images], dtype=np.int64)
+    if n is not None and n > len(labels):
+        raise McdoError(f"{root} holds {len(labels)} images, {n} were asked for; ask for at most {len(labels)}")
+    chosen = np.sort(spread_order(labels, seed)[:n])
+    names = class_names(root, found.classes)  # before the files are read: its errors cost nothing
+    source = FolderSource(root)
+    ids = [found.images[i][0] for i in chosen]
+    checked = for_each(lambda i: _check(source, ids[i]), len(ids), f"checking {root.name}")
+    bad = [each for each in checked if isinstance(each, UnreadableImageError)]
+    if len(bad) == len(ids) or (bad and not skip_unreadable):
+        raise _unusable(root, bad, len(ids))
+    kept = [i for i, each in enumerate(checked) if isinstance(each, str)]
+    return ImageSet(
+        name=f"folder:{path}",
+        ids=tuple(ids[i] for i in kept),
+        labels=labels[chosen[kept]] if found.classes else None,
+        class_names=names,
+        seed=seed,
+        source=source,
+        content_hashes=tuple(each for each in checked if isinstance(each, str)),
+        skipped=(*found.skipped, *(Skipped(os.path.relpath(each.path, root), each.reason) for each in bad)),
+    )
+
+
+def _check(source: FolderSource, image_id: str) -> str | UnreadableImageError:
+    try:
+        return source.load(image_id)[1]
+    except UnreadableImageError as error:
+        return error
+
+
+def _unusable(root: Path, bad: list[UnreadableImageError], count: int) -> McdoError:
+    if len(bad) == 1 < count:
+        return bad[0]
+    lines = [f"  {each.path}: {each.reason}" for each in bad[:_NAMED_IN_ERROR]]
+    more = [f"  and {len(bad) - _NAMED_IN_ERROR} more"] if len(bad) > _NAMED_IN_ERROR else []
+    remedy = "leave them out with --skip-unreadable (skip_unreadable=True)" if len(bad) < count else "none is readable"
+    return McdoError("\n".join([f"{root}: {len(bad)} of {count} images cannot be used; {remedy}", *lines, *more]))
+
+
+def _list(root: Path) -> _Listing:
+    if not root.is_dir():
+        what = "is not a directory" if root.exists() else "does not exist"
+        raise McdoError(f"image folder {root} {what}; {_LAYOUT}")
+    above = {Path(os.path.realpath(root)), *Path(os.path.realpath(root)).parents}
+    skipped: list[Skipped] = []
+    directories, loose = _entries(root, root, set(above), skipped)
+    if not directories and not loose:
+        raise McdoError(f"image folder {root} holds neither class directories nor images; {_LAYOUT}")
+    if directories and loose:
+        raise McdoError(f"{loose[0]} lies beside class directories, so its class is unknown; {_LAYOUT}")
+    if loose:
+        return _Listing(sorted((_id(root, file), 0) for file in loose), [], skipped)
+    images = []
+    for label, directory in enumerate(directories):
+        inside = [(_id(root, file), label) for file in _walk(root, directory, above.copy(), skipped)]
+        if not inside:
+            raise McdoError(f"class directory {directory} holds no images; remove it or fill it ({_LAYOUT})")
+        images += inside
+    return _Listing(sorted(images), [directory.name for directory in directories], skipped)
+
+
+def _walk(root: Path, directory: Path, seen: set[Path], skipped: list[Skipped]) -> Iterator[Path]:
+    """Image files below ``directory``; ``seen`` holds the real directories that are not to be entered again."""
+    seen.add(Path(os.path.realpath(directory)))
+    directories, files = _entries(root, directory, seen, skipped)
+    yield from files
+    for each in directories:
+        yield from _walk(root, each, seen, skipped)
+
+
+def _entries(root: Path, directory: Path, seen: set[Path], skipped: list[Skipped]) -> tuple[list[Path], list[Path]]:
+    """Sub-directories to enter and image files, each in the order of their names."""
+    try:
+        visible = sorted(each for each in directory.iterdir() if not each.name.startswith("."))
+    except OSError as error:
+        raise McdoError(f"directory {directory} cannot be listed ({error.strerror}); check its permissions") from error
+    directories = []
+    for each in visible:
+        if each.is_dir() and Path(os.path.realpath(each)) in seen:
+            skipped.append(
+                Skipped(_id(root, each), "a symbolic link to a directory that is above it or already searched")
+            )
+        elif each.is_dir():
+            directories.append(each)
+    # A broken link has no directory or file behind it, but with an image suffix it is a missing image, not noise.
+    return directories, [each for each in visible if each.suffix.lower() in suffixes() and not each.is_dir()]
+
+
+def _id(root: Path, path: Path) -> str:
+    return str(PurePosixPath(path.relative_to(root)))

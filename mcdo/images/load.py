@@ -1,0 +1,110 @@
+"""From a specification or a manifest to an image set. A new kind of image set is one entry in ``KINDS``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mcdo.errors import McdoError, nearest
+from mcdo.images.digits import HELDOUT, DigitSource, digits
+from mcdo.images.folder import FolderSource, folder
+from mcdo.images.image_set import ImageSet, Skipped, Source
+from mcdo.images.threads import for_each
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of image set: ``usage`` for messages, and how the text after the colon becomes a set or a bare source."""
+
+    usage: str
+    load: Callable[[str, int | None, int, bool], ImageSet]
+    source: Callable[[str], Source]
+
+
+KINDS = {
+    "digits": Kind(
+        usage="digits, digits:train",
+        load=lambda split, n, seed, _: digits(n, seed, split or HELDOUT),
+        source=lambda _: DigitSource(),
+    ),
+    "folder": Kind(
+        usage="folder:PATH",
+        load=lambda path, n, seed, skip: folder(path, n, seed, skip_unreadable=skip),
+        source=lambda path: FolderSource(Path(path).expanduser()),
+    ),
+}
+
+
+def load_images(spec: str, n: int | None = None, seed: int = 42, *, skip_unreadable: bool = False) -> ImageSet:
+    """Load an image set: ``"digits"`` (held-out; ``"digits:train"`` for calibration) or ``"folder:PATH"``.
+
+    ``n`` images are spread over the classes by ``seed`` and returned sorted by id; None takes every real image. Every
+    image is decoded once here, so that nothing fails later; ``skip_unreadable`` drops and records the bad ones of a
+    folder. Raises McdoError for an unknown specification, a wrong n or seed, and whatever the kind refuses.
+    """
+    kind, argument = _parse(spec)
+    if n is not None and n < 1:
+        raise McdoError(f"n = {n} images were asked for; n must be at least 1, or None for all")
+    if seed < 0:
+        raise McdoError(f"seed = {seed}: a seed must not be negative")
+    return kind.load(argument, n, seed, skip_unreadable)
+
+
+def _parse(spec: str) -> tuple[Kind, str]:
+    name, _, argument = spec.partition(":")
+    if name not in KINDS:
+        raise McdoError(f"unknown images {spec!r}; the nearest: {KINDS[nearest(name, KINDS, 1).split(', ')[0]].usage}")
+    if name == "folder" and not argument:
+        raise McdoError("images 'folder' needs a path: folder:PATH")
+    return KINDS[name], argument
+
+
+def read_manifest(path: str | Path) -> ImageSet:
+    """The image set that :meth:`ImageSet.write_manifest` wrote, after verifying that every image has the same content.
+
+    Raises McdoError when the manifest is not one, or naming the first image that is missing or changed.
+    """
+    manifest = _parse_manifest(Path(path))
+    labels = manifest["labels"]
+    images = ImageSet(
+        name=manifest["name"],
+        ids=tuple(manifest["paths"]),
+        labels=None if labels is None else np.array(labels, dtype=np.int64),
+        class_names=tuple(manifest["class_names"]),
+        seed=manifest["seed"],
+        source=_source(manifest["name"]),
+        content_hashes=tuple(manifest["hashes"]),
+        skipped=tuple(Skipped(**each) for each in manifest["skipped"]),
+    )
+    for_each(lambda i: _verify(images, i, Path(path)), len(images), "verifying")
+    return images
+
+
+def _source(spec: str) -> Source:
+    kind, argument = _parse(spec)
+    return kind.source(argument)
+
+
+def _parse_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="ascii"))
+    except (OSError, ValueError) as error:
+        raise McdoError(f"manifest {path} cannot be read ({error}); write it again with write_manifest") from error
+    needed = {"paths", "labels", "class_names", "name", "seed", "hashes", "skipped"}
+    missing = sorted(needed - manifest.keys()) if isinstance(manifest, dict) else sorted(needed)
+    if missing:
+        raise McdoError(f"{path} is no image manifest: it lacks {', '.join(missing)}")
+    return dict(manifest)
+
+
+def _verify(images: ImageSet, i: int, manifest: Path) -> None:
+    if images.source.content_hash(images.ids[i]) != images.content_hashes[i]:
+        raise McdoError(
+            f"{images.ids[i]} ({images.name}) has other content than when {manifest} was written; "
+            "restore the file, or load the images anew"
+        )

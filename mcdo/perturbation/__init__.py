@@ -1,0 +1,41 @@
+"""Perturbation: which linear maps are disturbed (sites), how (kinds), with which random numbers (masks)."""
+
+from mcdo.perturbation.census import SiteRecord, check_alive, site_variance
+from mcdo.perturbation.context import PerturbedTower, deterministic_features, perturbed
+from mcdo.perturbation.kinds import Dropout
+from mcdo.perturbation.masks import PASS_BLOCK, SCHEME, KeyedMasks, MaskedSite, image_keys
+from mcdo.perturbation.sites import (
+    GROUPS,
+    Role,
+    Site,
+    SiteTable,
+    check_comparable,
+    count_by_role,
+    find_sites,
+    matched_roles,
+    role_of,
+)
+
+__all__ = [
+    "GROUPS",
+    "PASS_BLOCK",
+    "SCHEME",
+    "Dropout",
+    "KeyedMasks",
+    "MaskedSite",
+    "PerturbedTower",
+    "Role",
+    "Site",
+    "SiteRecord",
+    "SiteTable",
+    "check_alive",
+    "check_comparable",
+    "count_by_role",
+    "deterministic_features",
+    "find_sites",
+    "image_keys",
+    "matched_roles",
+    "perturbed",
+    "role_of",
+    "site_variance",
+]

@@ -1,0 +1,89 @@
+"""The census: does every requested site fire, and does it change the output on its own?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from mcdo.encoders import Encoder
+from mcdo.errors import McdoError
+from mcdo.perturbation.context import deterministic_features, live_sites, perturbed
+from mcdo.perturbation.intercept import Compute, LinearMaps
+from mcdo.perturbation.kinds import Dropout
+from mcdo.perturbation.masks import PASS_BLOCK
+from mcdo.perturbation.sites import Site, find_sites
+
+
+_ALIVE: WeakKeyDictionary[Encoder, set[Site]] = WeakKeyDictionary()
+"""Sites found alive: a frozen tower's do not die, so each is looked at once."""
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """What one site does.
+
+    Attributes:
+        name: the site's name.
+        role: its role.
+        calls: how often one pass carries it out.
+        units: its outputs per image and pass.
+        variance: mean over images of trace_pre when this site alone is perturbed.
+    """
+
+    name: str
+    role: str
+    calls: int
+    units: int
+    variance: float
+
+
+@torch.inference_mode()
+def check_alive(encoder: Encoder, pixels: Tensor, dropout: Dropout) -> tuple[Site, ...]:
+    """The requested sites, after checking that silencing each one alone changes the features.
+
+    Args:
+        encoder: the encoder.
+        pixels: normalised pixels ``[B, 3, H, W]``; one image is enough.
+        dropout: whose sites are checked.
+
+    Raises:
+        McdoError: naming every site that is dead.
+    """
+    sites = live_sites(encoder, find_sites(encoder), dropout)
+    alive = _ALIVE.setdefault(encoder, set())
+    if not alive.issuperset(sites):
+        plain = deterministic_features(encoder, pixels)
+        alive.update(s for s in sites if s not in alive and not torch.equal(plain, _without(encoder, pixels, s)))
+    dead = [site.name for site in sites if site not in alive]
+    if dead:
+        raise McdoError(
+            f"{encoder.key}: dead site {', '.join(dead)}: its output can be zeroed and the features stay the same, so dropout "
+            "there would do nothing. Leave it out by naming the others in sites="
+        )
+    return sites
+
+
+def _without(encoder: Encoder, pixels: Tensor, silenced: Site) -> Tensor:
+    by_weight = find_sites(encoder).by_weight
+
+    def silence(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
+        y = compute(1.0)
+        return torch.zeros_like(y) if by_weight.get((id(weight), part)) == silenced else y
+
+    with LinearMaps(silence):
+        return encoder.forward_image(pixels)
+
+
+def site_variance(encoder: Encoder, pixels: Tensor, keys: Tensor, site: Site, p: float, seed: int) -> float:
+    """Mean over images of trace_pre when ``site`` alone is dropped with probability ``p``.
+
+    As many passes are taken as give 64 dropped units on average, between 16 and 256.
+    """
+    blocks = min(16, max(1, math.ceil(64 / max(p * site.units * len(pixels) * PASS_BLOCK, 1e-9))))
+    with perturbed(encoder, Dropout(p, (site.name,)), seed) as tower:
+        passes = torch.cat([tower(pixels, keys, 0, block) for block in range(blocks)], dim=1)
+    return float(passes.double().var(dim=1).mean())

@@ -1,0 +1,168 @@
+"""Sees every linear map of a forward pass, whichever way the model's author wrote it.
+
+Wrapping ``nn.Linear`` misses the maps that matter: ``nn.MultiheadAttention`` reads the weight of its output projection and
+keeps its input projection as a bare Parameter, and CLIP's last projection is ``x @ self.proj``. So nothing is wrapped. A
+``TorchFunctionMode`` watches the calls that carry out a linear map (``F.linear``, ``@``, ``addmm``, ``conv2d`` and
+``F.multi_head_attention_forward``) and hands those whose weight is a Parameter to a handler. The model itself is never
+touched, so there is nothing to restore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+Compute = Callable[[float], Tensor]
+"""``compute(scale)`` carries the map out and returns ``scale * (x W + b)``; the scale costs nothing inside a GEMM."""
+
+Handler = Callable[[nn.Parameter, str, Compute], Tensor]
+"""``handler(weight, part, compute)`` returns the output. ``part`` names the slice of a packed weight, or is empty."""
+
+
+def carry_out(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
+    """The handler that changes nothing."""
+    return compute(1.0)
+
+
+def _scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    if scale == 1.0:
+        return F.linear(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    start = x.new_zeros(()) if bias is None else bias
+    return torch.addmm(start, rows, weight.t(), beta=scale, alpha=scale).view(*x.shape[:-1], len(weight))
+
+
+class LinearMaps(TorchFunctionMode):
+    """While active, sends every linear map with a Parameter for weight through ``handler``.
+
+    Attention of ``nn.MultiheadAttention`` is carried out batch-first with ``scaled_dot_product_attention``; no attention
+    weights are returned.
+    """
+
+    def __init__(self, handler: Handler = carry_out) -> None:
+        super().__init__()
+        self.handler = handler
+        self._watched: dict[Any, Callable[..., Any]] = {
+            F.linear: self._linear,
+            F.conv2d: self._conv2d,
+            F.multi_head_attention_forward: self._attention,
+            torch.matmul: self._matmul,
+            torch.mm: self._matmul,
+            torch.Tensor.matmul: self._matmul,
+            torch.Tensor.__matmul__: self._matmul,
+            torch.addmm: self._addmm,
+        }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        watched = self._watched.get(func)
+        return func(*args, **(kwargs or {})) if watched is None else watched(*args, **(kwargs or {}))
+
+    def _map(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
+        return self.handler(weight, part, compute) if isinstance(weight, nn.Parameter) else compute(1.0)
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self._map(weight, "", lambda scale: _scaled_linear(input, weight, bias, scale))
+
+    def _conv2d(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        def compute(scale: float) -> Tensor:
+            y = F.conv2d(input, weight, *args, **kwargs)
+            return y if scale == 1.0 else y.mul_(scale)
+
+        return self._map(weight, "", compute)
+
+    def _matmul(self, input: Tensor, other: Tensor, **kwargs: Any) -> Tensor:
+        def compute(scale: float) -> Tensor:
+            y = torch.matmul(input, other, **kwargs)
+            return y if scale == 1.0 else y * scale
+
+        return self._map(other, "", compute)
+
+    def _addmm(self, input: Tensor, mat1: Tensor, mat2: Tensor, **kwargs: Any) -> Tensor:
+        def compute(scale: float) -> Tensor:
+            y = torch.addmm(input, mat1, mat2, **kwargs)
+            return y if scale == 1.0 else y * scale
+
+        return self._map(mat2, "", compute)
+
+    def _attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        embed_dim_to_check: int,
+        num_heads: int,
+        in_proj_weight: Tensor | None,
+        in_proj_bias: Tensor | None,
+        bias_k: Tensor | None,
+        bias_v: Tensor | None,
+        add_zero_attn: bool,
+        dropout_p: float,
+        out_proj_weight: Tensor,
+        out_proj_bias: Tensor | None,
+        *,
+        training: bool = True,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        use_separate_proj_weight: bool = False,
+        q_proj_weight: Tensor | None = None,
+        k_proj_weight: Tensor | None = None,
+        v_proj_weight: Tensor | None = None,
+        static_k: Tensor | None = None,
+        static_v: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, None]:
+        """``nn.MultiheadAttention`` at its functional level: inputs ``[L, B, E]``, output ``[L, B, E]``."""
+        if bias_k is not None or add_zero_attn or static_k is not None or query.dim() != 3:
+            raise NotImplementedError("attention with bias_k, add_zero_attn, static keys or without a batch")
+        same = query is key and key is value
+        q, k, v = (x.transpose(0, 1) for x in (query, key, value))  # batch first, as the caller had them
+        width = embed_dim_to_check
+        if use_separate_proj_weight:
+            assert q_proj_weight is not None
+            assert k_proj_weight is not None
+            assert v_proj_weight is not None
+            biases = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
+            q, k, v = (
+                self._linear(x, w, b)
+                for x, w, b in zip((q, k, v), (q_proj_weight, k_proj_weight, v_proj_weight), biases, strict=True)
+            )
+        else:
+            assert in_proj_weight is not None
+            if same:
+                q, k, v = self._linear(q, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
+            else:
+                q = self._packed("q", q, in_proj_weight, in_proj_bias, slice(0, width))
+                k, v = self._packed("kv", k, in_proj_weight, in_proj_bias, slice(width, 3 * width)).chunk(2, dim=-1)
+        q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        mask = _merged_mask(attn_mask, key_padding_mask, q, num_heads)
+        out = F.scaled_dot_product_attention(
+            q, k, v, mask, dropout_p if training else 0.0, is_causal=is_causal and mask is None
+        )
+        out = self._linear(out.transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias)
+        return out.transpose(0, 1), None
+
+    def _packed(self, part: str, x: Tensor, weight: Tensor, bias: Tensor | None, rows: slice) -> Tensor:
+        piece, offset = weight[rows], None if bias is None else bias[rows]
+        return self._map(weight, part, lambda scale: _scaled_linear(x, piece, offset, scale))
+
+
+def _merged_mask(mask: Tensor | None, padding: Tensor | None, q: Tensor, heads: int) -> Tensor | None:
+    """One additive (or boolean, True = attend) mask that broadcasts to ``[B, heads, L, S]``."""
+    if mask is not None:
+        if mask.dim() == 3:
+            mask = mask.view(-1, heads, *mask.shape[1:])
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask, -torch.inf)
+    if padding is not None:
+        if padding.dtype == torch.bool:
+            padding = torch.zeros_like(padding, dtype=q.dtype).masked_fill_(padding, -torch.inf)
+        padding = padding[:, None, None, :]
+        mask = padding if mask is None else mask + padding
+    return mask

@@ -1,0 +1,187 @@
+"""Keyed masks: which units a dropout zeroes follows from (seed, trial, pass, image id, site) and from nothing else.
+
+Native dropout draws one random number per unit and so nearly doubles the cost of a pass, although at p = 0.01 only one draw
+in a hundred matters. Here the *gaps* between dropped units are drawn instead. In a sequence of independent Bernoulli(p)
+units the gap before the next success is geometric, so the set of dropped units has exactly the distribution of dropout.
+
+One stream of gaps runs over the units of ``PASS_BLOCK`` consecutive passes of one image at one site. It comes from SplitMix64
+(Steele, Lea and Flood, OOPSLA 2014) with a key hashed from the five names above: a counter-based generator, so no state
+is carried and batch size, image order, sharding and resumption cannot change a mask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PASS_BLOCK = 16
+"""Passes that share one stream. Part of the mask scheme: changing it changes every mask."""
+
+SCHEME = "splitmix64-gaps-16"
+"""Name of this scheme, for store keys and result files."""
+
+_WORD = 1 << 64
+_GAMMA = 0x9E3779B97F4A7C15
+_MIX1 = 0xBF58476D1CE4E5B9
+_MIX2 = 0x94D049BB133111EB
+
+
+def _signed(word: int) -> int:
+    """The int64 with the same bits as an unsigned 64-bit word."""
+    word %= _WORD
+    return word - _WORD if word >= _WORD // 2 else word
+
+
+def _mix(word: int) -> int:
+    """SplitMix64's finaliser on one unsigned word."""
+    word %= _WORD
+    word = (word ^ (word >> 30)) * _MIX1 % _WORD
+    word = (word ^ (word >> 27)) * _MIX2 % _WORD
+    return word ^ (word >> 31)
+
+
+def _mix_(words: Tensor) -> Tensor:
+    """:func:`_mix` on an int64 tensor, in place. Shifts of int64 are arithmetic, hence the bit masks."""
+    for shift, factor in ((30, _MIX1), (27, _MIX2), (31, None)):
+        words.bitwise_xor_((words >> shift).bitwise_and_((1 << (64 - shift)) - 1))
+        if factor is not None:
+            words.mul_(_signed(factor))
+    return words
+
+
+def name_key(name: str) -> int:
+    """Unsigned 64-bit key of a name (an image id or a site)."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+
+
+def image_keys(ids: Iterable[str], device: torch.device | str = "cpu") -> Tensor:
+    """int64 ``[N]``: the key of each image id."""
+    return torch.tensor([_signed(name_key(i)) for i in ids], dtype=torch.int64, device=device)
+
+
+def _stream_words(units: int, p: float, sigmas: float) -> int:
+    """64-bit words (two gaps each) that carry a stream past ``PASS_BLOCK * units`` units, ``sigmas`` above the mean."""
+    mean = PASS_BLOCK * units * p
+    return math.ceil((mean + sigmas * math.sqrt(mean * (1 - p)) + 8) / 2)
+
+
+@dataclass(frozen=True)
+class MaskedSite:
+    """What the generator needs of a site: its name, units per image and pass, and its drop probability."""
+
+    name: str
+    units: int
+    p: float
+
+
+class KeyedMasks:
+    """Draws the dropped units of every site for a block of passes.
+
+    Args:
+        sites: the perturbed sites, each with ``0 < p < 1``.
+        seed: the run's seed.
+        device: where the positions are wanted. MPS has no float64, so there they are drawn on the CPU and copied.
+    """
+
+    def __init__(self, sites: Sequence[MaskedSite], seed: int, device: torch.device | str = "cpu") -> None:
+        self.sites = tuple(sites)
+        self.device = torch.device(device)
+        self._draw_on = torch.device("cpu") if self.device.type == "mps" else self.device
+        self._seed = _mix(seed % _WORD)
+        self._site_keys = [name_key(s.name) for s in self.sites]
+        # On a GPU a check for overrun would synchronise, so there the slack makes one impossible in practice (P < 1e-20).
+        self._layout(4.0 if self._draw_on.type == "cpu" else 10.0)
+
+    def _layout(self, sigmas: float) -> None:
+        self._sigmas = sigmas
+        words = [_stream_words(s.units, s.p, sigmas) for s in self.sites]
+        self._slices, start = [], 0
+        for n in words:
+            self._slices.append(slice(2 * start, 2 * (start + n)))
+            start += n
+        # word j of a site's streams is mix(image key + site key + gamma * (j + 1))
+        counters = [_signed(_GAMMA * (j + 1)) for n in words for j in range(n)]
+        self._counters = torch.tensor(counters, dtype=torch.int64, device=self._draw_on)
+        self._words = torch.tensor(words, device=self._draw_on)
+        self._n_words = start
+        inverse = [1 / math.log1p(-s.p) for s, n in zip(self.sites, words, strict=True) for _ in range(2 * n)]
+        self._inverse_log_q = torch.tensor(inverse, dtype=torch.float64, device=self._draw_on)
+        self._ends = torch.tensor([s.stop - 1 for s in self._slices[:-1]], dtype=torch.int64, device=self._draw_on)
+
+    def _gaps(self, trial: int, block: int, keys: Tensor) -> Tensor:
+        """float64 ``[B, columns]``: for each stream, 1 + the number of kept units before each dropped one."""
+        run = _mix(_mix(self._seed ^ trial) ^ block)
+        sites = torch.tensor([_signed(_mix(run ^ k)) for k in self._site_keys], device=self._draw_on)
+        sites = sites.repeat_interleave(self._words, output_size=self._n_words)
+        words = _mix_(keys[:, None] + sites.add_(self._counters))
+        # The half keeps the uniform off 0 and 1, and off every boundary between two gaps.
+        uniform = words.view(torch.int32).to(torch.float64).add_(2.0**31 + 0.5).mul_(2.0**-32)
+        return uniform.log_().mul_(self._inverse_log_q).ceil_()
+
+    def draw(self, trial: int, block: int, keys: Tensor, first: int = 0, last: int = PASS_BLOCK) -> list[Tensor]:
+        """Dropped units of passes ``first:last`` of a block.
+
+        Args:
+            trial: trial number.
+            block: number of the block; it holds passes ``block * PASS_BLOCK`` onwards.
+            keys: int64 ``[B]`` from :func:`image_keys`.
+            first: first pass wanted, counted within the block.
+            last: one past the last pass wanted.
+
+        Returns:
+            One float64 tensor per site, ``[B, n]``: ascending positions in the image's ``(last - first) * units`` units
+            (pass-major). Entries outside ``[0, (last - first) * units)`` belong to other passes.
+        """
+        keys = keys.to(self._draw_on)
+        ends = self._gaps(trial, block, keys).cumsum_(1)
+        before = torch.nn.functional.pad(ends[:, self._ends], (1, 0))
+        positions = [
+            ends[:, columns] - (before[:, i : i + 1] + (1 + site.units * first))
+            for i, (columns, site) in enumerate(zip(self._slices, self.sites, strict=True))
+        ]
+        if self._draw_on.type == "cpu" and len(keys):
+            widths = [site.units * (last - first) for site in self.sites]
+            if any(bool((pos[:, -1] < width).any()) for pos, width in zip(positions, widths, strict=True)):
+                self._layout(2 * self._sigmas)  # longer streams continue the same sequence
+                return self.draw(trial, block, keys, first, last)
+        return positions
+
+
+def zero_units_(y: Tensor, positions: Tensor) -> Tensor:
+    """Zero the drawn units of ``y`` in place.
+
+    Args:
+        y: contiguous ``[B * P, ...]``, image-major, ``P`` passes of each image.
+        positions: one tensor of :meth:`KeyedMasks.draw`, ``[B, n]``.
+
+    Returns:
+        ``y``.
+    """
+    batch = len(positions)
+    width = y.numel() // batch
+    flat = y.view(-1)
+    starts = torch.arange(0, batch * width, width, device=positions.device, dtype=positions.dtype)[:, None]
+    inside = (positions >= 0).logical_and_(positions < width)
+    if y.device.type == "cpu":
+        flat.index_fill_(0, (positions + starts).masked_select(inside).to(torch.int64), 0)
+    else:
+        _scatter_zeros_(flat, positions, inside, starts)
+    return y
+
+
+def _scatter_zeros_(flat: Tensor, positions: Tensor, inside: Tensor, starts: Tensor) -> None:
+    """The same without a compaction, which would synchronise a GPU.
+
+    Entries outside are redirected to their stream's first inside entry; streams that drop nothing write the image's first
+    unit with its own value. So every duplicate writes the same number.
+    """
+    first = torch.where(inside, positions, torch.inf).amin(1, keepdim=True)
+    none = first.isinf()
+    index = torch.where(inside, positions, torch.where(none, 0.0, first)).add_(starts).to(flat.device, torch.int64)
+    keep = flat[starts.to(flat.device, torch.int64)] * none.to(flat.device, flat.dtype)
+    flat.scatter_(0, index.view(-1), keep.expand_as(index).reshape(-1))

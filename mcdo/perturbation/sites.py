@@ -1,0 +1,216 @@
+"""Sites: every linear map of an image tower, with a stable name, a role and a size.
+
+They are found twice. A traced forward pass shows every map that is carried out with a Parameter, however it is written; the
+module tree shows every map that its author declared. A map that is declared and never carried out is kept with
+``calls = 0``, and whoever asks for it gets an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from mcdo.encoders import Encoder
+from mcdo.errors import McdoError, nearest
+from mcdo.perturbation.intercept import Compute, LinearMaps
+
+
+class Role(str, Enum):
+    """What a linear map does in its tower."""
+
+    QKV = "qkv"
+    ATTENTION_OUTPUT = "attention_output"
+    FC1 = "fc1"
+    FC2 = "fc2"
+    POOLING_HEAD = "pooling_head"
+    FINAL_PROJECTION = "final_projection"
+    PATCH_EMBEDDING = "patch_embedding"
+    OTHER = "other"
+
+
+GROUPS: dict[str, tuple[Role, ...]] = {
+    "all": tuple(role for role in Role if role is not Role.PATCH_EMBEDDING),
+    "mlp": (Role.FC1, Role.FC2),
+    "attention": (Role.QKV, Role.ATTENTION_OUTPUT),
+    "projection": (Role.FINAL_PROJECTION,),
+}
+"""Shorthands for ``sites=``."""
+
+# First match wins. The names are those of open_clip, timm and transformers.
+_ROLE_PATTERNS: tuple[tuple[str, Role], ...] = (
+    (r"(^|\.)(patch_embed|patch_embedding|conv1)(\.|$)", Role.PATCH_EMBEDDING),
+    (r"(^|\.)(attn_pool|head\.(attention|mlp))(\.|$)", Role.POOLING_HEAD),
+    (r"\.(attn|self_attn)\.(in_proj|qkv|[qkv]_proj|[qkv])(\.|$)", Role.QKV),
+    (r"\.(attn|self_attn)\.(out_proj|proj)$", Role.ATTENTION_OUTPUT),
+    (r"\.mlp\.(c_fc|fc1)$", Role.FC1),
+    (r"\.mlp\.(c_proj|fc2)$", Role.FC2),
+    (r"(^|\.)(visual\.proj|visual\.head\.proj|visual_projection)$", Role.FINAL_PROJECTION),
+)
+
+
+def role_of(name: str) -> Role:
+    """The role that a site's name tells; :attr:`Role.OTHER` when it tells none."""
+    return next((role for pattern, role in _ROLE_PATTERNS if re.search(pattern, name)), Role.OTHER)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One linear map.
+
+    Attributes:
+        name: dotted name of the weight in the model, without the word "weight"; a part of a packed weight adds ``.q`` or
+            ``.kv``.
+        role: what it does.
+        units: number of outputs per image and pass (tokens × features).
+        calls: how often one forward pass carries it out.
+    """
+
+    name: str
+    role: Role
+    units: int
+    calls: int
+
+
+SiteKey = tuple[int, str]
+"""(id of the Parameter, part). The table that uses it holds the Parameter too, so an id cannot come to mean another."""
+
+
+@dataclass(frozen=True)
+class SiteTable:
+    """All sites of one encoder, in the order of a forward pass, and the way from a weight to its site."""
+
+    sites: tuple[Site, ...]
+    by_weight: dict[SiteKey, Site]
+    weights: tuple[nn.Parameter, ...]
+
+    def select(self, wanted: str | Sequence[str]) -> tuple[Site, ...]:
+        """The sites that ``wanted`` names: groups, roles or names, in forward order.
+
+        Raises:
+            McdoError: for an unknown name, or a role or group of which the tower has no site.
+        """
+        chosen: set[str] = set()
+        for word in (wanted,) if isinstance(wanted, str) else wanted:
+            found = {site.name for site in self.sites if self._means(word, site)}
+            if not found:
+                raise McdoError(self._unknown(word))
+            chosen |= found
+        return tuple(site for site in self.sites if site.name in chosen)
+
+    @staticmethod
+    def _means(word: str, site: Site) -> bool:
+        return word == site.name or word == site.role.value or site.role in GROUPS.get(word, ())
+
+    def _unknown(self, word: str) -> str:
+        present = sorted({site.role.value for site in self.sites})
+        if word in GROUPS or word in {role.value for role in Role}:
+            return f"sites {word!r}: this tower has none; it has {', '.join(present)}"
+        known = [*GROUPS, *present, *(site.name for site in self.sites)]
+        return f"unknown site {word!r}: did you mean {nearest(word, known)}?"
+
+
+_TABLES: WeakKeyDictionary[Encoder, SiteTable] = WeakKeyDictionary()
+
+
+def find_sites(encoder: Encoder) -> SiteTable:
+    """Every linear map of the encoder's image tower (traced once per encoder).
+
+    Raises:
+        McdoError: if a map is carried out twice in one pass, or its output does not have images in its first axis: masks
+            could not be keyed.
+    """
+    if encoder not in _TABLES:
+        _TABLES[encoder] = _trace(encoder)
+    return _TABLES[encoder]
+
+
+def _site_name(parameter: str, part: str) -> str:
+    name = re.sub(r"[._]weight$", "", parameter)
+    return f"{name}.{part}" if part else name
+
+
+def _declared(encoder: Encoder) -> set[str]:
+    """Names of the weights that ``nn.Linear``, ``nn.MultiheadAttention`` and ``nn.Conv2d`` modules of the tower declare."""
+    names = set()
+    for prefix, root in encoder.image_modules:
+        for name, module in root.named_modules(prefix=prefix):
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                names.add(f"{name}.weight")
+            elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+                names.add(f"{name}.in_proj_weight")
+    return names
+
+
+def _trace(encoder: Encoder) -> SiteTable:
+    batch = 3
+    names = {id(p): name for name, p in encoder.model.named_parameters(remove_duplicate=False)}
+    shapes: dict[str, torch.Size] = {}
+    calls: Counter[str] = Counter()
+    keys: dict[SiteKey, str] = {}
+    held: list[nn.Parameter] = []
+
+    def record(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
+        y = compute(1.0)
+        if id(weight) in names:
+            name = _site_name(names[id(weight)], part)
+            keys[id(weight), part] = name
+            shapes[name] = y.shape
+            calls[name] += 1
+            held.append(weight)
+        return y
+
+    size = encoder.resolution
+    blank = torch.zeros(batch, 3, size, size, device=encoder.device)
+    with torch.inference_mode(), LinearMaps(record):
+        encoder.forward_image(blank)
+    for name, shape in shapes.items():
+        if calls[name] > 1:
+            raise McdoError(f"{encoder.key}: site {name} is carried out {calls[name]} times in one pass; this is not supported")
+        if shape[0] != batch:
+            raise McdoError(f"{encoder.key}: site {name} has output {tuple(shape)}, without images in its first axis")
+    sites = [Site(n, role_of(n), s.numel() // batch, calls[n]) for n, s in shapes.items()]
+    carried = {names[weight] for weight, _ in keys}
+    sites += [Site(n, role_of(n), 0, 0) for n in (_site_name(d, "") for d in sorted(_declared(encoder) - carried))]
+    by_name = {site.name: site for site in sites}
+    return SiteTable(tuple(sites), {key: by_name[name] for key, name in keys.items()}, tuple(held))
+
+
+def count_by_role(sites: Sequence[Site]) -> dict[str, int]:
+    """Number of sites of each role, in the order of :class:`Role`."""
+    counts = Counter(site.role for site in sites)
+    return {role.value: counts[role] for role in Role if counts[role]}
+
+
+def matched_roles(*encoders: Encoder) -> tuple[str, ...]:
+    """The roles (patch embedding apart) that every one of these towers has: ``sites=`` for a fair comparison."""
+    shared = set(GROUPS["all"])
+    for encoder in encoders:
+        shared &= {site.role for site in find_sites(encoder).sites if site.calls}
+    return tuple(role.value for role in Role if role in shared)
+
+
+def check_comparable(roles: dict[str, Sequence[str]], *, allow_different: bool = False) -> None:
+    """Refuse a comparison of models that were perturbed at different roles.
+
+    Args:
+        roles: for each model, the roles at which it was perturbed.
+        allow_different: compare them all the same.
+
+    Raises:
+        McdoError: naming the roles that only some of the models have.
+    """
+    sets = {model: set(r) for model, r in roles.items()}
+    odd = set.union(*sets.values()) - set.intersection(*sets.values()) if sets else set()
+    if odd and not allow_different:
+        lines = "; ".join(f"{model}: {', '.join(sorted(r))}" for model, r in sets.items())
+        raise McdoError(
+            f"different perturbations cannot be compared ({lines}). "
+            f"Perturb the roles they share (matched_roles), or ask for it with allow_different=True"
+        )

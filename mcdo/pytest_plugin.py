@@ -1,0 +1,1 @@
+"""The pytest side of the harness: options, marks, fixtures, terminal summary."""

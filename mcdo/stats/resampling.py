@@ -1,0 +1,238 @@
+"""Estimates with intervals: bootstrap over images, exact and score intervals for shares, permutation p, Holm.
+
+The images are the sample: a statistic's interval says what another draw of images would have given. Rank
+statistics are resampled without re-sorting: the mid-rank of a value in a resample is a cumulative sum of
+multiplicities in sorted order, so a thousand resamples cost one sort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from mcdo.errors import McdoError
+from mcdo.stats._checks import Array, images, jsonable, numbers
+
+Direction = Literal[">=", ">", "<=", "<"]
+Verdict = Literal["met", "not met", "undecided"]
+_BLOCK = 320_000  # ranks held at once (2.5 MB): larger blocks fall out of the cache
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its interval [low, high] at ``level``, and the number ``n`` of images (or draws) behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    level: float = 0.95
+
+    def verdict(self, threshold: float, direction: Direction = ">=") -> Verdict:
+        """Whether ``value <direction> threshold`` holds: "met" on the whole interval, "not met" on none of it.
+
+        An interval that straddles the threshold, or is not defined, is "undecided".
+        """
+        if direction not in (">=", ">", "<=", "<"):
+            raise McdoError(f"direction {direction!r}; give one of >=, >, <=, <")
+        compare = {">=": np.greater_equal, ">": np.greater, "<=": np.less_equal, "<": np.less}[direction]
+        if not np.isfinite(threshold) or np.isnan([self.low, self.high]).any():
+            return "undecided"
+        ends = {bool(compare(self.low, threshold)), bool(compare(self.high, threshold))}
+        return "undecided" if len(ends) == 2 else "met" if ends.pop() else "not met"
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """value, low, high, n, level; a number that JSON cannot hold becomes None."""
+        return {
+            "value": jsonable(self.value),
+            "low": jsonable(self.low),
+            "high": jsonable(self.high),
+            "n": self.n,
+            "level": self.level,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}] n={self.n}"
+
+
+def check_resampling(resamples: int, level: float) -> None:
+    """Refuse a level outside (0, 1) and fewer than one resample."""
+    if not 0 < level < 1:
+        raise McdoError(f"level {level}; give a confidence level strictly between 0 and 1, such as 0.95")
+    if resamples < 1:
+        raise McdoError(f"resamples {resamples}; give at least 1 (1000 is usual)")
+
+
+def quantiles(draws: ArrayLike, shares: ArrayLike) -> Array:
+    """Quantiles of the defined ``draws`` (inverse empirical CDF, so infinite draws do no harm); NaN when none is."""
+    defined = np.sort(np.asarray(draws, dtype=np.float64))
+    defined = defined[~np.isnan(defined)]
+    share = np.asarray(shares, dtype=np.float64)
+    if not len(defined):
+        return np.full(share.shape, np.nan)
+    place = np.ceil(share * len(defined) - 1e-9).astype(int) - 1
+    found: Array = defined[np.clip(place, 0, len(defined) - 1)]
+    return found
+
+
+def percentile_estimate(value: float, draws: ArrayLike, n: int, level: float) -> Estimate:
+    """``value`` with the equal-tailed percentile interval of its bootstrap ``draws`` (Efron 1979)."""
+    low, high = quantiles(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(value), float(low), float(high), n, level)
+
+
+def bootstrap(
+    statistic: Callable[..., float], *arrays: ArrayLike, seed: int, resamples: int = 1000, level: float = 0.95
+) -> Estimate:
+    """Percentile bootstrap over images of any ``statistic(*arrays)``; the last axis of every array is the images.
+
+    The same images are drawn for all arrays. A resample in which the statistic is NaN (one class only, say) is left
+    out of the interval, which SciPy's bootstrap cannot do.
+    """
+    check_resampling(resamples, level)
+    held = [np.asarray(array) for array in arrays]
+    sizes = {array.shape[-1] if array.ndim else 0 for array in held}
+    if len(sizes) != 1 or (n := sizes.pop()) < 2:
+        raise McdoError(f"shapes {[array.shape for array in held]}: the last axis must be the same >= 2 images in all")
+
+    def on(index: NDArray[np.intp]) -> float:
+        return float(statistic(*(array[..., index] for array in held)))
+
+    rng = np.random.default_rng(seed)
+    draws = [on(rng.integers(0, n, n)) for _ in range(resamples)]
+    return percentile_estimate(on(np.arange(n)), draws, n, level)
+
+
+@lru_cache(maxsize=1)
+def multiplicities(n: int, resamples: int, seed: int) -> Array:
+    """How often each of ``n`` images occurs in each resample, ``[resamples, n]``; rows sum to n. Read-only."""
+    drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    cells = (drawn + n * np.arange(resamples)[:, None]).ravel()
+    counts = np.bincount(cells, minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+    counts.setflags(write=False)
+    return counts
+
+
+def blockwise(of: Callable[[Array], Array], weights: Array, size: int) -> Array:
+    """``of(weights)``, computed over blocks of resamples that need about ``size`` numbers each, to bound memory."""
+    step = max(1, _BLOCK // size)
+    return np.concatenate([of(weights[start : start + step]) for start in range(0, len(weights), step)])
+
+
+class Ranking:
+    """Mid-ranks of ``values`` [N] in any resample of them, from a single sort.
+
+    With groups of tied values in ascending order, G_j the multiplicity of group j and C_j = G_1 + … + G_j, the
+    members of group j share the rank C_j − (G_j − 1)/2.
+    """
+
+    def __init__(self, values: Array) -> None:
+        self.order = np.argsort(values, kind="stable")
+        _, self.first, self.group = np.unique(values, return_index=True, return_inverse=True)
+        self.starts = np.searchsorted(values[self.order], values[self.first])
+        self.tied = len(self.first) < len(values)
+
+    def centred(self, weights: Array) -> Array:
+        """Ranks less their mean (n + 1)/2 for multiplicities ``weights`` [R, N] whose rows sum to N; ``[R, N]``."""
+        mass = weights[:, self.order]
+        if self.tied:
+            mass = np.add.reduceat(mass, self.starts, axis=1)
+        rank = np.cumsum(mass, axis=1)
+        mass *= 0.5
+        rank -= mass
+        rank -= weights.shape[1] / 2
+        return np.asarray(rank[:, self.group])
+
+
+def rank_covariance(rows: Array, weights: Array) -> Array:
+    """Sums of products of centred mid-ranks between the M ``rows`` [M, N], in each resample: ``[R, M, M]``.
+
+    Exact: all terms are multiples of 1/4 far below 2^53.
+    """
+    M, N = rows.shape
+    rankings = [Ranking(row) for row in rows]
+
+    def products(block: Array) -> Array:
+        ranks = np.stack([ranking.centred(block) for ranking in rankings], axis=1)
+        return np.asarray((ranks * block[:, None]) @ ranks.transpose(0, 2, 1))
+
+    return blockwise(products, weights, M * N)
+
+
+def correlation(covariance: Array) -> Array:
+    """Correlation matrices from covariance matrices ``[..., M, M]``; NaN beside a constant row."""
+    variance = np.einsum("...ii->...i", covariance)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(covariance / np.sqrt(variance[..., :, None] * variance[..., None, :]))
+
+
+def permutation_p(observed: float, null: ArrayLike, alternative: Literal["greater", "less", "two-sided"]) -> float:
+    """Permutation p with the +1 rule, (1 + #{null at least as extreme}) / (1 + B): never zero.
+
+    Two-sided is twice the smaller side, at most 1. Source: Phipson & Smyth 2010.
+    """
+    (draws,) = images(null=null)
+    slack = 1e-12 * max(1.0, abs(observed))  # equal up to rounding counts as equal
+    greater = (1 + np.sum(draws >= observed - slack)) / (1 + len(draws))
+    less = (1 + np.sum(draws <= observed + slack)) / (1 + len(draws))
+    sides = {"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}
+    if alternative not in sides:
+        raise McdoError(f"alternative {alternative!r}; give one of {', '.join(sides)}")
+    return float(sides[alternative])
+
+
+def proportion(
+    successes: int, n: int, *, level: float = 0.95, method: Literal["wilson", "exact"] = "wilson"
+) -> Estimate:
+    """A share with Wilson's score interval (1927), or with the exact one of Clopper & Pearson (1934)."""
+    check_resampling(1, level)
+    if n < 1 or not 0 <= successes <= n:
+        raise McdoError(f"{successes} of {n} is not a share; give 0 <= successes <= n and n >= 1")
+    found = stats.binomtest(int(successes), int(n)).proportion_ci(level, method=method)
+    return Estimate(successes / n, float(found.low), float(found.high), int(n), level)
+
+
+@dataclass(frozen=True)
+class NullRate:
+    """How often permuted scores passed: ``passed`` of ``rate.n``, with the exact (Clopper–Pearson) interval."""
+
+    passed: int
+    rate: Estimate
+
+
+def null_pass_rate(
+    passes: Callable[[Array], bool],
+    scores: ArrayLike,
+    *,
+    permutations: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> NullRate:
+    """Share of random permutations of ``scores`` over images (last axis) that satisfy the bars ``passes(permuted)``.
+
+    Rows of [K, N] scores move together. A sound pair of bars passes at most at its stated rate.
+    """
+    held = numbers("scores", scores)
+    if held.ndim == 0 or permutations < 1:
+        raise McdoError(f"scores {list(held.shape)}, permutations {permutations}: give [N] or [K, N], and at least 1")
+    rng = np.random.default_rng(seed)
+    passed = sum(bool(passes(held[..., rng.permutation(held.shape[-1])])) for _ in range(permutations))
+    return NullRate(passed, proportion(passed, permutations, level=level, method="exact"))
+
+
+def holm(p_values: ArrayLike) -> Array:
+    """Holm's step-down adjusted p-values (1979), in the order given: family-wise error at any dependence."""
+    p = numbers("p_values", p_values)
+    if p.ndim != 1 or not np.all((p >= 0) & (p <= 1)):
+        raise McdoError("p_values must be one-dimensional and within [0, 1]")
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, stepped)
+    return adjusted

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mcdo.errors import McdoError
+from mcdo.images.class_names import _curated, _wordnet, class_names
+
+ROOT = Path("folder")
+
+
+def test_synset_ids_become_the_words_that_prompts_are_made_of() -> None:
+    known = {"n01440764": "tench", "n01484850": "great white shark", "n02504458": "African bush elephant"}
+    assert class_names(ROOT, list(known)) == tuple(known.values())
+
+
+def test_directory_names_read_as_words() -> None:
+    assert class_names(ROOT, ["red_fox", "n123", "Otter"]) == ("red fox", "n123", "Otter")
+
+
+def test_a_synset_outside_the_thousand_classes_takes_its_first_lemma() -> None:
+    assert class_names(ROOT, ["n00004475"]) == ("organism",)
+
+
+def test_a_synset_in_no_table_is_named() -> None:
+    with pytest.raises(McdoError, match=r"n99999999 looks like an ImageNet synset ID but is in no table"):
+        class_names(ROOT, ["n01440764", "n99999999"])
+
+
+def test_curated_names_and_lemmas_are_in_the_same_order() -> None:
+    """One table has no IDs, so an order that is off by one would go unseen: nearly all rows must share a word."""
+    lemmas, _ = _wordnet()
+
+    def words(text: str) -> set[str]:
+        return set(text.lower().replace(",", " ").replace("-", " ").split())
+
+    shared = [bool(words(name) & words(lemmas[synset])) for synset, name in _curated().items()]
+    assert len(shared) == 1000
+    assert sum(shared) > 900
+
+
+def test_the_two_pairs_of_equal_curated_names_are_told_apart() -> None:
+    pairs = ["n03773504", "n04008634", "n04355933", "n04356056"]
+    assert class_names(ROOT, pairs) == ("missile", "projectile", "sunglass", "sunglasses")
+    assert class_names(ROOT, pairs[1:2]) == ("missile",)
+
+
+def test_all_classes_of_every_table_have_different_names() -> None:
+    for synsets in (list(_curated()), list(_wordnet()[0])):
+        assert len(set(class_names(ROOT, synsets))) == len(synsets)
+
+
+def test_two_directories_that_read_the_same_are_named() -> None:
+    with pytest.raises(McdoError, match="red_fox, red fox all read 'red fox'"):
+        class_names(ROOT, ["red_fox", "otter", "red fox"])

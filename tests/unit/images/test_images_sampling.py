@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcdo.images.sampling import spread_order
+from mcdo.images.threads import for_each
+
+labellings = st.lists(st.integers(0, 5), min_size=1, max_size=40)
+
+
+@settings(deadline=None)
+@given(labellings, st.integers(0, 2**32))
+def test_the_order_is_a_permutation_that_follows_the_seed(labels: list[int], seed: int) -> None:
+    order = spread_order(np.array(labels), seed)
+    assert sorted(order.tolist()) == list(range(len(labels)))
+    assert order.tolist() == spread_order(np.array(labels), seed).tolist()
+
+
+@settings(deadline=None)
+@given(labellings, st.integers(0, 2**32), st.data())
+def test_classes_with_images_left_differ_by_at_most_one(labels: list[int], seed: int, data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, len(labels)))
+    available = np.bincount(labels)
+    taken = np.bincount(np.array(labels)[spread_order(np.array(labels), seed)[:n]], minlength=len(available))
+    open_classes = taken[taken < available]
+    assert (taken <= available).all()
+    assert open_classes.size == 0 or taken.max() - open_classes.min() <= 1
+
+
+def test_few_images_of_many_classes_are_not_the_first_classes() -> None:
+    labels = np.repeat(np.arange(1000), 5)
+    chosen = labels[spread_order(labels, 42)[:100]]
+    assert len(set(chosen.tolist())) == 100
+    assert np.median(chosen) == pytest.approx(500, abs=150)  # six standard errors of the median
+
+
+def test_seeds_choose_different_images() -> None:
+    labels = np.repeat(np.arange(3), 50)
+    assert spread_order(labels, 1)[:30].tolist() != spread_order(labels, 2)[:30].tolist()
+
+
+def test_results_keep_their_order_and_the_first_error_stops_the_rest() -> None:
+    assert for_each(lambda i: i * i, 50, "squaring", workers=4) == [i * i for i in range(50)]
+    done: list[int] = []
+
+    def fail_at_three(i: int) -> None:
+        if i == 3:
+            raise ValueError("three")
+        time.sleep(0.001)
+        done.append(i)
+
+    with pytest.raises(ValueError, match="three"):
+        for_each(fail_at_three, 2000, "failing", workers=1)
+    assert len(done) < 1000

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+
+from mcdo.errors import McdoError
+from mcdo.stats import Estimate, bootstrap, holm, permutation_p, proportion
+from mcdo.stats.resampling import correlation, multiplicities, quantiles, rank_covariance
+
+few_values = hnp.arrays(np.float64, (3, 8), elements=st.integers(0, 4).map(float))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "direction", "verdict"),
+    [
+        (0.8, 0.9, ">=", "met"),
+        (0.8, 0.9, ">", "undecided"),
+        (0.7, 0.8, ">=", "undecided"),
+        (0.7, 0.79, ">=", "not met"),
+        (0.7, 0.8, ">", "not met"),
+        (0.7, 0.8, "<=", "met"),
+        (0.7, 0.8, "<", "undecided"),
+        (0.81, 0.9, "<", "not met"),
+        (0.9, math.inf, ">=", "met"),
+        (math.nan, 0.9, ">=", "undecided"),
+    ],
+)
+def test_verdict_is_met_or_not_only_when_the_whole_interval_agrees(low, high, direction, verdict):  # type: ignore[no-untyped-def]
+    assert Estimate(0.8, low, high, 10).verdict(0.8, direction) == verdict
+
+
+def test_verdict_refuses_an_unknown_direction() -> None:
+    with pytest.raises(McdoError, match="direction"):
+        Estimate(1, 0, 2, 3).verdict(1, "==")  # type: ignore[arg-type]
+
+
+def test_estimate_reads_short_and_serialises_strictly() -> None:
+    assert str(Estimate(0.926, 0.911, 0.944, 500)) == "0.93 [0.91, 0.94] n=500"
+    assert json.loads(json.dumps(Estimate(math.nan, -math.inf, 1.0, 3).as_dict(), allow_nan=False)) == {
+        "value": None,
+        "low": None,
+        "high": 1.0,
+        "n": 3,
+        "level": 0.95,
+    }
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(few_values, st.integers(0, 99))
+def test_rank_covariance_by_multiplicities_equals_ranking_every_resample(scores, seed):  # type: ignore[no-untyped-def]
+    weights = multiplicities(8, 5, seed)
+    fast = rank_covariance(scores, weights)
+    for counts, table in zip(weights, fast, strict=True):
+        drawn = scores[:, np.repeat(np.arange(8), counts.astype(int))]
+        ranks = stats.rankdata(drawn, axis=1) - 4.5
+        np.testing.assert_array_equal(table, ranks @ ranks.T)
+
+
+def test_blocks_do_not_change_rank_covariance(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, weights = np.random.default_rng(0).normal(size=(3, 40)), multiplicities(40, 30, 1)
+    whole = rank_covariance(scores, weights)
+    monkeypatch.setattr("mcdo.stats.resampling._BLOCK", 3 * 40 * 7)
+    np.testing.assert_array_equal(rank_covariance(scores, weights), whole)
+
+
+def test_multiplicities_are_draws_with_replacement_and_read_only() -> None:
+    counts = multiplicities(50, 2000, 3)
+    np.testing.assert_array_equal(counts.sum(axis=1), 50)
+    np.testing.assert_allclose(counts.mean(axis=0), 1, atol=0.1)
+    np.testing.assert_allclose(counts.var(axis=0).mean(), 1 - 1 / 50, atol=0.02)
+    with pytest.raises(ValueError, match="read-only"):
+        counts[0, 0] = 1
+
+
+def test_correlation_beside_a_constant_row_is_nan_and_of_a_row_with_itself_exactly_one() -> None:
+    rows = np.array([[1.0, 2, 3, 4], [2, 2, 2, 2], [4, 3, 2, 1]])
+    found = correlation(rank_covariance(rows, np.ones((1, 4))))[0]
+    assert found[0, 0] == 1.0
+    assert found[0, 2] == -1.0
+    assert np.isnan(found[1]).all()
+
+
+def test_quantiles_leave_out_nan_and_survive_infinity() -> None:
+    np.testing.assert_array_equal(quantiles([math.nan, 3, 1, 2, math.inf], [0.25, 0.5, 0.75, 1.0]), [1, 2, 3, math.inf])
+    assert np.isnan(quantiles([math.nan], [0.5])).all()
+
+
+def test_bootstrap_of_a_mean_agrees_with_its_standard_error_and_keeps_pairs() -> None:
+    x = np.random.default_rng(1).normal(size=400)
+    found = bootstrap(lambda a: float(a.mean()), x, seed=2)
+    half = 1.96 * x.std(ddof=1) / 20
+    assert found.value == x.mean()
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+    paired = bootstrap(lambda a, b: float((a - b[0]).mean()), x, np.stack([x, x]), seed=2)
+    assert (paired.low, paired.value, paired.high) == (0, 0, 0)
+    assert found == bootstrap(lambda a: float(a.mean()), x, seed=2)
+    independent = stats.bootstrap((x,), np.mean, n_resamples=2000, method="percentile", random_state=5)
+    assert (found.low, found.high) == pytest.approx(tuple(independent.confidence_interval), abs=0.02)
+
+
+def test_bootstrap_leaves_out_undefined_resamples() -> None:
+    found = bootstrap(lambda a: math.nan if np.ptp(a) == 0 else float(a.mean()), np.arange(2.0), seed=0)
+    assert (found.low, found.value, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_bootstrap_leaves_global_randomness_alone_and_refuses_unpaired_input() -> None:
+    before = np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
+    bootstrap(lambda a: float(a.mean()), np.arange(5.0), seed=0, resamples=10)
+    np.testing.assert_array_equal(before, np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
+    with pytest.raises(McdoError, match="last axis"):
+        bootstrap(lambda a, b: 0.0, np.arange(5), np.arange(4), seed=0)
+    with pytest.raises(McdoError, match="level"):
+        bootstrap(lambda a: 0.0, np.arange(5), seed=0, level=95)
+
+
+def test_permutation_p_counts_the_observed_among_the_permuted() -> None:
+    null = np.arange(9.0)
+    assert permutation_p(100, null, "greater") == 1 / 10
+    assert permutation_p(8, null, "greater") == 2 / 10
+    assert permutation_p(-1, null, "less") == 1 / 10
+    assert permutation_p(100, null, "two-sided") == 2 / 10
+    assert permutation_p(4, null, "two-sided") == 1.0
+
+
+def test_intervals_of_a_share_match_their_closed_forms() -> None:
+    k, n, z = 8, 10, stats.norm.ppf(0.975)
+    centre, half = (k + z**2 / 2) / (n + z**2), z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
+    wilson, exact = proportion(k, n), proportion(k, n, method="exact")
+    assert (wilson.low, wilson.high) == pytest.approx((centre - half, centre + half))
+    assert (exact.low, exact.high) == pytest.approx((stats.beta.ppf(0.025, k, 3), stats.beta.ppf(0.975, k + 1, 2)))
+    assert proportion(0, 20, method="exact").low == 0.0
+    assert proportion(0, 20, method="exact").high == pytest.approx(1 - 0.025 ** (1 / 20))
+    with pytest.raises(McdoError, match="11 of 10"):
+        proportion(11, 10)
+
+
+def test_holm_matches_the_hand_computed_steps() -> None:
+    np.testing.assert_allclose(holm([0.04, 0.01, 0.03]), [0.06, 0.03, 0.06])
+    np.testing.assert_allclose(holm([0.9, 0.8]), [1.0, 1.0])
+    assert holm([]).shape == (0,)
+    with pytest.raises(McdoError, match=r"\[0, 1\]"):
+        holm([1.1])
