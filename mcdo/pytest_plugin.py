@@ -1,1 +1,274 @@
-"""The pytest side of the harness: options, marks, fixtures, terminal summary."""
+"""The pytest side of the harness: options, marks, fixtures, scheduling and the verdict at the end."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from _pytest.terminal import TerminalReporter
+
+from mcdo.encoders import REGISTRY, find_spec
+from mcdo.errors import McdoError, nearest
+from mcdo.experiments import verdict as verdicts
+from mcdo.experiments.bench import Bench, Settings
+from mcdo.experiments.findings import Findings
+from mcdo.perturbation import Dropout
+from mcdo.report.terminal import verdict_lines
+
+TIERS = ("cpu", "mps", "cuda")
+LATER_PHASES = ("phase2", "phase3", "phase4")
+MARKS = {
+    "phase1": "the gate: is the score reliable, does it follow ambiguity?",
+    "phase2": "core results; needs a GO from phase 1",
+    "phase3": "comparisons; needs a GO from phase 1",
+    "phase4": "extensions; needs a GO from phase 1",
+    "gate": "a go/no-go criterion",
+    "perf": "throughput floors and ratios",
+    "slow": "takes more than a few seconds, or a large model",
+    "clip": "a CLIP-style tower",
+    "siglip": "a SigLIP-style tower",
+    "cpu": "runs on the CPU",
+    "mps": "runs on an Apple GPU",
+    "cuda": "runs on an NVIDIA GPU",
+    "experiment(module, config)": "the experiment that a test belongs to: what it needs is measured together with the rest",
+    "first_model": "runs on one model only: the first of the family clip, or the first",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("mcdo", "uncertainty of frozen vision-language encoders")
+    default = ",".join(key for key, spec in REGISTRY.items() if spec.default)
+    group.addoption("--models", default=default, help=f"encoders, separated by commas (default: {default})")
+    group.addoption("--random-weights", default="", help="those of --models to load with random weights, by name")
+    group.addoption("--images", default="digits", help='image set: "digits" or "folder:PATH" (default: digits)')
+    group.addoption("--device", default="auto", help="auto, cpu, mps or cuda (default: auto)")
+    group.addoption(
+        "--protocol", default="full", choices=("full", "quick"), help="sizes: published (full) or small (quick)"
+    )
+    group.addoption("--seed", type=int, default=42, help="seed of images, masks and intervals (default: 42)")
+    group.addoption("--sites", default="all", help="sites: all, mlp, attention, projection, roles or names, by commas")
+    group.addoption("--dropout", type=float, default=0.01, help="probability that a unit is dropped (default: 0.01)")
+    group.addoption("--reports", default="reports", help="where summaries and arrays are written (default: reports)")
+    group.addoption("--store", default="store", help="where measurements are kept; none measures anew (default: store)")
+    group.addoption("--batch-size", type=int, default=None, help="rows (images x passes) of one forward pass")
+    group.addoption("--force", action="store_true", help="run later phases without a GO from phase 1")
+    group.addoption(
+        "--require-tier", action="append", default=[], choices=TIERS, help="fail, not skip, without this hardware"
+    )
+    group.addoption("--skip-unreadable", action="store_true", help="leave out unreadable images, and record them")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    _check_mark_expression(config)
+
+
+def _check_mark_expression(config: pytest.Config) -> None:
+    """Refuse ``-m`` with a mark that does not exist: pytest would select nothing and say so only in passing."""
+    known = {line.split(":")[0].split("(")[0].strip() for line in config.getini("markers")}
+    for word in re.findall(r"[A-Za-z_]\w*", config.option.markexpr or ""):
+        if word not in known | {"and", "or", "not", "True", "False"}:
+            raise pytest.UsageError(f"unknown mark {word!r} in -m; the nearest: {nearest(word, known)}")
+
+
+def model_id(model: str) -> str:
+    """ASCII id of a model for test names."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", model).strip("-")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _models(config: pytest.Config) -> tuple[str, ...]:
+    models = _words(config.getoption("--models"))
+    if not models:
+        raise pytest.UsageError("--models is empty: name at least one encoder")
+    return models
+
+
+def first_model(models: tuple[str, ...]) -> str:
+    """The model of experiments that run on one only: the first of the family clip, or the first."""
+    return next((m for m in models if find_spec(m).family == "clip"), models[0])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "model" not in metafunc.fixturenames:
+        return
+    try:
+        models = _models(metafunc.config)
+        if metafunc.definition.get_closest_marker("first_model"):
+            models = (first_model(models),)
+        marks = {m: getattr(pytest.mark, find_spec(m).family) for m in models}
+    except McdoError as error:
+        raise pytest.UsageError(str(error)) from error
+    metafunc.parametrize("model", [pytest.param(m, id=model_id(m), marks=marks[m]) for m in models], scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    tier = getattr(pytest.mark, _device(config).split(":")[0])
+    for item in items:
+        if "model" in getattr(item, "fixturenames", ()):
+            item.add_marker(tier)
+    # Phase 1 decides whether later phases may run, so it comes first; the decision comes after its experiments.
+    items.sort(key=lambda item: any(item.get_closest_marker(phase) is not None for phase in LATER_PHASES))
+
+
+def _device(config: pytest.Config) -> str:
+    asked: str = config.getoption("--device")
+    if asked != "auto":
+        return asked
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _session_id(config: pytest.Config) -> str:
+    """One id for all workers of a session."""
+    worker = getattr(config, "workerinput", None)
+    return str(worker["testrunuid"]) if worker else config.stash.setdefault(_SESSION, uuid.uuid4().hex)
+
+
+_SESSION = pytest.StashKey[str]()
+_BENCH = pytest.StashKey[Bench]()
+
+
+def settings_from(config: pytest.Config) -> Settings:
+    """The session's settings from its options."""
+    option = config.getoption
+    sites = _words(option("--sites"))
+    random = frozenset(_words(option("--random-weights")))
+    models = _models(config)
+    if not random <= set(models):
+        raise McdoError(
+            f"--random-weights {', '.join(sorted(random - set(models)))}: not among --models {', '.join(models)}"
+        )
+    store = option("--store")
+    return Settings(
+        models=models,
+        images=option("--images"),
+        device=_device(config),
+        protocol=option("--protocol"),
+        seed=option("--seed"),
+        dropout=Dropout(option("--dropout"), sites[0] if len(sites) == 1 else sites),
+        reports=Path(option("--reports")),
+        store=None if store == "none" else Path(store),
+        batch_size=option("--batch-size"),
+        random_weights=random,
+        skip_unreadable=option("--skip-unreadable"),
+        session=_session_id(config),
+    )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    try:
+        settings = settings_from(session.config)
+    except McdoError as error:
+        raise pytest.UsageError(str(error)) from error
+
+    def unmuted() -> AbstractContextManager[object]:
+        capture = session.config.pluginmanager.getplugin("capturemanager")
+        return nullcontext() if capture is None else capture.global_and_fixture_disabled()
+
+    session.config.stash[_BENCH] = Bench(settings, unmuted)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Plan what the selected tests need, so that overlapping needs are measured once."""
+    bench = session.config.stash[_BENCH]
+    for item in session.items:
+        mark, call = item.get_closest_marker("experiment"), getattr(item, "callspec", None)
+        if mark is not None and call is not None and "model" in call.params:
+            module, config_type = mark.args
+            config = config_type.of(bench.settings.protocol, bench.settings.seed, bench.settings.dropout)
+            bench.plan([module.needs(config, call.params["model"])])
+
+
+@pytest.fixture(scope="session")
+def bench(pytestconfig: pytest.Config) -> Bench:
+    """Encoders, images, pixels and runs of this session."""
+    return pytestconfig.stash[_BENCH]
+
+
+@pytest.fixture(scope="session")
+def settings(bench: Bench) -> Settings:
+    """What the command line decided."""
+    return bench.settings
+
+
+@pytest.fixture(scope="session")
+def findings() -> Findings:
+    """What is known to fail, with its measured reason."""
+    return Findings.load()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _check_tier(item)
+    if any(item.get_closest_marker(phase) for phase in LATER_PHASES) and not item.config.getoption("--force"):
+        settings = item.config.stash[_BENCH].settings
+        refusal = verdicts.refusal(settings.reports / "phase1", settings.models, settings.images)
+        if refusal:
+            pytest.fail(refusal, pytrace=False)
+
+
+def _check_tier(item: pytest.Item) -> None:
+    wanted = {tier for tier in TIERS if item.get_closest_marker(tier)}
+    present = (
+        {"cpu"}
+        | {t for t in ("cuda",) if torch.cuda.is_available()}
+        | {t for t in ("mps",) if torch.backends.mps.is_available()}
+    )
+    if wanted and not wanted & present:
+        message = f"needs {' or '.join(sorted(wanted))}; found {', '.join(sorted(present))}"
+        if wanted & set(item.config.getoption("--require-tier")):
+            pytest.fail(f"{message} (--require-tier)", pytrace=False)
+        pytest.skip(message)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Show a McdoError as its message: it is written for people, and the traceback is ours."""
+    report = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(McdoError) and report.outcome == "failed":
+        report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    bench = config.stash.get(_BENCH, None)
+    if bench is not None and not hasattr(config, "workerinput"):
+        for line in verdict_lines(bench.settings.reports / "phase1", bench.settings.session):
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give workers the controller's session id through xdist's own run id."""
+    node.config.stash[_SESSION] = node.workerinput["testrunuid"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Send all tests of a model to one worker, so that no model is loaded and nothing is measured twice.
+
+    Only for xdist's default mode; ``--dist`` chosen by the user is left alone.
+    """
+    if config.getoption("dist", "no") not in ("load", "no"):
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            model = re.search(r"\[([^\]-]+)", nodeid)
+            ids = {model_id(m) for m in _models(config)}
+            if model and any(nodeid.split("[")[1].startswith(i) for i in ids):
+                return max((i for i in ids if nodeid.split("[")[1].startswith(i)), key=len)
+            return nodeid.split("::")[0]
+
+    return ModelScheduling(config, log)

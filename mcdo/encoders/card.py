@@ -36,13 +36,13 @@ NOT_FOR = (
 
 
 def held_out(encoder: Encoder, seed: int = 42) -> dict[str, Any]:
-    """Zero-shot accuracy on the 600 held-out digits with a Wilson interval, and the quartiles of the entropy in nats."""
+    """Zero-shot accuracy on the 600 held-out digits with a Wilson interval, and quantiles of the entropy."""
     images = digits(None, seed)
     pixels = torch.stack([encoder.to_uint8(images.image(i)) for i in range(len(images))])
     with torch.no_grad():
-        features = torch.cat([encoder.forward_image(encoder.normalise(part)) for part in pixels.split(200)])
+        features = torch.cat([encoder.forward_image(encoder.normalise(part)) for part in torch.split(pixels, 200)])
         log_p = encoder.zero_shot_logits(features, images.class_names, TEMPLATE).double().log_softmax(-1).cpu()
-    correct = int((log_p.argmax(-1) == torch.from_numpy(images.labels)).sum())
+    correct = int((log_p.argmax(-1) == torch.tensor(images.labels)).sum())
     interval = binomtest(correct, len(images)).proportion_ci(method="wilson")
     entropy = -(log_p.exp() * log_p).sum(-1)
     levels = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)
@@ -51,8 +51,11 @@ def held_out(encoder: Encoder, seed: int = 42) -> dict[str, Any]:
         "correct": correct,
         "accuracy": correct / len(images),
         "wilson_95": [interval.low, interval.high],
+        "mean_confidence": float(log_p.exp().amax(-1).mean()),
         "template": TEMPLATE,
-        "entropy_quantiles_nats": dict(zip(("10", "25", "50", "75", "90"), entropy.quantile(levels).tolist(), strict=True)),
+        "entropy_quantiles_nats": dict(
+            zip(("10", "25", "50", "75", "90"), entropy.quantile(levels).tolist(), strict=True)
+        ),
     }
 
 
@@ -71,7 +74,7 @@ def write_card(key: str, folder: Path, recipe: Recipe, losses: list[float]) -> d
         },
         "data": DATA,
         "templates": list(TEMPLATES),
-        "recipe": {**recipe.as_dict(), "optimizer": "AdamW, linear warm-up, cosine to zero", "batch": 10 * recipe.groups},
+        "recipe": {**recipe.as_dict(), "batch": 10 * recipe.groups, "optimizer": "AdamW, linear warm-up, cosine to 0"},
         "final_loss": sum(losses[-50:]) / len(losses[-50:]),
         "held_out": held_out(encoder),
         "text_collapse": encoder.text_collapse(prompts),

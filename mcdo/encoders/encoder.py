@@ -69,7 +69,8 @@ class Encoder:
         self.model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         self.towers, self.preprocessing = towers, preprocessing
         self.random_weights, self.device = random_weights, device
-        self.feature_dim, self.resolution, self.loss = spec.feature_dim, preprocessing.resolution, spec.loss
+        self.feature_dim, self.resolution = spec.feature_dim, preprocessing.resolution
+        self.loss: Loss = spec.loss
         self.mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=device)
         self.std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device)
         self._load_tokenizer = load_tokenizer
@@ -77,8 +78,6 @@ class Encoder:
     def __repr__(self) -> str:
         weights = "random" if self.random_weights else "pretrained"
         return f"Encoder({self.key!r}, {weights}, D={self.feature_dim}, {self.resolution} px, {self.device})"
-
-    loss: Loss
 
     @property
     def image_modules(self) -> NamedModules:

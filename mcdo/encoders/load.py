@@ -30,7 +30,7 @@ def load_encoder(
     """
     if weights not in ("pretrained", "random"):
         raise McdoError(f"weights={weights!r}: say 'pretrained' or 'random'")
-    spec, target = _spec(key, backend), _device(device)
+    spec, target = find_spec(key, backend), _device(device)
     if spec.backend == "hf":
         from mcdo.encoders import hf_backend
 
@@ -40,7 +40,8 @@ def load_encoder(
     return open_clip_backend.load(spec, random=weights == "random", seed=seed, device=target)
 
 
-def _spec(key: str, backend: str | None) -> EncoderSpec:
+def find_spec(key: str, backend: str | None = None) -> EncoderSpec:
+    """What is known of an encoder without loading it. Raises McdoError for an unknown key, with the nearest."""
     if backend not in (None, "open_clip", "hf"):
         raise McdoError(f"backend={backend!r}: say 'open_clip' or 'hf'")
     if key.startswith(_HF_PREFIX):
@@ -59,13 +60,13 @@ def _spec(key: str, backend: str | None) -> EncoderSpec:
         return spec
     if spec.hf_id is None:
         raise McdoError(f"{key} has no HuggingFace checkpoint to fall back to; leave backend out")
-    return _hf_spec(key, spec.hf_id)
+    return _hf_spec(key, spec.hf_id, spec)
 
 
-def _hf_spec(key: str, source: str) -> EncoderSpec:
+def _hf_spec(key: str, source: str, registered: EncoderSpec | None = None) -> EncoderSpec:
     from mcdo.encoders.hf_backend import own_spec
 
-    return own_spec(key, source)
+    return own_spec(key, source, registered)
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -75,5 +76,7 @@ def _device(device: str | torch.device) -> torch.device:
         raise McdoError(f"unknown device {device!r}; such as cpu, cuda, cuda:1 or mps") from error
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(target.type, True)
     if not usable:
-        raise McdoError(f"the device {device} is not available to torch on this machine; use cpu, or install its driver")
+        raise McdoError(
+            f"the device {device} is not available to torch on this machine; use cpu, or install its driver"
+        )
     return target

@@ -178,7 +178,8 @@ def _first(forward: Any) -> Any:
 
     def features(x: Tensor) -> Tensor:
         result = forward(x)
-        return result[0] if isinstance(result, tuple) else result
+        first: Tensor = result[0] if isinstance(result, tuple) else result
+        return first
 
     return features
 
@@ -210,10 +211,11 @@ def _tokenizer(key: str, source: _Source) -> Tokenizer:
         if not hub_name or source.folder is not None:
             tokenizer: Tokenizer = open_clip.get_tokenizer(source.build_name)
             return tokenizer
-        if cached(hub_name, "tokenizer_config.json") is None:
+        settings = cached(hub_name, "tokenizer_config.json")
+        if settings is None:
             raise missing(key, "the tokenizer's files", hub_name)
         hub_tokenizer: Tokenizer = HFTokenizer(
-            hub_name,
+            str(settings.parent),  # the folder and not the id, so that nothing is looked up on the network
             context_length=text_cfg.get("context_length", 77),
             tokenizer_mode=text_cfg.get("tokenizer_mode"),
             local_files_only=True,

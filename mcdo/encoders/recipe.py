@@ -35,8 +35,8 @@ CONTEXT_LENGTH = 16
 TEXT_LAYERS = 2
 _SPECIAL = ("<pad>", "<unk>", "<eos>")
 _PREPROCESS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-# The losses' own initial values: Radford et al. 2021, section 2.5; Zhai et al. 2023, section 3.2. The bias there, -10, is
-# the log-odds of a pair being a positive in a batch of 32 thousand; in a group of ten they are 1 to 9.
+# The losses' own initial values: Radford et al. 2021, section 2.5; Zhai et al. 2023, section 3.2. The bias there, -10,
+# is the log-odds of a pair being a positive in a batch of 32 thousand; in a group of ten they are 1 to 9.
 _LOSS_CFG: dict[str, dict[str, float]] = {
     "softmax": {"init_logit_scale": math.log(1 / 0.07)},
     "sigmoid": {"init_logit_scale": math.log(10), "init_logit_bias": -math.log(9)},
@@ -136,5 +136,13 @@ def write_untrained(spec: EncoderSpec, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     words = tokenizer()
     words.save_pretrained(folder)
+    # transformers 5 would write a class name here that version 4 does not know; this one both do.
+    names = {"pad_token": words.pad_token, "unk_token": words.unk_token, "eos_token": words.eos_token}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": CONTEXT_LENGTH, **names}
+    _write_json(folder / "tokenizer_config.json", settings)
     config = model_config(spec, len(words))
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _write_json(folder / "open_clip_config.json", config)
+
+
+def _write_json(path: Path, contents: dict[str, Any]) -> None:
+    path.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,9 @@ def train(key: str, folder: Path, recipe: Recipe | None = None) -> list[float]:
     images, labels = training_split()
     write_untrained(REGISTRY[key], folder)
     model, losses = fit(REGISTRY[key], folder, images, labels, recipe)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    weights = folder / "open_clip_model.safetensors"
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, weights)
+    weights.chmod(0o644)
     return losses
 
 
@@ -62,7 +65,7 @@ def fit(
             shown = distort(augment(pixels[rows][:, None], generator), recipe, generator)
             loss = _loss(spec, model, shown, captions, templates * len(CLASS_NAMES) + classes)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(0, math.log(recipe.max_logit_scale))
@@ -92,12 +95,9 @@ def _initial(spec: EncoderSpec, folder: Path, seed: int) -> Any:
     with quiet_libraries():
         model = build(f"local-dir:{folder}", seed)
         if spec.family != "clip":
-            twin = folder / "untrained_clip_twin"
-            write_untrained(REGISTRY["clip_tiny"], twin)
-            model.text.load_state_dict(build(f"local-dir:{twin}", seed).text.state_dict())
-            for path in twin.iterdir():
-                path.unlink()
-            twin.rmdir()
+            with TemporaryDirectory() as twin:
+                write_untrained(REGISTRY["clip_tiny"], Path(twin))
+                model.text.load_state_dict(build(f"local-dir:{twin}", seed).text.state_dict())
     return model.train()
 
 

@@ -6,13 +6,12 @@ without a network.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import warnings
 from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.utils import HFValidationError
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 
 from mcdo.errors import McdoError
@@ -71,9 +70,7 @@ def checkpoint_in(folder: Path) -> Path:
         raise McdoError(f"{folder} holds several checkpoints ({names}); name the right one {CHECKPOINT_NAMES[0]}")
     refused = sorted(p.name for p in folder.iterdir() if p.suffix in (*_PICKLED, ".npz", ".npy", ".ckpt"))
     seen = f"; {', '.join(refused)} is not read: {_CONVERT}" if refused else f"; expected {CHECKPOINT_NAMES[0]}"
-    raise McdoError(
-        f"{folder} holds no checkpoint{seen}. Random weights must be asked for by name: weights='random'."
-    )
+    raise McdoError(f"{folder} holds no checkpoint{seen}. Random weights must be asked for by name: weights='random'.")
 
 
 def refuse_pickles(checkpoint: Path) -> None:
@@ -83,9 +80,11 @@ def refuse_pickles(checkpoint: Path) -> None:
     if checkpoint.suffix not in _PICKLED:
         raise McdoError(f"{checkpoint}: {checkpoint.suffix} files are not read; {_CONVERT}")
     try:
-        # Read once more before open_clip does: its fallback for old versions of torch leaves weights_only out.
-        torch.load(checkpoint, map_location="meta", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        # Read once more before the library does: open_clip's fallback for old versions of torch omits weights_only.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            torch.load(checkpoint, map_location="meta", weights_only=True)
+    except Exception as error:  # damaged or hostile bytes can fail anywhere in the reader
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise McdoError(
             f"{checkpoint} holds more than tensors (or is damaged) and is not unpickled; {_CONVERT}. ({reason})"

@@ -1,7 +1,7 @@
 """Running mean and variance over passes, by Chan, Golub and LeVeque's pairwise update (1983).
 
 E[x²] − E[x]² cancels when the variance is tiny beside the mean, as it is here; the pairwise update never subtracts two
-large numbers.
+large numbers. Passes are taken relative to the first one, so that equal passes give a variance of exactly zero.
 """
 
 from __future__ import annotations
@@ -18,30 +18,35 @@ def accumulator_dtype(device: torch.device) -> torch.dtype:
 class RunningMoments:
     """Mean and sum of squared deviations over a growing number of passes.
 
-    Attributes:
-        count: passes seen.
-        mean: ``[B, ...]``, mean over passes.
+    ``count`` is the number of passes seen.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean = torch.empty(0)
-        self._m2 = torch.empty(0)
+        self._first = self._shift = self._m2 = torch.empty(0)
 
     def update(self, passes: Tensor) -> None:
         """Add passes ``[B, P, ...]``."""
         passes = passes.to(accumulator_dtype(passes.device))
         new = passes.shape[1]
-        mean = passes.mean(1)
-        m2 = (passes - mean.unsqueeze(1)).square_().sum(1)
         if not self.count:
-            self.count, self.mean, self._m2 = new, mean, m2
+            self._first = passes[:, 0].clone()
+        passes = passes - self._first.unsqueeze(1)
+        mean = passes.mean(1)
+        m2 = passes.sub_(mean.unsqueeze(1)).square_().sum(1)
+        if not self.count:
+            self.count, self._shift, self._m2 = new, mean, m2
             return
         total = self.count + new
-        delta = mean - self.mean
-        self.mean = self.mean + delta * (new / total)
+        delta = mean - self._shift
+        self._shift = self._shift + delta * (new / total)
         self._m2 = self._m2 + m2 + delta.square() * (self.count * new / total)
         self.count = total
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over passes ``[B, ...]``."""
+        return self._first + self._shift
 
     @property
     def variance(self) -> Tensor:

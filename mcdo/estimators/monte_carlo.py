@@ -1,14 +1,18 @@
 """Monte Carlo dropout: T passes, K trials, scores at every T on the way.
 
 The pass loop runs over blocks of images, and for each over trials and blocks of ``PASS_BLOCK`` passes. One forward pass
-carries several images times ``PASS_BLOCK`` passes. Nothing leaves the device before a trial of a block of images is done.
+carries several images times up to ``PASS_BLOCK`` passes. Moments stay on the device until all trials of a block of
+images are done.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
+import operator
 import platform
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +39,17 @@ from mcdo.perturbation import (
     perturbed,
     site_variance,
 )
-from mcdo.store import Store, open_store
+from mcdo.store import Store, UnsavedResultWarning, open_store
 
-_OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Only CUDA has a type for it: the CPU and MPS raise a RuntimeError that says so."""
+    said = str(error)
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or "DefaultCPUAllocator: can't allocate memory" in said
+        or "MPS backend out of memory" in said
+    )
 
 
 def monte_carlo(
@@ -51,7 +63,7 @@ def monte_carlo(
     geometry: Sequence[int] | None = None,
     batch_size: int | None = None,
     store: Store | Path | str | None = None,
-    pixels: Pixels | None = None,
+    pixels: Pixels | Callable[[], Pixels] | None = None,
     weights: DimensionWeights | None = None,
     progress: bool = True,
 ) -> MonteCarloRun:
@@ -63,36 +75,69 @@ def monte_carlo(
         dropout: probability and sites.
         passes: the T at which scores are taken; one run of ``max(passes)`` passes gives them all.
         trials: K, independent repetitions.
-        seed: seed of the masks. A mask follows from (seed, trial, pass, image id, site), so neither ``batch_size`` nor the
-            other images can change a score.
+        seed: seed of the masks. A mask follows from (seed, trial, pass, image id, site), so neither ``batch_size`` nor
+            the other images can change a score.
         geometry: the T at which angular variance, spectrum and off-diagonal mass are taken as well (default: all).
         batch_size: rows (images × passes) of one forward pass; halved when memory runs out.
-        store: where results are kept and looked up; None measures anew.
-        pixels: prepared pixels of ``images``, where the caller has them.
+        store: where results are kept and looked up; None measures anew. Whether it can be written is checked before any
+            pass is spent; if it still fails afterwards, the run is returned with an UnsavedResultWarning.
+        pixels: prepared pixels of ``images``, or how to get them, where the caller keeps them.
         weights: from a calibration set, for weighted_trace and topk_trace.
         progress: report progress.
 
     Raises:
-        McdoError: for a dead site, an impossible protocol, or images that were used to fit ``weights``.
+        McdoError: for a dead site, an impossible protocol, images that were used to fit ``weights``, other pixels than
+            the images', features that are not finite, a store that cannot be written, or too little memory for one
+            pass.
+
     """
-    passes = tuple(passes)
-    config = MonteCarloConfig(dropout, passes, trials, seed, passes if geometry is None else tuple(geometry))
+    passes, trials, seed = tuple(map(operator.index, passes)), operator.index(trials), operator.index(seed)
+    rows = pixel_rows(encoder, batch_size)
+    config = MonteCarloConfig(
+        dropout, passes, trials, seed, passes if geometry is None else tuple(map(operator.index, geometry))
+    )
     if weights is not None:
         weights.check_unseen(images)
     shelf = open_store(store)
-    key = None if shelf is None or weights is not None else shelf.key(_identity(encoder, images, config))
-    if shelf is not None and key is not None:
+    key = Store.key(_identity(encoder, images, config, weights)) if shelf is not None else ""
+    if shelf is not None:
         found = shelf.get(key)
         if found is not None:
             return _from_store(found, config, encoder.key, images)
-    pixels = _prepared(encoder, images) if pixels is None else pixels
-    sites = check_alive(encoder, pixels.batch(slice(0, 1)), dropout)
-    with Progress(trials * passes[-1] * len(images), f"{encoder.key} on {images.name}") if progress else _Silent() as bar:
-        measurement = _Measurement(encoder, images, config, pixels, weights, pixel_rows(encoder, batch_size), bar)
+        shelf.check_writable()
+    if not isinstance(pixels, Pixels):
+        pixels = _prepared(encoder, images) if pixels is None else pixels()
+    if len(pixels) != len(images):
+        raise McdoError(f"{len(pixels)} prepared pixels for {len(images)} images of {images.name}")
+    sites = _check_alive(encoder, pixels, dropout)
+    with (
+        Progress(trials * passes[-1] * len(images), f"{encoder.key} on {images.name}") if progress else _Silent() as bar
+    ):
+        measurement = _Measurement(encoder, images, config, pixels, weights, rows, bar)
         run = measurement.run(sites)
-    if shelf is not None and key is not None:
-        shelf.put(key, run.arrays(), {"sites": run.sites, "provenance": run.provenance})
+    if shelf is not None:
+        _keep(shelf, key, run)
     return run
+
+
+def _check_alive(encoder: Encoder, pixels: Pixels, dropout: Dropout) -> tuple[Site, ...]:
+    try:
+        return check_alive(encoder, pixels.batch(slice(0, 1)), dropout)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise _no_memory(encoder) from error
+
+
+def _no_memory(encoder: Encoder) -> McdoError:
+    return McdoError(f"{encoder.key}: out of memory on {encoder.device} with one image and one pass at a time")
+
+
+def _keep(shelf: Store, key: str, run: MonteCarloRun) -> None:
+    try:
+        shelf.put(key, run.arrays(), {"sites": run.sites, "provenance": run.provenance})
+    except McdoError as error:  # a full disk must not cost a finished measurement
+        warnings.warn(f"the run is not kept: {error}", UnsavedResultWarning, stacklevel=3)
 
 
 def census(
@@ -102,6 +147,7 @@ def census(
 
     Raises:
         McdoError: naming every requested site that is unknown, never fires, or changes nothing.
+
     """
     few = images.select(slice(0, limit or (8 if encoder.resolution <= 64 else 2)))
     pixels = _prepared(encoder, few).batch(slice(None))
@@ -157,10 +203,13 @@ class _Measurement:
                 stop = min(len(self.images), start + max(1, self.rows // PASS_BLOCK))
                 try:
                     self._images(tower, start, stop)
-                except _OUT_OF_MEMORY:
-                    self._smaller()
+                except (RuntimeError, MemoryError) as error:
+                    if not _is_out_of_memory(error):
+                        raise
+                else:
+                    start = stop
                     continue
-                start = stop
+                self._smaller()  # here, where the error no longer holds the tensors of the failed pass
         return MonteCarloRun(
             config=self.config,
             encoder=self.encoder.key,
@@ -175,9 +224,7 @@ class _Measurement:
     def _smaller(self) -> None:
         """Halve the rows of a forward pass: the masks are keyed, so the numbers stay the same."""
         if self.rows == 1:
-            raise McdoError(
-                f"{self.encoder.key}: out of memory on {self.encoder.device} with one image and one pass at a time"
-            )
+            raise _no_memory(self.encoder)
         self.rows //= 2
         if self.encoder.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -186,8 +233,16 @@ class _Measurement:
         """All trials of images ``start:stop``."""
         pixels = self.pixels.batch(slice(start, stop))
         plain = deterministic_features(self.encoder, pixels)
-        results = [self._trial(tower, pixels, plain, self.keys[start:stop], trial) for trial in range(self.config.trials)]
         self.features[start:stop] = plain.float().cpu().numpy()
+        bad = ~np.isfinite(self.features[start:stop]).all(axis=1)
+        if bad.any():
+            raise McdoError(
+                f"{self.encoder.key}: the features of {self.images.ids[start + int(bad.argmax())]} are not finite; "
+                "look at its pixels and at the model's weights"
+            )
+        results = [
+            self._trial(tower, pixels, plain, self.keys[start:stop], trial) for trial in range(self.config.trials)
+        ]
         for trial, (scores, eigenvalues) in enumerate(results):
             for key, value in scores.items():
                 if key not in self.values:
@@ -210,7 +265,9 @@ class _Measurement:
         for t in self.config.passes:
             while done < t:
                 first = done % PASS_BLOCK
-                wanted = min(PASS_BLOCK, first + self.config.passes[-1] - done, first + max(1, self.rows // len(pixels)))
+                wanted = min(
+                    PASS_BLOCK, first + self.config.passes[-1] - done, first + max(1, self.rows // len(pixels))
+                )
                 features = tower(pixels, keys, trial, done // PASS_BLOCK, first, wanted)
                 for piece in _cut(features, done, self.config.passes):
                     moments.update(piece)
@@ -229,7 +286,7 @@ def _cut(features: Tensor, done: int, passes: Sequence[int]) -> list[Tensor]:
     """Split ``[B, P, D]``, which follows ``done`` passes, at every T of ``passes`` that lies inside it."""
     last = done + features.shape[1]
     edges = [done, *(t for t in passes if done < t < last), last]
-    return [features[:, a - done : b - done] for a, b in zip(edges, edges[1:], strict=False)]
+    return [features[:, a - done : b - done] for a, b in itertools.pairwise(edges)]
 
 
 def _prepared(encoder: Encoder, images: ImageSet) -> Pixels:
@@ -254,11 +311,15 @@ def provenance(encoder: Encoder, images: ImageSet) -> dict[str, Any]:
     }
 
 
-def _identity(encoder: Encoder, images: ImageSet, config: MonteCarloConfig) -> dict[str, Any]:
+def _identity(
+    encoder: Encoder, images: ImageSet, config: MonteCarloConfig, weights: DimensionWeights | None
+) -> dict[str, Any]:
     """All that decides the numbers of a run."""
     facts = provenance(encoder, images)
     del facts["encoder"]  # a key is only a name: the weights decide
-    return {"kind": "monte_carlo", "config": config.as_dict(), **facts}
+    dimensions = None if weights is None else weights.identity
+    # To be counted up with any change of this package that changes a number.
+    return {"kind": "monte_carlo 1", "config": config.as_dict(), "dimension_weights": dimensions, **facts}
 
 
 def _from_store(found: Any, config: MonteCarloConfig, encoder: str, images: ImageSet) -> MonteCarloRun:

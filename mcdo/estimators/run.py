@@ -1,9 +1,9 @@
-"""What a Monte Carlo measurement yields: per-image scores at every T, and all that is needed to say where they came from."""
+"""What a Monte Carlo measurement yields: per-image scores at every T, and where they came from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class MonteCarloConfig:
         trials: K, independent repetitions.
         seed: seed of the masks.
         geometry: the T (among ``passes``) at which scores that need the passes themselves are taken.
+
     """
 
     dropout: Dropout
@@ -57,6 +58,7 @@ class MonteCarloRun:
         features: float32 ``[N, D]``, deterministic features before normalisation.
         sites: requested sites as (name, role); each was checked to be alive.
         provenance: weights, device, versions and the like, for result files.
+
     """
 
     config: MonteCarloConfig
@@ -73,6 +75,7 @@ class MonteCarloRun:
 
         Raises:
             McdoError: if the score is unknown, or was not taken at that T.
+
         """
         passes = self.config.passes[-1] if passes is None else passes
         if name == "trace_pre_relative":
@@ -82,7 +85,9 @@ class MonteCarloRun:
         names = {n for n, _ in self._values} | {"trace_pre_relative"}
         if name not in names:
             raise McdoError(f"no score {name!r} in this run; the nearest: {nearest(name, names)}")
-        raise McdoError(f"{name} was not taken at T = {passes}; it was at T = {[t for n, t in self._values if n == name]}")
+        raise McdoError(
+            f"{name} was not taken at T = {passes}; it was at T = {[t for n, t in self._values if n == name]}"
+        )
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -92,7 +97,8 @@ class MonteCarloRun:
     @property
     def feature_norm(self) -> Scores:
         """float64 ``[N]``: norm of the deterministic features, the control beside every trace_pre."""
-        return np.linalg.norm(self.features.astype(np.float64), axis=1)
+        norm: Scores = np.linalg.norm(self.features.astype(np.float64), axis=1)
+        return norm
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -108,7 +114,7 @@ class MonteCarloRun:
     def select(self, columns: NDArray[np.integer] | slice, trials: slice = slice(None)) -> MonteCarloRun:
         """The same run seen on fewer images or trials: masks are keyed, so nothing else changes."""
         return MonteCarloRun(
-            config=self.config,
+            config=replace(self.config, trials=len(range(self.config.trials)[trials])),
             encoder=self.encoder,
             ids=tuple(np.asarray(self.ids, dtype=object)[columns]),
             features=self.features[columns],

@@ -1,10 +1,12 @@
 """Per-image scores of a set of passes: what "uncertainty" may mean. Definitions as in the README's table of scores.
 
-All take tensors of one batch of images and return one number per image; variances are sample variances (ddof 1).
+All take tensors of one batch of images and return one number per image; variances are sample variances (ddof 1). Where
+all passes are equal, variances are exactly zero and shares of them are NaN.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +39,9 @@ GEOMETRY_SCORES = (
 )
 """Scores that need the passes themselves."""
 
+_TINY = 1e-12
+"""Norm below which a feature has no direction: torch's own bound in ``normalize``."""
+
 EIGENVALUES = 10
 """Leading eigenvalues of the covariance that are kept for each image."""
 
@@ -49,6 +54,7 @@ class DimensionWeights:
         weights: float64 ``[D]``, variance of each dimension over the calibration images, summing to one.
         top: indices of the ``k`` dimensions with the largest weights.
         ids: the calibration images, none of which may be scored with these weights.
+
     """
 
     weights: NDArray[np.float64]
@@ -59,7 +65,9 @@ class DimensionWeights:
     def fit(cls, features: NDArray[np.floating], ids: Sequence[str], k: int = 64) -> DimensionWeights:
         """Weights from deterministic pre-norm features ``[N, D]`` of calibration images."""
         if len(features) != len(ids) or len(features) < 2:
-            raise McdoError(f"dimension weights need features of at least two images; got {len(features)} for {len(ids)} ids")
+            raise McdoError(
+                f"dimension weights need features of at least two images; got {len(features)} for {len(ids)} ids"
+            )
         spread = np.asarray(features, dtype=np.float64).var(axis=0, ddof=1)
         if not spread.sum() > 0:
             raise McdoError("dimension weights: the calibration features do not vary")
@@ -70,7 +78,14 @@ class DimensionWeights:
         """Raise McdoError if a scored image took part in the calibration."""
         seen = self.ids.intersection(images.ids)
         if seen:
-            raise McdoError(f"{len(seen)} of the scored images are calibration images, such as {min(seen)}: use other images")
+            raise McdoError(
+                f"{len(seen)} of the scored images are calibration images, such as {min(seen)}: use other images"
+            )
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that decides a score, for store keys."""
+        return hashlib.sha256(self.weights.tobytes() + b"|" + self.top.tobytes()).hexdigest()
 
 
 @dataclass
@@ -83,6 +98,7 @@ class PassMoments:
 
     @classmethod
     def empty(cls) -> PassMoments:
+        """Of no passes yet."""
         return cls(RunningMoments(), RunningMoments(), RunningMoments())
 
     def update(self, passes: Tensor) -> None:
@@ -90,7 +106,7 @@ class PassMoments:
         passes = passes.to(accumulator_dtype(passes.device))
         norm = passes.norm(dim=-1, keepdim=True)
         self.pre.update(passes)
-        self.post.update(passes / norm)
+        self.post.update(passes / norm.clamp_min(_TINY))
         self.norm.update(norm.squeeze(-1))
 
     def scores(self, plain: Tensor, weights: DimensionWeights | None = None) -> dict[str, Tensor]:
@@ -126,15 +142,22 @@ def angular_variance(post: Tensor) -> Tensor:
     return (2 * torch.asin((chord / 2).clamp(max=1))).var(dim=1)
 
 
+def _centred(passes: Tensor) -> Tensor:
+    """Deviations from the mean over passes. Shifted first, so that equal passes give exact zeros."""
+    shifted = passes - passes[:, :1]
+    return shifted.sub_(shifted.mean(1, keepdim=True))
+
+
 def covariance_spectrum(passes: Tensor) -> Tensor:
     """Eigenvalues of the sample covariance over passes, descending: ``[B, T, D]`` to ``[B, min(T, D)]``.
 
     Taken from the smaller of the T × T Gram matrix and the D × D covariance, which share their non-zero eigenvalues.
     """
-    centred = passes - passes.mean(1, keepdim=True)
+    centred = _centred(passes)
     t, d = centred.shape[1:]
     gram = centred @ centred.mT if t <= d else centred.mT @ centred
-    return torch.linalg.eigvalsh(gram / (t - 1)).flip(-1).clamp(min=0)
+    eigenvalues: Tensor = torch.linalg.eigvalsh(gram / (t - 1))
+    return eigenvalues.flip(-1).clamp(min=0)
 
 
 def off_diagonal_mass(passes: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,8 +167,8 @@ def off_diagonal_mass(passes: Tensor) -> tuple[Tensor, Tensor]:
     """
     l1, frobenius = [], []
     d = passes.shape[-1]
-    for part in passes.split(max(1, 2**24 // d**2)):
-        centred = part - part.mean(1, keepdim=True)
+    for part in torch.split(passes, max(1, 2**24 // d**2)):
+        centred = _centred(part)
         covariance = centred.mT @ centred
         diagonal = covariance.diagonal(dim1=-2, dim2=-1)
         l1.append(1 - diagonal.abs().sum(-1) / covariance.abs().sum((-2, -1)))
@@ -167,7 +190,7 @@ def geometry_scores(passes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     Computed in float64 on the CPU: MPS has neither float64 nor ``eigvalsh``, and this is outside the pass loop.
     """
     pre = passes.cpu().double()
-    post = torch.nn.functional.normalize(pre, dim=-1)
+    post = torch.nn.functional.normalize(pre, dim=-1, eps=_TINY)
     spectrum = covariance_spectrum(pre)
     total = spectrum.sum(-1)
     q = spectrum / total[:, None]
@@ -177,7 +200,7 @@ def geometry_scores(passes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         "angular_var": angular_variance(post),
         "top_eigenvalue": spectrum[:, 0],
         "effective_rank": total.square() / spectrum.square().sum(-1),
-        "spectral_entropy": -torch.where(q > 1e-12, q * q.clamp(min=1e-300).log(), 0.0).sum(-1),
+        "spectral_entropy": torch.special.entr(q).sum(-1),
         "top1_ratio": q[:, 0],
         "offdiag_l1_pre": l1_pre,
         "offdiag_l1_post": l1_post,

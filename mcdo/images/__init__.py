@@ -4,8 +4,18 @@ An :class:`ImageSet` is loaded with :func:`load_images`, checked in full before 
 device tensors once per encoder with :func:`prepare_pixels`.
 """
 
+from mcdo.images.folder import TooFewImagesError
 from mcdo.images.image_set import ImageSet, Skipped, Source
 from mcdo.images.load import load_images, read_manifest
 from mcdo.images.pixels import Pixels, prepare_pixels
 
-__all__ = ["ImageSet", "Pixels", "Skipped", "Source", "load_images", "prepare_pixels", "read_manifest"]
+__all__ = [
+    "ImageSet",
+    "Pixels",
+    "Skipped",
+    "Source",
+    "TooFewImagesError",
+    "load_images",
+    "prepare_pixels",
+    "read_manifest",
+]

@@ -27,6 +27,10 @@ _LAYOUT = "expected one directory per class with images in it, FOLDER/CLASS/IMAG
 _NAMED_IN_ERROR = 10
 
 
+class TooFewImagesError(McdoError):
+    """More images were asked for than the folder holds."""
+
+
 @dataclass(frozen=True)
 class FolderSource:
     """Files below ``root``; the id is the path relative to it, with forward slashes."""
@@ -66,7 +70,7 @@ def folder(path: str | Path, n: int | None = None, seed: int = 42, *, skip_unrea
     found = _list(root)
     labels = np.array([label for _, label in found.images], dtype=np.int64)
     if n is not None and n > len(labels):
-        raise McdoError(f"{root} holds {len(labels)} images, {n} were asked for; ask for at most {len(labels)}")
+        raise TooFewImagesError(f"{root} holds {len(labels)} images, {n} were asked for; ask for at most {len(labels)}")
     chosen = np.sort(spread_order(labels, seed)[:n])
     names = class_names(root, found.classes)  # before the files are read: its errors cost nothing
     source = FolderSource(root)

@@ -1,4 +1,4 @@
-"""The census: does every requested site fire, and does it change the output on its own?"""
+"""The census: whether every requested site fires, and changes the output on its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from mcdo.perturbation.kinds import Dropout
 from mcdo.perturbation.masks import PASS_BLOCK
 from mcdo.perturbation.sites import Site, find_sites
 
-
 _ALIVE: WeakKeyDictionary[Encoder, set[Site]] = WeakKeyDictionary()
 """Sites found alive: a frozen tower's do not die, so each is looked at once."""
 
@@ -32,6 +31,7 @@ class SiteRecord:
         calls: how often one pass carries it out.
         units: its outputs per image and pass.
         variance: mean over images of trace_pre when this site alone is perturbed.
+
     """
 
     name: str
@@ -52,6 +52,7 @@ def check_alive(encoder: Encoder, pixels: Tensor, dropout: Dropout) -> tuple[Sit
 
     Raises:
         McdoError: naming every site that is dead.
+
     """
     sites = live_sites(encoder, find_sites(encoder), dropout)
     alive = _ALIVE.setdefault(encoder, set())
@@ -61,8 +62,8 @@ def check_alive(encoder: Encoder, pixels: Tensor, dropout: Dropout) -> tuple[Sit
     dead = [site.name for site in sites if site not in alive]
     if dead:
         raise McdoError(
-            f"{encoder.key}: dead site {', '.join(dead)}: its output can be zeroed and the features stay the same, so dropout "
-            "there would do nothing. Leave it out by naming the others in sites="
+            f"{encoder.key}: dead site {', '.join(dead)}: its output can be zeroed and the features stay the same, so "
+            "dropout there would do nothing. Leave it out by naming the others in sites="
         )
     return sites
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from mcdo.perturbation.kinds import Dropout
 from mcdo.perturbation.masks import PASS_BLOCK, KeyedMasks, MaskedSite, zero_units_
 from mcdo.perturbation.sites import Site, SiteTable, find_sites
 
-_ACTIVE: WeakSet[Encoder] = WeakSet()
+_ACTIVE: WeakKeyDictionary[Encoder, PerturbedTower] = WeakKeyDictionary()
 
 
 class PerturbedTower:
@@ -27,7 +27,8 @@ class PerturbedTower:
         self.encoder = encoder
         self.sites = live_sites(encoder, table, dropout)
         self._scale = dropout.scale
-        self._by_weight = {key: site for key, site in table.by_weight.items() if site in self.sites}
+        self._rows: tuple[Tensor, int, int, Tensor] | None = None
+        self._index = {key: self.sites.index(site) for key, site in table.by_weight.items() if site in self.sites}
         masked = [MaskedSite(site.name, site.units, dropout.p) for site in self.sites] if dropout.p else []
         self._masks = KeyedMasks(masked, seed, encoder.device) if masked else None
 
@@ -47,26 +48,51 @@ class PerturbedTower:
 
         Returns:
             float32 ``[B, last - first, D]``, before normalisation.
+
+        Raises:
+            McdoError: outside the context, for passes that are not in the block, for another number of keys than
+                images, or for images of another size than the sites were found with.
+
         """
-        if self.encoder not in _ACTIVE:
+        if _ACTIVE.get(self.encoder) is not self:
             raise McdoError(f"{self.encoder.key}: the perturbed tower was called outside its context")
+        if not 0 <= first < last <= PASS_BLOCK:
+            raise McdoError(f"passes {first}:{last} are not in a block of {PASS_BLOCK}")
+        if len(keys) != len(pixels):
+            raise McdoError(f"{len(keys)} image keys for {len(pixels)} images")
         passes = last - first
         if self._masks is None:  # one pass serves them all: exactly the deterministic features, exactly no variance
             with LinearMaps():
                 return self.encoder.forward_image(pixels)[:, None].expand(-1, passes, -1)
-        rows = pixels.repeat_interleave(passes, dim=0)
-        with LinearMaps(self._handler(self._masks, keys, trial, block, first, last)):
-            return self.encoder.forward_image(rows).unflatten(0, (len(pixels), passes))
+        rows = self._repeated(pixels, passes)
+        with LinearMaps(self._handler(self._masks, keys, trial, block, first, last), rows, passes):
+            features = self.encoder.forward_image(rows)
+            return features.view(len(pixels), passes, -1)
+
+    def _repeated(self, pixels: Tensor, passes: int) -> Tensor:
+        """``passes`` rows of every image, kept for the next block of passes of the same images."""
+        if pixels.is_inference():  # whether it was written to since cannot be known
+            return pixels.repeat_interleave(passes, dim=0)
+        if self._rows is None or self._rows[0] is not pixels or self._rows[1:3] != (passes, pixels._version):
+            self._rows = (pixels, passes, pixels._version, pixels.repeat_interleave(passes, dim=0))
+        return self._rows[3]
 
     def _handler(self, masks: KeyedMasks, keys: Tensor, trial: int, block: int, first: int, last: int) -> Handler:
-        drawn = masks.draw(trial, block, keys, first, last)
-        dropped = {site.name: positions for site, positions in zip(self.sites, drawn, strict=True)}
+        on_cpu = self.encoder.device.type == "cpu"
+        drawn = [] if on_cpu else masks.draw(trial, block, keys, first, last)
+        rows = len(keys) * (last - first)
 
         def drop(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
-            site = self._by_weight.get((id(weight), part))
-            if site is None:
+            index = self._index.get((id(weight), part))
+            if index is None:
                 return compute(1.0)
-            return zero_units_(compute(self._scale), dropped[site.name])
+            y = compute(self._scale)
+            if y.numel() != rows * self.sites[index].units:
+                raise McdoError(
+                    f"{self.encoder.key}: {self.sites[index].name} has output {tuple(y.shape)} for {rows} rows, not "
+                    f"{self.sites[index].units} units each; images must have {self.encoder.resolution} px"
+                )
+            return masks.zero_(y, index, trial, block, keys, first, last) if on_cpu else zero_units_(y, drawn[index])
 
         return drop
 
@@ -76,39 +102,45 @@ def live_sites(encoder: Encoder, table: SiteTable, dropout: Dropout) -> tuple[Si
 
     Raises:
         McdoError: if one of them is never carried out: dropout there would do nothing.
+
     """
     sites = table.select(dropout.sites)
     dead = [site.name for site in sites if not site.calls]
     if dead:
         raise McdoError(
-            f"{encoder.key}: dead site {', '.join(dead)}: the tower declares it and never carries it out, so dropout there "
-            "would do nothing. Leave it out by naming the others in sites="
+            f"{encoder.key}: dead site {', '.join(dead)}: the tower declares it and never carries it out, so dropout "
+            "there would do nothing. Leave it out by naming the others in sites="
         )
     return sites
 
 
 @contextmanager
 def perturbed(encoder: Encoder, dropout: Dropout, seed: int) -> Iterator[PerturbedTower]:
-    """Dropout in the encoder's image tower, for as long as the context lasts.
+    """The encoder's image tower under dropout, to be called for as long as the context lasts.
 
-    The model's state and modules are never changed, so they are the same afterwards, also after an exception. Native
-    dropout modules stay off.
+    Only calls of the yielded tower are perturbed. The model's state and modules are never changed, so they are the same
+    afterwards, also after an exception. Native dropout modules stay off.
 
     Raises:
-        McdoError: if the encoder is perturbed already, a module of it is in training mode, or a wanted site is unknown or
-            dead.
+        McdoError: if the encoder is perturbed already, a module of it is in training mode, or a wanted site is unknown
+            or dead.
+
     """
     if encoder in _ACTIVE:
-        raise McdoError(f"{encoder.key} is perturbed already: dropouts must not be stacked; leave the first context first")
+        raise McdoError(
+            f"{encoder.key} is perturbed already: dropouts must not be stacked; leave the first context first"
+        )
     training = [name or "the model" for name, module in encoder.model.named_modules() if module.training]
     if training:
-        raise McdoError(f"{encoder.key}: {training[0]} is in training mode, so native dropout may be on; call model.eval()")
+        raise McdoError(
+            f"{encoder.key}: {training[0]} is in training mode, so native dropout may be on; call model.eval()"
+        )
     tower = PerturbedTower(encoder, dropout, seed)
-    _ACTIVE.add(encoder)
+    _ACTIVE[encoder] = tower
     try:
         yield tower
     finally:
-        _ACTIVE.discard(encoder)
+        del _ACTIVE[encoder]
 
 
 @torch.inference_mode()

@@ -1,10 +1,10 @@
 """Sees every linear map of a forward pass, whichever way the model's author wrote it.
 
-Wrapping ``nn.Linear`` misses the maps that matter: ``nn.MultiheadAttention`` reads the weight of its output projection and
-keeps its input projection as a bare Parameter, and CLIP's last projection is ``x @ self.proj``. So nothing is wrapped. A
-``TorchFunctionMode`` watches the calls that carry out a linear map (``F.linear``, ``@``, ``addmm``, ``conv2d`` and
-``F.multi_head_attention_forward``) and hands those whose weight is a Parameter to a handler. The model itself is never
-touched, so there is nothing to restore.
+Wrapping ``nn.Linear`` misses the maps that matter: ``nn.MultiheadAttention`` reads the weight of its output projection
+and keeps its input projection as a bare Parameter, and CLIP's last projection is ``x @ self.proj``. So nothing is
+wrapped. A ``TorchFunctionMode`` watches the calls that carry out a linear map (``F.linear``, ``@``, ``addmm``,
+``conv2d`` and ``F.multi_head_attention_forward``) and hands those whose weight is a Parameter to a handler. The model
+itself is never touched, so there is nothing to restore.
 """
 
 from __future__ import annotations
@@ -40,13 +40,20 @@ def _scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float)
 class LinearMaps(TorchFunctionMode):
     """While active, sends every linear map with a Parameter for weight through ``handler``.
 
-    Attention of ``nn.MultiheadAttention`` is carried out batch-first with ``scaled_dot_product_attention``; no attention
-    weights are returned.
+    Attention of ``nn.MultiheadAttention`` is carried out batch-first with ``scaled_dot_product_attention``; no
+    attention weights are returned.
+
+    Args:
+        handler: what is done with each map.
+        repeated: pixels ``[B * repeats, 3, H, W]`` in which each image stands ``repeats`` times in a row. A
+            convolution of this very tensor is carried out once per image.
+        repeats: how often.
+
     """
 
-    def __init__(self, handler: Handler = carry_out) -> None:
+    def __init__(self, handler: Handler = carry_out, repeated: Tensor | None = None, repeats: int = 1) -> None:
         super().__init__()
-        self.handler = handler
+        self.handler, self._repeated, self._repeats = handler, repeated, repeats
         self._watched: dict[Any, Callable[..., Any]] = {
             F.linear: self._linear,
             F.conv2d: self._conv2d,
@@ -70,7 +77,10 @@ class LinearMaps(TorchFunctionMode):
 
     def _conv2d(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         def compute(scale: float) -> Tensor:
-            y = F.conv2d(input, weight, *args, **kwargs)
+            if input is self._repeated:
+                y = F.conv2d(input[:: self._repeats], weight, *args, **kwargs).repeat_interleave(self._repeats, dim=0)
+            else:
+                y = F.conv2d(input, weight, *args, **kwargs)
             return y if scale == 1.0 else y.mul_(scale)
 
         return self._map(weight, "", compute)
@@ -121,7 +131,6 @@ class LinearMaps(TorchFunctionMode):
         """``nn.MultiheadAttention`` at its functional level: inputs ``[L, B, E]``, output ``[L, B, E]``."""
         if bias_k is not None or add_zero_attn or static_k is not None or query.dim() != 3:
             raise NotImplementedError("attention with bias_k, add_zero_attn, static keys or without a batch")
-        same = query is key and key is value
         q, k, v = (x.transpose(0, 1) for x in (query, key, value))  # batch first, as the caller had them
         width = embed_dim_to_check
         if use_separate_proj_weight:
@@ -135,12 +144,17 @@ class LinearMaps(TorchFunctionMode):
             )
         else:
             assert in_proj_weight is not None
-            if same:
+            if query is key and key is value:
                 q, k, v = self._linear(q, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
-            else:
+            elif key is value:
                 q = self._packed("q", q, in_proj_weight, in_proj_bias, slice(0, width))
                 k, v = self._packed("kv", k, in_proj_weight, in_proj_bias, slice(width, 3 * width)).chunk(2, dim=-1)
-        q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+            else:
+                q, k, v = (
+                    self._packed(part, x, in_proj_weight, in_proj_bias, slice(i * width, (i + 1) * width))
+                    for i, (part, x) in enumerate(zip("qkv", (q, k, v), strict=True))
+                )
+        q, k, v = (x.view(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (q, k, v))
         mask = _merged_mask(attn_mask, key_padding_mask, q, num_heads)
         out = F.scaled_dot_product_attention(
             q, k, v, mask, dropout_p if training else 0.0, is_causal=is_causal and mask is None

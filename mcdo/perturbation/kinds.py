@@ -15,11 +15,12 @@ class Dropout:
 
     Args:
         p: probability that a unit is zeroed, in [0, 1). The published value is 0.01.
-        sites: ``"all"``, a group (``"mlp"``, ``"attention"``, ``"projection"``), a role (``"qkv"``, ...), a site name, or a
-            sequence of these. ``"all"`` leaves out the patch embedding, which must be asked for.
+        sites: ``"all"``, a group (``"mlp"``, ``"attention"``, ``"projection"``), a role (``"qkv"``, ...), a site name,
+            or a sequence of these. ``"all"`` leaves out the patch embedding, which must be asked for.
 
     Raises:
         McdoError: if ``p`` is not a number in [0, 1), or ``sites`` is empty.
+
     """
 
     p: float = 0.01

@@ -1,12 +1,13 @@
 """Keyed masks: which units a dropout zeroes follows from (seed, trial, pass, image id, site) and from nothing else.
 
-Native dropout draws one random number per unit and so nearly doubles the cost of a pass, although at p = 0.01 only one draw
-in a hundred matters. Here the *gaps* between dropped units are drawn instead. In a sequence of independent Bernoulli(p)
-units the gap before the next success is geometric, so the set of dropped units has exactly the distribution of dropout.
+Native dropout draws one random number per unit and so nearly doubles the cost of a pass, although at p = 0.01 only one
+draw in a hundred matters. Here the *gaps* between dropped units are drawn instead. In a sequence of independent
+Bernoulli(p) units the gap before the next success is geometric, so the set of dropped units has the distribution of
+dropout: exactly, but for the 32 bits of a uniform number, which move the probability of a gap by at most 2**-32.
 
-One stream of gaps runs over the units of ``PASS_BLOCK`` consecutive passes of one image at one site. It comes from SplitMix64
-(Steele, Lea and Flood, OOPSLA 2014) with a key hashed from the five names above: a counter-based generator, so no state
-is carried and batch size, image order, sharding and resumption cannot change a mask.
+One stream of gaps runs over the units of ``PASS_BLOCK`` consecutive passes of one image at one site. It comes from
+SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) with a key hashed from the five names above: a counter-based generator,
+so no state is carried and batch size, image order, sharding and resumption cannot change a mask.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numba
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 PASS_BLOCK = 16
@@ -29,6 +33,8 @@ _WORD = 1 << 64
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX1 = 0xBF58476D1CE4E5B9
 _MIX2 = 0x94D049BB133111EB
+_FAR = 2.0**53
+"""A gap beyond every stream."""
 
 
 def _signed(word: int) -> int:
@@ -70,6 +76,11 @@ def _stream_words(units: int, p: float, sigmas: float) -> int:
     return math.ceil((mean + sigmas * math.sqrt(mean * (1 - p)) + 8) / 2)
 
 
+def _inverse_log_q(p: float) -> float:
+    """Turns the logarithm of a uniform number into a geometric gap."""
+    return 1 / math.log1p(-p)
+
+
 @dataclass(frozen=True)
 class MaskedSite:
     """What the generator needs of a site: its name, units per image and pass, and its drop probability."""
@@ -86,6 +97,7 @@ class KeyedMasks:
         sites: the perturbed sites, each with ``0 < p < 1``.
         seed: the run's seed.
         device: where the positions are wanted. MPS has no float64, so there they are drawn on the CPU and copied.
+
     """
 
     def __init__(self, sites: Sequence[MaskedSite], seed: int, device: torch.device | str = "cpu") -> None:
@@ -94,23 +106,23 @@ class KeyedMasks:
         self._draw_on = torch.device("cpu") if self.device.type == "mps" else self.device
         self._seed = _mix(seed % _WORD)
         self._site_keys = [name_key(s.name) for s in self.sites]
-        # On a GPU a check for overrun would synchronise, so there the slack makes one impossible in practice (P < 1e-20).
-        self._layout(4.0 if self._draw_on.type == "cpu" else 10.0)
+        # On a GPU a check for overrun would synchronise, so there the slack makes one impossible in practice (P <
+        # 1e-17).
+        self._sigmas = 4.0 if self._draw_on.type == "cpu" else 10.0
+        self._slices: list[slice] = []  # laid out when first drawn: zero_ needs none of it
 
-    def _layout(self, sigmas: float) -> None:
-        self._sigmas = sigmas
-        words = [_stream_words(s.units, s.p, sigmas) for s in self.sites]
+    def _layout(self) -> None:
+        words = [_stream_words(s.units, s.p, self._sigmas) for s in self.sites]
         self._slices, start = [], 0
         for n in words:
             self._slices.append(slice(2 * start, 2 * (start + n)))
             start += n
         # word j of a site's streams is mix(image key + site key + gamma * (j + 1))
-        counters = [_signed(_GAMMA * (j + 1)) for n in words for j in range(n)]
-        self._counters = torch.tensor(counters, dtype=torch.int64, device=self._draw_on)
+        self._counters = torch.cat([torch.arange(1, n + 1, device=self._draw_on) for n in words]).mul_(_signed(_GAMMA))
         self._words = torch.tensor(words, device=self._draw_on)
         self._n_words = start
-        inverse = [1 / math.log1p(-s.p) for s, n in zip(self.sites, words, strict=True) for _ in range(2 * n)]
-        self._inverse_log_q = torch.tensor(inverse, dtype=torch.float64, device=self._draw_on)
+        inverse = torch.tensor([_inverse_log_q(s.p) for s in self.sites], dtype=torch.float64, device=self._draw_on)
+        self._inverses = inverse.repeat_interleave(2 * self._words, output_size=2 * start)
         self._ends = torch.tensor([s.stop - 1 for s in self._slices[:-1]], dtype=torch.int64, device=self._draw_on)
 
     def _gaps(self, trial: int, block: int, keys: Tensor) -> Tensor:
@@ -121,7 +133,16 @@ class KeyedMasks:
         words = _mix_(keys[:, None] + sites.add_(self._counters))
         # The half keeps the uniform off 0 and 1, and off every boundary between two gaps.
         uniform = words.view(torch.int32).to(torch.float64).add_(2.0**31 + 0.5).mul_(2.0**-32)
-        return uniform.log_().mul_(self._inverse_log_q).ceil_()
+        return uniform.log_().mul_(self._inverses).ceil_()
+
+    def zero_(self, y: Tensor, index: int, trial: int, block: int, keys: Tensor, first: int, last: int) -> Tensor:
+        """Zero the dropped units of site number ``index`` in its output ``y``, on the CPU; the rest as :meth:`draw`."""
+        site = self.sites[index]
+        run = _mix(_mix(_mix(self._seed ^ trial) ^ block) ^ self._site_keys[index])
+        skip, width = site.units * first, site.units * (last - first)
+        streams = keys.numpy().view(np.uint64)
+        _zero_streams(y.view(len(keys), width).numpy(), streams, np.uint64(run), _inverse_log_q(site.p), skip)
+        return y
 
     def draw(self, trial: int, block: int, keys: Tensor, first: int = 0, last: int = PASS_BLOCK) -> list[Tensor]:
         """Dropped units of passes ``first:last`` of a block.
@@ -136,7 +157,10 @@ class KeyedMasks:
         Returns:
             One float64 tensor per site, ``[B, n]``: ascending positions in the image's ``(last - first) * units`` units
             (pass-major). Entries outside ``[0, (last - first) * units)`` belong to other passes.
+
         """
+        if not self._slices:
+            self._layout()
         keys = keys.to(self._draw_on)
         ends = self._gaps(trial, block, keys).cumsum_(1)
         before = torch.nn.functional.pad(ends[:, self._ends], (1, 0))
@@ -147,13 +171,14 @@ class KeyedMasks:
         if self._draw_on.type == "cpu" and len(keys):
             widths = [site.units * (last - first) for site in self.sites]
             if any(bool((pos[:, -1] < width).any()) for pos, width in zip(positions, widths, strict=True)):
-                self._layout(2 * self._sigmas)  # longer streams continue the same sequence
+                self._sigmas *= 2
+                self._layout()  # longer streams continue the same sequence
                 return self.draw(trial, block, keys, first, last)
         return positions
 
 
 def zero_units_(y: Tensor, positions: Tensor) -> Tensor:
-    """Zero the drawn units of ``y`` in place.
+    """Zero the drawn units of ``y`` in place, without a synchronisation.
 
     Args:
         y: contiguous ``[B * P, ...]``, image-major, ``P`` passes of each image.
@@ -161,27 +186,43 @@ def zero_units_(y: Tensor, positions: Tensor) -> Tensor:
 
     Returns:
         ``y``.
+
     """
     batch = len(positions)
     width = y.numel() // batch
     flat = y.view(-1)
     starts = torch.arange(0, batch * width, width, device=positions.device, dtype=positions.dtype)[:, None]
     inside = (positions >= 0).logical_and_(positions < width)
-    if y.device.type == "cpu":
-        flat.index_fill_(0, (positions + starts).masked_select(inside).to(torch.int64), 0)
-    else:
-        _scatter_zeros_(flat, positions, inside, starts)
-    return y
-
-
-def _scatter_zeros_(flat: Tensor, positions: Tensor, inside: Tensor, starts: Tensor) -> None:
-    """The same without a compaction, which would synchronise a GPU.
-
-    Entries outside are redirected to their stream's first inside entry; streams that drop nothing write the image's first
-    unit with its own value. So every duplicate writes the same number.
-    """
+    # Selecting the entries inside would synchronise a GPU. So those outside are redirected to their stream's first
+    # inside entry; streams that drop nothing write the image's first unit with its own value. Every duplicate writes
+    # the same.
     first = torch.where(inside, positions, torch.inf).amin(1, keepdim=True)
     none = first.isinf()
     index = torch.where(inside, positions, torch.where(none, 0.0, first)).add_(starts).to(flat.device, torch.int64)
-    keep = flat[starts.to(flat.device, torch.int64)] * none.to(flat.device, flat.dtype)
+    keep = torch.where(none.to(flat.device), flat[starts.to(flat.device, torch.int64)], 0)
     flat.scatter_(0, index.view(-1), keep.expand_as(index).reshape(-1))
+    return y
+
+
+@numba.njit(cache=True, nogil=True)
+def _zero_streams(
+    y: NDArray[np.float32], keys: NDArray[np.uint64], site: np.uint64, inverse_log_q: float, skip: int
+) -> None:
+    """The CPU's way: walk each image's stream of gaps, and zero units of its row of ``y`` as they come."""
+    end = skip + y.shape[1]
+    for image in range(len(keys)):
+        counter = keys[image] + site
+        position = 0
+        while position <= end:
+            counter += np.uint64(_GAMMA)
+            word = counter
+            word = (word ^ (word >> np.uint64(30))) * np.uint64(_MIX1)
+            word = (word ^ (word >> np.uint64(27))) * np.uint64(_MIX2)
+            word ^= word >> np.uint64(31)
+            # the low half of the word first, each half read as a signed 32-bit number plus 2**31
+            for half in (word & np.uint64(0xFFFFFFFF), word >> np.uint64(32)):
+                uniform = (float(half ^ np.uint64(0x80000000)) + 0.5) * 2.0**-32
+                # bounded, because at p < 1e-17 a gap can be beyond int64
+                position += int(min(np.ceil(math.log(uniform) * inverse_log_q), _FAR))
+                if skip < position <= end:
+                    y[image, position - skip - 1] = 0

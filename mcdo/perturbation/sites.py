@@ -1,8 +1,8 @@
 """Sites: every linear map of an image tower, with a stable name, a role and a size.
 
-They are found twice. A traced forward pass shows every map that is carried out with a Parameter, however it is written; the
-module tree shows every map that its author declared. A map that is declared and never carried out is kept with
-``calls = 0``, and whoever asks for it gets an error.
+They are found twice. A traced forward pass shows every map that is carried out with a Parameter, however it is
+written; the module tree shows every map that its author declared. A map that is declared and never carried out is kept
+with ``calls = 0``, and whoever asks for it gets an error.
 """
 
 from __future__ import annotations
@@ -65,11 +65,12 @@ class Site:
     """One linear map.
 
     Attributes:
-        name: dotted name of the weight in the model, without the word "weight"; a part of a packed weight adds ``.q`` or
-            ``.kv``.
+        name: dotted name of the weight in the model, without the word "weight"; a part of a packed weight adds ``.q``
+            or ``.kv``.
         role: what it does.
         units: number of outputs per image and pass (tokens × features).
         calls: how often one forward pass carries it out.
+
     """
 
     name: str
@@ -95,6 +96,7 @@ class SiteTable:
 
         Raises:
             McdoError: for an unknown name, or a role or group of which the tower has no site.
+
         """
         chosen: set[str] = set()
         for word in (wanted,) if isinstance(wanted, str) else wanted:
@@ -123,8 +125,9 @@ def find_sites(encoder: Encoder) -> SiteTable:
     """Every linear map of the encoder's image tower (traced once per encoder).
 
     Raises:
-        McdoError: if a map is carried out twice in one pass, or its output does not have images in its first axis: masks
-            could not be keyed.
+        McdoError: if a map is carried out twice in one pass, or its output does not have images in its first axis:
+            masks could not be keyed.
+
     """
     if encoder not in _TABLES:
         _TABLES[encoder] = _trace(encoder)
@@ -137,7 +140,7 @@ def _site_name(parameter: str, part: str) -> str:
 
 
 def _declared(encoder: Encoder) -> set[str]:
-    """Names of the weights that ``nn.Linear``, ``nn.MultiheadAttention`` and ``nn.Conv2d`` modules of the tower declare."""
+    """Names of the weights that the tower's ``nn.Linear``, ``nn.Conv2d`` and ``nn.MultiheadAttention`` declare."""
     names = set()
     for prefix, root in encoder.image_modules:
         for name, module in root.named_modules(prefix=prefix):
@@ -172,7 +175,9 @@ def _trace(encoder: Encoder) -> SiteTable:
         encoder.forward_image(blank)
     for name, shape in shapes.items():
         if calls[name] > 1:
-            raise McdoError(f"{encoder.key}: site {name} is carried out {calls[name]} times in one pass; this is not supported")
+            raise McdoError(
+                f"{encoder.key}: site {name} is carried out {calls[name]} times in one pass; this is not supported"
+            )
         if shape[0] != batch:
             raise McdoError(f"{encoder.key}: site {name} has output {tuple(shape)}, without images in its first axis")
     sites = [Site(n, role_of(n), s.numel() // batch, calls[n]) for n, s in shapes.items()]
@@ -204,12 +209,11 @@ def check_comparable(roles: dict[str, Sequence[str]], *, allow_different: bool =
         allow_different: compare them all the same.
 
     Raises:
-        McdoError: naming the roles that only some of the models have.
+        McdoError: naming the roles of each model.
+
     """
-    sets = {model: set(r) for model, r in roles.items()}
-    odd = set.union(*sets.values()) - set.intersection(*sets.values()) if sets else set()
-    if odd and not allow_different:
-        lines = "; ".join(f"{model}: {', '.join(sorted(r))}" for model, r in sets.items())
+    if len({frozenset(r) for r in roles.values()}) > 1 and not allow_different:
+        lines = "; ".join(f"{model}: {', '.join(sorted(set(r)))}" for model, r in roles.items())
         raise McdoError(
             f"different perturbations cannot be compared ({lines}). "
             f"Perturb the roles they share (matched_roles), or ask for it with allow_different=True"

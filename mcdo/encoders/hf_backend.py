@@ -1,0 +1,264 @@
+"""Builds encoders with transformers: CLIP, SigLIP and SigLIP2 checkpoints, ``hf:ID_OR_PATH``.
+
+Everything is read from this disk (a folder, or the HuggingFace cache). transformers goes on with random values for
+parameters that a checkpoint lacks, so its loading report is read and refused here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+from mcdo.encoders.encoder import Encoder, NamedModules, Preprocessing, Tokenizer, Towers
+from mcdo.encoders.quiet import quiet_libraries
+from mcdo.encoders.spec import EncoderSpec
+from mcdo.encoders.weights import cached, missing, refuse_pickles
+from mcdo.errors import McdoError, nearest
+
+MODEL_TYPES = ("clip", "siglip", "siglip2")
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def own_spec(key: str, source: str, registered: EncoderSpec | None = None) -> EncoderSpec:
+    """The spec of a checkpoint, from its config.json; ``registered`` is the entry that it stands in for."""
+    config = _config(key, source)
+    vision = config.vision_config
+    clip = config.model_type == "clip"
+    spec = EncoderSpec(
+        key=key,
+        family="clip" if clip else "siglip",
+        backend="hf",
+        name=source,
+        resolution=_square_side(vision) if config.model_type == "siglip2" else int(vision.image_size),
+        feature_dim=int(config.projection_dim if clip else vision.hidden_size),
+        loss="softmax" if clip else "sigmoid",
+        hf_id=source,
+    )
+    return spec if registered is None else replace(spec, quick_gelu=registered.quick_gelu)
+
+
+def load(spec: EncoderSpec, *, random: bool, seed: int, device: torch.device) -> Encoder:
+    """Build, load and check the checkpoint that ``spec`` names. Raises McdoError, never falls back."""
+    config, folder = _config(spec.key, spec.name), _folder(spec.key, spec.name)
+    _check_activation(spec, config)
+    with quiet_libraries():
+        model = _untrained(config, seed) if random else _pretrained(spec, folder)
+    naflex = config.model_type == "siglip2"
+    image = _patched_image_tower(model) if naflex else _pooled(model.get_image_features, "pixel_values")
+    towers = Towers(
+        image,
+        _pooled(model.get_text_features, "input_ids"),
+        _present(model, "vision_model", "visual_projection"),
+        _present(model, "text_model", "text_projection"),
+    )
+    return Encoder(
+        spec,
+        model,
+        towers,
+        _preprocessing(spec, folder, naflex),
+        lambda: _tokenizer(spec, folder, config),
+        random_weights=random,
+        device=device,
+    )
+
+
+def _folder(key: str, source: str) -> Path:
+    """The checkpoint's folder: ``source`` itself, or its snapshot in the HuggingFace cache.
+
+    The libraries are given this folder and never the id, so that nothing is looked up on the network.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir() and _is_hub_id(source):
+        config = cached(source, "config.json")
+        if config is None:
+            raise missing(key, "the configuration and weights", source)
+        return config.parent
+    if not (folder / "config.json").is_file():
+        raise _absent(key, "the configuration and weights", source)
+    return folder
+
+
+def _is_hub_id(source: str) -> bool:
+    return source.count("/") <= 1 and not source.startswith((".", "/", "~"))
+
+
+def _absent(key: str, what: str, source: str) -> McdoError:
+    """The error for something that is not beside config.json."""
+    if not Path(source).expanduser().is_dir() and _is_hub_id(source):
+        return missing(key, what, source)
+    return McdoError(
+        f"{key}: {what} are not in {source}; a checkpoint's folder holds config.json, model.safetensors, "
+        "preprocessor_config.json and the tokenizer's files. Random weights must be asked for by name: "
+        "weights='random'."
+    )
+
+
+def _config(key: str, source: str) -> Any:
+    folder = _folder(key, source)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise McdoError(f"{key}: {folder}/config.json is not a configuration transformers knows: {error}") from error
+    if config.model_type not in MODEL_TYPES:
+        likely = nearest(config.model_type, MODEL_TYPES)
+        raise McdoError(
+            f"{key}: the model type {config.model_type!r} of {source} is not handled; the nearest: {likely}"
+        )
+    return config
+
+
+def _check_activation(spec: EncoderSpec, config: Any) -> None:
+    act = config.vision_config.hidden_act
+    if spec.quick_gelu is not None and spec.quick_gelu != (act == "quick_gelu"):
+        raise McdoError(
+            f"{spec.key}: the weights were trained {'with' if spec.quick_gelu else 'without'} QuickGELU, but the "
+            f"configuration of {spec.name} says hidden_act={act!r}; correct it there"
+        )
+
+
+def _untrained(config: Any, seed: int) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return AutoModel.from_config(config)
+
+
+def _pretrained(spec: EncoderSpec, folder: Path) -> Any:
+    safe = any((folder / name).is_file() for name in _SAFETENSORS)
+    pickles = sorted(folder.glob("pytorch_model*.bin"))
+    if not safe and not pickles:
+        raise _absent(spec.key, "the weights", spec.name)
+    for shard in () if safe else pickles:
+        refuse_pickles(shard)
+    try:
+        model, report = AutoModel.from_pretrained(
+            folder,
+            output_loading_info=True,
+            local_files_only=True,
+            use_safetensors=safe,
+            weights_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise McdoError(f"{spec.key}: the weights of {spec.name} cannot be loaded: {str(error)[:600]}") from error
+    lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if lacking:
+        raise McdoError(
+            f"{spec.key}: the checkpoint of {spec.name} lacks {len(lacking)} parameters or has them in another shape "
+            f"({', '.join(lacking[:3])}, ...), which transformers would leave random; it belongs to another model"
+        )
+    return model
+
+
+def _present(model: nn.Module, *names: str) -> NamedModules:
+    found = ((name, getattr(model, name, None)) for name in names)
+    return tuple((name, module) for name, module in found if isinstance(module, nn.Module))
+
+
+def _pooled(forward: Any, argument: str) -> Any:
+    """The features that ``forward`` returns, bare (transformers 4) or in a record (transformers 5)."""
+
+    def features(x: Tensor) -> Tensor:
+        return _features(forward(**{argument: x}))
+
+    return features
+
+
+def _features(result: Any) -> Tensor:
+    features: Tensor = result if isinstance(result, Tensor) else result.pooler_output
+    return features
+
+
+def _square_side(vision: Any) -> int:
+    return int(vision.patch_size) * math.isqrt(int(vision.num_patches))
+
+
+def _patched_image_tower(model: Any) -> Any:
+    """SigLIP2's towers of variable shape take rows of patches; here every image is one square, fully visible."""
+    patch = int(model.config.vision_config.patch_size)
+
+    def features(pixels: Tensor) -> Tensor:
+        B, C, H, W = pixels.shape
+        rows, columns = H // patch, W // patch
+        patches = (
+            pixels.reshape(B, C, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1).reshape(B, rows * columns, -1)
+        )
+        visible = torch.ones(patches.shape[:2], dtype=torch.int32, device=pixels.device)
+        shapes = torch.tensor([[rows, columns]]).expand(B, -1)
+        return _features(
+            model.get_image_features(pixel_values=patches, pixel_attention_mask=visible, spatial_shapes=shapes)
+        )
+
+    return features
+
+
+def _preprocessing(spec: EncoderSpec, folder: Path, naflex: bool) -> Preprocessing:
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise _absent(spec.key, "the image processor's settings (preprocessor_config.json)", spec.name)
+    with quiet_libraries():
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-6:
+        raise McdoError(f"{spec.key}: the image processor of {spec.name} does not scale pixels by 1/255")
+    to_uint8 = _square(processor, spec.resolution) if naflex else _resized(processor)
+    shape = tuple(to_uint8(Image.new("RGB", (spec.resolution + 8, spec.resolution))).shape)
+    if shape != (3, spec.resolution, spec.resolution):
+        raise McdoError(
+            f"{spec.key}: the image processor of {spec.name} gives {shape}, not {spec.resolution} px squares"
+        )
+    normal = processor.do_normalize
+    mean = tuple(processor.image_mean) if normal else (0.0,) * 3
+    std = tuple(processor.image_std) if normal else (1.0,) * 3
+    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
+    size = spec.resolution if naflex else dict(processor.size)
+    identity = (
+        f"{type(processor).__name__} resize {size}, crop {dict(crop) if crop else None}, "
+        f"resample {int(processor.resample)}, mean {mean}, std {std}"
+    )
+    return Preprocessing(to_uint8, spec.resolution, mean, std, identity)
+
+
+def _resized(processor: Any) -> Any:
+    """The processor without its last two steps, which are the harness's own."""
+
+    def to_uint8(image: Image.Image) -> Tensor:
+        batch = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
+        out: Tensor = batch["pixel_values"][0]
+        return out if out.dtype == torch.uint8 else out.round().clamp(0, 255).to(torch.uint8)
+
+    return to_uint8
+
+
+def _square(processor: Any, side: int) -> Any:
+    def to_uint8(image: Image.Image) -> Tensor:
+        resized = image.convert("RGB").resize((side, side), Image.Resampling(int(processor.resample)))
+        return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).contiguous()
+
+    return to_uint8
+
+
+def _tokenizer(spec: EncoderSpec, folder: Path, config: Any) -> Tokenizer:
+    if not (folder / "tokenizer_config.json").is_file():
+        raise _absent(spec.key, "the tokenizer's files", spec.name)
+    with quiet_libraries():
+        words = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    length = int(config.text_config.max_position_embeddings)
+    # SigLIP's towers were trained on lower-case text padded on the right to the full length, attend to the padding and
+    # read the last position: any other padding collapses their text features.
+    words.padding_side = "right"
+    lower = spec.family == "siglip"
+
+    def tokenize(texts: list[str]) -> Tensor:
+        cleaned = [text.lower() for text in texts] if lower else texts
+        rows = words(cleaned, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        tokens: Tensor = rows["input_ids"]
+        return tokens
+
+    return tokenize

@@ -1,0 +1,169 @@
+"""The harness's own gates: a verdict counts for nothing if one of these fails."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+import mcdo
+from mcdo.encoders import Encoder, load_encoder
+from mcdo.experiments import exp0_nested_mc as exp0
+from mcdo.experiments import exp5_subset_ambiguity as exp5
+from mcdo.experiments.bench import Bench
+from mcdo.perturbation import Dropout, count_by_role, deterministic_features, find_sites, image_keys, perturbed
+from mcdo.stats import ambiguity_targets, auroc_high, null_pass_rate, reliability, spearman
+
+pytestmark = [pytest.mark.phase1, pytest.mark.gate]
+
+COLLAPSED = 0.90
+"""Mean pairwise cosine of class prompts above which a text tower is refused (S1: 0.976 was broken, 0.762 right)."""
+
+
+def _few(bench: Bench, model: str, n: int = 8) -> torch.Tensor:
+    config = exp0.Exp0Config.of(bench.settings.protocol)
+    return bench.pixels(model, config.n).batch(slice(0, n))
+
+
+def _ids(bench: Bench, n: int = 8) -> tuple[str, ...]:
+    return bench.images(exp0.Exp0Config.of(bench.settings.protocol).n).ids[:n]
+
+
+def test_every_requested_site_is_alive(
+    model: str, bench: Bench, record_property: Callable[[str, object], None]
+) -> None:
+    encoder, dropout = bench.encoder(model), bench.settings.dropout
+    records = mcdo.census(encoder, bench.images(exp0.Exp0Config.of(bench.settings.protocol).n), dropout)
+    requested = find_sites(encoder).select(dropout.sites)
+    record_property("sites", str(count_by_role(requested)))
+    assert [record.name for record in records] == [site.name for site in requested]
+    assert all(record.calls == 1 and record.variance > 0 for record in records)
+
+
+def test_p_zero_gives_the_deterministic_features(model: str, bench: Bench) -> None:
+    encoder, pixels = bench.encoder(model), _few(bench, model)
+    with perturbed(encoder, Dropout(0.0, bench.settings.dropout.sites), seed=1) as tower:
+        passes = tower(pixels, image_keys(_ids(bench, len(pixels)), encoder.device), trial=0, block=0)
+    plain = deterministic_features(encoder, pixels)
+    assert torch.equal(passes, plain[:, None].expand_as(passes))
+
+
+def test_the_watched_forward_pass_is_the_library_s_own(model: str, bench: Bench) -> None:
+    encoder, pixels = bench.encoder(model), _few(bench, model)
+    with torch.inference_mode():
+        plain = encoder.forward_image(pixels)
+    torch.testing.assert_close(
+        deterministic_features(encoder, pixels), plain, rtol=1e-4, atol=1e-5 * float(plain.abs().max())
+    )
+
+
+def test_the_model_is_restored(model: str, bench: Bench) -> None:
+    encoder, pixels = bench.encoder(model), _few(bench, model, 2)
+    state = copy.deepcopy(encoder.model.state_dict())
+    tree = [(name, type(module), list(module._forward_hooks)) for name, module in encoder.model.named_modules()]
+    keys = image_keys(_ids(bench, len(pixels)), encoder.device)
+    with perturbed(encoder, bench.settings.dropout, seed=1) as tower:
+        tower(pixels, keys, trial=0, block=0)
+    with pytest.raises(ZeroDivisionError), perturbed(encoder, bench.settings.dropout, seed=1) as tower:
+        tower(pixels, keys, trial=0, block=0)
+        raise ZeroDivisionError
+    after = encoder.model.state_dict()
+    assert state.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in state.items())
+    assert tree == [(name, type(module), list(module._forward_hooks)) for name, module in encoder.model.named_modules()]
+
+
+def test_scores_do_not_depend_on_the_batch(model: str, bench: Bench) -> None:
+    encoder, n = bench.encoder(model), exp0.Exp0Config.of(bench.settings.protocol).n
+    images = bench.images(n).select(slice(0, 8))
+
+    def scores(batch_size: int, order: slice = slice(None)) -> np.ndarray:
+        run = mcdo.monte_carlo(
+            encoder, images.select(order), bench.settings.dropout, (16,), 1, batch_size=batch_size, geometry=()
+        )
+        return run.scores("trace_pre")[0]
+
+    whole = scores(128)
+    for batch_size in (1, 3, 8):
+        np.testing.assert_allclose(scores(batch_size), whole, rtol=1e-5)
+    np.testing.assert_allclose(scores(128, slice(None, None, -1))[::-1], whole, rtol=1e-5)
+    np.testing.assert_allclose(scores(128, slice(2, 5)), whole[2:5], rtol=1e-5)
+
+
+def test_text_embeddings_are_not_collapsed(
+    model: str, bench: Bench, record_property: Callable[[str, object], None]
+) -> None:
+    names = bench.images(exp0.Exp0Config.of(bench.settings.protocol).n).class_names
+    cosine = bench.encoder(model).text_collapse([exp5.TEMPLATES[0].format(name) for name in names])
+    record_property("mean pairwise cosine", f"{cosine:.3f}")
+    assert cosine <= COLLAPSED, (
+        f"{model}: class prompts have mean pairwise cosine {cosine:.3f}: the text tower is broken"
+    )
+
+
+def test_weights_are_trained(model: str, bench: Bench) -> None:
+    assert not bench.encoder(model).random_weights, f"{model} has random weights: nothing follows from its scores"
+
+
+@pytest.mark.parametrize(
+    "tier", [pytest.param("cuda", marks=pytest.mark.cuda), pytest.param("mps", marks=pytest.mark.mps)]
+)
+def test_accelerator_agrees_with_the_cpu(tier: str, bench: Bench) -> None:
+    model = next(m for m in bench.settings.models)
+    images = bench.images(exp0.Exp0Config.of(bench.settings.protocol).n).select(slice(0, 16))
+
+    def scores(encoder: Encoder) -> np.ndarray:
+        run = mcdo.monte_carlo(encoder, images, bench.settings.dropout, (64,), 1, geometry=())
+        return run.scores("trace_pre")[0]
+
+    weights = "random" if model in bench.settings.random_weights else "pretrained"
+    there, here = (load_encoder(model, device, weights=weights, seed=bench.settings.seed) for device in (tier, "cpu"))
+    np.testing.assert_allclose(scores(there), scores(here), rtol=1e-3)
+
+
+@pytest.mark.experiment(exp5, exp5.Exp5SubsetConfig)
+def test_permuted_scores_do_not_pass_the_bars(
+    model: str, bench: Bench, record_property: Callable[[str, object], None]
+) -> None:
+    """The null gate: the bars' own analysis, on scores that belong to other images."""
+    settings = bench.settings
+    config = exp5.Exp5SubsetConfig.of(settings.protocol, settings.seed, settings.dropout)
+    images, run = bench.images(config.n), bench.run(exp5.needs(config, model))
+    targets = ambiguity_targets(exp5.zero_shot_logits(bench.encoder(model), run.features, images), images.labels)
+
+    def passes(score: np.ndarray) -> bool:
+        rho = spearman(score, targets.entropy, resamples=2).value
+        area = auroc_high(score, targets.entropy, resamples=2).value
+        return rho > exp5.RHO_ENTROPY_BAR and area > exp5.AUROC_ENTROPY_BAR
+
+    null = null_pass_rate(passes, run.scores("trace_pre")[0], permutations=400, seed=settings.seed)
+    record_property("null pass rate", str(null.rate))
+    assert null.rate.high < 0.01, f"{model}: permuted scores pass at {null.rate}"
+
+
+@pytest.mark.experiment(exp0, exp0.Exp0Config)
+def test_permuted_trials_are_not_reliable(model: str, bench: Bench) -> None:
+    """The null gate of reliability: each trial shuffled over images on its own."""
+    settings = bench.settings
+    config = exp0.Exp0Config.of(settings.protocol, settings.seed, settings.dropout)
+    scores = bench.run(exp0.needs(config, model)).scores("trace_pre", config.passes[-1])[: config.trials]
+    rng = np.random.default_rng(settings.seed)
+    for _ in range(20):
+        shuffled = np.stack([rng.permutation(trial) for trial in scores])
+        r = reliability(shuffled, resamples=2)
+        assert r.status == "failed", f"{model}: shuffled trials are {r.status} (ρ={r.spearman:.3f})"
+        assert r.snr == pytest.approx(1 / config.trials, abs=0.15), "under pure noise SNR tends to 1/K"
+
+
+def test_images_are_spread_over_the_classes(bench: Bench) -> None:
+    """The published Phase 1 used the first 100 of 1000 classes."""
+    images = bench.images(exp0.Exp0Config.of(bench.settings.protocol).n)
+    if images.labels is None:
+        pytest.skip(f"{images.name} has no labels")
+    classes, counts = np.unique(images.labels, return_counts=True)
+    wanted = min(len(images), len(images.class_names))
+    assert len(classes) >= 0.9 * wanted, f"{len(classes)} of {len(images.class_names)} classes in {len(images)} images"
+    assert counts.max() <= 10 * max(1, len(images) // len(images.class_names))

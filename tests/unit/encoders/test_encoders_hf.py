@@ -1,0 +1,199 @@
+"""HuggingFace checkpoints made here, tiny and untrained: the towers and their handling are what is tested."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    Siglip2Model,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+)
+
+from mcdo.encoders import load_encoder
+from mcdo.encoders.recipe import tokenizer
+from mcdo.errors import McdoError
+
+_TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def _text(words: Any) -> dict[str, Any]:
+    ids = {"pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id, "bos_token_id": words.unk_token_id}
+    return {**_TOWER, "vocab_size": len(words), "max_position_embeddings": 16, **ids}
+
+
+def make_checkpoint(kind: str, folder: Path) -> Path:
+    words = tokenizer()
+    vision = {**_TOWER, "image_size": 16, "patch_size": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(3)
+        if kind == "clip":
+            clip = CLIPConfig(text_config=_text(words), vision_config=vision, projection_dim=12)
+            CLIPModel(clip).save_pretrained(folder)
+            CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(
+                folder
+            )
+        elif kind == "siglip":
+            text = {**_text(words), "projection_size": 16}
+            SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+            SiglipImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+        else:
+            text = {**_text(words), "projection_size": 16}
+            shape = {**_TOWER, "num_patches": 4, "patch_size": 8}
+            Siglip2Model(Siglip2Config(text_config=text, vision_config=shape)).save_pretrained(folder)
+            Siglip2ImageProcessor(patch_size=8, max_num_patches=4).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["clip", "siglip", "siglip2"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    kind = str(request.param)
+    return kind, make_checkpoint(kind, tmp_path_factory.mktemp(kind))
+
+
+def _picture(size: tuple[int, int] = (40, 29)) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def test_checkpoint_loads_with_its_family_loss_and_size(checkpoint: tuple[str, Path]) -> None:
+    kind, folder = checkpoint
+    encoder = load_encoder(f"hf:{folder}")
+    clip = kind == "clip"
+    assert (encoder.spec.family, encoder.loss) == (("clip", "softmax") if clip else ("siglip", "sigmoid"))
+    assert (encoder.resolution, encoder.feature_dim) == (16, 12 if clip else 16)
+    assert not encoder.model.training
+    assert not any(p.requires_grad for p in encoder.model.parameters())
+    assert encoder.forward_image(torch.zeros(3, 3, 16, 16)).shape == (3, encoder.feature_dim)
+    names = [name for name, _ in encoder.image_modules]
+    assert names == (["vision_model", "visual_projection"] if clip else ["vision_model"])
+
+
+def test_features_equal_those_of_the_library(checkpoint: tuple[str, Path]) -> None:
+    kind, folder = checkpoint
+    encoder = load_encoder(f"hf:{folder}")
+    picture = _picture()
+    pixels = encoder.normalise(encoder.to_uint8(picture)[None])
+    library: Any = (
+        {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}[kind].from_pretrained(folder).eval()
+    )
+    processor = AutoImageProcessor.from_pretrained(folder)
+    # The variable-shape processor keeps the aspect ratio, so it is shown the square that this harness makes.
+    shown = processor(images=picture.resize((16, 16), 2) if kind == "siglip2" else picture, return_tensors="pt")
+    words = AutoTokenizer.from_pretrained(folder)(
+        ["a photo of a two"], padding="max_length", padding_side="right", max_length=16, return_tensors="pt"
+    )["input_ids"]
+    with torch.no_grad():
+        image, text = library.get_image_features(**shown), library.get_text_features(input_ids=words)
+        ours_image, ours_text = encoder.forward_image(pixels), encoder.encode_text(["a photo of a two"])
+    for ours, theirs in ((ours_image, image), (ours_text, text)):
+        torch.testing.assert_close(ours, theirs if isinstance(theirs, torch.Tensor) else theirs.pooler_output)
+
+
+def test_zero_shot_head_uses_scale_and_bias(checkpoint: tuple[str, Path]) -> None:
+    kind, folder = checkpoint
+    encoder = load_encoder(f"hf:{folder}")
+    features = torch.randn(4, encoder.feature_dim, generator=torch.Generator().manual_seed(1))
+    logits = encoder.zero_shot_logits(features, ["one", "two"], "a {}")
+    units = torch.nn.functional.normalize(encoder.encode_text(["a one", "a two"]), dim=-1)
+    cosines = torch.nn.functional.normalize(features, dim=-1) @ units.T
+    torch.testing.assert_close(logits, encoder.logit_scale * cosines + encoder.logit_bias)
+    assert encoder.logit_scale > 0
+    assert kind != "clip" or encoder.logit_bias == 0
+
+
+def test_autograd_reaches_the_pixels(checkpoint: tuple[str, Path]) -> None:
+    encoder = load_encoder(f"hf:{checkpoint[1]}")
+    pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    torch.autograd.backward(encoder.forward_image(pixels).square().sum())
+    assert pixels.grad is not None
+    assert float(pixels.grad.abs().sum()) > 0
+
+
+def test_random_weights_of_a_checkpoint_follow_the_seed(checkpoint: tuple[str, Path]) -> None:
+    key = f"hf:{checkpoint[1]}"
+    first, again = (load_encoder(key, weights="random", seed=5) for _ in range(2))
+    other = load_encoder(key, weights="random", seed=6)
+    assert first.random_weights
+    assert first.weights_hash == again.weights_hash != other.weights_hash
+
+
+def test_parameter_missing_from_the_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder = make_checkpoint("siglip", tmp_path)
+    state = {k: v.clone() for k, v in load_file(folder / "model.safetensors").items()}  # not mapped to the file
+    del state["vision_model.post_layernorm.weight"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(McdoError, match=r"vision_model.post_layernorm.weight.*leave random"):
+        load_encoder(f"hf:{folder}")
+
+
+def test_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
+    folder = make_checkpoint("clip", tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(McdoError, match=r"the weights are not in .*weights='random'"):
+        load_encoder(f"hf:{folder}")
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Path.touch, (Path("never"),)  # type: ignore[return-value]
+
+
+def test_pickle_is_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = make_checkpoint("clip", tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(_Evil(), protocol=2))
+    with pytest.raises(McdoError, match="not unpickled"):
+        load_encoder(f"hf:{folder}")
+    assert not (tmp_path / "never").exists()
+
+
+def test_other_model_type_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf-8")
+    with pytest.raises(McdoError, match=r"'bert'.*not handled"):
+        load_encoder(f"hf:{tmp_path}")
+
+
+def test_registered_fallback_not_on_disk_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(McdoError, match="hf download google/siglip2-base-patch16-224"):
+        load_encoder("siglip2_b16", backend="hf")
+
+
+@pytest.mark.parametrize(("act", "fits"), [("quick_gelu", True), ("gelu", False)])
+def test_registered_fallback_on_disk_loads_with_quick_gelu_only(
+    act: str, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--openai--clip-vit-base-patch32"
+    folder = make_checkpoint("clip", home / "snapshots" / "abc")
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("abc", encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["vision_config"]["hidden_act"] = act
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if not fits:
+        with pytest.raises(McdoError, match=r"trained with QuickGELU.*hidden_act='gelu'"):
+            load_encoder("clip_b32", backend="hf")
+        return
+    encoder = load_encoder("clip_b32", backend="hf")
+    assert (encoder.key, encoder.spec.backend, encoder.feature_dim) == ("clip_b32", "hf", 12)
+    assert encoder.tokenize(["a two"]).shape == (1, 16)
