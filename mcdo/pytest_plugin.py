@@ -36,7 +36,7 @@ MARKS = {
     "cpu": "runs on the CPU",
     "mps": "runs on an Apple GPU",
     "cuda": "runs on an NVIDIA GPU",
-    "experiment(module, config)": "the experiment that a test belongs to: what it needs is measured together with the rest",
+    "experiment(module, config)": "the experiment of a test; what all selected ones need is measured together",
     "first_model": "runs on one model only: the first of the family clip, or the first",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -27,13 +27,13 @@ class ExperimentConfig:
     QUICK: ClassVar[Mapping[str, Any]] = {}
 
     seed: int = 42
-    dropout: Dropout = Dropout(0.01)
+    dropout: Dropout = field(default_factory=Dropout)
 
     @classmethod
     def of(cls: type[Config], protocol: ProtocolName, seed: int = 42, dropout: Dropout | None = None) -> Config:
         """The configuration under a protocol, with the run's seed and perturbation."""
         sizes = cls.QUICK if protocol == "quick" else {}
-        return cls(**sizes, seed=seed, dropout=Dropout(0.01) if dropout is None else dropout)
+        return cls(**sizes, seed=seed, dropout=Dropout() if dropout is None else dropout)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Exp4 (subset): trace against angular variance as the recipe, on the same passes.
 
-It shares exp0's passes, so its trace figures *are* exp0's: their agreement is no evidence of anything, and is not offered.
+It shares exp0's passes, so its trace figures *are* exp0's: their agreement is evidence of nothing, and is not offered.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Known findings: claims that were measured on the embedded encoders and do not hold, with the measured value.
 
-``data/findings.toml`` has one table per finding. A test whose claim is listed becomes a strict xfail, so that a change in
-either direction is loud. Findings hold for the embedded encoders only: a user's own encoder is always judged afresh.
+``data/findings.toml`` has one table per finding. A test whose claim is listed becomes a strict xfail, so that a change
+in either direction is loud. Findings hold for the embedded encoders only: a user's own is always judged afresh.
 """
 
 from __future__ import annotations

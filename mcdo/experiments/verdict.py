@@ -46,7 +46,7 @@ class Verdict:
 
 
 def needs_convergence(rows: Sequence[Row]) -> Row | None:
-    """The best marginal row, if the best is marginal: the decision then waits for the convergence sweep on its model."""
+    """The best row, if it is marginal: the decision then waits for the convergence sweep on its model."""
     best = max(rows, key=Row.rank, default=None)
     return best if best is not None and best.reliability.status == "marginal" else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
@@ -27,7 +28,7 @@ class PerturbedTower:
         self.encoder = encoder
         self.sites = live_sites(encoder, table, dropout)
         self._scale = dropout.scale
-        self._rows: tuple[Tensor, int, int, Tensor] | None = None
+        self._local = threading.local()  # blocks of images may be measured by several threads
         self._index = {key: self.sites.index(site) for key, site in table.by_weight.items() if site in self.sites}
         masked = [MaskedSite(site.name, site.units, dropout.p) for site in self.sites] if dropout.p else []
         self._masks = KeyedMasks(masked, seed, encoder.device) if masked else None
@@ -73,9 +74,10 @@ class PerturbedTower:
         """``passes`` rows of every image, kept for the next block of passes of the same images."""
         if pixels.is_inference():  # whether it was written to since cannot be known
             return pixels.repeat_interleave(passes, dim=0)
-        if self._rows is None or self._rows[0] is not pixels or self._rows[1:3] != (passes, pixels._version):
-            self._rows = (pixels, passes, pixels._version, pixels.repeat_interleave(passes, dim=0))
-        return self._rows[3]
+        held: tuple[Tensor, int, int, Tensor] | None = getattr(self._local, "rows", None)
+        if held is None or held[0] is not pixels or held[1:3] != (passes, pixels._version):
+            held = self._local.rows = (pixels, passes, pixels._version, pixels.repeat_interleave(passes, dim=0))
+        return held[3]
 
     def _handler(self, masks: KeyedMasks, keys: Tensor, trial: int, block: int, first: int, last: int) -> Handler:
         on_cpu = self.encoder.device.type == "cpu"

@@ -60,9 +60,11 @@ class LinearMaps(TorchFunctionMode):
             F.multi_head_attention_forward: self._attention,
             torch.matmul: self._matmul,
             torch.mm: self._matmul,
+            torch.Tensor.mm: self._matmul,
             torch.Tensor.matmul: self._matmul,
             torch.Tensor.__matmul__: self._matmul,
             torch.addmm: self._addmm,
+            torch.Tensor.addmm: self._addmm,
         }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

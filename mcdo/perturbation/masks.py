@@ -131,7 +131,8 @@ class KeyedMasks:
         sites = torch.tensor([_signed(_mix(run ^ k)) for k in self._site_keys], device=self._draw_on)
         sites = sites.repeat_interleave(self._words, output_size=self._n_words)
         words = _mix_(keys[:, None] + sites.add_(self._counters))
-        # The half keeps the uniform off 0 and 1, and off every boundary between two gaps.
+        # The half keeps the uniform off 0 and 1 and, at every published p, farther off the boundaries between two gaps
+        # than rounding reaches: so no library's logarithm can change a mask.
         uniform = words.view(torch.int32).to(torch.float64).add_(2.0**31 + 0.5).mul_(2.0**-32)
         return uniform.log_().mul_(self._inverses).ceil_()
 

@@ -46,12 +46,12 @@ GROUPS: dict[str, tuple[Role, ...]] = {
 # First match wins. The names are those of open_clip, timm and transformers.
 _ROLE_PATTERNS: tuple[tuple[str, Role], ...] = (
     (r"(^|\.)(patch_embed|patch_embedding|conv1)(\.|$)", Role.PATCH_EMBEDDING),
+    (r"(^|\.)(visual\.proj|visual\.head\.(proj|mlp\.fc[12])|visual_projection)$", Role.FINAL_PROJECTION),
     (r"(^|\.)(attn_pool|head\.(attention|mlp))(\.|$)", Role.POOLING_HEAD),
     (r"\.(attn|self_attn)\.(in_proj|qkv|[qkv]_proj|[qkv])(\.|$)", Role.QKV),
     (r"\.(attn|self_attn)\.(out_proj|proj)$", Role.ATTENTION_OUTPUT),
     (r"\.mlp\.(c_fc|fc1)$", Role.FC1),
     (r"\.mlp\.(c_proj|fc2)$", Role.FC2),
-    (r"(^|\.)(visual\.proj|visual\.head\.proj|visual_projection)$", Role.FINAL_PROJECTION),
 )
 
 

@@ -1,0 +1,36 @@
+# Everything on a fresh machine: each target makes the environment it needs first. CPython 3.10 or newer, pip and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: gate test lint models env clean
+
+gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
+	$(PYTEST) -m phase1 --junitxml=reports/phase1/junit.xml
+
+test: env  ## the whole test suite, with Phase 1 at its quick sizes
+	$(PYTEST) --protocol quick --store none --reports reports/quick
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+models: env  ## train the embedded encoders anew
+	$(BIN)/python -m mcdo.encoders.train
+
+env: $(VENV)/.test
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@ $(VENV)/.test
+
+clean:
+	rm -rf $(VENV) reports store

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mcdo.encoders import REGISTRY
+from mcdo.errors import McdoError
+from mcdo.experiments.bench import Settings
+from mcdo.experiments.findings import Findings
+from mcdo.perturbation import Dropout
+
+ENTRY = """
+[[finding]]
+experiment = "exp5"
+claim = "rho_entropy/trace_pre"
+model = "clip_tiny"
+images = "digits"
+protocols = ["full"]
+measured = "0.1 [0.0, 0.2] n=10"
+reason = "because"
+"""
+
+
+def _load(tmp_path: Path, text: str) -> Findings:
+    (tmp_path / "findings.toml").write_text(text)
+    return Findings.load(tmp_path / "findings.toml")
+
+
+def test_a_finding_holds_for_its_own_model_images_and_protocol_only(tmp_path: Path) -> None:
+    findings, settings = _load(tmp_path, ENTRY), Settings(models=("clip_tiny",))
+    found = findings.lookup("exp5", "rho_entropy/trace_pre", "clip_tiny", settings)
+    assert found is not None
+    assert found.reason == "because"
+    assert findings.lookup("exp5", "rho_entropy/trace_post", "clip_tiny", settings) is None
+    assert findings.lookup("exp5", "rho_entropy/trace_pre", "siglip_tiny", settings) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Settings(models=("clip_tiny",), protocol="quick"),
+        Settings(models=("clip_tiny",), images="folder:x"),
+        Settings(models=("clip_tiny",), seed=1),
+        Settings(models=("clip_tiny",), dropout=Dropout(0.05)),
+        Settings(models=("clip_tiny",), dropout=Dropout(0.01, "mlp")),
+    ],
+    ids=["protocol", "images", "seed", "p", "sites"],
+)
+def test_a_finding_says_nothing_about_another_protocol(tmp_path: Path, other: Settings) -> None:
+    assert _load(tmp_path, ENTRY).lookup("exp5", "rho_entropy/trace_pre", "clip_tiny", other) is None
+
+
+def test_a_misspelt_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(McdoError, match=r"finding 1: .*(mesured.*measured|measured.*mesured)"):
+        _load(tmp_path, ENTRY.replace("measured", "mesured"))
+
+
+def test_the_shipped_findings_are_about_embedded_encoders() -> None:
+    for finding in Findings.load().all:
+        assert REGISTRY[finding.model].embedded
+        assert "n=" in finding.measured, f"{finding.claim}: a measured value has an n"

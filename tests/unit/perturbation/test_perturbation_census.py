@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from toy_towers import KINDS, LinearTower, fresh, keys_for, pixels_for, tower, toy
+
+from mcdo.errors import McdoError
+from mcdo.perturbation import Dropout, check_alive, find_sites, perturbed, site_variance
+from mcdo.perturbation.census import SiteRecord
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sites", ["all", ("all", "patch_embedding"), "mlp"])
+def test_every_site_of_every_tower_is_alive(kind: str, sites: Any) -> None:
+    encoder = tower(kind)
+    wanted = find_sites(encoder).select(sites)
+    assert check_alive(encoder, pixels_for(encoder, 1), Dropout(0.01, sites)) == wanted
+
+
+def test_a_site_whose_output_is_ignored_is_an_error_that_names_it() -> None:
+    encoder = fresh("clip_tiny")
+    attention: Any = encoder.model.get_submodule("visual.transformer.resblocks.1.attn")
+    with torch.no_grad():
+        attention.out_proj.weight.zero_()
+        attention.out_proj.bias.zero_()
+    pixels, block = pixels_for(encoder, 2), r"visual\.transformer\.resblocks\.1\.attn"
+    with pytest.raises(McdoError, match=rf"dead site {block}\.in_proj, {block}\.out_proj: "):
+        check_alive(encoder, pixels, Dropout(0.01))
+    with pytest.raises(McdoError, match="dead site"):  # and again, from what is known by now
+        check_alive(encoder, pixels, Dropout(0.01, "attention"))
+    assert len(check_alive(encoder, pixels, Dropout(0.01, "mlp"))) == 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_site_alone_causes_variance_that_grows_with_p(kind: str) -> None:
+    encoder = tower(kind)
+    pixels, keys = pixels_for(encoder), keys_for()
+    for site in find_sites(encoder).select(("all", "patch_embedding")):
+        small, large = (site_variance(encoder, pixels, keys, site, p, seed=0) for p in (0.02, 0.3))
+        assert 0 < small < large
+
+
+def test_site_variance_is_that_of_dropout() -> None:
+    encoder, p = toy(LinearTower), 0.1
+    pixels, keys = pixels_for(encoder, 40), keys_for(40)
+    site = find_sites(encoder).select("fc1")[0]
+    model: Any = encoder.model.visual
+    with torch.no_grad():
+        hidden = model.mlp.c_fc(model.conv1(pixels).flatten(2).transpose(1, 2))
+        expected = (hidden.square().sum(1) / 16 * p / (1 - p)) @ model.mlp.c_proj.weight.square().T
+    found = sum(site_variance(encoder, pixels, keys, site, p, seed) for seed in range(20)) / 20
+    assert found == pytest.approx(float(expected.mean()), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["clip_tiny", "siglip_tiny"])
+def test_variances_of_single_sites_add_up_to_the_total_at_small_p(kind: str) -> None:
+    encoder, p, blocks = tower(kind), 0.002, 16
+    pixels, keys = pixels_for(encoder, 8), keys_for(8)
+
+    def trace(sites: Any) -> float:
+        with perturbed(encoder, Dropout(p, sites), seed=2) as drop:
+            passes = torch.cat([drop(pixels, keys, 0, block) for block in range(blocks)], dim=1)
+        return float(passes.double().var(1).mean())
+
+    single = [trace(site.name) for site in find_sites(encoder).select("all")]
+    assert math.fsum(single) == pytest.approx(trace("all"), rel=0.15)
+    assert min(single) > 0
+
+
+def test_records_say_what_a_site_is() -> None:
+    record = SiteRecord("visual.proj", "final_projection", 1, 48, 0.5)
+    assert (record.name, record.role, record.calls, record.units, record.variance) == (
+        *("visual.proj", "final_projection", 1, 48),
+        0.5,
+    )
