@@ -145,6 +145,8 @@ def settings_from(config: pytest.Config) -> Settings:
     sites = _words(option("--sites"))
     random = frozenset(_words(option("--random-weights")))
     models = _models(config)
+    for model in models:
+        find_spec(model)  # an unknown key ends here, with the nearest
     if not random <= set(models):
         raise McdoError(
             f"--random-weights {', '.join(sorted(random - set(models)))}: not among --models {', '.join(models)}"

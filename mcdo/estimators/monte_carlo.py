@@ -11,6 +11,7 @@ import importlib.metadata
 import itertools
 import operator
 import platform
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -188,14 +189,18 @@ class _Silent(Progress):
 
 def _workers(device: torch.device, blocks: int) -> int:
     """Blocks of images measured at once: on a CPU, whole blocks share the cores better than single operations do."""
-    return min(torch.get_num_threads(), blocks, 8) if device.type == "cpu" else 1
+    return min(torch.get_num_threads(), blocks, 16) if device.type == "cpu" else 1
 
 
 @contextmanager
-def _threads_each(workers: int) -> Iterator[None]:
-    """Share torch's threads among ``workers``."""
+def _one_thread_each() -> Iterator[None]:
+    """Let every operation run on one thread.
+
+    How many threads share a product decides its last bits. With one, they do not depend on the machine's cores, nor on
+    how many blocks a shard of the images makes.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // workers))
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -217,6 +222,7 @@ class _Measurement:
     ) -> None:
         self.encoder, self.images, self.config, self.pixels = encoder, images, config, pixels
         self.weights, self.rows, self.bar = weights, rows, bar
+        self._lock = threading.Lock()
         self.keys = image_keys(images.ids, encoder.device)
         self.features = np.zeros((len(images), encoder.feature_dim), dtype=np.float32)
         self.values: dict[tuple[str, int], Scores] = {}
@@ -230,7 +236,7 @@ class _Measurement:
         workers = _workers(self.encoder.device, len(blocks))
         with (
             perturbed(self.encoder, self.config.dropout, self.config.seed) as tower,
-            _threads_each(workers),
+            _one_thread_each(),
             ThreadPoolExecutor(workers) as pool,
         ):
             try:
@@ -254,7 +260,8 @@ class _Measurement:
         """Images ``start:stop``, in smaller pieces where memory runs out."""
         done = start
         while done < stop:
-            end = min(stop, done + max(1, self.rows // PASS_BLOCK))
+            rows = self.rows
+            end = min(stop, done + max(1, rows // PASS_BLOCK))
             try:
                 self._images(tower, done, end)
             except (RuntimeError, MemoryError) as error:
@@ -263,14 +270,16 @@ class _Measurement:
             else:
                 done = end
                 continue
-            self._smaller()  # here, where the error no longer holds the tensors of the failed pass
+            self._smaller(rows)  # here, where the error no longer holds the tensors of the failed pass
         return start, stop
 
-    def _smaller(self) -> None:
+    def _smaller(self, tried: int) -> None:
         """Halve the rows of a forward pass: the masks are keyed, so the numbers stay the same."""
-        if self.rows == 1:
+        if tried == 1:
             raise _no_memory(self.encoder)
-        self.rows //= 2
+        with self._lock:
+            if self.rows == tried:  # or another block has halved them already
+                self.rows //= 2
         if self.encoder.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -290,8 +299,9 @@ class _Measurement:
         ]
         for trial, (scores, eigenvalues) in enumerate(results):
             for key, value in scores.items():
-                empty = np.full((self.config.trials, len(self.images)), np.nan)
-                self.values.setdefault(key, empty)[trial, start:stop] = value.double().cpu().numpy()
+                if key not in self.values:
+                    self.values.setdefault(key, np.full((self.config.trials, len(self.images)), np.nan))
+                self.values[key][trial, start:stop] = value.double().cpu().numpy()
             for t, value in eigenvalues.items():
                 self.eigenvalues[t][trial, start:stop] = value.numpy()
 

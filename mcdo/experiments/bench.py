@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar, cast
 
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloRun, monte_carlo
-from mcdo.experiments.base import Need, ProtocolName, merge
+from mcdo.experiments.base import ExperimentConfig, Need, ProtocolName, merge
 from mcdo.images import ImageSet, Pixels, TooFewImagesError, load_images, prepare_pixels
 from mcdo.perturbation import Dropout
 from mcdo.store import Store
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Bench:
         self._pixels: dict[tuple[str, int], Pixels] = {}
         self._plan: list[Need] = []
         self._runs: dict[Need, MonteCarloRun] = {}
+        self._results: dict[tuple[object, str], object] = {}
 
     def plan(self, needs: Iterable[Need]) -> None:
         """Announce needs before the first is measured, so that one run serves as many as it can."""
@@ -94,6 +98,12 @@ class Bench:
         if planned not in self._runs:
             self._runs[planned] = self._measure(planned)
         return self._runs[planned]
+
+    def once(self, config: ExperimentConfig, model: str, compute: Callable[[], Result]) -> Result:
+        """An experiment's result on a model, computed on first use; gates and experiments share it."""
+        if (config, model) not in self._results:
+            self._results[config, model] = compute()
+        return cast("Result", self._results[config, model])
 
     def _measure(self, need: Need) -> MonteCarloRun:
         config, images = need.config, self.images(need.n)

@@ -80,9 +80,9 @@ def compute(config: Exp0bConfig, run: MonteCarloRun) -> Exp0bResult:
     def scores(name: str) -> NDArray[np.float64]:
         return run.scores(name, config.passes)[: config.trials]
 
-    means = {name: bootstrap(_mean, scores(score), seed=config.seed) for name, score in ARRAYS.items()}
+    means = {name: bootstrap(_mean, scores(score), seed=config.seed, resamples=400) for name, score in ARRAYS.items()}
     correlations = {
-        name: bootstrap(_mean_spearman, scores(a), scores(b), seed=config.seed, resamples=500)
+        name: bootstrap(_mean_spearman, scores(a), scores(b), seed=config.seed, resamples=200)
         for name, (a, b) in PAIRS.items()
     }
     floor = off_diagonal_floor(config.passes, run.features.shape[1], seed=config.seed)

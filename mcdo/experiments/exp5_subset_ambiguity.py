@@ -42,10 +42,10 @@ class Exp5SubsetConfig(ExperimentConfig):
 
 @dataclass(frozen=True)
 class Exp5SubsetResult:
-    """Targets by head, the estimates of trace_pre against the softmax targets, and reports of every score."""
+    """Targets by head, estimates of the traces against the softmax targets, and reports of every score."""
 
     targets: dict[str, AmbiguityTargets]
-    estimates: dict[str, Estimate]
+    estimates: dict[str, dict[str, Estimate]]
     reports: dict[str, dict[str, Any]]
     accuracy: Estimate | None
 
@@ -96,7 +96,7 @@ def compute(
     seed, norm = config.seed, run.feature_norm
     reports = {
         f"{name}/{head}": ambiguity_report(
-            score, target, None if name == "feature_norm" else norm, seed=seed, resamples=300
+            score, target, None if name == "feature_norm" else norm, seed=seed, resamples=200
         )
         for name, score in scores.items()
         for head, target in targets.items()
@@ -104,7 +104,10 @@ def compute(
     correct = targets["softmax"].correct
     return Exp5SubsetResult(
         targets=targets,
-        estimates=ambiguity_estimates(scores["trace_pre"], targets["softmax"], norm, seed=seed),
+        estimates={
+            name: ambiguity_estimates(scores[name], targets["softmax"], norm, seed=seed)
+            for name in ("trace_pre", "trace_post")
+        },
         reports=reports,
         accuracy=None if correct is None else proportion(int(correct.sum()), len(correct)),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from weakref import WeakKeyDictionary
@@ -201,7 +201,7 @@ def matched_roles(*encoders: Encoder) -> tuple[str, ...]:
     return tuple(role.value for role in Role if role in shared)
 
 
-def check_comparable(roles: dict[str, Sequence[str]], *, allow_different: bool = False) -> None:
+def check_comparable(roles: Mapping[str, Sequence[str]], *, allow_different: bool = False) -> None:
     """Refuse a comparison of models that were perturbed at different roles.
 
     Args:

@@ -1,4 +1,4 @@
-"""The table and the verdict line that end a Phase 1 run on the terminal."""
+"""The tables and the verdict line that end a Phase 1 run on the terminal."""
 
 from __future__ import annotations
 
@@ -6,57 +6,78 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mcdo.experiments import exp0_nested_mc, verdict
+from mcdo.experiments import exp0_nested_mc as exp0
+from mcdo.experiments import exp5_subset_ambiguity as exp5
+from mcdo.experiments import verdict
 
-HEADER = ("model", "score", "T", "N", "K", "ρ [95 %]", "SNR", "ICC", "status")
+RELIABILITY = ("model", "score", "T", "N", "K", "ρ [95 %]", "SNR", "ICC", "status")
+VALIDITY = ("model", "score", "N", "ρ(entropy) [95 %]", "given norm", "AUROC(high entropy) [95 %]", "given norm")
 
 
 def verdict_lines(reports: Path, session: str) -> list[str]:
     """Lines for the terminal; empty when this session measured no reliability."""
-    overall = reports / exp0_nested_mc.FOLDER / "exp0_overall_summary.json"
-    if not overall.exists():
+    reliability, validity = _reliability(reports, session), _validity(reports, session)
+    if not reliability:
         return []
-    held = json.loads(overall.read_text(encoding="utf-8"))
-    if held.get("session") != session:
-        return []
-    rows = [
-        _row(model, score, label, spaces[space])
-        for model, by_passes in held["results"].items()
-        for space, score in exp0_nested_mc.SPACES.items()
+    bars = f"bars: ρ > {exp5.RHO_ENTROPY_BAR}, AUROC > {exp5.AUROC_ENTROPY_BAR}"
+    lines = ["", "Reliability: is it the same when measured again?", *_table([RELIABILITY, *reliability])]
+    if validity:
+        lines += [
+            "",
+            f"Validity: does it follow ambiguity, beyond the feature norm? ({bars})",
+            *_table([VALIDITY, *validity]),
+        ]
+    return [*lines, "", *_verdict(reports, session)]
+
+
+def _of_session(path: Path, session: str) -> dict[str, Any]:
+    held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return held if held.get("session") == session else {}
+
+
+def _reliability(reports: Path, session: str) -> list[tuple[str, ...]]:
+    held = _of_session(reports / exp0.FOLDER / "exp0_overall_summary.json", session)
+    return [
+        _reliability_row(model, score, label, spaces[space])
+        for model, by_passes in held.get("results", {}).items()
+        for space, score in exp0.SPACES.items()
         for label, spaces in by_passes.items()
     ]
-    return ["", *_table([HEADER, *rows]), "", *_verdict(reports, session)]
 
 
-def _row(model: str, score: str, label: str, r: dict[str, Any]) -> tuple[str, ...]:
-    low, high = r["pairwise_spearman_median_ci"]
-    return (
-        model,
-        score,
-        label.removeprefix("T="),
-        str(r["n_images"]),
-        str(r["n_trials"]),
-        f"{_number(r['pairwise_spearman_median'], 3)} [{_number(low, 2)}, {_number(high, 2)}]",
-        _number(r["snr"], 2),
-        _number(r["icc"], 3),
-        r["status"],
-    )
+def _reliability_row(model: str, score: str, label: str, r: dict[str, Any]) -> tuple[str, ...]:
+    rho = _interval(r["pairwise_spearman_median"], r["pairwise_spearman_median_ci"], 3)
+    sizes = (label.removeprefix("T="), str(r["n_images"]), str(r["n_trials"]))
+    return (model, score, *sizes, rho, _number(r["snr"], 2), _number(r["icc"], 3), r["status"])
+
+
+def _validity(reports: Path, session: str) -> list[tuple[str, ...]]:
+    held = _of_session(reports / exp5.FOLDER / "exp5_subset_overall_summary.json", session)
+    rows = []
+    for model, summary in held.get("results", {}).items():
+        for score in ("trace_pre", "trace_post", "feature_norm"):
+            report = summary["scores"][f"{score}/softmax"]
+            figures = []
+            for key in ("rho_uncertainty_vs_entropy", "auroc_high_entropy"):
+                figures.append(_interval(report[key], report[f"{key}_ci"], 2))
+                figures.append(_number(report.get(f"{key}_given_norm"), 2))
+            rows.append((model, score, str(report["n"]), *figures))
+    return rows
 
 
 def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def _interval(value: float | None, ends: list[float | None], digits: int) -> str:
+    return f"{_number(value, digits)} [{_number(ends[0], 2)}, {_number(ends[1], 2)}]"
+
+
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _verdict(reports: Path, session: str) -> list[str]:
-    path = reports / verdict.FILE
-    if not path.exists():
-        return []
-    held = json.loads(path.read_text(encoding="utf-8"))
-    if held["session"] != session:
-        return []
-    return [f"{held['decision']}: {held['reason']}. Report: {reports}"]
+    held = _of_session(reports / verdict.FILE, session)
+    return [f"{held['decision']}: {held['reason']}. Report: {reports}"] if held else []

@@ -25,7 +25,7 @@ def test_one_run_predicts_reliability_at_every_larger_t(
     settings = bench.settings
     config = convergence.ConvergenceConfig.of(settings.protocol, settings.seed, settings.dropout)
     run = bench.run(convergence.needs(config, model))
-    result = convergence.compute(config, run)
+    result = bench.once(config, model, lambda: convergence.compute(config, run))
     convergence.write(config, run, result, settings.reports / "phase1")
 
     usable = result.usable_from

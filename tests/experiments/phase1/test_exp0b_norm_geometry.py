@@ -27,7 +27,7 @@ def test_geometry_stands_beside_its_floor(
         assert np.isfinite([estimate.value, estimate.low, estimate.high]).all(), name
     record_property("offdiag floor (L1, Frobenius)", f"{result.floor[0]:.3f}, {result.floor[1]:.3f}")
 
-    # Independent noise is the least coupled a covariance can look: nothing measured may lie below it by more than noise.
+    # No covariance looks less coupled than independent noise: nothing measured may lie below it.
     assert result.means["offdiag_frobenius_pre"].value > result.floor[1] - 0.02
     d = run.features.shape[1]
     total = result.means["trace_pre_per_d"].value * d

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from toy_towers import KINDS, LinearTower, fresh, keys_for, pixels_for, tower, toy
+from toy_towers import one_thread as one_thread
 
 from mcdo.errors import McdoError
 from mcdo.perturbation import Dropout, check_alive, find_sites, perturbed, site_variance
-from mcdo.perturbation.census import SiteRecord
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,8 +57,8 @@ def test_site_variance_is_that_of_dropout() -> None:
 
 @pytest.mark.parametrize("kind", ["clip_tiny", "siglip_tiny"])
 def test_variances_of_single_sites_add_up_to_the_total_at_small_p(kind: str) -> None:
-    encoder, p, blocks = tower(kind), 0.002, 16
-    pixels, keys = pixels_for(encoder, 8), keys_for(8)
+    encoder, p, blocks = tower(kind), 0.002, 12
+    pixels, keys = pixels_for(encoder, 6), keys_for(6)
 
     def trace(sites: Any) -> float:
         with perturbed(encoder, Dropout(p, sites), seed=2) as drop:
@@ -68,11 +68,3 @@ def test_variances_of_single_sites_add_up_to_the_total_at_small_p(kind: str) -> 
     single = [trace(site.name) for site in find_sites(encoder).select("all")]
     assert math.fsum(single) == pytest.approx(trace("all"), rel=0.15)
     assert min(single) > 0
-
-
-def test_records_say_what_a_site_is() -> None:
-    record = SiteRecord("visual.proj", "final_projection", 1, 48, 0.5)
-    assert (record.name, record.role, record.calls, record.units, record.variance) == (
-        *("visual.proj", "final_projection", 1, 48),
-        0.5,
-    )

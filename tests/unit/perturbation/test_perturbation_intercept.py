@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from toy_towers import one_thread as one_thread
 from toy_towers import seeded
 
 from mcdo.perturbation.intercept import Compute, LinearMaps
@@ -58,7 +59,7 @@ def masks(kind: str, source: int) -> dict[str, Any]:
     causal = torch.ones(TARGET, source, dtype=torch.bool).triu(1)
     padding = torch.zeros(BATCH, source, dtype=torch.bool)
     padding[1, -2:] = True
-    return {
+    options: dict[str, dict[str, Any]] = {
         "none": {},
         "bool": {"attn_mask": causal},
         "float": {"attn_mask": noise(TARGET, source, seed=3)},
@@ -67,7 +68,8 @@ def masks(kind: str, source: int) -> dict[str, Any]:
         "float padding": {"key_padding_mask": torch.zeros(BATCH, source).masked_fill(padding, -torch.inf)},
         "bool and padding": {"attn_mask": causal, "key_padding_mask": padding},
         "causal": {"attn_mask": causal, "is_causal": True},
-    }[kind]
+    }
+    return options[kind]
 
 
 @pytest.mark.parametrize(

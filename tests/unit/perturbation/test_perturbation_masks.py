@@ -6,8 +6,9 @@ Each test of the distribution raises a false alarm in one of 10 000 choices of t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal, localcontext
 
 import numpy as np
@@ -73,7 +74,7 @@ def chi_square(observed: NDArray[np.float64], expected: NDArray[np.float64]) -> 
             edges.append(i + 1)
             total = 0.0
     edges[-1] = len(expected)
-    sums = [(observed[a:b].sum(), expected[a:b].sum()) for a, b in zip(edges, edges[1:], strict=False)]
+    sums = [(observed[a:b].sum(), expected[a:b].sum()) for a, b in itertools.pairwise(edges)]
     seen, hoped = np.array(sums).T
     return float(stats.chi2.sf(((seen - hoped) ** 2 / hoped).sum(), len(sums) - 1))
 
@@ -115,7 +116,7 @@ def test_gaps_are_geometric(p: float) -> None:
 def test_two_masks_overlap_as_independent_ones_do(axis: str, p: float) -> None:
     names, units = ids(400), 200
     one = dropped(names, p, units)
-    other = {
+    others: dict[str, Callable[[], NDArray[np.bool_]]] = {
         "pass": lambda: np.roll(one, 1, axis=1),
         "image": lambda: np.roll(one, 1, axis=0),
         "site": lambda: dropped(names, p, units, site="fc2"),
@@ -123,7 +124,8 @@ def test_two_masks_overlap_as_independent_ones_do(axis: str, p: float) -> None:
         "seed": lambda: dropped(names, p, units, seed=2),
         "block": lambda: dropped(names, p, units, block=1),
         "neighbouring unit": lambda: np.roll(one.reshape(len(names), -1), 1, axis=1).reshape(one.shape),
-    }[axis]()
+    }
+    other = others[axis]()
     n = one.size
     # given how many each drops, the overlap is hypergeometric
     expected = one.sum() * other.sum() / n
@@ -198,7 +200,7 @@ def test_masks_of_an_image_do_not_depend_on_the_others_nor_on_order(case: dict, 
 @given(masks_of_one, some_ids, st.lists(st.integers(1, PASS_BLOCK - 1), max_size=4, unique=True))
 def test_masks_do_not_depend_on_how_passes_are_split(case: dict, names: list[str], cuts: list[int]) -> None:  # type: ignore[type-arg]
     edges = [0, *sorted(cuts), PASS_BLOCK]
-    parts = [dropped(names, first=a, last=b, **case) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [dropped(names, first=a, last=b, **case) for a, b in itertools.pairwise(edges)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), dropped(names, **case))
 
 
@@ -282,7 +284,8 @@ def stream(seed: int, trial: int, block: int, image: str, site: str, p: float, e
     key = finalise(seed % 2**64)
     for part in (trial, block, key_of(site)):
         key = finalise(key ^ part)
-    counter, at, found = (key_of(image) + key) % 2**64, -1, []
+    found: list[int] = []
+    counter, at = (key_of(image) + key) % 2**64, -1
     while True:
         counter = (counter + 0x9E3779B97F4A7C15) % 2**64
         word = finalise(counter)

@@ -16,6 +16,7 @@ from toy_towers import (
     tower,
     toy,
 )
+from toy_towers import one_thread as one_thread
 
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.errors import McdoError
@@ -140,7 +141,7 @@ def test_an_unknown_site_is_an_error_with_the_nearest() -> None:
     name = "visual.transformer.resblocks.1.mlp.c_fcc"
     with pytest.raises(McdoError, match=re.escape(name) + r".*did you mean.*resblocks\.1\.mlp\.c_fc,"):
         find_sites(tower("clip_tiny")).select(name)
-    with pytest.raises(McdoError, match="did you mean.*attention_output"):
+    with pytest.raises(McdoError, match=r"did you mean.*attention_output"):
         find_sites(tower("clip_tiny")).select(("mlp", "attention_outputs"))
 
 

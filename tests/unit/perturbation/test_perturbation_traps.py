@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from toy_towers import fresh, keys_for, pixels_for, tower
+from toy_towers import one_thread as one_thread
 
 from mcdo.encoders import Encoder
 from mcdo.perturbation import Dropout, check_alive, deterministic_features, find_sites, perturbed
@@ -88,7 +89,7 @@ def test_repeated_runs_do_not_stack_dropouts_and_wrapping_again_does() -> None:
         for _ in range(3):
             for module in wrap(growing).values():
                 module.p = 0.05
-            stacked.append(torch.stack([encoder.forward_image(pixels) for _ in range(400)]).var(0).mean())
-    assert stacked[1] > 1.4 * stacked[0]
-    assert stacked[2] > 2.0 * stacked[0]
+            stacked.append(torch.stack([encoder.forward_image(pixels) for _ in range(150)]).var(0).mean())
+    assert stacked[1] > 1.3 * stacked[0]
+    assert stacked[2] > 1.8 * stacked[0]
     assert not torch.equal(encoder.forward_image(pixels), plain)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -27,6 +28,15 @@ from mcdo.perturbation import image_keys
 
 SIZE = 16
 _SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """For modules that import it: beside a busy core, two threads take ten times as long for such small products."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def seeded(build: Callable[[], Any], seed: int = 0) -> Any:
@@ -158,7 +168,9 @@ def fresh(kind: str) -> Encoder:
     if kind == "open_clip_in_house":
         return encoder_of(seeded(lambda: _open_clip(block_type="custom", qk_norm=True)), 12, key=kind)
     if kind == "open_clip_pooled":
-        return encoder_of(seeded(lambda: _open_clip(attentional_pool=True, attn_pooler_queries=3, attn_pooler_heads=2)), 12, key=kind)
+        return encoder_of(
+            seeded(lambda: _open_clip(attentional_pool=True, attn_pooler_queries=3, attn_pooler_heads=2)), 12, key=kind
+        )
     return _hf(kind) if kind.startswith("hf_") else load_encoder(kind, weights="random")
 
 

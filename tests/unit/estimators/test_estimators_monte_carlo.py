@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_estimators_scores import reference
+from torch import Tensor
+
+from mcdo.encoders import Encoder, load_encoder
+from mcdo.errors import McdoError
+from mcdo.estimators import DimensionWeights, MonteCarloRun, census, monte_carlo, provenance
+from mcdo.images import ImageSet, load_images, prepare_pixels
+from mcdo.perturbation import PASS_BLOCK, Dropout, deterministic_features, image_keys, perturbed
+
+KEYS = ("clip_tiny", "siglip_tiny")
+DROPOUT = Dropout(0.05)
+SCORES_OF_VARIANCE = ("trace_pre", "trace_post", "mean_cosine_dev", "max_dim_var", "mean_shift", "top_eigenvalue")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """What is compared bit for bit with a run, which itself takes one thread for each block of images."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def fresh(key: str) -> Encoder:
+    return load_encoder(key, weights="random")
+
+
+@cache
+def encoder_of(key: str) -> Encoder:
+    return fresh(key)
+
+
+@cache
+def digits(n: int = 6) -> ImageSet:
+    return load_images("digits", n=n)
+
+
+def run(key: str = "clip_tiny", images: ImageSet | None = None, dropout: Dropout = DROPOUT, **options: Any) -> Any:
+    protocol: dict[str, Any] = {"passes": (4, 16, 20), "trials": 2, "progress": False} | options
+    return monte_carlo(encoder_of(key), digits() if images is None else images, dropout, **protocol)
+
+
+def pixels_of(encoder: Encoder, images: ImageSet) -> Tensor:
+    preprocessing = encoder.preprocessing
+    return prepare_pixels(images, encoder.to_uint8, preprocessing.mean, preprocessing.std).batch(slice(None))
+
+
+def same(one: MonteCarloRun, other: MonteCarloRun, names: Any = None) -> list[tuple[str, int]]:
+    """(score, T) that are not equal bit for bit."""
+    names = one.score_names if names is None else names
+    every = [(name, t) for name in names for t in one.config.passes]
+    return [(n, t) for n, t in every if not np.array_equal(one.scores(n, t), other.scores(n, t))]
+
+
+def close(one: MonteCarloRun, other: MonteCarloRun, scores: Any = SCORES_OF_VARIANCE, rtol: float = 1e-5) -> None:
+    for name in scores:
+        for t in one.config.passes:
+            np.testing.assert_allclose(one.scores(name, t), other.scores(name, t), rtol=rtol, err_msg=f"{name} {t}")
+
+
+# ---- what is measured
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_scores_are_those_of_the_passes_themselves(key: str) -> None:
+    encoder, images = encoder_of(key), digits()
+    pixels, keys = pixels_of(encoder, images), image_keys(images.ids)
+    plain = deterministic_features(encoder, pixels)
+    found = run(key, seed=3)
+    with perturbed(encoder, DROPOUT, seed=3) as tower:
+        for trial in range(2):
+            passes = torch.cat([tower(pixels, keys, trial, 0), tower(pixels, keys, trial, 1, 0, 4)], dim=1)
+            for t in (4, 16, 20):
+                for i in range(len(images)):
+                    expected = reference(passes[i, :t].double().numpy(), plain[i].double().numpy())
+                    for name, value in expected.items():
+                        got = found.scores(name, t)[trial, i]
+                        assert got == pytest.approx(value, rel=1e-6 if name == "angular_var" else 1e-8), (name, t)
+    np.testing.assert_array_equal(found.features, plain.numpy())
+    relative = found.scores("trace_pre") / (plain.double().numpy() ** 2).sum(1)
+    np.testing.assert_allclose(found.scores("trace_pre_relative"), relative, rtol=1e-12)
+    assert found.scores("trace_pre").shape == (2, 6)
+    assert found.scores("trace_pre").dtype == np.float64
+    assert found.eigenvalues(16).shape == (2, 6, 10)
+    np.testing.assert_array_equal(found.eigenvalues(16)[..., 0], found.scores("top_eigenvalue", 16))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_without_dropout_traces_are_exactly_zero(key: str) -> None:
+    found = run(key, dropout=Dropout(0.0), passes=(2, 5, 23))
+    for name in (*SCORES_OF_VARIANCE, "norm_var", "angular_var", "trace_pre_relative"):
+        assert all(np.count_nonzero(found.scores(name, t)) == 0 for t in (2, 5, 23)), name
+
+
+def test_trials_and_seeds_differ_for_every_image() -> None:
+    found, other = run(), run(seed=43)
+    trace = found.scores("trace_pre")
+    assert (trace[0] != trace[1]).all()
+    assert (trace != other.scores("trace_pre")).all()
+    assert same(found, run()) == []
+
+
+@pytest.mark.parametrize("sites", ["mlp", ("attention", "projection"), "visual.conv1"])
+def test_only_the_sites_asked_for_are_perturbed(sites: Any) -> None:
+    found = run(dropout=Dropout(0.05, sites))
+    assert not np.allclose(found.scores("trace_pre"), run().scores("trace_pre"))
+    assert found.roles == {"mlp": ("fc1", "fc2"), "visual.conv1": ("patch_embedding",)}.get(
+        sites if isinstance(sites, str) else "", ("qkv", "attention_output", "final_projection")
+    )
+
+
+# ---- T, batches, order
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_scores_at_t_are_those_of_a_run_that_stops_there(key: str) -> None:
+    long = run(key, passes=(4, 16, 32, 40))
+    assert same(run(key, passes=(4, 16, 32)), long) == []
+    assert same(run(key, passes=(4, 16)), long) == []
+    # A last block that is cut short has other matrix sizes, and a T that is left out another order of additions.
+    close(run(key, passes=(4,)), long)
+    close(run(key, passes=(4, 20)), run(key, passes=(4, 20, 40)))
+    close(run(key, passes=(32,)), long)
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 50, 512])
+def test_scores_do_not_depend_on_the_batch_size(key: str, batch_size: int) -> None:
+    whole, part = run(key), run(key, batch_size=batch_size)
+    close(whole, part)
+    # second differences of float32 features: absolutely as exact, relatively less where the score is tiny
+    close(whole, part, whole.score_names, rtol=2e-4)
+    assert np.allclose(whole.features, part.features, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_scores_do_not_depend_on_order_nor_on_the_other_images(key: str) -> None:
+    order = np.array([4, 0, 5, 2, 1, 3])
+    whole = run(key)
+    close(whole.select(order), run(key, digits().select(order)))
+    close(whole.select([1, 4]), run(key, digits().select([1, 4])))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("key", KEYS)
+def test_shards_of_whole_batches_give_the_same_bits_on_any_number_of_threads(key: str, threads: int) -> None:
+    options: dict[str, Any] = {"batch_size": 3 * PASS_BLOCK}
+    whole = run(key, **options)
+    torch.set_num_threads(threads)
+    for part in (slice(0, 3), slice(3, 6)):
+        shard = run(key, digits().select(part), **options)
+        assert same(whole.select(part), shard) == []
+        assert np.array_equal(whole.features[part], shard.features)
+    assert same(whole, run(key, **options)) == []
+    assert torch.get_num_threads() == threads
+
+
+def test_geometry_is_taken_where_asked_for_only() -> None:
+    found = run(geometry=(16,))
+    assert found.scores("angular_var", 16).shape == (2, 6)
+    with pytest.raises(McdoError, match=r"angular_var was not taken at T = 20; it was at T = \[16\]"):
+        found.scores("angular_var")
+    with pytest.raises(McdoError, match="no spectrum at T = 4"):
+        found.eigenvalues(4)
+    assert "angular_var" not in run(geometry=()).score_names
+    assert same(found, run(), SCORES_OF_VARIANCE[:-1]) == []
+
+
+def test_prepared_pixels_may_be_handed_over_or_made_when_needed() -> None:
+    encoder, images = encoder_of("clip_tiny"), digits()
+    pixels = prepare_pixels(images, encoder.to_uint8, encoder.preprocessing.mean, encoder.preprocessing.std)
+    assert same(run(pixels=pixels), run()) == []
+    assert same(run(pixels=lambda: pixels), run()) == []
+    with pytest.raises(McdoError, match="6 prepared pixels for 2 images of digits"):
+        run(images=digits().select([0, 1]), pixels=pixels)
+
+
+def test_weights_of_dimensions_add_their_scores_and_refuse_their_own_images() -> None:
+    calibration = load_images("digits:train", n=20)
+    features = monte_carlo(
+        encoder_of("clip_tiny"), calibration, Dropout(0.0), passes=(2,), trials=1, progress=False
+    ).features
+    weights = DimensionWeights.fit(features, calibration.ids, k=5)
+    found = run(weights=weights)
+    assert found.scores("weighted_trace").shape == found.scores("topk_trace").shape == (2, 6)
+    assert same(run(), found) == []
+    with pytest.raises(McdoError, match="calibration images"):
+        run(images=calibration.select([0]), weights=weights)
+
+
+# ---- memory
+
+
+def limited(encoder: Encoder, rows: int, error: Callable[[], BaseException]) -> list[int]:
+    """Let the tower run out of memory above ``rows`` rows; returns the sizes that were tried."""
+    image, tried = encoder.towers.image, []
+
+    def forward(pixels: Tensor) -> Tensor:
+        tried.append(len(pixels))
+        if len(pixels) > rows:
+            raise error()
+        return image(pixels)
+
+    encoder.towers = replace(encoder.towers, image=forward)
+    return tried
+
+
+def no_memory_on_the_cpu() -> BaseException:
+    try:
+        torch.empty(2**55)
+    except RuntimeError as error:
+        return error
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: torch.OutOfMemoryError("CUDA out of memory"),
+        lambda: MemoryError(),
+        lambda: RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        no_memory_on_the_cpu,
+    ],
+    ids=["cuda", "python", "mps", "cpu"],
+)
+def test_running_out_of_memory_halves_the_batch_and_keeps_the_numbers(error: Callable[[], BaseException]) -> None:
+    encoder = fresh("clip_tiny")
+    whole = monte_carlo(encoder, digits(), DROPOUT, (4, 20), 2, progress=False)
+    torch.set_num_threads(2)
+    tried = limited(encoder, 40, error)
+    halved = monte_carlo(encoder, digits(), DROPOUT, (4, 20), 2, progress=False)
+    assert max(tried) == 6 * PASS_BLOCK
+    close(whole, halved)
+    assert not np.isnan(halved.scores("trace_pre")).any()
+
+
+def test_blocks_that_run_out_of_memory_together_halve_the_batch_once() -> None:
+    encoder = fresh("clip_tiny")
+    whole = monte_carlo(encoder, digits(), DROPOUT, (4,), 1, batch_size=2, progress=False)
+    together = threading.Barrier(2, timeout=20)
+
+    def error() -> BaseException:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait()
+        return MemoryError()
+
+    limited(encoder, 1, error)
+    torch.set_num_threads(2)
+    halved = monte_carlo(encoder, digits().select([0, 1]), DROPOUT, (4,), 1, batch_size=2, progress=False)
+    close(whole.select(np.array([0, 1])), halved)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_too_little_memory_for_one_row_is_an_error_that_says_so(warm: bool) -> None:
+    encoder = fresh("clip_tiny")
+    if warm:
+        monte_carlo(encoder, digits(), DROPOUT, (2,), 1, progress=False)
+    tried = limited(encoder, 0, lambda: torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(McdoError, match="clip_tiny: out of memory on cpu with one image and one pass at a time"):
+        monte_carlo(encoder, digits(), DROPOUT, (2,), 1, progress=False)
+    assert tried
+    with perturbed(fresh("clip_tiny"), DROPOUT, 0):
+        pass
+
+
+def test_other_errors_are_passed_on_and_leave_the_encoder_usable() -> None:
+    encoder = fresh("clip_tiny")
+    find = encoder.towers
+    monte_carlo(encoder, digits(), DROPOUT, (2,), 1, progress=False)
+    limited(encoder, 0, lambda: RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        monte_carlo(encoder, digits(), DROPOUT, (2,), 1, progress=False)
+    encoder.towers = find
+    monte_carlo(encoder, digits(), DROPOUT, (2,), 1, progress=False)
+
+
+def test_features_that_are_not_finite_are_an_error_that_names_the_image() -> None:
+    encoder = fresh("clip_tiny")
+    monte_carlo(encoder, digits(), DROPOUT, (2,), 1, progress=False)
+    image = encoder.towers.image
+
+    def broken(pixels: Tensor) -> Tensor:
+        features = image(pixels).clone()
+        features[2] = torch.nan
+        return features
+
+    encoder.towers = replace(encoder.towers, image=broken)
+    with pytest.raises(McdoError, match=rf"the features of {digits().ids[2]} are not finite"):
+        monte_carlo(encoder, digits(), DROPOUT, (2,), 1, progress=False)
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"passes": ()}, r"passes = \(\)"),
+        ({"passes": (1, 4)}, "each at least 2"),
+        ({"passes": (4, 4)}, "ascending order"),
+        ({"passes": (8, 4)}, "ascending order"),
+        ({"trials": 0}, "trials = 0: at least one"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"geometry": (8,)}, r"geometry = \(8,\) must be among passes = \(4, 16, 20\)"),
+        ({"dropout": Dropout(0.1, "pooling_head")}, "this tower has none"),
+        ({"dropout": Dropout(0.1, "fc3")}, "did you mean fc2, fc1"),
+    ],
+)
+def test_an_impossible_protocol_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(McdoError, match=message):
+        run(**options)
+
+
+@pytest.mark.parametrize("options", [{"passes": (4.0, 8.0)}, {"trials": 2.5}, {"seed": 1.5}])
+def test_numbers_that_are_not_whole_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="integer"):
+        run(**options)
+
+
+def test_whole_numbers_of_numpy_are_welcome() -> None:
+    found = run(passes=np.array([4, 16, 20]), trials=np.int64(2), seed=np.int64(42))
+    assert same(found, run()) == []
+    assert found.config == run().config
+
+
+# ---- census and provenance
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_census_lists_every_requested_site_with_its_variance(key: str) -> None:
+    records = census(encoder_of(key), digits(), Dropout(0.05), limit=3)
+    assert [(r.name, r.role) for r in records] == list(run(key).sites)
+    assert all(r.variance > 0 and r.calls == 1 and r.units > 0 for r in records)
+    assert [r.variance for r in census(encoder_of(key), digits(), Dropout(0.05), limit=3)] == [
+        r.variance for r in records
+    ]
+    assert {r.variance for r in census(encoder_of(key), digits(), Dropout(0.0), limit=1)} == {0.0}
+
+
+def test_census_names_a_dead_site() -> None:
+    encoder = fresh("clip_tiny")
+    dead: Any = encoder.model.get_submodule("visual.transformer.resblocks.0.mlp.c_proj")
+    with torch.no_grad():
+        dead.weight.zero_()
+        dead.bias.zero_()
+    with pytest.raises(McdoError, match=r"dead site .*resblocks\.0\.mlp\.c_fc, .*resblocks\.0\.mlp\.c_proj"):
+        census(encoder, digits(), DROPOUT)
+    with pytest.raises(McdoError, match="dead site"):
+        monte_carlo(encoder, digits(), DROPOUT, (2,), 1, progress=False)
+
+
+def test_provenance_says_where_numbers_come_from() -> None:
+    facts = provenance(encoder_of("clip_tiny"), digits())
+    assert facts["weights"] == encoder_of("clip_tiny").weights_hash
+    assert facts["images"] == digits().fingerprint
+    assert (facts["encoder"], facts["random_weights"], facts["device"]) == ("clip_tiny", True, "cpu")
+    assert facts["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["clip_b32", "siglip2_b16"])
+def test_towers_of_full_size_do_not_depend_on_the_batch_size(key: str) -> None:
+    encoder = load_encoder(key, weights="random")
+    runs = [
+        monte_carlo(encoder, digits(2), Dropout(0.01), (8,), 1, batch_size=rows, progress=False) for rows in (8, 3, 1)
+    ]
+    for part in runs[1:]:
+        close(runs[0], part, rtol=1e-4)
+    none = monte_carlo(encoder, digits(2), Dropout(0.0), (2,), 1, progress=False)
+    assert np.count_nonzero(none.scores("trace_pre")) == 0
+
+
+# ---- the run
+
+
+def test_a_selection_holds_the_chosen_images_and_trials_only() -> None:
+    found = run(trials=3)
+    for columns in (np.array([5, 0]), [5, 0], slice(1, 4), np.arange(6) > 3):
+        part = found.select(columns, slice(1, None))
+        chosen = np.arange(6)[columns]
+        assert part.ids == tuple(found.ids[i] for i in chosen)
+        assert part.config == replace(found.config, trials=2)
+        assert np.array_equal(part.features, found.features[chosen])
+        for t in (4, 16, 20):
+            assert np.array_equal(part.scores("angular_var", t), found.scores("angular_var", t)[1:, chosen])
+            assert np.array_equal(part.eigenvalues(t), found.eigenvalues(t)[1:, chosen])
+    with pytest.raises(McdoError, match="at least one"):
+        found.select([0], slice(0, 0))
+
+
+def test_an_unknown_score_is_an_error_with_the_nearest() -> None:
+    with pytest.raises(McdoError, match=r"no score 'trace_prae' in this run; the nearest: trace_pre"):
+        run().scores("trace_prae")
+    with pytest.raises(McdoError, match=r"trace_pre was not taken at T = 8; it was at T = \[4, 16, 20\]"):
+        run().scores("trace_pre", 8)
+
+
+def test_a_run_says_which_scores_it_has() -> None:
+    found = run()
+    assert "trace_pre_relative" in found.score_names
+    for name in found.score_names:
+        assert found.scores(name, 16).shape == (2, 6)
+    features, values, eigenvalues = MonteCarloRun.split_arrays(found.arrays())
+    assert np.array_equal(features, found.features)
+    assert set(values) == {(name, t) for name in found.score_names[:-1] for t in (4, 16, 20)}
+    assert set(eigenvalues) == {4, 16, 20}

@@ -1,0 +1,213 @@
+"""Every score against its definition, written out in NumPy for one image at a time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mcdo.encoders import load_encoder
+from mcdo.errors import McdoError
+from mcdo.estimators import GEOMETRY_SCORES, MOMENT_SCORES, DimensionWeights, off_diagonal_floor
+from mcdo.estimators.scores import PassMoments, angular_variance, geometry_scores, off_diagonal_mass, pixel_rows
+from mcdo.images import load_images
+
+Array = NDArray[np.float64]
+
+
+def unit(x: Array) -> Array:
+    result: Array = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return result
+
+
+def off_diagonal(covariance: Array) -> tuple[float, float]:
+    mask = ~np.eye(len(covariance), dtype=bool)
+    l1 = np.abs(covariance[mask]).sum() / np.abs(covariance).sum()
+    return float(l1), float(np.linalg.norm(covariance[mask]) / np.linalg.norm(covariance))
+
+
+def reference(passes: Array, plain: Array) -> dict[str, float]:
+    """All scores of one image: passes [T, D], deterministic feature [D]."""
+    post = unit(passes)
+    mean = unit(post.mean(0))
+    cosines = post @ mean
+    eigenvalues = np.sort(np.linalg.eigvalsh(np.cov(passes.T)))[::-1].clip(0)
+    share = eigenvalues / eigenvalues.sum()
+    share = share[share > 1e-13]
+    pre_mass, post_mass = off_diagonal(np.cov(passes.T)), off_diagonal(np.cov(post.T))
+    return {
+        "trace_pre": passes.var(0, ddof=1).mean(),
+        "trace_post": post.var(0, ddof=1).mean(),
+        "mean_cosine_dev": 1 - cosines.mean(),
+        "max_dim_var": passes.var(0, ddof=1).max(),
+        "norm_var": np.linalg.norm(passes, axis=1).var(ddof=1),
+        "mean_shift": float(np.linalg.norm(passes.mean(0) - plain) / np.linalg.norm(plain)),
+        "angular_var": np.arccos(cosines.clip(-1, 1)).var(ddof=1),
+        "top_eigenvalue": eigenvalues[0],
+        "effective_rank": eigenvalues.sum() ** 2 / (eigenvalues**2).sum(),
+        "spectral_entropy": -(share * np.log(share)).sum(),
+        "top1_ratio": eigenvalues[0] / eigenvalues.sum(),
+        "offdiag_l1_pre": pre_mass[0],
+        "offdiag_l1_post": post_mass[0],
+        "offdiag_frobenius_pre": pre_mass[1],
+        "offdiag_frobenius_post": post_mass[1],
+    }
+
+
+def noisy(images: int, passes: int, dim: int, spread: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Passes [B, T, D] around deterministic features [B, D], with dimensions that hang together."""
+    rng = np.random.default_rng(seed)
+    plain = rng.standard_normal((images, dim))
+    mixing = rng.standard_normal((dim, dim)) / dim**0.5
+    noise = spread * rng.standard_normal((images, passes, dim)) @ mixing
+    return torch.from_numpy((plain[:, None] + noise).astype(np.float32)), torch.from_numpy(plain.astype(np.float32))
+
+
+@pytest.mark.parametrize(("passes", "dim"), [(2, 5), (4, 48), (16, 16), (17, 16), (64, 12)])
+@pytest.mark.parametrize("spread", [0.01, 0.3, 3.0])
+def test_every_score_follows_its_definition(passes: int, dim: int, spread: float) -> None:
+    drawn, plain = noisy(4, passes, dim, spread)
+    running = PassMoments.empty()
+    for part in drawn.split(5, dim=1):  # type: ignore[no-untyped-call]
+        running.update(part)
+    geometry, leading = geometry_scores(drawn)
+    found = running.scores(plain) | geometry
+    assert tuple(found) == MOMENT_SCORES + GEOMETRY_SCORES
+    for i in range(4):
+        expected = reference(drawn[i].double().numpy(), plain[i].double().numpy())
+        got = {name: float(values[i]) for name, values in found.items()}
+        # 1 − cos and arccos lose digits that ours keep
+        loose = {"angular_var": 1e-6, "mean_cosine_dev": 1e-9}
+        for name, value in expected.items():
+            assert got[name] == pytest.approx(value, rel=loose.get(name, 1e-9), abs=1e-12), name
+        spectrum = np.zeros(10)
+        values = np.sort(np.linalg.eigvalsh(np.cov(drawn[i].double().numpy().T)))[::-1].clip(0)
+        spectrum[: min(len(values), 10, passes)] = values[: min(10, passes)]
+        np.testing.assert_allclose(leading[i], spectrum, rtol=1e-9, atol=1e-12)
+
+
+def test_mean_cosine_dev_and_trace_post_say_the_same() -> None:
+    drawn, plain = noisy(30, 20, 8, 0.5)
+    running = PassMoments.empty()
+    running.update(drawn)
+    scores = running.scores(plain)
+    m = 1 - scores["mean_cosine_dev"]
+    np.testing.assert_allclose(8 * scores["trace_post"] * 19 / 20, 1 - m**2, rtol=1e-12)
+
+
+def test_angular_variance_of_known_angles() -> None:
+    angles = np.array([-0.3, -0.1, 0.0, 0.1, 0.3])
+    post = torch.from_numpy(np.stack([np.cos(angles), np.sin(angles)], axis=-1))[None]
+    # the mean direction is the first axis, and an angle has no sign
+    assert float(angular_variance(post)) == pytest.approx(np.abs(angles).var(ddof=1), rel=1e-12)
+    opposite = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]], dtype=torch.float64)
+    assert float(angular_variance(opposite)) == pytest.approx(np.var([0, 0, math.pi], ddof=1), rel=1e-9)
+
+
+def test_angles_far_below_the_reach_of_arccos_are_told_apart() -> None:
+    angles = 1e-9 * np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    post = torch.from_numpy(np.stack([np.cos(angles), np.sin(angles)], axis=-1))[None]
+    assert float(angular_variance(post)) == pytest.approx(np.abs(angles).var(ddof=1), rel=1e-6)
+    assert np.arccos((post[0] @ post[0, 2]).clip(-1, 1)).var() == 0
+
+
+def test_equal_passes_have_no_variance_and_no_shares_of_it() -> None:
+    plain = noisy(3, 1, 6, 0.1)[1]
+    drawn = plain[:, None].expand(-1, 7, -1)
+    running = PassMoments.empty()
+    running.update(drawn[:, :3])
+    running.update(drawn[:, 3:])
+    for name, values in running.scores(plain).items():
+        assert torch.count_nonzero(values) == 0, name
+    geometry, leading = geometry_scores(drawn)
+    assert all(torch.count_nonzero(geometry[name]) == 0 for name in ("angular_var", "top_eigenvalue"))
+    assert all(v.isnan().all() for name, v in geometry.items() if name not in ("angular_var", "top_eigenvalue"))
+    assert torch.count_nonzero(leading) == 0
+
+
+def test_a_pass_without_a_direction_spoils_no_score() -> None:
+    drawn, plain = noisy(1, 6, 4, 0.1)
+    drawn[0, 2] = 0
+    running = PassMoments.empty()
+    running.update(drawn)
+    geometry, _ = geometry_scores(drawn)
+    assert all(value.isfinite().all() for value in (running.scores(plain) | geometry).values())
+
+
+def test_off_diagonal_floor_is_that_of_independent_noise() -> None:
+    l1, frobenius = off_diagonal_floor(64, 512, images=4)
+    assert l1 == pytest.approx(0.9807, abs=0.001)  # S0 reports 0.99 for features at this T and D
+    assert frobenius == pytest.approx(0.941, abs=0.002)
+    assert off_diagonal_floor(64, 512, images=4) == (l1, frobenius)
+    many = off_diagonal_floor(4000, 8, images=4)
+    assert many[0] < 0.1
+    assert many[1] < 0.15
+    assert off_diagonal_floor(16, 8, images=4, seed=1) != off_diagonal_floor(16, 8, images=4)
+
+
+def test_off_diagonal_mass_of_known_covariances() -> None:
+    independent = torch.tensor([[[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]]], dtype=torch.float64)
+    tied = torch.tensor([[[1.0, 1.0], [-1.0, -1.0]]], dtype=torch.float64)
+    assert [float(x) for x in off_diagonal_mass(independent)] == [0.0, 0.0]
+    assert [float(x) for x in off_diagonal_mass(tied)] == pytest.approx([0.5, 0.5**0.5])
+
+
+def test_off_diagonal_mass_does_not_depend_on_the_chunks_it_is_taken_in() -> None:
+    drawn = torch.randn(20, 4, 1100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    together = off_diagonal_mass(drawn)  # in chunks of 13 images
+    one_by_one = [off_diagonal_mass(image[None]) for image in drawn]
+    for i in range(2):
+        np.testing.assert_allclose(together[i], torch.cat([each[i] for each in one_by_one]), rtol=1e-12)
+
+
+# ---- weights of dimensions
+
+
+def test_weighted_scores_follow_their_definition() -> None:
+    rng = np.random.default_rng(0)
+    calibration = rng.standard_normal((30, 12)) * np.arange(1, 13)
+    weights = DimensionWeights.fit(calibration, [f"c{i}" for i in range(30)], k=3)
+    drawn, plain = noisy(4, 10, 12, 0.2)
+    running = PassMoments.empty()
+    running.update(drawn)
+    scores = running.scores(plain, weights)
+    variance = drawn.double().numpy().var(1, ddof=1)
+    spread = calibration.var(0, ddof=1)
+    np.testing.assert_allclose(scores["weighted_trace"], (variance * spread).sum(1) / spread.sum(), rtol=1e-12)
+    top = sorted(range(12), key=lambda d: -spread[d])[:3]
+    np.testing.assert_allclose(scores["topk_trace"], variance[:, top].mean(1), rtol=1e-12)
+    assert weights.weights.sum() == pytest.approx(1)
+
+
+def test_weights_refuse_the_images_they_were_fitted_on() -> None:
+    images = load_images("digits", n=4)
+    weights = DimensionWeights.fit(np.random.default_rng(0).random((3, 5)), ["a", "b", images.ids[2]])
+    with pytest.raises(McdoError, match=f"1 of the scored images are calibration images, such as {images.ids[2]}"):
+        weights.check_unseen(images)
+    weights.check_unseen(images.select([0, 1, 3]))
+
+
+@pytest.mark.parametrize(
+    ("features", "n", "message"),
+    [
+        (np.zeros((1, 4)), 1, "at least two images"),
+        (np.zeros((3, 4)), 2, "got 3 for 2 ids"),
+        (np.ones((3, 4)), 3, "do not vary"),
+        (np.full((3, 4), np.nan), 3, "do not vary"),
+    ],
+)
+def test_weights_need_features_that_vary(features: Array, n: int, message: str) -> None:
+    with pytest.raises(McdoError, match=message):
+        DimensionWeights.fit(features, [str(i) for i in range(n)])
+
+
+def test_rows_of_a_pass_follow_the_size_of_the_tower_unless_asked_for() -> None:
+    encoder = load_encoder("clip_tiny", weights="random")
+    assert pixel_rows(encoder, None) == 512
+    assert pixel_rows(encoder, 3) == 3
+    for rows in (0, -1):
+        with pytest.raises(McdoError, match=f"batch_size = {rows}: it must be at least 1"):
+            pixel_rows(encoder, rows)

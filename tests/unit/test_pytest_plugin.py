@@ -1,0 +1,148 @@
+"""The command line as its users meet it: each test runs pytest on the repository, or on a small suite, in a process."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mcdo.pytest_plugin import first_model, model_id
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_pytest(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--store=none", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-m", "phase11"], "unknown mark 'phase11' in -m; the nearest: phase1"),
+        (["-m", "phase1 and clipp"], "the nearest: clip"),
+        (["--models=clip_tny"], "unknown encoder 'clip_tny'; the nearest: clip_tiny"),
+        (["--random-weights=clip_b32"], "--random-weights clip_b32: not among --models"),
+        (["--dropout=1.0"], "it must be a number in [0, 1)"),
+    ],
+    ids=["mark", "mark-in-expression", "model", "random-weights", "p"],
+)
+def test_a_mistyped_option_ends_with_the_nearest_real_one(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = run_pytest("tests/gates", f"--reports={tmp_path}", *arguments)
+    assert done.returncode == 4
+    assert said in done.stdout + done.stderr
+
+
+def test_marks_select_what_they_say() -> None:
+    done = run_pytest("--collect-only", "-q", "-m", "phase1 and siglip")
+    ids = [line for line in done.stdout.splitlines() if "::" in line]
+    assert ids
+    assert all("[siglip_tiny" in node for node in ids)
+    assert any("exp0_nested_mc" in node for node in ids)
+    assert not any("@" in node for node in ids)
+    assert all(node.isascii() for node in ids)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """A small suite elsewhere, with the same plugin."""
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["mcdo.pytest_plugin"]\n')
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
+    return tmp_path
+
+
+def test_later_phases_are_refused_without_a_go(suite: Path) -> None:
+    (suite / "test_later.py").write_text(
+        "import pytest\n\n@pytest.mark.phase2\ndef test_later() -> None:\n    assert True\n"
+    )
+    refused = run_pytest(f"--reports={suite / 'reports'}", cwd=suite)
+    assert refused.returncode == 1
+    assert "there is no Phase 1 verdict" in refused.stdout
+    forced = run_pytest(f"--reports={suite / 'reports'}", "--force", cwd=suite)
+    assert forced.returncode == 0
+
+
+def test_missing_hardware_is_a_skip_that_says_so_and_a_failure_on_demand(suite: Path) -> None:
+    import torch
+
+    missing = next(
+        (
+            tier
+            for tier, found in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()))
+            if not found
+        ),
+        None,
+    )
+    assert missing is not None, "a machine with both kinds of accelerator"
+    (suite / "test_tier.py").write_text(
+        f"import pytest\n\n@pytest.mark.{missing}\ndef test_tier() -> None:\n    assert True\n"
+    )
+    skipped = run_pytest("-rs", cwd=suite)
+    assert skipped.returncode == 0
+    assert f"needs {missing}; found cpu" in skipped.stdout
+    required = run_pytest(f"--require-tier={missing}", cwd=suite)
+    assert required.returncode == 1
+    assert f"needs {missing}; found cpu" in required.stdout
+
+
+def test_workers_load_each_model_once_and_give_the_same_numbers(tmp_path: Path) -> None:
+    select = ["tests/experiments/phase1", "-k", "trace_ranks", "--protocol=quick"]
+    alone = run_pytest(*select, f"--reports={tmp_path / 'one'}")
+    assert alone.returncode == 0, alone.stdout
+    both = run_pytest(*select, f"--reports={tmp_path / 'two'}", "-n", "2", "-v")
+    assert both.returncode == 0, both.stdout
+    one, two = (
+        json.loads((tmp_path / name / "phase1/exp4_subset_recipe/exp4_subset_summary.json").read_text())["results"]
+        for name in ("one", "two")
+    )
+    assert one == two
+    workers = {
+        model: {
+            found[1]
+            for line in both.stdout.splitlines()
+            if f"[{model}" in line and (found := re.match(r"\[(gw\d+)\]", line))
+        }
+        for model in ("clip_tiny", "siglip_tiny")
+    }
+    assert all(len(seen) == 1 for seen in workers.values()), f"tests of one model ran on several workers: {workers}"
+
+
+def test_junit_carries_the_figures(tmp_path: Path) -> None:
+    junit = tmp_path / "junit.xml"
+    select = ["tests/experiments/phase1", "-k", "trace_ranks and clip_tiny", "--protocol=quick"]
+    done = run_pytest(*select, f"--reports={tmp_path}", f"--junitxml={junit}")
+    assert done.returncode == 0, done.stdout
+    properties = {p.get("name"): p.get("value") for p in ET.parse(junit).iter("property")}
+    assert re.match(r"0\.\d+ \[0\.\d+, 0\.\d+\] n=120", str(properties["trace spearman"]))
+
+
+def test_an_unreadable_image_is_named_before_any_pass(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (40, 40), (60 * i, 90, 200)).save(tmp_path / "images" / name / f"{i}.png")
+    (tmp_path / "images" / "cats" / "torn.png").write_bytes(b"")
+    select = ["tests/experiments/phase1", "-k", "exp0_nested_mc and clip_tiny", "--protocol=quick"]
+    done = run_pytest(*select, f"--images=folder:{tmp_path / 'images'}", f"--reports={tmp_path / 'r'}")
+    assert done.returncode == 1
+    assert "torn.png" in done.stdout
+    assert "--skip-unreadable" in done.stdout
+    run_pytest(*select, f"--images=folder:{tmp_path / 'images'}", f"--reports={tmp_path / 'r'}", "--skip-unreadable")
+    manifest = json.loads((tmp_path / "r" / "phase1" / "manifest_all.json").read_text())
+    assert manifest["num_images"] == 8
+    assert [entry["path"] for entry in manifest["skipped"]] == ["cats/torn.png"]
+
+
+def test_ids_of_own_encoders_are_ascii_without_slashes() -> None:
+    assert model_id("local-dir:/data/mein Modell@2") == "local-dir-data-mein-Modell-2"
+
+
+def test_one_model_experiments_take_the_first_clip() -> None:
+    assert first_model(("siglip_tiny", "clip_tiny")) == "clip_tiny"
+    assert first_model(("siglip_tiny",)) == "siglip_tiny"
