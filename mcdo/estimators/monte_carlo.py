@@ -156,13 +156,13 @@ def _keep(shelf: Store, key: str, run: MonteCarloRun) -> None:
 def census(
     encoder: Encoder, images: ImageSet, dropout: Dropout, *, seed: int = 0, limit: int | None = None
 ) -> tuple[SiteRecord, ...]:
-    """What every requested site does on its own, on the first ``limit`` images (8, or 2 for inputs above 64 px).
+    """What every requested site does on its own, on the first ``limit`` images (8, or 1 for inputs above 64 px).
 
     Raises:
         McdoError: naming every requested site that is unknown, never fires, or changes nothing.
 
     """
-    few = images.select(slice(0, limit or (8 if encoder.resolution <= 64 else 2)))
+    few = images.select(slice(0, limit or (8 if encoder.resolution <= 64 else 1)))
     pixels = _prepared(encoder, few).batch(slice(None))
     keys = image_keys(few.ids, encoder.device)
     return tuple(

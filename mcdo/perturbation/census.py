@@ -82,9 +82,11 @@ def _without(encoder: Encoder, pixels: Tensor, silenced: Site) -> Tensor:
 def site_variance(encoder: Encoder, pixels: Tensor, keys: Tensor, site: Site, p: float, seed: int) -> float:
     """Mean over images of trace_pre when ``site`` alone is dropped with probability ``p``.
 
-    As many passes are taken as give 64 dropped units on average, between 16 and 256.
+    As many passes are taken as give 64 dropped units on average, between 4 and 256.
     """
-    blocks = min(16, max(1, math.ceil(64 / max(p * site.units * len(pixels) * PASS_BLOCK, 1e-9))))
+    wanted = min(256, max(4, math.ceil(64 / max(p * site.units * len(pixels), 1e-9))))
+    starts = range(0, wanted, PASS_BLOCK)
     with perturbed(encoder, Dropout(p, (site.name,)), seed) as tower:
-        passes = torch.cat([tower(pixels, keys, 0, block) for block in range(blocks)], dim=1)
+        blocks = [tower(pixels, keys, 0, i, 0, min(PASS_BLOCK, wanted - start)) for i, start in enumerate(starts)]
+        passes = torch.cat(blocks, dim=1)
     return float(passes.double().var(dim=1).mean())

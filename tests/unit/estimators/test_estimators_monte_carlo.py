@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -248,7 +249,7 @@ def test_running_out_of_memory_halves_the_batch_and_keeps_the_numbers(error: Cal
 
 def test_blocks_that_run_out_of_memory_together_halve_the_batch_once() -> None:
     encoder = fresh("clip_tiny")
-    whole = monte_carlo(encoder, digits(), DROPOUT, (4,), 1, batch_size=2, progress=False)
+    whole = monte_carlo(encoder, digits(), DROPOUT, (4,), 1, batch_size=4, progress=False)
     together = threading.Barrier(2, timeout=20)
 
     def error() -> BaseException:
@@ -256,9 +257,10 @@ def test_blocks_that_run_out_of_memory_together_halve_the_batch_once() -> None:
             together.wait()
         return MemoryError()
 
-    limited(encoder, 1, error)
+    tried = limited(encoder, 2, error)
     torch.set_num_threads(2)
-    halved = monte_carlo(encoder, digits().select([0, 1]), DROPOUT, (4,), 1, batch_size=2, progress=False)
+    halved = monte_carlo(encoder, digits().select([0, 1]), DROPOUT, (4,), 1, batch_size=4, progress=False)
+    assert (tried.count(4), tried.count(2)) == (2, 4)
     close(whole.select(np.array([0, 1])), halved)
 
 
@@ -370,16 +372,28 @@ def test_provenance_says_where_numbers_come_from() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", ["clip_b32", "siglip2_b16"])
-def test_towers_of_full_size_do_not_depend_on_the_batch_size(key: str) -> None:
-    encoder = load_encoder(key, weights="random")
-    runs = [
-        monte_carlo(encoder, digits(2), Dropout(0.01), (8,), 1, batch_size=rows, progress=False) for rows in (8, 3, 1)
-    ]
-    for part in runs[1:]:
-        close(runs[0], part, rtol=1e-4)
-    none = monte_carlo(encoder, digits(2), Dropout(0.0), (2,), 1, progress=False)
+@pytest.mark.parametrize(
+    ("key", "roles"),
+    [
+        ("clip_b32", {"qkv": 12, "attention_output": 12, "fc1": 12, "fc2": 12, "final_projection": 1}),
+        ("clip_l14", {"qkv": 24, "attention_output": 24, "fc1": 24, "fc2": 24, "final_projection": 1}),
+        ("siglip2_b16", {"qkv": 12, "attention_output": 12, "fc1": 12, "fc2": 12, "pooling_head": 5}),
+    ],
+)
+def test_towers_of_full_size_are_alive_at_every_site_and_do_not_depend_on_the_batch_size(
+    key: str, roles: dict[str, int]
+) -> None:
+    encoder, images = load_encoder(key, weights="random"), digits(1 if key == "clip_l14" else 2)
+    torch.set_num_threads(2)
+    before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
+    none = monte_carlo(encoder, images, Dropout(0.0), (2,), 1, progress=False)  # runs the census
+    assert dict(Counter(role for _, role in none.sites)) == roles
     assert np.count_nonzero(none.scores("trace_pre")) == 0
+    runs = [monte_carlo(encoder, images, Dropout(0.01), (4,), 1, batch_size=b, progress=False) for b in (8, 3, 1)]
+    for part in runs[1:]:
+        close(runs[0], part, ("trace_pre", "trace_post"), rtol=1e-4)
+        np.testing.assert_array_equal(none.features, part.features)
+    assert all(torch.equal(value, before[name]) for name, value in encoder.model.state_dict().items())
 
 
 # ---- the run

@@ -213,7 +213,7 @@ def test_pixels_that_were_overwritten_in_place_are_seen() -> None:
     pixels, keys = pixels_for(encoder), keys_for()
     other = pixels_for(encoder, seed=1)
     with perturbed(encoder, Dropout(0.1), 0) as drop:
-        before, expected = drop(pixels, keys, 0, 0), drop(other, keys, 0, 0)
+        expected, before = drop(other, keys, 0, 0), drop(pixels, keys, 0, 0)
         pixels.copy_(other)
         assert torch.equal(drop(pixels, keys, 0, 0), expected)
         with torch.inference_mode():

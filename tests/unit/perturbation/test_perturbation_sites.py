@@ -18,7 +18,7 @@ from toy_towers import (
 )
 from toy_towers import one_thread as one_thread
 
-from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.perturbation import (
     GROUPS,
@@ -206,18 +206,3 @@ def test_models_perturbed_at_different_roles_are_not_compared_unless_asked_for()
     with pytest.raises(McdoError, match=r"a: fc1, fc2; b: fc1, fc2; c: fc1, qkv"):
         check_comparable(different)
     check_comparable(different, allow_different=True)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("key", "counts"),
-    [
-        ("clip_b32", {"qkv": 12, "attention_output": 12, "fc1": 12, "fc2": 12, "final_projection": 1}),
-        ("clip_l14", {"qkv": 24, "attention_output": 24, "fc1": 24, "fc2": 24, "final_projection": 1}),
-        ("siglip2_b16", {"qkv": 12, "attention_output": 12, "fc1": 12, "fc2": 12, "pooling_head": 5}),
-    ],
-)
-def test_towers_of_full_size_are_alive_at_every_site(key: str, counts: dict[str, int]) -> None:
-    encoder = load_encoder(key, weights="random")
-    sites = check_alive(encoder, pixels_for(encoder, 1), Dropout(0.01)) if key != "clip_l14" else ()
-    assert count_by_role(sites or find_sites(encoder).select("all")) == counts
