@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: gate test lint models env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
-	$(PYTEST) -m phase1 --junitxml=reports/phase1/junit.xml
+	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
 
 test: env  ## the whole test suite, with Phase 1 at its quick sizes
 	$(PYTEST) --protocol quick --store none --reports reports/quick

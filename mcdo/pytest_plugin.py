@@ -68,6 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     _check_mark_expression(config)
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers > 1:  # or every worker would take all cores, and wait for the others
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
 
 
 def _check_mark_expression(config: pytest.Config) -> None:

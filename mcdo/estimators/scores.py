@@ -218,4 +218,4 @@ def pixel_rows(encoder: Encoder, rows: int | None) -> int:
         if rows < 1:
             raise McdoError(f"batch_size = {rows}: it must be at least 1")
         return rows
-    return 512 if encoder.resolution <= 64 else 64 if encoder.device.type == "cpu" else 256
+    return 1024 if encoder.resolution <= 64 else 64 if encoder.device.type == "cpu" else 256
