@@ -206,7 +206,7 @@ def test_weights_need_features_that_vary(features: Array, n: int, message: str) 
 
 def test_rows_of_a_pass_follow_the_size_of_the_tower_unless_asked_for() -> None:
     encoder = load_encoder("clip_tiny", weights="random")
-    assert pixel_rows(encoder, None) == 512
+    assert pixel_rows(encoder, None) == 1024
     assert pixel_rows(encoder, 3) == 3
     for rows in (0, -1):
         with pytest.raises(McdoError, match=f"batch_size = {rows}: it must be at least 1"):
