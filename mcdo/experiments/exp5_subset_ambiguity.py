@@ -116,8 +116,8 @@ def compute(
 def write(
     config: Exp5SubsetConfig,
     run: MonteCarloRun,
+    images: ImageSet,
     logits: NDArray[np.float64],
-    labels: NDArray[np.int64] | None,
     result: Exp5SubsetResult,
     reports: Path,
     session: str,
@@ -132,7 +132,7 @@ def write(
         entropy=targets.entropy,
         prompt_sensitivity=targets.prompt_sensitivity if targets.prompt_sensitivity is not None else np.array([]),
         logits=logits[0].astype(np.float32),
-        gt_labels=np.full(len(run.ids), -1) if labels is None else labels,
+        gt_labels=np.full(len(run.ids), -1) if images.labels is None else images.labels,
         pred_labels=targets.predicted,
         feature_norm=run.feature_norm,
     )
@@ -147,5 +147,6 @@ def write(
     write_json(folder / f"exp5_subset_{run.encoder}_summary.json", summary)
     overall = folder / "exp5_subset_overall_summary.json"
     add_to_json(overall, session, "results", run.encoder, summary)
-    add_to_json(overall, session, "skipped", "reasons", [])
+    left_out = [{"path": image.path, "reason": image.reason} for image in images.skipped]
+    add_to_json(overall, session, "skipped", run.encoder, left_out)
     return overall

@@ -21,7 +21,7 @@ def test_ambiguity_is_reported_for_every_score_and_head(
     images, run = bench.images(config.n), bench.run(exp5.needs(config, model))
     logits = exp5.zero_shot_logits(bench.encoder(model), run.features, images)
     result = bench.once(config, model, lambda: exp5.compute(config, run, logits, images.labels))
-    exp5.write(config, run, logits, images.labels, result, settings.reports / "phase1", settings.session)
+    exp5.write(config, run, images, logits, result, settings.reports / "phase1", settings.session)
 
     record_property("accuracy", str(result.accuracy))
     for score, estimates in result.estimates.items():
