@@ -16,6 +16,7 @@ from _pytest.terminal import TerminalReporter
 from mcdo.encoders import REGISTRY, find_spec
 from mcdo.errors import McdoError, nearest
 from mcdo.experiments import verdict as verdicts
+from mcdo.experiments.base import Need
 from mcdo.experiments.bench import Bench, Settings
 from mcdo.experiments.findings import Findings
 from mcdo.perturbation import Dropout
@@ -28,6 +29,10 @@ MARKS = {
     "phase2": "core results; needs a GO from phase 1",
     "phase3": "comparisons; needs a GO from phase 1",
     "phase4": "extensions; needs a GO from phase 1",
+    "prelim": "the preliminary investigation: validity under degradation, baselines, loss or site",
+    "subtasks": "neighbouring study: subtask meta-learner and its calibration",
+    "backbones": "neighbouring study: backbones for series of plant images",
+    "connector": "neighbouring study: does a language model use its visual tokens?",
     "gate": "a go/no-go criterion",
     "perf": "throughput floors and ratios",
     "slow": "takes more than a few seconds, or a large model",
@@ -56,6 +61,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--dropout", type=float, default=0.01, help="probability that a unit is dropped (default: 0.01)")
     group.addoption("--reports", default="reports", help="where summaries and arrays are written (default: reports)")
     group.addoption("--store", default="store", help="where measurements are kept; none measures anew (default: store)")
+    group.addoption(
+        "--from-store", action="store_true", help="load no model: compute from what is in the store, or fail"
+    )
     group.addoption("--batch-size", type=int, default=None, help="rows (images x passes) of one forward pass")
     group.addoption("--force", action="store_true", help="run later phases without a GO from phase 1")
     group.addoption(
@@ -167,6 +175,7 @@ def settings_from(config: pytest.Config) -> Settings:
         batch_size=option("--batch-size"),
         random_weights=random,
         skip_unreadable=option("--skip-unreadable"),
+        from_store=option("--from-store"),
         session=_session_id(config),
     )
 
@@ -192,7 +201,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if mark is not None and call is not None and "model" in call.params:
             module, config_type = mark.args
             config = config_type.of(bench.settings.protocol, bench.settings.seed, bench.settings.dropout)
-            bench.plan([module.needs(config, call.params["model"])])
+            needs = module.needs(config, call.params["model"])
+            bench.plan([needs] if isinstance(needs, Need) else needs)
 
 
 @pytest.fixture(scope="session")

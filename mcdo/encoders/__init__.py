@@ -4,5 +4,16 @@ from mcdo.encoders.encoder import Encoder
 from mcdo.encoders.load import find_spec, load_encoder
 from mcdo.encoders.registry import REGISTRY, registered_keys
 from mcdo.encoders.spec import EncoderSpec
+from mcdo.encoders.text_tower import Prompts, TextTower, Tokens
 
-__all__ = ["REGISTRY", "Encoder", "EncoderSpec", "find_spec", "load_encoder", "registered_keys"]
+__all__ = [
+    "REGISTRY",
+    "Encoder",
+    "EncoderSpec",
+    "Prompts",
+    "TextTower",
+    "Tokens",
+    "find_spec",
+    "load_encoder",
+    "registered_keys",
+]

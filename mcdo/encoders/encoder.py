@@ -90,6 +90,11 @@ class Encoder:
         return self.towers.text_modules
 
     @property
+    def dtype(self) -> str:
+        """Name of the type of the weights."""
+        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
+
+    @property
     def preprocess_id(self) -> str:
         """Resize, crop, interpolation, mean and std, in words: part of the key of whatever is stored."""
         return self.preprocessing.identity
@@ -122,6 +127,10 @@ class Encoder:
         """What the image tower is shown: uint8 [B, 3, H, W] to float32 (x / 255 - mean) / std on the device."""
         scaled = pixels.to(self.device).to(torch.float32).div_(255)
         return scaled.sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
+
+    def blank(self, n: int) -> Tensor:
+        """``n`` rows of what :meth:`forward_image` takes, for looking at the tower's shapes."""
+        return torch.zeros(n, 3, self.resolution, self.resolution, device=self.device)
 
     def forward_image(self, pixels: Tensor) -> Tensor:
         """Pre-norm image features [B, D] of normalised pixels [B, 3, H, W]; autograd works through it."""

@@ -1,64 +1,34 @@
-"""Monte Carlo dropout: T passes, K trials, scores at every T on the way.
-
-The pass loop runs over blocks of images, and for each over trials and blocks of ``PASS_BLOCK`` passes. One forward pass
-carries several images times up to ``PASS_BLOCK`` passes. Moments stay on the device until all trials of a block of
-images are done.
-"""
+"""Monte Carlo dropout: T passes, K trials, scores at every T on the way; measured once, and looked up afterwards."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import itertools
 import operator
-import platform
-import threading
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.estimators.progress import Progress
-from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun, Scores
-from mcdo.estimators.scores import EIGENVALUES, DimensionWeights, PassMoments, geometry_scores, pixel_rows
-from mcdo.images import ImageSet, Pixels, prepare_pixels
-from mcdo.perturbation import (
-    PASS_BLOCK,
-    SCHEME,
-    Dropout,
-    PerturbedTower,
-    Site,
-    SiteRecord,
-    check_alive,
-    deterministic_features,
-    image_keys,
-    perturbed,
-    site_variance,
-)
-from mcdo.store import Store, UnsavedResultWarning, open_store
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Only CUDA has a type for it: the CPU and MPS raise a RuntimeError that says so."""
-    said = str(error)
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        or "DefaultCPUAllocator: can't allocate memory" in said
-        or "MPS backend out of memory" in said
-    )
+from mcdo.estimators.measurement import Measurement, is_out_of_memory, no_memory, prepared
+from mcdo.estimators.progress import Progress, Silent
+from mcdo.estimators.provenance import identity, image_tokens, provenance
+from mcdo.estimators.resumption import Keeper
+from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun
+from mcdo.estimators.scores import GEOMETRY_SCORES, DimensionWeights, pixel_rows
+from mcdo.images import ImageSet, Pixels
+from mcdo.perturbation import Perturbation, Site, SiteRecord, check_alive, image_keys, site_variance
+from mcdo.store import Arrays, Store, Unfinished, UnsavedResultWarning, open_store
 
 
 def monte_carlo(
     encoder: Encoder,
     images: ImageSet,
-    dropout: Dropout,
+    dropout: Perturbation,
     passes: Sequence[int] = (4, 16, 64),
     trials: int = 10,
     seed: int = 42,
@@ -82,11 +52,14 @@ def monte_carlo(
             the other images can change a score.
         geometry: the T at which angular variance, spectrum and off-diagonal mass are taken as well (default: all).
         batch_size: rows (images × passes) of one forward pass; halved when memory runs out.
-        store: where results are kept and looked up; None measures anew. Whether it can be written is checked before any
-            pass is spent; if it still fails afterwards, the run is returned with an UnsavedResultWarning.
+        store: where results are kept and looked up; None measures anew. A stored run of more images, trials or T
+            serves as well: its numbers are the same up to rounding. Finished blocks of images are kept as the
+            measurement goes, so that one that was killed is resumed, to the same bits on a CPU. Of several processes
+            that want the same run, one measures and the others wait. Whether the store can be written is checked before
+            any pass is spent; if it still fails afterwards, the run is returned with an UnsavedResultWarning.
         pixels: prepared pixels of ``images``, or how to get them, where the caller keeps them.
         weights: from a calibration set, for weighted_trace and topk_trace.
-        progress: report progress.
+        progress: report progress, and whom this process waits for.
 
     Raises:
         McdoError: for a dead site, an impossible protocol, images that were used to fit ``weights``, other pixels than
@@ -101,16 +74,25 @@ def monte_carlo(
     )
     if weights is not None:
         weights.check_unseen(images)
+
+    def measure(parts: Unfinished | None = None) -> MonteCarloRun:
+        return _measure(encoder, images, config, pixels, weights, rows, progress, parts)
+
     shelf = open_store(store)
     if shelf is None:
-        return _measure(encoder, images, config, pixels, weights, rows, progress)
-    key = shelf.key(_identity(encoder, images, config, weights))
-    found = shelf.get(key)
+        return measure()
+    key = run_key(encoder, images, config, weights)
+    found = _stored(shelf, key, encoder, images, config)
     if found is not None:
-        return _from_store(found, config, encoder.key, images)
+        return found
     shelf.check_writable()
-    run = _measure(encoder, images, config, pixels, weights, rows, progress)
-    _keep(shelf, key, run)
+    parts = shelf.unfinished(key)
+    with parts.held(_tell if progress else _say_nothing):
+        found = _stored(shelf, key, encoder, images, config)  # by the process that was waited for
+        if found is not None:
+            return found
+        run = measure(parts)
+        _keep(shelf, key, run, images, parts)
     return run
 
 
@@ -122,39 +104,153 @@ def _measure(
     weights: DimensionWeights | None,
     rows: int,
     progress: bool,
+    parts: Unfinished | None,
 ) -> MonteCarloRun:
     if not isinstance(pixels, Pixels):
-        pixels = _prepared(encoder, images) if pixels is None else pixels()
+        pixels = prepared(encoder, images) if pixels is None else pixels()
     if len(pixels) != len(images):
         raise McdoError(f"{len(pixels)} prepared pixels for {len(images)} images of {images.name}")
     sites = _check_alive(encoder, pixels, config.dropout)
-    total = config.trials * config.passes[-1] * len(images)
-    with Progress(total, f"{encoder.key} on {images.name}") if progress else _Silent() as bar:
-        return _Measurement(encoder, images, config, pixels, weights, rows, bar).run(sites)
+    measurement = Measurement(encoder, images, config, pixels, weights, rows)
+    if parts is not None:
+        measurement.restore(parts.parts())
+    left = sum(stop - start for start, stop in measurement.blocks)
+    what = f"{encoder.key} on {images.name}" + ("" if left == len(images) else f" (resumed, {left} images left)")
+    facts = {"label": _label(encoder.key, images, config)}
+    with Progress(left * config.trials * config.passes[-1], what) if progress else Silent() as bar:
+        measurement.run(bar, Keeper(parts, measurement.arrays, facts))
+    return MonteCarloRun(
+        config=config,
+        encoder=encoder.key,
+        ids=images.ids,
+        features=measurement.features,
+        sites=tuple((site.name, site.role.value) for site in sites),
+        provenance=provenance(encoder, images),
+        _values=measurement.values,
+        _eigenvalues=measurement.eigenvalues,
+    )
 
 
-def _check_alive(encoder: Encoder, pixels: Pixels, dropout: Dropout) -> tuple[Site, ...]:
+def _check_alive(encoder: Encoder, pixels: Pixels, dropout: Perturbation) -> tuple[Site, ...]:
     try:
         return check_alive(encoder, pixels.batch(slice(0, 1)), dropout)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        raise _no_memory(encoder) from error
+        raise no_memory(encoder) from error
 
 
-def _no_memory(encoder: Encoder) -> McdoError:
-    return McdoError(f"{encoder.key}: out of memory on {encoder.device} with one image and one pass at a time")
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
-def _keep(shelf: Store, key: str, run: MonteCarloRun) -> None:
+def _say_nothing(line: str) -> None:
+    return
+
+
+# ---- the store
+
+
+def run_key(
+    encoder: Encoder, images: ImageSet, config: MonteCarloConfig, weights: DimensionWeights | None = None
+) -> str:
+    """The store's name of a run: a digest of all that decides its numbers.
+
+    A run can be part of another one of its family, of which there are more images, trials or T.
+    """
+    protocol = config.as_dict()
+    member = {name: protocol.pop(name) for name in ("passes", "trials", "geometry")} | {"images": images.fingerprint}
+    family = {
+        "method": "monte_carlo",
+        "protocol": protocol,
+        "dimension_weights": None if weights is None else weights.identity,
+        **identity(encoder, images),
+    }
+    return Store.key(family, member)
+
+
+def _stored(
+    shelf: Store, key: str, encoder: Encoder, images: ImageSet, config: MonteCarloConfig
+) -> MonteCarloRun | None:
+    """The run, or the part of a larger one that it is: masks are keyed, so the numbers are the same up to rounding."""
+    found = shelf.get(key)
+    if found is not None:
+        return _seen(found, slice(None), encoder, images, config)
+    tokens = image_tokens(images)
+    for larger, facts in shelf.family(key):
+        if _holds(facts["protocol"], config):
+            found = shelf.get(larger)
+            columns = None if found is None else _columns(found[0]["images"], tokens)
+            if found is not None and columns is not None:
+                return _seen(found, columns, encoder, images, config)
+    return None
+
+
+def _holds(protocol: Mapping[str, Any], config: MonteCarloConfig) -> bool:
+    return (
+        set(protocol["passes"]) >= set(config.passes)
+        and set(protocol["geometry"]) >= set(config.geometry)
+        and protocol["trials"] >= config.trials
+    )
+
+
+def _columns(held: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.int64] | None:
+    """Where the wanted images stand among those held, or None if one is missing."""
+    places = {tuple(token): i for i, token in enumerate(held.tolist())}
+    found = [places.get(tuple(token)) for token in wanted.tolist()]
+    return None if None in found else np.array(found, dtype=np.int64)
+
+
+def _seen(
+    found: tuple[Arrays, Mapping[str, Any]],
+    columns: NDArray[np.int64] | slice,
+    encoder: Encoder,
+    images: ImageSet,
+    config: MonteCarloConfig,
+) -> MonteCarloRun:
+    """A stored run as if no more than ``config`` asks for had been measured."""
+    arrays, facts = found
+    features, values, eigenvalues = MonteCarloRun.split_arrays(arrays)
+    taken = {name: config.geometry if name in GEOMETRY_SCORES else config.passes for name, _ in values}
+    trials = slice(config.trials)
+    return MonteCarloRun(
+        config=config,
+        encoder=encoder.key,
+        ids=images.ids,
+        features=features[columns],
+        sites=tuple((name, role) for name, role in facts["sites"]),
+        provenance=provenance(encoder, images),
+        _values={(name, t): value[trials, columns] for (name, t), value in values.items() if t in taken[name]},
+        _eigenvalues={t: value[trials, columns] for t, value in eigenvalues.items() if t in config.geometry},
+    )
+
+
+def _keep(shelf: Store, key: str, run: MonteCarloRun, images: ImageSet, parts: Unfinished) -> None:
+    facts = {
+        "label": _label(run.encoder, images, run.config),
+        "protocol": run.config.as_dict(),
+        "sites": run.sites,
+        "provenance": run.provenance,
+    }
     try:
-        shelf.put(key, run.arrays(), {"sites": run.sites, "provenance": run.provenance})
+        shelf.put(key, {**run.arrays(), "images": image_tokens(images)}, facts)
+        parts.remove()
     except McdoError as error:  # a full disk must not cost a finished measurement
         warnings.warn(f"the run is not kept: {error}", UnsavedResultWarning, stacklevel=3)
 
 
+def _label(encoder: str, images: ImageSet, config: MonteCarloConfig) -> dict[str, str]:
+    """What the run is, for people who list the store."""
+    passes = ", ".join(map(str, config.passes))
+    return {
+        "encoder": encoder,
+        "images": f"{images.name}, {len(images)}",
+        "protocol": f"{config.dropout}, T = {passes}, {config.trials} trials, seed {config.seed}",
+    }
+
+
 def census(
-    encoder: Encoder, images: ImageSet, dropout: Dropout, *, seed: int = 0, limit: int | None = None
+    encoder: Encoder, images: ImageSet, dropout: Perturbation, *, seed: int = 0, limit: int | None = None
 ) -> tuple[SiteRecord, ...]:
     """What every requested site does on its own, on the first ``limit`` images (8, or 1 for inputs above 64 px).
 
@@ -163,220 +259,15 @@ def census(
 
     """
     few = images.select(slice(0, limit or (8 if encoder.resolution <= 64 else 1)))
-    pixels = _prepared(encoder, few).batch(slice(None))
-    keys = image_keys(few.ids, encoder.device)
+    pixels = prepared(encoder, few).batch(slice(None))
+    keys = image_keys(few.mask_ids, encoder.device)
     return tuple(
         SiteRecord(
             site.name,
             site.role.value,
             site.calls,
             site.units,
-            site_variance(encoder, pixels, keys, site, dropout.p, seed) if dropout.p else 0.0,
+            site_variance(encoder, pixels, keys, site, dropout, seed) if dropout.p else 0.0,
         )
         for site in check_alive(encoder, pixels, dropout)
     )
-
-
-class _Silent(Progress):
-    """Progress that says nothing."""
-
-    def __init__(self) -> None:
-        self._bar = None
-
-    def update(self, passes: int) -> None:
-        return
-
-
-def _workers(device: torch.device, blocks: int) -> int:
-    """Blocks of images measured at once: on a CPU, whole blocks share the cores better than single operations do."""
-    return min(torch.get_num_threads(), blocks, 16) if device.type == "cpu" else 1
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let every operation run on one thread.
-
-    How many threads share a product decides its last bits. With one, they do not depend on the machine's cores, nor on
-    how many blocks a shard of the images makes.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class _Measurement:
-    """One call of :func:`monte_carlo`: its inputs, and the arrays that it fills."""
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        images: ImageSet,
-        config: MonteCarloConfig,
-        pixels: Pixels,
-        weights: DimensionWeights | None,
-        rows: int,
-        bar: Progress,
-    ) -> None:
-        self.encoder, self.images, self.config, self.pixels = encoder, images, config, pixels
-        self.weights, self.rows, self.bar = weights, rows, bar
-        self._lock = threading.Lock()
-        self.keys = image_keys(images.ids, encoder.device)
-        self.features = np.zeros((len(images), encoder.feature_dim), dtype=np.float32)
-        self.values: dict[tuple[str, int], Scores] = {}
-        self.eigenvalues: dict[int, Scores] = {
-            t: np.full((config.trials, len(images), EIGENVALUES), np.nan) for t in config.geometry
-        }
-
-    def run(self, sites: tuple[Site, ...]) -> MonteCarloRun:
-        step = max(1, self.rows // PASS_BLOCK)
-        blocks = [(start, min(len(self.images), start + step)) for start in range(0, len(self.images), step)]
-        workers = _workers(self.encoder.device, len(blocks))
-        with (
-            perturbed(self.encoder, self.config.dropout, self.config.seed) as tower,
-            _one_thread_each(),
-            ThreadPoolExecutor(workers) as pool,
-        ):
-            try:
-                for start, stop in pool.map(lambda block: self._block(tower, *block), blocks):
-                    self.bar.update((stop - start) * self.config.trials * self.config.passes[-1])
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        return MonteCarloRun(
-            config=self.config,
-            encoder=self.encoder.key,
-            ids=self.images.ids,
-            features=self.features,
-            sites=tuple((site.name, site.role.value) for site in sites),
-            provenance=provenance(self.encoder, self.images),
-            _values=self.values,
-            _eigenvalues=self.eigenvalues,
-        )
-
-    def _block(self, tower: PerturbedTower, start: int, stop: int) -> tuple[int, int]:
-        """Images ``start:stop``, in smaller pieces where memory runs out."""
-        done = start
-        while done < stop:
-            rows = self.rows
-            end = min(stop, done + max(1, rows // PASS_BLOCK))
-            try:
-                self._images(tower, done, end)
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-            else:
-                done = end
-                continue
-            self._smaller(rows)  # here, where the error no longer holds the tensors of the failed pass
-        return start, stop
-
-    def _smaller(self, tried: int) -> None:
-        """Halve the rows of a forward pass: the masks are keyed, so the numbers stay the same."""
-        if tried == 1:
-            raise _no_memory(self.encoder)
-        with self._lock:
-            if self.rows == tried:  # or another block has halved them already
-                self.rows //= 2
-        if self.encoder.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _images(self, tower: PerturbedTower, start: int, stop: int) -> None:
-        """All trials of images ``start:stop``."""
-        pixels = self.pixels.batch(slice(start, stop))
-        plain = deterministic_features(self.encoder, pixels)
-        self.features[start:stop] = plain.float().cpu().numpy()
-        bad = ~np.isfinite(self.features[start:stop]).all(axis=1)
-        if bad.any():
-            raise McdoError(
-                f"{self.encoder.key}: the features of {self.images.ids[start + int(bad.argmax())]} are not finite; "
-                "look at its pixels and at the model's weights"
-            )
-        results = [
-            self._trial(tower, pixels, plain, self.keys[start:stop], trial) for trial in range(self.config.trials)
-        ]
-        for trial, (scores, eigenvalues) in enumerate(results):
-            for key, value in scores.items():
-                if key not in self.values:
-                    self.values.setdefault(key, np.full((self.config.trials, len(self.images)), np.nan))
-                self.values[key][trial, start:stop] = value.double().cpu().numpy()
-            for t, value in eigenvalues.items():
-                self.eigenvalues[t][trial, start:stop] = value.numpy()
-
-    def _trial(
-        self, tower: PerturbedTower, pixels: Tensor, plain: Tensor, keys: Tensor, trial: int
-    ) -> tuple[dict[tuple[str, int], Tensor], dict[int, Tensor]]:
-        """One trial of one block of images: scores ``[B]`` by (name, T), leading eigenvalues by T."""
-        moments = PassMoments.empty()
-        kept: list[Tensor] = []
-        scores: dict[tuple[str, int], Tensor] = {}
-        eigenvalues: dict[int, Tensor] = {}
-        keep_until = max(self.config.geometry, default=0)
-        done = 0
-        for t in self.config.passes:
-            while done < t:
-                first = done % PASS_BLOCK
-                wanted = min(
-                    PASS_BLOCK, first + self.config.passes[-1] - done, first + max(1, self.rows // len(pixels))
-                )
-                features = tower(pixels, keys, trial, done // PASS_BLOCK, first, wanted)
-                for piece in _cut(features, done, self.config.passes):
-                    moments.update(piece)
-                    done += piece.shape[1]
-                    if done <= keep_until:
-                        kept.append(piece)
-                    if done in self.config.passes:
-                        scores |= {(name, done): s for name, s in moments.scores(plain, self.weights).items()}
-                    if done in self.config.geometry:
-                        extra, eigenvalues[done] = geometry_scores(torch.cat(kept, dim=1))
-                        scores |= {(name, done): s for name, s in extra.items()}
-        return scores, eigenvalues
-
-
-def _cut(features: Tensor, done: int, passes: Sequence[int]) -> list[Tensor]:
-    """Split ``[B, P, D]``, which follows ``done`` passes, at every T of ``passes`` that lies inside it."""
-    last = done + features.shape[1]
-    edges = [done, *(t for t in passes if done < t < last), last]
-    return [features[:, a - done : b - done] for a, b in itertools.pairwise(edges)]
-
-
-def _prepared(encoder: Encoder, images: ImageSet) -> Pixels:
-    preprocessing = encoder.preprocessing
-    return prepare_pixels(images, encoder.to_uint8, preprocessing.mean, preprocessing.std, encoder.device)
-
-
-def provenance(encoder: Encoder, images: ImageSet) -> dict[str, Any]:
-    """Where numbers come from: for result files and, where it changes them, for store keys."""
-    libraries = ("torch", "open_clip_torch", "timm", "transformers", "numpy")
-    return {
-        "encoder": encoder.key,
-        "weights": encoder.weights_hash,
-        "random_weights": encoder.random_weights,
-        "preprocessing": encoder.preprocess_id,
-        "images": images.fingerprint,
-        "device": encoder.device.type,
-        "dtype": "float32",
-        "masks": SCHEME,
-        "versions": {name: importlib.metadata.version(name) for name in libraries},
-        "machine": platform.machine(),
-    }
-
-
-def _identity(
-    encoder: Encoder, images: ImageSet, config: MonteCarloConfig, weights: DimensionWeights | None
-) -> dict[str, Any]:
-    """All that decides the numbers of a run."""
-    facts = provenance(encoder, images)
-    del facts["encoder"]  # a key is only a name: the weights decide
-    dimensions = None if weights is None else weights.identity
-    # To be counted up with any change of this package that changes a number.
-    return {"kind": "monte_carlo 1", "config": config.as_dict(), "dimension_weights": dimensions, **facts}
-
-
-def _from_store(found: Any, config: MonteCarloConfig, encoder: str, images: ImageSet) -> MonteCarloRun:
-    arrays, facts = found
-    features, values, eigenvalues = MonteCarloRun.split_arrays(arrays)
-    sites = tuple((name, role) for name, role in facts["sites"])
-    return MonteCarloRun(config, encoder, images.ids, features, sites, facts["provenance"], values, eigenvalues)

@@ -13,14 +13,17 @@ PLAIN_EVERY_S = 15.0
 
 
 class Progress:
-    """Counts image passes. On anything but a terminal it prints nothing for runs shorter than ``PLAIN_EVERY_S``."""
+    """Counts image passes, or another unit.
 
-    def __init__(self, total: int, what: str, stream: TextIO | None = None) -> None:
+    On anything but a terminal it prints nothing for runs shorter than ``PLAIN_EVERY_S``.
+    """
+
+    def __init__(self, total: int, what: str, unit: str = "passes", stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._total, self._what, self._done = total, what, 0
+        self._total, self._what, self._unit, self._done = total, what, unit, 0
         self._start = self._said = time.monotonic()
         self._bar = (
-            tqdm(total=total, desc=what, unit="pass", unit_scale=True, file=self._stream, leave=False)
+            tqdm(total=total, desc=what, unit=f" {unit}", unit_scale=True, file=self._stream, leave=False)
             if self._stream.isatty()
             else None
         )
@@ -45,5 +48,15 @@ class Progress:
             self._said = now
             rate = self._done / (now - self._start)
             left = (self._total - self._done) / rate
-            line = f"{self._what}: {self._done / self._total:.0%} at {rate:,.0f} passes/s, {left:.0f} s left"
+            line = f"{self._what}: {self._done / self._total:.0%} at {rate:,.0f} {self._unit}/s, {left:.0f} s left"
             print(line, file=self._stream, flush=True)
+
+
+class Silent(Progress):
+    """Progress that says nothing."""
+
+    def __init__(self) -> None:
+        self._bar = None
+
+    def update(self, passes: int) -> None:
+        """Count nothing."""

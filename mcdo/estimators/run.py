@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError, nearest
-from mcdo.perturbation import Dropout
+from mcdo.perturbation import Perturbation
 
 Scores = NDArray[np.float64]
 
@@ -28,7 +28,7 @@ class MonteCarloConfig:
 
     """
 
-    dropout: Dropout
+    dropout: Perturbation
     passes: tuple[int, ...] = (4, 16, 64)
     trials: int = 10
     seed: int = 42
@@ -44,7 +44,7 @@ class MonteCarloConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form."""
-        return asdict(self)
+        return {**asdict(self), "dropout": self.dropout.as_dict()}
 
 
 @dataclass(frozen=True, eq=False)

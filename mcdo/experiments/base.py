@@ -14,7 +14,7 @@ from filelock import FileLock
 from numpy.typing import ArrayLike
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
-from mcdo.perturbation import Dropout
+from mcdo.perturbation import Dropout, Perturbation
 
 ProtocolName = Literal["full", "quick"]
 Config = TypeVar("Config", bound="ExperimentConfig")
@@ -27,10 +27,10 @@ class ExperimentConfig:
     QUICK: ClassVar[Mapping[str, Any]] = {}
 
     seed: int = 42
-    dropout: Dropout = field(default_factory=Dropout)
+    dropout: Perturbation = field(default_factory=Dropout)
 
     @classmethod
-    def of(cls: type[Config], protocol: ProtocolName, seed: int = 42, dropout: Dropout | None = None) -> Config:
+    def of(cls: type[Config], protocol: ProtocolName, seed: int = 42, dropout: Perturbation | None = None) -> Config:
         """The configuration under a protocol, with the run's seed and perturbation."""
         sizes = cls.QUICK if protocol == "quick" else {}
         return cls(**sizes, seed=seed, dropout=Dropout() if dropout is None else dropout)
@@ -38,16 +38,23 @@ class ExperimentConfig:
 
 @dataclass(frozen=True)
 class Need:
-    """A measurement that an experiment needs: ``n`` images of the session's image set under a protocol."""
+    """A measurement that an experiment needs: ``n`` images under a protocol.
+
+    ``images`` is a specification for :func:`mcdo.load_images`, or None for the session's image set; ``degradation`` is
+    what is done to them first, such as ``"blur:5"``.
+    """
 
     model: str
     n: int
     config: MonteCarloConfig
+    images: str | None = None
+    degradation: str | None = None
 
     def joins(self, other: Need) -> bool:
         """Whether one run can serve both."""
         mine, its = self.config, other.config
-        return (self.model, self.n, mine.dropout, mine.seed) == (other.model, other.n, its.dropout, its.seed)
+        same = (self.model, self.n, self.images, self.degradation, mine.dropout, mine.seed)
+        return same == (other.model, other.n, other.images, other.degradation, its.dropout, its.seed)
 
     def union(self, other: Need) -> Need:
         """The run that serves both: masks are keyed, so more trials or more passes change nothing in fewer."""
@@ -77,7 +84,7 @@ def merge(needs: Iterable[Need]) -> list[Need]:
 def origin(config: ExperimentConfig, run: MonteCarloRun) -> dict[str, Any]:
     """What stands in every summary: configuration, sites, seed, device and versions."""
     return {
-        "config": asdict(config),
+        "config": {**asdict(config), "dropout": config.dropout.as_dict()},
         "num_images": len(run.ids),
         "sites": {"requested": config.dropout.sites, "live": [name for name, _ in run.sites], "roles": list(run.roles)},
         "provenance": dict(run.provenance),

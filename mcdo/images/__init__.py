@@ -4,6 +4,7 @@ An :class:`ImageSet` is loaded with :func:`load_images`, checked in full before 
 device tensors once per encoder with :func:`prepare_pixels`.
 """
 
+from mcdo.images.degradations import degraded, severity_at_input
 from mcdo.images.folder import TooFewImagesError
 from mcdo.images.image_set import ImageSet, Skipped, Source
 from mcdo.images.load import load_images, read_manifest
@@ -15,7 +16,9 @@ __all__ = [
     "Skipped",
     "Source",
     "TooFewImagesError",
+    "degraded",
     "load_images",
     "prepare_pixels",
     "read_manifest",
+    "severity_at_input",
 ]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,7 +50,8 @@ class ImageSet:
     ``name`` is the specification as asked for. ``ids`` are unique, and an image has the same id whatever n, seed or
     order was asked for. ``labels`` is int64 [N], an index into ``class_names``, or None where nobody labelled the
     images. ``class_names`` holds every class of the origin, also those that the choice of n images left out, because
-    a zero-shot head is built from all of them.
+    a zero-shot head is built from all of them. ``mask_ids`` key the masks of a perturbation: they are the ids, but where
+    two images are to be seen under the same masks (a clean one and its degraded version) they are equal.
     """
 
     name: str
@@ -61,10 +62,15 @@ class ImageSet:
     source: Source
     content_hashes: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+    mask_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.ids)) != len(self.ids):
             raise McdoError(f"{self.name}: an image id occurs twice; scores are keyed by id, so ids must be unique")
+        if not self.mask_ids:
+            object.__setattr__(self, "mask_ids", self.ids)
+        if len(self.mask_ids) != len(self.ids):
+            raise McdoError(f"{self.name}: {len(self.ids)} ids but {len(self.mask_ids)} mask ids")
         if len(self.content_hashes) != len(self.ids):
             raise McdoError(f"{self.name}: {len(self.ids)} ids but {len(self.content_hashes)} content hashes")
         if self.labels is not None:
@@ -105,12 +111,18 @@ class ImageSet:
             source=self.source,
             content_hashes=tuple(self.content_hashes[i] for i in chosen),
             skipped=self.skipped,
+            mask_ids=tuple(self.mask_ids[i] for i in chosen),
         )
+
+    def with_common_masks(self) -> ImageSet:
+        """The same images, all to be seen under the same masks: common random numbers over images."""
+        return replace(self, mask_ids=("common",) * len(self))
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over ids and content hashes in order: it follows content, not paths above the folder or times."""
-        return hashlib.sha256(json.dumps([self.ids, self.content_hashes]).encode("ascii")).hexdigest()
+        named = [self.ids, self.content_hashes] + ([self.mask_ids] if self.mask_ids != self.ids else [])
+        return hashlib.sha256(json.dumps(named).encode("ascii")).hexdigest()
 
     def write_manifest(self, path: str | Path) -> None:
         """Write the set as JSON, atomically; :func:`mcdo.images.read_manifest` gives it back."""

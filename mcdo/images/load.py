@@ -14,6 +14,8 @@ from mcdo.errors import McdoError, nearest
 from mcdo.images.digits import HELDOUT, DigitSource, digits
 from mcdo.images.folder import FolderSource, folder
 from mcdo.images.image_set import ImageSet, Skipped, Source
+from mcdo.images.retrieval import retrieval
+from mcdo.images.synthetic import SyntheticSource, synthetic
 from mcdo.images.threads import for_each
 
 
@@ -36,6 +38,16 @@ KINDS = {
         usage="folder:PATH",
         load=lambda path, n, seed, skip: folder(path, n, seed, skip_unreadable=skip),
         source=lambda path: FolderSource(Path(path).expanduser()),
+    ),
+    "retrieval": Kind(
+        usage="retrieval:FILE.json",
+        load=lambda path, n, seed, _: retrieval(path, n, seed),
+        source=lambda path: FolderSource(Path(path).expanduser().resolve().parent),
+    ),
+    "synthetic": Kind(
+        usage="synthetic:solid, synthetic:gradient, synthetic:noise",
+        load=lambda kind, n, seed, _: synthetic(kind, n, seed),
+        source=lambda _: SyntheticSource(),
     ),
 }
 

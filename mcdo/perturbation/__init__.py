@@ -2,7 +2,16 @@
 
 from mcdo.perturbation.census import SiteRecord, check_alive, site_variance
 from mcdo.perturbation.context import PerturbedTower, deterministic_features, perturbed
-from mcdo.perturbation.kinds import Dropout
+from mcdo.perturbation.kinds import (
+    AttentionDropout,
+    Dropout,
+    Gaussian,
+    HiddenDropout,
+    Multiplicative,
+    Perturbation,
+    StochasticDepth,
+    TiedDropout,
+)
 from mcdo.perturbation.masks import PASS_BLOCK, SCHEME, KeyedMasks, MaskedSite, image_keys
 from mcdo.perturbation.sites import (
     GROUPS,
@@ -20,14 +29,21 @@ __all__ = [
     "GROUPS",
     "PASS_BLOCK",
     "SCHEME",
+    "AttentionDropout",
     "Dropout",
+    "Gaussian",
+    "HiddenDropout",
     "KeyedMasks",
     "MaskedSite",
+    "Multiplicative",
+    "Perturbation",
     "PerturbedTower",
     "Role",
     "Site",
     "SiteRecord",
     "SiteTable",
+    "StochasticDepth",
+    "TiedDropout",
     "check_alive",
     "check_comparable",
     "count_by_role",

@@ -13,7 +13,7 @@ from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.perturbation.context import deterministic_features, live_sites, perturbed
 from mcdo.perturbation.intercept import Compute, LinearMaps
-from mcdo.perturbation.kinds import Dropout
+from mcdo.perturbation.kinds import Perturbation
 from mcdo.perturbation.masks import PASS_BLOCK
 from mcdo.perturbation.sites import Site, find_sites
 
@@ -42,7 +42,7 @@ class SiteRecord:
 
 
 @torch.inference_mode()
-def check_alive(encoder: Encoder, pixels: Tensor, dropout: Dropout) -> tuple[Site, ...]:
+def check_alive(encoder: Encoder, pixels: Tensor, dropout: Perturbation) -> tuple[Site, ...]:
     """The requested sites, after checking that silencing each one alone changes the features.
 
     Args:
@@ -69,24 +69,29 @@ def check_alive(encoder: Encoder, pixels: Tensor, dropout: Dropout) -> tuple[Sit
 
 
 def _without(encoder: Encoder, pixels: Tensor, silenced: Site) -> Tensor:
-    by_weight = find_sites(encoder).by_weight
+    table = find_sites(encoder)
+    attentions = iter(table.attentions)
 
     def silence(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
-        y = compute(1.0)
-        return torch.zeros_like(y) if by_weight.get((id(weight), part)) == silenced else y
+        y = compute()
+        return torch.zeros_like(y) if table.by_weight.get((id(weight), part)) == silenced else y
 
-    with LinearMaps(silence):
+    def silence_attention(probabilities: Tensor) -> Tensor:
+        return torch.zeros_like(probabilities) if next(attentions) == silenced else probabilities
+
+    with LinearMaps(silence, probabilities=silence_attention if silenced in table.attentions else None):
         return encoder.forward_image(pixels)
 
 
-def site_variance(encoder: Encoder, pixels: Tensor, keys: Tensor, site: Site, p: float, seed: int) -> float:
-    """Mean over images of trace_pre when ``site`` alone is dropped with probability ``p``.
+def site_variance(encoder: Encoder, pixels: Tensor, keys: Tensor, site: Site, kind: Perturbation, seed: int) -> float:
+    """Mean over images of trace_pre when ``kind`` acts at ``site`` alone.
 
     As many passes are taken as give 64 dropped units on average, between 4 and 256.
     """
-    wanted = min(256, max(4, math.ceil(64 / max(p * site.units * len(pixels), 1e-9))))
+    units = site.layout(kind)[1]
+    wanted = min(256, max(4, math.ceil(64 / max(kind.p * units * len(pixels), 1e-9))))
     starts = range(0, wanted, PASS_BLOCK)
-    with perturbed(encoder, Dropout(p, (site.name,)), seed) as tower:
+    with perturbed(encoder, kind.at(site.name), seed) as tower:
         blocks = [tower(pixels, keys, 0, i, 0, min(PASS_BLOCK, wanted - start)) for i, start in enumerate(starts)]
         passes = torch.cat(blocks, dim=1)
     return float(passes.double().var(dim=1).mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
@@ -12,26 +12,28 @@ from torch import Tensor, nn
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.perturbation.intercept import Compute, Handler, LinearMaps
-from mcdo.perturbation.kinds import Dropout
+from mcdo.perturbation.intercept import Compute, Handler, LinearMaps, ProbabilityHandler
+from mcdo.perturbation.kinds import Perturbation
 from mcdo.perturbation.masks import PASS_BLOCK, KeyedMasks, MaskedSite, zero_units_
+from mcdo.perturbation.normals import KeyedNormals
 from mcdo.perturbation.sites import Site, SiteTable, find_sites
+
+Disturb = Callable[[Tensor, int], Tensor]
 
 _ACTIVE: WeakKeyDictionary[Encoder, PerturbedTower] = WeakKeyDictionary()
 
 
 class PerturbedTower:
-    """An image tower under dropout. Call it inside :func:`perturbed` only."""
+    """A tower under a perturbation. Call it inside :func:`perturbed` only."""
 
-    def __init__(self, encoder: Encoder, dropout: Dropout, seed: int) -> None:
+    def __init__(self, encoder: Encoder, kind: Perturbation, seed: int) -> None:
         table = find_sites(encoder)
-        self.encoder = encoder
-        self.sites = live_sites(encoder, table, dropout)
-        self._scale = dropout.scale
+        self.encoder, self.kind = encoder, kind
+        self.sites = live_sites(encoder, table, kind)
         self._local = threading.local()  # blocks of images may be measured by several threads
         self._index = {key: self.sites.index(site) for key, site in table.by_weight.items() if site in self.sites}
-        masked = [MaskedSite(site.name, site.units, dropout.p) for site in self.sites] if dropout.p else []
-        self._masks = KeyedMasks(masked, seed, encoder.device) if masked else None
+        self._attentions = [self.sites.index(site) if site in self.sites else None for site in table.attentions]
+        self._noise = _noise(kind, self.sites, seed, encoder.device) if kind.p else None
 
     @torch.inference_mode()
     def __call__(
@@ -62,11 +64,15 @@ class PerturbedTower:
         if len(keys) != len(pixels):
             raise McdoError(f"{len(keys)} image keys for {len(pixels)} images")
         passes = last - first
-        if self._masks is None:  # one pass serves them all: exactly the deterministic features, exactly no variance
+        if self._noise is None:  # one pass serves them all: exactly the deterministic features, exactly no variance
             with LinearMaps():
                 return self.encoder.forward_image(pixels)[:, None].expand(-1, passes, -1)
         rows = self._repeated(pixels, passes)
-        with LinearMaps(self._handler(self._masks, keys, trial, block, first, last), rows, passes):
+        if getattr(self.kind, "over_images", False):
+            keys = torch.zeros_like(keys)
+        disturb = self._disturbance(self._noise, keys, trial, block, first, last)
+        attention = self._probabilities(disturb) if self.kind.where == "probabilities" else None
+        with LinearMaps(self._handler(disturb), rows, passes, attention):
             features = self.encoder.forward_image(rows)
             return features.view(len(pixels), passes, -1)
 
@@ -79,34 +85,74 @@ class PerturbedTower:
             held = self._local.rows = (pixels, passes, pixels._version, pixels.repeat_interleave(passes, dim=0))
         return held[3]
 
-    def _handler(self, masks: KeyedMasks, keys: Tensor, trial: int, block: int, first: int, last: int) -> Handler:
-        on_cpu = self.encoder.device.type == "cpu"
-        drawn = [] if on_cpu else masks.draw(trial, block, keys, first, last)
+    def _disturbance(
+        self, noise: KeyedMasks | KeyedNormals, keys: Tensor, trial: int, block: int, first: int, last: int
+    ) -> Disturb:
+        """What is done in place to the numbers of site number ``index`` in these passes."""
         rows = len(keys) * (last - first)
+        on_device = isinstance(noise, KeyedMasks) and self.encoder.device.type != "cpu"
+        drawn = noise.draw(trial, block, keys, first, last) if isinstance(noise, KeyedMasks) and on_device else []
 
-        def drop(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
-            index = self._index.get((id(weight), part))
-            if index is None:
-                return compute(1.0)
-            y = compute(self._scale)
-            if y.numel() != rows * self.sites[index].units:
+        def disturb(y: Tensor, index: int) -> Tensor:
+            site = noise.sites[index]
+            if y.numel() != rows * site.size:
                 raise McdoError(
                     f"{self.encoder.key}: {self.sites[index].name} has output {tuple(y.shape)} for {rows} rows, not "
-                    f"{self.sites[index].units} units each; images must have {self.encoder.resolution} px"
+                    f"{site.size} units each; images must have {self.encoder.resolution} px"
                 )
-            return masks.zero_(y, index, trial, block, keys, first, last) if on_cpu else zero_units_(y, drawn[index])
+            if isinstance(noise, KeyedNormals):
+                return noise.disturb_(y, index, trial, block, keys, first, last)
+            if on_device:
+                return zero_units_(y, drawn[index], site.outer, site.inner)
+            return noise.zero_(y, index, trial, block, keys, first, last)
 
-        return drop
+        return disturb
+
+    def _handler(self, disturb: Disturb) -> Handler:
+        scale, on_input = self.kind.scale, self.kind.where == "input"
+
+        def handle(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
+            index = self._index.get((id(weight), part))
+            if index is None:
+                return compute()
+            if on_input:
+                return compute(before=lambda x: disturb(x * scale, index))
+            return disturb(compute(scale), index)
+
+        return handle
+
+    def _probabilities(self, disturb: Disturb) -> ProbabilityHandler:
+        calls = iter(self._attentions)
+
+        def handle(probabilities: Tensor) -> Tensor:
+            index = next(calls)
+            return probabilities if index is None else disturb(probabilities.mul_(self.kind.scale), index)
+
+        return handle
 
 
-def live_sites(encoder: Encoder, table: SiteTable, dropout: Dropout) -> tuple[Site, ...]:
+def _noise(kind: Perturbation, sites: tuple[Site, ...], seed: int, device: torch.device) -> KeyedMasks | KeyedNormals:
+    # Dropout of outputs keys by the site's name alone; every other kind has streams of its own.
+    suffix = "" if kind.mask_name == "output element bernoulli" else f" {kind.mask_name}"
+    masked = []
+    for site in sites:
+        outer, units, inner = site.layout(kind)
+        masked.append(MaskedSite(f"{site.name}{suffix}", units, kind.p, outer, inner))
+    if kind.noise == "bernoulli":
+        return KeyedMasks(masked, seed, device)
+    return KeyedNormals(masked, seed, additive=kind.noise == "additive")
+
+
+def live_sites(encoder: Encoder, table: SiteTable, dropout: Perturbation) -> tuple[Site, ...]:
     """The sites that ``dropout`` asks for.
 
     Raises:
         McdoError: if one of them is never carried out: dropout there would do nothing.
 
     """
-    sites = table.select(dropout.sites)
+    sites = table.select_for(dropout)
+    if not sites:
+        raise McdoError(f"{encoder.key}: {type(dropout).__name__} finds nothing to disturb in this tower")
     dead = [site.name for site in sites if not site.calls]
     if dead:
         raise McdoError(
@@ -117,7 +163,7 @@ def live_sites(encoder: Encoder, table: SiteTable, dropout: Dropout) -> tuple[Si
 
 
 @contextmanager
-def perturbed(encoder: Encoder, dropout: Dropout, seed: int) -> Iterator[PerturbedTower]:
+def perturbed(encoder: Encoder, dropout: Perturbation, seed: int) -> Iterator[PerturbedTower]:
     """The encoder's image tower under dropout, to be called for as long as the context lasts.
 
     Only calls of the yielded tower are perturbed. The model's state and modules are never changed, so they are the same

@@ -10,18 +10,31 @@ itself is never touched, so there is nothing to restore.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-Compute = Callable[[float], Tensor]
-"""``compute(scale)`` carries the map out and returns ``scale * (x W + b)``; the scale costs nothing inside a GEMM."""
+Change = Callable[[Tensor], Tensor]
+
+
+class Compute(Protocol):
+    """``compute(scale)`` carries the map out and returns ``scale * (x W + b)``; the scale costs nothing inside a GEMM.
+
+    ``before`` changes the input x first.
+    """
+
+    def __call__(self, scale: float = 1.0, before: Change | None = None) -> Tensor:  # noqa: D102
+        ...
+
 
 Handler = Callable[[nn.Parameter, str, Compute], Tensor]
 """``handler(weight, part, compute)`` returns the output. ``part`` names the slice of a packed weight, or is empty."""
+
+ProbabilityHandler = Callable[[Tensor], Tensor]
+"""Takes and returns attention probabilities ``[B, heads, L, S]``; called once for each attention, in order."""
 
 
 def carry_out(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
@@ -48,12 +61,20 @@ class LinearMaps(TorchFunctionMode):
         repeated: pixels ``[B * repeats, 3, H, W]`` in which each image stands ``repeats`` times in a row. A
             convolution of this very tensor is carried out once per image.
         repeats: how often.
+        probabilities: what is done with attention probabilities. Without it they are never formed.
 
     """
 
-    def __init__(self, handler: Handler = carry_out, repeated: Tensor | None = None, repeats: int = 1) -> None:
+    def __init__(
+        self,
+        handler: Handler = carry_out,
+        repeated: Tensor | None = None,
+        repeats: int = 1,
+        probabilities: ProbabilityHandler | None = None,
+    ) -> None:
         super().__init__()
         self.handler, self._repeated, self._repeats = handler, repeated, repeats
+        self._probabilities = probabilities
         self._watched: dict[Any, Callable[..., Any]] = {
             F.linear: self._linear,
             F.conv2d: self._conv2d,
@@ -66,20 +87,27 @@ class LinearMaps(TorchFunctionMode):
             torch.addmm: self._addmm,
             torch.Tensor.addmm: self._addmm,
         }
+        if probabilities is not None:
+            self._watched[F.scaled_dot_product_attention] = self._scaled_dot_product
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         watched = self._watched.get(func)
         return func(*args, **(kwargs or {})) if watched is None else watched(*args, **(kwargs or {}))
 
     def _map(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
-        return self.handler(weight, part, compute) if isinstance(weight, nn.Parameter) else compute(1.0)
+        return self.handler(weight, part, compute) if isinstance(weight, nn.Parameter) else compute()
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self._map(weight, "", lambda scale: _scaled_linear(input, weight, bias, scale))
+        def compute(scale: float = 1.0, before: Change | None = None) -> Tensor:
+            return _scaled_linear(input if before is None else before(input), weight, bias, scale)
+
+        return self._map(weight, "", compute)
 
     def _conv2d(self, input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        def compute(scale: float) -> Tensor:
-            if input is self._repeated:
+        def compute(scale: float = 1.0, before: Change | None = None) -> Tensor:
+            if before is not None:
+                y = F.conv2d(before(input), weight, *args, **kwargs)
+            elif input is self._repeated:
                 y = F.conv2d(input[:: self._repeats], weight, *args, **kwargs).repeat_interleave(self._repeats, dim=0)
             else:
                 y = F.conv2d(input, weight, *args, **kwargs)
@@ -88,15 +116,15 @@ class LinearMaps(TorchFunctionMode):
         return self._map(weight, "", compute)
 
     def _matmul(self, input: Tensor, other: Tensor, **kwargs: Any) -> Tensor:
-        def compute(scale: float) -> Tensor:
-            y = torch.matmul(input, other, **kwargs)
+        def compute(scale: float = 1.0, before: Change | None = None) -> Tensor:
+            y = torch.matmul(input if before is None else before(input), other, **kwargs)
             return y if scale == 1.0 else y * scale
 
         return self._map(other, "", compute)
 
     def _addmm(self, input: Tensor, mat1: Tensor, mat2: Tensor, **kwargs: Any) -> Tensor:
-        def compute(scale: float) -> Tensor:
-            y = torch.addmm(input, mat1, mat2, **kwargs)
+        def compute(scale: float = 1.0, before: Change | None = None) -> Tensor:
+            y = torch.addmm(input, mat1 if before is None else before(mat1), mat2, **kwargs)
             return y if scale == 1.0 else y * scale
 
         return self._map(mat2, "", compute)
@@ -158,15 +186,42 @@ class LinearMaps(TorchFunctionMode):
                 )
         q, k, v = (x.view(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (q, k, v))
         mask = _merged_mask(attn_mask, key_padding_mask, q, num_heads)
-        out = F.scaled_dot_product_attention(
-            q, k, v, mask, dropout_p if training else 0.0, is_causal=is_causal and mask is None
-        )
+        attend = F.scaled_dot_product_attention if self._probabilities is None else self._scaled_dot_product
+        out = attend(q, k, v, mask, dropout_p if training else 0.0, is_causal=is_causal and mask is None)
         out = self._linear(out.transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias)
         return out.transpose(0, 1), None
 
     def _packed(self, part: str, x: Tensor, weight: Tensor, bias: Tensor | None, rows: slice) -> Tensor:
         piece, offset = weight[rows], None if bias is None else bias[rows]
-        return self._map(weight, part, lambda scale: _scaled_linear(x, piece, offset, scale))
+
+        def compute(scale: float = 1.0, before: Change | None = None) -> Tensor:
+            return _scaled_linear(x if before is None else before(x), piece, offset, scale)
+
+        return self._map(weight, part, compute)
+
+    def _scaled_dot_product(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Attention with its probabilities formed, so that they can be handled."""
+        assert self._probabilities is not None
+        if enable_gqa or dropout_p:
+            raise NotImplementedError("probabilities of grouped-query attention, or with native dropout")
+        logits = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if is_causal:
+            attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            logits = logits.masked_fill(attn_mask.logical_not(), -torch.inf)
+        elif attn_mask is not None:
+            logits = logits + attn_mask
+        return self._probabilities(logits.softmax(-1)) @ value
 
 
 def _merged_mask(mask: Tensor | None, padding: Tensor | None, q: Tensor, heads: int) -> Tensor | None:

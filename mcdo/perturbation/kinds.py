@@ -1,20 +1,33 @@
-"""Kinds of perturbation: what is done to the output of a linear map, as frozen configuration."""
+"""Kinds of perturbation: what is done where to the numbers inside a tower, as frozen configuration.
+
+A kind says three things: *where* it acts (the output of a linear map, its input, or attention probabilities), what is
+disturbed together (each *element*, each *feature* over all tokens, or the whole *branch* of an image), and the *noise*
+(a Bernoulli mask, a normal factor, or a normal addend). All are parametrized by a drop probability p and matched: the
+variance that one injects relative to the signal is p / (1 - p), so kinds at the same p can be compared.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
 
 from mcdo.errors import McdoError
 
+Where = Literal["output", "input", "probabilities"]
+Together = Literal["element", "feature", "branch"]
+Noise = Literal["bernoulli", "multiplicative", "additive"]
 
-@dataclass(frozen=True)
-class Dropout:
-    """Dropout on the output of linear maps: inverted scaling, every unit of every token on its own.
+
+@dataclass(frozen=True, init=False)
+class Perturbation:
+    """A kind of perturbation; use one of its subclasses.
 
     Args:
-        p: probability that a unit is zeroed, in [0, 1). The published value is 0.01.
+        p: probability that a unit is zeroed, in [0, 1). The published value is 0.01. Kinds with normal noise have the
+            variance of a dropout with this p.
         sites: ``"all"``, a group (``"mlp"``, ``"attention"``, ``"projection"``), a role (``"qkv"``, ...), a site name,
             or a sequence of these. ``"all"`` leaves out the patch embedding, which must be asked for.
 
@@ -23,18 +36,115 @@ class Dropout:
 
     """
 
+    where: ClassVar[Where] = "output"
+    together: ClassVar[Together] = "element"
+    noise: ClassVar[Noise] = "bernoulli"
+
     p: float = 0.01
     sites: str | tuple[str, ...] = "all"
 
     def __init__(self, p: float = 0.01, sites: str | Sequence[str] = "all") -> None:
+        name = type(self).__name__
         if isinstance(p, bool) or not isinstance(p, (int, float)) or not math.isfinite(p) or not 0 <= p < 1:
-            raise McdoError(f"dropout p = {p!r}: it must be a number in [0, 1); the published value is 0.01")
+            raise McdoError(f"{name} p = {p!r}: it must be a number in [0, 1); the published value is 0.01")
         if not sites:
-            raise McdoError("dropout sites are empty: name at least one, or say sites='all'")
+            raise McdoError(f"{name} sites are empty: name at least one, or say sites='all'")
         object.__setattr__(self, "p", float(p))
         object.__setattr__(self, "sites", sites if isinstance(sites, str) else tuple(sites))
 
     @property
+    def mask_name(self) -> str:
+        """Names the random streams of the kind: kinds that draw different things share none."""
+        return f"{self.where} {self.together} {self.noise}"
+
+    @property
+    def variance(self) -> float:
+        """Variance of what a unit is multiplied with: p / (1 - p)."""
+        return self.p / (1.0 - self.p)
+
+    @property
     def scale(self) -> float:
         """What kept units are multiplied by, so that the mean is unchanged."""
-        return 1.0 / (1.0 - self.p)
+        return 1.0 / (1.0 - self.p) if self.noise == "bernoulli" else 1.0
+
+    def at(self, *sites: str) -> Perturbation:
+        """The same perturbation at these sites only."""
+        other = copy.copy(self)
+        object.__setattr__(other, "sites", sites)
+        return other
+
+    def with_p(self, p: float) -> Perturbation:
+        """The same perturbation with another drop probability."""
+        other = copy.copy(self)
+        object.__setattr__(other, "p", Dropout(p).p)
+        return other
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form, with the name of the kind: part of the key of whatever was measured under it."""
+        return {"kind": type(self).__name__, **asdict(self)}
+
+
+@dataclass(frozen=True, init=False)
+class Dropout(Perturbation):
+    """Dropout on the output of linear maps: inverted scaling, every unit of every token on its own."""
+
+
+@dataclass(frozen=True, init=False)
+class TiedDropout(Perturbation):
+    """Dropout of output features, one mask over all tokens: rows of the weight matrix drop out.
+
+    This is the Bayesian reading of dropout, in which a pass is one posterior sample of the weights. With
+    ``over_images`` that sample is the same for every image too.
+    """
+
+    together: ClassVar[Together] = "feature"
+
+    over_images: bool = False
+
+    def __init__(self, p: float = 0.01, sites: str | Sequence[str] = "all", over_images: bool = False) -> None:
+        super().__init__(p, sites)
+        object.__setattr__(self, "over_images", bool(over_images))
+
+
+@dataclass(frozen=True, init=False)
+class Multiplicative(Perturbation):
+    """Outputs times 1 + sqrt(p / (1 - p)) · N(0, 1), each on its own: Gaussian dropout (Srivastava et al. 2014)."""
+
+    noise: ClassVar[Noise] = "multiplicative"
+
+
+@dataclass(frozen=True, init=False)
+class Gaussian(Perturbation):
+    """Outputs plus sqrt(p / (1 - p)) · r · N(0, 1), with r the root mean square of that image's own output."""
+
+    noise: ClassVar[Noise] = "additive"
+
+
+@dataclass(frozen=True, init=False)
+class AttentionDropout(Perturbation):
+    """Dropout of attention probabilities, after the softmax, in every attention of the tower."""
+
+    where: ClassVar[Where] = "probabilities"
+
+    def __init__(self, p: float = 0.01) -> None:
+        super().__init__(p, "all")
+
+
+@dataclass(frozen=True, init=False)
+class HiddenDropout(Perturbation):
+    """Dropout of an MLP's hidden activation, after the nonlinearity: the input of fc2."""
+
+    where: ClassVar[Where] = "input"
+
+    def __init__(self, p: float = 0.01) -> None:
+        super().__init__(p, "fc2")
+
+
+@dataclass(frozen=True, init=False)
+class StochasticDepth(Perturbation):
+    """Residual branches (attention and MLP) dropped whole, image by image, and rescaled (Huang et al. 2016)."""
+
+    together: ClassVar[Together] = "branch"
+
+    def __init__(self, p: float = 0.01) -> None:
+        super().__init__(p, ("attention_output", "fc2"))

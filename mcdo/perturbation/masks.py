@@ -83,11 +83,21 @@ def _inverse_log_q(p: float) -> float:
 
 @dataclass(frozen=True)
 class MaskedSite:
-    """What the generator needs of a site: its name, units per image and pass, and its drop probability."""
+    """What the generator needs of a site: its name, units per image and pass, and its drop probability.
+
+    One unit stands for ``outer`` × ``inner`` numbers: the output of an image and pass is ``[outer, units, inner]``.
+    """
 
     name: str
     units: int
     p: float
+    outer: int = 1
+    inner: int = 1
+
+    @property
+    def size(self) -> int:
+        """Numbers per image and pass."""
+        return self.outer * self.units * self.inner
 
 
 class KeyedMasks:
@@ -140,9 +150,9 @@ class KeyedMasks:
         """Zero the dropped units of site number ``index`` in its output ``y``, on the CPU; the rest as :meth:`draw`."""
         site = self.sites[index]
         run = _mix(_mix(_mix(self._seed ^ trial) ^ block) ^ self._site_keys[index])
-        skip, width = site.units * first, site.units * (last - first)
-        streams = keys.numpy().view(np.uint64)
-        _zero_streams(y.view(len(keys), width).numpy(), streams, np.uint64(run), _inverse_log_q(site.p), skip)
+        streams, rows = keys.numpy().view(np.uint64), y.view(len(keys), (last - first) * site.size).numpy()
+        inverse, skip, end = _inverse_log_q(site.p), site.units * first, site.units * last
+        _zero_streams(rows, streams, np.uint64(run), inverse, skip, end, site.units, site.outer, site.inner)
         return y
 
     def draw(self, trial: int, block: int, keys: Tensor, first: int = 0, last: int = PASS_BLOCK) -> list[Tensor]:
@@ -178,17 +188,23 @@ class KeyedMasks:
         return positions
 
 
-def zero_units_(y: Tensor, positions: Tensor) -> Tensor:
+def zero_units_(y: Tensor, positions: Tensor, outer: int = 1, inner: int = 1) -> Tensor:
     """Zero the drawn units of ``y`` in place, without a synchronisation.
 
     Args:
         y: contiguous ``[B * P, ...]``, image-major, ``P`` passes of each image.
         positions: one tensor of :meth:`KeyedMasks.draw`, ``[B, n]``.
+        outer: see :class:`MaskedSite`.
+        inner: likewise.
 
     Returns:
         ``y``.
 
     """
+    if outer * inner > 1:
+        kept = zero_units_(y.new_ones(len(y), y[0].numel() // (outer * inner)), positions)
+        y.view(len(y), outer, -1, inner).mul_(kept[:, None, :, None])
+        return y
     batch = len(positions)
     width = y.numel() // batch
     flat = y.view(-1)
@@ -207,10 +223,17 @@ def zero_units_(y: Tensor, positions: Tensor) -> Tensor:
 
 @numba.njit(cache=True, nogil=True)
 def _zero_streams(
-    y: NDArray[np.float32], keys: NDArray[np.uint64], site: np.uint64, inverse_log_q: float, skip: int
+    y: NDArray[np.float32],
+    keys: NDArray[np.uint64],
+    site: np.uint64,
+    inverse_log_q: float,
+    skip: int,
+    end: int,
+    units: int,
+    outer: int,
+    inner: int,
 ) -> None:
     """The CPU's way: walk each image's stream of gaps, and zero units of its row of ``y`` as they come."""
-    end = skip + y.shape[1]
     for image in range(len(keys)):
         counter = keys[image] + site
         position = 0
@@ -226,4 +249,11 @@ def _zero_streams(
                 # bounded, because at p < 1e-17 a gap can be beyond int64
                 position += int(min(np.ceil(math.log(uniform) * inverse_log_q), _FAR))
                 if skip < position <= end:
-                    y[image, position - skip - 1] = 0
+                    unit = position - skip - 1
+                    if outer == 1 and inner == 1:
+                        y[image, unit] = 0
+                    else:
+                        in_pass = unit // units
+                        for i in range(outer):
+                            start = ((in_pass * outer + i) * units + unit - in_pass * units) * inner
+                            y[image, start : start + inner] = 0

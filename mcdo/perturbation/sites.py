@@ -7,6 +7,7 @@ with ``calls = 0``, and whoever asks for it gets an error.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError, nearest
 from mcdo.perturbation.intercept import Compute, LinearMaps
+from mcdo.perturbation.kinds import Perturbation
 
 
 class Role(str, Enum):
@@ -32,11 +34,12 @@ class Role(str, Enum):
     POOLING_HEAD = "pooling_head"
     FINAL_PROJECTION = "final_projection"
     PATCH_EMBEDDING = "patch_embedding"
+    ATTENTION_PROBABILITIES = "attention_probabilities"
     OTHER = "other"
 
 
 GROUPS: dict[str, tuple[Role, ...]] = {
-    "all": tuple(role for role in Role if role is not Role.PATCH_EMBEDDING),
+    "all": tuple(role for role in Role if role not in (Role.PATCH_EMBEDDING, Role.ATTENTION_PROBABILITIES)),
     "mlp": (Role.FC1, Role.FC2),
     "attention": (Role.QKV, Role.ATTENTION_OUTPUT),
     "projection": (Role.FINAL_PROJECTION,),
@@ -46,7 +49,10 @@ GROUPS: dict[str, tuple[Role, ...]] = {
 # First match wins. The names are those of open_clip, timm and transformers.
 _ROLE_PATTERNS: tuple[tuple[str, Role], ...] = (
     (r"(^|\.)(patch_embed|patch_embedding|conv1)(\.|$)", Role.PATCH_EMBEDDING),
-    (r"(^|\.)(visual\.proj|visual\.head\.(proj|mlp\.fc[12])|visual_projection)$", Role.FINAL_PROJECTION),
+    (
+        r"(^|\.)(visual\.proj|visual\.head\.(proj|mlp\.fc[12])|visual_projection|text_projection|text_model\.head)$",
+        Role.FINAL_PROJECTION,
+    ),
     (r"(^|\.)(attn_pool|head\.(attention|mlp))(\.|$)", Role.POOLING_HEAD),
     (r"\.(attn|self_attn)\.(in_proj|qkv|[qkv]_proj|[qkv])(\.|$)", Role.QKV),
     (r"\.(attn|self_attn)\.(out_proj|proj)$", Role.ATTENTION_OUTPUT),
@@ -70,6 +76,11 @@ class Site:
         role: what it does.
         units: number of outputs per image and pass (tokens × features).
         calls: how often one forward pass carries it out.
+        shape: of its output for one image: (tokens, features), or (channels, height, width) of a convolution.
+        input_shape: of its input for one image.
+
+    An attention's probabilities are a site too, for :class:`~mcdo.perturbation.AttentionDropout` only: its output is
+    (heads, queries, keys).
 
     """
 
@@ -77,6 +88,20 @@ class Site:
     role: Role
     units: int
     calls: int
+    shape: tuple[int, ...] = ()
+    input_shape: tuple[int, ...] = ()
+
+    def layout(self, kind: Perturbation) -> tuple[int, int, int]:
+        """(outer, units, inner) of what ``kind`` acts on for one image: a unit is disturbed over all of the others."""
+        shape = self.input_shape if kind.where == "input" else self.shape
+        size = math.prod(shape)
+        if kind.together == "element":
+            return 1, size, 1
+        if kind.together == "branch":
+            return 1, 1, size
+        if self.role is Role.PATCH_EMBEDDING and len(shape) == 3:
+            return 1, shape[0], size // shape[0]
+        return size // shape[-1], shape[-1], 1
 
 
 SiteKey = tuple[int, str]
@@ -85,11 +110,23 @@ SiteKey = tuple[int, str]
 
 @dataclass(frozen=True)
 class SiteTable:
-    """All sites of one encoder, in the order of a forward pass, and the way from a weight to its site."""
+    """All sites of one encoder, in the order of a forward pass, and the way from a weight to its site.
+
+    ``attentions`` are its attentions' probabilities, in the same order.
+    """
 
     sites: tuple[Site, ...]
     by_weight: dict[SiteKey, Site]
     weights: tuple[nn.Parameter, ...]
+    attentions: tuple[Site, ...]
+
+    def select_for(self, kind: Perturbation) -> tuple[Site, ...]:
+        """The sites that ``kind`` asks for; see :meth:`select`."""
+        if kind.where != "probabilities":
+            return self.select(kind.sites)
+        if kind.sites == "all":
+            return self.attentions
+        return tuple(site for site in self.attentions if site.name in kind.sites)
 
     def select(self, wanted: str | Sequence[str]) -> tuple[Site, ...]:
         """The sites that ``wanted`` names: groups, roles or names, in forward order.
@@ -155,24 +192,37 @@ def _trace(encoder: Encoder) -> SiteTable:
     batch = 3
     names = {id(p): name for name, p in encoder.model.named_parameters(remove_duplicate=False)}
     shapes: dict[str, torch.Size] = {}
+    inputs: dict[str, torch.Size] = {}
     calls: Counter[str] = Counter()
     keys: dict[SiteKey, str] = {}
     held: list[nn.Parameter] = []
+    attentions: list[Site] = []
 
     def record(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
-        y = compute(1.0)
-        if id(weight) in names:
-            name = _site_name(names[id(weight)], part)
-            keys[id(weight), part] = name
-            shapes[name] = y.shape
-            calls[name] += 1
-            held.append(weight)
+        if id(weight) not in names:
+            return compute()
+        name = _site_name(names[id(weight)], part)
+
+        def look(x: Tensor) -> Tensor:
+            inputs[name] = x.shape
+            return x
+
+        y = compute(before=look)
+        keys[id(weight), part] = name
+        shapes[name] = y.shape
+        calls[name] += 1
+        held.append(weight)
         return y
 
-    size = encoder.resolution
-    blank = torch.zeros(batch, 3, size, size, device=encoder.device)
-    with torch.inference_mode(), LinearMaps(record):
-        encoder.forward_image(blank)
+    def record_attention(probabilities: Tensor) -> Tensor:
+        # named after the module whose projections were carried out last
+        name = f"{next(reversed(shapes)).rpartition('.')[0]}.probabilities"
+        shape = tuple(probabilities.shape[1:])
+        attentions.append(Site(name, Role.ATTENTION_PROBABILITIES, math.prod(shape), 1, shape))
+        return probabilities
+
+    with torch.inference_mode(), LinearMaps(record, probabilities=record_attention):
+        encoder.forward_image(encoder.blank(batch))
     for name, shape in shapes.items():
         if calls[name] > 1:
             raise McdoError(
@@ -180,11 +230,14 @@ def _trace(encoder: Encoder) -> SiteTable:
             )
         if shape[0] != batch:
             raise McdoError(f"{encoder.key}: site {name} has output {tuple(shape)}, without images in its first axis")
-    sites = [Site(n, role_of(n), s.numel() // batch, calls[n]) for n, s in shapes.items()]
+    sites = [
+        Site(n, role_of(n), s.numel() // batch, calls[n], tuple(s[1:]), tuple(inputs[n][1:])) for n, s in shapes.items()
+    ]
     carried = {names[weight] for weight, _ in keys}
     sites += [Site(n, role_of(n), 0, 0) for n in (_site_name(d, "") for d in sorted(_declared(encoder) - carried))]
     by_name = {site.name: site for site in sites}
-    return SiteTable(tuple(sites), {key: by_name[name] for key, name in keys.items()}, tuple(held))
+    by_weight = {key: by_name[name] for key, name in keys.items()}
+    return SiteTable(tuple(sites), by_weight, tuple(held), tuple(attentions))
 
 
 def count_by_role(sites: Sequence[Site]) -> dict[str, int]:

@@ -17,14 +17,27 @@ from mcdo.stats.calibration import (
     negative_log_likelihood,
     reliability_diagram,
 )
+from mcdo.stats.clusters import clustered_ambiguity, clustered_spearman_differences
+from mcdo.stats.comparison import (
+    Difference,
+    auroc_differences,
+    bootstrap_p,
+    corrected,
+    normal_p,
+    spearman_differences,
+)
+from mcdo.stats.drift import stacked_drift, trial_drift
+from mcdo.stats.groups import GroupDifference, group_differences
 from mcdo.stats.prediction import (
     PredictedReliability,
     UsablePasses,
     predicted_reliability,
     smallest_usable_passes,
 )
+from mcdo.stats.rank_matrix import RankMatrix, rank_matrix
 from mcdo.stats.reliability import THRESHOLDS, Reliability, Thresholds, icc_from_snr, reliability, status_of
 from mcdo.stats.resampling import Estimate, NullRate, bootstrap, holm, null_pass_rate, permutation_p, proportion
+from mcdo.stats.tracking import Association, TrackingMetrics, tracking_metrics
 from mcdo.stats.validity import (
     PairedIncrease,
     ambiguity_estimates,
@@ -42,43 +55,60 @@ from mcdo.stats.validity import (
 __all__ = [
     "THRESHOLDS",
     "AmbiguityTargets",
+    "Association",
+    "Difference",
     "Estimate",
+    "GroupDifference",
     "NullRate",
     "PairedIncrease",
     "PredictedReliability",
+    "RankMatrix",
     "Reliability",
     "ReliabilityDiagram",
     "Thresholds",
+    "TrackingMetrics",
     "UsablePasses",
     "adaptive_calibration_error",
     "ambiguity_estimates",
     "ambiguity_report",
     "ambiguity_targets",
     "auroc",
+    "auroc_differences",
     "auroc_high",
     "auroc_low",
     "bootstrap",
+    "bootstrap_p",
     "brier_score",
+    "clustered_ambiguity",
+    "clustered_spearman_differences",
+    "corrected",
     "disattenuated",
     "entropy",
     "expected_calibration_error",
+    "group_differences",
     "holm",
     "icc_from_snr",
     "margin",
     "negative_log_likelihood",
+    "normal_p",
     "null_pass_rate",
     "partial_spearman",
     "permutation_p",
     "predicted_reliability",
     "prompt_sensitivity",
     "proportion",
+    "rank_matrix",
     "reliability",
     "reliability_diagram",
     "sigmoid_entropy",
     "sigmoid_margin",
     "smallest_usable_passes",
     "spearman",
+    "spearman_differences",
     "spearman_permutation_p",
+    "stacked_drift",
     "status_of",
+    "tracking_metrics",
+    "trial_drift",
     "wilcoxon_increase",
 ]

@@ -85,7 +85,7 @@ def test_score_follows_ambiguity(
             pytest.mark.xfail(strict=True, raises=AssertionError, reason=f"{known.measured}: {known.reason}")
         )
     images, run = bench.images(config.n), bench.run(exp5.needs(config, model))
-    logits = exp5.zero_shot_logits(bench.encoder(model), run.features, images)
+    logits = bench.logits(model, config.n)
     found = bench.once(config, model, lambda: exp5.compute(config, run, logits, images.labels)).estimates[score]
     estimate, control = found[key], found[f"{key}_given_norm"]
     record_property(key, str(estimate))

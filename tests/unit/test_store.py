@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -16,13 +15,13 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-import mcdo.store
+import mcdo
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.errors import McdoError
-from mcdo.estimators import DimensionWeights, MonteCarloRun, monte_carlo
+from mcdo.estimators import MonteCarloRun, monte_carlo
 from mcdo.images import ImageSet, load_images
 from mcdo.perturbation import Dropout
-from mcdo.store import DamagedResultWarning, Store, UnsavedResultWarning, canonical_json, open_store
+from mcdo.store import DamagedResultWarning, Store, UnsavedResultWarning, open_store
 
 KEY = "ab" * 32
 ARRAYS = {"features": np.arange(6, dtype=np.float32).reshape(2, 3), "trace_pre@4": np.array([[0.1, np.nan]])}
@@ -97,83 +96,6 @@ def test_a_key_is_only_a_name_and_the_same_weights_under_another_are_found(own: 
     own.key = "another"
     assert measure(tmp_path, own).encoder == "another"
     assert rows == []
-
-
-def _weights(factor: float) -> DimensionWeights:
-    features = np.random.default_rng(0).random((5, 48)) * np.linspace(1, factor, 48)
-    return DimensionWeights.fit(features, list("abcde"))
-
-
-def _other_preprocessing() -> Encoder:
-    encoder = load_encoder("clip_tiny", weights="random")
-    encoder.preprocessing = replace(encoder.preprocessing, identity="bilinear")
-    return encoder
-
-
-CHANGES: dict[str, Callable[[], dict[str, Any]]] = {
-    "weights": lambda: {"encoder": encoder_of(1)},
-    "preprocessing": lambda: {"encoder": _other_preprocessing()},
-    "images": lambda: {"images": load_images("digits", n=3, seed=1)},
-    "order of images": lambda: {"images": digits().select([2, 1, 0])},
-    "contents of an image": lambda: {"images": replace(digits(), source=Relabelled(), content_hashes=("a", "b", "c"))},
-    "p": lambda: {"dropout": Dropout(0.10000001)},
-    "sites": lambda: {"dropout": Dropout(0.1, "mlp")},
-    "passes": lambda: {"passes": (2, 5)},
-    "fewer snapshots": lambda: {"passes": (4,)},
-    "trials": lambda: {"trials": 3},
-    "seed": lambda: {"seed": 43},
-    "geometry": lambda: {"geometry": (4,)},
-    "weights of dimensions": lambda: {"weights": _weights(2)},
-    "other weights of dimensions": lambda: {"weights": _weights(3)},
-}
-
-
-class Relabelled:
-    """Digits under other content hashes."""
-
-    def load(self, image_id: str) -> Any:
-        i = digits().ids.index(image_id)
-        return digits().image(i), "abc"[i]
-
-    def content_hash(self, image_id: str) -> str:
-        return "abc"[digits().ids.index(image_id)]
-
-
-def test_every_ingredient_of_a_measurement_changes_its_key(tmp_path: Path) -> None:
-    measure(tmp_path)
-    for n, (name, change) in enumerate(CHANGES.items(), start=2):
-        measure(tmp_path, **change())
-        assert len(files(tmp_path)) == n, name
-        measure(tmp_path, **change())
-        assert len(files(tmp_path)) == n, name
-
-
-@pytest.mark.parametrize("what", ["version", "mask scheme", "machine", "batch_size", "progress"])
-def test_what_changes_the_numbers_is_in_the_key_and_nothing_else(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measure(tmp_path)
-    module = sys.modules["mcdo.estimators.monte_carlo"]
-    if what == "version":
-        version = importlib.metadata.version
-        monkeypatch.setattr(
-            importlib.metadata, "version", lambda name: version(name) + ("+x" if name == "timm" else "")
-        )
-    elif what == "mask scheme":
-        monkeypatch.setattr(module, "SCHEME", "another")
-    elif what == "machine":
-        monkeypatch.setattr("platform.machine", lambda: "another")
-    options: dict[str, dict[str, Any]] = {"batch_size": {"batch_size": 3}, "progress": {"progress": True}}
-    measure(tmp_path, **options.get(what, {}))
-    assert len(files(tmp_path)) == (2 if what in ("version", "mask scheme", "machine") else 1)
-
-
-def test_keys_follow_values_not_the_order_of_writing() -> None:
-    assert Store.key({"a": 1, "b": (1, 2)}) == Store.key({"b": [1, 2], "a": 1})
-    assert Store.key({"a": 1}) != Store.key({"a": 2})
-    assert canonical_json({"b": 1, "a": [0.1, "é"]}) == '{"a":[0.1,"\\u00e9"],"b":1}'
-    with pytest.raises(ValueError, match="Out of range float values"):
-        canonical_json(float("nan"))
 
 
 def test_a_store_is_opened_from_whatever_the_caller_has(tmp_path: Path) -> None:
@@ -343,7 +265,7 @@ for n in range(150):
 
 
 def test_two_processes_that_write_the_same_key_never_show_half_a_file(tmp_path: Path) -> None:
-    package = str(Path(mcdo.store.__file__).parent)
+    package = str(Path(mcdo.__file__).parent)
     command = [sys.executable, "-c", WRITER, package, str(tmp_path)]
     writers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for writer in writers:

@@ -19,7 +19,7 @@ def test_ambiguity_is_reported_for_every_score_and_head(
     settings = bench.settings
     config = exp5.Exp5SubsetConfig.of(settings.protocol, settings.seed, settings.dropout)
     images, run = bench.images(config.n), bench.run(exp5.needs(config, model))
-    logits = exp5.zero_shot_logits(bench.encoder(model), run.features, images)
+    logits = bench.logits(model, config.n)
     result = bench.once(config, model, lambda: exp5.compute(config, run, logits, images.labels))
     exp5.write(config, run, images, logits, result, settings.reports / "phase1", settings.session)
 

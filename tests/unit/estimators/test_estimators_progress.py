@@ -32,7 +32,7 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def test_off_a_terminal_a_plain_line_now_and_then(wait: Callable[[float], None]) -> None:
     stream = io.StringIO()
-    with Progress(10_000, "clip on digits", stream) as bar:
+    with Progress(10_000, "clip on digits", stream=stream) as bar:
         for _ in range(10):
             wait(10)
             bar.update(1000)
@@ -47,7 +47,7 @@ def test_off_a_terminal_a_plain_line_now_and_then(wait: Callable[[float], None])
 
 def test_off_a_terminal_short_runs_print_nothing(wait: Callable[[float], None]) -> None:
     stream = io.StringIO()
-    with Progress(10, "x", stream) as bar:
+    with Progress(10, "x", stream=stream) as bar:
         wait(PLAIN_EVERY_S - 0.1)
         bar.update(10)
     assert stream.getvalue() == ""
@@ -55,13 +55,13 @@ def test_off_a_terminal_short_runs_print_nothing(wait: Callable[[float], None]) 
 
 def test_on_a_terminal_a_bar_with_rate() -> None:
     stream = Terminal()
-    with Progress(2000, "clip on digits", stream) as bar:
+    with Progress(2000, "clip on digits", stream=stream) as bar:
         bar.update(500)
         assert bar._bar is not None
         bar._bar.refresh()
     shown = stream.getvalue()
     assert "clip on digits" in shown
-    assert "pass/s" in shown
+    assert "passes/s" in shown
     assert "500/2.00k" in shown
 
 

@@ -39,7 +39,7 @@ def test_every_site_alone_causes_variance_that_grows_with_p(kind: str) -> None:
     encoder = tower(kind)
     pixels, keys = pixels_for(encoder), keys_for()
     for site in find_sites(encoder).select(("all", "patch_embedding")):
-        small, large = (site_variance(encoder, pixels, keys, site, p, seed=0) for p in (0.02, 0.3))
+        small, large = (site_variance(encoder, pixels, keys, site, Dropout(p), seed=0) for p in (0.02, 0.3))
         assert 0 < small < large
 
 
@@ -51,7 +51,7 @@ def test_site_variance_is_that_of_dropout() -> None:
     with torch.no_grad():
         hidden = model.mlp.c_fc(model.conv1(pixels).flatten(2).transpose(1, 2))
         expected = (hidden.square().sum(1) / 16 * p / (1 - p)) @ model.mlp.c_proj.weight.square().T
-    found = sum(site_variance(encoder, pixels, keys, site, p, seed) for seed in range(20)) / 20
+    found = sum(site_variance(encoder, pixels, keys, site, Dropout(p), seed) for seed in range(20)) / 20
     assert found == pytest.approx(float(expected.mean()), rel=0.05)
 
 

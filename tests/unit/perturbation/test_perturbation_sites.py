@@ -152,7 +152,7 @@ def test_a_role_that_the_tower_lacks_is_an_error_naming_those_it_has(wanted: str
 
 
 def test_all_means_every_role_but_the_patch_embedding() -> None:
-    assert set(Role) - set(GROUPS["all"]) == {Role.PATCH_EMBEDDING}
+    assert set(Role) - set(GROUPS["all"]) == {Role.PATCH_EMBEDDING, Role.ATTENTION_PROBABILITIES}
 
 
 def test_a_declared_map_that_no_pass_carries_out_is_dead() -> None:

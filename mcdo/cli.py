@@ -1,0 +1,115 @@
+"""The command line: ``mcdo store list|verify|prune`` looks after what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mcdo.errors import McdoError
+from mcdo.estimators.provenance import versions
+from mcdo.store import upkeep
+
+UNITS = ((2**30, "GB"), (2**20, "MB"), (2**10, "kB"), (1, "B"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 1 where something is damaged, or 2 for a request that cannot be met."""
+    asked = _parser().parse_args(arguments)
+    try:
+        return int(asked.run(asked))
+    except McdoError as error:
+        print(f"mcdo: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mcdo", description="Uncertainty of frozen vision-language encoders.")
+    store = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "store", help="look after what was measured"
+    )
+    commands = store.add_subparsers(required=True, metavar="list|verify|prune")
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument("--store", type=Path, default=Path("store"), help="folder of the store (default: store)")
+    for name, run, meaning in (
+        ("list", _list, "what is in the store, oldest first"),
+        ("verify", _verify, "read every file; exit status 1 if one is damaged"),
+        ("prune", _prune, "remove damaged files and what killed processes left; says what it would do without --yes"),
+    ):
+        command = commands.add_parser(name, parents=[place], help=meaning, description=meaning)
+        command.set_defaults(run=run)
+    command.add_argument("--yes", action="store_true", help="do it")
+    command.add_argument(
+        "--older-than",
+        type=float,
+        default=7.0,
+        metavar="DAYS",
+        help="age of unfinished runs and other versions (default: 7)",
+    )
+    command.add_argument(
+        "--other-versions", action="store_true", help="results of other versions of the libraries as well"
+    )
+    return parser
+
+
+def _list(asked: argparse.Namespace) -> int:
+    found = upkeep.entries(asked.store)
+    rows = [("key", "encoder", "images", "size", "age", "protocol")]
+    for entry in found:
+        label = entry.label
+        protocol = label.get("protocol", "cannot be read: see mcdo store verify" if not entry.facts else "?")
+        state = "" if entry.parts is None else f"unfinished, {entry.parts} parts: "
+        rows.append(
+            (
+                *(_short(entry.path), label.get("encoder", "?"), label.get("images", "?")),
+                *(_size(entry.size), _age(entry.age), state + protocol),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    print(f"{asked.store}: {len(found)} in all, {_size(sum(entry.size for entry in found))}")
+    return 0
+
+
+def _verify(asked: argparse.Namespace) -> int:
+    count, bad = 0, 0
+    for path, error in upkeep.verified(asked.store):
+        count += 1
+        if error is not None:
+            bad += 1
+            print(f"damaged: {path} ({error})")
+    advice = "; mcdo store prune removes damaged ones, and they are measured again when wanted" if bad else ""
+    print(f"{count} files read, {bad} damaged{advice}")
+    return 1 if bad else 0
+
+
+def _prune(asked: argparse.Namespace) -> int:
+    found = upkeep.waste(asked.store, asked.older_than, versions() if asked.other_versions else None)
+    for each in found:
+        if asked.yes:
+            each.remove()
+        print(f"{'removed' if asked.yes else 'would remove'} {each.path} ({_size(each.size)}; {each.reason})")
+    total = f"{len(found)} things, {_size(sum(each.size for each in found))}"
+    print(f"removed {total}" if asked.yes else f"would remove {total}" + ("; --yes does it" if found else ""))
+    return 0
+
+
+def _short(path: Path) -> str:
+    """Enough of a key to tell results apart: its family, and which of it."""
+    return f"{path.stem[:6]}-{path.stem[-6:]}"
+
+
+def _size(size: int) -> str:
+    unit, name = next(((unit, name) for unit, name in UNITS if size >= unit), (1, "B"))
+    return f"{size / unit:.0f} {name}" if unit == 1 else f"{size / unit:.1f} {name}"
+
+
+def _age(days: float) -> str:
+    hours = 24 * days
+    return f"{days:.0f} d" if days >= 2 else f"{hours:.0f} h" if hours >= 2 else f"{60 * hours:.0f} min"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The text tower of an encoder, seen as an encoder of its own: prompts take the place of images.
+
+Sites, perturbations and estimators work on whatever :meth:`~mcdo.encoders.Encoder.forward_image` carries out. Here that
+is the text tower on rows of tokens, so all of them serve text unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mcdo.encoders.encoder import Encoder
+from mcdo.errors import McdoError
+
+
+class TextTower(Encoder):
+    """View of ``encoder`` whose inputs are tokens ``[B, L]``; it shares the model, and its key ends in ``:text``."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        vars(self).update(vars(encoder))  # the same model and device: nothing is loaded or copied
+        self.key = f"{encoder.key}:text"
+        self.towers = replace(encoder.towers, image=encoder.towers.text, image_modules=encoder.towers.text_modules)
+        self.preprocessing = replace(encoder.preprocessing, identity="text tower, the encoder's own tokenizer")
+
+    def blank(self, n: int) -> Tensor:
+        """``n`` rows of tokens."""
+        return self.tokenize(["a"] * n)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Prompts in the place of an image set; ``ids`` are the prompts themselves, so they must be distinct."""
+
+    ids: tuple[str, ...]
+    name: str = "prompts"
+
+    def __post_init__(self) -> None:
+        if len(set(self.ids)) != len(self.ids) or not self.ids:
+            raise McdoError(f"{self.name}: give at least one prompt, and no prompt twice")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def mask_ids(self) -> tuple[str, ...]:
+        """Each prompt has its own masks."""
+        return self.ids
+
+    @property
+    def content_hashes(self) -> tuple[str, ...]:
+        """sha256 of each prompt."""
+        return tuple(hashlib.sha256(prompt.encode()).hexdigest() for prompt in self.ids)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the prompts in order."""
+        return hashlib.sha256(json.dumps(["prompts", self.ids]).encode()).hexdigest()
+
+    def select(self, indices: slice | Sequence[int] | np.ndarray[Any, Any]) -> Prompts:
+        """The prompts at ``indices``, in that order."""
+        return replace(self, ids=tuple(np.asarray(self.ids, dtype=object)[indices]))
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Tokens ``[N, L]`` of prompts, in the place of pixels."""
+
+    data: Tensor
+
+    @classmethod
+    def of(cls, encoder: Encoder, prompts: Prompts) -> Tokens:
+        """Tokenized once, on the encoder's device."""
+        return cls(encoder.tokenize(prompts.ids))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, indices: slice | Sequence[int] | Tensor) -> Tensor:
+        """What the text tower is shown: int64 ``[B, L]``."""
+        return self.data[torch.as_tensor(indices)] if not isinstance(indices, slice) else self.data[indices]

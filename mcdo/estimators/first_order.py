@@ -1,0 +1,224 @@
+"""First-order estimator: the variance that Monte Carlo dropout measures, from gradients instead of passes.
+
+For a small perturbation the covariance of the feature is p / (1 - p) · Σ over sites J Jᵀ (see
+:mod:`~mcdo.estimators.jacobian`), so R vector-Jacobian products give an unbiased estimate of its trace with none of the
+noise of the masks. It is linear in p / (1 - p) and a sum over sites: one run serves every p and every subset of sites.
+Where perturbations are not small it is another number than Monte Carlo's: see
+:mod:`~mcdo.experiments.first_order_domain`.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mcdo.encoders import Encoder
+from mcdo.errors import McdoError
+from mcdo.estimators.first_order_run import FirstOrderConfig, FirstOrderRun
+from mcdo.estimators.jacobian import SiteGraph
+from mcdo.estimators.measurement import is_out_of_memory, no_memory, one_thread_each, prepared, workers_for
+from mcdo.estimators.probes import noise_basis, stratified_probes
+from mcdo.estimators.progress import Progress, Silent
+from mcdo.estimators.provenance import identity, provenance
+from mcdo.estimators.resumption import Keeper
+from mcdo.estimators.scores import pixel_rows
+from mcdo.images import ImageSet, Pixels
+from mcdo.perturbation import Perturbation, Site, check_alive
+from mcdo.store import Arrays, Store, Unfinished, UnsavedResultWarning, open_store
+
+_GRAPH_ROWS = 4
+"""How many times more memory a row with a graph takes than one without, as a rule of thumb."""
+
+
+def first_order(
+    encoder: Encoder,
+    images: ImageSet,
+    dropout: Perturbation,
+    probes: int = 8,
+    trials: int = 10,
+    seed: int = 42,
+    *,
+    batch_size: int | None = None,
+    store: Store | Path | str | None = None,
+    pixels: Pixels | Callable[[], Pixels] | None = None,
+    progress: bool = True,
+) -> FirstOrderRun:
+    """First-order scores of every image in every trial, site by site.
+
+    Args:
+        encoder: from :func:`mcdo.load_encoder`; its weights stay frozen.
+        images: from :func:`mcdo.load_images`.
+        dropout: kind, probability and sites.
+        probes: R, vector-Jacobian products a trial: one along the feature itself, which gives the variance of its norm
+            exactly and is shared by the trials, and R - 1 random ones across it. Between 2 and D + 1; D + 1 is exact.
+        trials: K, independent repetitions with other random probes.
+        seed: seed of the probes.
+        batch_size: images whose graph is held at once; halved when memory runs out.
+        store: where results are kept and looked up, as for :func:`mcdo.monte_carlo`; None measures anew.
+        pixels: prepared pixels of ``images``, or how to get them, where the caller keeps them.
+        progress: report progress.
+
+    Raises:
+        McdoError: for a dead site, an impossible protocol, features that are not finite or zero, a store that cannot be
+            written, or too little memory for one image.
+
+    """
+    probes, trials, seed = map(operator.index, (probes, trials, seed))
+    config = FirstOrderConfig(dropout, probes, trials, seed)
+    if not 2 <= probes <= encoder.feature_dim + 1:
+        raise McdoError(f"probes = {probes}: give between 2 and D + 1 = {encoder.feature_dim + 1}")
+
+    def measure(parts: Unfinished | None = None) -> FirstOrderRun:
+        ready = pixels if isinstance(pixels, Pixels) else prepared(encoder, images) if pixels is None else pixels()
+        return _Measurement(encoder, images, config, ready, batch_size).run(parts, progress)
+
+    shelf = open_store(store)
+    if shelf is None:
+        return measure()
+    key = Store.key(
+        {"method": "first_order", "protocol": config.as_dict(), **identity(encoder, images)},
+        {"images": images.fingerprint},
+    )
+    found = shelf.get(key)
+    if found is not None:
+        return FirstOrderRun.from_store(*found, config, encoder.key, images)
+    shelf.check_writable()
+    parts = shelf.unfinished(key)
+    with parts.held(lambda line: None):
+        found = shelf.get(key)  # by the process that was waited for
+        if found is not None:
+            return FirstOrderRun.from_store(*found, config, encoder.key, images)
+        run = measure(parts)
+        try:
+            shelf.put(key, run.arrays(), {"label": run.label(images), **run.facts()})
+            parts.remove()
+        except McdoError as error:  # a full disk must not cost a finished measurement
+            warnings.warn(f"the run is not kept: {error}", UnsavedResultWarning, stacklevel=2)
+    return run
+
+
+class _Measurement:
+    """One run: its inputs, and the arrays that it fills."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        images: ImageSet,
+        config: FirstOrderConfig,
+        pixels: Pixels,
+        batch_size: int | None,
+    ) -> None:
+        if len(pixels) != len(images):
+            raise McdoError(f"{len(pixels)} prepared pixels for {len(images)} images of {images.name}")
+        self.encoder, self.images, self.config, self.pixels = encoder, images, config, pixels
+        self.rows = batch_size or max(1, pixel_rows(encoder, None) // _GRAPH_ROWS)
+        self.sites: tuple[Site, ...] = check_alive(encoder, pixels.batch(slice(0, 1)), config.dropout)
+        n, sites = len(images), len(self.sites)
+        self.features = np.zeros((n, encoder.feature_dim), dtype=np.float32)
+        self.along = np.zeros((n, sites), dtype=np.float32)
+        self.across = np.zeros((config.trials, n, sites), dtype=np.float32)
+        self._restored = np.zeros(n, dtype=bool)
+        self._lock = threading.Lock()
+
+    def run(self, parts: Unfinished | None, progress: bool) -> FirstOrderRun:
+        self._restore(parts.parts() if parts else ())
+        basis = noise_basis(self.encoder, self.config.dropout)
+        draws = [
+            stratified_probes(basis, self.config.probes - 1, self.config.seed, trial)
+            for trial in range(self.config.trials)
+        ]
+        self._probes = torch.stack(draws).to(self.encoder.device)
+        n, step = len(self.images), self.rows
+        every = [(start, min(n, start + step)) for start in range(0, n, step)]
+        blocks = [(start, stop) for start, stop in every if not self._restored[start:stop].all()]
+        keeper = Keeper(parts, self._part, {"label": {"encoder": self.encoder.key, "images": self.images.name}})
+        what = f"{self.encoder.key} on {self.images.name}, first order"
+        total = sum(stop - start for start, stop in blocks) * self._products
+        with (
+            Progress(total, what, "products") if progress else Silent() as bar,
+            one_thread_each(),
+            ThreadPoolExecutor(workers_for(self.encoder.device, len(blocks))) as pool,
+        ):
+            try:
+                for start, stop in pool.map(lambda block: self._block(keeper, *block), blocks):
+                    bar.update((stop - start) * self._products)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                keeper.save()
+                raise
+        return FirstOrderRun(
+            config=self.config,
+            encoder=self.encoder.key,
+            ids=self.images.ids,
+            features=self.features,
+            sites=tuple((site.name, site.role.value) for site in self.sites),
+            provenance=provenance(self.encoder, self.images),
+            along=self.along,
+            across=self.across,
+        )
+
+    @property
+    def _products(self) -> int:
+        return 1 + self.config.trials * (self.config.probes - 1)
+
+    def _part(self, columns: NDArray[np.int64]) -> Arrays:
+        across = self.across[:, columns]
+        return {"features": self.features[columns], "along": self.along[columns], "across": across}
+
+    def _restore(self, parts: Iterable[Arrays]) -> None:
+        for part in parts:
+            columns: NDArray[Any] = part["columns"]
+            self.features[columns], self.along[columns] = part["features"], part["along"]
+            self.across[:, columns] = part["across"]
+            self._restored[columns] = True
+
+    def _block(self, keeper: Keeper, start: int, stop: int) -> tuple[int, int]:
+        """Images ``start:stop``, in smaller pieces where memory runs out."""
+        done = start
+        while done < stop:
+            rows = self.rows
+            end = min(stop, done + rows)
+            try:
+                self._images(done, end)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                done = end
+                continue
+            if rows == 1:
+                raise no_memory(self.encoder)
+            with self._lock:
+                self.rows = min(self.rows, rows // 2)
+        keeper.add(start, stop)
+        return start, stop
+
+    def _images(self, start: int, stop: int) -> None:
+        """All probes of images ``start:stop``; nothing comes to the host before the last of them is done."""
+        graph = SiteGraph(self.encoder, self.pixels.batch(slice(start, stop)), self.config.dropout, self.sites)
+        features = graph.features.detach()
+        norm = features.norm(dim=-1, keepdim=True)
+        unit = features / norm
+        along = graph.terms(unit)
+        across = torch.zeros(self.config.trials, *along.shape, device=along.device)
+        for trial, probes in enumerate(self._probes):
+            for r, probe in enumerate(probes):
+                last = trial == self.config.trials - 1 and r == len(probes) - 1
+                across[trial] += graph.terms(probe - (unit @ probe)[:, None] * unit, last)
+        self.features[start:stop] = features.float().cpu().numpy()
+        bad = ~np.isfinite(unit.cpu().numpy()).all(axis=1)
+        if bad.any():
+            raise McdoError(
+                f"{self.encoder.key}: the features of {self.images.ids[start + int(bad.argmax())]} are zero or not "
+                "finite; look at its pixels and at the model's weights"
+            )
+        self.along[start:stop], self.across[:, start:stop] = along.cpu().numpy(), across.cpu().numpy()

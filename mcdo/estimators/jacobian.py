@@ -1,0 +1,77 @@
+"""First-order terms: how far a direction of the feature moves per unit of variance injected at each site.
+
+For a small perturbation the feature moves along J δ, with J the Jacobian with respect to what is disturbed. So the
+variance along a direction v is, to first order, p / (1 - p) times a sum over the disturbed units of a squared
+vector-Jacobian product (the delta method): (y ⊙ Jᵀv)² for a mask or a factor, r² (Jᵀv)² for noise added on the scale r.
+What is disturbed together is summed before squaring.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mcdo.encoders import Encoder
+from mcdo.perturbation import Perturbation, Site, find_sites
+from mcdo.perturbation.intercept import Compute, LinearMaps
+
+
+class SiteGraph:
+    """A forward pass of ``pixels`` with a graph from what is disturbed at each site to the feature.
+
+    ``features`` is ``[B, D]`` before normalisation. Weights are frozen and take no gradient.
+    """
+
+    def __init__(self, encoder: Encoder, pixels: Tensor, kind: Perturbation, sites: tuple[Site, ...]) -> None:
+        self._kind, self._sites = kind, sites
+        self._table = find_sites(encoder)
+        self._reached: dict[Site, Tensor] = {}
+        self._attentions = iter(self._table.attentions)
+        attention = self._attention if kind.where == "probabilities" else None
+        with torch.enable_grad(), LinearMaps(self._handle, probabilities=attention):
+            self.features = encoder.forward_image(pixels)
+        self._disturbed = [self._reached[site] for site in sites]
+
+    def _handle(self, weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
+        site = self._table.by_weight.get((id(weight), part))
+        if site not in self._sites or site is None:
+            return compute()
+        if self._kind.where == "input":
+            return compute(before=lambda x: self._reach(site, x))
+        return self._reach(site, compute())
+
+    def _attention(self, probabilities: Tensor) -> Tensor:
+        site = next(self._attentions)
+        return self._reach(site, probabilities) if site in self._sites else probabilities
+
+    def _reach(self, site: Site, y: Tensor) -> Tensor:
+        if not y.requires_grad:  # nothing before it has a gradient: the graph begins here
+            y = y.detach().requires_grad_()
+        self._reached[site] = y
+        return y
+
+    def terms(self, directions: Tensor, last: bool = False) -> Tensor:
+        """Variance along directions of the feature, per unit of p / (1 - p), site by site.
+
+        Args:
+            directions: ``[B, D]``, or ``[D]`` for all images.
+            last: no other call follows, so the graph may be freed.
+
+        Returns:
+            ``[B, S]``.
+
+        """
+        along = directions.expand_as(self.features)
+        gradients = torch.autograd.grad(self.features, self._disturbed, along, retain_graph=not last)
+        with torch.no_grad():
+            terms = map(self._term, self._sites, self._disturbed, gradients)
+            return torch.stack(list(terms), dim=-1)
+
+    def _term(self, site: Site, y: Tensor, gradient: Tensor) -> Tensor:
+        outer, units, inner = site.layout(self._kind)
+        if self._kind.noise == "additive":
+            return y.square().flatten(1).mean(1) * gradient.square().flatten(1).sum(1)
+        moved = y * gradient
+        if outer * inner == 1:
+            return moved.square_().flatten(1).sum(1)
+        return moved.view(len(y), outer, units, inner).sum(dim=(1, 3)).square_().sum(1)

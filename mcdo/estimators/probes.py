@@ -1,0 +1,62 @@
+"""Probe directions for the trace of a first-order covariance: random, but the same for every image.
+
+Any v with E[v vᵀ] = 1 makes vᵀΣv an unbiased estimate of the trace of Σ (Hutchinson 1990). Two things cut its noise
+where images are to be *ranked*. Probes shared by all images make errors that images share, which cancel in a ranking.
+And random signs only leave an error from the off-diagonal of Σ; in the eigenbasis of the mean Σ little is off the
+diagonal. So each of R probes is the signed sum of every R-th axis of that basis, and together they use each axis once.
+
+The basis must not depend on the images that are scored. It is taken once from a few passes on fixed smooth noise: it
+only decides how noisy the estimate is, never what it estimates.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from mcdo.encoders import Encoder
+from mcdo.perturbation import PASS_BLOCK, Perturbation, image_keys, perturbed
+
+CALIBRATION_IMAGES, CALIBRATION_PASSES = 8, 64
+"""Passes on noise that give the basis: their cost, in forward passes, is the product, once for a run."""
+
+
+def noise_basis(encoder: Encoder, kind: Perturbation) -> NDArray[np.float64]:
+    """Axes ``[D, D]`` (columns) along which the feature moves most under ``kind``, for inputs of smooth noise."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(CALIBRATION_IMAGES, 3, 4, 4, generator=generator)
+    size = encoder.resolution
+    inputs = functional.interpolate(coarse, size=(size, size), mode="bicubic").to(encoder.device)
+    keys = image_keys([f"smooth noise {i}" for i in range(CALIBRATION_IMAGES)], encoder.device)
+    moved = []
+    with perturbed(encoder, kind, seed=0) as tower:
+        for i in range(CALIBRATION_IMAGES):
+            blocks = [tower(inputs[i : i + 1], keys[i : i + 1], 0, b) for b in range(CALIBRATION_PASSES // PASS_BLOCK)]
+            passes = torch.cat(blocks, dim=1)[0].cpu().double()
+            moved.append(passes - passes.mean(0))
+    deviations = torch.cat(moved)
+    _, axes = torch.linalg.eigh(deviations.mT @ deviations)
+    basis: NDArray[np.float64] = axes.flip(-1).numpy()
+    return basis
+
+
+def stratified_probes(basis: NDArray[np.float64], count: int, seed: int, trial: int) -> Tensor:
+    """``count`` probes float32 ``[count, D]``, whose outer products sum to the identity in expectation.
+
+    Args:
+        basis: orthonormal columns ``[D, D]``, the most important first.
+        count: R, at most D.
+        seed: seed of the run.
+        trial: number of the trial; trials are independent.
+
+    """
+    rng = np.random.default_rng((seed, trial, count))
+    width = len(basis)
+    # Each probe gets one axis of every run of R neighbours, so that all carry about the same variance.
+    owner = np.concatenate([rng.permutation(count)[: min(count, width - i)] for i in range(0, width, count)])
+    signed = basis * rng.choice((-1.0, 1.0), width)
+    probes = np.stack([signed[:, owner == r].sum(1) for r in range(count)])
+    return torch.from_numpy(probes.astype(np.float32))

@@ -1,0 +1,70 @@
+"""Keeping the finished blocks of a measurement that is under way, at next to no cost.
+
+A process that is killed loses the block that each of its threads is at, and what was finished since the last save: at
+most ``SAVE_EVERY_S`` seconds or, where saving is slow, a hundred times as long as a save takes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcdo.errors import McdoError
+from mcdo.store import Arrays, Unfinished, UnsavedResultWarning
+
+SAVE_EVERY_S = 2.0
+COST = 0.01
+"""Share of the time that saving may take."""
+
+
+class Keeper:
+    """Saves finished images as parts of a stored result, now and then.
+
+    Args:
+        parts: where they are kept; None keeps nothing.
+        arrays: gives what was measured of some images, by their columns.
+        facts: what is kept beside each part.
+
+    """
+
+    def __init__(
+        self, parts: Unfinished | None, arrays: Callable[[NDArray[np.int64]], Arrays], facts: Mapping[str, Any]
+    ) -> None:
+        self._parts, self._arrays, self._facts = parts, arrays, facts
+        self._lock = threading.Lock()
+        self._columns: list[int] = []
+        self._next = time.monotonic() + SAVE_EVERY_S
+        self._warned = False
+
+    def add(self, start: int, stop: int) -> None:
+        """Count images ``start:stop`` as finished, and save when it is time; for the thread that measured them."""
+        with self._lock:
+            self._columns.extend(range(start, stop))
+            if time.monotonic() >= self._next:
+                self._save()
+
+    def save(self) -> None:
+        """Save what is finished and not saved yet. What cannot be written is tried again, and warned of once."""
+        with self._lock:
+            self._save()
+
+    def _save(self) -> None:
+        if self._parts is None or not self._columns:
+            return
+        columns = np.array(sorted(self._columns))
+        began = time.monotonic()
+        try:
+            self._parts.add({"columns": columns, **self._arrays(columns)}, self._facts)
+            self._columns.clear()
+        except McdoError as error:  # the measurement matters more than what would be lost if it were killed
+            if not self._warned:
+                self._warned = True
+                warnings.warn(f"parts of the run are not kept: {error}", UnsavedResultWarning, stacklevel=4)
+        now = time.monotonic()
+        self._next = now + max(SAVE_EVERY_S, (now - began) / COST)

@@ -1,0 +1,118 @@
+"""Which factor decides? Main effects and shares of the spread in a full grid of cells measured on the same images.
+
+The figure of every cell is recomputed in each resample of the images, so contrasts between cells are paired. An
+interval says what other images would have given; where a cell holds one trained model, what another training would have
+given is outside of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mcdo.errors import McdoError
+from mcdo.stats._checks import Array, numbers
+from mcdo.stats.comparison import Difference, corrected
+from mcdo.stats.relations import normal_p
+from mcdo.stats.resampling import Estimate, percentile_estimate
+
+Contrast = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class FactorialAnalysis:
+    """What :func:`factorial_analysis` found.
+
+    Attributes:
+        effects: by (factor, level, other level): marginal mean of the other level less that of the level.
+        shares: by factor, its share of the sum of squares between cells; "interactions" is what main effects leave.
+        share_differences: by (factor, other factor): share of the other less that of the factor.
+
+    """
+
+    effects: Mapping[Contrast, Difference]
+    shares: Mapping[str, Estimate]
+    share_differences: Mapping[tuple[str, str], Estimate]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {
+            "effects": {f"{f}: {b} - {a}": d.as_dict() for (f, a, b), d in self.effects.items()},
+            "shares": {factor: e.as_dict() for factor, e in self.shares.items()},
+            "share_differences": {f"{b} - {a}": e.as_dict() for (a, b), e in self.share_differences.items()},
+        }
+
+
+def factorial_analysis(
+    factors: Mapping[str, Sequence[str]], values: ArrayLike, draws: ArrayLike, n: int, *, level: float = 0.95
+) -> FactorialAnalysis:
+    """Balanced analysis of one figure over all combinations of levels.
+
+    Shares are SS(factor)/SS(between cells), sums of squares of marginal means about the grand mean (Fisher 1925);
+    without replication they describe these cells, and noise in the cells adds to all of them. Holm over the contrasts.
+
+    Args:
+        factors: levels by factor, in the order of the axes of ``values``.
+        values: the figure of each cell, one axis per factor.
+        draws: the same in each resample, [R, ...].
+        n: images behind each figure.
+        level: of the intervals.
+
+    """
+    shape = tuple(len(levels) for levels in factors.values())
+    cells, resampled = numbers("values", values), numbers("draws", draws)
+    if cells.shape != shape or resampled.shape[1:] != shape or min(shape, default=0) < 2:
+        raise McdoError(
+            f"values {list(cells.shape)} and draws {list(resampled.shape)} for a grid of {list(shape)} cells; "
+            "give one value per cell, draws [R, ...], and at least two levels of each factor"
+        )
+
+    def estimate(value: float, drawn: Array) -> Estimate:
+        return percentile_estimate(value, np.full(1, math.nan) if math.isnan(value) else drawn, n, level)
+
+    effects = {}
+    for axis, (factor, levels) in enumerate(factors.items()):
+        mean, means = _marginal(cells[None], axis)[0], _marginal(resampled, axis)
+        for i, j in itertools.combinations(range(len(levels)), 2):
+            value, drawn = float(mean[j] - mean[i]), means[:, j] - means[:, i]
+            p = normal_p(value, drawn)
+            effects[factor, levels[i], levels[j]] = Difference(estimate(value, drawn), p, p)
+    names, share, shares = [*factors, "interactions"], _shares(cells[None])[0], _shares(resampled)
+    return FactorialAnalysis(
+        effects=_adjusted(effects),
+        shares={name: estimate(float(share[i]), shares[:, i]) for i, name in enumerate(names)},
+        share_differences={
+            (names[i], names[j]): estimate(float(share[j] - share[i]), shares[:, j] - shares[:, i])
+            for i, j in itertools.combinations(range(len(factors)), 2)
+        },
+    )
+
+
+def _adjusted(effects: Mapping[Contrast, Difference]) -> dict[Contrast, Difference]:
+    joined = corrected({"": {str(key): difference for key, difference in effects.items()}})[""]
+    return {key: joined[str(key)] for key in effects}
+
+
+def _marginal(cells: Array, axis: int) -> Array:
+    """Means over all factors but one: [R, ...] to [R, levels]."""
+    return np.asarray(cells.mean(axis=tuple(a for a in range(1, cells.ndim) if a != axis + 1)))
+
+
+def _shares(cells: Array) -> Array:
+    """[R, factors + 1]: share of each main effect, and of the rest."""
+    size = math.prod(cells.shape[1:])
+    grand = cells.reshape(len(cells), -1).mean(axis=1)
+    total = np.square(cells.reshape(len(cells), -1) - grand[:, None]).sum(axis=1)
+    main = [
+        np.square(marginal - grand[:, None]).sum(axis=1) * (size / marginal.shape[1])
+        for marginal in (_marginal(cells, axis) for axis in range(cells.ndim - 1))
+    ]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = np.stack(main, axis=1) / total[:, None]
+    return np.concatenate([shares, 1 - shares.sum(axis=1, keepdims=True)], axis=1)

@@ -1,0 +1,144 @@
+"""How does a score respond to damage of known severity, and which severity does a score amount to?
+
+The mean score at each severity is fitted by the nearest non-decreasing curve (isotonic regression, scikit-learn), and
+read backwards: "this image is as uncertain as a blur of r". Backwards reading is refused where the measured response is
+not a rise: where some stronger damage has a reliably lower score than a weaker one, or where nothing reliably rises. An
+isotonic curve alone would hide both.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.isotonic import isotonic_regression
+
+from mcdo.errors import McdoError
+from mcdo.stats._checks import Array, finite, numbers
+from mcdo.stats.relations import normal_p
+from mcdo.stats.resampling import Estimate, check_resampling, holm, multiplicities, percentile_estimate, quantiles
+
+Shape = Literal["rising", "flat", "not monotone"]
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseCurve:
+    """What :func:`response_curve` found.
+
+    Attributes:
+        severities: ascending, the first is 0: the clean image.
+        measured: mean score at each severity.
+        fitted: its non-decreasing fit, one value per severity.
+        rise: mean score at the strongest severity less that of the clean image.
+        shape: "rising"; "not monotone" where a stronger damage scores lower (Holm over all pairs of severities, one
+            minus ``level``); otherwise "flat".
+        reason: why it is not rising; empty where it is.
+
+    """
+
+    severities: tuple[float, ...]
+    measured: tuple[Estimate, ...]
+    fitted: tuple[Estimate, ...]
+    rise: Estimate
+    shape: Shape
+    reason: str
+    _draws: Array = field(repr=False)
+
+    def inverse(self, scores: ArrayLike) -> Array:
+        """The severity whose fitted score is each of ``scores``: 0 at or below the clean score, inf above the largest.
+
+        Linear between severities; on a flat piece the smallest severity that reaches the score.
+
+        Raises:
+            McdoError: where the response is not a rise, with the reason.
+
+        """
+        self._check_rising()
+        return _inverse(np.array([e.value for e in self.fitted]), self.severities, numbers("scores", scores))
+
+    def equivalent(self, score: float) -> Estimate:
+        """:meth:`inverse` of one score with the interval that the curve's own uncertainty leaves.
+
+        Raises:
+            McdoError: where the response is not a rise, with the reason.
+
+        """
+        value = float(self.inverse([score])[0])
+        drawn = np.array([_inverse(draw, self.severities, np.array([score]))[0] for draw in self._draws])
+        return percentile_estimate(value, drawn, self.rise.n, self.rise.level)
+
+    def _check_rising(self) -> None:
+        if self.shape != "rising":
+            raise McdoError(f"the response is {self.shape}: {self.reason}; no severity can be read from it")
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {
+            "severities": list(self.severities),
+            "measured": [e.as_dict() for e in self.measured],
+            "fitted": [e.as_dict() for e in self.fitted],
+            "rise": self.rise.as_dict(),
+            "shape": self.shape,
+            "reason": self.reason,
+        }
+
+
+def response_curve(
+    severities: Sequence[float], scores: ArrayLike, *, seed: int = 0, resamples: int = 1000, level: float = 0.95
+) -> ResponseCurve:
+    """The curve of ``scores`` [S, N]: N images, each at every one of S severities, the first of which is 0.
+
+    Intervals: percentile bootstrap over images, the isotonic fit repeated in each resample.
+
+    Raises:
+        McdoError: for severities that do not ascend from 0, or scores of another shape.
+
+    """
+    check_resampling(resamples, level)
+    y, x = numbers("scores", scores), tuple(float(s) for s in severities)
+    if y.ndim != 2 or len(y) != len(x) or len(x) < 2 or y.shape[1] < 3:
+        raise McdoError(f"scores have shape {list(y.shape)} for {len(x)} severities; give [S, N], S >= 2, N >= 3")
+    if x[0] != 0 or any(b <= a for a, b in itertools.pairwise(x)):
+        raise McdoError(f"severities {list(x)}: they must ascend from 0, the clean image")
+    finite("scores", y, ("severity", "image"))
+    N = y.shape[1]
+    means, drawn = y.mean(axis=1), multiplicities(N, resamples, seed) @ y.T / N
+    fit, fits = isotonic_regression(means), np.stack([isotonic_regression(row) for row in drawn])
+    rise = percentile_estimate(float(means[-1] - means[0]), drawn[:, -1] - drawn[:, 0], N, level)
+    shape, reason = _shape(x, means, drawn, level)
+    return ResponseCurve(
+        severities=x,
+        measured=tuple(percentile_estimate(float(m), drawn[:, i], N, level) for i, m in enumerate(means)),
+        fitted=tuple(percentile_estimate(float(f), fits[:, i], N, level) for i, f in enumerate(fit)),
+        rise=rise,
+        shape=shape,
+        reason=reason,
+        _draws=fits,
+    )
+
+
+def _shape(x: tuple[float, ...], means: Array, drawn: Array, level: float) -> tuple[Shape, str]:
+    pairs = list(itertools.combinations(range(len(x)), 2))
+    p = holm([normal_p(float(means[j] - means[i]), drawn[:, j] - drawn[:, i]) for i, j in pairs])
+    falls = [(i, j) for (i, j), at in zip(pairs, p, strict=True) if means[j] < means[i] and at < 1 - level]
+    if falls:
+        i, j = max(falls, key=lambda pair: means[pair[0]] - means[pair[1]])
+        ratio = f" ({means[j] / means[i] - 1:+.0%})" if means[i] else ""
+        return "not monotone", f"the mean score falls from severity {x[i]:g} to {x[j]:g}{ratio}"
+    low = float(quantiles(drawn[:, -1] - drawn[:, 0], [(1 - level) / 2])[0])
+    if low <= 0:
+        return "flat", f"no reliable rise from the clean image to severity {x[-1]:g}"
+    return "rising", ""
+
+
+def _inverse(fitted: Array, severities: Sequence[float], scores: Array) -> Array:
+    """Linear between the severities of a non-decreasing curve; the first of several that have exactly the score."""
+    x = np.asarray(severities, dtype=np.float64)
+    first = np.searchsorted(fitted, scores).clip(max=len(x) - 1)
+    found = np.where(fitted[first] == scores, x[first], np.interp(scores, fitted, x))
+    return np.asarray(np.where(scores > fitted[-1], math.inf, np.where(scores <= fitted[0], 0.0, found)))

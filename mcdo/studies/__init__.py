@@ -1,0 +1,1 @@
+"""The neighbouring studies: subtasks, backbones and connector, on the same rooms."""

@@ -1,0 +1,179 @@
+"""The ablation: teacher-forced loss of each held-out item under each arm, and what the correct image is worth.
+
+Loss of an item: mean negative log-likelihood of its label tokens, in nats. Items are the sample; the differences to the
+correct arm are paired by item, with a bootstrap interval of their mean and a one-sided Wilcoxon test, corrected by Holm
+over the arms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from mcdo.errors import McdoError
+from mcdo.stats import Estimate, bootstrap, holm, wilcoxon_increase
+from mcdo.stats.resampling import Verdict
+from mcdo.studies.connector.arms import ARMS, CORRECT, visual_for
+from mcdo.studies.connector.items import Item
+from mcdo.studies.connector.models import ConnectorModel, inject
+from mcdo.studies.connector.preflight import check_model, check_samples
+from mcdo.studies.connector.samples import IGNORED, Batch, Sample, Wording, collate, without_image
+
+Array = NDArray[np.float64]
+FEWEST, MOST = 64, 256
+"""The protocol's held-out set."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm beside the correct one: mean loss, mean paired difference, share of items that lose, and the test."""
+
+    loss: Estimate
+    difference: Estimate
+    worse: Estimate
+    p_value: float
+    p_holm: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of "the loss with the correct image is lower": met takes both the interval and p after Holm below 0.05."""
+        by_interval = self.difference.verdict(0, ">")
+        return "undecided" if by_interval == "met" and self.p_holm >= 0.05 else by_interval
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        estimates = {name: getattr(self, name).as_dict() for name in ("loss", "difference", "worse")}
+        return {**estimates, "p_value": self.p_value, "p_holm": self.p_holm, "verdict": self.verdict}
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """Losses [N] by arm in nats, the number of label tokens [N] of each item, and the items' ids."""
+
+    ids: tuple[str, ...]
+    losses: Mapping[str, Array]
+    label_tokens: NDArray[np.int64]
+
+    def difference(self, arm: str) -> Array:
+        """Loss under ``arm`` less that with the correct image, per item [N]."""
+        return np.asarray(self.losses[arm] - self.losses[CORRECT])
+
+    def mean(self, arm: str, seed: int = 0) -> Estimate:
+        """Mean loss over items, with its interval."""
+        return bootstrap(np.mean, self.losses[arm], seed=seed)
+
+    def token_mean(self, arm: str) -> float:
+        """Mean loss over label tokens, as a trainer reports it: longer answers weigh more."""
+        return float(np.average(self.losses[arm], weights=self.label_tokens))
+
+
+def compare(ablations: Sequence[Ablation], seed: int = 0) -> list[dict[str, Comparison]]:
+    """Every arm but the correct one beside it, for each connector; Holm over the arms of all connectors together."""
+    others = [(ablation, arm) for ablation in ablations for arm in ablation.losses if arm != CORRECT]
+    paired = [wilcoxon_increase(a.losses[arm], a.losses[CORRECT], seed=seed) for a, arm in others]
+    found: dict[int, dict[str, Comparison]] = {id(ablation): {} for ablation in ablations}
+    for (ablation, arm), each, p in zip(others, paired, holm([each.p_value for each in paired]), strict=True):
+        found[id(ablation)][arm] = Comparison(
+            loss=ablation.mean(arm, seed),
+            difference=bootstrap(np.mean, ablation.difference(arm), seed=seed),
+            worse=each.fraction,
+            p_value=each.p_value,
+            p_holm=float(p),
+        )
+    return [found[id(ablation)] for ablation in ablations]
+
+
+def ablate(
+    model: ConnectorModel,
+    wording: Wording,
+    items: Sequence[Item],
+    pixels: Tensor,
+    blank: Tensor,
+    *,
+    seed: int,
+    arms: Sequence[str] = ARMS,
+    batch_size: int = 32,
+    make_sample: Callable[[Item], Sample] | None = None,
+) -> Ablation:
+    """Check model and samples, then measure every arm.
+
+    Args:
+        model: the connector model.
+        wording: how its text is made.
+        items: the held-out items, 64 to 256 of them.
+        pixels: their normalised images, [N, 3, H, W].
+        blank: the blank image, normalised, [1, 3, H, W].
+        seed: of derangement and noise.
+        arms: which arms.
+        batch_size: items of one forward pass.
+        make_sample: another way from item to sample than ``wording.sample``: it is checked like that one.
+
+    Raises:
+        McdoError: for a set of another size, or one of ``faults``: nothing is measured then.
+
+    """
+    if not FEWEST <= len(items) <= MOST or len(pixels) != len(items):
+        raise McdoError(
+            f"{len(items)} items and {len(pixels)} images; the ablation takes {FEWEST} to {MOST} held-out items"
+        )
+    samples = [(make_sample or wording.sample)(item) for item in items]
+    check_samples(items, samples, wording)
+    check_model(model, samples, pixels, wording.pad_id)
+    visual = _embedded(model, pixels, batch_size)
+    images = [item.image for item in items]
+    losses = {}
+    for arm in tqdm(arms, desc="ablation", unit="arm", disable=None):
+        shown = visual_for(arm, model, visual, blank, images, seed)
+        losses[arm] = item_losses(model, samples, shown, wording.pad_id, batch_size)
+    return Ablation(tuple(item.id for item in items), losses, np.array([s.label_tokens for s in samples]))
+
+
+def _embedded(model: ConnectorModel, pixels: Tensor, batch_size: int) -> Tensor:
+    """Projected embeddings of all images, [N, V, E]."""
+    with torch.no_grad():
+        return torch.cat([model.visual(part) for part in torch.split(pixels, batch_size)])
+
+
+def item_losses(
+    model: ConnectorModel, samples: Sequence[Sample], visual: Tensor | None, pad_id: int, batch_size: int = 32
+) -> Array:
+    """Mean loss over each sample's label tokens, [N]; ``visual`` [N, V, E] goes to the placeholders, None drops them.
+
+    Raises:
+        McdoError: if a loss is not finite.
+
+    """
+    parts = []
+    for start in range(0, len(samples), batch_size):
+        rows = slice(start, start + batch_size)
+        shown = samples[rows] if visual is not None else [without_image(s, model.image_token_id) for s in samples[rows]]
+        batch = collate(shown, pad_id, model.device)
+        with torch.no_grad():
+            parts.append(batch_losses(model, batch, None if visual is None else visual[rows]).cpu().double().numpy())
+    losses = np.concatenate(parts)
+    if not np.isfinite(losses).all():
+        bad = samples[int(np.flatnonzero(~np.isfinite(losses))[0])].id
+        raise McdoError(f"{bad}: its loss is not finite; look at the model's weights, or run it in float32")
+    return losses
+
+
+def batch_losses(model: ConnectorModel, batch: Batch, visual: Tensor | None) -> Tensor:
+    """Mean cross-entropy over each row's labels, float32 [B]; NaN for a row without labels."""
+    token_losses, counted = token_cross_entropy(model, batch, visual)
+    return token_losses.sum(1) / counted.sum(1)
+
+
+def token_cross_entropy(model: ConnectorModel, batch: Batch, visual: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each token given those before it, [B, L-1], zero where unlabelled; and where it is labelled."""
+    embeds = model.embed(batch.input_ids) if visual is None else inject(model, batch.input_ids, visual)
+    logits, targets = model.logits(embeds, batch.attention_mask)[:, :-1].float(), batch.labels[:, 1:]
+    losses = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
+    return losses, targets != IGNORED

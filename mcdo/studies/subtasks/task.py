@@ -1,0 +1,103 @@
+"""The two tasks: CIFAR-10, and the digits that need no download; which images go to which split, by origin.
+
+Digits: ten classes, superclass = has the printed form of the digit a closed loop (0, 6, 8, 9) or none. Training images
+are those the embedded encoder was trained on; the 600 it never saw are divided over validation, calibration and test,
+each with its affine variants. A split never shares an original with another. The encoder sees them through noise; the
+subtasks are about the digit as drawn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcdo.errors import McdoError
+from mcdo.images import ImageSet, load_images
+from mcdo.images.sampling import spread_order
+from mcdo.studies.subtasks.cifar10 import cifar10
+from mcdo.studies.subtasks.config import SubtaskConfig
+from mcdo.studies.subtasks.noise import through_noise
+
+SplitName = Literal["train", "validation", "calibration", "test"]
+LOOP = (1, 0, 0, 0, 0, 0, 1, 0, 1, 1)
+ANIMAL = (0, 0, 1, 1, 1, 1, 1, 1, 0, 0)
+_DIGIT_SHARES = {"validation": 0.25, "calibration": 0.25, "test": 0.5}
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Image sets by split, and the superclass of each class.
+
+    ``images`` are what subtask labels are read from, ``shown`` what the encoder sees: the same ids in the same order.
+    ``superclass`` maps class to superclass; ``origin`` maps an image id to what it was made from.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    superclass: tuple[int, ...]
+    superclass_names: tuple[str, ...]
+    images: Mapping[SplitName, ImageSet]
+    shown: Mapping[SplitName, ImageSet]
+    origin: Callable[[str], str]
+
+
+def load_task(config: SubtaskConfig, cifar10_path: Path | None = None, images: str = "digits") -> Task:
+    """CIFAR-10 where a path is given, the digits otherwise.
+
+    Raises McdoError for another image set: superclasses have to be stated for its classes.
+    """
+    if cifar10_path is not None:
+        return _cifar10_task(config, cifar10_path)
+    if images != "digits":
+        raise McdoError(f"images {images!r}: the subtasks study runs on digits, or on CIFAR-10 with --cifar10=PATH")
+    return _digits_task(config)
+
+
+def _digits_task(config: SubtaskConfig) -> Task:
+    sizes, seed = config.digits, config.seed
+    originals = load_images("digits", None, seed)
+    heldout = load_images("digits", sizes.rounds * len(originals), seed)
+    assert originals.labels is not None
+    order = spread_order(originals.labels, seed)
+    splits: dict[SplitName, ImageSet] = {"train": load_images("digits:train", sizes.train, seed)}
+    starts = np.cumsum([0, *(round(share * len(order)) for share in _DIGIT_SHARES.values())])
+    for name, start, stop in zip(_DIGIT_SHARES, starts[:-1], starts[1:], strict=True):
+        chosen = {originals.ids[i] for i in order[start:stop]}
+        members = [i for i, each in enumerate(heldout.ids) if digit_origin(each) in chosen]
+        splits[name] = heldout.select(members)  # type: ignore[index]
+    shown = {name: through_noise(images, sizes.noise) for name, images in splits.items()}
+    return Task("digits", heldout.class_names, LOOP, ("open", "closed loop"), splits, shown, digit_origin)
+
+
+def digit_origin(image_id: str) -> str:
+    """The digit that an affine variant was made from."""
+    return re.sub(r"/affine\d+$", "", image_id)
+
+
+def _cifar10_task(config: SubtaskConfig, path: Path) -> Task:
+    sizes, pool, test = config.cifar10, cifar10(path, "train"), cifar10(path, "test")
+    wanted = {"validation": sizes.validation, "calibration": sizes.calibration, "train": sizes.train}
+    if sum(n or 1 for n in wanted.values()) > len(pool) or sizes.test > len(test):
+        raise McdoError(f"{path} holds {len(pool)} + {len(test)} images, too few for {wanted} and test {sizes.test}")
+    splits: dict[SplitName, ImageSet] = {"test": _spread(test, config.seed, 0, sizes.test)}
+    start = 0
+    for name, n in wanted.items():
+        splits[name] = _spread(pool, config.seed, start, n)  # type: ignore[index]
+        start += len(splits[name])  # type: ignore[index]
+    return Task("cifar10", pool.class_names, ANIMAL, ("vehicle", "animal"), splits, splits, _itself)
+
+
+def _spread(images: ImageSet, seed: int, start: int, n: int | None) -> ImageSet:
+    assert images.labels is not None
+    order: NDArray[np.int64] = spread_order(images.labels, seed)
+    return images.select(np.sort(order[start : None if n is None else start + n]))
+
+
+def _itself(image_id: str) -> str:
+    return image_id

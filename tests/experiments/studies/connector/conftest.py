@@ -1,0 +1,120 @@
+"""What the connector study runs on: a connector trained on each of --models, or a LLaVA checkpoint of one's own.
+
+Options: --llava-json=FILE and --image-root=FOLDER (data), --connector-model=FOLDER (a transformers LLaVA checkpoint),
+--max-seq-len=N (default 512).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mcdo.encoders import find_spec
+from mcdo.errors import McdoError
+from mcdo.experiments.bench import Bench, Settings
+from mcdo.pytest_plugin import model_id, settings_from
+from mcdo.store import Store
+from mcdo.studies.connector import (
+    FOLDER,
+    Comparison,
+    ConnectorConfig,
+    Data,
+    Result,
+    compare,
+    digits_data,
+    json_data,
+    study_encoder,
+    study_llava,
+    write,
+)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the command line names in place of the embedded data and connectors."""
+
+    json: Path | None
+    root: Path | None
+    model: Path | None
+    max_seq_len: int
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Sources:
+        named = {name: config.getoption(name, default=None) for name in ("--llava-json", "--image-root")}
+        model = config.getoption("--connector-model", default=None)
+        if (named["--llava-json"] is None) != (named["--image-root"] is None):
+            raise McdoError("--llava-json and --image-root belong together: the file, and where its images lie")
+        if model is not None and named["--llava-json"] is None:
+            raise McdoError("--connector-model needs --llava-json and --image-root: held-out items to judge it on")
+        paths = [None if each is None else Path(each) for each in (*named.values(), model)]
+        return cls(*paths, int(config.getoption("--max-seq-len", default=None) or 512))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "subject" in metafunc.fixturenames:
+        checkpoint = metafunc.config.getoption("--connector-model", default=None)
+        models = () if checkpoint else settings_from(metafunc.config).models
+        subjects = [pytest.param(m, id=model_id(m), marks=getattr(pytest.mark, find_spec(m).family)) for m in models]
+        metafunc.parametrize("subject", subjects or [pytest.param(str(checkpoint), id="checkpoint")], scope="session")
+
+
+@pytest.fixture(scope="session")
+def sources(pytestconfig: pytest.Config) -> Sources:
+    return Sources.of(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def config(settings: Settings, sources: Sources) -> ConnectorConfig:
+    return ConnectorConfig.of(settings.protocol, settings.seed, sources.max_seq_len)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The store; without one, a folder of this session, so that encoders share the language model's training."""
+    return Store(settings.store or tmp_path_factory.mktemp("connector"))
+
+
+@pytest.fixture(scope="session")
+def data(config: ConnectorConfig, sources: Sources, settings: Settings) -> Data:
+    if sources.json is None or sources.root is None:
+        return digits_data(config)
+    return json_data(config, sources.json, sources.root, skip_bad=settings.skip_unreadable)
+
+
+@contextmanager
+def _shown(config: pytest.Config) -> Iterator[None]:
+    """Progress bars reach the terminal inside."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with nullcontext() if capture is None else capture.global_and_fixture_disabled():
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A result, its comparisons by connector, and the files it left."""
+
+    result: Result
+    compared: list[dict[str, Comparison]]
+    files: dict[str, Path]
+
+
+@pytest.fixture(scope="session")
+def study(
+    subject: str, sources: Sources, config: ConnectorConfig, bench: Bench, checkpoints: Store, request: pytest.FixtureRequest
+) -> Written:
+    settings = bench.settings
+    with _shown(request.config):
+        if sources.model is not None and sources.json is not None and sources.root is not None:
+            result = study_llava(
+                sources.model, sources.json, sources.root, config, settings.device, skip_bad=settings.skip_unreadable
+            )
+        else:
+            data: Data = request.getfixturevalue("data")
+            result = study_encoder(bench.encoder(subject), data, config, checkpoints)
+    name = "checkpoint" if sources.model else model_id(subject)
+    files = write(result, settings.reports / FOLDER / name)
+    return Written(result, compare(result.ablations, config.seed), files)

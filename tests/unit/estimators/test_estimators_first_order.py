@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+import mcdo
+from mcdo.encoders import Encoder
+from mcdo.errors import McdoError
+from mcdo.estimators import FirstOrderRun
+from mcdo.estimators import first_order as module_of  # the function; its module is looked up below
+from mcdo.estimators.measurement import prepared
+from mcdo.estimators.probes import noise_basis, stratified_probes
+from mcdo.perturbation import (
+    AttentionDropout,
+    Dropout,
+    Gaussian,
+    HiddenDropout,
+    Multiplicative,
+    Perturbation,
+    StochasticDepth,
+    TiedDropout,
+    find_sites,
+)
+from mcdo.perturbation.intercept import Compute, LinearMaps
+
+EXACT = 49
+KINDS: tuple[Perturbation, ...] = (
+    Dropout(),
+    TiedDropout(),
+    Multiplicative(),
+    Gaussian(),
+    AttentionDropout(),
+    HiddenDropout(),
+    StochasticDepth(),
+)
+
+
+@pytest.fixture(scope="module", params=["clip_tiny", "siglip_tiny"])
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    torch.set_num_threads(1)
+    return mcdo.load_encoder(request.param, "cpu")
+
+
+def run_of(encoder: Encoder, n: int = 6, **kwargs: Any) -> FirstOrderRun:
+    settings = {"dropout": Dropout(), "probes": 8, "trials": 2, "progress": False, **kwargs}
+    return mcdo.first_order(encoder, mcdo.load_images("digits", n=n), **settings)
+
+
+def reference(encoder: Encoder, kind: Perturbation, pixels: torch.Tensor, post: bool) -> float:
+    """Trace / D of one image's covariance by forward-mode automatic differentiation, one unit group at a time.
+
+    Independent of the estimator: a factor 1 + e stands on every unit (or group), and jacfwd differentiates by e.
+    """
+    table = find_sites(encoder)
+    total = torch.zeros(())
+    sites = table.select_for(kind)
+    for number, site in enumerate(sites):
+        outer, units, inner = site.layout(kind)
+
+        def features(
+            e: torch.Tensor, site: Any = site, number: int = number, shape: Any = (outer, units, inner)
+        ) -> Any:
+            def disturb(y: torch.Tensor) -> torch.Tensor:
+                scale = y.square().mean().sqrt().detach()
+                view = y.reshape(1, *shape)
+                moved = view + scale * e[None, None, :, None] if kind.noise == "additive" else view * (1 + e)[:, None]
+                return moved.reshape(y.shape)
+
+            def handle(weight: Any, part: str, compute: Compute) -> torch.Tensor:
+                if table.by_weight.get((id(weight), part)) != site:
+                    return compute()
+                return compute(before=disturb) if kind.where == "input" else disturb(compute())
+
+            calls = iter(range(99))
+
+            def attention(p: torch.Tensor) -> torch.Tensor:  # always formed: fused attention has no batching rule
+                return disturb(p) if next(calls) == number and kind.where == "probabilities" else p
+
+            with LinearMaps(handle, probabilities=attention):
+                out = encoder.forward_image(pixels)[0]
+            return functional.normalize(out, dim=0) if post else out
+
+        jacobian = torch.func.jacrev(features)(torch.zeros(units))
+        total = total + jacobian.square().sum()
+    return float(total.detach()) * kind.variance / encoder.feature_dim
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
+def test_all_probes_give_the_exact_trace_before_and_after_normalisation(encoder: Encoder, kind: Perturbation) -> None:
+    images = mcdo.load_images("digits", n=2)
+    run = mcdo.first_order(encoder, images, kind, probes=EXACT, trials=1, progress=False)
+    pixels = prepared(encoder, images)
+    for i in range(2):
+        x = pixels.batch(slice(i, i + 1))
+        np.testing.assert_allclose(run.scores("trace_pre")[0, i], reference(encoder, kind, x, False), rtol=1e-4)
+        np.testing.assert_allclose(run.scores("trace_post")[0, i], reference(encoder, kind, x, True), rtol=1e-4)
+
+
+def test_few_probes_are_unbiased(encoder: Encoder) -> None:
+    exact = run_of(encoder, probes=EXACT, trials=1).scores("trace_pre")[0]
+    some = run_of(encoder, probes=4, trials=80).scores("trace_pre")
+    z = (some.mean(0) - exact) / (some.std(0, ddof=1) / np.sqrt(80))
+    assert np.abs(z).max() < 4
+
+
+@pytest.mark.parametrize("kind", [Multiplicative(0.001), Gaussian(0.001)], ids=lambda kind: type(kind).__name__)
+def test_small_smooth_noise_has_the_variance_that_monte_carlo_measures(encoder: Encoder, kind: Perturbation) -> None:
+    images = mcdo.load_images("digits", n=8)
+    passes = mcdo.monte_carlo(encoder, images, kind, passes=(256,), trials=1, geometry=(), progress=False)
+    exact = mcdo.first_order(encoder, images, kind, probes=EXACT, trials=1, progress=False)
+    for score in ("trace_pre", "trace_post", "norm_var"):
+        ratio = passes.scores(score)[0] / exact.scores(score)[0]
+        assert np.median(ratio) == pytest.approx(1, abs=0.12), score
+    assert np.corrcoef(passes.scores("trace_pre")[0], exact.scores("trace_pre")[0])[0, 1] > 0.9
+
+
+def test_scores_are_linear_in_the_odds_of_p_and_add_up_over_sites(encoder: Encoder) -> None:
+    run = run_of(encoder)
+    np.testing.assert_allclose(run.scores("trace_post", p=0.5), run.scores("trace_post") * 99, rtol=1e-12)
+    by_role = [run.scores("trace_pre", sites=[role]) for role in run.roles]
+    np.testing.assert_allclose(np.sum(by_role, axis=0), run.scores("trace_pre"), rtol=1e-12)
+    assert run.decomposition("trace_pre").shape == (2, 6, len(run.sites))
+    assert (run.scores("trace_pre", p=0.0) == 0).all()
+
+
+def test_a_subset_of_sites_is_what_a_run_at_these_sites_gives(encoder: Encoder) -> None:
+    whole = run_of(encoder, probes=EXACT, trials=1)
+    alone = run_of(encoder, probes=EXACT, trials=1, dropout=Dropout(0.01, ("fc1", "fc2")))
+    np.testing.assert_allclose(whole.scores("trace_pre", sites=["fc1", "fc2"]), alone.scores("trace_pre"), rtol=1e-4)
+
+
+def test_scores_do_not_depend_on_batch_order_or_company(encoder: Encoder) -> None:
+    whole, images = run_of(encoder), mcdo.load_images("digits", n=6)
+    np.testing.assert_allclose(run_of(encoder, batch_size=2).across, whole.across, rtol=1e-4)
+    order = np.array([4, 0, 2])
+    some = mcdo.first_order(encoder, images.select(order), Dropout(), probes=8, trials=2, progress=False)
+    np.testing.assert_allclose(some.scores("trace_pre"), whole.scores("trace_pre")[:, order], rtol=1e-4)
+
+
+def test_trials_and_seeds_differ_and_repeat(encoder: Encoder) -> None:
+    one, two = run_of(encoder), run_of(encoder)
+    np.testing.assert_array_equal(one.across, two.across)
+    assert not np.allclose(one.across[0], one.across[1], rtol=1e-3)
+    assert not np.allclose(run_of(encoder, seed=1).across, one.across, rtol=1e-3)
+    np.testing.assert_array_equal(run_of(encoder, trials=3).across[:2], one.across)
+
+
+def test_frozen_weights_take_no_gradient_and_the_model_stays_as_it_is(encoder: Encoder) -> None:
+    before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
+    run_of(encoder)
+    assert all(p.grad is None and not p.requires_grad for p in encoder.model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in encoder.model.state_dict().items())
+
+
+def test_a_stored_run_is_not_measured_again(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    first = run_of(encoder, store=tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(sys.modules["mcdo.estimators.first_order"], "SiteGraph", refuse)
+    again = run_of(encoder, store=tmp_path)
+    for score in ("trace_pre", "trace_post", "norm_var", "trace_pre_relative"):
+        np.testing.assert_array_equal(again.scores(score), first.scores(score))
+    with pytest.raises(AssertionError, match="measured again"):
+        run_of(encoder, store=tmp_path, dropout=Multiplicative())
+    with pytest.raises(AssertionError, match="measured again"):
+        run_of(encoder, store=tmp_path, probes=7)
+
+
+def test_out_of_memory_halves_the_batch_and_gives_the_same_numbers(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    module = sys.modules["mcdo.estimators.first_order"]
+    whole, graph = run_of(encoder), module.SiteGraph
+
+    def small(encoder: Encoder, pixels: torch.Tensor, *rest: Any) -> Any:
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("too much")
+        return graph(encoder, pixels, *rest)
+
+    monkeypatch.setattr(module, "SiteGraph", small)
+    np.testing.assert_allclose(run_of(encoder).across, whole.across, rtol=1e-4)
+
+
+@pytest.mark.parametrize("probes", [1, 0, 50])
+def test_an_impossible_number_of_probes_is_refused(encoder: Encoder, probes: int) -> None:
+    with pytest.raises(McdoError, match="between 2 and D \\+ 1 = 49"):
+        run_of(encoder, probes=probes)
+
+
+def test_unknown_scores_sites_and_probabilities_are_refused(encoder: Encoder) -> None:
+    run = run_of(encoder)
+    with pytest.raises(McdoError, match="the nearest: trace_pre"):
+        run.scores("trace_pr")
+    with pytest.raises(McdoError, match="unknown site 'fc3'"):
+        run.scores("trace_pre", sites=["fc3"])
+    with pytest.raises(McdoError, match="p = 1"):
+        run.scores("trace_pre", p=1.0)
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 5))
+def test_probes_use_every_axis_once(width: int, count: int, trial: int) -> None:
+    count = min(count, width)
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((width, width)))[0]
+    probes = stratified_probes(basis, count, 42, trial).double().numpy()
+    along = probes @ basis  # each axis belongs to one probe, with a sign
+    np.testing.assert_allclose(np.square(along).sum(0), 1, atol=1e-5)
+    assert (np.sum(np.abs(along) > 0.5, axis=0) == 1).all()
+    assert np.ptp(np.sum(np.abs(along) > 0.5, axis=1)) <= 1, "probes must carry equal shares"
+
+
+def test_probes_sum_to_the_identity_in_expectation() -> None:
+    basis = np.linalg.qr(np.random.default_rng(1).standard_normal((6, 6)))[0]
+    draws = [stratified_probes(basis, 2, 0, trial).double().numpy() for trial in range(4000)]
+    mean = np.mean([p.T @ p for p in draws], axis=0)
+    np.testing.assert_allclose(mean, np.eye(6), atol=0.08)
+
+
+def test_the_basis_is_orthonormal_and_ordered(encoder: Encoder) -> None:
+    basis = noise_basis(encoder, Dropout())
+    np.testing.assert_allclose(basis.T @ basis, np.eye(48), atol=1e-8)
+    assert module_of is mcdo.first_order

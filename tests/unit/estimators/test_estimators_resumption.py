@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import importlib
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import mcdo.estimators.resumption
+from mcdo.encoders import Encoder, load_encoder
+from mcdo.errors import McdoError
+from mcdo.estimators import monte_carlo
+from mcdo.estimators.measurement import Measurement
+from mcdo.estimators.monte_carlo import _Silent as Silent
+from mcdo.estimators.resumption import COST, SAVE_EVERY_S, Keeper
+from mcdo.images import load_images
+from mcdo.perturbation import Dropout
+from mcdo.store import Arrays, DamagedResultWarning, Store, UnsavedResultWarning
+
+KEY = "ab" * 32
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+class Shelf:
+    """Parts in memory; a save takes ``cost`` seconds, and fails while ``full``."""
+
+    def __init__(self, clock: Clock, cost: float = 0.0) -> None:
+        self.clock, self.cost, self.full, self.tries = clock, cost, False, 0
+        self.kept: list[list[int]] = []
+
+    def add(self, arrays: Arrays, facts: Mapping[str, Any]) -> None:
+        self.tries += 1
+        self.clock.now += self.cost
+        if self.full:
+            raise McdoError("the store is full")
+        assert arrays["x"].tolist() == (2 * arrays["columns"]).tolist()
+        self.kept.append(arrays["columns"].tolist())
+
+
+def keeper_of(shelf: Any) -> Keeper:
+    return Keeper(shelf, lambda columns: {"x": 2 * columns}, {})
+
+
+def test_blocks_are_saved_once_each_and_not_more_often_than_the_interval(clock: Clock) -> None:
+    shelf = Shelf(clock)
+    keeper = keeper_of(shelf)
+    for start in (4, 0, 2, 6):
+        keeper.add(start, start + 2)
+        clock.now += SAVE_EVERY_S / 2
+    assert shelf.kept == [[0, 1, 2, 3, 4, 5]]
+    keeper.save()
+    keeper.save()
+    assert shelf.kept == [[0, 1, 2, 3, 4, 5], [6, 7]]
+
+
+def test_blocks_that_take_longer_than_the_interval_are_saved_each(clock: Clock) -> None:
+    shelf = Shelf(clock)
+    keeper = keeper_of(shelf)
+    for start in range(3):
+        clock.now += 10 * SAVE_EVERY_S
+        keeper.add(start, start + 1)
+    assert shelf.kept == [[0], [1], [2]]
+
+
+def test_saving_takes_no_more_than_its_share_of_the_time(clock: Clock) -> None:
+    shelf = Shelf(clock, cost=3.0)
+    keeper = keeper_of(shelf)
+    began = clock.now
+    for start in range(5000):
+        clock.now += 1
+        keeper.add(start, start + 1)
+    assert shelf.tries * shelf.cost <= COST * (clock.now - began) + shelf.cost
+    assert shelf.tries >= 15
+
+
+def test_what_cannot_be_saved_is_warned_of_once_and_tried_again(clock: Clock) -> None:
+    shelf = Shelf(clock)
+    keeper = keeper_of(shelf)
+    shelf.full = True
+    clock.now += 2 * SAVE_EVERY_S
+    with pytest.warns(UnsavedResultWarning, match="parts of the run are not kept: the store is full"):
+        keeper.add(0, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for start in (1, 2, 3):
+            clock.now += 2 * SAVE_EVERY_S
+            keeper.add(start, start + 1)
+    assert (shelf.tries, shelf.kept) == (4, [])
+    shelf.full = False
+    keeper.save()
+    assert shelf.kept == [[0, 1, 2, 3]]
+
+
+def test_without_a_store_nothing_is_kept(clock: Clock) -> None:
+    keeper = keeper_of(None)
+    clock.now += 10 * SAVE_EVERY_S
+    keeper.add(0, 2)
+    keeper.save()
+
+
+# ---- a run that ends early, in this process
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """The images of every block that is begun; a number put in front lets that many finish and then interrupts."""
+    images, seen = Measurement._images, list[Any]()
+
+    def block(self: Measurement, tower: Any, start: int, stop: int) -> None:
+        if seen and isinstance(seen[0], int):
+            if seen[0] == 0:
+                raise Interrupted
+            seen[0] -= 1
+        seen.append((start, stop))
+        images(self, tower, start, stop)
+
+    monkeypatch.setattr(Measurement, "_images", block)
+    monkeypatch.setattr(mcdo.estimators.resumption, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(mcdo.estimators.resumption, "COST", np.inf)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield seen
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder("clip_tiny", weights="random")
+
+
+def measure(encoder: Encoder, store: Path | None, **options: Any) -> Any:
+    protocol: dict[str, Any] = {"passes": (4, 16), "trials": 2, "batch_size": 32, "progress": False}
+    return monte_carlo(encoder, load_images("digits", n=10), Dropout(0.1), store=store, **protocol | options)
+
+
+def same(one: Any, other: Any) -> bool:
+    a, b = one.arrays(), other.arrays()
+    return a.keys() == b.keys() and all(np.array_equal(a[k].view(np.uint8), b[k].view(np.uint8)) for k in a)
+
+
+def stored(root: Path) -> list[str]:
+    return sorted(path.suffix for path in root.rglob("*.*"))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_an_interrupted_run_goes_on_where_it_was_on_any_number_of_threads(
+    threads: int, encoder: Encoder, blocks: list[Any], tmp_path: Path
+) -> None:
+    blocks[:] = [3]
+    with pytest.raises(Interrupted):
+        measure(encoder, tmp_path)
+    done = blocks[1:]
+    assert stored(tmp_path) == [".parts"] + [".safetensors"] * 3
+    blocks.clear()
+    torch.set_num_threads(threads)
+    run = measure(encoder, tmp_path)
+    assert sorted(done + blocks) == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
+    assert same(run, measure(encoder, None))
+    assert stored(tmp_path) == [".safetensors"]
+    blocks.clear()
+    assert same(run, measure(encoder, tmp_path))
+    assert blocks == []
+
+
+def test_another_batch_size_uses_the_parts_that_fill_its_blocks(
+    encoder: Encoder, blocks: list[Any], tmp_path: Path
+) -> None:
+    blocks[:] = [3]
+    with pytest.raises(Interrupted):
+        measure(encoder, tmp_path)
+    blocks.clear()
+    run, whole = measure(encoder, tmp_path, batch_size=64), measure(encoder, None, batch_size=32)
+    assert blocks[:2] == [(4, 8), (8, 10)]
+    np.testing.assert_allclose(run.scores("trace_pre"), whole.scores("trace_pre"), rtol=1e-5)
+
+
+def test_parts_of_another_protocol_are_not_taken(encoder: Encoder, blocks: list[Any], tmp_path: Path) -> None:
+    blocks[:] = [3]
+    with pytest.raises(Interrupted):
+        measure(encoder, tmp_path)
+    blocks.clear()
+    assert same(measure(encoder, tmp_path, seed=1), measure(encoder, None, seed=1))
+    assert len(blocks) == 10
+
+
+def test_a_damaged_part_is_set_aside_and_measured_again(encoder: Encoder, blocks: list[Any], tmp_path: Path) -> None:
+    blocks[:] = [3]
+    with pytest.raises(Interrupted):
+        measure(encoder, tmp_path)
+    part = min(tmp_path.rglob("*.safetensors"))
+    part.write_bytes(part.read_bytes()[:-3])
+    blocks.clear()
+    with pytest.warns(DamagedResultWarning, match=f"{part.name} is damaged"):
+        run = measure(encoder, tmp_path)
+    assert len(blocks) == 3
+    assert same(run, measure(encoder, None))
+    assert stored(tmp_path) == [".safetensors"]
+
+
+def test_all_parts_without_the_whole_are_put_together(
+    encoder: Encoder, blocks: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "put", failing)
+        with pytest.warns(UnsavedResultWarning, match="the run is not kept"):
+            run = measure(encoder, tmp_path)
+    blocks.clear()
+    assert same(run, measure(encoder, tmp_path))
+    assert blocks == []
+    assert stored(tmp_path) == [".safetensors"]
+
+
+def failing(*_: Any) -> None:
+    raise McdoError("the store is full")
+
+
+def test_a_resumed_run_says_so_and_counts_what_is_left(
+    encoder: Encoder, blocks: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals = []
+
+    class Counting(Silent):
+        def __init__(self, total: int, what: str) -> None:
+            super().__init__()
+            totals.append((total, what))
+
+    monkeypatch.setattr(importlib.import_module("mcdo.estimators.monte_carlo"), "Progress", Counting)
+    blocks[:] = [3]
+    with pytest.raises(Interrupted):
+        measure(encoder, tmp_path, progress=True)
+    blocks.clear()
+    measure(encoder, tmp_path, progress=True)
+    assert totals == [(320, "clip_tiny on digits"), (128, "clip_tiny on digits (resumed, 4 images left)")]

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcdo.errors import McdoError
+from mcdo.images import load_images, read_manifest
+from mcdo.images.retrieval import RetrievalItem, read_items
+
+CAPTIONS = ["a photo of a one", "a photo of a two"]
+
+
+@pytest.fixture
+def entries(tmp_path: Path) -> list[dict[str, Any]]:
+    """Five digits as PNG files below the folder of the JSON file."""
+    (tmp_path / "images").mkdir()
+    found = []
+    for i, image in enumerate(load_images("digits", 5)):
+        image.save(tmp_path / "images" / f"{i}.png")
+        found.append({"image_path": f"images/{i}.png", "captions": list(CAPTIONS), "correct_index": i % 2})
+    return found
+
+
+def write(folder: Path, entries: Any) -> Path:
+    path = folder / "items.json"
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def test_items_and_images_are_those_of_the_file_in_its_order(tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+    del entries[0]["correct_index"]
+    entries.reverse()
+    path = write(tmp_path, entries)
+    items, images = read_items(path), load_images(f"retrieval:{path}")
+    assert items[-1] == RetrievalItem("images/0.png", tuple(CAPTIONS), 0)
+    assert [item.correct_index for item in items] == [0, 1, 0, 1, 0]
+    assert images.ids == tuple(f"images/{i}.png" for i in (4, 3, 2, 1, 0))
+    assert images.labels is None
+    assert images.image(4).tobytes() == load_images("digits", 5).image(0).tobytes()
+    assert load_images(f"retrieval:{path}", 3).ids == images.ids[:3]
+
+
+def test_an_absolute_path_may_lie_anywhere(tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+    entries[1]["image_path"] = str(tmp_path / "images" / "1.png")
+    (tmp_path / "other").mkdir()
+    for entry in entries:
+        entry["image_path"] = str(tmp_path / entry["image_path"])
+    path = write(tmp_path / "other", entries)
+    assert len(load_images(f"retrieval:{path}")) == 5
+
+
+def test_a_manifest_gives_the_images_back(tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+    images = load_images(f"retrieval:{write(tmp_path, entries)}")
+    images.write_manifest(tmp_path / "manifest.json")
+    assert read_manifest(tmp_path / "manifest.json").fingerprint == images.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("captions", ["only one"], "entry 2: 'captions' holds 1 different of 1; expected at least two"),
+        ("captions", ["same", "same", "other"], "entry 2: 'captions' holds 2 different of 3"),
+        ("captions", "a text", "entry 2: 'captions' must be a list of texts"),
+        ("captions", ["a", 3], "entry 2: 'captions' must be a list of texts"),
+        ("captions", ["a", " "], "entry 2: 'captions' must be a list of texts that are not empty"),
+        ("correct_index", 2, "entry 2: 'correct_index' is 2; expected 0 to 1"),
+        ("correct_index", -1, "entry 2: 'correct_index' is -1"),
+        ("correct_index", True, "entry 2: 'correct_index' is True"),
+        ("correct_index", "0", "entry 2: 'correct_index' is '0'"),
+        ("image_path", 7, "entry 2: 'image_path' is 7; expected the path"),
+        ("image_path", "", "entry 2: 'image_path' is ''"),
+        ("image_path", "images/0.png", "entry 2: 'image_path' repeats that of entry 0"),
+        ("caption", "x", "entry 2: 'caption' is no key of an entry; nearest: captions"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_index_and_key(
+    key: str, value: object, message: str, tmp_path: Path, entries: list[dict[str, Any]]
+) -> None:
+    entries[2][key] = value
+    with pytest.raises(McdoError, match=message):
+        read_items(write(tmp_path, entries))
+
+
+@pytest.mark.parametrize("key", ["image_path", "captions"])
+def test_a_missing_key_is_named(key: str, tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+    del entries[3][key]
+    with pytest.raises(McdoError, match=f"entry 3: '{key}'"):
+        read_items(write(tmp_path, entries))
+
+
+def test_a_missing_or_damaged_image_is_named_before_anything_is_measured(
+    tmp_path: Path, entries: list[dict[str, Any]]
+) -> None:
+    path = write(tmp_path, entries)
+    (tmp_path / "images" / "4.png").write_bytes(b"no image")
+    with pytest.raises(McdoError, match=r"entry 4: 'image_path' names no readable image: .*4\.png"):
+        load_images(f"retrieval:{path}")
+    (tmp_path / "images" / "4.png").unlink()
+    with pytest.raises(McdoError, match=r"entry 4: 'image_path' names no readable image"):
+        load_images(f"retrieval:{path}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{}", "holds a dict; expected a list"), ("[1, 2", "cannot be read"), ("[]", "holds 0 entries"),
+     ("[3]", "entry 0: a int; expected an object")],
+)  # fmt: skip
+def test_a_file_that_is_no_list_of_entries_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "items.json").write_text(content)
+    with pytest.raises(McdoError, match=message):
+        read_items(tmp_path / "items.json")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(McdoError, match=r"absent\.json cannot be read"):
+        load_images(f"retrieval:{tmp_path / 'absent.json'}")

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from mcdo.errors import McdoError
+from mcdo.stats.factorial import factorial_analysis
+
+FACTORS = {"loss": ("softmax", "sigmoid"), "tower": ("mha", "timm"), "site": ("all", "mlp", "attention")}
+SHAPE = (2, 2, 3)
+CELLS = arrays(np.float64, SHAPE, elements=st.floats(-10, 10, allow_nan=False).map(lambda v: round(v, 3)))
+
+
+def spread(values: NDArray[np.float64], sd: float = 0.01, seed: int = 0) -> NDArray[np.float64]:
+    return values + np.random.default_rng(seed).normal(scale=sd, size=(400, *values.shape))
+
+
+def test_a_table_by_hand() -> None:
+    values = np.zeros(SHAPE)
+    values[1] += 2  # sigmoid: 2 more, everywhere
+    values[:, :, 1] += 3  # mlp: 3 more
+    found = factorial_analysis(FACTORS, values, spread(values), 500)
+    assert found.effects["loss", "softmax", "sigmoid"].estimate.value == pytest.approx(2)
+    assert found.effects["tower", "mha", "timm"].estimate.value == pytest.approx(0)
+    assert found.effects["site", "all", "mlp"].estimate.value == pytest.approx(3)
+    assert found.effects["site", "all", "attention"].estimate.value == pytest.approx(0)
+    assert found.effects["site", "mlp", "attention"].estimate.value == pytest.approx(-3)
+    # SS(loss) = 12 · 1² = 12; SS(site) = 4 · (1 + 4 + 1) = 24
+    assert {name: e.value for name, e in found.shares.items()} == pytest.approx(
+        {"loss": 12 / 36, "tower": 0, "site": 24 / 36, "interactions": 0}, abs=1e-12
+    )
+    assert found.share_differences["loss", "site"].value == pytest.approx(12 / 36)
+    assert found.share_differences["loss", "site"].verdict(0, ">") == "met"
+
+
+def test_an_interaction_is_no_main_effect() -> None:
+    values = np.zeros(SHAPE)
+    values[0, 0], values[1, 1], values[0, 1], values[1, 0] = 1, 1, -1, -1
+    found = factorial_analysis(FACTORS, values, spread(values), 500)
+    assert found.shares["interactions"].value == pytest.approx(1)
+    assert all(d.estimate.value == pytest.approx(0) for d in found.effects.values())
+
+
+@settings(deadline=None, max_examples=40)
+@given(CELLS)
+def test_shares_are_those_of_a_regression_on_dummies(values: NDArray[np.float64]) -> None:
+    if np.ptp(values) < 1e-3:
+        return
+    found = factorial_analysis(FACTORS, values, values[None].repeat(2, axis=0), 10)
+    y = values.ravel() - values.mean()
+    index = np.array(list(itertools.product(*(range(s) for s in SHAPE))))
+    for axis, name in enumerate(FACTORS):
+        dummies = np.eye(SHAPE[axis])[index[:, axis]]
+        fitted = dummies @ np.linalg.lstsq(dummies, y, rcond=None)[0]
+        assert found.shares[name].value == pytest.approx(float(fitted @ fitted) / float(y @ y), abs=1e-9)
+    assert sum(e.value for e in found.shares.values()) == pytest.approx(1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(CELLS, st.floats(-5, 5), st.floats(0.5, 4))
+def test_shift_and_scale_change_no_share(values: NDArray[np.float64], shift: float, scale: float) -> None:
+    if np.ptp(values) < 1e-3:
+        return
+    other = shift + scale * values
+    one, two = (factorial_analysis(FACTORS, v, v[None].repeat(2, axis=0), 10).shares for v in (values, other))
+    for name in one:
+        assert one[name].value == pytest.approx(two[name].value, abs=1e-6)
+
+
+def test_intervals_are_of_paired_contrasts() -> None:
+    """What all cells share in a resample cancels in every contrast."""
+    values = np.arange(12.0).reshape(SHAPE)
+    common = np.random.default_rng(0).normal(scale=5, size=(300, 1, 1, 1))
+    found = factorial_analysis(FACTORS, values, values + common, 500)
+    for difference in found.effects.values():
+        assert difference.estimate.high - difference.estimate.low < 1e-9
+
+
+def test_contrasts_are_corrected_together_and_a_difference_has_its_n() -> None:
+    values = np.zeros(SHAPE)
+    values[1] += 0.02
+    found = factorial_analysis(FACTORS, values, spread(values, 0.05), 500)
+    loss = found.effects["loss", "softmax", "sigmoid"]
+    assert loss.p_holm == pytest.approx(min(1, 5 * loss.p_value))
+    assert loss.estimate.n == 500
+    written = found.as_dict()
+    assert written["effects"]["loss: sigmoid - softmax"]["n"] == 500
+    assert set(written["shares"]) == {*FACTORS, "interactions"}
+
+
+def test_an_undefined_cell_leaves_its_contrasts_undefined_and_is_no_test() -> None:
+    values = np.zeros(SHAPE)
+    values[0, 0, 0] = np.nan
+    found = factorial_analysis(FACTORS, values, np.zeros((5, *SHAPE)), 10)
+    assert np.isnan(found.effects["loss", "softmax", "sigmoid"].estimate.value)
+    assert found.effects["site", "mlp", "attention"].estimate.value == 0
+    assert found.shares["site"].verdict(0.5, ">") == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("values", "draws"),
+    [(np.zeros((2, 2)), np.zeros((5, 2, 2))), (np.zeros(SHAPE), np.zeros((5, 2, 2))), (np.zeros(SHAPE), np.zeros(5))],
+)
+def test_a_table_with_missing_cells_is_refused(values: NDArray[np.float64], draws: NDArray[np.float64]) -> None:
+    with pytest.raises(McdoError, match="one value per cell"):
+        factorial_analysis(FACTORS, values, draws, 10)
+
+
+def test_a_factor_needs_two_levels() -> None:
+    with pytest.raises(McdoError, match="two levels"):
+        factorial_analysis({"a": ("x",)}, np.zeros(1), np.zeros((5, 1)), 10)

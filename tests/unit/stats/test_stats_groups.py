@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mcdo.errors import McdoError
+from mcdo.stats.groups import group_differences
+
+
+def test_effect_and_exact_permutation_p_by_hand() -> None:
+    """3 against 3, fully separated: of 20 relabellings two are as extreme, so p = 2/20 when all are tried."""
+    found = group_differences({"low": [1.0, 2.0, 3.0], "high": [11.0, 12.0, 13.0]}, permutations=100)["low", "high"]
+    assert found.difference.value == 10
+    assert found.exceedance.value == 1
+    assert found.p_value == pytest.approx(0.1)
+    assert found.p_holm == pytest.approx(0.1)
+    assert found.difference.n == 6
+
+
+def test_exceedance_counts_ties_as_halves() -> None:
+    found = group_differences({"a": [1.0, 2.0], "b": [2.0, 0.0]}, permutations=10)["a", "b"]
+    assert found.exceedance.value == pytest.approx((0.5 + 1 + 0 + 0) / 4)
+    assert found.exceedance.value == stats.mannwhitneyu([2.0, 0.0], [1.0, 2.0]).statistic / 4
+
+
+def test_p_is_near_welch_s_for_normal_values() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=30), rng.normal(0.6, 2, size=50)
+    found = group_differences({"a": a, "b": b}, permutations=9999)["a", "b"]
+    assert found.p_value == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, abs=0.015)
+
+
+def test_equal_means_with_unequal_spreads_are_rejected_at_the_stated_rate() -> None:
+    """A plain permutation of the difference of means rejects far too often here (small group, wide spread)."""
+    rng = np.random.default_rng(1)
+    studentised = plain = 0
+    for seed in range(200):
+        a, b = rng.normal(0, 3, 15), rng.normal(0, 1, 60)
+        studentised += (
+            group_differences({"a": a, "b": b}, seed=seed, permutations=199, resamples=1)["a", "b"].p_value < 0.05
+        )
+        mixed = np.concatenate([a, b])
+        gaps = [np.diff([p[:15].mean(), p[15:].mean()])[0] for p in (rng.permutation(mixed) for _ in range(199))]
+        plain += (1 + np.sum(np.abs(gaps) >= abs(b.mean() - a.mean()))) / 200 < 0.05
+    assert studentised / 200 < 0.05 + 3.5 * np.sqrt(0.05 * 0.95 / 200)
+    assert plain / 200 > 0.15
+
+
+def test_holm_is_over_all_pairs() -> None:
+    rng = np.random.default_rng(2)
+    groups = {name: rng.normal(size=20) for name in "abcd"}
+    found = group_differences(groups, permutations=99)
+    assert list(found) == list(itertools.combinations("abcd", 2))
+    smallest = min(found.values(), key=lambda d: d.p_value)
+    assert smallest.p_holm == pytest.approx(min(1, 6 * smallest.p_value))
+
+
+def test_intervals_hold_the_difference_of_independent_means() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=400), rng.normal(1, 2, size=300)
+    found = group_differences({"a": a, "b": b}, permutations=10, resamples=4000)["a", "b"]
+    half = 1.96 * np.sqrt(a.var(ddof=1) / 400 + b.var(ddof=1) / 300)
+    assert found.difference.low == pytest.approx(b.mean() - a.mean() - half, abs=0.02)
+    assert found.difference.high == pytest.approx(b.mean() - a.mean() + half, abs=0.02)
+    assert found.exceedance.low < found.exceedance.value < found.exceedance.high < 1
+
+
+def test_the_same_seed_gives_the_same_numbers() -> None:
+    groups = {"a": np.arange(9.0), "b": np.arange(9.0) ** 1.1}
+    assert group_differences(groups, seed=5) == group_differences(groups, seed=5)
+
+
+def test_groups_without_spread() -> None:
+    same, apart = {"a": [1.0, 1.0], "b": [1.0, 1.0]}, {"a": np.zeros(5), "b": np.ones(5)}
+    assert group_differences(same, permutations=10)["a", "b"].p_value == 1
+    assert group_differences(apart, permutations=9999)["a", "b"].p_value == pytest.approx(2 / 252)
+
+
+def test_one_group_or_a_group_of_one_is_refused() -> None:
+    with pytest.raises(McdoError, match="at least two"):
+        group_differences({"a": [1.0, 2.0]})
+    with pytest.raises(McdoError, match="b: 1 images"):
+        group_differences({"a": [1.0, 2.0], "b": [1.0]})

@@ -1,0 +1,173 @@
+"""Extraction survives a kill, has one writer, and does not mix."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mcdo.errors import McdoError
+from mcdo.studies.backbones.extract import extract, shard_path, shard_views
+from mcdo.studies.backbones.features import merge
+from mcdo.studies.backbones.plants import FileSource, PlantImages, View, load_plants
+from mcdo.studies.backbones.registry import Backbone, load_backbone
+
+# The backbone of the killed process: the real one, but it stops for good after two blocks of five.
+_KILLED = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+from mcdo.studies.backbones.extract import extract
+from mcdo.studies.backbones.registry import load_backbone
+from mcdo.studies.backbones.wilting import Wilting, wilting_plants
+
+colour, seen = load_backbone("mean_colour"), []
+
+def slow(pixels):
+    seen.append(len(pixels))
+    if sum(seen) > 12:
+        time.sleep(600)
+    return colour.forward(pixels)
+
+plants = wilting_plants(Wilting(groups=4, rounds=6, size=32))
+extract(plants, replace(colour, forward=slow), Path(sys.argv[1]), block=5, batch_size=1)
+"""
+
+
+def _counting(backbone: Backbone) -> tuple[Backbone, list[int]]:
+    shown: list[int] = []
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        shown.append(len(pixels))
+        return backbone.forward(pixels)
+
+    return replace(backbone, forward=forward), shown
+
+
+def _same(one: Path, two: Path) -> bool:
+    return one.read_bytes() == two.read_bytes()
+
+
+def test_a_killed_extraction_goes_on_in_the_middle_of_a_plant(
+    tmp_path: Path, plants: PlantImages, colour: Backbone
+) -> None:
+    out = tmp_path / "killed" / "f.h5"
+    process = subprocess.Popen([sys.executable, "-c", _KILLED, str(out)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        blocks = out.with_name("f.h5.blocks")
+        deadline = time.monotonic() + 120
+        while len(list(blocks.glob("block-*.h5"))) < 2:
+            assert process.poll() is None, "the process ended by itself"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(McdoError, match=r"f\.h5 is being written by another process"):
+            extract(plants, colour, out)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert plants.views[9].plant == plants.views[10].plant, "the kill must fall inside a plant"
+
+    counting, shown = _counting(colour)
+    resumed = extract(plants, counting, out, block=7)
+    assert sum(shown) == len(plants.views) - 10
+    assert _same(resumed, extract(plants, colour, tmp_path / "whole.h5"))
+    assert sorted(path.name for path in out.parent.iterdir() if not path.name.startswith(".")) == ["f.h5"]
+
+
+def test_a_whole_file_is_not_extracted_again(tmp_path: Path, plants: PlantImages, colour: Backbone) -> None:
+    path = extract(plants, colour, tmp_path / "f.h5")
+    counting, shown = _counting(colour)
+    assert extract(plants, counting, path) == path
+    assert shown == []
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_shards_blocks_and_batches_change_nothing(
+    tmp_path: Path, plants: PlantImages, colour: Backbone, shards: int
+) -> None:
+    out = tmp_path / "f.h5"
+    pieces = [
+        extract(plants, colour, out, shard=i, shards=shards, block=11, batch_size=4) for i in range(1, shards + 1)
+    ]
+    assert pieces == [shard_path(out, i, shards) for i in range(1, shards + 1)]
+    merged = merge(pieces, tmp_path / "merged.h5", plants)
+    assert _same(merged, extract(plants, colour, tmp_path / "whole.h5"))
+
+
+def test_shards_are_a_partition(plants: PlantImages) -> None:
+    for shards in (1, 4, 7):
+        parts = [shard_views(plants, i, shards) for i in range(1, shards + 1)]
+        assert [view for part in parts for view in part] == list(plants.views)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    with pytest.raises(McdoError, match="counted from 1"):
+        shard_views(plants, 0, 2)
+
+
+def test_another_backbone_or_other_weights_are_refused(tmp_path: Path, plants: PlantImages, colour: Backbone) -> None:
+    path = extract(plants, colour, tmp_path / "f.h5")
+    before = path.read_bytes()
+    with pytest.raises(McdoError, match="has backbone = 'mean_colour', not 'round_only'"):
+        extract(plants, load_backbone("round_only"), path)
+    with pytest.raises(McdoError, match="has weights = "):
+        extract(plants, replace(colour, weights="other"), path)
+    assert path.read_bytes() == before
+
+
+def test_a_block_of_another_backbone_is_refused(tmp_path: Path, plants: PlantImages, colour: Backbone) -> None:
+    def fail(pixels: torch.Tensor) -> torch.Tensor:
+        if len(left) > 5:
+            raise RuntimeError("out of memory")
+        left.append(len(pixels))
+        return colour.forward(pixels)
+
+    left: list[int] = []
+    with pytest.raises(RuntimeError, match="out of memory"):
+        extract(plants, replace(colour, forward=fail), tmp_path / "f.h5", block=2, batch_size=1)
+    with pytest.raises(McdoError, match=r"block-00000000\.h5 has backbone"):
+        extract(plants, load_backbone("round_only"), tmp_path / "f.h5")
+
+
+def test_a_changed_or_added_picture_is_refused(tmp_path: Path, colour: Backbone) -> None:
+    paths = {View("p", 0, "top"): tmp_path / "a.png", View("p", 1, "top"): tmp_path / "b.png"}
+    for path in paths.values():
+        Image.new("RGB", (8, 8), (50, 0, 0)).save(path)
+    (tmp_path / "plants.csv").write_text(
+        "plant,group,round,day,view,path,onset_day\np,g,0,1,top,a.png,\np,g,1,2,top,b.png,\n", encoding="utf-8"
+    )
+    plants = load_plants(str(tmp_path / "plants.csv"))
+    assert isinstance(plants.source, FileSource)
+    out = extract(plants, colour, tmp_path / "f.h5")
+    Image.new("RGB", (8, 8), (60, 0, 0)).save(tmp_path / "a.png")
+    with pytest.raises(McdoError, match="p/0/top has changed"):
+        extract(plants, colour, out)
+
+
+def test_a_feature_of_another_size_is_refused_before_anything_is_written(
+    tmp_path: Path, plants: PlantImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mcdo.studies.backbones import registry
+
+    wrong = replace(registry.BACKBONES["mean_colour"], feature_size=768)
+    monkeypatch.setitem(registry.BACKBONES, "mean_colour", wrong)
+    with pytest.raises(McdoError, match=r"gives features of \(3,\), but \(768,\) is stated"):
+        extract(plants, load_backbone("mean_colour"), tmp_path / "f.h5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_mean_colour_is_the_mean_of_the_pixels(plants: PlantImages, colour: Backbone) -> None:
+    picture, _ = plants.source.load(plants.views[0])
+    expected = np.asarray(picture, dtype=np.float64).mean(axis=(0, 1)) / 255
+    found: Any = colour.features([picture])[0]
+    assert np.allclose(found, expected, atol=0.5 / 255)

@@ -1,0 +1,150 @@
+"""Feature files: /plant/round/view, whole or not there, and never of two backbones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+
+from mcdo.errors import McdoError
+from mcdo.studies.backbones.features import Features, Identity, merge, read_features, write_features
+from mcdo.studies.backbones.plants import PlantImages, View
+from mcdo.studies.backbones.series import series_of
+
+IDENTITY = Identity("some", 3, False, "ab" * 32, "squash", "cd" * 32)
+
+
+def _features(*views: View, identity: Identity = IDENTITY) -> Features:
+    vectors = {view: np.arange(3, dtype=np.float32) + view.round for view in views}
+    return Features(identity, vectors, {view: f"hash of {view.address}" for view in views})
+
+
+def test_a_vector_lies_at_plant_round_view_with_its_provenance(tmp_path: Path) -> None:
+    path = write_features(tmp_path / "f.h5", _features(View("p", 2, "top")))
+    with h5py.File(path, "r") as file:
+        held = file["p/2/top"]
+        assert (held.shape, held.dtype) == ((3,), np.float32)
+        assert held[()].tolist() == [2, 3, 4]
+        assert held.attrs["sha256"] == "hash of p/2/top"
+        assert file.attrs["backbone"] == "some"
+        assert file.attrs["weights"] == "ab" * 32
+        assert file.attrs["preprocessing"] == "squash"
+        assert "torch" in file.attrs["versions"]
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    given = _features(View("p", 2, "top"), View("p", 10, "top"), View("q", 0, "side"))
+    found = read_features(write_features(tmp_path / "f.h5", given))
+    assert found.identity == given.identity
+    assert found.hashes == given.hashes
+    assert {view: vector.tolist() for view, vector in found.vectors.items()} == {
+        view: vector.tolist() for view, vector in given.vectors.items()
+    }
+
+
+def test_merged_shards_are_byte_for_byte_one_extraction(tmp_path: Path) -> None:
+    a, b = View("p", 0, "top"), View("q", 1, "top")
+    shards = [write_features(tmp_path / "1.h5", _features(b)), write_features(tmp_path / "2.h5", _features(a))]
+    merged = merge(shards, tmp_path / "merged.h5")
+    whole = write_features(tmp_path / "whole.h5", _features(a, b))
+    assert merged.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("backbone", "other"),
+        ("weights", "00" * 32),
+        ("preprocessing", "crop"),
+        ("plants", "1"),
+        ("random_weights", True),
+    ],
+)
+def test_mixed_files_do_not_merge(tmp_path: Path, field: str, value: object) -> None:
+    one = write_features(tmp_path / "1.h5", _features(View("p", 0, "top")))
+    changed = replace(IDENTITY, **{field: value})  # type: ignore[arg-type]
+    two = write_features(tmp_path / "2.h5", _features(View("q", 0, "top"), identity=changed))
+    with pytest.raises(McdoError, match=rf"2\.h5 has {field} = "):
+        merge([one, two], tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_an_image_held_twice_or_missing_does_not_merge(tmp_path: Path, plants: PlantImages) -> None:
+    one = write_features(tmp_path / "1.h5", _features(View("p", 0, "top")))
+    with pytest.raises(McdoError, match="p/0/top, which another piece holds"):
+        merge([one, one], tmp_path / "out.h5")
+    with pytest.raises(McdoError, match="images are missing, the first 00_dry/0/side_000"):
+        merge([one], tmp_path / "out.h5", plants)
+    with pytest.raises(McdoError, match="no feature files"):
+        merge([], tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [np.zeros(2, np.float32), np.zeros(3), np.array([0, np.nan, 0], np.float32)],
+    ids=["another-size", "float64", "nan"],
+)
+def test_a_wrong_vector_leaves_nothing_behind(tmp_path: Path, vector: np.ndarray) -> None:  # type: ignore[type-arg]
+    view = View("p", 0, "top")
+    with pytest.raises(McdoError, match="p/0/top"):
+        write_features(tmp_path / "f.h5", Features(IDENTITY, {view: vector}, {view: ""}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_features(tmp_path / "f.h5", _features(View("p", 0, "top")))
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("mcdo.studies.backbones.features._fill", full)
+    with pytest.raises(OSError, match="no space"):
+        write_features(path, _features(View("q", 0, "top")))
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["f.h5"]
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
+    path = write_features(tmp_path / "f.h5", _features(View("p", 0, "top")))
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(McdoError, match=r"f\.h5 is damaged"):
+        read_features(path)
+    with h5py.File(tmp_path / "g.h5", "w") as file:
+        file["p/0/top"] = np.zeros(3)
+    with pytest.raises(McdoError, match=r"g\.h5 is not a feature file"):
+        read_features(tmp_path / "g.h5")
+    with pytest.raises(McdoError, match=r"is not there; run: python -m mcdo\.studies\.backbones extract"):
+        read_features(tmp_path / "none.h5")
+
+
+def test_a_file_that_lost_an_image_is_refused(tmp_path: Path) -> None:
+    path = write_features(tmp_path / "f.h5", _features(View("p", 0, "top"), View("q", 0, "top")))
+    with h5py.File(path, "a") as file:
+        del file["q/0/top"]
+    with pytest.raises(McdoError, match="holds 1 images, but was written with 2"):
+        read_features(path)
+
+
+def test_views_are_pooled_by_their_mean_and_rounds_labelled_from_the_onset(plants: PlantImages) -> None:
+    identity = replace(IDENTITY, plants=plants.fingerprint)
+    value = {"side_000": 0.0, "side_120": 3.0, "top": 6.0}
+    vectors = {view: np.full(3, value[view.view] + view.round, np.float32) for view in plants.views}
+    series = series_of(plants, Features(identity, vectors, dict.fromkeys(plants.views, "")))
+    rounds = np.broadcast_to(np.arange(6), series.seen.shape)
+    assert np.array_equal(series.features[..., 0], np.where(series.seen, 3.0 + rounds, 0))
+    for i, plant in enumerate(plants.plants):
+        truth = [plant.onset_day is not None and day >= plant.onset_day for day in plants.days]
+        assert series.labels[i].tolist() == truth
+        assert np.array_equal(series.onset[i], np.nan if plant.onset_day is None else plant.onset_day, equal_nan=True)
+
+
+def test_incomplete_or_foreign_features_are_not_trained_on(plants: PlantImages) -> None:
+    identity = replace(IDENTITY, plants=plants.fingerprint)
+    with pytest.raises(McdoError, match="of other plants"):
+        series_of(plants, _features(View("p", 0, "top")))
+    with pytest.raises(McdoError, match="lack .* the first 00_dry/0/side_120"):
+        series_of(plants, _features(plants.views[0], identity=identity))

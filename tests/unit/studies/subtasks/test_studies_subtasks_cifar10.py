@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mcdo.errors import McdoError
+from mcdo.studies.subtasks.cifar10 import BATCHES, CLASS_NAMES, cifar10, read_batch
+from mcdo.studies.subtasks.config import Sizes, SubtaskConfig
+from mcdo.studies.subtasks.task import ANIMAL, load_task
+
+PER_BATCH = 10
+
+
+def batch(seed: int) -> dict[bytes, Any]:
+    rng = np.random.default_rng(seed)
+    labels = [int(label) for label in rng.permutation(10)]
+    return {b"data": rng.integers(0, 256, (PER_BATCH, 3072), dtype=np.uint8), b"labels": labels, b"batch_label": b"x"}
+
+
+def contents() -> dict[str, bytes]:
+    names = [name for names in BATCHES.values() for name in names]
+    return {name: pickle.dumps(batch(i), protocol=2) for i, name in enumerate(names)}
+
+
+def archive(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def standard(tmp_path: Path) -> Path:
+    return archive(tmp_path / "cifar-10-python.tar.gz", contents())
+
+
+def test_the_archive_gives_its_images_and_labels(standard: Path) -> None:
+    train, test = cifar10(standard, "train"), cifar10(standard, "test")
+    assert (len(train), len(test)) == (50, 10)
+    assert test.class_names == CLASS_NAMES
+    held = batch(5)
+    assert test.labels is not None
+    assert test.labels.tolist() == held[b"labels"]
+    pixels = np.asarray(test.image(3))
+    for row, column, channel in ((0, 0, 0), (31, 7, 2), (4, 30, 1)):  # plane by plane, row by row
+        assert pixels[row, column, channel] == held[b"data"][3, 1024 * channel + 32 * row + column]
+    assert not set(train.ids) & set(test.ids)
+
+
+def test_the_unpacked_folder_is_the_archive(standard: Path, tmp_path: Path) -> None:
+    inner = tmp_path / "unpacked" / "cifar-10-batches-py"
+    inner.mkdir(parents=True)
+    for name, content in contents().items():
+        (inner / name).write_bytes(content)
+    for path in (inner, inner.parent):
+        assert cifar10(path, "train").fingerprint == cifar10(standard, "train").fingerprint
+
+
+def test_a_folder_of_images_is_read_with_cifars_own_class_numbers(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for i, name in enumerate(CLASS_NAMES):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (32, 32), (i, 2, 3)).save(folder / "0.png")
+    images = cifar10(tmp_path, "test")
+    assert images.labels is not None
+    for i, label in enumerate(images.labels):
+        assert np.asarray(images.image(i))[0, 0, 0] == label
+        assert CLASS_NAMES[label] in images.ids[i]
+    assert not set(images.ids) & set(cifar10(tmp_path, "train").ids)
+
+
+def test_a_folder_with_other_classes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "test" / "zebra").mkdir(parents=True)
+    Image.new("RGB", (2, 2)).save(tmp_path / "test" / "zebra" / "0.png")
+    with pytest.raises(McdoError, match="zebra"):
+        cifar10(tmp_path, "test")
+
+
+class Shell:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch HACKED",)
+
+
+def test_a_pickle_that_asks_for_anything_but_arrays_is_refused_unrun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    evil = pickle.dumps({b"data": Shell(), b"labels": []}, protocol=2)
+    path = archive(tmp_path / "evil.tar.gz", {**contents(), "data_batch_3": evil})
+    with pytest.raises(McdoError, match=r"data_batch_3.*system"):
+        cifar10(path, "train")
+    assert not (tmp_path / "HACKED").exists()
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"c__builtin__\nexec\n(S'1'\ntR.",
+        b"cnumpy\nload\n(S'x'\ntR.",
+        b"c_codecs\nopen\n(S'x'\ntR.",
+        b"cnumpy\nndarray.tofile\n.",
+    ],
+)
+def test_no_other_name_is_found(spelled: bytes) -> None:
+    with pytest.raises(McdoError, match="which no CIFAR-10 batch needs"):
+        read_batch(spelled, "evil")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {b"labels": [1]},
+        {b"data": np.zeros((2, 3072), np.float32), b"labels": [1, 2]},
+        {b"data": np.zeros((2, 3071), np.uint8), b"labels": [1, 2]},
+        {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]},
+        {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 10]},
+        {b"data": np.zeros((1, 3072), np.uint8), b"labels": ["cat"]},
+        [1, 2],
+    ],
+)
+def test_a_batch_of_another_form_is_refused_by_name(wrong: Any) -> None:
+    with pytest.raises(McdoError, match="batch_x"):
+        read_batch(pickle.dumps(wrong, protocol=2), "batch_x")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps(batch(0), protocol=2)[:500]])
+def test_a_damaged_batch_is_refused(content: bytes) -> None:
+    with pytest.raises(McdoError, match="no CIFAR-10 batch"):
+        read_batch(content, "batch")
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(McdoError, match="there is no CIFAR-10 at"):
+        cifar10(tmp_path / "nothing", "train")
+    some = {name: content for name, content in contents().items() if name != "data_batch_2"}
+    with pytest.raises(McdoError, match="data_batch_2"):
+        cifar10(archive(tmp_path / "some.tar.gz", some), "train")
+    with pytest.raises(McdoError, match="data_batch_1"):
+        cifar10(tmp_path, "train")
+    torn = tmp_path / "torn.tar.gz"
+    torn.write_bytes((tmp_path / "some.tar.gz").read_bytes()[:4000])
+    with pytest.raises(McdoError, match="cannot be read as an archive"):
+        cifar10(torn, "train")
+
+
+def test_the_task_divides_the_training_images_and_keeps_the_test_images(standard: Path) -> None:
+    config = SubtaskConfig(cifar10=Sizes(train=None, validation=10, calibration=15, test=10))
+    task = load_task(config, standard)
+    assert {name: len(images) for name, images in task.images.items()} == {
+        "test": 10, "validation": 10, "calibration": 15, "train": 25,
+    }  # fmt: skip
+    every = [each for images in task.images.values() for each in images.ids]
+    assert len(set(every)) == 60
+    assert [name for name, animal in zip(CLASS_NAMES, ANIMAL, strict=True) if animal] == [
+        "bird", "cat", "deer", "dog", "frog", "horse",
+    ]  # fmt: skip
+
+
+def test_too_few_images_are_refused(standard: Path) -> None:
+    with pytest.raises(McdoError, match="too few"):
+        load_task(SubtaskConfig(), standard)

@@ -1,0 +1,188 @@
+"""Real processes on one store: killed, at once, on a full disk, on a read-only one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from store_child import BLOCK, N, child, measure
+
+PATIENCE_S = 60
+BLOCKS = list(range(0, N, BLOCK))
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@pytest.fixture(scope="module")
+def start() -> Callable[..., BaseProcess]:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        pytest.skip("needs processes that are forked; this system has none")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["store_warm"])
+
+    def begin(*arguments: Any, **options: Any) -> BaseProcess:
+        process = context.Process(target=child, args=arguments, kwargs=options)
+        with pytest.MonkeyPatch.context() as patch:  # the server starts with the first process
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+            process.start()
+        return process
+
+    return begin
+
+
+@pytest.fixture(scope="module")
+def expected() -> Arrays:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    arrays = measure(None, progress=False).arrays()
+    torch.set_num_threads(before)
+    return arrays
+
+
+def begun(log: Path) -> list[str]:
+    return log.read_text().split("\n")[:-1] if log.exists() else []
+
+
+def blocks_begun(log: Path, n: int) -> bool:
+    return len(begun(log)) >= n
+
+
+def wait_until(what: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.002)
+
+
+def ended(process: BaseProcess) -> int | None:
+    process.join(PATIENCE_S)
+    return process.exitcode
+
+
+def same(found: Path, expected: Arrays) -> bool:
+    with np.load(found) as arrays:
+        return set(arrays) == set(expected) and all(np.array_equal(arrays[name], expected[name]) for name in expected)
+
+
+def suffixes(store: Path) -> list[str]:
+    return sorted(path.suffix for path in store.rglob("*.*"))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_that_is_killed_again_and_again_loses_a_block_of_each_thread_and_no_bit(
+    threads: int, start: Callable[..., BaseProcess], expected: Arrays, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(threads)
+    store, logs = tmp_path / "store", [tmp_path / f"{i}.log" for i in range(4)]
+    for i, log in enumerate(logs[:-1]):
+        process = start(store, log, threads=1 + (threads + i) % 2 if threads == 2 else 1)
+        wait_until(partial(blocks_begun, log, 2))
+        time.sleep(rng.uniform(0, 0.15))  # anywhere between two blocks, or in the writing of one
+        process.kill()
+        assert ended(process) == -9
+    assert ended(start(store, logs[-1], threads=threads)) == 0
+    assert same(logs[-1].with_suffix(".npz"), expected)
+    assert suffixes(store) == [".safetensors"]
+    attempts = [begun(log) for log in logs]
+    assert all(len(set(attempt)) == len(attempt) for attempt in attempts)
+    assert {int(block) for attempt in attempts for block in attempt} == set(BLOCKS)
+    for i, attempt in enumerate(attempts[:-1]):
+        again = set(attempt) & {block for later in attempts[i + 1 :] for block in later}
+        assert len(again) <= threads, (attempt, again)
+
+
+def test_two_processes_that_want_the_same_run_measure_it_once(
+    start: Callable[..., BaseProcess], expected: Arrays, tmp_path: Path
+) -> None:
+    store, logs = tmp_path / "store", [tmp_path / "one.log", tmp_path / "two.log"]
+    processes = [start(store, log) for log in logs]
+    assert [ended(process) for process in processes] == [0, 0]
+    assert sorted(map(len, map(begun, logs))) == [0, len(BLOCKS)]
+    assert all(same(log.with_suffix(".npz"), expected) for log in logs)
+    assert suffixes(store) == [".safetensors"]
+
+
+def test_who_waits_says_for_whom_and_takes_over_from_the_dead(
+    start: Callable[..., BaseProcess], expected: Arrays, tmp_path: Path
+) -> None:
+    store, first, second = tmp_path / "store", tmp_path / "first.log", tmp_path / "second.log"
+    one = start(store, first)
+    wait_until(partial(blocks_begun, first, 2))
+    two = start(store, second)
+    said = second.with_suffix(".said")
+    wait_until(lambda: said.exists() and "waiting" in said.read_text())
+    one.kill()
+    assert ended(one) == -9
+    assert ended(two) == 0
+    assert f"is being measured by process {one.pid} on " in said.read_text()
+    assert same(second.with_suffix(".npz"), expected)
+    assert len(set(begun(first)) & set(begun(second))) <= 1
+    assert Counter(begun(first) + begun(second)).keys() == {str(block) for block in BLOCKS}
+    assert suffixes(store) == [".safetensors"]
+
+
+def test_a_file_that_cannot_grow_costs_no_measurement_and_leaves_nothing(
+    start: Callable[..., BaseProcess], tmp_path: Path
+) -> None:
+    store, log = tmp_path / "store", tmp_path / "a.log"
+    largest = 2**16  # what is asked for before any pass is spent; a part fits in, the whole does not
+    assert ended(start(store, log, largest_file=largest, script="bounded_files")) == 0
+    said = log.with_suffix(".said").read_text()
+    assert said.count("UnsavedResultWarning: the run is not kept") == 1
+    assert "File too large" in said
+    assert "equal True" in said
+    assert set(suffixes(store)) == {".parts", ".safetensors"}
+
+
+def on_a_disk(start: Callable[..., BaseProcess], folder: Path, size: int, taken: int, script: str) -> Path:
+    log = folder / "a.log"
+    process = start(folder / "store", log, disk=(size, taken), script=script)
+    assert ended(process) == 0
+    if log.with_suffix(".skip").exists():
+        pytest.skip(f"needs a small disk of its own: {log.with_suffix('.skip').read_text()}")
+    return log
+
+
+def test_a_disk_that_is_full_is_an_error_before_any_pass(start: Callable[..., BaseProcess], tmp_path: Path) -> None:
+    log = on_a_disk(start, tmp_path, 256, 248, "full_at_once")
+    said = log.with_suffix(".said").read_text()
+    assert said.startswith("McdoError the store ")
+    assert "cannot be written: [Errno 28] No space left on device. Name another folder" in said
+    assert begun(log) == []
+
+
+def test_a_disk_that_fills_up_costs_no_measurement_and_no_part(
+    start: Callable[..., BaseProcess], expected: Arrays, tmp_path: Path
+) -> None:
+    log = on_a_disk(start, tmp_path, 1024, 1024 - 100, "full_then_room")
+    said = log.with_suffix(".said").read_text()
+    assert same(log.with_suffix(".npz"), expected)
+    assert said.count("UnsavedResultWarning: parts of the run are not kept") == 1
+    assert said.count("UnsavedResultWarning: the run is not kept") == 1
+    kept = said.partition("on the full disk: ")[2].split("\n")[0]
+    parts = kept.count(".safetensors")
+    assert 0 < parts < len(BLOCKS)
+    assert kept == str([".parts"] + [".safetensors"] * parts)
+    first, again = " ".join(begun(log)).split("room")
+    assert len(first.split()) == len(BLOCKS)
+    assert len(again.split()) == len(BLOCKS) - parts
+    assert said.endswith("equal True\nwith room: ['.safetensors']\n")
+
+
+def test_a_read_only_store_gives_what_it_has_and_refuses_the_rest_before_any_pass(
+    start: Callable[..., BaseProcess], tmp_path: Path
+) -> None:
+    log = on_a_disk(start, tmp_path, 4096, 0, "read_only")
+    said = log.with_suffix(".said").read_text()
+    assert said.startswith("equal True\npart (1, 48)\nMcdoError the store ")
+    assert "Read-only file system. Name another folder for the store" in said
+    assert begun(log) == [*map(str, BLOCKS), "read only"]

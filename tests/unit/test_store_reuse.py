@@ -1,0 +1,131 @@
+"""A stored run serves whatever is part of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mcdo.encoders import Encoder, load_encoder
+from mcdo.estimators import GEOMETRY_SCORES, MonteCarloRun, monte_carlo
+from mcdo.images import ImageSet, load_images
+from mcdo.perturbation import Dropout
+from mcdo.store import DamagedResultWarning
+
+IMAGES = load_images("digits", n=5)
+LARGE: dict[str, Any] = {"passes": (4, 16, 20), "trials": 3, "geometry": (4, 16)}
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder("clip_tiny", weights="random")
+
+
+@pytest.fixture
+def rows(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of every pass of the encoder."""
+    image, seen = encoder.towers.image, list[int]()
+
+    def forward(pixels: Tensor) -> Tensor:
+        seen.append(len(pixels))
+        return image(pixels)
+
+    monkeypatch.setattr(encoder, "towers", replace(encoder.towers, image=forward))
+    return seen
+
+
+def measure(encoder: Encoder, store: Path | None, images: ImageSet = IMAGES, **options: Any) -> MonteCarloRun:
+    return monte_carlo(encoder, images, Dropout(0.1), store=store, progress=False, **{**LARGE, **options})
+
+
+def agree(one: MonteCarloRun, other: MonteCarloRun) -> None:
+    assert (one.config, one.ids, one.sites, one.provenance) == (other.config, other.ids, other.sites, other.provenance)
+    a, b = one.arrays(), other.arrays()
+    assert {name: array.shape for name, array in a.items()} == {name: array.shape for name, array in b.items()}
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-9, err_msg=name)
+
+
+PARTS: dict[str, dict[str, Any]] = {
+    "fewer trials": {"trials": 2},
+    "fewer T": {"passes": (4, 20), "geometry": (4,)},
+    "one T": {"passes": (16,), "geometry": (16,)},
+    "no geometry": {"geometry": ()},
+    "fewer images": {"images": IMAGES.select([1, 3])},
+    "another order": {"images": IMAGES.select([4, 3, 2, 1, 0])},
+    "another name": {"images": replace(IMAGES, name="elsewhere")},
+    "all at once": {"images": IMAGES.select([2, 0]), "trials": 1, "passes": (16,), "geometry": ()},
+}
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=[name.replace(" ", "_") for name in PARTS])
+def test_a_part_of_a_stored_run_takes_no_pass(
+    part: dict[str, Any], encoder: Encoder, rows: list[int], tmp_path: Path
+) -> None:
+    measure(encoder, tmp_path)
+    rows.clear()
+    found = measure(encoder, tmp_path, **part)
+    assert rows == []
+    agree(found, measure(encoder, None, **part))
+    assert len(list(tmp_path.rglob("*.*"))) == 1
+
+
+def test_fewer_trials_or_images_of_the_same_blocks_are_the_same_bits(encoder: Encoder, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    whole = measure(encoder, tmp_path, batch_size=16)  # one image for each pass
+    for part in ({"trials": 1}, {"images": IMAGES.select([3, 1])}):
+        found, anew = measure(encoder, tmp_path, **part), measure(encoder, None, **part, batch_size=16)
+        assert all(np.array_equal(found.arrays()[name], array) for name, array in anew.arrays().items())
+    assert whole.scores("trace_pre").shape == (3, 5)
+    assert torch.get_num_threads() == before
+
+
+BEYOND: dict[str, dict[str, Any]] = {
+    "more trials": {"trials": 4},
+    "another T": {"passes": (4, 8), "geometry": (4,)},
+    "geometry elsewhere": {"geometry": (4, 20)},
+    "one more image": {"images": load_images("digits", n=6)},
+    "other masks": {"images": IMAGES.with_common_masks()},
+    "another seed": {"seed": 7, "trials": 2},
+    "other contents": {"images": load_images("digits", n=5, seed=1), "trials": 2},
+}
+
+
+@pytest.mark.parametrize("beyond", BEYOND.values(), ids=[name.replace(" ", "_") for name in BEYOND])
+def test_what_is_not_part_of_a_stored_run_is_measured(
+    beyond: dict[str, Any], encoder: Encoder, rows: list[int], tmp_path: Path
+) -> None:
+    measure(encoder, tmp_path)
+    rows.clear()
+    found = measure(encoder, tmp_path, **beyond)
+    assert rows
+    assert all(np.array_equal(measure(encoder, None, **beyond).arrays()[n], a) for n, a in found.arrays().items())
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+
+
+def test_a_part_knows_no_more_than_was_asked_for(encoder: Encoder, tmp_path: Path) -> None:
+    measure(encoder, tmp_path)
+    found = measure(encoder, tmp_path, passes=(4, 20), geometry=())
+    assert not set(GEOMETRY_SCORES) & set(found.score_names)
+    assert {name.partition("@")[2] for name in found.arrays()} == {"", "4", "20"}
+
+
+def test_a_damaged_larger_run_is_set_aside_and_the_part_measured(
+    encoder: Encoder, rows: list[int], tmp_path: Path
+) -> None:
+    measure(encoder, tmp_path)
+    (path,) = tmp_path.rglob("*.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    rows.clear()
+    with pytest.warns(DamagedResultWarning):
+        found = measure(encoder, tmp_path, trials=2)
+    assert rows
+    agree(found, measure(encoder, None, trials=2))
+    path.write_bytes(whole[:100])  # a head that cannot be read is passed over
+    assert measure(encoder, tmp_path, trials=1).scores("trace_pre").shape == (1, 5)
