@@ -23,6 +23,7 @@ from mcdo.perturbation import Dropout
 from mcdo.report.terminal import verdict_lines
 
 TIERS = ("cpu", "mps", "cuda")
+ESTIMATORS = ("mc", "first_order", "both")
 LATER_PHASES = ("phase2", "phase3", "phase4")
 MARKS = {
     "phase1": "the gate: is the score reliable, does it follow ambiguity?",
@@ -42,6 +43,7 @@ MARKS = {
     "mps": "runs on an Apple GPU",
     "cuda": "runs on an NVIDIA GPU",
     "experiment(module, config)": "the experiment of a test; what all selected ones need is measured together",
+    "estimator(name)": "phase 1 of one estimator, mc or first_order; --estimator chooses",
     "first_model": "runs on one model only: the first of the family clip, or the first",
 }
 
@@ -59,6 +61,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, default=42, help="seed of images, masks and intervals (default: 42)")
     group.addoption("--sites", default="all", help="sites: all, mlp, attention, projection, roles or names, by commas")
     group.addoption("--dropout", type=float, default=0.01, help="probability that a unit is dropped (default: 0.01)")
+    group.addoption(
+        "--estimator",
+        default="mc",
+        choices=ESTIMATORS,
+        help="what phase 1 judges: Monte Carlo passes, first order, or both (default: mc)",
+    )
     group.addoption("--reports", default="reports", help="where summaries and arrays are written (default: reports)")
     group.addoption("--store", default="store", help="where measurements are kept; none measures anew (default: store)")
     group.addoption(
@@ -129,8 +137,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "model" in getattr(item, "fixturenames", ()):
             item.add_marker(tier)
+    _deselect_other_estimator(config, items)
     # Phase 1 decides whether later phases may run, so it comes first; the decision comes after its experiments.
     items.sort(key=lambda item: any(item.get_closest_marker(phase) is not None for phase in LATER_PHASES))
+
+
+def _deselect_other_estimator(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted, others = config.getoption("--estimator"), []
+    for item in items:
+        mark = item.get_closest_marker("estimator")
+        if mark is not None and wanted not in (mark.args[0], "both"):
+            others.append(item)
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
 
 
 def _device(config: pytest.Config) -> str:
@@ -176,6 +196,7 @@ def settings_from(config: pytest.Config) -> Settings:
         random_weights=random,
         skip_unreadable=option("--skip-unreadable"),
         from_store=option("--from-store"),
+        estimator=option("--estimator"),
         session=_session_id(config),
     )
 

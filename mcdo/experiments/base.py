@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import ArrayLike
 
-from mcdo.estimators import MonteCarloConfig, MonteCarloRun
+from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun
 from mcdo.perturbation import Dropout, Perturbation
 
 ProtocolName = Literal["full", "quick"]
@@ -81,7 +81,7 @@ def merge(needs: Iterable[Need]) -> list[Need]:
     return runs
 
 
-def origin(config: ExperimentConfig, run: MonteCarloRun) -> dict[str, Any]:
+def origin(config: ExperimentConfig, run: MonteCarloRun | FirstOrderRun) -> dict[str, Any]:
     """What stands in every summary: configuration, sites, seed, device and versions."""
     return {
         "config": {**asdict(config), "dropout": config.dropout.as_dict()},

@@ -45,6 +45,7 @@ class Settings:
     random_weights: frozenset[str] = frozenset()
     skip_unreadable: bool = False
     from_store: bool = False
+    estimator: str = "mc"
     session: str = ""
 
 

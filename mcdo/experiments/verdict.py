@@ -17,12 +17,18 @@ FILE = "verdict.json"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the verdict's table: reliability of one score of one model at one T."""
+    """One line of the verdict's table: reliability of one score of one model at one T, or at one number of probes."""
 
     model: str
     score: str
     passes: int
     reliability: Reliability
+    estimator: Literal["mc", "first_order"] = "mc"
+
+    @property
+    def setting(self) -> str:
+        """T=64, or R=8 probes to first order."""
+        return f"T={self.passes}" if self.estimator == "mc" else f"R={self.passes} (first order)"
 
     def rank(self) -> tuple[bool, bool, float]:
         """Larger is better: usable, then marginal, then by Spearman."""
@@ -43,12 +49,17 @@ class Verdict:
     sites: tuple[str, ...] | str
     seed: int
     session: str
+    estimator: str = "mc"
 
 
 def needs_convergence(rows: Sequence[Row]) -> Row | None:
-    """The best row, if it is marginal: the decision then waits for the convergence sweep on its model."""
+    """The best row, if it is marginal: the decision then waits for the convergence sweep on its model.
+
+    More passes can make Monte Carlo usable; first order has no sweep.
+    """
     best = max(rows, key=Row.rank, default=None)
-    return best if best is not None and best.reliability.status == "marginal" else None
+    marginal = best is not None and best.reliability.status == "marginal" and best.estimator == "mc"
+    return best if marginal else None
 
 
 def decide(rows: Sequence[Row], convergence: Mapping[int, Reliability] | None = None) -> tuple[Decision, str]:
@@ -66,10 +77,10 @@ def decide(rows: Sequence[Row], convergence: Mapping[int, Reliability] | None = 
     if best is None:
         return "UNDECIDED", "nothing was measured"
     r = best.reliability
-    what = f"{best.model} {best.score} at T={best.passes}: ρ={r.spearman:.3f}, SNR={r.snr:.2f}, ICC={r.icc:.3f}"
+    what = f"{best.model} {best.score} at {best.setting}: ρ={r.spearman:.3f}, SNR={r.snr:.2f}, ICC={r.icc:.3f}"
     if r.status == "usable":
         first = min((row for row in rows if row.reliability.status == "usable"), key=lambda row: row.passes)
-        return "GO", f"usable from T={first.passes} on ({first.model} {first.score}); best is {what}"
+        return "GO", f"usable from {first.setting} on ({first.model} {first.score}); best is {what}"
     if r.status == "marginal":
         if convergence is None:
             return "UNDECIDED", f"best is marginal ({what}); the convergence sweep has not been run"

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mcdo.experiments import exp0_first_order as first_order
 from mcdo.experiments import exp0_nested_mc as exp0
 from mcdo.experiments import exp5_subset_ambiguity as exp5
 from mcdo.experiments import verdict
 
-RELIABILITY = ("model", "score", "T", "N", "K", "ρ [95 %]", "SNR", "ICC", "status")
+DOMAIN = ("model", "score", "p", "Monte Carlo / first order [95 %]", "ρ, noise-corrected [95 %]", "holds")
+RELIABILITY = ("model", "score", "T or R", "N", "K", "ρ [95 %]", "SNR", "ICC", "status")
 VALIDITY = ("model", "score", "N", "ρ(entropy) [95 %]", "given norm", "AUROC(high entropy) [95 %]", "given norm")
 
 
@@ -21,6 +23,10 @@ def verdict_lines(reports: Path, session: str) -> list[str]:
         return []
     bars = f"bars: ρ > {exp5.RHO_ENTROPY_BAR}, AUROC > {exp5.AUROC_ENTROPY_BAR}"
     lines = ["", "Reliability: is it the same when measured again?", *_table([RELIABILITY, *reliability])]
+    domain = _domain(reports, session)
+    if domain:
+        title = "Validity domain: does first order say what Monte Carlo says?"
+        lines += ["", title, *_table([DOMAIN, *domain])]
     if validity:
         lines += [
             "",
@@ -36,13 +42,33 @@ def _of_session(path: Path, session: str) -> dict[str, Any]:
 
 
 def _reliability(reports: Path, session: str) -> list[tuple[str, ...]]:
-    held = _of_session(reports / exp0.FOLDER / "exp0_overall_summary.json", session)
+    files = (exp0.FOLDER, "exp0_overall_summary.json"), (first_order.FOLDER, "exp0_first_order_summary.json")
     return [
         _reliability_row(model, score, label, spaces[space])
-        for model, by_passes in held.get("results", {}).items()
+        for folder, name in files
+        for model, by_passes in _of_session(reports / folder / name, session).get("results", {}).items()
         for space, score in exp0.SPACES.items()
         for label, spaces in by_passes.items()
     ]
+
+
+def _domain(reports: Path, session: str) -> list[tuple[str, ...]]:
+    held = _of_session(reports / first_order.FOLDER / "exp0_first_order_summary.json", session)
+    return [
+        (model, score, label.removeprefix("p="), *_domain_cells(spaces[space]))
+        for model, by_p in held.get("domain", {}).items()
+        for space, score in exp0.SPACES.items()
+        for label, spaces in by_p.items()
+    ]
+
+
+def _domain_cells(found: dict[str, Any]) -> tuple[str, ...]:
+    ratio, rho = found["ratio"], found["spearman_corrected"]
+    return (
+        _interval(ratio["value"], [ratio["low"], ratio["high"]], 2),
+        _interval(rho["value"], [rho["low"], rho["high"]], 2),
+        found["holds"],
+    )
 
 
 def _reliability_row(model: str, score: str, label: str, r: dict[str, Any]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from mcdo.stats.ambiguity import (
     sigmoid_entropy,
     sigmoid_margin,
 )
+from mcdo.stats.bias import MeanBias, mean_bias
 from mcdo.stats.calibration import (
     ReliabilityDiagram,
     adaptive_calibration_error,
@@ -27,6 +28,7 @@ from mcdo.stats.comparison import (
     spearman_differences,
 )
 from mcdo.stats.drift import stacked_drift, trial_drift
+from mcdo.stats.factorial import FactorialAnalysis, factorial_analysis
 from mcdo.stats.groups import GroupDifference, group_differences
 from mcdo.stats.prediction import (
     PredictedReliability,
@@ -35,8 +37,10 @@ from mcdo.stats.prediction import (
     smallest_usable_passes,
 )
 from mcdo.stats.rank_matrix import RankMatrix, rank_matrix
+from mcdo.stats.relations import Relation, advantages, rank_relations
 from mcdo.stats.reliability import THRESHOLDS, Reliability, Thresholds, icc_from_snr, reliability, status_of
 from mcdo.stats.resampling import Estimate, NullRate, bootstrap, holm, null_pass_rate, permutation_p, proportion
+from mcdo.stats.response import ResponseCurve, response_curve
 from mcdo.stats.tracking import Association, TrackingMetrics, tracking_metrics
 from mcdo.stats.validity import (
     PairedIncrease,
@@ -58,17 +62,22 @@ __all__ = [
     "Association",
     "Difference",
     "Estimate",
+    "FactorialAnalysis",
     "GroupDifference",
+    "MeanBias",
     "NullRate",
     "PairedIncrease",
     "PredictedReliability",
     "RankMatrix",
+    "Relation",
     "Reliability",
     "ReliabilityDiagram",
+    "ResponseCurve",
     "Thresholds",
     "TrackingMetrics",
     "UsablePasses",
     "adaptive_calibration_error",
+    "advantages",
     "ambiguity_estimates",
     "ambiguity_report",
     "ambiguity_targets",
@@ -85,10 +94,12 @@ __all__ = [
     "disattenuated",
     "entropy",
     "expected_calibration_error",
+    "factorial_analysis",
     "group_differences",
     "holm",
     "icc_from_snr",
     "margin",
+    "mean_bias",
     "negative_log_likelihood",
     "normal_p",
     "null_pass_rate",
@@ -98,8 +109,10 @@ __all__ = [
     "prompt_sensitivity",
     "proportion",
     "rank_matrix",
+    "rank_relations",
     "reliability",
     "reliability_diagram",
+    "response_curve",
     "sigmoid_entropy",
     "sigmoid_margin",
     "smallest_usable_passes",

@@ -18,8 +18,7 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, numbers
-from mcdo.stats.comparison import Difference, corrected
-from mcdo.stats.relations import normal_p
+from mcdo.stats.comparison import Difference, corrected, normal_p
 from mcdo.stats.resampling import Estimate, percentile_estimate
 
 Contrast = tuple[str, str, str]

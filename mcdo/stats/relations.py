@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, flags, images, jsonable
 from mcdo.stats.clusters import _Resampled
-from mcdo.stats.comparison import Difference, corrected
+from mcdo.stats.comparison import Difference, corrected, normal_p
 from mcdo.stats.resampling import Estimate, check_resampling, correlation, holm
 from mcdo.stats.validity import _among
 
@@ -76,7 +75,7 @@ def rank_relations(
         clusters: the original of each image, where several images stem from one; whole clusters are resampled.
         seed: of the resamples.
         resamples: of images or clusters.
-        level: of the intervals. p by :func:`normal_p`.
+        level: of the intervals. p by :func:`~mcdo.stats.normal_p`.
 
     """
     table = _table(scores, others, **({} if given is None else {"given": given}))
@@ -166,22 +165,6 @@ class _Figures:
     def undefined(self) -> tuple[Estimate, float]:
         """What an absent figure is."""
         return self._resampled.estimate(math.nan, np.full(1, math.nan)), math.nan
-
-
-def normal_p(value: float, draws: ArrayLike) -> float:
-    """Two-sided p of "the true value is zero": the value over the standard error of its bootstrap ``draws``.
-
-    For families of tests: counting draws gives nothing below 2/(resamples + 1), which Holm over some dozens of tests
-    would turn into nothing at all. Normal approximation; NaNs are left out; a value of zero has p = 1.
-    """
-    drawn = np.asarray(draws, dtype=np.float64)
-    drawn = drawn[~np.isnan(drawn)]
-    if math.isnan(value) or len(drawn) < 2:
-        return math.nan
-    if value == 0:
-        return 1.0
-    with np.errstate(divide="ignore"):
-        return float(2 * stats.norm.sf(abs(value) / drawn.std(ddof=1)))
 
 
 def _holm(p_values: Sequence[float]) -> list[float]:

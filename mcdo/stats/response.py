@@ -1,7 +1,7 @@
 """How does a score respond to damage of known severity, and which severity does a score amount to?
 
-The mean score at each severity is fitted by the nearest non-decreasing curve (isotonic regression, scikit-learn), and
-read backwards: "this image is as uncertain as a blur of r". Backwards reading is refused where the measured response is
+The mean score at each severity is fitted by the nearest non-decreasing curve (isotonic regression) and read backwards:
+"this image is as uncertain as a blur of r". Backwards reading is refused where the measured response is
 not a rise: where some stronger damage has a reliably lower score than a weaker one, or where nothing reliably rises. An
 isotonic curve alone would hide both.
 """
@@ -16,11 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.isotonic import isotonic_regression
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, finite, numbers
-from mcdo.stats.relations import normal_p
+from mcdo.stats.comparison import normal_p
 from mcdo.stats.resampling import Estimate, check_resampling, holm, multiplicities, percentile_estimate, quantiles
 
 Shape = Literal["rising", "flat", "not monotone"]
@@ -108,7 +107,7 @@ def response_curve(
     finite("scores", y, ("severity", "image"))
     N = y.shape[1]
     means, drawn = y.mean(axis=1), multiplicities(N, resamples, seed) @ y.T / N
-    fit, fits = isotonic_regression(means), np.stack([isotonic_regression(row) for row in drawn])
+    fit, fits = _isotonic(means[None])[0], _isotonic(drawn)
     rise = percentile_estimate(float(means[-1] - means[0]), drawn[:, -1] - drawn[:, 0], N, level)
     shape, reason = _shape(x, means, drawn, level)
     return ResponseCurve(
@@ -120,6 +119,23 @@ def response_curve(
         reason=reason,
         _draws=fits,
     )
+
+
+def _isotonic(rows: Array) -> Array:
+    """The nearest non-decreasing row to each of ``rows`` [R, S]: max over a <= i of min over b >= i of mean(a…b).
+
+    The max-min formula (Robertson, Wright & Dykstra 1988), because scikit-learn's fit of one row at a time takes a
+    thousand times longer than a resample; the tests compare the two.
+    """
+    S = rows.shape[1]
+    sums = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(rows, axis=1)], axis=1)
+    fitted = np.empty_like(rows)
+    for i in range(S):
+        lowest = [
+            ((sums[:, i + 1 :] - sums[:, a, None]) / np.arange(i + 1 - a, S + 1 - a)).min(axis=1) for a in range(i + 1)
+        ]
+        fitted[:, i] = np.max(lowest, axis=0)
+    return np.asarray(np.maximum.accumulate(fitted, axis=1))
 
 
 def _shape(x: tuple[float, ...], means: Array, drawn: Array, level: float) -> tuple[Shape, str]:

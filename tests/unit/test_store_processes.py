@@ -184,5 +184,5 @@ def test_a_read_only_store_gives_what_it_has_and_refuses_the_rest_before_any_pas
     log = on_a_disk(start, tmp_path, 4096, 0, "read_only")
     said = log.with_suffix(".said").read_text()
     assert said.startswith("equal True\npart (1, 48)\nMcdoError the store ")
-    assert "Read-only file system. Name another folder for the store" in said
+    assert "cannot be written: [Errno 30] Read-only file system" in said
     assert begun(log) == [*map(str, BLOCKS), "read only"]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
+from PIL import Image, ImageStat
 from torch import Tensor
 
 from mcdo.encoders import REGISTRY as ENCODERS
@@ -26,7 +26,7 @@ _OWN = ("local-dir:", "hf-hub:", "hf:")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded backbone: ``to_uint8`` makes a picture uint8 [3, H, W], ``forward`` a batch of those float32 [B, D]."""
+    """A loaded backbone: ``prepare`` makes a picture a tensor on the CPU, ``forward`` a stack of them [B, D]."""
 
     name: str
     feature_size: int
@@ -34,7 +34,7 @@ class Backbone:
     random_weights: bool
     weights: str
     preprocessing: str
-    to_uint8: Callable[[Image.Image], Tensor]
+    prepare: Callable[[Image.Image], Tensor]
     forward: Callable[[Tensor], Tensor]
 
     def features(self, pictures: list[Image.Image]) -> Tensor:
@@ -45,7 +45,7 @@ class Backbone:
 
         """
         with torch.inference_mode():
-            found = self.forward(torch.stack([self.to_uint8(picture) for picture in pictures])).float().cpu()
+            found = self.forward(torch.stack([self.prepare(picture) for picture in pictures])).float().cpu()
         if found.shape != (len(pictures), self.feature_size):
             raise McdoError(
                 f"{self.name} gives features of {tuple(found.shape[1:])}, but ({self.feature_size},) is stated in its "
@@ -101,7 +101,7 @@ def _of_encoder(spec: BackboneSpec, encoder: Encoder, weights: str) -> Backbone:
         random_weights=encoder.random_weights,
         weights=weights,
         preprocessing=f"{encoder.preprocess_id}; {spec.reads}",
-        to_uint8=encoder.to_uint8,
+        prepare=encoder.to_uint8,
         forward=lambda pixels: encoder.forward_image(encoder.normalise(pixels)),
     )
 
@@ -155,30 +155,25 @@ def _dinov2(spec: BackboneSpec, random: bool, seed: int, device: str) -> Backbon
         random_weights=random,
         weights=weights,
         preprocessing=f"{dinov2.PREPROCESSING}; {spec.reads}",
-        to_uint8=dinov2.to_uint8,
+        prepare=dinov2.to_uint8,
         forward=lambda pixels: dinov2.class_token(model, pixels.to(device)),
     )
 
 
-def _mean_colour(pixels: Tensor) -> Tensor:
-    return pixels.double().mean(dim=(2, 3)) / 255
+def _mean_colour(image: Image.Image) -> Tensor:
+    """Red, green and blue over all pixels, 0 to 1: of the picture as it is, because resizing rounds, and upwards."""
+    return torch.tensor(ImageStat.Stat(image.convert("RGB")).mean, dtype=torch.float64) / 255
 
 
-def _squares(image: Image.Image) -> Tensor:
-    """Averaged down to 16 x 16, so that pictures of any size stack and keep their mean."""
-    small = image.convert("RGB").resize((16, 16), Image.Resampling.BOX)
-    return torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).reshape(16, 16, 3).permute(2, 0, 1)
+def _without_weights(measure: Callable[[Image.Image], Tensor]) -> Callable[[BackboneSpec, bool, int, str], Backbone]:
+    """A baseline that is a function of the picture."""
 
-
-def _without_weights(forward: Callable[[Tensor], Tensor]) -> Callable[[BackboneSpec, bool, int, str], Backbone]:
     def build(spec: BackboneSpec, random: bool, seed: int, device: str) -> Backbone:
         if random:
             raise McdoError(f"{RANDOM}{spec.key}: {spec.key} has no weights that could be random; leave {RANDOM} out")
         nothing = hashlib.sha256(b"").hexdigest()
-        shown = f"box average to 16 x 16; {spec.reads}"
-        return Backbone(
-            spec.key, spec.feature_size, spec.batch_size, False, nothing, shown, to_uint8=_squares, forward=forward
-        )
+        size, batch = spec.feature_size, spec.batch_size
+        return Backbone(spec.key, size, batch, False, nothing, spec.reads, prepare=measure, forward=torch.Tensor.float)
 
     return build
 
@@ -193,7 +188,7 @@ _SPECS = (
         "round_only",
         1,
         "nothing: a zero, so that only the round's number is left",
-        _without_weights(lambda pixels: torch.zeros(len(pixels), 1)),
+        _without_weights(lambda _: torch.zeros(1)),
         batch_size=256,
     ),
 )

@@ -135,6 +135,8 @@ def train(
     """
     if not tasks:
         return []
+    if not np.isfinite(series.features).all():
+        raise McdoError(f"the features of {series.name} are not finite; extract them anew")
     return _Stack(series, tasks, config).fit(on_epoch)
 
 
@@ -220,7 +222,7 @@ class _Stack:
     def _refuse_nan(self, loss: Tensor) -> None:
         bad = [task for task, value in zip(self.tasks, loss, strict=True) if not torch.isfinite(value)]
         if bad:
-            raise McdoError(f"{self.series.name}: the loss of {bad[0]} is not finite; look at its features")
+            raise McdoError(f"{self.series.name}: the loss of {bad[0]} is not finite; lower training.learning_rate")
 
     def _predictions(
         self, best: dict[str, Tensor], epochs: Tensor, best_epoch: Tensor, best_loss: Tensor

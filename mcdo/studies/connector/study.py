@@ -141,10 +141,12 @@ def trained_connector(
         "device": encoder.device.type,
     }
     tower = {"encoder": encoder.weights_hash, "preprocessing": encoder.preprocess_id, "data": train.fingerprint}
-    pixels = encoder_pixels(encoder, train)
-    tokens = torch.cat([model.tower(part) for part in torch.split(pixels, _CHUNK)])
-    history: list[Progress] = []
+
+    def tokens() -> Tensor:
+        return torch.cat([model.tower(part) for part in torch.split(encoder_pixels(encoder, train), _CHUNK)])
+
     identities: dict[Stage, dict[str, Any]] = {"language": language, "connector": {**language, **tower}}
+    history: list[Progress] = []
     for stage, identity in identities.items():
         history += train_stage(
             stage, model, samples, tokens, wording, config.training, seed, store=store, identity=identity

@@ -70,7 +70,7 @@ def train_stage(
     stage: Stage,
     model: TinyConnector,
     samples: Sequence[Sample],
-    tokens: Tensor,
+    tokens: Callable[[], Tensor],
     wording: Wording,
     config: TrainingConfig,
     seed: int,
@@ -85,7 +85,7 @@ def train_stage(
         stage: which of the two.
         model: is changed; left in evaluation mode.
         samples: of all training items.
-        tokens: what the projector is given for each of them, [N, V, D]; the language stage does not look at it.
+        tokens: makes what the projector is given for each of them, [N, V, D]; not called where nothing needs it.
         wording: of the samples.
         config: hyper-parameters.
         seed: of the order of items and of all noise.
@@ -105,9 +105,10 @@ def train_stage(
     key = Store.key({"kind": "connector 1", "stage": stage, "config": vars(config), "seed": seed, **(identity or {})})
     history = run.restore(store.get(key) if store else None)
     epochs = config.language_epochs if stage == "language" else config.connector_epochs
+    shown = tokens() if stage == "connector" and len(history) < epochs else torch.empty(0)
     with _one_thread(), tqdm(total=epochs, initial=len(history), desc=stage, unit="epoch", disable=None) as bar:
         for epoch in range(len(history), epochs):
-            history.append(run.epoch(epoch, epochs, samples, tokens, wording))
+            history.append(run.epoch(epoch, epochs, samples, shown, wording))
             if store is not None:
                 store.put(key, run.state(), {"history": [asdict(p) for p in history], "label": f"connector {stage}"})
             bar.set_postfix(loss=f"{history[-1].loss:.3f}")

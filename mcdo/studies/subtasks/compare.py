@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -140,10 +139,24 @@ def grouped_bootstrap(
     members = np.split(np.argsort(origin, kind="stable"), np.cumsum(np.bincount(origin))[:-1])
 
     def on(drawn: Floats) -> float:
-        index = np.concatenate([members[int(g)] for g in drawn])
+        index = np.concatenate([members[g] for g in drawn.astype(np.intp)])
         return statistic(*(array[..., index] for array in held))
 
     return bootstrap(on, np.arange(len(members)), seed=seed, resamples=resamples)
+
+
+def mean_among(values: ArrayLike, among: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int) -> Estimate:
+    """Mean of ``values`` [N] over the images in ``among`` [N]; bootstrap interval over the origins ``groups`` [N]."""
+    value, draws = _mean_draws(values, among, groups, seed, resamples)
+    return percentile_estimate(value, draws, _origins(among, groups), 0.95)
+
+
+def mean_gap(values: ArrayLike, among: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int) -> Estimate:
+    """Mean of ``values`` over ``among`` less the mean over all others; NaN where one of the two is empty."""
+    inside = np.asarray(among, dtype=bool)
+    one, drawn = _mean_draws(values, inside, groups, seed, resamples)
+    other, drawn_other = _mean_draws(values, ~inside, groups, seed, resamples)
+    return percentile_estimate(one - other, drawn - drawn_other, _origins(np.ones(len(inside)), groups), 0.95)
 
 
 def share_among(hit: ArrayLike, among: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int = 1000) -> Estimate:
@@ -152,21 +165,31 @@ def share_among(hit: ArrayLike, among: ArrayLike, groups: ArrayLike, *, seed: in
     Where all or none hit, a bootstrap has no width: then the exact interval (Clopper–Pearson) with origins as n. NaN
     where ``among`` is empty.
     """
-    hits, chosen, origin = np.asarray(hit, dtype=bool), np.asarray(among, dtype=bool), np.asarray(groups)
-    n = len(np.unique(origin[chosen]))
+    hits, chosen = np.asarray(hit, dtype=bool), np.asarray(among, dtype=bool)
+    n, kept = _origins(chosen, groups), hits[chosen]
     if n == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    kept = hits[chosen]
     if kept.all() or not kept.any():
         return proportion(n if kept.all() else 0, n, method="exact")
     if n == 1:
         return Estimate(float(kept.mean()), 0.0, 1.0, 1)
+    return mean_among(hits, chosen, groups, seed=seed, resamples=resamples)
 
-    def share(h: NDArray[Any], c: NDArray[Any]) -> float:
-        return float(h[c].mean()) if c.any() else float("nan")
 
-    found = grouped_bootstrap(share, origin, hits, chosen, seed=seed, resamples=resamples)
-    return Estimate(found.value, found.low, found.high, n, found.level)
+def _origins(among: ArrayLike, groups: ArrayLike) -> int:
+    return len(np.unique(np.asarray(groups)[np.asarray(among, dtype=bool)]))
+
+
+def _mean_draws(
+    values: ArrayLike, among: ArrayLike, groups: ArrayLike, seed: int, resamples: int
+) -> tuple[float, Floats]:
+    """A mean is a ratio of sums over origins, so all its resamples are two products; NaN for an empty one."""
+    chosen, origin = np.asarray(among, dtype=np.float64), np.asarray(groups, dtype=np.int64)
+    total = np.bincount(origin, np.asarray(values, dtype=np.float64) * chosen)
+    count = np.bincount(origin, chosen)
+    weights = multiplicities(len(count), resamples, seed)
+    with np.errstate(invalid="ignore"):
+        return float(total.sum() / count.sum()), np.asarray((weights @ total) / (weights @ count))
 
 
 def stacked(rows: Sequence[ArrayLike]) -> Floats:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from mcdo.stats import ReliabilityDiagram, reliability_diagram
 
@@ -37,7 +37,9 @@ def debiased_ece(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> f
     count, gap, accuracy = _full_bins(reliability_diagram(confidence, correct, bins))
     spread = np.sqrt(accuracy * (1 - accuracy) / count)
     z = np.abs(gap) / np.where(spread > 0, spread, 1.0)
-    folded = np.where(spread > 0, 2 * spread * norm.pdf(z) + np.abs(gap) * (2 * norm.cdf(z) - 1), np.abs(gap))
+    folded = np.where(
+        spread > 0, 2 * spread * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) + np.abs(gap) * (2 * ndtr(z) - 1), np.abs(gap)
+    )
     return float((2 * np.abs(gap) - folded) @ count / count.sum())
 
 

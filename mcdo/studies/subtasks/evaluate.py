@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +29,8 @@ from mcdo.studies.subtasks.compare import (
     grouped_bootstrap,
     hit_sums,
     mcnemar,
+    mean_among,
+    mean_gap,
     one_per_origin,
     share_among,
     stacked,
@@ -317,19 +318,14 @@ def _accept_over_rest(study: Study, arm: str) -> Estimate:
     """Accuracy among the accepted less accuracy among all others, under the document's reading."""
     pooled = _pooled(study, arm, "probability")
 
-    def gap(right: NDArray[Any], accepted: NDArray[Any]) -> float:
-        if accepted.all() or not accepted.any():
-            return float("nan")
-        return float(right[accepted].mean() - right[~accepted].mean())
-
     accepted = pooled.kind == CLASSES.index("accept")
-    config = study.config
-    return grouped_bootstrap(gap, pooled.groups, pooled.right, accepted, seed=config.seed, resamples=config.resamples)
+    return mean_gap(pooled.right, accepted, pooled.groups, seed=study.config.seed, resamples=study.config.resamples)
 
 
 def _mean_std(study: Study, arm: str, reading: Reading) -> Estimate:
-    pooled, config = _pooled(study, arm, reading), study.config
-    return grouped_bootstrap(lambda std: float(std.mean()), pooled.groups, pooled.std, seed=config.seed, resamples=_FEW)
+    pooled = _pooled(study, arm, reading)
+    everything = np.ones(len(pooled.std))
+    return mean_among(pooled.std, everything, pooled.groups, seed=study.config.seed, resamples=study.config.resamples)
 
 
 def _diagram(study: Study, arm: str, which: str) -> ReliabilityDiagram:

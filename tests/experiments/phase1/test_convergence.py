@@ -11,6 +11,7 @@ from mcdo.experiments.bench import Bench
 
 pytestmark = [
     pytest.mark.phase1,
+    pytest.mark.estimator("mc"),
     pytest.mark.first_model,
     pytest.mark.experiment(convergence, convergence.ConvergenceConfig),
 ]

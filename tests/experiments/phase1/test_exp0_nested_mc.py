@@ -11,7 +11,7 @@ from mcdo.experiments import exp0_nested_mc as exp0
 from mcdo.experiments.bench import Bench
 from mcdo.stats import icc_from_snr
 
-pytestmark = [pytest.mark.phase1, pytest.mark.experiment(exp0, exp0.Exp0Config)]
+pytestmark = [pytest.mark.phase1, pytest.mark.estimator("mc"), pytest.mark.experiment(exp0, exp0.Exp0Config)]
 
 
 def test_reliability_is_measured_at_every_t(

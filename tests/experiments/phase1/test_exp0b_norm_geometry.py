@@ -10,7 +10,12 @@ import pytest
 from mcdo.experiments import exp0b_norm_geometry as exp0b
 from mcdo.experiments.bench import Bench
 
-pytestmark = [pytest.mark.phase1, pytest.mark.first_model, pytest.mark.experiment(exp0b, exp0b.Exp0bConfig)]
+pytestmark = [
+    pytest.mark.phase1,
+    pytest.mark.estimator("mc"),
+    pytest.mark.first_model,
+    pytest.mark.experiment(exp0b, exp0b.Exp0bConfig),
+]
 
 
 def test_geometry_stands_beside_its_floor(

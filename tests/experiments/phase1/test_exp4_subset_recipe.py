@@ -11,7 +11,7 @@ from mcdo.experiments import exp0_nested_mc as exp0
 from mcdo.experiments import exp4_subset_recipe as exp4
 from mcdo.experiments.bench import Bench
 
-pytestmark = [pytest.mark.phase1, pytest.mark.experiment(exp4, exp4.Exp4SubsetConfig)]
+pytestmark = [pytest.mark.phase1, pytest.mark.estimator("mc"), pytest.mark.experiment(exp4, exp4.Exp4SubsetConfig)]
 
 
 def test_trace_ranks_more_reliably_than_angular_variance(

@@ -10,7 +10,7 @@ import pytest
 from mcdo.experiments import exp5_subset_ambiguity as exp5
 from mcdo.experiments.bench import Bench
 
-pytestmark = [pytest.mark.phase1, pytest.mark.experiment(exp5, exp5.Exp5SubsetConfig)]
+pytestmark = [pytest.mark.phase1, pytest.mark.estimator("mc"), pytest.mark.experiment(exp5, exp5.Exp5SubsetConfig)]
 
 
 def test_ambiguity_is_reported_for_every_score_and_head(

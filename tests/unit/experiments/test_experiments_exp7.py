@@ -33,12 +33,12 @@ def test_equal_variants_have_exactly_no_spread() -> None:
     assert (exp7.aleatoric(clean, np.stack([clean] * 4)) == 0).all()
 
 
-def test_a_repeated_clean_copy_would_shrink_the_spread() -> None:
+def test_a_repeated_clean_copy_would_change_the_spread() -> None:
     """Why the clean image stands once: the published set held it three times."""
     rng = np.random.default_rng(1)
     clean, degraded = rng.normal(size=(6, 3)), rng.normal(size=(4, 6, 3)) + 3
     thrice = np.concatenate([degraded, clean[None], clean[None]])
-    assert (exp7.aleatoric(clean, thrice) != pytest.approx(exp7.aleatoric(clean, degraded))).all()
+    assert (np.abs(exp7.aleatoric(clean, thrice) / exp7.aleatoric(clean, degraded) - 1) > 0.05).all()
     for side in (32, 375):
         for levels in exp7.variants(exp7.Exp7Config(), side).values():
             parsed = [Degradation.parse(level) for level in levels]  # severity 0, the clean image, is refused here

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
-from toy_towers import LinearTower, Toy, encoder_of, seeded, tower
+from toy_towers import KINDS, LinearTower, Toy, encoder_of, seeded, tower
 from toy_towers import one_thread as one_thread
 
 import mcdo
@@ -32,6 +32,7 @@ from mcdo.perturbation import (
     image_keys,
     perturbed,
 )
+from mcdo.perturbation.intercept import LinearMaps
 from mcdo.perturbation.masks import zero_units_
 from mcdo.perturbation.normals import KeyedNormals
 
@@ -62,20 +63,19 @@ def passes_of(encoder: Encoder, pixels: torch.Tensor, ids: list[str], kind: Pert
     return torch.cat(blocks, dim=1)[:, :n]
 
 
-def parts(encoder: Encoder, pixels: torch.Tensor) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Of the linear tower, in NumPy: hidden ``[B, T, 12]``, output ``[B, T, 6]``, and the two weight matrices."""
+def parts(encoder: Encoder, pixels: torch.Tensor) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Of the linear tower: hidden ``[B, T, 12]``, output ``[B, T, 6]``, and the second weight matrix."""
     visual: Any = encoder.model.visual
     with torch.no_grad():
         tokens = visual.conv1(pixels).flatten(2).transpose(1, 2)
         hidden = visual.mlp.c_fc(tokens)
         out = visual.mlp.c_proj(hidden)
-    return hidden.double().numpy(), out.double().numpy(), visual.mlp.c_fc.weight, visual.mlp.c_proj.weight
+        return hidden.double().numpy(), out.double().numpy(), visual.mlp.c_proj.weight.double().numpy()
 
 
 def expected_variance(encoder: Encoder, pixels: torch.Tensor, kind: Perturbation) -> NDArray[Any]:
     """Exact variance of each feature dimension, ``[B, 6]``: the tower is linear, so the delta method is no limit."""
-    hidden, out, _, second = parts(encoder, pixels)
-    matrix = second.detach().double().numpy()
+    hidden, out, matrix = parts(encoder, pixels)
     tokens = hidden.shape[1]
     if FC1 in kind.sites or kind.where == "input":  # what moves is hidden; its effect on dimension d is matrix[d] / T
         moved = hidden[:, :, None, :] * matrix[None, None] / tokens  # [B, T, D, units]
@@ -149,11 +149,9 @@ def test_every_attention_of_both_kinds_of_tower_is_reached() -> None:
 
 
 def test_probabilities_that_are_formed_and_left_alone_change_nothing() -> None:
-    for kind in ("open_clip", "timm"):
+    for kind in KINDS:
         encoder = tower(kind)
         pixels = torch.rand(2, 3, encoder.resolution, encoder.resolution, generator=torch.Generator().manual_seed(5))
-        from mcdo.perturbation.intercept import LinearMaps
-
         with torch.no_grad(), LinearMaps(probabilities=lambda p: p):
             formed = encoder.forward_image(pixels)
         torch.testing.assert_close(formed, deterministic_features(encoder, pixels), rtol=1e-4, atol=1e-5)
@@ -164,8 +162,7 @@ def test_a_mask_over_images_is_one_sample_of_the_weights() -> None:
     encoder, kind = linear_encoder(), TiedDropout(0.3, (FC1,), over_images=True)
     pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(6))
     passes = passes_of(encoder, pixels, list("abcd"), kind)
-    hidden, _, _, second = parts(encoder, pixels)
-    matrix = second.detach().double().numpy()
+    hidden, _, matrix = parts(encoder, pixels)
     for t in range(16):  # recover the mask from the first image, and predict the others
         candidates = hidden.mean(1) / 0.7
         # passes = sum over kept units; six equations for twelve binary unknowns, so test against all masks

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import optimize
+from sklearn.isotonic import isotonic_regression
 
 from mcdo.errors import McdoError
 from mcdo.stats.response import ResponseCurve, response_curve
@@ -19,7 +20,7 @@ def responses(means: list[float], n: int = 200, sd: float = 0.1, seed: int = 0) 
     """Scores [S, N] whose means are exactly ``means``, with noise that images share over severities in part."""
     rng = np.random.default_rng(seed)
     noise = rng.normal(scale=sd, size=(len(means), n)) + rng.normal(scale=sd, size=n)
-    return np.array(means)[:, None] + noise - noise.mean(axis=1, keepdims=True)
+    return np.asarray(np.array(means)[:, None] + noise - noise.mean(axis=1, keepdims=True))
 
 
 def rising() -> ResponseCurve:
@@ -109,6 +110,7 @@ def test_the_fit_is_the_nearest_non_decreasing_curve(means: list[int]) -> None:
     steps = np.tril(np.ones((len(y), len(y))))
     steps = np.concatenate([steps, -steps[:, :1]], axis=1)
     _, residual = optimize.nnls(steps, y)
+    assert fitted == pytest.approx(isotonic_regression(y), abs=1e-9)
     assert np.linalg.norm(fitted - y) == pytest.approx(residual, abs=1e-6)
 
 

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+from connector_subjects import Sources, Written
 
 from mcdo.encoders import find_spec
-from mcdo.errors import McdoError
 from mcdo.experiments.bench import Bench, Settings
 from mcdo.pytest_plugin import model_id, settings_from
 from mcdo.store import Store
 from mcdo.studies.connector import (
     FOLDER,
-    Comparison,
     ConnectorConfig,
     Data,
-    Result,
     compare,
     digits_data,
     json_data,
@@ -31,27 +27,6 @@ from mcdo.studies.connector import (
     study_llava,
     write,
 )
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What the command line names in place of the embedded data and connectors."""
-
-    json: Path | None
-    root: Path | None
-    model: Path | None
-    max_seq_len: int
-
-    @classmethod
-    def of(cls, config: pytest.Config) -> Sources:
-        named = {name: config.getoption(name, default=None) for name in ("--llava-json", "--image-root")}
-        model = config.getoption("--connector-model", default=None)
-        if (named["--llava-json"] is None) != (named["--image-root"] is None):
-            raise McdoError("--llava-json and --image-root belong together: the file, and where its images lie")
-        if model is not None and named["--llava-json"] is None:
-            raise McdoError("--connector-model needs --llava-json and --image-root: held-out items to judge it on")
-        paths = [None if each is None else Path(each) for each in (*named.values(), model)]
-        return cls(*paths, int(config.getoption("--max-seq-len", default=None) or 512))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -93,18 +68,14 @@ def _shown(config: pytest.Config) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True, eq=False)
-class Written:
-    """A result, its comparisons by connector, and the files it left."""
-
-    result: Result
-    compared: list[dict[str, Comparison]]
-    files: dict[str, Path]
-
-
 @pytest.fixture(scope="session")
 def study(
-    subject: str, sources: Sources, config: ConnectorConfig, bench: Bench, checkpoints: Store, request: pytest.FixtureRequest
+    subject: str,
+    sources: Sources,
+    config: ConnectorConfig,
+    bench: Bench,
+    checkpoints: Store,
+    request: pytest.FixtureRequest,
 ) -> Written:
     settings = bench.settings
     with _shown(request.config):

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from connector_subjects import Sources, Written
 
 from mcdo.experiments.bench import Bench
 from mcdo.store import Store
 from mcdo.studies.connector import ARMS, ConnectorConfig, Data, ablate, check_coverage, compare, derangement
 from mcdo.studies.connector.study import black, encoder_pixels, trained_connector
-
-if TYPE_CHECKING:
-    from conftest import Sources, Written
 
 pytestmark = pytest.mark.connector
 

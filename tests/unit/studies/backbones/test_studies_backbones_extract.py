@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from studies_backbones_data import small_plants
 
 from mcdo.errors import McdoError
 from mcdo.studies.backbones.extract import extract, shard_path, shard_views
@@ -42,6 +43,16 @@ def slow(pixels):
 plants = wilting_plants(Wilting(groups=4, rounds=6, size=32))
 extract(plants, replace(colour, forward=slow), Path(sys.argv[1]), block=5, batch_size=1)
 """
+
+
+@pytest.fixture
+def plants() -> PlantImages:
+    return small_plants()
+
+
+@pytest.fixture
+def colour() -> Backbone:
+    return load_backbone("mean_colour")
 
 
 def _counting(backbone: Backbone) -> tuple[Backbone, list[int]]:
@@ -170,4 +181,4 @@ def test_mean_colour_is_the_mean_of_the_pixels(plants: PlantImages, colour: Back
     picture, _ = plants.source.load(plants.views[0])
     expected = np.asarray(picture, dtype=np.float64).mean(axis=(0, 1)) / 255
     found: Any = colour.features([picture])[0]
-    assert np.allclose(found, expected, atol=0.5 / 255)
+    assert np.allclose(found, expected, rtol=1e-6)

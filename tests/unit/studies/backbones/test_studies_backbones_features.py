@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from studies_backbones_data import small_plants
 
 from mcdo.errors import McdoError
 from mcdo.studies.backbones.features import Features, Identity, merge, read_features, write_features
@@ -15,6 +18,11 @@ from mcdo.studies.backbones.plants import PlantImages, View
 from mcdo.studies.backbones.series import series_of
 
 IDENTITY = Identity("some", 3, False, "ab" * 32, "squash", "cd" * 32)
+
+
+@pytest.fixture
+def plants() -> PlantImages:
+    return small_plants()
 
 
 def _features(*views: View, identity: Identity = IDENTITY) -> Features:
@@ -57,7 +65,7 @@ def test_merged_shards_are_byte_for_byte_one_extraction(tmp_path: Path) -> None:
     ("field", "value"),
     [
         ("backbone", "other"),
-        ("weights", "00" * 32),
+        ("weights", "00"),
         ("preprocessing", "crop"),
         ("plants", "1"),
         ("random_weights", True),
@@ -87,7 +95,7 @@ def test_an_image_held_twice_or_missing_does_not_merge(tmp_path: Path, plants: P
     [np.zeros(2, np.float32), np.zeros(3), np.array([0, np.nan, 0], np.float32)],
     ids=["another-size", "float64", "nan"],
 )
-def test_a_wrong_vector_leaves_nothing_behind(tmp_path: Path, vector: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_a_wrong_vector_leaves_nothing_behind(tmp_path: Path, vector: NDArray[Any]) -> None:
     view = View("p", 0, "top")
     with pytest.raises(McdoError, match="p/0/top"):
         write_features(tmp_path / "f.h5", Features(IDENTITY, {view: vector}, {view: ""}))
@@ -146,5 +154,5 @@ def test_incomplete_or_foreign_features_are_not_trained_on(plants: PlantImages) 
     identity = replace(IDENTITY, plants=plants.fingerprint)
     with pytest.raises(McdoError, match="of other plants"):
         series_of(plants, _features(View("p", 0, "top")))
-    with pytest.raises(McdoError, match="lack .* the first 00_dry/0/side_120"):
+    with pytest.raises(McdoError, match=r"lack .* the first 00_dry/0/side_120"):
         series_of(plants, _features(plants.views[0], identity=identity))

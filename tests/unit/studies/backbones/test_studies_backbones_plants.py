@@ -8,12 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from studies_backbones_data import small_plants
 
 from mcdo.errors import McdoError
 from mcdo.studies.backbones.plants import PlantImages, View, load_plants
 from mcdo.studies.backbones.wilting import Wilting, severity, wilting_plants
 
 HEAD = "plant,group,round,day,view,path,onset_day\n"
+
+
+@pytest.fixture
+def plants() -> PlantImages:
+    return small_plants()
 
 
 def _csv(folder: Path, lines: str, head: str = HEAD) -> str:
@@ -114,11 +120,8 @@ def test_a_subset_shows_the_same_pictures() -> None:
 
 def test_a_changed_recipe_changes_every_hash() -> None:
     view = View("00_dry", 0, "top")
-    hashes = {
-        wilting_plants(replace(Wilting(), **change)).source.content_hash(view)
-        for change in ({}, {"seed": 1}, {"size": 64})
-    }
-    assert len(hashes) == 3
+    recipes = (Wilting(), Wilting(seed=1), Wilting(size=64))
+    assert len({wilting_plants(recipe).source.content_hash(view) for recipe in recipes}) == 3
 
 
 def test_44_plants_wilt_on_a_known_day_beside_44_that_do_not() -> None:

@@ -100,7 +100,7 @@ def test_without_slurm_the_error_says_what_to_do(tmp_path: Path, monkeypatch: py
 def test_unknown_clusters_and_parameters_are_refused(tmp_path: Path) -> None:
     with pytest.raises(McdoError, match="no cluster 'slrum'; the nearest: slurm"):
         submit(stages(CONFIG, tmp_path), tmp_path, "slrum")
-    with pytest.raises(McdoError, match="submitit: .*colour"):
+    with pytest.raises(McdoError, match=r"submitit: .*colour"):
         submit(stages(CONFIG, tmp_path), tmp_path, "debug", {"colour": "red"})
 
 
@@ -110,7 +110,7 @@ def _fails(_: object, __: object, what: str) -> None:
 
 def test_a_failed_job_ends_the_submission_with_its_name(tmp_path: Path) -> None:
     later = Stage("later", _fails, ((None, None, "never reached"),), "sooner")
-    with pytest.raises(McdoError, match=r"job 0 of sooner failed, fails\(disk\): no disk"):
+    with pytest.raises(McdoError, match=r"job 0 of sooner failed \(fails\(disk\)\): no disk"):
         submit([Stage("sooner", _fails, ((None, None, "disk"),)), later], tmp_path, "debug")
 
 

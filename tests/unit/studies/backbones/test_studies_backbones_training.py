@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from studies_backbones_data import oracle_series, relabelled_series
 
 from mcdo.errors import McdoError
 from mcdo.studies.backbones.config import BackbonesConfig, ModelConfig, TrainingConfig
@@ -31,6 +32,16 @@ SMALL = BackbonesConfig(
     model=ModelConfig(dim=8, layers=1, heads=2, feedforward=8, head=4),
     training=TrainingConfig(learning_rate=1e-2, max_epochs=12, batch_size=4, validation_groups=1),
 )
+
+
+@pytest.fixture
+def oracle() -> Series:
+    return oracle_series()
+
+
+@pytest.fixture
+def relabelled() -> Series:
+    return relabelled_series()
 
 
 def _tasks(series: Series) -> list[Task]:
@@ -145,9 +156,12 @@ def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_zero() -> None:
     assert factors[4:] == [0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(9)]
 
 
-def test_a_feature_that_is_not_finite_is_an_error(oracle: Series) -> None:
-    with pytest.raises(McdoError, match="is not finite"):
+def test_features_and_losses_that_are_not_finite_are_errors(oracle: Series) -> None:
+    with pytest.raises(McdoError, match="features of oracle are not finite"):
         train(replace(oracle, features=np.full_like(oracle.features, np.inf)), _tasks(oracle)[:1], SMALL)
+    wild = replace(SMALL, training=replace(SMALL.training, learning_rate=1e38))
+    with pytest.raises(McdoError, match=r"loss of Task.* is not finite; lower training\.learning_rate"):
+        train(oracle, _tasks(oracle)[:1], wild)
 
 
 def test_runs_are_trained_once_and_again_when_anything_changed(oracle: Series, tmp_path: Path) -> None:
@@ -164,10 +178,8 @@ def test_runs_are_trained_once_and_again_when_anything_changed(oracle: Series, t
     run_path(tmp_path, "oracle", tasks[1]).write_text("{", encoding="utf-8")  # as a full disk would leave it
     assert train_tasks(oracle, tasks, config, tmp_path) == 1
     assert train_tasks(replace(oracle, key="other pictures"), tasks[:1], config, tmp_path) == 1
-    assert (
-        train_tasks(oracle, tasks[:1], replace(config, training=replace(config.training, pos_weight=1.0)), tmp_path)
-        == 1
-    )
+    other = replace(config, training=replace(config.training, pos_weight=1.0))
+    assert train_tasks(oracle, tasks[:1], other, tmp_path) == 1
 
 
 def test_more_folds_than_groups_are_refused(oracle: Series) -> None:

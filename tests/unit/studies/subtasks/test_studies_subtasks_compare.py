@@ -20,6 +20,8 @@ from mcdo.studies.subtasks.compare import (
     differences,
     estimates,
     grouped_bootstrap,
+    mean_among,
+    mean_gap,
     hit_sums,
     mcnemar,
     one_per_origin,
@@ -180,3 +182,19 @@ def test_a_share_inside_a_class() -> None:
     assert empty.n == 0
     single = share_among([1, 0], [1, 1], [0, 0], seed=0)
     assert (single.value, single.low, single.high, single.n) == (0.5, 0.0, 1.0, 1)
+
+
+def test_means_and_gaps_are_those_of_resampling_origins_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    values, chosen, groups = rng.random(60), rng.random(60) < 0.4, np.arange(60) // 3
+
+    def mean(v: Floats, c: NDArray[np.bool_]) -> float:
+        return float(v[c].mean()) if c.any() else float("nan")
+
+    fast = mean_among(values, chosen, groups, seed=2, resamples=80)
+    slow = grouped_bootstrap(mean, groups, values, chosen, seed=2, resamples=80)
+    assert (fast.value, fast.low, fast.high) == pytest.approx((slow.value, slow.low, slow.high))
+    gap = mean_gap(values, chosen, groups, seed=2, resamples=80)
+    slow = grouped_bootstrap(lambda v, c: mean(v, c) - mean(v, ~c), groups, values, chosen, seed=2, resamples=80)
+    assert (gap.value, gap.low, gap.high, gap.n) == pytest.approx((slow.value, slow.low, slow.high, 20))
+    assert np.isnan(mean_gap(values, np.ones(60), groups, seed=2, resamples=80).value)

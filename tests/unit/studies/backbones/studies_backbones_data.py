@@ -1,32 +1,27 @@
-"""A small image series and backbones that need no model, for the parts of the study that are about files and lines."""
+"""A small image series, and features that need no model, for several test files of this folder."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
-import pytest
 
 from mcdo.studies.backbones.features import Features, Identity
 from mcdo.studies.backbones.plants import PlantImages
-from mcdo.studies.backbones.registry import Backbone, load_backbone
 from mcdo.studies.backbones.series import Series, series_of
 from mcdo.studies.backbones.wilting import Wilting, wilting_plants
 
 
-@pytest.fixture(scope="session")
-def plants() -> PlantImages:
+@lru_cache
+def small_plants() -> PlantImages:
     return wilting_plants(Wilting(groups=4, rounds=6, size=32))
 
 
-@pytest.fixture
-def colour() -> Backbone:
-    return load_backbone("mean_colour")
-
-
-def posture_series(plants: PlantImages, seed: int = 0, size: int = 4) -> Series:
+@lru_cache
+def oracle_series() -> Series:
     """Features that are the label and noise: what a perfect backbone would give."""
-    rng = np.random.default_rng(seed)
+    plants, size, rng = small_plants(), 4, np.random.default_rng(0)
     identity = Identity("oracle", size, False, "0" * 64, "none", plants.fingerprint)
     vectors = {}
     for view in plants.views:
@@ -36,14 +31,9 @@ def posture_series(plants: PlantImages, seed: int = 0, size: int = 4) -> Series:
     return series_of(plants, Features(identity, vectors, dict.fromkeys(plants.views, "0")))
 
 
-@pytest.fixture(scope="session")
-def oracle(plants: PlantImages) -> Series:
-    return posture_series(plants)
-
-
-@pytest.fixture(scope="session")
-def relabelled(plants: PlantImages, oracle: Series) -> Series:
-    """As ``oracle``, but the plants of the first group have nonsense for features and labels."""
+def relabelled_series() -> Series:
+    """As :func:`oracle_series`, but the plants of the first group have nonsense for features and labels."""
+    oracle = oracle_series()
     mine = np.array(oracle.groups) == oracle.folds[0]
     features, labels = oracle.features.copy(), oracle.labels.copy()
     features[mine], labels[mine] = 1e3, ~labels[mine]
