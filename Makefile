@@ -4,10 +4,22 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: gate test lint models env clean
+.PHONY: gate experiments studies perf test lint models env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
+
+experiments: env  ## Phases 1-4 and the preliminary investigation at the full sizes, then docs/findings.md
+	$(PYTEST) tests/experiments tests/gates -m "phase1 or prelim or phase2 or phase3 or phase4" --estimator=both \
+	  --junitxml=reports/experiments.xml
+	$(BIN)/mcdo findings
+
+studies: env  ## the three neighbouring studies at their full embedded sizes
+	$(PYTEST) tests/experiments/studies -m "subtasks or backbones or connector" --junitxml=reports/studies.xml
+
+perf: env  ## costs of a pass, reliability against cost, the store; alone on the machine, please
+	$(PYTEST) tests/perf --benchmark -s --models=clip_tiny,clip_tiny_sigmoid,siglip_tiny_softmax,siglip_tiny,clip_b32 \
+	  --random-weights=clip_b32 --junitxml=reports/perf/junit.xml
 
 test: env  ## the whole test suite, with Phase 1 at its quick sizes
 	$(PYTEST) --protocol quick --store none --reports reports/quick

@@ -1,4 +1,4 @@
-"""The command line: ``mcdo store list|verify|prune`` looks after what was measured."""
+"""The command line: ``mcdo store`` looks after what was measured, ``mcdo findings`` writes up what was found."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mcdo", description="Uncertainty of frozen vision-language encoders.")
-    store = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "store", help="look after what was measured"
-    )
+    rooms = parser.add_subparsers(required=True, metavar="COMMAND")
+    page = rooms.add_parser("findings", help="write the page of findings from what the experiments reported")
+    page.add_argument("--reports", type=Path, default=Path("reports"), help="where they wrote (default: reports)")
+    page.add_argument("--page", type=Path, default=Path("docs/findings.md"), help="default: docs/findings.md")
+    page.set_defaults(run=_findings)
+    store = rooms.add_parser("store", help="look after what was measured")
     commands = store.add_subparsers(required=True, metavar="list|verify|prune")
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument("--store", type=Path, default=Path("store"), help="folder of the store (default: store)")
@@ -53,12 +56,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _findings(asked: argparse.Namespace) -> int:
+    from mcdo.report.findings_page import write_page  # the store's commands need no models and no figures
+
+    print(write_page(asked.reports, asked.page))
+    return 0
+
+
 def _list(asked: argparse.Namespace) -> int:
     found = upkeep.entries(asked.store)
     rows = [("key", "encoder", "images", "size", "age", "protocol")]
     for entry in found:
         label = entry.label
-        protocol = label.get("protocol", "cannot be read: see mcdo store verify" if not entry.facts else "?")
+        protocol = label.get("protocol", "cannot be read: see mcdo store verify" if entry.facts is None else "?")
         state = "" if entry.parts is None else f"unfinished, {entry.parts} parts: "
         rows.append(
             (

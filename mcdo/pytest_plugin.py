@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from _pytest.terminal import TerminalReporter
 
 from mcdo.encoders import REGISTRY, find_spec
+from mcdo.encoders.spec import Precision
 from mcdo.errors import McdoError, nearest
 from mcdo.experiments import verdict as verdicts
 from mcdo.experiments.base import Need
@@ -35,7 +36,7 @@ MARKS = {
     "backbones": "neighbouring study: backbones for series of plant images",
     "connector": "neighbouring study: does a language model use its visual tokens?",
     "gate": "a go/no-go criterion",
-    "perf": "throughput floors and ratios",
+    "perf": "throughput floors and ratios; only with --benchmark",
     "slow": "takes more than a few seconds, or a large model",
     "clip": "a CLIP-style tower",
     "siglip": "a SigLIP-style tower",
@@ -55,6 +56,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--random-weights", default="", help="those of --models to load with random weights, by name")
     group.addoption("--images", default="digits", help='image set: "digits" or "folder:PATH" (default: digits)')
     group.addoption("--device", default="auto", help="auto, cpu, mps or cuda (default: auto)")
+    group.addoption(
+        "--precision",
+        default="float32",
+        choices=get_args(Precision),
+        help="what linear maps are carried out in; moments stay float32 or better (default: float32)",
+    )
+    group.addoption("--benchmark", action="store_true", help="run the performance suite (without -n)")
     group.addoption(
         "--protocol", default="full", choices=("full", "quick"), help="sizes: published (full) or small (quick)"
     )
@@ -84,6 +92,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     _check_mark_expression(config)
+    if config.getoption("--benchmark") and (config.getoption("numprocesses", None) or hasattr(config, "workerinput")):
+        raise pytest.UsageError("--benchmark measures times, which workers would spoil: leave out -n")
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     if workers > 1:  # or every worker would take all cores, and wait for the others
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))
@@ -138,19 +148,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "model" in getattr(item, "fixturenames", ()):
             item.add_marker(tier)
     _deselect_other_estimator(config, items)
+    if not config.getoption("--benchmark"):
+        _deselect(config, items, lambda item: item.get_closest_marker("perf") is not None)
     # Phase 1 decides whether later phases may run, so it comes first; the decision comes after its experiments.
     items.sort(key=lambda item: any(item.get_closest_marker(phase) is not None for phase in LATER_PHASES))
 
 
 def _deselect_other_estimator(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted, others = config.getoption("--estimator"), []
-    for item in items:
+    wanted = config.getoption("--estimator")
+
+    def other(item: pytest.Item) -> bool:
         mark = item.get_closest_marker("estimator")
-        if mark is not None and wanted not in (mark.args[0], "both"):
-            others.append(item)
-    if others:
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in others]
+        return mark is not None and wanted not in (mark.args[0], "both")
+
+    _deselect(config, items, other)
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: Callable[[pytest.Item], bool]) -> None:
+    out = [item for item in items if unwanted(item)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if not unwanted(item)]
 
 
 def _device(config: pytest.Config) -> str:
@@ -197,6 +215,7 @@ def settings_from(config: pytest.Config) -> Settings:
         skip_unreadable=option("--skip-unreadable"),
         from_store=option("--from-store"),
         estimator=option("--estimator"),
+        precision=option("--precision"),
         session=_session_id(config),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mcdo.encoders.spec import EncoderSpec, Loss
+from mcdo.encoders.spec import EncoderSpec, Loss, Precision
 from mcdo.errors import McdoError
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -64,8 +65,10 @@ class Encoder:
         *,
         random_weights: bool,
         device: torch.device,
+        precision: Precision = "float32",
     ) -> None:
         self.spec, self.key = spec, spec.key
+        self.precision = precision
         self.model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         self.towers, self.preprocessing = towers, preprocessing
         self.random_weights, self.device = random_weights, device
@@ -91,8 +94,8 @@ class Encoder:
 
     @property
     def dtype(self) -> str:
-        """Name of the type of the weights."""
-        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        """Name of the type that linear maps are carried out in; weights and features are float32 all the same."""
+        return self.precision
 
     @property
     def preprocess_id(self) -> str:
@@ -134,11 +137,18 @@ class Encoder:
 
     def forward_image(self, pixels: Tensor) -> Tensor:
         """Pre-norm image features [B, D] of normalised pixels [B, 3, H, W]; autograd works through it."""
-        return self.towers.image(pixels)
+        with self._autocast():
+            return self.towers.image(pixels).float()
 
     def forward_text(self, tokens: Tensor) -> Tensor:
         """Pre-norm text features [B, D] of tokens [B, L]; autograd works through it."""
-        return self.towers.text(tokens)
+        with self._autocast():
+            return self.towers.text(tokens).float()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """int64 [n, L] on the device. Raises McdoError when the tokenizer's files are not on disk."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 
 from mcdo.encoders.encoder import Encoder
 from mcdo.encoders.registry import REGISTRY
-from mcdo.encoders.spec import EncoderSpec
+from mcdo.encoders.spec import EncoderSpec, Precision
 from mcdo.errors import McdoError, nearest
 
 _OPEN_CLIP_PREFIXES = ("local-dir:", "hf-hub:")
@@ -20,24 +22,31 @@ def load_encoder(
     weights: str = "pretrained",
     seed: int = 0,
     backend: str | None = None,
+    precision: Precision = "float32",
 ) -> Encoder:
     """Load an encoder: a registered key, ``local-dir:PATH``, ``hf-hub:ID`` (open_clip) or ``hf:ID_OR_PATH``.
 
     ``weights`` is "pretrained", or "random" for an untrained model drawn from ``seed``. ``backend="hf"`` loads a
-    registered encoder's HuggingFace checkpoint instead of the open_clip one.
+    registered encoder's HuggingFace checkpoint instead of the open_clip one. ``precision`` other than float32 carries
+    linear maps out in it (autocast); weights, features and moments stay float32 or better.
     Raises McdoError for an unknown key (with the nearest), for weights that are not on this disk (with the command
     that gets them), and for weights that do not fit the model or would have to be unpickled.
     """
     if weights not in ("pretrained", "random"):
         raise McdoError(f"weights={weights!r}: say 'pretrained' or 'random'")
+    if precision not in get_args(Precision):
+        raise McdoError(f"precision={precision!r}: say {', '.join(get_args(Precision))}")
     spec, target = find_spec(key, backend), _device(device)
     if spec.backend == "hf":
         from mcdo.encoders import hf_backend
 
-        return hf_backend.load(spec, random=weights == "random", seed=seed, device=target)
-    from mcdo.encoders import open_clip_backend
+        encoder = hf_backend.load(spec, random=weights == "random", seed=seed, device=target)
+    else:
+        from mcdo.encoders import open_clip_backend
 
-    return open_clip_backend.load(spec, random=weights == "random", seed=seed, device=target)
+        encoder = open_clip_backend.load(spec, random=weights == "random", seed=seed, device=target)
+    encoder.precision = precision
+    return encoder
 
 
 def find_spec(key: str, backend: str | None = None) -> EncoderSpec:

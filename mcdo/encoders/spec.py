@@ -9,6 +9,7 @@ from typing import Literal
 Family = Literal["clip", "siglip"]
 Backend = Literal["open_clip", "hf"]
 Loss = Literal["softmax", "sigmoid"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 MODELS_DIR = Path(__file__).resolve().parents[2] / "data" / "models"
 

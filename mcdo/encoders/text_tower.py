@@ -15,10 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mcdo.encoders.encoder import Encoder
 from mcdo.errors import McdoError
+
+IDENTITY = "text tower, the encoder's own tokenizer"
+"""Takes the place of the preprocessing in the keys of what is stored."""
 
 
 class TextTower(Encoder):
@@ -28,11 +32,16 @@ class TextTower(Encoder):
         vars(self).update(vars(encoder))  # the same model and device: nothing is loaded or copied
         self.key = f"{encoder.key}:text"
         self.towers = replace(encoder.towers, image=encoder.towers.text, image_modules=encoder.towers.text_modules)
-        self.preprocessing = replace(encoder.preprocessing, identity="text tower, the encoder's own tokenizer")
+        self.preprocessing = replace(encoder.preprocessing, identity=IDENTITY)
 
     def blank(self, n: int) -> Tensor:
         """``n`` rows of tokens."""
         return self.tokenize(["a"] * n)
+
+    def token_counts(self, prompts: Sequence[str]) -> NDArray[np.int64]:
+        """Tokens before the padding, ``[n]``; where padding and end of text are one token, the end is not counted."""
+        tokens, padding = self.tokenize(prompts).cpu(), self.blank(1)[0, -1].cpu()
+        return np.asarray((tokens != padding).flip(1).cumsum(1).gt(0).sum(1).numpy(), dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)

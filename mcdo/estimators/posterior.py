@@ -117,7 +117,7 @@ def evidence_precision(eigenvalues: ArrayLike, squared_norm: float) -> float:
         delta = np.exp(log_delta)
         return float(delta * squared_norm - (held / (held + delta)).sum())
 
-    # at the lower end every term is at least λ/(2λmax)-like and δ|θ|² negligible; at the upper, δ|θ|² > number of terms
+    # the sum lies between 0 and the number of terms, so beyond this δ the left side is larger
     low, high = np.log(held.max()) - 100, np.log(len(held) / squared_norm) + 1
     while excess(low) > 0:
         low -= 100

@@ -7,7 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders import Encoder, Prompts, TextTower, Tokens, load_encoder
+from mcdo.encoders.spec import Precision
+from mcdo.encoders.text_tower import IDENTITY
 from mcdo.errors import McdoError
-from mcdo.estimators import FirstOrderRun, MonteCarloRun, first_order, monte_carlo
+from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo
 from mcdo.estimators.scores import pixel_rows
 from mcdo.experiments.base import ExperimentConfig, Need, ProtocolName, merge
 from mcdo.experiments.exp5_subset_ambiguity import TEMPLATES, zero_shot_logits
@@ -45,6 +47,7 @@ class Settings:
     random_weights: frozenset[str] = frozenset()
     skip_unreadable: bool = False
     from_store: bool = False
+    precision: Precision = "float32"
     estimator: str = "mc"
     session: str = ""
 
@@ -84,7 +87,13 @@ class Bench:
             else:
                 self.loads[model] += 1
                 weights = "random" if model in self.settings.random_weights else "pretrained"
-                encoder = load_encoder(model, self.settings.device, weights=weights, seed=self.settings.seed)
+                encoder = load_encoder(
+                    model,
+                    self.settings.device,
+                    weights=weights,
+                    seed=self.settings.seed,
+                    precision=self.settings.precision,
+                )
                 self._encoders[model] = encoder
                 self._remember(model, encoder)
         return self._encoders[model]
@@ -93,7 +102,7 @@ class Bench:
         if self._store is None:
             raise McdoError("--from-store needs a store: leave out --store=none")
         weights = f"random {self.settings.seed}" if model in self.settings.random_weights else "pretrained"
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{model} {weights} {self.settings.device}")
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{model} {weights} {self.settings.device} {self.settings.precision}")
         return self._store.root / "encoders" / f"{name}.json"
 
     def _remember(self, model: str, encoder: Encoder) -> None:
@@ -154,6 +163,27 @@ class Bench:
                     pixels=lambda: self.pixels(need.model, need.n, need.images, need.degradation),
                 )
         return self._first_order[key]
+
+    def run_on(self, model: str, shown: ImageSet | Prompts, config: MonteCarloConfig) -> MonteCarloRun:
+        """A run outside the plan: on prompts, which the text tower is shown, or on chosen images."""
+        encoder, pixels = self.encoder(model), None
+        if isinstance(shown, Prompts):
+            named = {"key": f"{encoder.key}:text", "preprocess_id": IDENTITY}
+            tower = replace(cast("Any", encoder), **named) if self.settings.from_store else TextTower(encoder)
+            encoder, pixels = tower, lambda: cast("Pixels", Tokens.of(tower, shown))
+        with self._unmuted():
+            return monte_carlo(
+                encoder,
+                cast("ImageSet", shown),
+                config.dropout,
+                config.passes,
+                config.trials,
+                config.seed,
+                geometry=config.geometry,
+                batch_size=self.settings.batch_size,
+                store=self._store,
+                pixels=pixels,
+            )
 
     def once(self, config: ExperimentConfig, model: str, compute: Callable[[], Result]) -> Result:
         """An experiment's result on a model, computed on first use; gates and experiments share it."""
@@ -221,6 +251,7 @@ class Bench:
             "weights": encoder.weights_hash,
             "preprocessing": encoder.preprocess_id,
             "device": encoder.device.type,
+            "dtype": encoder.dtype,
             "torch": torch.__version__,
             **identity,
         }

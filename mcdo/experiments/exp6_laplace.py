@@ -244,6 +244,6 @@ def figure(model: str, result: Exp6Result) -> Figure:
         axes.set_xlabel(f"{title} [1]")
     fig.axes[0].invert_yaxis()
     fig.axes[0].set_ylabel("score")
-    fig.axes[-1].legend(fontsize=8)
-    fig.suptitle(f"{model}: MC dropout beside Laplace, N = {len(result.scores[REFERENCE])}")
+    fig.axes[1].legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3)
+    fig.suptitle(f"{model}: MC dropout beside Laplace, N = {len(result.scores[REFERENCE])}", y=1.02)
     return fig

@@ -241,7 +241,7 @@ def figure(model: str, result: Exp7Result) -> Figure:
     left.axvline(0, color="grey", linestyle=":")
     left.set_xlabel("Spearman's ρ with the epistemic score [1]")
     left.set_ylabel("aleatoric score")
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2)
     names = [name for name in result.scores if name != "zero_shot_entropy"]
     for offset, (label, key) in enumerate(
         {"ρ(entropy)": "rho_uncertainty_vs_entropy", "AUROC(error)": "auroc_error"}.items()
@@ -252,11 +252,12 @@ def figure(model: str, result: Exp7Result) -> Figure:
         place = np.arange(len(names)) + 0.2 * offset
         right.errorbar([e.value for e in shown], place, xerr=_reach(shown), fmt="o", capsize=3, label=label)
     right.set_yticks(range(len(names)), names)
-    right.axvline(0.5, color="grey", linestyle=":", label="chance of AUROC")
+    right.axvline(0.5, color="tab:orange", linestyle=":", label="chance of AUROC")
+    right.axvline(0.0, color="tab:blue", linestyle=":", label="chance of ρ")
     right.set_xlabel("validity [1]")
     right.set_ylabel("score")
-    right.legend(fontsize=8)
-    fig.suptitle(f"{model}: aleatoric and epistemic, N = {len(result.scores['epistemic'])}, 95 % intervals")
+    right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=4)
+    fig.suptitle(f"{model}: aleatoric and epistemic, N = {len(result.scores['epistemic'])}, 95 % intervals", y=1.04)
     fig.subplots_adjust(wspace=0.5)
     return fig
 

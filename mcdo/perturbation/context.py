@@ -90,7 +90,9 @@ class PerturbedTower:
     ) -> Disturb:
         """What is done in place to the numbers of site number ``index`` in these passes."""
         rows = len(keys) * (last - first)
-        on_device = isinstance(noise, KeyedMasks) and self.encoder.device.type != "cpu"
+        # the CPU's kernels walk float32 arrays; other types and devices take the tensor's way, to the same masks
+        walks = self.encoder.device.type == "cpu" and self.encoder.precision == "float32"
+        on_device = isinstance(noise, KeyedMasks) and not walks
         drawn = noise.draw(trial, block, keys, first, last) if isinstance(noise, KeyedMasks) and on_device else []
 
         def disturb(y: Tensor, index: int) -> Tensor:

@@ -55,7 +55,7 @@ class KeyedNormals:
         sd = math.sqrt(site.p / (1 - site.p))
         rows = y.view(len(keys), last - first, site.size)
         scale = rows.square().mean(-1).sqrt_().mul_(sd) if self.additive else rows.new_full(rows.shape[:2], sd)
-        if y.device.type == "cpu":
+        if y.device.type == "cpu" and y.dtype == torch.float32:
             streams = keys.numpy().view(np.uint64)
             _disturb_streams(rows.numpy(), scale.numpy(), streams, np.uint64(run), site.size * first, self.additive)
             return y

@@ -29,6 +29,9 @@ from mcdo.stats.resampling import (
     rank_covariance,
 )
 
+LEAST_CLASS = 20
+"""Images of the rarer class that an AUROC needs before its differences are tested."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -80,7 +83,8 @@ def auroc_differences(
 ) -> dict[str, Difference]:
     """AUROC(score) − AUROC(reference) for ``positive`` [N] of 0/1 or bool; otherwise as :func:`spearman_differences`.
 
-    Resamples with one class only are left out; one class in the data gives NaN.
+    Resamples with one class only are left out; one class in the data gives NaN. With fewer than ``LEAST_CLASS`` images
+    in either class there is no p (NaN): their bootstrap spread says too little to test by.
     """
     names, rows = _rows(scores, reference, 2, positive=positive)
     truth, rankings, N = (
@@ -95,7 +99,10 @@ def auroc_differences(
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(ranks / (n * (N - n))[:, None] + 0.5)
 
-    return _differences(names, reference, lambda w: blockwise(block, w, N * len(rankings)), N, seed, resamples, level)
+    found = _differences(names, reference, lambda w: blockwise(block, w, N * len(rankings)), N, seed, resamples, level)
+    if min(truth.sum(), N - truth.sum()) < LEAST_CLASS:
+        return {name: Difference(d.estimate, math.nan, math.nan) for name, d in found.items()}
+    return found
 
 
 def corrected(families: Mapping[str, Mapping[str, Difference]]) -> dict[str, dict[str, Difference]]:

@@ -30,7 +30,8 @@ class FactorialAnalysis:
 
     Attributes:
         effects: by (factor, level, other level): marginal mean of the other level less that of the level.
-        shares: by factor, its share of the sum of squares between cells; "interactions" is what main effects leave.
+        shares: of the sum of squares between cells: by factor, by pair of factors ("a x b": what the two do together
+            beyond their main effects), and "rest", which is left.
         share_differences: by (factor, other factor): share of the other less that of the factor.
 
     """
@@ -77,12 +78,13 @@ def factorial_analysis(
 
     effects = {}
     for axis, (factor, levels) in enumerate(factors.items()):
-        mean, means = _marginal(cells[None], axis)[0], _marginal(resampled, axis)
+        mean, means = _marginal(cells[None], axis).ravel(), _marginal(resampled, axis).reshape(len(resampled), -1)
         for i, j in itertools.combinations(range(len(levels)), 2):
             value, drawn = float(mean[j] - mean[i]), means[:, j] - means[:, i]
             p = normal_p(value, drawn)
             effects[factor, levels[i], levels[j]] = Difference(estimate(value, drawn), p, p)
-    names, share, shares = [*factors, "interactions"], _shares(cells[None])[0], _shares(resampled)
+    pairs = [f"{a} x {b}" for a, b in itertools.combinations(factors, 2)] if len(factors) > 2 else []
+    names, share, shares = [*factors, *pairs, "rest"], _shares(cells[None])[0], _shares(resampled)
     return FactorialAnalysis(
         effects=_adjusted(effects),
         shares={name: estimate(float(share[i]), shares[:, i]) for i, name in enumerate(names)},
@@ -98,20 +100,21 @@ def _adjusted(effects: Mapping[Contrast, Difference]) -> dict[Contrast, Differen
     return {key: joined[str(key)] for key in effects}
 
 
-def _marginal(cells: Array, axis: int) -> Array:
-    """Means over all factors but one: [R, ...] to [R, levels]."""
-    return np.asarray(cells.mean(axis=tuple(a for a in range(1, cells.ndim) if a != axis + 1)))
+def _marginal(cells: Array, *axes: int) -> Array:
+    """Means over all factors but ``axes``: [R, ...] to [R, ...] with every other factor's axis of length 1."""
+    return np.asarray(cells.mean(axis=tuple(a for a in range(1, cells.ndim) if a - 1 not in axes), keepdims=True))
 
 
 def _shares(cells: Array) -> Array:
-    """[R, factors + 1]: share of each main effect, and of the rest."""
-    size = math.prod(cells.shape[1:])
-    grand = cells.reshape(len(cells), -1).mean(axis=1)
-    total = np.square(cells.reshape(len(cells), -1) - grand[:, None]).sum(axis=1)
-    main = [
-        np.square(marginal - grand[:, None]).sum(axis=1) * (size / marginal.shape[1])
-        for marginal in (_marginal(cells, axis) for axis in range(cells.ndim - 1))
+    """[R, factors + pairs + 1]: share of each main effect, of each pair's interaction, and of the rest."""
+    axes = range(cells.ndim - 1)
+    grand = _marginal(cells)
+    main = [_marginal(cells, a) - grand for a in axes]
+    together = [
+        _marginal(cells, a, b) - grand - main[a] - main[b] for a, b in itertools.combinations(axes, 2) if len(axes) > 2
     ]
+    within = tuple(range(1, cells.ndim))
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = np.stack(main, axis=1) / total[:, None]
+        total = np.square(cells - grand).mean(axis=within)
+        shares = np.stack([np.square(part).mean(axis=within) / total for part in (*main, *together)], axis=1)
     return np.concatenate([shares, 1 - shares.sum(axis=1, keepdims=True)], axis=1)

@@ -42,7 +42,8 @@ class RankMatrix:
     Attributes:
         names: the scores.
         raw: Spearman of the means over trials.
-        disattenuated: the same corrected for noise, not clipped at 1; NaN where a reliability is not positive or K = 1.
+        disattenuated: the same corrected for noise, not clipped at 1; NaN where K = 1, or a reliability is not
+            positive at ``level`` (the correction would divide by noise).
         reliability: mean rank correlation between two trials of a score; NaN for K = 1.
         reliability_difference: of each pair, second less first, on the same images.
 
@@ -107,6 +108,11 @@ def rank_matrix(
         number = float(value[0])
         return percentile_estimate(number, np.full(1, math.nan) if math.isnan(number) else draws, N, level)
 
+    def corrected_estimate(a: str, b: str) -> Estimate:
+        draws = drawn.corrected(a, b)
+        undefined = np.isnan(draws).mean() > (1 - level) / 2
+        return estimate(np.full(1, math.nan) if undefined else whole.corrected(a, b), draws)
+
     pairs = list(itertools.combinations(names, 2))
     differences = {}
     for p in pairs:
@@ -117,7 +123,7 @@ def rank_matrix(
     return RankMatrix(
         names=names,
         raw={p: estimate(whole.means(*p), drawn.means(*p)) for p in pairs},
-        disattenuated={p: estimate(whole.corrected(*p), drawn.corrected(*p)) for p in pairs},
+        disattenuated={p: corrected_estimate(*p) for p in pairs},
         reliability={name: estimate(whole.within(name), drawn.within(name)) for name in names},
         reliability_difference={p: adjusted[_joined(p)] for p in pairs},
     )

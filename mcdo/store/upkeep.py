@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Entry:
         size: bytes.
         written: when it was last written, in seconds since 1970.
         parts: how many parts there are of an unfinished one; None for a whole result.
-        facts: what :meth:`mcdo.Store.put` was given, unverified; empty where it cannot be read.
+        facts: what :meth:`mcdo.Store.put` was given, unverified; None where it cannot be read.
 
     """
 
@@ -35,12 +35,12 @@ class Entry:
     size: int
     written: float
     parts: int | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] | None = None
 
     @property
     def label(self) -> Mapping[str, str]:
         """Encoder, images and protocol, for people."""
-        label: Mapping[str, str] = self.facts.get("label", {})
+        label: Mapping[str, str] = (self.facts or {}).get("label", {})
         return label
 
     @property
@@ -143,7 +143,7 @@ def _left_behind(root: Path, days: float) -> Iterator[tuple[Path, str]]:
 
 def _outdated(root: Path, days: float, versions: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
     for entry in entries(root):
-        then = entry.facts.get("provenance", {}).get("versions", {})
+        then = (entry.facts or {}).get("provenance", {}).get("versions", {})
         other = [f"{name} {version}" for name, version in sorted(then.items()) if versions.get(name) != version]
         if other and entry.age >= days:
             yield entry.path, f"measured with {', '.join(other)}"
@@ -172,11 +172,11 @@ def _age(path: Path) -> float:
     return max(0.0, time.time() - _measures(_files(path) or [path])[1]) / DAY_S
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Path) -> dict[str, Any] | None:
     try:
         return read_facts(path)
     except (OSError, *DAMAGE):
-        return {}
+        return None
 
 
 def _free(lock: Path) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -82,7 +83,7 @@ def test_list_shows_every_result_oldest_first(tmp_path: Path, capsys: pytest.Cap
     assert [line.split()[0] for line in lines[1:4]] == short
     protocol = "Dropout(p=0.01), T = 4, 3 trials, seed 42"
     size = f"{old.stat().st_size / 1024:.1f} kB"
-    assert lines[1].split("  ") == [short[0], "clip_tiny", "digits, 40", size, "3 d", protocol]
+    assert re.split(r"\s{2,}", lines[1]) == [short[0], "clip_tiny", "digits, 40", size, "3 d", protocol]
     assert " 5 h " in lines[2]
     assert lines[3].endswith(f" 0 min  unfinished, 2 parts: {protocol}")
     total = sum(path.stat().st_size for path in left(tmp_path))

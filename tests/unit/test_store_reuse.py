@@ -104,7 +104,8 @@ def test_what_is_not_part_of_a_stored_run_is_measured(
     rows.clear()
     found = measure(encoder, tmp_path, **beyond)
     assert rows
-    assert all(np.array_equal(measure(encoder, None, **beyond).arrays()[n], a) for n, a in found.arrays().items())
+    anew = measure(encoder, None, **beyond).arrays()
+    assert all(np.array_equal(anew[name], array) for name, array in found.arrays().items())
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
 
 

@@ -93,6 +93,8 @@ class SubtaskConfig:
         "cifar10": Sizes(train=4000, validation=1000, calibration=1000, test=2000),
         "digits": DigitSizes(train=1197, rounds=2),
         "resamples": 500,
+        "few_resamples": 100,
+        "permutations": 4000,
         "max_epochs": 20,
     }
 
@@ -110,6 +112,7 @@ class SubtaskConfig:
     accept_std: float = 0.25
     accept_confidence: float = 0.90
     resamples: int = 1000
+    few_resamples: int = 200  # of statistics that are not sums over images
     permutations: int = 10_000
 
     @classmethod

@@ -54,7 +54,6 @@ OTHER_ERRORS: dict[str, Callable[..., float]] = {
     "debiased_ece": debiased_ece,
     "debiased_squared": debiased_squared_calibration_error,
 }
-_FEW = 200  # resamples of statistics that are not sums
 
 
 @dataclass(frozen=True)
@@ -202,8 +201,8 @@ def _other_error(study: Study, runs: list[Run], error: Callable[..., float]) -> 
     def mean(c: Floats, k: Floats) -> float:
         return float(np.mean([error(each, hit, study.config.bins) for each, hit in zip(c, k, strict=True)]))
 
-    groups, seed = study.splits.test.groups, study.config.seed
-    return grouped_bootstrap(mean, groups, confidence, correct, seed=seed, resamples=_FEW)
+    groups, config = study.splits.test.groups, study.config
+    return grouped_bootstrap(mean, groups, confidence, correct, seed=config.seed, resamples=config.few_resamples)
 
 
 def _contrasts(study: Study, before: dict[str, Sums], after: dict[str, Sums]) -> tuple[Contrast, ...]:
@@ -238,7 +237,9 @@ def _mcnemar(study: Study) -> tuple[McNemar, ...]:
     pairs += [(study.run("A", s), study.run("A", t)) for s, t in combinations(seeds, 2)]
     for one, other in pairs:
         a, b = one.correct[alone], other.correct[alone]
-        share = share_among(a != b, np.ones(len(a)), np.arange(len(a)), seed=study.config.seed, resamples=_FEW)
+        share = share_among(
+            a != b, np.ones(len(a)), np.arange(len(a)), seed=study.config.seed, resamples=study.config.resamples
+        )
         found.append((one, other, *mcnemar(a, b), len(a), share))
     adjusted = holm([row[4] for row in found])
     return tuple(

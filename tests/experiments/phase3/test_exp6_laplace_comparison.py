@@ -108,6 +108,6 @@ def test_mc_dropout_is_better_than_what_takes_one_pass(
     record_property("difference", str(found))
     record_property("outcome", outcome)
     said = f"{model}, {target}: {other} - {exp6.REFERENCE} = {found}"
-    if outcome == "undecided" or found.p_holm > 0.05:
+    if outcome == "undecided" or not found.p_holm <= 0.05:  # NaN where errors are too few to test by
         pytest.skip(f"undecided: {said}: no difference beyond chance (p after Holm over all of the model's)")
     assert outcome == "met", f"{said}: MC dropout is worse"

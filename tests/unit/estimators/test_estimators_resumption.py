@@ -16,7 +16,7 @@ from mcdo.encoders import Encoder, load_encoder
 from mcdo.errors import McdoError
 from mcdo.estimators import monte_carlo
 from mcdo.estimators.measurement import Measurement
-from mcdo.estimators.monte_carlo import _Silent as Silent
+from mcdo.estimators.progress import Silent
 from mcdo.estimators.resumption import COST, SAVE_EVERY_S, Keeper
 from mcdo.images import load_images
 from mcdo.perturbation import Dropout

@@ -27,7 +27,7 @@ def clustered(follow: float = 1.0) -> tuple[MonteCarloRun, Array, np.ndarray[tup
     logits = np.stack([logits + 0.1 * rng.normal(size=logits.shape) for _ in range(3)])
     entropy = stats.entropy(np.exp(logits[0]), axis=1)
     score = follow * entropy + rng.normal(size=240) + 5
-    norm = np.exp(-entropy + 0.3 * rng.normal(size=240))
+    norm = np.exp(-entropy + 0.05 * rng.normal(size=240))
     run = made_up_run({"trace_pre": score[None], "trace_post": score[None]}, norm=norm, ids=ids)
     return run, logits, rng.integers(0, 3, 240)
 

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from mcdo.errors import McdoError
 from mcdo.stats import auroc_differences, bootstrap_p, corrected, holm, normal_p, spearman_differences
+from mcdo.stats.comparison import LEAST_CLASS
 
 RNG = np.random.default_rng(0)
 N = 80
@@ -20,7 +21,7 @@ SCORES = {
     "better": TARGET + 0.3 * RNG.normal(size=N),
     "noise": RNG.normal(size=N),
 }
-POSITIVE = TARGET > 0.8
+POSITIVE = TARGET > 0.5
 
 
 def resamples(count: int, seed: int) -> list[np.ndarray]:
@@ -103,6 +104,17 @@ def test_p_is_uniform_where_two_scores_are_equally_good() -> None:
         scores = {"reference": target + rng.normal(size=60), "other": target + rng.normal(size=60)}
         p.append(spearman_differences(scores, "reference", target, seed=seed, resamples=200)["other"].p_value)
     assert kstest(p, "uniform").pvalue > 0.01
+
+
+def test_a_handful_of_positives_has_an_interval_and_no_test() -> None:
+    few = np.arange(N) < LEAST_CLASS - 1
+    for rare in (few, ~few):
+        found = auroc_differences(SCORES, "reference", rare, resamples=50)["noise"]
+        assert math.isnan(found.p_value)
+        assert math.isnan(found.p_holm)
+        assert found.estimate.low < found.estimate.high
+    enough = auroc_differences(SCORES, "reference", np.arange(N) < LEAST_CLASS, resamples=50)
+    assert 0 <= enough["noise"].p_value <= 1
 
 
 def test_bad_input_is_refused_by_name() -> None:

@@ -33,7 +33,8 @@ def test_a_table_by_hand() -> None:
     assert found.effects["site", "mlp", "attention"].estimate.value == pytest.approx(-3)
     # SS(loss) = 12 · 1² = 12; SS(site) = 4 · (1 + 4 + 1) = 24
     assert {name: e.value for name, e in found.shares.items()} == pytest.approx(
-        {"loss": 12 / 36, "tower": 0, "site": 24 / 36, "interactions": 0}, abs=1e-12
+        {"loss": 1 / 3, "tower": 0, "site": 2 / 3, "loss x tower": 0, "loss x site": 0, "tower x site": 0, "rest": 0},
+        abs=1e-12,
     )
     assert found.share_differences["loss", "site"].value == pytest.approx(12 / 36)
     assert found.share_differences["loss", "site"].verdict(0, ">") == "met"
@@ -43,7 +44,7 @@ def test_an_interaction_is_no_main_effect() -> None:
     values = np.zeros(SHAPE)
     values[0, 0], values[1, 1], values[0, 1], values[1, 0] = 1, 1, -1, -1
     found = factorial_analysis(FACTORS, values, spread(values), 500)
-    assert found.shares["interactions"].value == pytest.approx(1)
+    assert found.shares["loss x tower"].value == pytest.approx(1)
     assert all(d.estimate.value == pytest.approx(0) for d in found.effects.values())
 
 
@@ -55,10 +56,18 @@ def test_shares_are_those_of_a_regression_on_dummies(values: NDArray[np.float64]
     found = factorial_analysis(FACTORS, values, values[None].repeat(2, axis=0), 10)
     y = values.ravel() - values.mean()
     index = np.array(list(itertools.product(*(range(s) for s in SHAPE))))
-    for axis, name in enumerate(FACTORS):
-        dummies = np.eye(SHAPE[axis])[index[:, axis]]
+
+    def explained(*axes: int) -> float:
+        codes = np.ravel_multi_index(index[:, axes].T, [SHAPE[a] for a in axes])
+        dummies = np.eye(codes.max() + 1)[codes]
         fitted = dummies @ np.linalg.lstsq(dummies, y, rcond=None)[0]
-        assert found.shares[name].value == pytest.approx(float(fitted @ fitted) / float(y @ y), abs=1e-9)
+        return float(fitted @ fitted) / float(y @ y)
+
+    for axis, name in enumerate(FACTORS):
+        assert found.shares[name].value == pytest.approx(explained(axis), abs=1e-9)
+    for (i, a), (j, b) in itertools.combinations(enumerate(FACTORS), 2):
+        both = explained(i, j) - explained(i) - explained(j)
+        assert found.shares[f"{a} x {b}"].value == pytest.approx(both, abs=1e-9)
     assert sum(e.value for e in found.shares.values()) == pytest.approx(1)
 
 
@@ -91,7 +100,7 @@ def test_contrasts_are_corrected_together_and_a_difference_has_its_n() -> None:
     assert loss.estimate.n == 500
     written = found.as_dict()
     assert written["effects"]["loss: sigmoid - softmax"]["n"] == 500
-    assert set(written["shares"]) == {*FACTORS, "interactions"}
+    assert set(written["shares"]) == {*FACTORS, "loss x tower", "loss x site", "tower x site", "rest"}
 
 
 def test_an_undefined_cell_leaves_its_contrasts_undefined_and_is_no_test() -> None:
@@ -110,6 +119,11 @@ def test_an_undefined_cell_leaves_its_contrasts_undefined_and_is_no_test() -> No
 def test_a_table_with_missing_cells_is_refused(values: NDArray[np.float64], draws: NDArray[np.float64]) -> None:
     with pytest.raises(McdoError, match="one value per cell"):
         factorial_analysis(FACTORS, values, draws, 10)
+
+
+def test_of_two_factors_the_interaction_is_the_rest() -> None:
+    found = factorial_analysis({"a": "xy", "b": "xy"}, np.eye(2), np.eye(2)[None].repeat(3, axis=0), 10)
+    assert {name: e.value for name, e in found.shares.items()} == pytest.approx({"a": 0, "b": 0, "rest": 1})
 
 
 def test_a_factor_needs_two_levels() -> None:

@@ -28,8 +28,8 @@ class Sources:
             raise McdoError("--llava-json and --image-root belong together: the file, and where its images lie")
         if model is not None and named["--llava-json"] is None:
             raise McdoError("--connector-model needs --llava-json and --image-root: held-out items to judge it on")
-        paths = [None if each is None else Path(each) for each in (*named.values(), model)]
-        return cls(*paths, int(config.getoption("--max-seq-len", default=None) or 512))
+        json, root, checkpoint = (None if each is None else Path(each) for each in (*named.values(), model))
+        return cls(json, root, checkpoint, int(config.getoption("--max-seq-len", default=None) or 512))
 
 
 @dataclass(frozen=True, eq=False)

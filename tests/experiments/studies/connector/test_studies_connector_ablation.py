@@ -52,11 +52,17 @@ def test_few_samples_are_truncated_and_none_is_without_labels(
 
 
 def test_pictures_dealt_to_the_wrong_items_are_not_passed(
-    subject: str, sources: Sources, data: Data, config: ConnectorConfig, bench: Bench, checkpoints: Store
+    subject: str,
+    sources: Sources,
+    config: ConnectorConfig,
+    bench: Bench,
+    checkpoints: Store,
+    request: pytest.FixtureRequest,
 ) -> None:
     """The claim must fail where it is false: with pictures of other items as "correct", shuffling loses nothing."""
     if sources.model is not None:
         pytest.skip("a control of the study's own connectors; --connector-model names another one")
+    data: Data = request.getfixturevalue("data")
     encoder = bench.encoder(subject)
     model, wording, _ = trained_connector(encoder, data.train, config, config.seed, checkpoints)
     items, pixels = data.held_out.items, encoder_pixels(encoder, data.held_out)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 import pytest
-import torch
 from connector_cases import Case, llava_case, tiny_case
 
 from mcdo.encoders import Encoder, load_encoder

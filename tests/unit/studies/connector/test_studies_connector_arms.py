@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_each_arm_puts_its_own_thing_in_the_places_of_the_image(case: Case) -> N
     with torch.no_grad():
         visual, black = case.model.visual(case.pixels), case.model.visual(case.blank)
     images = [item.image for item in case.items]
-    shown = {arm: visual_for(arm, case.model, visual, case.blank, images, seed=3) for arm in ARMS}
+    shown: dict[str, Any] = {arm: visual_for(arm, case.model, visual, case.blank, images, seed=3) for arm in ARMS}
     assert shown["caption_only"] is None
     assert shown["correct"] is visual
     assert not shown["zeroed"].any()

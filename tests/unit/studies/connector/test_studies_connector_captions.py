@@ -10,7 +10,6 @@ from mcdo.errors import McdoError
 from mcdo.images.digits import CLASS_NAMES, training_split
 from mcdo.studies.connector.captions import LIGHTS, STROKES, TILTS, Bounds, bounds, caption, measure
 
-
 TRAINING = training_split()[0]
 
 

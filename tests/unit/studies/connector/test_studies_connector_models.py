@@ -7,7 +7,7 @@ import torch
 from connector_cases import Case, llava_model, tiny_case
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPImageProcessorPil
+from transformers import CLIPImageProcessor
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_weights_and_global_randomness_stays(encode
 
 
 def test_a_model_of_another_layout_is_refused_by_what_it_lacks() -> None:
-    with pytest.raises(McdoError, match="Linear is no LLaVA-style model: it lacks model.vision_tower"):
+    with pytest.raises(McdoError, match=r"Linear is no LLaVA-style model: it lacks model\.vision_tower"):
         LlavaConnector(nn.Linear(2, 2))
 
 
@@ -55,7 +55,7 @@ def test_a_model_of_another_layout_is_refused_by_what_it_lacks() -> None:
 def checkpoint(tiny: Case, tmp_path: Path) -> Path:
     llava_model(len(tiny.wording.tokenizer), tiny.wording.image_token_id).save_pretrained(tmp_path)
     tiny.wording.tokenizer.save_pretrained(tmp_path)
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)
     return tmp_path
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import tarfile
@@ -11,9 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
+from mcdo.store import Store
+from mcdo.studies.subtasks import Study, evaluate
 from mcdo.studies.subtasks.cifar10 import BATCHES, CLASS_NAMES, cifar10, read_batch
 from mcdo.studies.subtasks.config import Sizes, SubtaskConfig
+from mcdo.studies.subtasks.report import write
 from mcdo.studies.subtasks.task import ANIMAL, load_task
 
 PER_BATCH = 10
@@ -171,3 +176,23 @@ def test_the_task_divides_the_training_images_and_keeps_the_test_images(standard
 def test_too_few_images_are_refused(standard: Path) -> None:
     with pytest.raises(McdoError, match="too few"):
         load_task(SubtaskConfig(), standard)
+
+
+def test_from_the_archive_to_the_report_and_a_second_time_from_the_store(standard: Path, tmp_path: Path) -> None:
+    """Ten random test images: most figures are undefined or at a bound, and nothing may break on that."""
+    config = SubtaskConfig(
+        cifar10=Sizes(train=30, validation=10, calibration=10, test=10),
+        seeds=(0, 1), max_epochs=1, passes=2, resamples=20, few_resamples=3, permutations=50,
+    )  # fmt: skip
+    encoder, store = load_encoder("clip_tiny", device="cpu"), Store(tmp_path / "store")
+    folders = []
+    for name in ("first", "second"):
+        study = Study(load_task(config, standard), encoder, config, store)
+        folders.append(write(study, evaluate(study), tmp_path / name))
+    texts = [(folder / "subtasks.json").read_text(encoding="utf-8") for folder in folders]
+    assert texts[0] == texts[1]
+    held = json.loads(texts[0])
+    assert held["task"] == "cifar10"
+    assert held["superclass"]["frog"] == 1
+    assert held["splits"]["test"] == {"images": 10, "origins": 10}
+    assert (folders[0] / "subtasks.md").read_text(encoding="utf-8").startswith("# Subtasks and calibration: cifar10")

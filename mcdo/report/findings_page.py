@@ -1,0 +1,207 @@
+"""The page of findings: the three answers, from the summaries that the experiments wrote, and all known negatives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcdo.errors import McdoError
+from mcdo.experiments import exp0_first_order as first_order
+from mcdo.experiments import exp0_nested_mc as exp0
+from mcdo.experiments import prelim_loss_or_site as loss_or_site
+from mcdo.experiments.findings import Findings
+
+Row = Sequence[str]
+Estimate = Mapping[str, Any]
+OUTCOMES = {
+    "reliability": "reliability (Spearman of two trials)",
+    "rho_entropy": "ρ(entropy)",
+    "rho_entropy_given_norm": "ρ(entropy) given norm",
+}
+
+
+def write_page(reports: Path, page: Path) -> Path:
+    """Write the page from what lies under ``reports``.
+
+    Raises:
+        McdoError: if an experiment that an answer needs has not been run.
+
+    """
+    parts = [
+        "# Findings on the embedded encoders",
+        "",
+        "Written by `mcdo findings` from the summaries under `reports/`; `make experiments` makes those first. "
+        "Brackets are 95 % intervals over images. One encoder was trained for each loss and tower, so what is said of "
+        "a loss or a tower is said of these encoders.",
+        "",
+        "## Does the loss, or do the perturbed sites, decide whether the score is valid?",
+        "",
+        *_loss_or_site(_read(reports / "prelim" / loss_or_site.FOLDER / f"{loss_or_site.FOLDER}_summary.json")),
+        "## Is first order enough?",
+        "",
+        *_first_order(_read(reports / "phase1" / first_order.FOLDER / "exp0_first_order_summary.json")),
+        "## How many passes does a usable ranking cost?",
+        "",
+        *_passes(_read(reports / "phase1" / exp0.FOLDER / "exp0_overall_summary.json")),
+        "## What does not hold",
+        "",
+        "Each of these is a strict xfail: it is loud when it starts to hold.",
+        "",
+        *_negatives(Findings.load()),
+    ]
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("\n".join(parts) + "\n", encoding="utf-8")
+    return page
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise McdoError(f"{path} cannot be read ({error}); run make experiments first") from error
+    return found
+
+
+def table(head: Row, rows: Iterable[Row]) -> list[str]:
+    """A Markdown table, and an empty line."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+
+
+def interval(estimate: Estimate, digits: int = 2) -> str:
+    """``0.42 [0.40, 0.44]``."""
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    return "–" if value is None else f"{value:.{digits}f} [{_end(low, digits)}, {_end(high, digits)}]"
+
+
+def _end(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _loss_or_site(summary: dict[str, Any]) -> list[str]:
+    lines = []
+    degraded = [f"increased/{name}" for name in summary["config"]["degradations"]]
+    shown = [*OUTCOMES, degraded[-1]]
+    for score in ("trace_pre", "trace_post"):
+        found = summary["scores"][score]
+        lines += [*_decided(score, found["analysis"]), ""]
+        lines += [f"**{score}**, n = {summary['num_images']}, one protocol and matched roles in all cells:", ""]
+        head = ["loss", "tower", "sites", *OUTCOMES.values(), f"share raised by {degraded[-1].partition('/')[2]}"]
+        rows = [[*cell.split("/"), *(interval(of[name]) for name in shown)] for cell, of in found["cells"].items()]
+        lines += table(head, rows)
+        head = ["effect", *OUTCOMES.values()]
+        effects = {name: found["analysis"][name]["effects"] for name in OUTCOMES}
+        rows = [
+            [
+                contrast,
+                *(f"{interval(effects[name][contrast])}, p = {_p(effects[name][contrast])}" for name in OUTCOMES),
+            ]
+            for contrast in next(iter(effects.values()))
+        ]
+        lines += [
+            "Main effects (difference of cell means; p corrected by Holm within a column):",
+            "",
+            *table(head, rows),
+        ]
+        shares = {name: found["analysis"][name]["shares"] for name in OUTCOMES}
+        rows = [[factor, *(interval(shares[name][factor]) for name in OUTCOMES)] for factor in shares["reliability"]]
+        lines += ["Share of the variation between cells:", "", *table(["factor", *OUTCOMES.values()], rows)]
+    return lines
+
+
+def _decided(score: str, analysis: Mapping[str, Any]) -> list[str]:
+    """The answer in words: which contrasts stand after correction, and what varies most between cells."""
+    lines = []
+    for name, outcome in OUTCOMES.items():
+        stands = [
+            f"{contrast} {of['value']:+.2f}"
+            for contrast, of in analysis[name]["effects"].items()
+            if of["p_holm"] is not None and of["p_holm"] < 0.05
+        ]
+        shares = sorted(analysis[name]["shares"].items(), key=lambda share: -(share[1]["value"] or 0))
+        most, much = shares[0]
+        lines.append(
+            f"- {score}, {outcome}: "
+            + (", ".join(stands) if stands else "no main effect stands")
+            + f"; the largest share of the variation between cells is {most}, {interval(much)}."
+        )
+    return lines
+
+
+def _effect(estimate: Estimate) -> str:
+    p = estimate.get("p_holm")
+    return interval(estimate) + ("" if p is None else ", p < 0.001" if p < 0.001 else f", p = {p:.3f}")
+
+
+def _first_order(summary: dict[str, Any]) -> list[str]:
+    head = ["model", "score", "p", "Monte Carlo / first order", "Spearman, noise-corrected", "raw", "holds"]
+    rows = [
+        [
+            model,
+            exp0.SPACES[space],
+            p.removeprefix("p="),
+            interval(of["ratio"]),
+            interval(of["spearman_corrected"]),
+            interval(of["spearman"]),
+            of["holds"],
+        ]
+        for model, by_p in summary["domain"].items()
+        for p, spaces in by_p.items()
+        for space, of in spaces.items()
+    ]
+    held = [row for row in rows if row[-1] == "met"]
+    lines = [
+        f"It says what Monte Carlo says (ratio within {first_order.RATIO_BAND[0]} and {first_order.RATIO_BAND[1]}, rank "
+        f"correlation at least {first_order.SPEARMAN_BAR}) in {len(held)} of {len(rows)} cases; the others are not met or "
+        "undecided, and the gate refuses first order there.",
+        "",
+        *table(head, rows),
+    ]
+    head = ["model", "score", "probes R", "Spearman of two trials", "SNR", "ICC", "status"]
+    return lines + table(head, _reliability_rows(summary["results"], "R="))
+
+
+def _passes(summary: dict[str, Any]) -> list[str]:
+    lines = []
+    for model, budgets in summary["results"].items():
+        for space, score in exp0.SPACES.items():
+            usable = [budget for budget, spaces in budgets.items() if spaces[space]["status"] == "usable"]
+            said = f"usable from {usable[0]} on" if usable else "usable at no T that was measured"
+            lines.append(f"- {model}, {score}: {said}.")
+    return (
+        lines
+        + [""]
+        + table(
+            ["model", "score", "T", "Spearman of two trials", "SNR", "ICC", "status"],
+            _reliability_rows(summary["results"], "T="),
+        )
+    )
+
+
+def _reliability_rows(results: dict[str, Any], prefix: str) -> list[list[str]]:
+    return [
+        [
+            model,
+            exp0.SPACES[space],
+            budget.removeprefix(prefix),
+            _median(of),
+            f"{of['snr']:.2f}",
+            f"{of['icc']:.3f}",
+            of["status"],
+        ]
+        for model, budgets in results.items()
+        for budget, spaces in budgets.items()
+        for space, of in spaces.items()
+    ]
+
+
+def _median(of: Mapping[str, Any]) -> str:
+    low, high = of["pairwise_spearman_median_ci"]
+    return interval({"value": of["pairwise_spearman_median"], "low": low, "high": high}, 3)
+
+
+def _negatives(findings: Findings) -> list[str]:
+    rows = [[f.experiment, f.claim, f.model, f.measured, f.reason] for f in findings.all]
+    return table(["experiment", "claim", "model", "measured", "reason"], rows)

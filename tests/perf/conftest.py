@@ -1,0 +1,34 @@
+"""What the performance suite shares: the machine it ran on, and a report that grows as tests run."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import pytest
+import torch
+
+from mcdo.estimators.provenance import versions
+from mcdo.experiments.bench import Bench
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.perf)
+
+
+@pytest.fixture(scope="session")
+def machine(bench: Bench) -> dict[str, Any]:
+    """Where absolute figures were taken."""
+    device = bench.settings.device
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
+    return {
+        "device": device,
+        "name": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "precision": bench.settings.precision,
+        "versions": versions(),
+    }

@@ -1,0 +1,144 @@
+"""Cost of a pass in forward equivalents, and what reliability costs. ``pytest tests/perf --benchmark``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from mcdo.encoders import Encoder
+from mcdo.experiments import estimator_cost as study
+from mcdo.experiments import pass_cost
+from mcdo.experiments.base import add_to_json
+from mcdo.experiments.bench import Bench
+from mcdo.perturbation import Dropout, TiedDropout
+
+EMBEDDED_CEILING, LARGE_CPU_CEILING, CUDA_CEILING = 1.15, 1.03, 1.05
+"""Forward equivalents of a Monte Carlo pass that are allowed, at p <= 0.05."""
+FIRST_ORDER_CEILING = 10.0
+"""Forward equivalents of a first-order score with eight probes."""
+
+
+def _shape(encoder: Encoder) -> tuple[int, int]:
+    """(images, passes) of one forward pass, as the pass loop would choose them."""
+    return (64, 16) if encoder.resolution <= 64 else (1, 16) if encoder.device.type == "cpu" else (16, 16)
+
+
+def _ceiling(encoder: Encoder) -> float:
+    if encoder.device.type != "cpu":
+        return CUDA_CEILING
+    return EMBEDDED_CEILING if encoder.resolution <= 64 else LARGE_CPU_CEILING
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Any:
+    """The pass loop gives every operation one thread, so that is how a pass is timed."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def costs(one_thread: None, bench: Bench) -> Callable[[str], dict[str, pass_cost.Cost]]:
+    """Cost of every way on a model, timed once."""
+    found: dict[str, dict[str, pass_cost.Cost]] = {}
+
+    def of(model: str) -> dict[str, pass_cost.Cost]:
+        if model not in found:
+            found[model] = _time(bench, model)
+        return found[model]
+
+    return of
+
+
+def _time(bench: Bench, model: str) -> dict[str, pass_cost.Cost]:
+    encoder, p = bench.encoder(model), bench.settings.dropout.p
+    images, passes = _shape(encoder)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(images, 3, encoder.resolution, encoder.resolution, generator=generator).to(encoder.device)
+    few = pixels if encoder.resolution > 64 else pixels.repeat(4, 1, 1, 1)
+    kind, tied, over = Dropout(p), TiedDropout(p), TiedDropout(p, over_images=True)
+    methods = {
+        pass_cost.DETERMINISTIC: pass_cost.deterministic(encoder, pixels, passes),
+        study.NATIVE: pass_cost.native(encoder, pixels, passes, kind),
+        study.SPARSE: pass_cost.monte_carlo(encoder, pixels, passes, kind),
+        study.TIED: pass_cost.monte_carlo(encoder, pixels, passes, tied),
+        study.TIED_OVER_IMAGES: pass_cost.monte_carlo(encoder, pixels, passes, over),
+    }
+    probes = (1, *study.EstimatorCostConfig().probes) if encoder.resolution <= 64 else (1, 2, 8)
+    methods |= {f"{study.FIRST_ORDER} R={r}": pass_cost.first_order(encoder, few, r, kind) for r in probes}
+    found = pass_cost.compare(methods, 15 if encoder.resolution <= 64 else 5, encoder.device)
+    return {**found, study.COMMON: found[study.SPARSE]}
+
+
+def test_a_monte_carlo_pass_costs_hardly_more_than_a_forward_pass(
+    model: str,
+    bench: Bench,
+    costs: Callable[[str], dict[str, pass_cost.Cost]],
+    machine: dict[str, Any],
+    record_property: Callable[[str, object], None],
+) -> None:
+    found, encoder, settings = costs(model), bench.encoder(model), bench.settings
+    path = settings.reports / "perf" / "passes.json"
+    add_to_json(path, settings.session, "costs", model, {way: cost.as_dict() for way, cost in found.items()})
+    add_to_json(path, settings.session, "machine", model, machine)
+    for way, cost in found.items():
+        record_property(way, str(cost))
+    print(f"\n{model}: {1 / found[pass_cost.DETERMINISTIC].seconds:,.0f} images/s deterministic, one thread")
+    print("\n".join(f"  {way:28} {cost} forwards" for way, cost in found.items()))
+    assert found[study.SPARSE].q25 <= _ceiling(encoder), f"{model}: a pass costs {found[study.SPARSE]} forwards"
+    assert found[study.SPARSE].ratio < found[study.NATIVE].ratio, "keyed masks must be cheaper than native dropout"
+
+
+def test_first_order_costs_at_most_ten_forwards(
+    model: str, costs: Callable[[str], dict[str, pass_cost.Cost]], record_property: Callable[[str, object], None]
+) -> None:
+    found = costs(model)
+    eight, one = found[f"{study.FIRST_ORDER} R=8"], found[f"{study.FIRST_ORDER} R=1"]
+    record_property("first order, 8 probes", str(eight))
+    record_property("first order, each further probe", f"{(eight.ratio - one.ratio) / 7:.2f}")
+    assert eight.q25 <= FIRST_ORDER_CEILING, f"{model}: eight probes cost {eight} forwards"
+
+
+@pytest.mark.cuda
+def test_peak_memory_of_the_pass_loop_is_recorded(
+    model: str, bench: Bench, record_property: Callable[[str, object], None]
+) -> None:
+    encoder = bench.encoder(model)
+    images, passes = _shape(encoder)
+    pixels = torch.randn(images, 3, encoder.resolution, encoder.resolution, device=encoder.device)
+    torch.cuda.reset_peak_memory_stats()
+    pass_cost.deterministic(encoder, pixels, passes)()
+    plain = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    pass_cost.monte_carlo(encoder, pixels, passes, bench.settings.dropout)()
+    peak = torch.cuda.max_memory_allocated()
+    record_property("peak memory", f"{peak / 2**20:.0f} MiB, {peak / plain:.2f} times the deterministic pass")
+    assert peak < 3 * plain
+
+
+def test_reliability_against_cost(
+    model: str,
+    bench: Bench,
+    costs: Callable[[str], dict[str, pass_cost.Cost]],
+    machine: dict[str, Any],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """First order at eight probes beats native Monte Carlo at equal reliability, ten- and fiftyfold."""
+    settings = bench.settings
+    if bench.encoder(model).resolution > 64:
+        pytest.skip("hours of passes on a large tower; the embedded encoders show the curve")
+    config = study.EstimatorCostConfig.of(settings.protocol, settings.seed, settings.dropout)
+    points = study.measure(bench, config, model, costs(model))
+    study.write(config, model, costs(model), points, machine, settings.reports / "perf")
+    for score, found in points.items():
+        for p in config.p:
+            gain = study.gains(found, p, 8)
+            record_property(f"{score}, p = {p:g}: cost relative to first order", str(gain))
+            print(f"\n{model} {score} p = {p:g}: " + ", ".join(f"{way} {g:.1f}x" for way, g in gain.items() if g))
+            native = gain.get(study.NATIVE) or gain[f"{study.NATIVE} (more than)"]
+            assert native is not None
+            assert native > 1, f"{model} {score} p = {p:g}: first order is no gain over native dropout ({native:.1f}x)"

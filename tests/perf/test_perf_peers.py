@@ -1,0 +1,94 @@
+"""The same job done by other libraries, where they are installed: ``pip install -e ".[peers]"``.
+
+They need dropout modules in the model, so one is put behind every ``nn.Linear`` that is called as a module. In CLIP's
+tower attention is not (trap 1): there they disturb fewer sites, and the number stands beside the time.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mcdo.experiments import pass_cost
+from mcdo.experiments.bench import Bench
+from mcdo.perturbation import Dropout, find_sites
+
+
+def with_dropout(tower: nn.Module, p: float) -> tuple[nn.Module, int]:
+    """A copy of a tower with a dropout behind each linear module outside nn.MultiheadAttention, and how many."""
+    tower, count = copy.deepcopy(tower), 0
+    for module in list(tower.modules()):
+        if isinstance(module, nn.MultiheadAttention):
+            continue
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, nn.Sequential(child, nn.Dropout(p)))
+                count += 1
+    return tower, count
+
+
+def torch_uncertainty(tower: nn.Module, passes: int) -> nn.Module:
+    """Its wrapper repeats the batch and leaves dropout on."""
+    wrapper = importlib.import_module("torch_uncertainty.methods.mc_dropout").mc_dropout
+    wrapped: nn.Module = wrapper(tower, num_estimators=passes, task="classification", on_batch=True)
+    return wrapped.eval()
+
+
+def baal(tower: nn.Module, passes: int) -> nn.Module:
+    """Its dropout modules stay on in eval mode; passes are rows of the batch, as everywhere here."""
+    patch = importlib.import_module("baal.bayesian.dropout").patch_module
+    return Repeated(patch(tower, inplace=True), passes)
+
+
+class Repeated(nn.Module):
+    """Calls a tower on ``passes`` rows of each image."""
+
+    def __init__(self, tower: nn.Module, passes: int) -> None:
+        super().__init__()
+        self.tower, self.passes = tower, passes
+
+    def forward(self, pixels: Tensor) -> Any:
+        return self.tower(pixels.repeat_interleave(self.passes, dim=0))
+
+
+PEERS = {"torch_uncertainty": torch_uncertainty, "baal": baal}
+
+
+@pytest.mark.parametrize("peer", list(PEERS))
+def test_keyed_masks_are_not_dearer_than_a_peer(
+    model: str, peer: str, bench: Bench, record_property: Callable[[str, object], None]
+) -> None:
+    pytest.importorskip(peer, reason=f'{peer} is not installed: pip install -e ".[peers]"')
+    encoder, p, passes = bench.encoder(model), bench.settings.dropout.p, 16
+    if encoder.resolution > 64:
+        pytest.skip("the embedded encoders show it")
+    pixels = torch.randn(64, 3, encoder.resolution, encoder.resolution, generator=torch.Generator().manual_seed(0))
+    tower, count = with_dropout(encoder.image_modules[0][1], p)
+    wrapped = PEERS[peer](tower, passes)
+
+    def theirs() -> int:
+        with torch.inference_mode():
+            wrapped(pixels)
+        return len(pixels) * passes
+
+    methods = {
+        pass_cost.DETERMINISTIC: pass_cost.deterministic(encoder, pixels, passes),
+        "sparse": pass_cost.monte_carlo(encoder, pixels, passes, Dropout(p)),
+        peer: theirs,
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = pass_cost.compare(methods, 9, encoder.device)
+    finally:
+        torch.set_num_threads(threads)
+    ours = len(find_sites(encoder).select("all"))
+    record_property(peer, f"{found[peer]} forwards at {count} sites; keyed masks {found['sparse']} at {ours}")
+    print(f"\n{model}: {peer} {found[peer]} forwards at {count} sites, keyed masks {found['sparse']} at {ours}")
+    assert found["sparse"].q25 <= found[peer].q75
