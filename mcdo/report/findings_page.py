@@ -94,10 +94,7 @@ def _loss_or_site(summary: dict[str, Any]) -> list[str]:
         head = ["effect", *OUTCOMES.values()]
         effects = {name: found["analysis"][name]["effects"] for name in OUTCOMES}
         rows = [
-            [
-                contrast,
-                *(f"{interval(effects[name][contrast])}, p = {_p(effects[name][contrast])}" for name in OUTCOMES),
-            ]
+            [contrast, *(_effect(effects[name][contrast]) for name in OUTCOMES)]
             for contrast in next(iter(effects.values()))
         ]
         lines += [
@@ -153,9 +150,9 @@ def _first_order(summary: dict[str, Any]) -> list[str]:
     ]
     held = [row for row in rows if row[-1] == "met"]
     lines = [
-        f"It says what Monte Carlo says (ratio within {first_order.RATIO_BAND[0]} and {first_order.RATIO_BAND[1]}, rank "
-        f"correlation at least {first_order.SPEARMAN_BAR}) in {len(held)} of {len(rows)} cases; the others are not met or "
-        "undecided, and the gate refuses first order there.",
+        f"It says what Monte Carlo says (ratio within {first_order.RATIO_BAND}, rank correlation at least "
+        f"{first_order.SPEARMAN_BAR}) in {len(held)} of {len(rows)} cases; the others are not met or undecided, and the "
+        "gate refuses first order there.",
         "",
         *table(head, rows),
     ]
