@@ -132,14 +132,15 @@ def _first_order(bench: Bench, config: EstimatorCostConfig, model: str, probes: 
 def cost_at(points: Sequence[Point], way: str, p: float, spearman: float) -> float | None:
     """Cost at which ``way`` first reaches a reliability, interpolated in the logarithm of the cost; None if never."""
     mine = sorted((q for q in points if (q.way, q.p) == (way, p)), key=lambda q: q.cost)
-    for before, after in zip([None, *mine[:-1]], mine, strict=True):
-        if after.reliability.spearman >= spearman:
-            if before is None:
-                return after.cost
-            low, high = before.reliability.spearman, after.reliability.spearman
-            share = (spearman - low) / (high - low)
-            return float(np.exp(np.log(before.cost) + share * np.log(after.cost / before.cost)))
-    return None
+    reached = next((i for i, q in enumerate(mine) if q.reliability.spearman >= spearman), None)
+    if reached is None:
+        return None
+    after = mine[reached]
+    if reached == 0:
+        return after.cost
+    before = mine[reached - 1]
+    low, high = before.reliability.spearman, after.reliability.spearman
+    return float(before.cost * (after.cost / before.cost) ** ((spearman - low) / (high - low)))
 
 
 def gains(points: Sequence[Point], p: float, probes: int) -> dict[str, float | None]:

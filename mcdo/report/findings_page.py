@@ -151,8 +151,8 @@ def _first_order(summary: dict[str, Any]) -> list[str]:
     held = [row for row in rows if row[-1] == "met"]
     lines = [
         f"It says what Monte Carlo says (ratio within {first_order.RATIO_BAND}, rank correlation at least "
-        f"{first_order.SPEARMAN_BAR}) in {len(held)} of {len(rows)} cases; the others are not met or undecided, and the "
-        "gate refuses first order there.",
+        f"{first_order.SPEARMAN_BAR}) in {len(held)} of {len(rows)} cases; the others are not met or undecided, and "
+        "the gate refuses first order there.",
         "",
         *table(head, rows),
     ]
@@ -167,14 +167,8 @@ def _passes(summary: dict[str, Any]) -> list[str]:
             usable = [budget for budget, spaces in budgets.items() if spaces[space]["status"] == "usable"]
             said = f"usable from {usable[0]} on" if usable else "usable at no T that was measured"
             lines.append(f"- {model}, {score}: {said}.")
-    return (
-        lines
-        + [""]
-        + table(
-            ["model", "score", "T", "Spearman of two trials", "SNR", "ICC", "status"],
-            _reliability_rows(summary["results"], "T="),
-        )
-    )
+    head = ["model", "score", "T", "Spearman of two trials", "SNR", "ICC", "status"]
+    return [*lines, "", *table(head, _reliability_rows(summary["results"], "T="))]
 
 
 def _reliability_rows(results: dict[str, Any], prefix: str) -> list[list[str]]:

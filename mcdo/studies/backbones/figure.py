@@ -21,7 +21,7 @@ def draw_table(table: Table, path: Path, shown: str) -> Path:
     for panel, name in zip(panels, METRICS, strict=False):
         _estimates(panel, table, name)
     panels[0].set_yticks(range(len(table.rows)), [row.backbone for row in table.rows])
-    panels[0].legend(loc="lower left", fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize="small")
     _onsets(panels[3], table, shown)
     return save_figure(figure, path)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.experiments.base import ProtocolName
-from mcdo.images import prepare_pixels
+from mcdo.images import Pixels, prepare_pixels
 from mcdo.store import Store
 from mcdo.studies.connector.ablation import Ablation, ablate
 from mcdo.studies.connector.coverage import Coverage
@@ -143,7 +143,8 @@ def trained_connector(
     tower = {"encoder": encoder.weights_hash, "preprocessing": encoder.preprocess_id, "data": train.fingerprint}
 
     def tokens() -> Tensor:
-        return torch.cat([model.tower(part) for part in torch.split(encoder_pixels(encoder, train), _CHUNK)])
+        pixels, rows = _pixels(encoder, train), train.rows
+        return torch.cat([model.tower(pixels.batch(rows[i : i + _CHUNK])) for i in range(0, len(rows), _CHUNK)])
 
     identities: dict[Stage, dict[str, Any]] = {"language": language, "connector": {**language, **tower}}
     history: list[Progress] = []
@@ -156,9 +157,12 @@ def trained_connector(
 
 def encoder_pixels(encoder: Encoder, data: Captioned) -> Tensor:
     """The normalised image of every item, float32 [N, 3, H, W]."""
+    return _pixels(encoder, data).batch(data.rows)
+
+
+def _pixels(encoder: Encoder, data: Captioned) -> Pixels:
     prepared = encoder.preprocessing
-    pixels = prepare_pixels(data.images, encoder.to_uint8, prepared.mean, prepared.std, encoder.device)
-    return pixels.batch(data.rows)
+    return prepare_pixels(data.images, encoder.to_uint8, prepared.mean, prepared.std, encoder.device)
 
 
 def black(encoder: Encoder) -> Tensor:

@@ -16,6 +16,7 @@ from test_estimators_scores import reference
 from torch import Tensor
 
 from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders.spec import Precision
 from mcdo.errors import McdoError
 from mcdo.estimators import DimensionWeights, MonteCarloRun, census, monte_carlo, provenance
 from mcdo.images import ImageSet, load_images, prepare_pixels
@@ -457,3 +458,29 @@ def test_a_run_says_which_scores_it_has() -> None:
     assert np.array_equal(features, found.features)
     assert set(values) == {(name, t) for name in found.score_names[:-1] for t in (4, 16, 20)}
     assert set(eigenvalues) == {4, 16, 20}
+
+
+def test_reduced_precision_keeps_the_ranking() -> None:
+    """The same masks in bfloat16: what is lost is rounding, so two images change places only where they were close."""
+    images = load_images("digits", n=40)
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    full, half = (
+        monte_carlo(
+            load_encoder("siglip_tiny", precision=precision),
+            images,
+            Dropout(0.01),
+            passes=(32,),
+            trials=1,
+            geometry=(),
+            progress=False,
+        ).scores("trace_pre")[0]
+        for precision in precisions
+    )
+    assert not np.array_equal(full, half)
+    assert np.corrcoef(full.argsort().argsort(), half.argsort().argsort())[0, 1] > 0.99
+    assert (half / full).mean() == pytest.approx(1, abs=0.02)
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(McdoError, match="say float32, bfloat16, float16"):
+        load_encoder("clip_tiny", precision="int8")  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ def run_that_follows(target: Array, seed: int = 1) -> MonteCarloRun:
     scores = {name: rng.random((1, N)) + 1 for name in angles.METRICS}
     scores["trace_pre"] = 1 + target[None]
     scores["mean_cosine_dev"] = np.square(scores["trace_post"])
-    return made_up_run(scores, norm=rng.random(N) + 1)
+    run = made_up_run(scores)
+    return replace(run, features=rng.normal(size=(N, 4)).astype(np.float32) + np.float32(1))
 
 
 def found(run: MonteCarloRun | None = None) -> angles.AnglesResult:
