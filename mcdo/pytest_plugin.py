@@ -49,7 +49,24 @@ MARKS = {
 }
 
 
+OWN_DATA = {
+    "--retrieval": "exp5: a JSON list of {image_path, captions, correct_index}",
+    "--prompts": "exp10: a file of prompts, one a line as style<TAB>prompt, in place of the bank",
+    "--sequences": "exp9: a JSON of frames, in place of the synthetic sequences",
+    "--cifar10": "subtasks: CIFAR-10's folder or its archive cifar-10-python.tar.gz, in place of the digits",
+    "--plants": "backbones: a folder of plant series or a CSV of images, in place of the generated ones",
+    "--llava-json": "connector: a LLaVA-Pretrain JSON, in place of the embedded digit captions",
+    "--image-root": "connector: the folder where that JSON's image paths begin",
+    "--connector-model": "connector: a transformers LLaVA checkpoint's folder, in place of a trained connector",
+    "--max-seq-len": "connector: tokens of a sample at most, image included (default: 512)",
+}
+"""Options by which experiments and studies are given real data; each experiment's page says what it expects."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    data = parser.getgroup("mcdo-data", "mcdo: data of one's own")
+    for name, meaning in OWN_DATA.items():
+        data.addoption(name, default=None, help=meaning)
     group = parser.getgroup("mcdo", "uncertainty of frozen vision-language encoders")
     default = ",".join(key for key, spec in REGISTRY.items() if spec.default)
     group.addoption("--models", default=default, help=f"encoders, separated by commas (default: {default})")

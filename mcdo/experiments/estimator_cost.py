@@ -36,8 +36,8 @@ class EstimatorCostConfig(ExperimentConfig):
 
     QUICK: ClassVar[Mapping[str, Any]] = {"n": 60, "trials": 4, "passes": (4, 16, 64)}
 
-    n: int = 200
-    trials: int = 6
+    n: int = 150
+    trials: int = 5
     p: tuple[float, ...] = (0.01, 0.001)
     passes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
     probes: tuple[int, ...] = (2, 4, 8, 16)

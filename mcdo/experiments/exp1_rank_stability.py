@@ -11,6 +11,7 @@ grow with the trial; the drift over trials is therefore measured and stands in t
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy import stats
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
@@ -129,12 +131,24 @@ def compute(config: Exp1Config, runs: Mapping[float, MonteCarloRun], linear: Map
 
 
 def _ratio(measured: Scores, predicted: Scores, seed: int) -> Estimate:
-    """Mean measured over mean predicted score, over the same images."""
+    """Mean measured over mean predicted score, over the same images.
+
+    All images of a first-order trial share its probes, which a bootstrap over images cannot see, so the spread between
+    those trials lengthens both arms in quadrature, with Student's t at K − 1 degrees of freedom.
+    """
 
     def ratio(a: Scores, b: Scores) -> float:
         return float(a.mean() / b.mean())
 
-    return bootstrap(ratio, measured, predicted, seed=seed)
+    found = bootstrap(ratio, measured, predicted, seed=seed)
+    by_trial = predicted.mean(axis=1)
+    K = len(by_trial)
+    if K < 2:
+        return found
+    error = by_trial.std(ddof=1) / by_trial.mean() / math.sqrt(K)
+    reach = found.value * float(error * stats.t.ppf((1 + found.level) / 2, K - 1))
+    low = found.value - math.hypot(found.value - found.low, reach)
+    return replace(found, low=low, high=found.value + math.hypot(found.high - found.value, reach))
 
 
 def summary(config: Exp1Config, result: Exp1Result) -> dict[str, Any]:

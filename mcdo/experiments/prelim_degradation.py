@@ -220,6 +220,8 @@ def _curve(
     severities = [0.0, *(Degradation.parse(spec).severity(size) for spec in specs)]
     scores = np.stack([clean.scores[name], *(damaged[spec].scores[name] for spec in specs)])
     response = response_curve(severities, scores, seed=config.seed, resamples=config.resamples)
+    if response.shape != "rising":
+        return Curve(response, Estimate(math.nan, math.nan, math.nan, scores.shape[1] // 2))
     return Curve(response, _held_out_error(config, severities, scores))
 
 
@@ -287,12 +289,15 @@ def _entry(spec: str, damage: Damage) -> dict[str, Any]:
 
 
 def _equivalents(response: ResponseCurve) -> dict[str, Any]:
-    """What scores a tenth, a quarter and a half above the clean mean amount to."""
+    """What scores a tenth, a quarter and a half above the clean mean amount to; maybe beyond all that was measured."""
     if response.shape != "rising":
         return {"refused": f"{response.shape}: {response.reason}"}
-    clean = response.measured[0].value
+    clean, strongest = response.measured[0].value, response.severities[-1]
     found = {f"+{share:.0%}": response.equivalent((1 + share) * clean) for share in (0.1, 0.25, 0.5)}
-    return {name: estimate.as_dict() for name, estimate in found.items()}
+    return {
+        name: estimate.as_dict() if math.isfinite(estimate.value) else {"beyond": strongest}
+        for name, estimate in found.items()
+    }
 
 
 def write(

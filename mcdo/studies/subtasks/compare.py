@@ -2,8 +2,8 @@
 
 Every metric here is made of sums over images (an ECE of sums within its bins), so a resample of origins is a vector of
 weights and a thousand of them are one matrix product. The unit is the origin: all images made from one are drawn, or
-swapped, together. Metrics are means over seeds, so an interval is over images *given* these seeds; how far the seeds
-differ stands beside it.
+swapped, together. Metrics are means over seeds, so an interval is over images *given* these networks; beside it stands
+the interval over seeds, Student's t of the paired differences, which says what another training would have given.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from mcdo.errors import McdoError
-from mcdo.stats import Estimate, bootstrap, permutation_p, proportion
+from mcdo.stats import Estimate, permutation_p, proportion
 from mcdo.stats.resampling import multiplicities, percentile_estimate
 from mcdo.studies.subtasks.published import mcnemar_exact
 
@@ -90,6 +91,27 @@ def differences(first: Sums, second: Sums, seed: int, resamples: int = 1000) -> 
     return _estimates(difference, len(first.size), seed, resamples)
 
 
+def seed_differences(first: Sums, second: Sums) -> dict[str, Floats]:
+    """``first − second`` of each metric at each seed, [seeds]."""
+    _check_paired(first, second)
+    everything = np.ones((1, len(first.size)))
+    each = [
+        (Sums(a[None], first.size).metrics(everything), Sums(b[None], second.size).metrics(everything))
+        for a, b in zip(first.sums, second.sums, strict=True)
+    ]
+    return {name: np.array([a[name][0] - b[name][0] for a, b in each]) for name in METRICS}
+
+
+def t_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
+    """Mean of [n] values with Student's interval; NaN bounds for fewer than two."""
+    held = np.asarray(values, dtype=np.float64)
+    n, mean = len(held), float(held.mean())
+    if n < 2:
+        return Estimate(mean, float("nan"), float("nan"), n, level)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * held.std(ddof=1) / np.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n, level)
+
+
 def swap_p(first: Sums, second: Sums, seed: int, permutations: int = 10_000) -> dict[str, float]:
     """Two-sided p of each difference by swapping the arms' predictions origin by origin (Fisher–Pitman).
 
@@ -132,17 +154,28 @@ def one_per_origin(groups: ArrayLike) -> NDArray[np.intp]:
 
 
 def grouped_bootstrap(
-    statistic: Callable[..., float], groups: ArrayLike, *arrays: ArrayLike, seed: int, resamples: int = 1000
+    statistic: Callable[..., float],
+    groups: ArrayLike,
+    *arrays: ArrayLike,
+    seed: int,
+    resamples: int = 1000,
+    recentred: bool = False,
 ) -> Estimate:
-    """Percentile bootstrap over origins of any ``statistic(*arrays)``; the last axis of every array is the images."""
+    """Percentile bootstrap over origins of any ``statistic(*arrays)``; the last axis of every array is the images.
+
+    ``recentred`` moves the interval by the value less the mean of the draws: resampling adds once more the bias that a
+    calibration error has from finite bins, and the interval of a debiased one would lie beside its value.
+    """
     origin, held = np.asarray(groups, dtype=np.int64), [np.asarray(array) for array in arrays]
     members = np.split(np.argsort(origin, kind="stable"), np.cumsum(np.bincount(origin))[:-1])
+    G, rng = len(members), np.random.default_rng(seed)
 
-    def on(drawn: Floats) -> float:
-        index = np.concatenate([members[g] for g in drawn.astype(np.intp)])
+    def on(drawn: NDArray[np.int64]) -> float:
+        index = np.concatenate([members[g] for g in drawn])
         return statistic(*(array[..., index] for array in held))
 
-    return bootstrap(on, np.arange(len(members)), seed=seed, resamples=resamples)
+    value, draws = on(np.arange(G)), np.array([on(rng.integers(0, G, G)) for _ in range(resamples)])
+    return percentile_estimate(value, draws - (draws.mean() - value) * recentred, G, 0.95)
 
 
 def mean_among(values: ArrayLike, among: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int) -> Estimate:

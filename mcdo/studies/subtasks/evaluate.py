@@ -19,6 +19,7 @@ from mcdo.stats import (
     ReliabilityDiagram,
     adaptive_calibration_error,
     holm,
+    proportion,
     reliability_diagram,
 )
 from mcdo.studies.subtasks.compare import (
@@ -32,10 +33,12 @@ from mcdo.studies.subtasks.compare import (
     mean_among,
     mean_gap,
     one_per_origin,
+    seed_differences,
     share_among,
     stacked,
     sums,
     swap_p,
+    t_interval,
 )
 from mcdo.studies.subtasks.debiased import debiased_ece, debiased_squared_calibration_error
 from mcdo.studies.subtasks.dropout import CLASSES, READINGS, Reading, triage, uncertainty
@@ -75,15 +78,28 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Contrast:
-    """``first − second`` of a metric: paired estimate, swap p, and p after Holm within ``family``."""
+    """``first − second`` of a metric: over images, over seeds, swap p, and p after Holm within ``family``."""
 
     family: str
     first: str
     second: str
     metric: str
     difference: Estimate
+    over_seeds: Estimate
     p: float
     p_holm: float
+
+    @property
+    def judged(self) -> Estimate:
+        """The interval that a claim is judged by: wide enough for other images, for other seeds, and for Holm.
+
+        The union of the intervals over images and over seeds; stretched over zero where Holm's p does not reach .05.
+        """
+        low, high = (pick(getattr(self.difference, end), getattr(self.over_seeds, end))
+                     for pick, end in ((np.fmin, "low"), (np.fmax, "high")))  # fmt: skip
+        if self.p_holm >= 0.05:
+            low, high = min(low, -1e-12), max(high, 1e-12)
+        return Estimate(self.difference.value, float(low), float(high), self.difference.n)
 
 
 @dataclass(frozen=True)
@@ -194,7 +210,7 @@ def _arm(study: Study, arm: str) -> ArmResult:
 
 
 def _other_error(study: Study, runs: list[Run], error: Callable[..., float]) -> Estimate:
-    """Mean over seeds after temperature; percentile interval over origins."""
+    """Mean over seeds after temperature; recentred percentile interval over origins."""
     confidence = stacked([_probabilities(run, "after").max(axis=1) for run in runs])
     correct = stacked([run.correct for run in runs])
 
@@ -202,7 +218,9 @@ def _other_error(study: Study, runs: list[Run], error: Callable[..., float]) -> 
         return float(np.mean([error(each, hit, study.config.bins) for each, hit in zip(c, k, strict=True)]))
 
     groups, config = study.splits.test.groups, study.config
-    return grouped_bootstrap(mean, groups, confidence, correct, seed=config.seed, resamples=config.few_resamples)
+    return grouped_bootstrap(
+        mean, groups, confidence, correct, seed=config.seed, resamples=config.few_resamples, recentred=True
+    )
 
 
 def _contrasts(study: Study, before: dict[str, Sums], after: dict[str, Sums]) -> tuple[Contrast, ...]:
@@ -221,11 +239,12 @@ def _family(
     for names, first, second in pairs:
         gap = differences(first, second, config.seed, config.resamples)
         p = swap_p(first, second, config.seed, config.permutations)
-        rows += [(names, metric, gap[metric], p[metric]) for metric in metrics]
+        by_seed = seed_differences(first, second)
+        rows += [(names, metric, gap[metric], t_interval(by_seed[metric]), p[metric]) for metric in metrics]
     adjusted = holm([p for *_, p in rows])
     return [
-        Contrast(family, names[0], names[1], metric, gap, p, float(corrected))
-        for (names, metric, gap, p), corrected in zip(rows, adjusted, strict=True)
+        Contrast(family, names[0], names[1], metric, gap, over_seeds, p, float(corrected))
+        for (names, metric, gap, over_seeds, p), corrected in zip(rows, adjusted, strict=True)
     ]
 
 
@@ -237,9 +256,7 @@ def _mcnemar(study: Study) -> tuple[McNemar, ...]:
     pairs += [(study.run("A", s), study.run("A", t)) for s, t in combinations(seeds, 2)]
     for one, other in pairs:
         a, b = one.correct[alone], other.correct[alone]
-        share = share_among(
-            a != b, np.ones(len(a)), np.arange(len(a)), seed=study.config.seed, resamples=study.config.resamples
-        )
+        share = proportion(int((a != b).sum()), len(a))
         found.append((one, other, *mcnemar(a, b), len(a), share))
     adjusted = holm([row[4] for row in found])
     return tuple(
@@ -276,7 +293,8 @@ def _edges_over_variance(study: Study) -> Contrast:
     edges, variance = (hit_sums(_hits(study, name), groups) for name in COMPARED_SUBTASKS)
     gap = differences(edges, variance, config.seed, config.resamples)["accuracy"]
     p = swap_p(edges, variance, config.seed, config.permutations)["accuracy"]
-    return Contrast("complexity", COMPARED_SUBTASKS[0], COMPARED_SUBTASKS[1], "accuracy", gap, p, p)
+    seeds = t_interval(seed_differences(edges, variance)["accuracy"])
+    return Contrast("complexity", COMPARED_SUBTASKS[0], COMPARED_SUBTASKS[1], "accuracy", gap, seeds, p, p)
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,12 +160,13 @@ def _contrast_table(found: Evaluation) -> str:
             f"{c.first} - {c.second}",
             c.metric,
             _metric(c.metric, c.difference),
+            _metric(c.metric, c.over_seeds),
             f"{c.p:.4f}",
             f"{c.p_holm:.4f}",
         ]
         for c in (*found.contrasts, found.edges_over_variance)
     ]
-    return _table(["family", "difference", "metric", "value", "p", "p (Holm)"], rows)
+    return _table(["family", "difference", "metric", "over images", "over seeds (t)", "p", "p (Holm)"], rows)
 
 
 def _mcnemar_table(found: Evaluation) -> str:

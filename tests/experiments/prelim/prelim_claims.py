@@ -44,6 +44,8 @@ class Claims:
         if known is not None:
             reason = f"{known.measured}: {known.reason}"
             self.request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
+        self.record_property("experiment", self.experiment)
+        self.record_property("model", self.model)
         self.record_property("claim", claim)
         self.record_property("measured", measured)
         self.record_property("beside", str(beside))

@@ -61,6 +61,18 @@ def test_a_ranking_that_changes_is_told_from_one_that_is_noisy_and_a_curved_mean
     assert found.ratio[0.001].value == pytest.approx(1.005, abs=0.04)
 
 
+def test_noise_that_all_images_of_a_first_order_trial_share_reaches_the_ratio_s_interval() -> None:
+    """Its probes are common to all images: a bootstrap over images alone would miss the truth most of the time."""
+    rng = np.random.default_rng(3)
+    inside = 0
+    for seed in range(60):
+        true = np.exp(0.3 * rng.normal(size=100))
+        probes = 1 + 0.05 * rng.normal(size=(3, 1))
+        ratio = exp1._ratio(noisy(true, 3, rng), true * probes, seed)
+        inside += ratio.low <= 1 <= ratio.high
+    assert inside >= 51  # 57 expected; 51 is four standard deviations below
+
+
 def test_the_needs_are_one_run_per_p_and_one_first_order() -> None:
     needs = exp1.needs(exp1.Exp1Config(), "clip_tiny")
     assert [need.config.dropout.p for need in needs] == [0.001, 0.005, 0.01, 0.02, 0.05, 0.1]

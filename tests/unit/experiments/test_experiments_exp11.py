@@ -239,13 +239,13 @@ def test_variants_of_an_original_stay_in_one_half() -> None:
 @pytest.mark.parametrize("name", [RANDOM, GRADIENT])
 def test_on_null_data_the_gain_in_sample_is_optimistic_and_the_held_out_one_is_not(name: str) -> None:
     inside, outside = [], []
-    for seed in range(120):
+    for seed in range(60):
         choosing, reporting = halves(60, seed)
         uniform = choosing.choice(UNIFORM, np.full(4, 0.01))
         best = choosing.random(BUDGET)[0] if name == RANDOM else choosing.gradient(BUDGET)
         inside.append(best.in_sample - uniform.in_sample)
         outside.append(reporting.objective(best.odds) - reporting.objective(uniform.odds))
-    assert stats.ttest_1samp(inside, 0).statistic > 10
+    assert stats.ttest_1samp(inside, 0).statistic > 7
     # a group alone repeats a little better than their sum, so chance in the ICC is all that may be left
     assert abs(stats.ttest_1samp(outside, 0).statistic) < 3
     assert np.mean(inside) > 5 * abs(np.mean(outside))
@@ -306,6 +306,13 @@ def first_order_run(n: int = 80) -> tuple[FirstOrderRun, AmbiguityTargets]:
 
 
 CONFIG = exp11.Exp11Config(n=80)
+Whole = tuple[FirstOrderRun, exp11.Exp11Result]
+
+
+@pytest.fixture(scope="module")
+def whole() -> Whole:
+    run, targets = first_order_run()
+    return run, exp11.compute(CONFIG, run, targets, run.ids)
 
 
 def test_a_vector_of_p_weighs_contributions_by_its_odds() -> None:
@@ -318,9 +325,8 @@ def test_a_vector_of_p_weighs_contributions_by_its_odds() -> None:
     np.testing.assert_allclose(parts @ np.array([0.05 / 0.95, 0.002 / 0.998]), by_hand, rtol=1e-12)
 
 
-def test_choices_are_levelled_to_the_mean_score_of_the_uniform_p() -> None:
-    run, targets = first_order_run()
-    result = exp11.compute(CONFIG, run, targets, run.ids)
+def test_choices_are_levelled_to_the_mean_score_of_the_uniform_p(whole: Whole) -> None:
+    run, result = whole
     for score, found in result.searched.items():
         parts = exp11.contributions(run, score, result.groups)
         kept = np.setdiff1d(np.arange(80), result.reported)
@@ -330,9 +336,8 @@ def test_choices_are_levelled_to_the_mean_score_of_the_uniform_p() -> None:
     assert result.searched["trace_pre"].optimism(UNIFORM) == 0
 
 
-def test_monte_carlo_is_asked_for_group_by_group_on_the_reporting_half_only() -> None:
-    run, targets = first_order_run()
-    result = exp11.compute(CONFIG, run, targets, run.ids)
+def test_monte_carlo_is_asked_for_group_by_group_on_the_reporting_half_only(whole: Whole) -> None:
+    run, result = whole
     asked = exp11.confirmation_protocols(CONFIG, result)
     assert [one.dropout.sites for one in asked[GRADIENT]] == list(result.groups)
     np.testing.assert_allclose([one.dropout.p for one in asked[GRADIENT]], result.searched["trace_pre"].level[GRADIENT])
@@ -343,9 +348,8 @@ def test_monte_carlo_is_asked_for_group_by_group_on_the_reporting_half_only() ->
     assert exp11.needs(CONFIG, "clip_tiny") == []
 
 
-def test_files_hold_what_was_found(tmp_path: Path) -> None:
-    run, targets = first_order_run()
-    result = exp11.compute(CONFIG, run, targets, run.ids)
+def test_files_hold_what_was_found(tmp_path: Path, whole: Whole) -> None:
+    run, result = whole
     level, parts = result.searched["trace_pre"].level, exp11.contributions(run, "trace_pre", result.groups)
     shown = parts[:, result.reported]
     traces = {name: shown @ (level[name] / (1 - level[name])) for name in (UNIFORM, GRADIENT)}

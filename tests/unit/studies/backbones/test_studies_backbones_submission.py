@@ -49,10 +49,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     printed = capsys.readouterr().out
     for line in (
         "cluster: slurm, slurm_partition=gpusmall",
-        "extract: 3 jobs, after nothing",
-        "train: 42 jobs, after extract",
+        "extract: 2 jobs, after nothing",
+        "train: 48 jobs, after extract",
         "collect: 1 jobs, after train",
-        "train_some(round_only, [seed 42 without accession_00])",
+        "train_some(mean_colour, [seed 42 without accession_00])",
     ):
         assert line in printed
     assert not root.exists()
