@@ -44,7 +44,7 @@ from mcdo.experiments.depth_search import (
 )
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel
-from mcdo.stats import AmbiguityTargets, Difference, Estimate, bootstrap, corrected
+from mcdo.stats import AmbiguityTargets, Difference, Estimate, Relation, bootstrap, corrected, rank_relations
 
 FOLDER = "exp11_concrete_proxy"
 SCORES = ("trace_pre", "trace_post")
@@ -110,10 +110,13 @@ class Searched:
 
 @dataclass(frozen=True, eq=False)
 class Exp11Result:
-    """By score the search; ``groups`` of sites by depth; ``reported``, the places of the images of that half."""
+    """By score the search, and on the reporting half the relation of each choice, and of each group alone, to entropy
+    (plain and given the feature norm) and to that norm; ``reported`` are the places of the images of that half.
+    """
 
     groups: tuple[tuple[str, ...], ...]
     searched: dict[str, Searched]
+    relations: dict[str, dict[tuple[str, str], Relation]]
     reported: NDArray[np.intp]
     targets: Targets
     originals: tuple[str, ...]
@@ -145,10 +148,31 @@ def compute(
             score: Searched(found.choices, found.level, found.candidates, found.held_out, family[score])
             for score, found in searched.items()
         },
+        relations={
+            score: _relations(config, run, score, groups, found, targets.entropy, reported, originals)
+            for score, found in searched.items()
+        },
         reported=reported,
         targets={name: values[reported] for name, values in published_targets(targets).items()},
         originals=tuple(name for name in originals if name not in first),
     )
+
+
+def _relations(
+    config: Exp11Config,
+    run: FirstOrderRun,
+    score: str,
+    groups: Sequence[Sequence[str]],
+    found: Searched,
+    entropy: Array,
+    reported: NDArray[np.intp],
+    originals: Sequence[str],
+) -> dict[tuple[str, str], Relation]:
+    parts, norm = contributions(run, score, groups)[: config.trials, reported].mean(0), run.feature_norm[reported]
+    choices = {name: parts @ choice.odds for name, choice in found.choices.items()}
+    alone = {f"group_{i}": parts[:, i] for i in range(len(groups))}
+    others, clusters = {"entropy": entropy[reported], "feature_norm": norm}, [originals[int(i)] for i in reported]
+    return rank_relations({**choices, **alone}, others, given=norm, clusters=clusters, seed=config.seed)
 
 
 def search(config: Exp11Config, choosing: ChoosingHalf, reporting: ReportingHalf) -> Searched:
@@ -199,7 +223,8 @@ def confirmation_protocols(config: Exp11Config, result: Exp11Result) -> dict[str
 
 def confirm(config: Exp11Config, result: Exp11Result, measured: Mapping[str, Array]) -> Confirmation:
     """From trace_pre [K, n] on the reporting half by the names of :func:`confirmation_protocols`, groups added."""
-    joint, summed = measured["joint"], measured[UNIFORM]
+    _, original = np.unique(np.asarray(result.originals), return_inverse=True)
+    joint, summed = (np.bincount(original, measured[name].mean(0)) for name in ("joint", UNIFORM))
     shown = {name: measured[name] for name in ("joint", UNIFORM, GRADIENT)}
     held_out, differences = compare(shown, result.targets, result.originals, config.seed)
     ratio = bootstrap(_mean_ratio, joint, summed, seed=config.seed)
@@ -214,6 +239,10 @@ def summary(config: Exp11Config, result: Exp11Result, confirmed: Confirmation) -
     """What stands in ``exp11_summary.json``, apart from the origin."""
     return {
         "scores": {score: _searched(found) for score, found in result.searched.items()},
+        "relations_held_out": {
+            score: {f"{name} ~ {other}": r.as_dict() for (name, other), r in found.items()}
+            for score, found in result.relations.items()
+        },
         "monte_carlo": {
             "objective_held_out": {name: e.as_dict() for name, e in confirmed.held_out.items()},
             "differences_held_out": {name: d.as_dict() for name, d in confirmed.differences.items()},

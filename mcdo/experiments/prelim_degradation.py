@@ -50,7 +50,7 @@ Array = NDArray[np.float64]
 class DegradationConfig(ExperimentConfig):
     """N images, one trial at one T for every degradation; one more of the clean images is the independent control."""
 
-    QUICK: ClassVar[Mapping[str, Any]] = {"n": 100, "passes": 16, "resamples": 200}
+    QUICK: ClassVar[Mapping[str, Any]] = {"n": 80, "passes": 12, "resamples": 100}
 
     n: int = 500
     passes: int = 64
@@ -331,9 +331,9 @@ def write(
 def figure(config: DegradationConfig, model: str, result: DegradationResult) -> Figure:
     """Above: share of images whose score increased, by severity. Below: the calibration curves."""
     families = config.families
-    drawn = Figure(figsize=(4.4 * len(families), 8.5), layout="constrained")
-    drawn.suptitle(f"{model}: degradation (N={config.n}, T={config.passes}, p={config.dropout.p:g})")
-    panels = np.asarray(drawn.subplots(2, len(families), squeeze=False))
+    drawn = Figure(figsize=(4.8 * len(families), 9))
+    drawn.suptitle(f"{model}: degradation (N={config.n}, T={config.passes}, p={config.dropout.p:g})", y=0.95)
+    panels = np.asarray(drawn.subplots(2, len(families), squeeze=False, gridspec_kw={"wspace": 0.3}))
     for column, family in enumerate(families):
         specs = graded(family, min(result.size))
         levels = [result.damage[spec].native for spec in specs]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from mcdo.stats import (
     Estimate,
@@ -30,20 +30,18 @@ from mcdo.studies.subtasks.compare import (
     grouped_bootstrap,
     hit_sums,
     mcnemar,
-    mean_among,
-    mean_gap,
     one_per_origin,
     seed_differences,
-    share_among,
     stacked,
     sums,
     swap_p,
     t_interval,
 )
 from mcdo.studies.subtasks.debiased import debiased_ece, debiased_squared_calibration_error
-from mcdo.studies.subtasks.dropout import CLASSES, READINGS, Reading, triage, uncertainty
+from mcdo.studies.subtasks.dropout import READINGS, Reading
 from mcdo.studies.subtasks.study import COMPARED_SUBTASKS, LINEAR, META_SUBTASKS, Run, Study
 from mcdo.studies.subtasks.temperature import UNSCALED
+from mcdo.studies.subtasks.triaged import TriageRow, accept_over_rest, mean_std, triage_rows
 
 Floats = NDArray[np.float64]
 OPTIONS = ("A", "B", "control")
@@ -126,17 +124,6 @@ class HeadResult:
     gain: Estimate
 
 
-@dataclass(frozen=True)
-class TriageRow:
-    """One class of one arm under one reading of the std: its share, and the accuracy inside it."""
-
-    arm: str
-    reading: Reading
-    name: str
-    share: Estimate
-    accuracy: Estimate
-
-
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Everything reported."""
@@ -166,9 +153,9 @@ def evaluate(study: Study) -> Evaluation:
         mcnemar=_mcnemar(study),
         heads={name: _head(study, name) for name in (*META_SUBTASKS, *COMPARED_SUBTASKS)},
         edges_over_variance=_edges_over_variance(study),
-        triage=tuple(row for arm in OPTIONS for reading in READINGS for row in _triage(study, arm, reading)),
-        accept_over_rest={arm: _accept_over_rest(study, arm) for arm in OPTIONS},
-        mean_std={arm: {reading: _mean_std(study, arm, reading) for reading in READINGS} for arm in OPTIONS},
+        triage=tuple(row for arm in OPTIONS for reading in READINGS for row in triage_rows(study, arm, reading)),
+        accept_over_rest={arm: accept_over_rest(study, arm) for arm in OPTIONS},
+        mean_std={arm: {reading: mean_std(study, arm, reading) for reading in READINGS} for arm in OPTIONS},
         diagrams={which: _diagram(study, "A", which) for which in ("before", "after")},
     )
 
@@ -295,56 +282,6 @@ def _edges_over_variance(study: Study) -> Contrast:
     p = swap_p(edges, variance, config.seed, config.permutations)["accuracy"]
     seeds = t_interval(seed_differences(edges, variance)["accuracy"])
     return Contrast("complexity", COMPARED_SUBTASKS[0], COMPARED_SUBTASKS[1], "accuracy", gap, seeds, p, p)
-
-
-@dataclass(frozen=True, eq=False)
-class _Pooled:
-    """All seeds' images in one row: triage class, whether right, std, and origin."""
-
-    kind: NDArray[np.int64]
-    right: NDArray[np.bool_]
-    std: Floats
-    groups: NDArray[np.int64]
-
-
-def _pooled(study: Study, arm: str, reading: Reading) -> _Pooled:
-    config, test = study.config, study.splits.test
-    each = [
-        uncertainty(study.passes(arm, seed), reading, study.run(arm, seed).temperature.value) for seed in config.seeds
-    ]
-    bars = (config.review_std, config.accept_std, config.accept_confidence)
-    return _Pooled(
-        np.concatenate([triage(u.confidence, u.std, *bars) for u in each]),
-        np.concatenate([u.predicted == test.labels for u in each]),
-        np.concatenate([u.std for u in each]),
-        np.tile(test.groups, len(each)),
-    )
-
-
-def _triage(study: Study, arm: str, reading: Reading) -> list[TriageRow]:
-    pooled, everything = _pooled(study, arm, reading), np.ones(len(study.splits.test) * len(study.config.seeds))
-
-    def among(hit: ArrayLike, chosen: ArrayLike) -> Estimate:
-        return share_among(hit, chosen, pooled.groups, seed=study.config.seed, resamples=study.config.resamples)
-
-    return [
-        TriageRow(arm, reading, name, among(pooled.kind == i, everything), among(pooled.right, pooled.kind == i))
-        for i, name in enumerate(CLASSES)
-    ]
-
-
-def _accept_over_rest(study: Study, arm: str) -> Estimate:
-    """Accuracy among the accepted less accuracy among all others, under the document's reading."""
-    pooled = _pooled(study, arm, "probability")
-
-    accepted = pooled.kind == CLASSES.index("accept")
-    return mean_gap(pooled.right, accepted, pooled.groups, seed=study.config.seed, resamples=study.config.resamples)
-
-
-def _mean_std(study: Study, arm: str, reading: Reading) -> Estimate:
-    pooled = _pooled(study, arm, reading)
-    everything = np.ones(len(pooled.std))
-    return mean_among(pooled.std, everything, pooled.groups, seed=study.config.seed, resamples=study.config.resamples)
 
 
 def _diagram(study: Study, arm: str, which: str) -> ReliabilityDiagram:

@@ -238,7 +238,7 @@ def _draw_triage(axes: Axes, found: Evaluation) -> None:
         for row in rows:
             if np.isnan(row.accuracy.value):
                 continue
-            x, e = CLASSES.index(row.name) + 0.2 * (i - 1), row.accuracy
+            x, e = CLASSES.index(row.name) + 0.28 * (i - 1), row.accuracy
             axes.errorbar(
                 x, e.value, yerr=[[e.value - e.low], [e.high - e.value]], fmt="o", color=f"C{i}", capsize=4,
                 label=arm if row.name == "spot_check" else None,

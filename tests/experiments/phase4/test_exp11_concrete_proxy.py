@@ -71,6 +71,8 @@ def test_both_searches_are_reported_on_the_other_half(measured: Measured, record
             assert choice.in_sample >= found.choices[UNIFORM].in_sample, "both searches start from the uniform p"
         for pair, difference in found.differences.items():
             record_property(f"{score} {pair}", str(difference))
+        for (name, other), relation in measured.result.relations[score].items():
+            record_property(f"{score} {name} ~ {other}", str(relation))
         assert len(found.candidates[0]) == measured.config.candidates
     for name, estimate in measured.confirmed.held_out.items():
         record_property(f"Monte Carlo {name}", str(estimate))

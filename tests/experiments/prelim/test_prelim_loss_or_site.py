@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from prelim_claims import Claims
 
+from mcdo.encoders import find_spec
 from mcdo.experiments import prelim_loss_or_site as grid
 from mcdo.experiments.bench import Bench
 from mcdo.perturbation import matched_roles
@@ -55,9 +56,9 @@ def test_all_sites_are_the_roles_that_the_four_towers_share(bench: Bench) -> Non
     assert set(shared) == set(grid.SITES["all"])
 
 
-def test_the_encoders_are_what_the_grid_says(bench: Bench) -> None:
+def test_the_encoders_are_what_the_grid_says() -> None:
     for (loss, tower), model in grid.ENCODERS.items():
-        spec = bench.encoder(model).spec
+        spec = find_spec(model)
         assert spec.loss == loss
         assert (spec.family == "clip") == (tower == "mha")
 
@@ -87,6 +88,19 @@ def test_the_loss_decides(outcome: str, bench: Bench, judge: Judge) -> None:
         difference.verdict(0, "<"),
         f"share of the sites less share of the loss {difference}",
         shares,
+    )
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in OUTCOMES if outcome != "reliability"])
+def test_softmax_training_makes_the_score_more_valid(outcome: str, bench: Bench, judge: Judge) -> None:
+    """The direction of S1's explanation; that the sigmoid loss is the more reliable one is not disputed there."""
+    effects = _result(bench).analyses["trace_pre"][outcome].effects
+    found = effects["loss", "softmax", "sigmoid"]
+    judge("prelim_loss_or_site", EVERYONE).outcome(
+        f"softmax_above_sigmoid/{outcome}",
+        found.estimate.verdict(0, "<"),
+        f"sigmoid less softmax {found}",
+        "matched roles, mean over towers and sites; one training for each loss and tower",
     )
 
 

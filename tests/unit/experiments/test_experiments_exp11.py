@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -334,6 +335,24 @@ def test_choices_are_levelled_to_the_mean_score_of_the_uniform_p(whole: Whole) -
         assert list(means.values()) == pytest.approx([means[UNIFORM]] * 3)
         np.testing.assert_allclose(found.level[UNIFORM], 0.01)
     assert result.searched["trace_pre"].optimism(UNIFORM) == 0
+
+
+def test_each_choice_and_each_group_alone_stand_beside_the_feature_norm(whole: Whole) -> None:
+    run, targets = first_order_run()
+    norm = np.exp(np.random.default_rng(1).normal(size=80)).astype(np.float32)
+    parts = run.across.copy()
+    parts[:, :, 3] = norm**2  # the last map's share of trace_pre is the squared norm: what a search can switch off
+    features = np.zeros((80, 4), dtype=np.float32)
+    features[:, 0] = norm
+    scaled = dataclasses.replace(run, features=features, across=parts, along=np.zeros_like(run.along))
+    found = exp11.compute(CONFIG, scaled, targets, run.ids)
+    relations = found.relations["trace_pre"]
+    assert relations["group_3", "feature_norm"].rho.value == pytest.approx(1)
+    assert relations[UNIFORM, "feature_norm"].rho.low > relations[GRADIENT, "feature_norm"].rho.value
+    u = exp11.contributions(scaled, "trace_pre", found.groups).mean(0)[found.reported].sum(-1)
+    plain = stats.spearmanr(u, targets.entropy[found.reported]).statistic
+    assert relations[UNIFORM, "entropy"].rho.value == pytest.approx(plain)
+    assert set(whole[1].relations) == set(exp11.SCORES)
 
 
 def test_monte_carlo_is_asked_for_group_by_group_on_the_reporting_half_only(whole: Whole) -> None:
