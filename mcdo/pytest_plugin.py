@@ -52,7 +52,6 @@ MARKS = {
 OWN_DATA = {
     "--retrieval": "exp5: a JSON list of {image_path, captions, correct_index}",
     "--prompts": "exp10: a file of prompts, one a line as style<TAB>prompt, in place of the bank",
-    "--sequences": "exp9: a JSON of frames, in place of the synthetic sequences",
     "--cifar10": "subtasks: CIFAR-10's folder or its archive cifar-10-python.tar.gz, in place of the digits",
     "--plants": "backbones: a folder of plant series or a CSV of images, in place of the generated ones",
     "--llava-json": "connector: a LLaVA-Pretrain JSON, in place of the embedded digit captions",
@@ -158,8 +157,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("model", [pytest.param(m, id=model_id(m), marks=marks[m]) for m in models], scope="session")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     tier = getattr(pytest.mark, _device(config).split(":")[0])
     for item in items:
         if "model" in getattr(item, "fixturenames", ()):
@@ -167,6 +166,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     _deselect_other_estimator(config, items)
     if not config.getoption("--benchmark"):
         _deselect(config, items, lambda item: item.get_closest_marker("perf") is not None)
+    yield  # pytest groups the tests by model here; what follows keeps that order within each half
     # Phase 1 decides whether later phases may run, so it comes first; the decision comes after its experiments.
     items.sort(key=lambda item: any(item.get_closest_marker(phase) is not None for phase in LATER_PHASES))
 

@@ -17,8 +17,8 @@ from mcdo.stats import ambiguity_targets
 pytestmark = [pytest.mark.prelim, pytest.mark.clip, pytest.mark.siglip]
 Judge = Callable[[str, str], Claims]
 OUTCOMES = grid.outcomes(grid.LossOrSiteConfig())
-EVERYONE = "embedded"
-"""What stands for the model in findings about all four encoders together."""
+FIRST = grid.ENCODERS["softmax", "mha"]
+"""Findings are kept by encoder: those about all four together stand under this one, as ``all_four/...``."""
 
 
 def _config(bench: Bench) -> grid.LossOrSiteConfig:
@@ -46,7 +46,7 @@ def _result(bench: Bench) -> grid.LossOrSiteResult:
         grid.write(config, cells, runs[config.cells[0]], found, reports, session)
         return found
 
-    return bench.once(config, EVERYONE, compute)
+    return bench.once(config, FIRST, compute)
 
 
 def test_all_sites_are_the_roles_that_the_four_towers_share(bench: Bench) -> None:
@@ -83,8 +83,8 @@ def test_the_loss_decides(outcome: str, bench: Bench, judge: Judge) -> None:
     difference = found.share_differences["loss", "site"]
     whole = _result(bench).by_encoder["trace_pre"][outcome].shares["encoder"]
     shares = ", ".join(f"{name} {share}" for name, share in {**found.shares, "encoder": whole}.items())
-    judge("prelim_loss_or_site", EVERYONE).outcome(
-        f"loss_decides/{outcome}",
+    judge("prelim_loss_or_site", FIRST).outcome(
+        f"all_four/loss_decides/{outcome}",
         difference.verdict(0, "<"),
         f"share of the sites less share of the loss {difference}",
         shares,
@@ -96,8 +96,8 @@ def test_softmax_training_makes_the_score_more_valid(outcome: str, bench: Bench,
     """The direction of S1's explanation; that the sigmoid loss is the more reliable one is not disputed there."""
     effects = _result(bench).analyses["trace_pre"][outcome].effects
     found = effects["loss", "softmax", "sigmoid"]
-    judge("prelim_loss_or_site", EVERYONE).outcome(
-        f"softmax_above_sigmoid/{outcome}",
+    judge("prelim_loss_or_site", FIRST).outcome(
+        f"all_four/softmax_above_sigmoid/{outcome}",
         found.estimate.verdict(0, "<"),
         f"sigmoid less softmax {found}",
         "matched roles, mean over towers and sites; one training for each loss and tower",
