@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: gate experiments studies perf test lint models env clean
+.PHONY: gate experiments studies perf test slow lint models env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
@@ -21,8 +21,11 @@ perf: env  ## costs of a pass, reliability against cost, the store; alone on the
 	$(PYTEST) tests/perf --benchmark -s --models=clip_tiny,clip_tiny_sigmoid,siglip_tiny_softmax,siglip_tiny,clip_b32 \
 	  --random-weights=clip_b32 --junitxml=reports/perf/junit.xml
 
-test: env  ## the whole test suite, with Phase 1 at its quick sizes
-	$(PYTEST) --protocol quick --store none --reports reports/quick
+test: env  ## the test suite, with every experiment and study at its quick sizes
+	$(PYTEST) -m "not slow" --protocol quick --store none --reports reports/quick
+
+slow: env  ## what takes minutes: real architectures with random weights, the memory of a run of 10 000 images
+	$(PYTEST) -m slow --protocol quick --store none --reports reports/quick
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -50,8 +50,8 @@ class ImageSet:
     ``name`` is the specification as asked for. ``ids`` are unique, and an image has the same id whatever n, seed or
     order was asked for. ``labels`` is int64 [N], an index into ``class_names``, or None where nobody labelled the
     images. ``class_names`` holds every class of the origin, also those that the choice of n images left out, because
-    a zero-shot head is built from all of them. ``mask_ids`` key the masks of a perturbation: they are the ids, but where
-    two images are to be seen under the same masks (a clean one and its degraded version) they are equal.
+    a zero-shot head is built from all of them. ``mask_ids`` key the masks of a perturbation: they are the ids, but
+    where two images are to be seen under the same masks (a clean one and its degraded version) they are equal.
     """
 
     name: str
