@@ -151,8 +151,7 @@ def _first_order(summary: dict[str, Any]) -> list[str]:
     held = [row for row in rows if row[-1] == "met"]
     lines = [
         f"It says what Monte Carlo says (ratio within {first_order.RATIO_BAND}, rank correlation at least "
-        f"{first_order.SPEARMAN_BAR}) in {len(held)} of {len(rows)} cases; the others are not met or undecided, and "
-        "the gate refuses first order there.",
+        f"{first_order.SPEARMAN_BAR}) in {len(held)} of {len(rows)} cases; the gate refuses first order in any other.",
         "",
         *table(head, rows),
     ]
