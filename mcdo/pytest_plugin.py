@@ -161,7 +161,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     tier = getattr(pytest.mark, _device(config).split(":")[0])
     for item in items:
-        if "model" in getattr(item, "fixturenames", ()):
+        named = any(item.get_closest_marker(other) for other in TIERS)  # by the test itself
+        if "model" in getattr(item, "fixturenames", ()) and not named:
             item.add_marker(tier)
     _deselect_other_estimator(config, items)
     if not config.getoption("--benchmark"):

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +29,7 @@ from mcdo.encoders.registry import REGISTRY
 from mcdo.encoders.spec import MODELS_DIR, EncoderSpec
 from mcdo.errors import McdoError, nearest
 from mcdo.images.digits import augment, training_split
+from mcdo.threads import one_thread
 
 _GREY = 0.5
 
@@ -51,7 +50,7 @@ def fit(
     spec: EncoderSpec, folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], recipe: Recipe
 ) -> tuple[Any, list[float]]:
     """The model of ``folder``'s configuration trained on uint8 [n, S, S] and labels [n]; and the loss of every step."""
-    with _one_thread():
+    with one_thread():
         model = _initial(spec, folder, recipe.seed)
         optimizer = _optimizer(model, recipe)
         generator = torch.Generator().manual_seed(recipe.seed)
@@ -139,17 +138,6 @@ def _loss(spec: EncoderSpec, model: Any, shown: Tensor, captions: Tensor, said: 
     text = model.encode_text(captions, normalize=True)[said].split(len(CLASS_NAMES))
     scale = model.logit_scale.exp()
     return torch.stack([loss(i, t, scale, model.logit_bias) for i, t in zip(image, text, strict=True)]).mean()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The order of floating-point sums, and so the weights, must not depend on the number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def main() -> None:

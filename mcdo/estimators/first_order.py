@@ -25,7 +25,7 @@ from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators.first_order_run import FirstOrderConfig, FirstOrderRun
 from mcdo.estimators.jacobian import SiteGraph
-from mcdo.estimators.measurement import is_out_of_memory, no_memory, one_thread_each, prepared, workers_for
+from mcdo.estimators.measurement import is_out_of_memory, no_memory, prepared, workers_for
 from mcdo.estimators.probes import noise_basis, stratified_probes
 from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.provenance import identity, provenance
@@ -34,6 +34,7 @@ from mcdo.estimators.scores import pixel_rows
 from mcdo.images import ImageSet, Pixels
 from mcdo.perturbation import Perturbation, Site, check_alive
 from mcdo.store import Arrays, Store, Unfinished, UnsavedResultWarning, open_store
+from mcdo.threads import one_thread
 
 _GRAPH_ROWS = 4
 """How many times more memory a row with a graph takes than one without, as a rule of thumb."""
@@ -145,7 +146,7 @@ class _Measurement:
         total = sum(stop - start for start, stop in blocks) * self._products
         with (
             Progress(total, what, "products") if progress else Silent() as bar,
-            one_thread_each(),
+            one_thread(),
             ThreadPoolExecutor(workers_for(self.encoder.device, len(blocks))) as pool,
         ):
             try:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from mcdo.estimators.scores import EIGENVALUES, DimensionWeights, PassMoments, g
 from mcdo.images import ImageSet, Pixels, prepare_pixels
 from mcdo.perturbation import PASS_BLOCK, PerturbedTower, deterministic_features, image_keys, perturbed
 from mcdo.store import Arrays
+from mcdo.threads import one_thread
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -110,7 +110,7 @@ class Measurement:
         workers = workers_for(self.encoder.device, len(blocks))
         with (
             perturbed(self.encoder, self.config.dropout, self.config.seed) as tower,
-            one_thread_each(),
+            one_thread(),
             ThreadPoolExecutor(workers) as pool,
         ):
             try:
@@ -214,21 +214,6 @@ def prepared(encoder: Encoder, images: ImageSet) -> Pixels:
 def workers_for(device: torch.device, blocks: int) -> int:
     """Blocks of images measured at once: on a CPU, whole blocks share the cores better than single operations do."""
     return max(1, min(torch.get_num_threads(), blocks, 16)) if device.type == "cpu" else 1
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Let every operation run on one thread.
-
-    How many threads share a product decides its last bits. With one, they do not depend on the machine's cores, nor on
-    how many blocks a shard of the images makes.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _cut(features: Tensor, done: int, passes: Sequence[int]) -> list[Tensor]:

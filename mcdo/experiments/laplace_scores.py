@@ -19,6 +19,7 @@ from mcdo.experiments.bench import Bench
 from mcdo.experiments.exp5_subset_ambiguity import TEMPLATES
 from mcdo.images import ImageSet, Pixels, prepare_pixels
 from mcdo.perturbation import PASS_BLOCK, Perturbation, deterministic_features, image_keys, perturbed
+from mcdo.threads import one_thread
 
 Array = NDArray[np.float64]
 
@@ -139,17 +140,13 @@ def runtimes(bench: Bench, model: str, n: int, fit: int, dropout: Perturbation, 
 
 
 def _least_seconds(job: Callable[[], object], repetitions: int = 3) -> float:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        taken = []
+    taken = []
+    with one_thread():
         for _ in range(repetitions + 1):  # the first warms caches up
             start = time.perf_counter()
             job()
             taken.append(time.perf_counter() - start)
-        return min(taken[1:])
-    finally:
-        torch.set_num_threads(threads)
+    return min(taken[1:])
 
 
 def _captured(encoder: Encoder, pixels: Pixels, rows: int) -> tuple[Array, Array, float]:

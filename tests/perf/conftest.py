@@ -13,11 +13,6 @@ from mcdo.estimators.provenance import versions
 from mcdo.experiments.bench import Bench
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.perf)
-
-
 @pytest.fixture(scope="session")
 def machine(bench: Bench) -> dict[str, Any]:
     """Where absolute figures were taken."""

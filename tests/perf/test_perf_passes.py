@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,9 @@ from mcdo.experiments import pass_cost
 from mcdo.experiments.base import add_to_json
 from mcdo.experiments.bench import Bench
 from mcdo.perturbation import Dropout, TiedDropout
+from mcdo.threads import one_thread
+
+pytestmark = pytest.mark.perf
 
 EMBEDDED_CEILING, LARGE_CPU_CEILING, CUDA_CEILING = 1.15, 1.03, 1.05
 """Forward equivalents of a Monte Carlo pass that are allowed, at p <= 0.05."""
@@ -33,16 +36,14 @@ def _ceiling(encoder: Encoder) -> float:
 
 
 @pytest.fixture(scope="module")
-def one_thread() -> Any:
+def as_in_the_pass_loop() -> Iterator[None]:
     """The pass loop gives every operation one thread, so that is how a pass is timed."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
-def costs(one_thread: None, bench: Bench) -> Callable[[str], dict[str, pass_cost.Cost]]:
+def costs(as_in_the_pass_loop: None, bench: Bench) -> Callable[[str], dict[str, pass_cost.Cost]]:
     """Cost of every way on a model, timed once."""
     found: dict[str, dict[str, pass_cost.Cost]] = {}
 

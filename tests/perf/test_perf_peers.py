@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from mcdo.experiments import pass_cost
 from mcdo.experiments.bench import Bench
 from mcdo.perturbation import Dropout, find_sites
+from mcdo.threads import one_thread
+
+pytestmark = pytest.mark.perf
 
 
 def with_dropout(tower: nn.Module, p: float) -> tuple[nn.Module, int]:
@@ -82,12 +85,8 @@ def test_keyed_masks_are_not_dearer_than_a_peer(
         "sparse": pass_cost.monte_carlo(encoder, pixels, passes, Dropout(p)),
         peer: theirs,
     }
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         found = pass_cost.compare(methods, 9, encoder.device)
-    finally:
-        torch.set_num_threads(threads)
     ours = len(find_sites(encoder).select("all"))
     record_property(peer, f"{found[peer]} forwards at {count} sites; keyed masks {found['sparse']} at {ours}")
     print(f"\n{model}: {peer} {found[peer]} forwards at {count} sites, keyed masks {found['sparse']} at {ours}")

@@ -16,6 +16,8 @@ from mcdo.experiments import exp0_nested_mc as exp0
 from mcdo.experiments.bench import Bench
 from mcdo.store import Store
 
+pytestmark = pytest.mark.perf
+
 
 def test_keeping_and_reading_a_run_is_free_beside_measuring_it(
     model: str, bench: Bench, tmp_path: Path, record_property: Callable[[str, object], None]

@@ -49,6 +49,19 @@ def test_marks_select_what_they_say() -> None:
     assert all(node.isascii() for node in ids)
 
 
+def collected(*arguments: str) -> set[str]:
+    return {line for line in run_pytest("--collect-only", "-q", *arguments).stdout.splitlines() if "::" in line}
+
+
+def test_the_performance_suite_runs_with_benchmark_only_and_is_all_that_perf_selects() -> None:
+    everything = collected("tests/perf", "tests/gates")
+    assert everything
+    assert not any("tests/perf" in node for node in everything)
+    measured = collected("tests/perf", "tests/gates", "--benchmark")
+    assert measured > everything
+    assert collected("tests/perf", "tests/gates", "--benchmark", "-m", "perf") == measured - everything
+
+
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
     """A small suite elsewhere, with the same plugin."""
@@ -82,9 +95,10 @@ def test_missing_hardware_is_a_skip_that_says_so_and_a_failure_on_demand(suite: 
     assert missing is not None, "a machine with both kinds of accelerator"
     (suite / "test_tier.py").write_text(
         f"import pytest\n\n@pytest.mark.{missing}\ndef test_tier() -> None:\n    assert True\n"
+        f"\n@pytest.mark.{missing}\ndef test_with_a_model(model: str) -> None:\n    raise AssertionError(model)\n"
     )
     skipped = run_pytest("-rs", cwd=suite)
-    assert skipped.returncode == 0
+    assert skipped.returncode == 0, skipped.stdout
     assert f"needs {missing}; found cpu" in skipped.stdout
     required = run_pytest(f"--require-tier={missing}", cwd=suite)
     assert required.returncode == 1

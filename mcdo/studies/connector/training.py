@@ -12,8 +12,7 @@ is taken up from its last epoch ends with the very weights of an undisturbed one
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -29,6 +28,7 @@ from mcdo.studies.connector.coverage import Coverage, check_coverage
 from mcdo.studies.connector.preflight import check_placeholders
 from mcdo.studies.connector.samples import IGNORED, Sample, Wording, collate, without_image
 from mcdo.studies.connector.tiny import TinyConnector
+from mcdo.threads import one_thread
 
 Stage = Literal["language", "connector"]
 Arrays = dict[str, NDArray[Any]]
@@ -106,7 +106,7 @@ def train_stage(
     history = run.restore(store.get(key) if store else None)
     epochs = config.language_epochs if stage == "language" else config.connector_epochs
     shown = tokens() if stage == "connector" and len(history) < epochs else torch.empty(0)
-    with _one_thread(), tqdm(total=epochs, initial=len(history), desc=stage, unit="epoch", disable=None) as bar:
+    with one_thread(), tqdm(total=epochs, initial=len(history), desc=stage, unit="epoch", disable=None) as bar:
         for epoch in range(len(history), epochs):
             history.append(run.epoch(epoch, epochs, samples, shown, wording))
             if store is not None:
@@ -212,14 +212,3 @@ def said_in_words(model: TinyConnector, samples: Sequence[Sample], noise: float,
     said = model.embed(torch.stack(drawn).to(model.device))
     spread = noise * said.detach().std()
     return said + spread * torch.randn(said.shape, generator=generator).to(said)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The order of floating-point sums, and so the weights, must not depend on the number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -25,6 +25,7 @@ from mcdo.store import Store
 from mcdo.studies.subtasks.config import Architecture, Training
 from mcdo.studies.subtasks.network import Perceptron, generator
 from mcdo.studies.subtasks.observe import keep
+from mcdo.threads import one_thread
 
 CHECKPOINT_EVERY_S = 5.0
 _ROWS = 4096
@@ -111,8 +112,8 @@ def train(
     run = _Run(job, train, validation, where)
     finished = store is not None and run.restore(store.get(key))
     saved = time.monotonic()
-    with tqdm(total=job.training.max_epochs, initial=len(run.history), desc=job.name, unit="epoch", disable=None,
-              leave=False) as bar:  # fmt: skip
+    with one_thread(), tqdm(total=job.training.max_epochs, initial=len(run.history), desc=job.name, unit="epoch",
+                            disable=None, leave=False) as bar:  # fmt: skip
         while not finished and not run.done:
             run.epoch()
             bar.update()
