@@ -13,6 +13,7 @@ import pytest
 import torch
 from _pytest.terminal import TerminalReporter
 
+from mcdo.claims import Judges
 from mcdo.encoders import REGISTRY, find_spec
 from mcdo.encoders.spec import Precision
 from mcdo.errors import McdoError, nearest
@@ -279,6 +280,12 @@ def settings(bench: Bench) -> Settings:
 def findings() -> Findings:
     """What is known to fail, with its measured reason."""
     return Findings.load()
+
+
+@pytest.fixture
+def judge(settings: Settings, findings: Findings, request: pytest.FixtureRequest) -> Judges:
+    """How claims end: ``judge("exp5").above("rho_entropy/trace_pre", estimate, 0.3)``."""
+    return Judges(settings, findings, request)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -23,6 +23,7 @@ from mcdo.experiments.exp0_nested_mc import SPACES
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel
 from mcdo.stats import THRESHOLDS, Estimate, Reliability, bootstrap, disattenuated, reliability, spearman
+from mcdo.stats.resampling import Verdict
 
 FOLDER = "exp0_first_order"
 RATIO_BAND = (0.8, 1.25)
@@ -69,7 +70,7 @@ class Domain:
     corrected: Estimate
 
     @property
-    def holds(self) -> str:
+    def holds(self) -> Verdict:
         """``met`` where the ratio lies in the band and the corrected correlation above its bar."""
         low, high = RATIO_BAND
         verdicts = {

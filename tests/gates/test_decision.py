@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from mcdo.claims import Judges
 from mcdo.experiments import convergence, verdict
 from mcdo.experiments import exp0_first_order as first_order
 from mcdo.experiments import exp0_nested_mc as exp0
 from mcdo.experiments import exp5_subset_ambiguity as exp5
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.findings import Findings
 from mcdo.stats import Estimate, Reliability, ambiguity_estimates, ambiguity_targets
 
 pytestmark = [pytest.mark.phase1, pytest.mark.gate]
@@ -95,30 +95,14 @@ def test_score_follows_ambiguity(
     bar: str,
     estimator: str,
     bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
+    judge: Judges,
 ) -> None:
     settings = bench.settings
     config = exp5.Exp5SubsetConfig.of(settings.protocol, settings.seed, settings.dropout)
     key, threshold = BARS[bar]
     claim = f"{bar}/{score}" + ("/first_order" if estimator == "first_order" else "")
-    known = findings.lookup("exp5", claim, model, settings)
-    if known is not None:
-        request.applymarker(
-            pytest.mark.xfail(strict=True, raises=AssertionError, reason=f"{known.measured}: {known.reason}")
-        )
     found = _ambiguity(bench, config, model, score, estimator)
-    estimate, control = found[key], found[f"{key}_given_norm"]
-    record_property(key, str(estimate))
-    record_property(f"{key} given norm", str(control))
-    _judge(
-        estimate,
-        threshold,
-        f"{model} {score} ({estimator}): {key}",
-        f"given the feature norm {control}",
-        record_property,
-    )
+    judge("exp5").above(claim, found[key], threshold, f"given the feature norm {found[f'{key}_given_norm']}")
 
 
 def _ambiguity(
@@ -132,14 +116,3 @@ def _ambiguity(
     linear = bench.first_order(need)
     targets = ambiguity_targets(logits, labels, head="softmax")
     return ambiguity_estimates(linear.scores(score)[0], targets, linear.feature_norm, seed=config.seed)
-
-
-def _judge(
-    estimate: Estimate, bar: float, what: str, beside: str, record_property: Callable[[str, object], None]
-) -> None:
-    """Met passes, not met fails; undecided, where the interval straddles the bar, is neither."""
-    outcome = estimate.verdict(bar, ">")
-    record_property("outcome", outcome)
-    if outcome == "undecided":
-        pytest.skip(f"undecided: {what} {estimate} straddles {bar}; {beside}")
-    assert outcome == "met", f"{what} {estimate} is not above {bar}; {beside}"

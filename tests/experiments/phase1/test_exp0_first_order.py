@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from mcdo.claims import Judges
 from mcdo.experiments import exp0_first_order as exp0
 from mcdo.experiments.bench import Bench
 from mcdo.experiments.exp0_nested_mc import SPACES
-from mcdo.experiments.findings import Findings
 from mcdo.stats import THRESHOLDS
 
 pytestmark = [
@@ -49,36 +49,21 @@ def test_reliability_and_domain_are_measured(
 
 @pytest.mark.gate
 @pytest.mark.parametrize("space", list(SPACES))
-def test_first_order_says_what_monte_carlo_says(
-    model: str, space: str, bench: Bench, findings: Findings, request: pytest.FixtureRequest
-) -> None:
+def test_first_order_says_what_monte_carlo_says(model: str, space: str, bench: Bench, judge: Judges) -> None:
     """Its refusal: a score outside the domain takes no part in the decision (tests/gates/test_decision.py)."""
     config = _config(bench)
-    known = findings.lookup("exp0_first_order", f"domain/{SPACES[space]}", model, bench.settings)
-    if known is not None:
-        reason = f"{known.measured}: {known.reason}"
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
     found = exp0.measure(bench, config, model).domain[bench.settings.dropout.p][space]
-    said = f"{model} {SPACES[space]}: ratio {found.ratio}, Spearman corrected {found.corrected} (raw {found.spearman})"
-    if found.holds == "undecided":
-        pytest.skip(f"undecided: {said}")
-    assert found.holds == "met", f"{said}; accepted: ratio {exp0.RATIO_BAND}, Spearman >= {exp0.SPEARMAN_BAR}"
+    measured = f"ratio {found.ratio}, Spearman corrected {found.corrected} (raw {found.spearman})"
+    accepted = f"accepted: ratio {exp0.RATIO_BAND}, Spearman >= {exp0.SPEARMAN_BAR}"
+    judge("exp0_first_order").outcome(f"domain/{SPACES[space]}", found.holds, measured, accepted)
 
 
 @pytest.mark.gate
 @pytest.mark.parametrize("space", list(SPACES))
-def test_few_probes_rank_images_reliably(
-    model: str, space: str, bench: Bench, findings: Findings, request: pytest.FixtureRequest
-) -> None:
+def test_few_probes_rank_images_reliably(model: str, space: str, bench: Bench, judge: Judges) -> None:
     config = _config(bench)
-    known = findings.lookup("exp0_first_order", f"usable/{SPACES[space]}", model, bench.settings)
-    if known is not None:
-        reason = f"{known.measured}: {known.reason}"
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
     count = config.probes[-1]
     r = exp0.measure(bench, config, model).reliability[count][space]
-    rho = r.estimate("spearman")
-    outcome = rho.verdict(THRESHOLDS.usable_spearman, ">=")
-    if outcome == "undecided":
-        pytest.skip(f"undecided: {model} {SPACES[space]} with {count} probes: Spearman {rho}")
-    assert outcome == "met", f"{model} {SPACES[space]} with {count} probes: Spearman {rho}, status {r.status}"
+    beside = f"Spearman with {count} probes, status {r.status}"
+    claim, bar = f"usable/{SPACES[space]}", THRESHOLDS.usable_spearman
+    judge("exp0_first_order").at_least(claim, r.estimate("spearman"), bar, beside)

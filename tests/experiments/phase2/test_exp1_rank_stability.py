@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from phase2_claims import Judge
 
+from mcdo.claims import Judges
 from mcdo.experiments import exp1_rank_stability as exp1
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.findings import Findings
 from mcdo.stats import stacked_drift
 
 pytestmark = [pytest.mark.phase2, pytest.mark.experiment(exp1, exp1.Exp1Config)]
@@ -57,48 +56,28 @@ def test_the_sweep_is_reported_whole(model: str, bench: Bench, record_property: 
     assert means == sorted(means), f"{model}: more dropout, more variance: {means}"
 
 
-def test_first_order_predicts_the_mean_score_at_the_smallest_p(
-    model: str,
-    bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_first_order_predicts_the_mean_score_at_the_smallest_p(model: str, bench: Bench, judge: Judges) -> None:
     """The delta method is exact as p tends to 0: within a tenth at the smallest p of the sweep."""
-    judge = Judge("exp1", model, bench, findings, request, record_property)
     ratio = _result(bench, model).ratio[min(_config(bench).p)]
-    judge.within("first_order_mean/smallest_p", ratio, 0.9, 1.1, "measured / predicted mean")
+    judge("exp1").within("first_order_mean/smallest_p", ratio, 0.9, 1.1, "measured / predicted mean")
 
 
 @pytest.mark.parametrize(
     "p", [p for p in exp1.Exp1Config().p if p != exp1.Exp1Config().reference], ids=lambda p: f"p{p:g}"
 )
-def test_the_ranking_at_p_is_that_at_the_published_p(
-    p: float,
-    model: str,
-    bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
-) -> None:
-    judge = Judge("exp1", model, bench, findings, request, record_property)
+def test_the_ranking_at_p_is_that_at_the_published_p(p: float, model: str, bench: Bench, judge: Judges) -> None:
     pair, matrices = (f"{p:g}", f"{_config(bench).reference:g}"), _result(bench, model).matrices
     trace = matrices["trace_pre"]
     beside = (
         f"raw {trace.pair('raw', *pair)}; over the squared norm "
         f"{matrices['trace_pre_relative'].pair('disattenuated', *pair)}"
     )
-    judge.above(f"stable/p={p:g}", trace.pair("disattenuated", *pair), exp1.STABLE, beside)
+    judge("exp1").above(f"stable/p={p:g}", trace.pair("disattenuated", *pair), exp1.STABLE, beside)
 
 
-def test_first_order_ranks_as_monte_carlo_does_at_the_published_p(
-    model: str,
-    bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
-) -> None:
-    judge = Judge("exp1", model, bench, findings, request, record_property)
+def test_first_order_ranks_as_monte_carlo_does_at_the_published_p(model: str, bench: Bench, judge: Judges) -> None:
     trace = _result(bench, model).matrices["trace_pre"]
     pair = f"{_config(bench).reference:g}", exp1.FIRST_ORDER
-    judge.above("first_order_rank", trace.pair("disattenuated", *pair), exp1.STABLE, f"raw {trace.pair('raw', *pair)}")
+    judge("exp1").above(
+        "first_order_rank", trace.pair("disattenuated", *pair), exp1.STABLE, f"raw {trace.pair('raw', *pair)}"
+    )

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from phase2_claims import Judge
 
+from mcdo.claims import Judges
 from mcdo.experiments import exp2_synthetic as exp2
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.findings import Findings
 
 pytestmark = [pytest.mark.phase2, pytest.mark.experiment(exp2, exp2.Exp2Config)]
 
@@ -58,14 +57,7 @@ def test_order_of_means_is_reported(model: str, bench: Bench, record_property: C
 
 
 @pytest.mark.parametrize("score", ["trace_pre", "trace_pre_relative", "trace_post"])
-def test_natural_images_have_the_lowest_score(
-    score: str,
-    model: str,
-    bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_natural_images_have_the_lowest_score(score: str, model: str, bench: Bench, judge: Judges) -> None:
     result = _result(bench, model)
     means = ", ".join(f"{name} {result.means[score][name].value:.3g}" for name in result.order(score))
     gaps = "; ".join(
@@ -73,5 +65,4 @@ def test_natural_images_have_the_lowest_score(
         for name in exp2.SYNTHETIC
         for d in [result.pairs[score][name, exp2.NATURAL]]
     )
-    judge = Judge("exp2", model, bench, findings, request, record_property)
-    judge.outcome(f"natural_lowest/{score}", result.familiarity(score), means, gaps)
+    judge("exp2").outcome(f"natural_lowest/{score}", result.familiarity(score), means, gaps)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from phase2_claims import Judge
 
+from mcdo.claims import Judges
 from mcdo.experiments import exp3_dropout_types as exp3
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.findings import Findings
 from mcdo.stats import THRESHOLDS, stacked_drift
 
 pytestmark = [pytest.mark.phase2, pytest.mark.first_model, pytest.mark.experiment(exp3, exp3.Exp3Config)]
@@ -69,37 +68,21 @@ def test_types_are_reported_side_by_side(
 
 
 @pytest.mark.parametrize("kind", list(exp3.TYPES))
-def test_the_type_ranks_reliably(
-    kind: str,
-    model: str,
-    bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_the_type_ranks_reliably(kind: str, model: str, bench: Bench, judge: Judges) -> None:
     result = _result(bench, model)
     if kind not in result.means:
         pytest.skip(f"{model} has no site for type {kind} ({exp3.TYPES[kind]})")
     found = result.reliability["trace_pre"][kind]
-    judge = Judge("exp3", model, bench, findings, request, record_property)
     post = result.reliability["trace_post"][kind].estimate("spearman")
     beside = f"SNR {found.snr:.2f}, ICC {found.icc:.2f}, {found.status}; trace_post {post}"
-    judge.above(f"reliable/{kind}", found.estimate("spearman"), THRESHOLDS.usable_spearman, beside)
+    judge("exp3").above(f"reliable/{kind}", found.estimate("spearman"), THRESHOLDS.usable_spearman, beside)
 
 
 @pytest.mark.parametrize("kind", list(exp3.TYPES))
-def test_the_type_follows_ambiguity(
-    kind: str,
-    model: str,
-    bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_the_type_follows_ambiguity(kind: str, model: str, bench: Bench, judge: Judges) -> None:
     result = _result(bench, model)
     if kind not in result.means:
         pytest.skip(f"{model} has no site for type {kind} ({exp3.TYPES[kind]})")
     found, key = result.validity["trace_pre"][kind], "rho_uncertainty_vs_entropy"
-    judge = Judge("exp3", model, bench, findings, request, record_property)
     beside = f"given the feature norm {found[f'{key}_given_norm']}; the norm alone {result.norm_validity[key]}"
-    judge.above(f"rho_entropy/{kind}", found[key], exp3.RHO_ENTROPY_BAR, beside)
+    judge("exp3").above(f"rho_entropy/{kind}", found[key], exp3.RHO_ENTROPY_BAR, beside)

@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from phase2_claims import Judge
 
+from mcdo.claims import Judges
 from mcdo.experiments import exp4_full_models as exp4
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.findings import Findings
 from mcdo.stats import THRESHOLDS, RankMatrix, stacked_drift, trial_drift
 
 pytestmark = [pytest.mark.phase2]
@@ -64,18 +63,10 @@ def test_model_is_perturbed_at_the_matched_roles_only(
 
 @pytest.mark.experiment(exp4, exp4.Exp4FullConfig)
 @pytest.mark.parametrize("score", ["trace_pre", "angular_var"])
-def test_model_ranks_reliably_under_matched_sites(
-    score: str,
-    model: str,
-    bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_model_ranks_reliably_under_matched_sites(score: str, model: str, bench: Bench, judge: Judges) -> None:
     found = _result(bench, model).reliability[score]
-    judge = Judge("exp4_full", model, bench, findings, request, record_property)
     beside = f"SNR {found.snr:.2f}, ICC {found.icc:.2f}, {found.status}"
-    judge.above(f"reliable/{score}", found.estimate("spearman"), THRESHOLDS.usable_spearman, beside)
+    judge("exp4_full").above(f"reliable/{score}", found.estimate("spearman"), THRESHOLDS.usable_spearman, beside)
 
 
 def test_models_are_compared_on_the_same_images_and_roles(
@@ -91,16 +82,10 @@ def test_models_are_compared_on_the_same_images_and_roles(
             assert np.isfinite([raw.value, raw.low, raw.high]).all()
 
 
-def test_every_two_models_agree_on_which_images_are_uncertain(
-    bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_every_two_models_agree_on_which_images_are_uncertain(bench: Bench, judge: Judges) -> None:
     """The weakest pair decides: all must lie above zero, so no correction over pairs is due."""
     matrix = _matrices(bench)["trace_pre"]
     weakest = min(matrix.disattenuated, key=lambda pair: matrix.disattenuated[pair].low)
     relative = _matrices(bench)["trace_pre_relative"].disattenuated[weakest]
-    judge = Judge("exp4_full", weakest[0], bench, findings, request, record_property)
     beside = f"raw {matrix.raw[weakest]}; over the squared norm {relative}"
-    judge.above(f"agreement/{'~'.join(weakest)}", matrix.disattenuated[weakest], 0.0, beside)
+    judge("exp4_full", weakest[0]).above(f"agreement/{'~'.join(weakest)}", matrix.disattenuated[weakest], 0.0, beside)

@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from phase2_claims import Judge
 
+from mcdo.claims import Judges
 from mcdo.experiments import exp5_full_ambiguity as exp5
 from mcdo.experiments import exp5_retrieval
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.findings import Findings
 from mcdo.images.retrieval import read_items
 
 pytestmark = [pytest.mark.phase2, pytest.mark.experiment(exp5, exp5.Exp5FullConfig)]
@@ -54,36 +53,23 @@ def test_every_figure_is_over_originals(
 
 @pytest.mark.parametrize("score", ["trace_pre", "trace_post"])
 @pytest.mark.parametrize("bar", list(exp5.BARS))
-def test_score_follows_ambiguity(
-    bar: str,
-    score: str,
-    model: str,
-    bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
-) -> None:
+def test_score_follows_ambiguity(bar: str, score: str, model: str, bench: Bench, judge: Judges) -> None:
     key, threshold = exp5.BARS[bar]
     figures = _result(bench, model).figures[f"{score}/softmax"]
-    judge = Judge("exp5_full", model, bench, findings, request, record_property)
-    judge.above(f"{bar}/{score}", figures[key], threshold, f"given the feature norm {figures[f'{key}_given_norm']}")
+    judge("exp5_full").above(
+        f"{bar}/{score}", figures[key], threshold, f"given the feature norm {figures[f'{key}_given_norm']}"
+    )
 
 
 @pytest.mark.parametrize("score", ["trace_pre", "trace_post"])
 def test_score_follows_ambiguity_better_than_the_feature_norm(
-    score: str,
-    model: str,
-    bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Callable[[str, object], None],
+    score: str, model: str, bench: Bench, judge: Judges
 ) -> None:
     """T passes must buy something that one deterministic pass does not have."""
     result = _result(bench, model)
     norm = result.figures[f"{exp5.BASELINE}/softmax"]["rho_uncertainty_vs_entropy"]
-    judge = Judge("exp5_full", model, bench, findings, request, record_property)
     beside = f"p_holm {result.gain[score].p_holm:.2g}; minus the norm alone {norm}"
-    judge.above(f"beats_norm/{score}", result.gain[score].estimate, 0.0, beside)
+    judge("exp5_full").above(f"beats_norm/{score}", result.gain[score].estimate, 0.0, beside)
 
 
 def test_score_says_which_captions_are_mistaken(

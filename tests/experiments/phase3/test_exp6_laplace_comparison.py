@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from mcdo.claims import Judges
 from mcdo.experiments import exp6_laplace as exp6
 from mcdo.experiments.bench import Bench
 from mcdo.experiments.exp5_subset_ambiguity import AUROC_ENTROPY_BAR, RHO_ENTROPY_BAR
-from mcdo.experiments.findings import Findings
 from mcdo.experiments.laplace_scores import calibration_images, laplace_scores, runtimes
 
 pytestmark = [pytest.mark.phase3, pytest.mark.experiment(exp6, exp6.Exp6Config)]
@@ -36,13 +36,6 @@ def measured(bench: Bench, model: str) -> tuple[exp6.Exp6Config, exp6.Exp6Result
         return exp6.compute(config, scores, run.feature_norm, logits, labels)
 
     return config, bench.once(config, model, compute)
-
-
-def known_negative(findings: Findings, claim: str, model: str, bench: Bench, request: pytest.FixtureRequest) -> None:
-    known = findings.lookup("exp6", claim, model, bench.settings)
-    if known is not None:
-        reason = f"{known.measured}: {known.reason}"
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
 
 
 def test_every_score_is_compared_on_the_same_images(model: str, bench: Bench, record_property: Record) -> None:
@@ -71,20 +64,12 @@ def test_laplace_follows_ambiguity(
     score: str,
     bar: str,
     bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Record,
+    judge: Judges,
 ) -> None:
-    known_negative(findings, f"{bar}/{score}", model, bench, request)
     key, threshold = BARS[bar]
     found = measured(bench, model)[1].estimates[score]
     beside = f"given the feature norm {found[f'{key}_given_norm']}"
-    outcome = found[key].verdict(threshold, ">")
-    record_property("estimate", f"{found[key]}; {beside}")
-    record_property("outcome", outcome)
-    if outcome == "undecided":
-        pytest.skip(f"undecided: {model} {score}: {key} {found[key]} straddles {threshold}; {beside}")
-    assert outcome == "met", f"{model} {score}: {key} {found[key]} is not above {threshold}; {beside}"
+    judge("exp6").above(f"{bar}/{score}", found[key], threshold, beside)
 
 
 @pytest.mark.parametrize("other", [*exp6.LAPLACE, "inverse_norm"])
@@ -94,20 +79,13 @@ def test_mc_dropout_is_better_than_what_takes_one_pass(
     other: str,
     target: str,
     bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Record,
+    judge: Judges,
 ) -> None:
     """Met where the other score's figure lies below MC dropout's, paired over images."""
-    known_negative(findings, f"better_than_{other}/{target}", model, bench, request)
     result = measured(bench, model)[1]
     if target not in result.differences:
         pytest.skip("undecided: the images have no labels, so errors are not known")
     found = result.differences[target][other]
-    outcome = found.estimate.verdict(0.0, "<")
-    record_property("difference", str(found))
-    record_property("outcome", outcome)
-    said = f"{model}, {target}: {other} - {exp6.REFERENCE} = {found}"
-    if outcome == "undecided" or not found.p_holm <= 0.05:  # NaN where errors are too few to test by
-        pytest.skip(f"undecided: {said}: no difference beyond chance (p after Holm over all of the model's)")
-    assert outcome == "met", f"{said}: MC dropout is worse"
+    judge("exp6").below(
+        f"better_than_{other}/{target}", found.estimate, 0.0, f"{other} - {exp6.REFERENCE}", found.p_holm
+    )

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from mcdo.claims import Judges
 from mcdo.experiments import exp7_aleatoric as exp7
 from mcdo.experiments.bench import Bench
 from mcdo.experiments.exp5_subset_ambiguity import AUROC_ENTROPY_BAR, RHO_ENTROPY_BAR
-from mcdo.experiments.findings import Findings
 
 pytestmark = [pytest.mark.phase3, pytest.mark.experiment(exp7, exp7.Exp7Config)]
 
@@ -41,13 +41,6 @@ def measured(bench: Bench, model: str) -> tuple[exp7.Exp7Config, exp7.Exp7Result
     return config, bench.once(config, model, compute)
 
 
-def known_negative(findings: Findings, claim: str, model: str, bench: Bench, request: pytest.FixtureRequest) -> None:
-    known = findings.lookup("exp7", claim, model, bench.settings)
-    if known is not None:
-        reason = f"{known.measured}: {known.reason}"
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
-
-
 def test_every_family_is_reported(model: str, bench: Bench, record_property: Record) -> None:
     config, result = measured(bench, model)
     run, settings = bench.run(exp7.needs(config, model)), bench.settings
@@ -65,16 +58,8 @@ def test_every_family_is_reported(model: str, bench: Bench, record_property: Rec
     assert len(result.relations) == len(config.families) + 1
 
 
-def test_epistemic_and_aleatoric_are_two_rankings(
-    model: str, bench: Bench, findings: Findings, request: pytest.FixtureRequest, record_property: Record
-) -> None:
-    known_negative(findings, "distinct", model, bench, request)
-    found = measured(bench, model)[1].relations["aleatoric_rank"].rho
-    outcome = found.verdict(SAME, "<")
-    record_property("outcome", outcome)
-    if outcome == "undecided":
-        pytest.skip(f"undecided: {model}: rho(epistemic, aleatoric) {found} straddles {SAME}")
-    assert outcome == "met", f"{model}: rho(epistemic, aleatoric) {found} is not below {SAME}"
+def test_epistemic_and_aleatoric_are_two_rankings(model: str, bench: Bench, judge: Judges) -> None:
+    judge("exp7").below("distinct", measured(bench, model)[1].relations["aleatoric_rank"].rho, SAME)
 
 
 @pytest.mark.parametrize("bar", list(BARS))
@@ -84,20 +69,12 @@ def test_score_follows_ambiguity(
     score: str,
     bar: str,
     bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Record,
+    judge: Judges,
 ) -> None:
-    known_negative(findings, f"{bar}/{score}", model, bench, request)
     key, threshold = BARS[bar]
     found = measured(bench, model)[1].estimates[score]
     beside = f"given the feature norm {found[f'{key}_given_norm']}"
-    outcome = found[key].verdict(threshold, ">")
-    record_property("estimate", f"{found[key]}; {beside}")
-    record_property("outcome", outcome)
-    if outcome == "undecided":
-        pytest.skip(f"undecided: {model} {score}: {key} {found[key]} straddles {threshold}; {beside}")
-    assert outcome == "met", f"{model} {score}: {key} {found[key]} is not above {threshold}; {beside}"
+    judge("exp7").above(f"{bar}/{score}", found[key], threshold, beside)
 
 
 @pytest.mark.parametrize("target", ["entropy", "error"])
@@ -105,19 +82,10 @@ def test_both_together_are_better_than_epistemic_alone(
     model: str,
     target: str,
     bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Record,
+    judge: Judges,
 ) -> None:
-    known_negative(findings, f"combined_better/{target}", model, bench, request)
     result = measured(bench, model)[1]
     if target not in result.differences:
         pytest.skip("undecided: the images have no labels, so errors are not known")
     found = result.differences[target]["combined_rank"]
-    outcome = found.estimate.verdict(0.0, ">")
-    record_property("difference", str(found))
-    record_property("outcome", outcome)
-    said = f"{model}, {target}: combined_rank - epistemic = {found}"
-    if outcome == "undecided" or not found.p_holm <= 0.05:  # NaN where errors are too few to test by
-        pytest.skip(f"undecided: {said}: no difference beyond chance (p after Holm over all of the model's)")
-    assert outcome == "met", f"{said}: adding the aleatoric score makes it worse"
+    judge("exp7").above(f"combined_better/{target}", found.estimate, 0.0, "combined_rank - epistemic", found.p_holm)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from mcdo.claims import Judges
 from mcdo.experiments import exp8_semantic as exp8
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.findings import Findings
 from mcdo.experiments.pass_moments import pass_moments
 from mcdo.stats import ambiguity_targets
+from mcdo.stats.resampling import Verdict
 
 pytestmark = [pytest.mark.phase3, pytest.mark.experiment(exp8, exp8.Exp8Config)]
 
@@ -59,18 +60,10 @@ def test_the_variance_is_more_semantic_than_chance(
     model: str,
     basis: str,
     bench: Bench,
-    findings: Findings,
-    request: pytest.FixtureRequest,
-    record_property: Record,
+    judge: Judges,
 ) -> None:
-    known = findings.lookup("exp8", f"parallel_share/{basis}", model, bench.settings)
-    if known is not None:
-        reason = f"{known.measured}: {known.reason}"
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
     share = measured(bench, model)[1].shares[basis]
-    said = f"{model}: share {share.observed}, chance {share.chance:.3f}, random subspaces up to {share.null[1]:.3f}"
+    said = f"share {share.observed}, chance {share.chance:.3f}, random subspaces up to {share.null[1]:.3f}"
     above, below = share.observed.verdict(share.null[1], ">"), share.observed.verdict(share.chance, "<=")
-    record_property("outcome", above)
-    if above != "met" and below != "met":
-        pytest.skip(f"undecided: {said}")
-    assert above == "met", f"{said}: no more than chance"
+    outcome: Verdict = "met" if above == "met" else "not met" if below == "met" else "undecided"
+    judge("exp8").outcome(f"parallel_share/{basis}", outcome, said)

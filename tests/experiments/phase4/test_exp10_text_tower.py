@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from phase4_claims import MakeJudge, judge
 
+from mcdo.claims import Judges
 from mcdo.encoders import Prompts, TextTower
 from mcdo.estimators import MonteCarloRun
 from mcdo.experiments import exp10_text_tower as exp10
@@ -21,7 +21,6 @@ from mcdo.experiments.prompt_bank import Prompt, bank, read_prompts, sample
 from mcdo.perturbation import GROUPS, check_comparable
 from mcdo.stats import THRESHOLDS
 
-__all__ = ["judge"]  # a fixture
 pytestmark = [pytest.mark.phase4, pytest.mark.experiment(exp10, exp10.Exp10Config)]
 
 Record = Callable[[str, object], None]
@@ -99,27 +98,27 @@ def test_everything_is_reported_with_its_controls(measured: Measured, record_pro
 
 
 @pytest.mark.parametrize("score", ["trace_pre", "trace_post"])
-def test_the_score_of_a_prompt_repeats(score: str, measured: Measured, judge: MakeJudge) -> None:
+def test_the_score_of_a_prompt_repeats(score: str, measured: Measured, judge: Judges) -> None:
     found = measured.result.reliability[score]
     beside = f"SNR {found.snr:.2f}, ICC {found.icc:.2f}, {found.status}"
-    judge("exp10")(f"repeats/{score}", found.estimate("spearman"), ">=", THRESHOLDS.usable_spearman, beside)
+    judge("exp10").at_least(f"repeats/{score}", found.estimate("spearman"), THRESHOLDS.usable_spearman, beside)
 
 
 @pytest.mark.parametrize("score", JUDGED)
 def test_more_specific_prompts_of_the_same_length_are_less_variable(
-    score: str, measured: Measured, judge: MakeJudge
+    score: str, measured: Measured, judge: Judges
 ) -> None:
     relation, same = measured.result.specific[score], measured.result.same_length[score]
     beside = f"plain {relation.rho}; among prompts of exactly one length {same.rho}, p_holm={same.p_holm:.2g}"
-    judge("exp10")(f"specificity_given_length/{score}", relation.given, "<", 0, beside, relation.given_p_holm)
+    judge("exp10").below(f"specificity_given_length/{score}", relation.given, 0, beside, relation.given_p_holm)
 
 
 @pytest.mark.parametrize("score", JUDGED)
 def test_prompts_that_name_no_class_are_more_variable_than_others_of_the_same_length(
-    score: str, measured: Measured, judge: MakeJudge
+    score: str, measured: Measured, judge: Judges
 ) -> None:
     found = measured.result.generic.get(score)
     if found is None:
         pytest.skip("undecided: fewer than two generic frames among the prompts")
     beside = f"P(generic frame above another); difference of mean rank {found.difference}"
-    judge("exp10")(f"generic_at_same_length/{score}", found.exceedance, ">", 0.5, beside, found.p_holm)
+    judge("exp10").above(f"generic_at_same_length/{score}", found.exceedance, 0.5, beside, found.p_holm)

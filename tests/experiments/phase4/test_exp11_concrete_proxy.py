@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from phase4_claims import MakeJudge, judge
 
+from mcdo.claims import Judges
 from mcdo.experiments import exp11_concrete_proxy as exp11
 from mcdo.experiments.bench import Bench
 from mcdo.experiments.depth_search import GRADIENT, RANDOM, UNIFORM, chosen_originals
 from mcdo.experiments.exp5_full_ambiguity import originals
 from mcdo.stats import ambiguity_targets
 
-__all__ = ["judge"]  # a fixture
 pytestmark = [pytest.mark.phase4, pytest.mark.experiment(exp11, exp11.Exp11Config)]
 
 Record = Callable[[str, object], None]
@@ -83,30 +82,30 @@ def test_both_searches_are_reported_on_the_other_half(measured: Measured, record
 @pytest.mark.parametrize("search", [RANDOM, GRADIENT])
 @pytest.mark.parametrize("score", exp11.SCORES)
 def test_p_by_depth_beats_the_uniform_p_where_it_was_not_chosen(
-    score: str, search: str, measured: Measured, judge: MakeJudge
+    score: str, search: str, measured: Measured, judge: Judges
 ) -> None:
     found = measured.result.searched[score]
     difference = found.differences[f"{search} - {UNIFORM}"]
     beside = f"held out {found.held_out[search]}, uniform {found.held_out[UNIFORM]}"
-    judge("exp11")(f"gain/{search}/{score}", difference.estimate, ">", 0, beside, difference.p_holm)
+    judge("exp11").above(f"gain/{search}/{score}", difference.estimate, 0, beside, difference.p_holm)
 
 
 @pytest.mark.parametrize("score", exp11.SCORES)
 def test_gradient_search_beats_random_search_of_as_many_evaluations(
-    score: str, measured: Measured, judge: MakeJudge
+    score: str, measured: Measured, judge: Judges
 ) -> None:
     difference = measured.result.searched[score].differences[f"{GRADIENT} - {RANDOM}"]
-    judge("exp11")(f"gradient_over_random/{score}", difference.estimate, ">", 0, "", difference.p_holm)
+    judge("exp11").above(f"gradient_over_random/{score}", difference.estimate, 0, "", difference.p_holm)
 
 
-def test_monte_carlo_confirms_the_gain(measured: Measured, judge: MakeJudge) -> None:
+def test_monte_carlo_confirms_the_gain(measured: Measured, judge: Judges) -> None:
     difference = measured.confirmed.differences[f"{GRADIENT} - {UNIFORM}"]
     beside = ", ".join(f"{name} {estimate}" for name, estimate in measured.confirmed.held_out.items())
-    judge("exp11")("gain/monte_carlo/trace_pre", difference.estimate, ">", 0, beside, difference.p_holm)
+    judge("exp11").above("gain/monte_carlo/trace_pre", difference.estimate, 0, beside, difference.p_holm)
 
 
-def test_traces_of_groups_add_up_to_the_joint_trace(measured: Measured, judge: MakeJudge) -> None:
+def test_traces_of_groups_add_up_to_the_joint_trace(measured: Measured, judge: Judges) -> None:
     """What the confirmation rests on: the mean trace of all sites together is the sum over groups within a tenth."""
     ratio = measured.confirmed.additivity
-    judge("exp11")("groups_add_up/above", ratio, ">", 0.9)
-    judge("exp11")("groups_add_up/below", ratio, "<", 1.1)
+    judge("exp11").above("groups_add_up/above", ratio, 0.9)
+    judge("exp11").below("groups_add_up/below", ratio, 1.1)

@@ -6,15 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from prelim_claims import Claims
 
+from mcdo.claims import Judges
 from mcdo.encoders import find_spec
 from mcdo.experiments import prelim_angles as angles
 from mcdo.experiments.bench import Bench
 from mcdo.stats import Difference
 
 pytestmark = [pytest.mark.prelim, pytest.mark.experiment(angles, angles.AnglesConfig)]
-Judge = Callable[[str, str], Claims]
 
 
 def _config(bench: Bench) -> angles.AnglesConfig:
@@ -67,26 +66,26 @@ def test_trace_post_and_mean_cosine_dev_are_one_metric(model: str, bench: Bench)
 
 
 @pytest.mark.parametrize("angle", [1, 2], ids=["angle1", "angle2"])
-def test_the_score_follows_entropy(angle: int, model: str, bench: Bench, judge: Judge) -> None:
+def test_the_score_follows_entropy(angle: int, model: str, bench: Bench, judge: Judges) -> None:
     relation = _result(bench, model).metrics[angle]["trace_pre", "entropy"]
     beside = f"given the norm {relation.given}; Holm p {relation.p_holm:.2g}"
-    judge("prelim_angles", model).above(f"follows_entropy/angle{angle}", relation.rho, 0.0, beside)
+    judge("prelim_angles").above(f"follows_entropy/angle{angle}", relation.rho, 0.0, beside)
 
 
 @pytest.mark.parametrize("angle", [1, 2], ids=["angle1", "angle2"])
-def test_the_score_follows_entropy_beyond_the_norm(angle: int, model: str, bench: Bench, judge: Judge) -> None:
+def test_the_score_follows_entropy_beyond_the_norm(angle: int, model: str, bench: Bench, judge: Judges) -> None:
     relation = _result(bench, model).metrics[angle]["trace_pre", "entropy"]
-    judge("prelim_angles", model).above(
+    judge("prelim_angles").above(
         f"follows_entropy_given_norm/angle{angle}", relation.given, 0.0, f"not held fixed {relation.rho}"
     )
 
 
-def test_trace_pre_is_the_strongest_metric(model: str, bench: Bench, judge: Judge) -> None:
+def test_trace_pre_is_the_strongest_metric(model: str, bench: Bench, judge: Judges) -> None:
     """S1 on CLIP. Not met where any other metric follows entropy reliably more closely (Holm over the five)."""
     found = _result(bench, model).strongest[2]
     beaten = [name for name, d in found.items() if d.estimate.value < 0 and d.p_holm < 0.05]
     ahead = all(d.estimate.value > 0 and d.p_holm < 0.05 for d in found.values())
-    judge("prelim_angles", model).outcome(
+    judge("prelim_angles").outcome(
         "trace_pre_strongest",
         "not met" if beaten else "met" if ahead else "undecided",
         "rho of trace_pre less |rho| of " + ", ".join(f"{name} {d}" for name, d in found.items()),
@@ -94,11 +93,11 @@ def test_trace_pre_is_the_strongest_metric(model: str, bench: Bench, judge: Judg
     )
 
 
-def test_the_score_follows_what_was_published_for_its_family(model: str, bench: Bench, judge: Judge) -> None:
+def test_the_score_follows_what_was_published_for_its_family(model: str, bench: Bench, judge: Judges) -> None:
     """S1: a CLIP's score follows ambiguity, a SigLIP's the distance from the centroid."""
     result = _result(bench, model)
     outlier = find_spec(model).family == "siglip"
     found: Difference = (result.outlier if outlier else result.ambiguity_first)["trace_pre"]
     entropy, centroid = (result.correlates["trace_pre", name].rho for name in ("entropy", "centroid_distance"))
     claim = "outlier_detector" if outlier else "ambiguity_detector"
-    judge("prelim_angles", model).above(claim, found.estimate, 0.0, f"entropy {entropy}, centroid {centroid}")
+    judge("prelim_angles").above(claim, found.estimate, 0.0, f"entropy {entropy}, centroid {centroid}")

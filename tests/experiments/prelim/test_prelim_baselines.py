@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from prelim_claims import Claims
 
+from mcdo.claims import Judges
 from mcdo.experiments import prelim_baselines as baselines
 from mcdo.experiments.bench import Bench
 
@@ -43,11 +43,9 @@ def test_every_score_is_set_against_every_baseline(
 
 
 @pytest.mark.parametrize(("baseline", "target"), PAIRS, ids=[f"{b}-{t}" for b, t in PAIRS])
-def test_the_score_beats_the_baseline(
-    baseline: str, target: str, model: str, bench: Bench, judge: Callable[[str, str], Claims]
-) -> None:
+def test_the_score_beats_the_baseline(baseline: str, target: str, model: str, bench: Bench, judge: Judges) -> None:
     found = _result(bench, model).advantages
     beside = f"{found['trace_pre', baseline, target]}; trace_post {found['trace_post', baseline, target].estimate}"
-    judge("prelim_baselines", model).above(
+    judge("prelim_baselines").above(
         f"beats/{baseline}/{target}", found["trace_pre", baseline, target].estimate, 0.0, beside
     )

@@ -6,16 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from prelim_claims import Claims
 
 from mcdo import monte_carlo
+from mcdo.claims import Judges
 from mcdo.experiments import prelim_degradation as degradation
 from mcdo.experiments.bench import Bench
 from mcdo.images import degraded
 from mcdo.images.degradations import FAMILIES, graded
 
 pytestmark = [pytest.mark.prelim, pytest.mark.experiment(degradation, degradation.DegradationConfig)]
-Judge = Callable[[str, str], Claims]
 
 
 def _config(bench: Bench) -> degradation.DegradationConfig:
@@ -86,7 +85,7 @@ def test_damage_grows_with_severity(model: str, bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("which", range(4), ids=["blur_r5", "blur_r15", "downsample_4x", "downsample_8x"])
-def test_damaged_images_are_more_uncertain(which: int, model: str, bench: Bench, judge: Judge) -> None:
+def test_damaged_images_are_more_uncertain(which: int, model: str, bench: Bench, judge: Judges) -> None:
     """Ids are the published names; small pictures get their counterparts (see ``published`` in images/degradations)."""
     result = _result(bench, model)
     spec = result.published[which]
@@ -98,20 +97,18 @@ def test_damaged_images_are_more_uncertain(which: int, model: str, bench: Bench,
         f"change {found.relative_change}; "
         f"independent masks {damage.independent['trace_pre'].fraction}; {others}; accuracy {damage.accuracy}"
     )
-    judge("prelim_degradation", model).at_least(
-        f"increases/{spec}/trace_pre", found.fraction, degradation.PASS_BAR, beside
-    )
+    judge("prelim_degradation").at_least(f"increases/{spec}/trace_pre", found.fraction, degradation.PASS_BAR, beside)
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_the_score_rises_with_known_severity(family: str, model: str, bench: Bench, judge: Judge) -> None:
+def test_the_score_rises_with_known_severity(family: str, model: str, bench: Bench, judge: Judges) -> None:
     result = _result(bench, model)
     response = result.curves[family, "trace_pre"].response
     others = {
         name: result.curves[family, name].response.shape for name in ("trace_post", "trace_pre_relative", "entropy")
     }
     verdicts = {"rising": "met", "not monotone": "not met"}
-    judge("prelim_degradation", model).outcome(
+    judge("prelim_degradation").outcome(
         f"rises/{family}/trace_pre",
         verdicts.get(response.shape, "undecided"),  # type: ignore[arg-type]
         f"{response.shape}, rise {response.rise.value / response.measured[0].value:+.0%} n={response.rise.n}",
@@ -121,13 +118,13 @@ def test_the_score_rises_with_known_severity(family: str, model: str, bench: Ben
 
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_reading_the_severity_from_the_score_beats_a_constant(
-    family: str, model: str, bench: Bench, judge: Judge
+    family: str, model: str, bench: Bench, judge: Judges
 ) -> None:
     curve = _result(bench, model).curves[family, "trace_pre"]
     if curve.response.shape != "rising":
         pytest.skip(f"refused: the response is {curve.response.shape}: {curve.response.reason}")
     error = curve.held_out_error
-    judge("prelim_degradation", model).outcome(
+    judge("prelim_degradation").outcome(
         f"reads/{family}/trace_pre",
         error.verdict(0, "<"),
         f"error above that of a constant {error}",

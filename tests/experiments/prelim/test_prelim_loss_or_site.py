@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from prelim_claims import Claims
 
+from mcdo.claims import Judges
 from mcdo.encoders import find_spec
 from mcdo.experiments import prelim_loss_or_site as grid
 from mcdo.experiments.bench import Bench
@@ -15,7 +15,6 @@ from mcdo.perturbation import matched_roles
 from mcdo.stats import ambiguity_targets
 
 pytestmark = [pytest.mark.prelim, pytest.mark.clip, pytest.mark.siglip]
-Judge = Callable[[str, str], Claims]
 OUTCOMES = grid.outcomes(grid.LossOrSiteConfig())
 FIRST = grid.ENCODERS["softmax", "mha"]
 """Findings are kept by encoder: those about all four together stand under this one, as ``all_four/...``."""
@@ -77,7 +76,7 @@ def test_every_cell_is_measured(bench: Bench, record_property: Callable[[str, ob
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_the_loss_decides(outcome: str, bench: Bench, judge: Judge) -> None:
+def test_the_loss_decides(outcome: str, bench: Bench, judge: Judges) -> None:
     """S1's explanation: the loss accounts for more of the spread between cells than the sites do."""
     found = _result(bench).analyses["trace_pre"][outcome]
     difference = found.share_differences["loss", "site"]
@@ -92,7 +91,7 @@ def test_the_loss_decides(outcome: str, bench: Bench, judge: Judge) -> None:
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in OUTCOMES if outcome != "reliability"])
-def test_softmax_training_makes_the_score_more_valid(outcome: str, bench: Bench, judge: Judge) -> None:
+def test_softmax_training_makes_the_score_more_valid(outcome: str, bench: Bench, judge: Judges) -> None:
     """The direction of S1's explanation; that the sigmoid loss is the more reliable one is not disputed there."""
     effects = _result(bench).analyses["trace_pre"][outcome].effects
     found = effects["loss", "softmax", "sigmoid"]
@@ -106,7 +105,7 @@ def test_softmax_training_makes_the_score_more_valid(outcome: str, bench: Bench,
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("encoder", list(grid.ENCODERS.values()))
-def test_attention_sites_make_the_score_better(encoder: str, outcome: str, bench: Bench, judge: Judge) -> None:
+def test_attention_sites_make_the_score_better(encoder: str, outcome: str, bench: Bench, judge: Judges) -> None:
     """The lead: with all sites perturbed the score is more reliable and more valid than with MLP sites only."""
     cell = next(cell for cell, model in grid.ENCODERS.items() if model == encoder)
     result = _result(bench)

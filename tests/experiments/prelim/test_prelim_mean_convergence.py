@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from prelim_claims import Claims
 
+from mcdo.claims import Judges
 from mcdo.experiments import prelim_mean_convergence as convergence
 from mcdo.experiments.bench import Bench
 
 pytestmark = [pytest.mark.prelim, pytest.mark.experiment(convergence, convergence.MeanConvergenceConfig)]
-Judge = Callable[[str, str], Claims]
 
 
 def _config(bench: Bench) -> convergence.MeanConvergenceConfig:
@@ -59,9 +58,9 @@ def test_the_bias_of_the_fit_is_that_without_a_fit(model: str, bench: Bench) -> 
     assert np.isfinite([fitted.value, direct.value]).all()
 
 
-def test_the_mean_of_passes_is_biased(model: str, bench: Bench, judge: Judge) -> None:
+def test_the_mean_of_passes_is_biased(model: str, bench: Bench, judge: Judges) -> None:
     fit = _result(bench, model).fit
-    judge("prelim_mean_convergence", model).outcome(
+    judge("prelim_mean_convergence").outcome(
         "bias",
         fit.bias_squared.verdict(0, ">"),
         f"b = {fit.bias.value:.4f} [{fit.bias.low:.4f}, {fit.bias.high:.4f}] n={fit.bias.n}, b² above 0",
@@ -69,7 +68,7 @@ def test_the_mean_of_passes_is_biased(model: str, bench: Bench, judge: Judge) ->
     )
 
 
-def test_the_bare_slope_is_that_of_a_mean_that_converges(model: str, bench: Bench, judge: Judge) -> None:
+def test_the_bare_slope_is_that_of_a_mean_that_converges(model: str, bench: Bench, judge: Judges) -> None:
     fit = _result(bench, model).fit
     low, high = convergence.SLOPE - convergence.SLOPE_TOLERANCE, convergence.SLOPE + convergence.SLOPE_TOLERANCE
-    judge("prelim_mean_convergence", model).within("slope", fit.slope, low, high, f"bias {fit.bias.value:.4f}")
+    judge("prelim_mean_convergence").within("slope", fit.slope, low, high, f"bias {fit.bias.value:.4f}")
