@@ -1,5 +1,6 @@
 """Estimators: from an encoder under perturbation to per-image scores."""
 
+from mcdo.estimators.blocks import prepared
 from mcdo.estimators.first_order import first_order
 from mcdo.estimators.first_order_run import FIRST_ORDER_SCORES, FirstOrderConfig, FirstOrderRun
 from mcdo.estimators.laplace import Laplace, ZeroShot
@@ -30,5 +31,6 @@ __all__ = [
     "first_order",
     "monte_carlo",
     "off_diagonal_floor",
+    "prepared",
     "provenance",
 ]

@@ -10,10 +10,7 @@ Where perturbations are not small it is another number than Monte Carlo's: see
 from __future__ import annotations
 
 import operator
-import threading
-import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +20,17 @@ from numpy.typing import NDArray
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
+from mcdo.estimators.blocks import BlockLoop, alive_sites, prepared
 from mcdo.estimators.first_order_run import FirstOrderConfig, FirstOrderRun
 from mcdo.estimators.jacobian import SiteGraph
-from mcdo.estimators.measurement import is_out_of_memory, no_memory, prepared, workers_for
 from mcdo.estimators.probes import noise_basis, stratified_probes
 from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.provenance import identity, provenance
-from mcdo.estimators.resumption import Keeper
+from mcdo.estimators.resumption import Keeper, measured_once
 from mcdo.estimators.scores import pixel_rows
 from mcdo.images import ImageSet, Pixels
-from mcdo.perturbation import Perturbation, Site, check_alive
-from mcdo.store import Arrays, Store, Unfinished, UnsavedResultWarning, open_store
-from mcdo.threads import one_thread
+from mcdo.perturbation import Perturbation
+from mcdo.store import Arrays, Store, Unfinished
 
 _GRAPH_ROWS = 4
 """How many times more memory a row with a graph takes than one without, as a rule of thumb."""
@@ -78,33 +74,21 @@ def first_order(
     if not 2 <= probes <= encoder.feature_dim + 1:
         raise McdoError(f"probes = {probes}: give between 2 and D + 1 = {encoder.feature_dim + 1}")
 
-    def measure(parts: Unfinished | None = None) -> FirstOrderRun:
-        ready = pixels if isinstance(pixels, Pixels) else prepared(encoder, images) if pixels is None else pixels()
-        return _Measurement(encoder, images, config, ready, batch_size).run(parts, progress)
+    def measure(parts: Unfinished | None) -> FirstOrderRun:
+        return _Measurement(encoder, images, config, prepared(encoder, images, pixels), batch_size).run(parts, progress)
 
-    shelf = open_store(store)
-    if shelf is None:
-        return measure()
-    key = Store.key(
-        {"method": "first_order", "protocol": config.as_dict(), **identity(encoder, images)},
-        {"images": images.fingerprint},
-    )
-    found = shelf.get(key)
-    if found is not None:
-        return FirstOrderRun.from_store(*found, config, encoder.key, images)
-    shelf.check_writable()
-    parts = shelf.unfinished(key)
-    with parts.held(lambda line: None):
-        found = shelf.get(key)  # by the process that was waited for
-        if found is not None:
-            return FirstOrderRun.from_store(*found, config, encoder.key, images)
-        run = measure(parts)
-        try:
-            shelf.put(key, run.arrays(), {"label": run.label(images), **run.facts()})
-            parts.remove()
-        except McdoError as error:  # a full disk must not cost a finished measurement
-            warnings.warn(f"the run is not kept: {error}", UnsavedResultWarning, stacklevel=2)
-    return run
+    def key() -> str:
+        family = {"method": "first_order", "protocol": config.as_dict(), **identity(encoder, images)}
+        return Store.key(family, {"images": images.fingerprint})
+
+    def find(shelf: Store, name: str) -> FirstOrderRun | None:
+        found = shelf.get(name)
+        return None if found is None else FirstOrderRun.from_store(*found, config, encoder.key, images)
+
+    def packed(run: FirstOrderRun) -> tuple[Arrays, dict[str, Any]]:
+        return run.arrays(), {"label": run.label(images), **run.facts()}
+
+    return measured_once(store, key, find, measure, packed, tell=progress)
 
 
 class _Measurement:
@@ -118,17 +102,14 @@ class _Measurement:
         pixels: Pixels,
         batch_size: int | None,
     ) -> None:
-        if len(pixels) != len(images):
-            raise McdoError(f"{len(pixels)} prepared pixels for {len(images)} images of {images.name}")
         self.encoder, self.images, self.config, self.pixels = encoder, images, config, pixels
-        self.rows = batch_size or max(1, pixel_rows(encoder, None) // _GRAPH_ROWS)
-        self.sites: tuple[Site, ...] = check_alive(encoder, pixels.batch(slice(0, 1)), config.dropout)
+        rows = batch_size or max(1, pixel_rows(encoder, None) // _GRAPH_ROWS)
+        self.loop = BlockLoop(encoder, len(images), rows, rows_per_image=1)
+        self.sites = alive_sites(encoder, pixels, config.dropout)
         n, sites = len(images), len(self.sites)
         self.features = np.zeros((n, encoder.feature_dim), dtype=np.float32)
         self.along = np.zeros((n, sites), dtype=np.float32)
         self.across = np.zeros((config.trials, n, sites), dtype=np.float32)
-        self._restored = np.zeros(n, dtype=bool)
-        self._lock = threading.Lock()
 
     def run(self, parts: Unfinished | None, progress: bool) -> FirstOrderRun:
         self._restore(parts.parts() if parts else ())
@@ -138,24 +119,10 @@ class _Measurement:
             for trial in range(self.config.trials)
         ]
         self._probes = torch.stack(draws).to(self.encoder.device)
-        n, step = len(self.images), self.rows
-        every = [(start, min(n, start + step)) for start in range(0, n, step)]
-        blocks = [(start, stop) for start, stop in every if not self._restored[start:stop].all()]
         keeper = Keeper(parts, self._part, {"label": {"encoder": self.encoder.key, "images": self.images.name}})
         what = f"{self.encoder.key} on {self.images.name}, first order"
-        total = sum(stop - start for start, stop in blocks) * self._products
-        with (
-            Progress(total, what, "products") if progress else Silent() as bar,
-            one_thread(),
-            ThreadPoolExecutor(workers_for(self.encoder.device, len(blocks))) as pool,
-        ):
-            try:
-                for start, stop in pool.map(lambda block: self._block(keeper, *block), blocks):
-                    bar.update((stop - start) * self._products)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                keeper.save()
-                raise
+        with Progress(self.loop.left * self._products, what, "products") if progress else Silent() as bar:
+            self.loop.run(self._images, keeper, lambda images: bar.update(images * self._products))
         return FirstOrderRun(
             config=self.config,
             encoder=self.encoder.key,
@@ -180,28 +147,7 @@ class _Measurement:
             columns: NDArray[Any] = part["columns"]
             self.features[columns], self.along[columns] = part["features"], part["along"]
             self.across[:, columns] = part["across"]
-            self._restored[columns] = True
-
-    def _block(self, keeper: Keeper, start: int, stop: int) -> tuple[int, int]:
-        """Images ``start:stop``, in smaller pieces where memory runs out."""
-        done = start
-        while done < stop:
-            rows = self.rows
-            end = min(stop, done + rows)
-            try:
-                self._images(done, end)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            else:
-                done = end
-                continue
-            if rows == 1:
-                raise no_memory(self.encoder)
-            with self._lock:
-                self.rows = min(self.rows, rows // 2)
-        keeper.add(start, stop)
-        return start, stop
+            self.loop.restored[columns] = True
 
     def _images(self, start: int, stop: int) -> None:
         """All probes of images ``start:stop``; nothing comes to the host before the last of them is done."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError, nearest
-from mcdo.estimators.run import Scores
+from mcdo.estimators.run import EncoderRun, Scores
 from mcdo.images import ImageSet
 from mcdo.perturbation import Perturbation
 from mcdo.store import Arrays
@@ -45,27 +45,17 @@ class FirstOrderConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class FirstOrderRun:
+class FirstOrderRun(EncoderRun):
     """First-order scores of one encoder on one image set.
 
     Attributes:
         config: the protocol.
-        encoder: the encoder's key.
-        ids: image ids, in the order of the columns of every score.
-        features: float32 ``[N, D]``, deterministic features before normalisation.
-        sites: as (name, role), in the order of the last axis below.
-        provenance: weights, device, versions and the like, for result files.
-        along: float32 ``[N, S]``, variance along the feature for p / (1 - p) = 1, site by site; exact.
+        along: float32 ``[N, S]``, variance along the feature for p / (1 - p) = 1, by site in their order; exact.
         across: float32 ``[K, N, S]``, likewise the estimated total variance across the feature.
 
     """
 
     config: FirstOrderConfig
-    encoder: str
-    ids: tuple[str, ...]
-    features: NDArray[np.float32]
-    sites: tuple[tuple[str, str], ...]
-    provenance: Mapping[str, Any]
     along: NDArray[np.float32] = field(repr=False)
     across: NDArray[np.float32] = field(repr=False)
 
@@ -110,17 +100,6 @@ class FirstOrderRun:
         }[name]
         return np.asarray(value * (p / (1 - p)))
 
-    @property
-    def feature_norm(self) -> Scores:
-        """float64 ``[N]``: norm of the deterministic features, the control beside every trace_pre."""
-        norm: Scores = np.linalg.norm(self.features.astype(np.float64), axis=1)
-        return norm
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Roles that were perturbed."""
-        return tuple(dict.fromkeys(role for _, role in self.sites))
-
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything measured, for the store."""
         return {"features": self.features, "along": self.along, "across": self.across}
@@ -141,12 +120,12 @@ class FirstOrderRun:
     ) -> FirstOrderRun:
         """The inverse of :meth:`arrays` and :meth:`facts`."""
         return FirstOrderRun(
-            config,
-            encoder,
-            images.ids,
-            arrays["features"],
-            tuple((name, role) for name, role in facts["sites"]),
-            facts["provenance"],
-            arrays["along"],
-            arrays["across"],
+            config=config,
+            encoder=encoder,
+            ids=images.ids,
+            features=arrays["features"],
+            sites=tuple((name, role) for name, role in facts["sites"]),
+            provenance=facts["provenance"],
+            along=arrays["along"],
+            across=arrays["across"],
         )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import operator
-import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.encoders import Encoder
-from mcdo.errors import McdoError
-from mcdo.estimators.measurement import Measurement, is_out_of_memory, no_memory, prepared
+from mcdo.estimators.blocks import alive_sites, prepared
+from mcdo.estimators.measurement import Measurement
 from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.provenance import identity, image_tokens, provenance
-from mcdo.estimators.resumption import Keeper
+from mcdo.estimators.resumption import Keeper, measured_once
 from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun
 from mcdo.estimators.scores import GEOMETRY_SCORES, DimensionWeights, pixel_rows
 from mcdo.images import ImageSet, Pixels
-from mcdo.perturbation import Perturbation, Site, SiteRecord, check_alive, image_keys, site_variance
-from mcdo.store import Arrays, Store, Unfinished, UnsavedResultWarning, open_store
+from mcdo.perturbation import Perturbation, SiteRecord, check_alive, image_keys, site_variance
+from mcdo.store import Arrays, Store, Unfinished
 
 
 def monte_carlo(
@@ -75,46 +73,33 @@ def monte_carlo(
     if weights is not None:
         weights.check_unseen(images)
 
-    def measure(parts: Unfinished | None = None) -> MonteCarloRun:
-        return _measure(encoder, images, config, pixels, weights, rows, progress, parts)
-
-    shelf = open_store(store)
-    if shelf is None:
-        return measure()
-    key = run_key(encoder, images, config, weights)
-    found = _stored(shelf, key, encoder, images, config)
-    if found is not None:
-        return found
-    shelf.check_writable()
-    parts = shelf.unfinished(key)
-    with parts.held(_tell if progress else _say_nothing):
-        found = _stored(shelf, key, encoder, images, config)  # by the process that was waited for
-        if found is not None:
-            return found
-        run = measure(parts)
-        _keep(shelf, key, run, images, parts)
-    return run
+    return measured_once(
+        store,
+        key=lambda: run_key(encoder, images, config, weights),
+        find=lambda shelf, key: _stored(shelf, key, encoder, images, config),
+        measure=lambda parts: _measure(
+            encoder, images, config, prepared(encoder, images, pixels), weights, rows, progress, parts
+        ),
+        packed=lambda run: _packed(run, images),
+        tell=progress,
+    )
 
 
 def _measure(
     encoder: Encoder,
     images: ImageSet,
     config: MonteCarloConfig,
-    pixels: Pixels | Callable[[], Pixels] | None,
+    pixels: Pixels,
     weights: DimensionWeights | None,
     rows: int,
     progress: bool,
     parts: Unfinished | None,
 ) -> MonteCarloRun:
-    if not isinstance(pixels, Pixels):
-        pixels = prepared(encoder, images) if pixels is None else pixels()
-    if len(pixels) != len(images):
-        raise McdoError(f"{len(pixels)} prepared pixels for {len(images)} images of {images.name}")
-    sites = _check_alive(encoder, pixels, config.dropout)
+    sites = alive_sites(encoder, pixels, config.dropout)
     measurement = Measurement(encoder, images, config, pixels, weights, rows)
     if parts is not None:
         measurement.restore(parts.parts())
-    left = sum(stop - start for start, stop in measurement.blocks)
+    left = measurement.loop.left
     what = f"{encoder.key} on {images.name}" + ("" if left == len(images) else f" (resumed, {left} images left)")
     facts = {"label": _label(encoder.key, images, config)}
     with Progress(left * config.trials * config.passes[-1], what) if progress else Silent() as bar:
@@ -129,23 +114,6 @@ def _measure(
         _values=measurement.values,
         _eigenvalues=measurement.eigenvalues,
     )
-
-
-def _check_alive(encoder: Encoder, pixels: Pixels, dropout: Perturbation) -> tuple[Site, ...]:
-    try:
-        return check_alive(encoder, pixels.batch(slice(0, 1)), dropout)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise no_memory(encoder) from error
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _say_nothing(line: str) -> None:
-    return
 
 
 # ---- the store
@@ -225,18 +193,14 @@ def _seen(
     )
 
 
-def _keep(shelf: Store, key: str, run: MonteCarloRun, images: ImageSet, parts: Unfinished) -> None:
+def _packed(run: MonteCarloRun, images: ImageSet) -> tuple[Arrays, dict[str, Any]]:
     facts = {
         "label": _label(run.encoder, images, run.config),
         "protocol": run.config.as_dict(),
         "sites": run.sites,
         "provenance": run.provenance,
     }
-    try:
-        shelf.put(key, {**run.arrays(), "images": image_tokens(images)}, facts)
-        parts.remove()
-    except McdoError as error:  # a full disk must not cost a finished measurement
-        warnings.warn(f"the run is not kept: {error}", UnsavedResultWarning, stacklevel=3)
+    return {**run.arrays(), "images": image_tokens(images)}, facts
 
 
 def _label(encoder: str, images: ImageSet, config: MonteCarloConfig) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Keeping the finished blocks of a measurement that is under way, at next to no cost.
+"""Keeping what was measured: whole runs, so that nothing is measured twice, and finished blocks of one under way.
 
 A process that is killed loses the block that each of its threads is at, and what was finished since the last save: at
 most ``SAVE_EVERY_S`` seconds or, where saving is slow, a hundred times as long as a save takes.
@@ -6,21 +6,78 @@ most ``SAVE_EVERY_S`` seconds or, where saving is slow, a hundred times as long 
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
-from mcdo.store import Arrays, Unfinished, UnsavedResultWarning
+from mcdo.store import Arrays, Store, Unfinished, UnsavedResultWarning, open_store
 
 SAVE_EVERY_S = 2.0
 COST = 0.01
 """Share of the time that saving may take."""
+
+Result = TypeVar("Result")
+
+
+def measured_once(
+    store: Store | Path | str | None,
+    key: Callable[[], str],
+    find: Callable[[Store, str], Result | None],
+    measure: Callable[[Unfinished | None], Result],
+    packed: Callable[[Result], tuple[Arrays, Mapping[str, Any]]],
+    tell: bool,
+) -> Result:
+    """A run from the store, or measured and kept there.
+
+    Args:
+        store: None measures without a store.
+        key: of the run in the store.
+        find: the run in a store under a key, or None.
+        measure: the run, from what an earlier process has left of it.
+        packed: arrays and facts of a run, for the store.
+        tell: say whom this process waits for.
+
+    Raises:
+        McdoError: for a store that cannot be written, before anything is measured. If it fails afterwards, the run is
+            returned with an UnsavedResultWarning.
+
+    """
+    shelf = open_store(store)
+    if shelf is None:
+        return measure(None)
+    name = key()
+    run = find(shelf, name)
+    if run is not None:
+        return run
+    shelf.check_writable()
+    parts = shelf.unfinished(name)
+    with parts.held(_tell if tell else _say_nothing):
+        run = find(shelf, name)  # by the process that was waited for
+        if run is not None:
+            return run
+        run = measure(parts)
+        try:
+            shelf.put(name, *packed(run))
+            parts.remove()
+        except McdoError as error:  # a full disk must not cost a finished measurement
+            warnings.warn(f"the run is not kept: {error}", UnsavedResultWarning, stacklevel=3)
+    return run
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _say_nothing(line: str) -> None:
+    return
 
 
 class Keeper:

@@ -48,11 +48,10 @@ class MonteCarloConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class MonteCarloRun:
-    """Scores of one encoder on one image set.
+class EncoderRun:
+    """What every measurement of one encoder on one image set knows, whatever the estimator.
 
     Attributes:
-        config: the protocol.
         encoder: the encoder's key.
         ids: image ids, in the order of the columns of every score.
         features: float32 ``[N, D]``, deterministic features before normalisation.
@@ -61,12 +60,34 @@ class MonteCarloRun:
 
     """
 
-    config: MonteCarloConfig
     encoder: str
     ids: tuple[str, ...]
     features: NDArray[np.float32]
     sites: tuple[tuple[str, str], ...]
     provenance: Mapping[str, Any]
+
+    @property
+    def feature_norm(self) -> Scores:
+        """float64 ``[N]``: norm of the deterministic features, the control beside every trace_pre."""
+        norm: Scores = np.linalg.norm(self.features.astype(np.float64), axis=1)
+        return norm
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles that were perturbed."""
+        return tuple(dict.fromkeys(role for _, role in self.sites))
+
+
+@dataclass(frozen=True, eq=False)
+class MonteCarloRun(EncoderRun):
+    """Scores of one encoder on one image set, over passes.
+
+    Attributes:
+        config: the protocol.
+
+    """
+
+    config: MonteCarloConfig
     _values: Mapping[tuple[str, int], Scores] = field(repr=False)
     _eigenvalues: Mapping[int, Scores] = field(repr=False, default_factory=dict)
 
@@ -93,17 +114,6 @@ class MonteCarloRun:
     def score_names(self) -> tuple[str, ...]:
         """Names that :meth:`scores` knows."""
         return (*dict.fromkeys(name for name, _ in self._values), "trace_pre_relative")
-
-    @property
-    def feature_norm(self) -> Scores:
-        """float64 ``[N]``: norm of the deterministic features, the control beside every trace_pre."""
-        norm: Scores = np.linalg.norm(self.features.astype(np.float64), axis=1)
-        return norm
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Roles that were perturbed."""
-        return tuple(dict.fromkeys(role for _, role in self.sites))
 
     def eigenvalues(self, passes: int) -> Scores:
         """float64 ``[K, N, 10]``: leading eigenvalues of the pre-norm covariance at ``passes``."""

@@ -19,12 +19,12 @@ from mcdo.encoders import Encoder, Prompts, TextTower, Tokens, load_encoder
 from mcdo.encoders.spec import Precision
 from mcdo.encoders.text_tower import IDENTITY
 from mcdo.errors import McdoError
-from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo
+from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo, prepared
 from mcdo.estimators.scores import pixel_rows
 from mcdo.experiments.base import ExperimentConfig, Need, ProtocolName, merge
 from mcdo.experiments.exp5_subset_ambiguity import TEMPLATES, zero_shot_logits
 from mcdo.experiments.remembered import Remembered
-from mcdo.images import ImageSet, Pixels, TooFewImagesError, load_images, prepare_pixels
+from mcdo.images import ImageSet, Pixels, TooFewImagesError, load_images
 from mcdo.perturbation import Dropout, Perturbation, deterministic_features
 from mcdo.store import Store, UnsavedResultWarning
 
@@ -134,8 +134,7 @@ class Bench:
         chosen = self.images(n, images, degradation)
         key = (model, chosen.fingerprint)
         if key not in self._pixels:
-            encoder, prepared = self.encoder(model), self.encoder(model).preprocessing
-            self._pixels[key] = prepare_pixels(chosen, encoder.to_uint8, prepared.mean, prepared.std, encoder.device)
+            self._pixels[key] = prepared(self.encoder(model), chosen)
         return self._pixels[key]
 
     def run(self, need: Need) -> MonteCarloRun:

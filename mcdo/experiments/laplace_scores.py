@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
+from mcdo.estimators import prepared
 from mcdo.estimators.laplace import Laplace, ZeroShot, projection_inputs
 from mcdo.estimators.posterior import leverage
 from mcdo.estimators.scores import pixel_rows
 from mcdo.experiments.bench import Bench
 from mcdo.experiments.exp5_subset_ambiguity import TEMPLATES
-from mcdo.images import ImageSet, Pixels, prepare_pixels
+from mcdo.images import ImageSet, Pixels
 from mcdo.perturbation import PASS_BLOCK, Perturbation, deterministic_features, image_keys, perturbed
 from mcdo.threads import one_thread
 
@@ -81,7 +82,7 @@ def _posteriors(bench: Bench, model: str, fitted: ImageSet) -> tuple[Laplace, La
     def compute() -> dict[str, NDArray[Any]]:
         encoder = bench.encoder(model)
         inputs, features, norm = _captured(
-            encoder, _prepared(encoder, fitted), pixel_rows(encoder, bench.settings.batch_size)
+            encoder, prepared(encoder, fitted), pixel_rows(encoder, bench.settings.batch_size)
         )
         head = ZeroShot.of(encoder, fitted.class_names, TEMPLATES[0])
         constants = np.array([norm, head.bias, encoder.loss == "softmax"], dtype=np.float64)
@@ -109,7 +110,7 @@ def runtimes(bench: Bench, model: str, n: int, fit: int, dropout: Perturbation, 
     def compute() -> dict[str, NDArray[Any]]:
         encoder = bench.encoder(model)
         head, projection, _ = _posteriors(bench, model, fitted)
-        pixels = _prepared(encoder, few).batch(slice(None))
+        pixels = prepared(encoder, few).batch(slice(None))
         keys = image_keys(few.mask_ids, encoder.device)
 
         def plain() -> NDArray[np.float32]:
@@ -155,11 +156,6 @@ def _captured(encoder: Encoder, pixels: Pixels, rows: int) -> tuple[Array, Array
     inputs = torch.cat([part[0].cpu() for part in parts]).double().numpy()
     features = torch.cat([part[1].cpu() for part in parts]).double().numpy()
     return inputs, features, parts[0][2]
-
-
-def _prepared(encoder: Encoder, images: ImageSet) -> Pixels:
-    prepared = encoder.preprocessing
-    return prepare_pixels(images, encoder.to_uint8, prepared.mean, prepared.std, encoder.device)
 
 
 def _unit(x: Array) -> Array:

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from mcdo.encoders import Encoder
+from mcdo.estimators import prepared
 from mcdo.experiments.base import ProtocolName
-from mcdo.images import Pixels, prepare_pixels
 from mcdo.store import Store
 from mcdo.studies.connector.ablation import Ablation, ablate
 from mcdo.studies.connector.coverage import Coverage
@@ -143,7 +143,7 @@ def trained_connector(
     tower = {"encoder": encoder.weights_hash, "preprocessing": encoder.preprocess_id, "data": train.fingerprint}
 
     def tokens() -> Tensor:
-        pixels, rows = _pixels(encoder, train), train.rows
+        pixels, rows = prepared(encoder, train.images), train.rows
         return torch.cat([model.tower(pixels.batch(rows[i : i + _CHUNK])) for i in range(0, len(rows), _CHUNK)])
 
     identities: dict[Stage, dict[str, Any]] = {"language": language, "connector": {**language, **tower}}
@@ -157,12 +157,7 @@ def trained_connector(
 
 def encoder_pixels(encoder: Encoder, data: Captioned) -> Tensor:
     """The normalised image of every item, float32 [N, 3, H, W]."""
-    return _pixels(encoder, data).batch(data.rows)
-
-
-def _pixels(encoder: Encoder, data: Captioned) -> Pixels:
-    prepared = encoder.preprocessing
-    return prepare_pixels(data.images, encoder.to_uint8, prepared.mean, prepared.std, encoder.device)
+    return prepared(encoder, data.images).batch(data.rows)
 
 
 def black(encoder: Encoder) -> Tensor:

@@ -15,7 +15,7 @@ from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators import FirstOrderRun
 from mcdo.estimators import first_order as module_of  # the function; its module is looked up below
-from mcdo.estimators.measurement import prepared
+from mcdo.estimators.blocks import prepared
 from mcdo.estimators.probes import noise_basis, stratified_probes
 from mcdo.perturbation import (
     AttentionDropout,
@@ -44,7 +44,6 @@ KINDS: tuple[Perturbation, ...] = (
 
 @pytest.fixture(scope="module", params=["clip_tiny", "siglip_tiny"])
 def encoder(request: pytest.FixtureRequest) -> Encoder:
-    torch.set_num_threads(1)
     return mcdo.load_encoder(request.param, "cpu")
 
 

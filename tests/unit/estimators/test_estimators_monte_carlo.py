@@ -29,6 +29,7 @@ from mcdo.perturbation import (
     image_keys,
     perturbed,
 )
+from mcdo.threads import one_thread
 
 KEYS = ("clip_tiny", "siglip_tiny")
 DROPOUT = Dropout(0.05)
@@ -36,12 +37,10 @@ SCORES_OF_VARIANCE = ("trace_pre", "trace_post", "mean_cosine_dev", "max_dim_var
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """What is compared bit for bit with a run, which itself takes one thread for each block of images."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def threads_as_before() -> Iterator[None]:
+    """Tests here change their number."""
+    with one_thread():
+        yield
 
 
 def fresh(key: str) -> Encoder:

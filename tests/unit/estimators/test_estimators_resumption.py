@@ -21,6 +21,7 @@ from mcdo.estimators.resumption import COST, SAVE_EVERY_S, Keeper
 from mcdo.images import load_images
 from mcdo.perturbation import Dropout
 from mcdo.store import Arrays, DamagedResultWarning, Store, UnsavedResultWarning
+from mcdo.threads import one_thread
 
 KEY = "ab" * 32
 
@@ -140,10 +141,8 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     monkeypatch.setattr(Measurement, "_images", block)
     monkeypatch.setattr(mcdo.estimators.resumption, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(mcdo.estimators.resumption, "COST", np.inf)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield seen
-    torch.set_num_threads(before)
+    with one_thread():
+        yield seen
 
 
 @pytest.fixture(scope="module")

@@ -294,14 +294,14 @@ def first_order_run(n: int = 80) -> tuple[FirstOrderRun, AmbiguityTargets]:
     ]
     parts, targets = made_up(n, rng, 0.8)
     run = FirstOrderRun(
-        FirstOrderConfig(mcdo.Dropout(), 4, 2, 42),
-        "clip_tiny",
-        tuple(names(n)),
-        np.ones((n, 4), dtype=np.float32),
-        tuple(found),
-        {"encoder": "clip_tiny"},
-        0.1 * parts.mean(0).astype(np.float32),
-        parts.astype(np.float32),
+        config=FirstOrderConfig(mcdo.Dropout(), 4, 2, 42),
+        encoder="clip_tiny",
+        ids=tuple(names(n)),
+        features=np.ones((n, 4), dtype=np.float32),
+        sites=tuple(found),
+        provenance={"encoder": "clip_tiny"},
+        along=0.1 * parts.mean(0).astype(np.float32),
+        across=parts.astype(np.float32),
     )
     return run, targets
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from toy_towers import KINDS, LinearTower, fresh, keys_for, pixels_for, tower, toy
-from toy_towers import one_thread as one_thread
 
 from mcdo.errors import McdoError
 from mcdo.perturbation import Dropout, check_alive, find_sites, perturbed, site_variance

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from toy_towers import one_thread as one_thread
 from toy_towers import seeded
 
 from mcdo.perturbation.intercept import Compute, LinearMaps

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 from toy_towers import KINDS, LinearTower, Toy, encoder_of, seeded, tower
-from toy_towers import one_thread as one_thread
 
 import mcdo
 from mcdo.encoders import Encoder

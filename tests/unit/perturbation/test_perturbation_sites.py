@@ -16,7 +16,6 @@ from toy_towers import (
     tower,
     toy,
 )
-from toy_towers import one_thread as one_thread
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from toy_towers import fresh, keys_for, pixels_for, tower
-from toy_towers import one_thread as one_thread
 
 from mcdo.encoders import Encoder
 from mcdo.perturbation import Dropout, check_alive, deterministic_features, find_sites, perturbed

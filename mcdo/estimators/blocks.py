@@ -1,0 +1,159 @@
+"""Images measured block by block: in threads where that helps, and in smaller pieces where memory runs out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from mcdo.encoders import Encoder
+from mcdo.errors import McdoError
+from mcdo.estimators.resumption import Keeper
+from mcdo.images import ImageSet, Pixels, prepare_pixels
+from mcdo.perturbation import Perturbation, Site, check_alive
+from mcdo.threads import one_thread
+
+
+def prepared(encoder: Encoder, images: ImageSet, pixels: Pixels | Callable[[], Pixels] | None = None) -> Pixels:
+    """Pixels of ``images`` as the encoder wants them, on its device: made, or those given (or how to get them).
+
+    Raises:
+        McdoError: for pixels of another number of images.
+
+    """
+    if pixels is None:
+        preprocessing = encoder.preprocessing
+        return prepare_pixels(images, encoder.to_uint8, preprocessing.mean, preprocessing.std, encoder.device)
+    ready = pixels if isinstance(pixels, Pixels) else pixels()
+    if len(ready) != len(images):
+        raise McdoError(f"{len(ready)} prepared pixels for {len(images)} images of {images.name}")
+    return ready
+
+
+def alive_sites(encoder: Encoder, pixels: Pixels, dropout: Perturbation) -> tuple[Site, ...]:
+    """The sites of ``dropout``, each of which fires and changes the features of the first image.
+
+    Raises:
+        McdoError: for a site that does not, or too little memory for one image.
+
+    """
+    try:
+        return check_alive(encoder, pixels.batch(slice(0, 1)), dropout)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise _no_memory(encoder) from error
+
+
+class BlockLoop:
+    """Which images are measured together.
+
+    Args:
+        encoder: the encoder.
+        n: number of images.
+        rows: rows of one forward pass; halved when memory runs out.
+        rows_per_image: rows that an image takes where there is room; with less, it is measured alone.
+
+    Attributes:
+        rows: as they are now.
+        restored: bool ``[N]``, images that an earlier process measured.
+
+    """
+
+    def __init__(self, encoder: Encoder, n: int, rows: int, rows_per_image: int) -> None:
+        self.encoder, self.n, self.rows, self._rows_per_image = encoder, n, rows, rows_per_image
+        self.restored = np.zeros(n, dtype=bool)
+        self._lock = threading.Lock()
+
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """Images that are measured together and not restored: (first, one past the last).
+
+        Where a block begins does not depend on what was restored: sizes of matrices decide the last bits of a score.
+        """
+        step = self._at_once(self.rows)
+        every = [(start, min(self.n, start + step)) for start in range(0, self.n, step)]
+        return [(start, stop) for start, stop in every if not self.restored[start:stop].all()]
+
+    @property
+    def left(self) -> int:
+        """Number of images in :attr:`blocks`."""
+        return sum(stop - start for start, stop in self.blocks)
+
+    def run(self, measure: Callable[[int, int], None], keeper: Keeper, finished: Callable[[int], None]) -> None:
+        """Measure what was not restored.
+
+        Args:
+            measure: measures images ``start:stop``; called from several threads, and again with fewer images where
+                memory ran out.
+            keeper: told of finished blocks, and made to save what there is when anything goes wrong.
+            finished: told the number of images of each block, in their order.
+
+        Raises:
+            McdoError: for too little memory for one image.
+
+        """
+        blocks = self.blocks
+        workers = self._workers(len(blocks))  # before operations are kept to one thread
+
+        def block(ends: tuple[int, int]) -> int:
+            self._pieces(measure, *ends)
+            keeper.add(*ends)
+            return ends[1] - ends[0]
+
+        with one_thread(), ThreadPoolExecutor(workers) as pool:
+            try:
+                for images in pool.map(block, blocks):
+                    finished(images)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                keeper.save()
+                raise
+
+    def _at_once(self, rows: int) -> int:
+        return max(1, rows // self._rows_per_image)
+
+    def _workers(self, blocks: int) -> int:
+        """Blocks measured at once: on a CPU, whole blocks share the cores better than single operations do."""
+        return max(1, min(torch.get_num_threads(), blocks, 16)) if self.encoder.device.type == "cpu" else 1
+
+    def _pieces(self, measure: Callable[[int, int], None], start: int, stop: int) -> None:
+        while start < stop:
+            rows = self.rows
+            end = min(stop, start + self._at_once(rows))
+            try:
+                measure(start, end)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+            else:
+                start = end
+                continue
+            self._smaller(rows)  # here, where the error no longer holds the tensors of the failed pass
+
+    def _smaller(self, tried: int) -> None:
+        """Halve the rows of a forward pass: noise is keyed by image, so the numbers stay the same."""
+        if tried == 1:
+            raise _no_memory(self.encoder)
+        with self._lock:
+            if self.rows == tried:  # or another block has halved them already
+                self.rows //= 2
+        if self.encoder.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Only CUDA has a type for it: the CPU and MPS raise a RuntimeError that says so."""
+    said = str(error)
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or "DefaultCPUAllocator: can't allocate memory" in said
+        or "MPS backend out of memory" in said
+    )
+
+
+def _no_memory(encoder: Encoder) -> McdoError:
+    return McdoError(f"{encoder.key}: out of memory on {encoder.device} with one image and one pass at a time")
