@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,28 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forked import begin
 from store_child import BLOCK, N, child, measure
 
 PATIENCE_S = 60
 BLOCKS = list(range(0, N, BLOCK))
 Arrays = dict[str, np.ndarray[Any, Any]]
-
-
-@pytest.fixture(scope="module")
-def start() -> Callable[..., BaseProcess]:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        pytest.skip("needs processes that are forked; this system has none")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["store_warm"])
-
-    def begin(*arguments: Any, **options: Any) -> BaseProcess:
-        process = context.Process(target=child, args=arguments, kwargs=options)
-        with pytest.MonkeyPatch.context() as patch:  # the server starts with the first process
-            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-            process.start()
-        return process
-
-    return begin
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +56,17 @@ def suffixes(store: Path) -> list[str]:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_run_that_is_killed_again_and_again_loses_a_block_of_each_thread_and_no_bit(
-    threads: int, start: Callable[..., BaseProcess], expected: Arrays, tmp_path: Path
+    threads: int, expected: Arrays, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(threads)
     store, logs = tmp_path / "store", [tmp_path / f"{i}.log" for i in range(4)]
     for i, log in enumerate(logs[:-1]):
-        process = start(store, log, threads=1 + (threads + i) % 2 if threads == 2 else 1)
+        process = begin(child, store, log, threads=1 + (threads + i) % 2 if threads == 2 else 1)
         wait_until(partial(blocks_begun, log, 2))
         time.sleep(rng.uniform(0, 0.15))  # anywhere between two blocks, or in the writing of one
         process.kill()
         assert ended(process) == -9
-    assert ended(start(store, logs[-1], threads=threads)) == 0
+    assert ended(begin(child, store, logs[-1], threads=threads)) == 0
     assert same(logs[-1].with_suffix(".npz"), expected)
     assert suffixes(store) == [".safetensors"]
     attempts = [begun(log) for log in logs]
@@ -95,24 +77,20 @@ def test_a_run_that_is_killed_again_and_again_loses_a_block_of_each_thread_and_n
         assert len(again) <= threads, (attempt, again)
 
 
-def test_two_processes_that_want_the_same_run_measure_it_once(
-    start: Callable[..., BaseProcess], expected: Arrays, tmp_path: Path
-) -> None:
+def test_two_processes_that_want_the_same_run_measure_it_once(expected: Arrays, tmp_path: Path) -> None:
     store, logs = tmp_path / "store", [tmp_path / "one.log", tmp_path / "two.log"]
-    processes = [start(store, log) for log in logs]
+    processes = [begin(child, store, log) for log in logs]
     assert [ended(process) for process in processes] == [0, 0]
     assert sorted(map(len, map(begun, logs))) == [0, len(BLOCKS)]
     assert all(same(log.with_suffix(".npz"), expected) for log in logs)
     assert suffixes(store) == [".safetensors"]
 
 
-def test_who_waits_says_for_whom_and_takes_over_from_the_dead(
-    start: Callable[..., BaseProcess], expected: Arrays, tmp_path: Path
-) -> None:
+def test_who_waits_says_for_whom_and_takes_over_from_the_dead(expected: Arrays, tmp_path: Path) -> None:
     store, first, second = tmp_path / "store", tmp_path / "first.log", tmp_path / "second.log"
-    one = start(store, first)
+    one = begin(child, store, first)
     wait_until(partial(blocks_begun, first, 2))
-    two = start(store, second)
+    two = begin(child, store, second)
     said = second.with_suffix(".said")
     wait_until(lambda: said.exists() and "waiting" in said.read_text())
     one.kill()
@@ -125,12 +103,10 @@ def test_who_waits_says_for_whom_and_takes_over_from_the_dead(
     assert suffixes(store) == [".safetensors"]
 
 
-def test_a_file_that_cannot_grow_costs_no_measurement_and_leaves_nothing(
-    start: Callable[..., BaseProcess], tmp_path: Path
-) -> None:
+def test_a_file_that_cannot_grow_costs_no_measurement_and_leaves_nothing(tmp_path: Path) -> None:
     store, log = tmp_path / "store", tmp_path / "a.log"
     largest = 2**16  # what is asked for before any pass is spent; a part fits in, the whole does not
-    assert ended(start(store, log, largest_file=largest, script="bounded_files")) == 0
+    assert ended(begin(child, store, log, largest_file=largest, script="bounded_files")) == 0
     said = log.with_suffix(".said").read_text()
     assert said.count("UnsavedResultWarning: the run is not kept") == 1
     assert "File too large" in said
@@ -138,27 +114,25 @@ def test_a_file_that_cannot_grow_costs_no_measurement_and_leaves_nothing(
     assert set(suffixes(store)) == {".parts", ".safetensors"}
 
 
-def on_a_disk(start: Callable[..., BaseProcess], folder: Path, size: int, taken: int, script: str) -> Path:
+def on_a_disk(folder: Path, size: int, taken: int, script: str) -> Path:
     log = folder / "a.log"
-    process = start(folder / "store", log, disk=(size, taken), script=script)
+    process = begin(child, folder / "store", log, disk=(size, taken), script=script)
     assert ended(process) == 0
     if log.with_suffix(".skip").exists():
         pytest.skip(f"needs a small disk of its own: {log.with_suffix('.skip').read_text()}")
     return log
 
 
-def test_a_disk_that_is_full_is_an_error_before_any_pass(start: Callable[..., BaseProcess], tmp_path: Path) -> None:
-    log = on_a_disk(start, tmp_path, 256, 248, "full_at_once")
+def test_a_disk_that_is_full_is_an_error_before_any_pass(tmp_path: Path) -> None:
+    log = on_a_disk(tmp_path, 256, 248, "full_at_once")
     said = log.with_suffix(".said").read_text()
     assert said.startswith("McdoError the store ")
     assert "cannot be written: [Errno 28] No space left on device. Name another folder" in said
     assert begun(log) == []
 
 
-def test_a_disk_that_fills_up_costs_no_measurement_and_no_part(
-    start: Callable[..., BaseProcess], expected: Arrays, tmp_path: Path
-) -> None:
-    log = on_a_disk(start, tmp_path, 1024, 1024 - 100, "full_then_room")
+def test_a_disk_that_fills_up_costs_no_measurement_and_no_part(expected: Arrays, tmp_path: Path) -> None:
+    log = on_a_disk(tmp_path, 1024, 1024 - 100, "full_then_room")
     said = log.with_suffix(".said").read_text()
     assert same(log.with_suffix(".npz"), expected)
     assert said.count("UnsavedResultWarning: parts of the run are not kept") == 1
@@ -173,10 +147,8 @@ def test_a_disk_that_fills_up_costs_no_measurement_and_no_part(
     assert said.endswith("equal True\nwith room: ['.safetensors']\n")
 
 
-def test_a_read_only_store_gives_what_it_has_and_refuses_the_rest_before_any_pass(
-    start: Callable[..., BaseProcess], tmp_path: Path
-) -> None:
-    log = on_a_disk(start, tmp_path, 4096, 0, "read_only")
+def test_a_read_only_store_gives_what_it_has_and_refuses_the_rest_before_any_pass(tmp_path: Path) -> None:
+    log = on_a_disk(tmp_path, 4096, 0, "read_only")
     said = log.with_suffix(".said").read_text()
     assert said.startswith("equal True\npart (1, 48)\nMcdoError the store ")
     assert "cannot be written: [Errno 30] Read-only file system" in said

@@ -1,0 +1,14 @@
+"""Preloaded by the server that the processes of forked.py come from: what takes long to import, and one measurement."""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+from store_child import measure
+
+for name in ("hypothesis", "mcdo.pytest_plugin"):
+    importlib.import_module(name)
+
+torch.set_num_threads(1)  # a pool of threads would not survive the fork
+measure(None, passes=(2,), trials=1, progress=False)
