@@ -7,8 +7,9 @@ has the same distribution as keyed masks, so it has their reliability at its own
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,11 +24,14 @@ from mcdo.experiments.bench import Bench
 from mcdo.experiments.pass_cost import Cost
 from mcdo.perturbation import Dropout, TiedDropout
 from mcdo.report.figures import save_figure
-from mcdo.stats import Reliability, reliability
+from mcdo.stats import Estimate, Reliability, reliability
 
 FOLDER = "estimator_cost"
 NATIVE, SPARSE, TIED, TIED_OVER_IMAGES = "native", "sparse", "tied over tokens", "tied over tokens and images"
 COMMON, FIRST_ORDER = "sparse, common masks", "first order"
+JUDGED_PROBES = 8
+GAIN_BARS = {0.01: 10.0, 0.001: 50.0}
+"""By p: how many times cheaper than native dropout first order should be, at its own reliability with eight probes."""
 
 
 @dataclass(frozen=True)
@@ -143,19 +147,20 @@ def cost_at(points: Sequence[Point], way: str, p: float, spearman: float) -> flo
     return float(before.cost * (after.cost / before.cost) ** ((spearman - low) / (high - low)))
 
 
-def gains(points: Sequence[Point], p: float, probes: int) -> dict[str, float | None]:
-    """How many times more each way costs than first order at first order's own reliability with ``probes``.
+def gains(points: Sequence[Point], p: float, probes: int) -> dict[str, Estimate]:
+    """How many times more each way costs than first order, at first order's own reliability with ``probes``.
 
-    For a way that does not get there with its largest budget, ``{way} (more than)`` holds what that budget costs.
+    The interval is that of first order's reliability. Where a way does not get there with its largest budget, what it
+    costs is not known: infinite, and the lower end is no more than what that budget costs.
     """
     own = next(q for q in points if (q.way, q.p, q.budget) == (FIRST_ORDER, p, probes))
-    found: dict[str, float | None] = {}
+    rho = own.reliability.estimate("spearman")
+    found: dict[str, Estimate] = {}
     for way in dict.fromkeys(q.way for q in points if q.way != FIRST_ORDER):
-        cost = cost_at(points, way, p, own.reliability.spearman)
-        if cost is None:
-            found[f"{way} (more than)"] = max(q.cost for q in points if (q.way, q.p) == (way, p)) / own.cost
-        else:
-            found[way] = cost / own.cost
+        costs = [cost_at(points, way, p, level) for level in (rho.value, rho.low, rho.high)]
+        value, low, high = (math.inf if cost is None else cost / own.cost for cost in costs)
+        largest = max(q.cost for q in points if (q.way, q.p) == (way, p)) / own.cost
+        found[way] = Estimate(value, min(low, largest), high, rho.n)
     return found
 
 
@@ -171,10 +176,15 @@ def write(
     folder = reports / FOLDER
     listed = {score: [point.as_dict() for point in found] for score, found in points.items()}
     per_pass = {way: cost.as_dict() for way, cost in costs.items()}
-    settings = {**replace(config).__dict__, "dropout": config.dropout.as_dict()}
-    write_json(
-        folder / f"{model}.json", {"config": settings, "machine": dict(machine), "costs": per_pass, "points": listed}
-    )
+    settings = {**asdict(config), "dropout": config.dropout.as_dict()}
+    gained = {
+        score: {
+            f"{p:g}": {way: gain.as_dict() for way, gain in gains(found, p, JUDGED_PROBES).items()} for p in config.p
+        }
+        for score, found in points.items()
+    }
+    value = {"config": settings, "machine": dict(machine), "costs": per_pass, "gains": gained, "points": listed}
+    write_json(folder / f"{model}.json", value)
     (folder / f"{model}.md").write_text("\n".join(table(points)) + "\n", encoding="utf-8")
     save_figure(_figure(points, config, model), folder / f"{model}.png")
     return folder

@@ -27,6 +27,7 @@ from mcdo.stats.comparison import (
     normal_p,
     spearman_differences,
 )
+from mcdo.stats.debiased import debiased_ece, debiased_squared_calibration_error
 from mcdo.stats.drift import stacked_drift, trial_drift
 from mcdo.stats.factorial import FactorialAnalysis, factorial_analysis
 from mcdo.stats.groups import GroupDifference, group_differences
@@ -91,6 +92,8 @@ __all__ = [
     "clustered_ambiguity",
     "clustered_spearman_differences",
     "corrected",
+    "debiased_ece",
+    "debiased_squared_calibration_error",
     "disattenuated",
     "entropy",
     "expected_calibration_error",

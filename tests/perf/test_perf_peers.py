@@ -9,14 +9,19 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
+from mcdo.estimators import Laplace, ZeroShot
 from mcdo.experiments import pass_cost
 from mcdo.experiments.bench import Bench
+from mcdo.experiments.exp5_subset_ambiguity import TEMPLATES
 from mcdo.perturbation import Dropout, find_sites
 from mcdo.threads import one_thread
 
@@ -91,3 +96,45 @@ def test_keyed_masks_are_not_dearer_than_a_peer(
     record_property(peer, f"{found[peer]} forwards at {count} sites; keyed masks {found['sparse']} at {ours}")
     print(f"\n{model}: {peer} {found[peer]} forwards at {count} sites, keyed masks {found['sparse']} at {ours}")
     assert found["sparse"].q25 <= found[peer].q75
+
+
+LAPLACE_CEILING = 1.5
+"""Times the peer's cost: it gives one variance in float32, ours two in float64."""
+
+
+def test_laplace_of_the_last_layer_costs_about_what_a_peer_s_does(
+    model: str, bench: Bench, record_property: Callable[[str, object], None]
+) -> None:
+    """The posterior over the class weights, fitted on the same features and read on the same others."""
+    peer = pytest.importorskip("laplace", reason='laplace-torch is not installed: pip install -e ".[peers]"')
+    encoder, n = bench.encoder(model), 256
+    if encoder.resolution > 64:
+        pytest.skip("the embedded encoders show it")
+    images, pixels = bench.images(2 * n), bench.pixels(model, 2 * n).batch(slice(n, None))
+    features = bench.features(model, 2 * n)
+    fitted, new, ids = features[:n], features[n:], images.ids
+    head = replace(ZeroShot.of(encoder, images.class_names, TEMPLATES[0]), likelihood="softmax")
+    ours = Laplace.last_layer(head, fitted, ids[:n])
+    layer = nn.Linear(encoder.feature_dim, len(head.weights), bias=False)
+    layer.weight.data = torch.from_numpy(head.weights).float()
+    labels = torch.from_numpy(head.logits(fitted).argmax(1))
+    unit = functional.normalize(torch.from_numpy(features))
+    theirs = peer.Laplace(layer, "classification", subset_of_weights="all", hessian_structure="full")
+    theirs.fit(DataLoader(TensorDataset(unit[:n], labels), batch_size=n))
+    plain = pass_cost.deterministic(encoder, pixels, 1)
+
+    def by_ours() -> int:
+        ours.scores(ids[n:], new)
+        return plain()
+
+    def by_theirs() -> int:
+        theirs(unit[n:], pred_type="glm", link_approx="probit")
+        return plain()
+
+    methods = {pass_cost.DETERMINISTIC: plain, "mcdo": by_ours, "laplace-torch": by_theirs}
+    with one_thread():
+        found = pass_cost.compare(methods, 9, encoder.device)
+    said = f"laplace-torch {found['laplace-torch']} forwards, mcdo {found['mcdo']}"
+    record_property("Laplace of the last layer", said)
+    print(f"\n{model}: Laplace of the last layer with its forward: {said}")
+    assert found["mcdo"].q25 <= LAPLACE_CEILING * found["laplace-torch"].q75

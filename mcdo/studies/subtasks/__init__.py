@@ -1,7 +1,6 @@
 """Subtasks and calibration (S2): do subtasks help a classifier on embeddings, and is its confidence to be trusted?"""
 
 from mcdo.studies.subtasks.config import ARMS, Arm, SubtaskConfig
-from mcdo.studies.subtasks.debiased import debiased_ece, debiased_squared_calibration_error
 from mcdo.studies.subtasks.evaluate import Evaluation, evaluate
 from mcdo.studies.subtasks.published import published_difference
 from mcdo.studies.subtasks.splits import CalibrationSplit, Predictions, Splits, TestSplit, TrainSplit, ValidationSplit
@@ -22,8 +21,6 @@ __all__ = [
     "TestSplit",
     "TrainSplit",
     "ValidationSplit",
-    "debiased_ece",
-    "debiased_squared_calibration_error",
     "evaluate",
     "fit_temperature",
     "load_task",

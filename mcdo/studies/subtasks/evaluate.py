@@ -18,6 +18,8 @@ from mcdo.stats import (
     Estimate,
     ReliabilityDiagram,
     adaptive_calibration_error,
+    debiased_ece,
+    debiased_squared_calibration_error,
     holm,
     proportion,
     reliability_diagram,
@@ -37,7 +39,6 @@ from mcdo.studies.subtasks.compare import (
     swap_p,
     t_interval,
 )
-from mcdo.studies.subtasks.debiased import debiased_ece, debiased_squared_calibration_error
 from mcdo.studies.subtasks.dropout import READINGS, Reading
 from mcdo.studies.subtasks.study import COMPARED_SUBTASKS, LINEAR, META_SUBTASKS, Run, Study
 from mcdo.studies.subtasks.temperature import UNSCALED

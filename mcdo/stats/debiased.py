@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
-from mcdo.stats import ReliabilityDiagram, reliability_diagram
+from mcdo.stats.calibration import ReliabilityDiagram, reliability_diagram
 
 
 def debiased_squared_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:

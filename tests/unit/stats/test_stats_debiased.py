@@ -7,8 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from mcdo.stats import expected_calibration_error, reliability_diagram
-from mcdo.studies.subtasks.debiased import debiased_ece, debiased_squared_calibration_error
+from mcdo.stats import (
+    debiased_ece,
+    debiased_squared_calibration_error,
+    expected_calibration_error,
+    reliability_diagram,
+)
 
 law = settings(derandomize=True, deadline=None, max_examples=25)
 confidences = hnp.arrays(np.float64, st.integers(2, 60), elements=st.integers(0, 60).map(lambda i: i / 60))
