@@ -11,7 +11,6 @@ uncertainty achieve it?). There β is chosen for each mode on other sequences th
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from scipy.stats import wilcoxon
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, write_json, write_npz
-from mcdo.experiments.tracking_frames import Array, Frame, modes_of, read_sequence
+from mcdo.experiments.tracking_frames import Array, Frame, modes_of
 from mcdo.experiments.tracking_sequences import Scene, SyntheticLooks, image_sequence, synthetic_sequence, unit
 from mcdo.report.figures import save_figure
 from mcdo.stats import Association, Estimate, TrackingMetrics, bootstrap, holm, tracking_metrics
@@ -281,20 +280,3 @@ def figure(name: str, result: Exp9Result) -> Figure:
     axes.set_title(f"{name}: {gains[0].n if gains else 0} sequences")
     axes.legend()
     return fig
-
-
-def main(paths: Sequence[str]) -> None:
-    """Print the modes' metrics on JSON files of your own, at α = β = 1."""
-    for path in paths:
-        result = compute(Exp9Config(), [read_sequence(path)])
-        for mode, found in summary(result).items():
-            metrics = result.metrics[mode][0]
-            share = f"{found['correct']} of {found['labelled']}"
-            print(
-                f"{path} {mode}: accuracy {metrics.assignment_accuracy:.3f} ({share}), "
-                f"{found['id_switches']} identity switches, {found['fragmentation']} fragmentations"
-            )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

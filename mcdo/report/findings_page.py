@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mcdo.errors import McdoError
+from mcdo.experiments import estimator_cost
 from mcdo.experiments import exp0_first_order as first_order
 from mcdo.experiments import exp0_nested_mc as exp0
 from mcdo.experiments import prelim_loss_or_site as loss_or_site
@@ -45,6 +47,9 @@ def write_page(reports: Path, page: Path) -> Path:
         "## How many passes does a usable ranking cost?",
         "",
         *_passes(_read(reports / "phase1" / exp0.FOLDER / "exp0_overall_summary.json")),
+        "## What does a reliable score cost?",
+        "",
+        *_costs(reports / "perf" / estimator_cost.FOLDER, page.parent / "figures"),
         "## What does not hold",
         "",
         "Each of these is a strict xfail: it is loud when it starts to hold.",
@@ -190,6 +195,55 @@ def _reliability_rows(results: dict[str, Any], prefix: str) -> list[list[str]]:
 def _median(of: Mapping[str, Any]) -> str:
     low, high = of["pairwise_spearman_median_ci"]
     return interval({"value": of["pairwise_spearman_median"], "low": low, "high": high}, 3)
+
+
+def _costs(folder: Path, figures: Path) -> list[str]:
+    """Reliability against cost, and the curves beside the page; ``make perf`` measures them."""
+    held = {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
+    if not held:
+        return ["Not measured: `make perf` writes it.", ""]
+    figures.mkdir(parents=True, exist_ok=True)
+    rows, curves = [], []
+    for model, found in held.items():
+        rows += [
+            [model, score, p, *_cost_of_ways(found["points"][score], p), *map(_gain, by_way.values())]
+            for score, by_p in found["gains"].items()
+            for p, by_way in by_p.items()
+        ]
+        curve = figures / f"reliability_against_cost_{model}.png"
+        shutil.copyfile(folder / f"{model}.png", curve)
+        curves.append(f"![{model}]({figures.name}/{curve.name})")
+    first = next(iter(held.values()))
+    ways = next(iter(first["gains"]["trace_pre"].values()))
+    budget, largest = f"R = {estimator_cost.JUDGED_PROBES}", f"T = {max(first['config']['passes'])}"
+    head = ["model", "score", "p", f"first order, {budget}: ρ at cost", f"keyed masks, {largest}: ρ at cost"]
+    return [
+        f"In forward passes of one image (n = {first['config']['n']} digits, {first['config']['trials']} trials, one "
+        f"thread): what each way costs at the reliability that first order has with {budget}, relative to first order. "
+        "Brackets follow from the interval of that reliability; > where even the largest number of passes does not "
+        "reach it.",
+        "",
+        *table([*head, *(f"{way} ÷ first order" for way in ways)], rows),
+        *curves,
+        "",
+    ]
+
+
+def _cost_of_ways(points: Sequence[Mapping[str, Any]], p: str) -> list[str]:
+    """Reliability and cost of first order, and of keyed masks with the largest budget."""
+    here = [point for point in points if f"{point['p']:g}" == p]
+    linear = next(
+        q for q in here if (q["way"], q["budget"]) == (estimator_cost.FIRST_ORDER, estimator_cost.JUDGED_PROBES)
+    )
+    keyed = max((q for q in here if q["way"] == estimator_cost.SPARSE), key=lambda q: q["budget"])
+    return [f"{_median(q['reliability'])} at {q['cost']:.1f}" for q in (linear, keyed)]
+
+
+def _gain(estimate: Estimate) -> str:
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    if value is None:
+        return f"> {low:.1f}"
+    return f"{value:.1f} [{low:.1f}, {'more' if high is None else f'{high:.1f}'}]"
 
 
 def _negatives(findings: Findings) -> list[str]:

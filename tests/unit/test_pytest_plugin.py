@@ -161,6 +161,29 @@ def test_an_unreadable_image_is_named_before_any_pass(tmp_path: Path) -> None:
     assert [entry["path"] for entry in manifest["skipped"]] == ["cats/torn.png"]
 
 
+def test_tracking_files_of_ones_own_are_reported_and_a_bad_frame_is_named(tmp_path: Path) -> None:
+    frame = {
+        "frame_id": 0,
+        "tracks": [{"id": 1, "gt_id": 1}, {"id": 2, "gt_id": 2}],
+        "detections": [{"id": 0, "gt_id": 1, "uncertainty": 0.1}, {"id": 1, "gt_id": 2, "uncertainty": 0.2}],
+        "motion_cost": [[0.1, 0.9], [0.8, 0.2]],
+        "appearance_cost": [[0.1, 0.9], [0.8, 0.2]],
+    }
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    for file in files:
+        file.write_text(json.dumps([frame]), encoding="utf-8")
+    select = ["tests/experiments/phase3", "-k", "ones_own", "--force", f"--reports={tmp_path / 'r'}"]
+    done = run_pytest(*select, f"--tracking={files[0]},{files[1]}")
+    assert done.returncode == 0, done.stdout
+    held = json.loads((tmp_path / "r/phase3/exp9_mot_adaptive/own/exp9_summary.json").read_text())
+    assert held["n_sequences"] == 2
+    assert held["modes"]["adaptive"]["correct"] == held["modes"]["adaptive"]["labelled"] == 4
+    files[1].write_text(json.dumps([frame, frame | {"motion_cost": [[0.1, 0.9]]}]), encoding="utf-8")
+    refused = run_pytest(*select, f"--tracking={files[0]},{files[1]}")
+    assert refused.returncode == 1
+    assert re.search(r"two\.json.*frame 1", refused.stdout)
+
+
 def test_ids_of_own_encoders_are_ascii_without_slashes() -> None:
     assert model_id("local-dir:/data/mein Modell@2") == "local-dir-data-mein-Modell-2"
 

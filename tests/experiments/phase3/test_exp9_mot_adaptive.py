@@ -11,6 +11,7 @@ from mcdo.claims import Judges
 from mcdo.experiments import exp9_tracking as exp9
 from mcdo.experiments.bench import Bench
 from mcdo.experiments.laplace_scores import laplace_scores
+from mcdo.experiments.tracking_frames import read_sequence
 from mcdo.stats import ambiguity_targets
 
 pytestmark = pytest.mark.phase3
@@ -87,6 +88,21 @@ def test_a_known_noise_level_helps_on_synthetic_sequences(mode: str, bench: Benc
 def test_an_uninformative_uncertainty_does_not_help(bench: Bench) -> None:
     gain = synthetic(bench).gains["shuffled"].difference
     assert gain.high < 0, f"shuffled: {gain}"
+
+
+def test_sequences_of_ones_own_are_reported(bench: Bench, pytestconfig: pytest.Config, record_property: Record) -> None:
+    """At the published β; there are no other sequences to choose it on."""
+    files = pytestconfig.getoption("--tracking", default=None)
+    if not files:
+        pytest.skip("no --tracking=FILE.json,…, each a list of frames with tracks, detections and costs")
+    config, settings = config_of(bench), bench.settings
+    result = exp9.compute(config, [read_sequence(path) for path in files.split(",")])
+    exp9.write(config, "own", result, settings.reports / "phase3", settings.session)
+    for mode in result.metrics:
+        counts = {count: result.total(mode, count) for count in ("correct", "labelled", "id_switches", "fragmentation")}
+        record_property(mode, ", ".join(f"{count} {n}" for count, n in counts.items()))
+    record(result, record_property)
+    assert result.total(exp9.BASELINE, "labelled") > 0, f"{files}: no detection has a gt_id, so nothing can be right"
 
 
 MODES = ("adaptive", "adaptive_post", "adaptive_relative", "laplace")

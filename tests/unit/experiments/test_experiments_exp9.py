@@ -149,15 +149,6 @@ def test_every_sequence_survives_json(tmp_path: Path) -> None:
     assert len(read_sequence(path)) == len(back)
 
 
-def test_a_file_of_ones_own_is_printed_mode_by_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "costs.json"
-    path.write_text(json.dumps([two_by_two()]), encoding="utf-8")
-    exp9.main([str(path)])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert "adaptive: accuracy 1.000 (2 of 2), 0 identity switches" in lines[1]
-
-
 Change = Callable[[dict[str, Any]], object]
 BAD: dict[str, tuple[Change, str]] = {
     "motion of the wrong shape": (lambda f: f["motion_cost"].append([1, 1]), "motion_cost .*2 tracks x 2 .*3 x 2"),
