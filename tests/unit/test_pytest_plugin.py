@@ -30,6 +30,10 @@ def run_pytest(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess
         return subprocess.CompletedProcess(arguments, process.exitcode, stdout=said.read_text(encoding="utf-8"))
 
 
+def collected(*arguments: str) -> set[str]:
+    return {line for line in run_pytest("--collect-only", "-q", *arguments).stdout.splitlines() if "::" in line}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -47,18 +51,23 @@ def test_a_mistyped_option_ends_with_the_nearest_real_one(arguments: list[str], 
     assert said in done.stdout
 
 
-def test_marks_select_what_they_say() -> None:
-    done = run_pytest("--collect-only", "-q", "-m", "phase1 and siglip")
-    ids = [line for line in done.stdout.splitlines() if "::" in line]
+@pytest.mark.parametrize(
+    ("arguments", "folder", "only"),
+    [
+        (["-m", "phase1 and siglip"], "(experiments/phase1|gates)/", "siglip_tiny"),
+        (["-m", "phase2"], "experiments/phase2/", ""),
+        (["-m", "phase2 and clip"], "experiments/phase2/", "clip_tiny"),
+        (["-m", "phase3 and not slow"], "experiments/phase3/", ""),
+        (["-m", "prelim"], "experiments/prelim/", ""),
+        (["-k", "exp3"], "experiments/phase2/test_exp3", ""),
+    ],
+    ids=lambda value: value[1].replace(" ", "-") if isinstance(value, list) else "",
+)
+def test_marks_and_names_select_what_they_say(arguments: list[str], folder: str, only: str) -> None:
+    ids = collected("tests/experiments", "tests/gates", *arguments)
     assert ids
-    assert all("[siglip_tiny" in node for node in ids)
-    assert any("exp0_nested_mc" in node for node in ids)
-    assert not any("@" in node for node in ids)
-    assert all(node.isascii() for node in ids)
-
-
-def collected(*arguments: str) -> set[str]:
-    return {line for line in run_pytest("--collect-only", "-q", *arguments).stdout.splitlines() if "::" in line}
+    assert all(re.match(f"tests/{folder}", node) and node.isascii() and "@" not in node for node in ids)
+    assert not only or all(f"[{only}" in node for node in ids)
 
 
 def test_the_performance_suite_runs_with_benchmark_only_and_is_all_that_perf_selects() -> None:
