@@ -22,6 +22,7 @@ from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
+from mcdo.experiments.exp5_subset_ambiguity import RHO_ENTROPY_BAR
 from mcdo.perturbation import (
     AttentionDropout,
     Dropout,
@@ -49,7 +50,6 @@ from mcdo.stats import (
 )
 
 FOLDER = "exp3_dropout_types"
-RHO_ENTROPY_BAR = 0.3
 TYPES = {
     "A": "attention probabilities",
     "B": "MLP hidden activation",

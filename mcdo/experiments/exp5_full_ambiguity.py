@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
-from mcdo.experiments.exp5_subset_ambiguity import AUROC_ENTROPY_BAR, RHO_ENTROPY_BAR, TEMPLATES
+from mcdo.experiments.exp5_subset_ambiguity import BARS, TEMPLATES
 from mcdo.images import ImageSet
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel
@@ -39,10 +39,6 @@ FOLDER = "exp5_full_ambiguity"
 SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
 BASELINE = "negative_norm"
 """Minus the norm of the deterministic feature: a score that needs no passes."""
-BARS = {
-    "rho_entropy": ("rho_uncertainty_vs_entropy", RHO_ENTROPY_BAR),
-    "auroc_high_entropy": ("auroc_high_entropy", AUROC_ENTROPY_BAR),
-}
 Scores = NDArray[np.float64]
 
 

@@ -27,6 +27,11 @@ TEMPLATES = ("a photo of a {}", "a {}", "an image of a {}")
 RHO_ENTROPY_BAR = 0.3
 AUROC_ENTROPY_BAR = 0.6
 """Sanity bars of S0 §6."""
+BARS = {
+    "rho_entropy": ("rho_uncertainty_vs_entropy", RHO_ENTROPY_BAR),
+    "auroc_high_entropy": ("auroc_high_entropy", AUROC_ENTROPY_BAR),
+}
+"""By claim: the figure, and what it must lie above."""
 
 
 @dataclass(frozen=True)

@@ -77,18 +77,12 @@ def test_go_or_no_go(bench: Bench, record_property: Callable[[str, object], None
     assert decision == "GO", f"{decision}: {found.reason}"
 
 
-BARS = {
-    "rho_entropy": ("rho_uncertainty_vs_entropy", exp5.RHO_ENTROPY_BAR),
-    "auroc_high_entropy": ("auroc_high_entropy", exp5.AUROC_ENTROPY_BAR),
-}
-
-
 @pytest.mark.experiment(exp5, exp5.Exp5SubsetConfig)
 @pytest.mark.parametrize(
     "estimator", [pytest.param(name, marks=pytest.mark.estimator(name)) for name in ("mc", "first_order")]
 )
 @pytest.mark.parametrize("score", ["trace_pre", "trace_post"])
-@pytest.mark.parametrize("bar", list(BARS))
+@pytest.mark.parametrize("bar", list(exp5.BARS))
 def test_score_follows_ambiguity(
     model: str,
     score: str,
@@ -99,7 +93,7 @@ def test_score_follows_ambiguity(
 ) -> None:
     settings = bench.settings
     config = exp5.Exp5SubsetConfig.of(settings.protocol, settings.seed, settings.dropout)
-    key, threshold = BARS[bar]
+    key, threshold = exp5.BARS[bar]
     claim = f"{bar}/{score}" + ("/first_order" if estimator == "first_order" else "")
     found = _ambiguity(bench, config, model, score, estimator)
     judge("exp5").above(claim, found[key], threshold, f"given the feature norm {found[f'{key}_given_norm']}")

@@ -9,6 +9,7 @@ import pytest
 from mcdo.claims import Judges
 from mcdo.experiments import exp3_dropout_types as exp3
 from mcdo.experiments.bench import Bench
+from mcdo.experiments.exp5_subset_ambiguity import RHO_ENTROPY_BAR
 from mcdo.stats import THRESHOLDS, stacked_drift
 
 pytestmark = [pytest.mark.phase2, pytest.mark.first_model, pytest.mark.experiment(exp3, exp3.Exp3Config)]
@@ -85,4 +86,4 @@ def test_the_type_follows_ambiguity(kind: str, model: str, bench: Bench, judge: 
         pytest.skip(f"{model} has no site for type {kind} ({exp3.TYPES[kind]})")
     found, key = result.validity["trace_pre"][kind], "rho_uncertainty_vs_entropy"
     beside = f"given the feature norm {found[f'{key}_given_norm']}; the norm alone {result.norm_validity[key]}"
-    judge("exp3").above(f"rho_entropy/{kind}", found[key], exp3.RHO_ENTROPY_BAR, beside)
+    judge("exp3").above(f"rho_entropy/{kind}", found[key], RHO_ENTROPY_BAR, beside)

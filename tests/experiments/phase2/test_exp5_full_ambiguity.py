@@ -11,6 +11,7 @@ from mcdo.claims import Judges
 from mcdo.experiments import exp5_full_ambiguity as exp5
 from mcdo.experiments import exp5_retrieval
 from mcdo.experiments.bench import Bench
+from mcdo.experiments.exp5_subset_ambiguity import BARS
 from mcdo.images.retrieval import read_items
 
 pytestmark = [pytest.mark.phase2, pytest.mark.experiment(exp5, exp5.Exp5FullConfig)]
@@ -52,9 +53,9 @@ def test_every_figure_is_over_originals(
 
 
 @pytest.mark.parametrize("score", ["trace_pre", "trace_post"])
-@pytest.mark.parametrize("bar", list(exp5.BARS))
+@pytest.mark.parametrize("bar", list(BARS))
 def test_score_follows_ambiguity(bar: str, score: str, model: str, bench: Bench, judge: Judges) -> None:
-    key, threshold = exp5.BARS[bar]
+    key, threshold = BARS[bar]
     figures = _result(bench, model).figures[f"{score}/softmax"]
     judge("exp5_full").above(
         f"{bar}/{score}", figures[key], threshold, f"given the feature norm {figures[f'{key}_given_norm']}"

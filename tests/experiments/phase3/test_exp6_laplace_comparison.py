@@ -10,16 +10,12 @@ import pytest
 from mcdo.claims import Judges
 from mcdo.experiments import exp6_laplace as exp6
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.exp5_subset_ambiguity import AUROC_ENTROPY_BAR, RHO_ENTROPY_BAR
+from mcdo.experiments.exp5_subset_ambiguity import BARS
 from mcdo.experiments.laplace_scores import calibration_images, laplace_scores, runtimes
 
 pytestmark = [pytest.mark.phase3, pytest.mark.experiment(exp6, exp6.Exp6Config)]
 
 Record = Callable[[str, object], None]
-BARS = {
-    "rho_entropy": ("rho_uncertainty_vs_entropy", RHO_ENTROPY_BAR),
-    "auroc_high_entropy": ("auroc_high_entropy", AUROC_ENTROPY_BAR),
-}
 
 
 def measured(bench: Bench, model: str) -> tuple[exp6.Exp6Config, exp6.Exp6Result]:

@@ -10,18 +10,13 @@ import pytest
 from mcdo.claims import Judges
 from mcdo.experiments import exp7_aleatoric as exp7
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.exp5_subset_ambiguity import AUROC_ENTROPY_BAR, RHO_ENTROPY_BAR
+from mcdo.experiments.exp5_subset_ambiguity import BARS
 
 pytestmark = [pytest.mark.phase3, pytest.mark.experiment(exp7, exp7.Exp7Config)]
 
 Record = Callable[[str, object], None]
 SAME = 0.8
 """Rank correlation from which the pipeline calls two rankings the same."""
-
-BARS = {
-    "rho_entropy": ("rho_uncertainty_vs_entropy", RHO_ENTROPY_BAR),
-    "auroc_high_entropy": ("auroc_high_entropy", AUROC_ENTROPY_BAR),
-}
 
 
 def measured(bench: Bench, model: str) -> tuple[exp7.Exp7Config, exp7.Exp7Result]:

@@ -11,6 +11,7 @@ from made_up_runs import Array, made_up_run, noisy
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloRun
 from mcdo.experiments import exp3_dropout_types as exp3
+from mcdo.experiments.exp5_subset_ambiguity import RHO_ENTROPY_BAR
 from mcdo.perturbation import AttentionDropout, Dropout, HiddenDropout, StochasticDepth
 
 N = 120
@@ -46,8 +47,8 @@ def clip() -> Measured:
 def test_reliable_valid_and_drifting_types_are_told_apart(clip: Measured) -> None:
     found = clip[1]
     key = "rho_uncertainty_vs_entropy"
-    assert found.validity["trace_pre"]["E"][key].verdict(exp3.RHO_ENTROPY_BAR, ">") == "met"
-    assert found.validity["trace_pre"]["D"][key].verdict(exp3.RHO_ENTROPY_BAR, ">") == "not met"
+    assert found.validity["trace_pre"]["E"][key].verdict(RHO_ENTROPY_BAR, ">") == "met"
+    assert found.validity["trace_pre"]["D"][key].verdict(RHO_ENTROPY_BAR, ">") == "not met"
     assert found.reliability["trace_pre"]["D"].status == "failed"
     assert found.reliability["trace_pre"]["C"].icc < 0.3, "trials that drift are not exchangeable"
     drifting = [kind for kind, drift in found.drift.items() if not drift.low <= 0 <= drift.high]
