@@ -72,7 +72,7 @@ class Judge:
         facts = {"experiment": self.experiment, "model": self.model, "claim": claim, "measured": str(measured)}
         for name, value in {**facts, "beside": str(beside), "outcome": outcome}.items():
             record(name, value)
-        said = f"{self.model} {claim}: {measured}" + (f"; {beside}" if beside else "")
+        said = f"{self.experiment} {self.model} {claim}: {measured}" + (f"; {beside}" if beside else "")
         if outcome == "undecided":
             pytest.skip(f"undecided: {said}")
         assert outcome == "met", said
