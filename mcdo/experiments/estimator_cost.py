@@ -204,7 +204,7 @@ def table(points: Mapping[str, Sequence[Point]]) -> list[str]:
 
 
 def _figure(points: Mapping[str, Sequence[Point]], config: EstimatorCostConfig, model: str) -> Figure:
-    figure = Figure(figsize=(6 * len(config.p), 4.5 * len(points)))
+    figure = Figure(figsize=(6 * len(config.p), 4.5 * len(points)), layout="constrained")
     panels = figure.subplots(len(points), len(config.p), squeeze=False)
     for row, (score, found) in zip(panels, points.items(), strict=True):
         for axes, p in zip(row, config.p, strict=True):

@@ -109,6 +109,8 @@ def test_eight_products_of_first_order_cost_at_most_ten_forwards(
     eight, one = found[f"{study.FIRST_ORDER} R=8"], found[f"{study.FIRST_ORDER} R=1"]
     quartiles = Estimate(eight.ratio, eight.q25, eight.q75, eight.rounds, level=0.5)
     beside = f"quartiles over rounds; each further product {(eight.ratio - one.ratio) / 7:.2f}"
+    if bench.encoder(model).resolution > 64:
+        pytest.skip(f"the ceiling is for the embedded encoders; {model}: {eight}, {beside}")
     judge("perf", _about(model, bench)).below("first_order_cost", quartiles, FIRST_ORDER_CEILING, beside)
 
 
