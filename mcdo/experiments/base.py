@@ -35,6 +35,10 @@ class ExperimentConfig:
         sizes = cls.QUICK if protocol == "quick" else {}
         return cls(**sizes, seed=seed, dropout=Dropout() if dropout is None else dropout)
 
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {**asdict(self), "dropout": self.dropout.as_dict()}
+
 
 @dataclass(frozen=True)
 class Need:
@@ -84,7 +88,7 @@ def merge(needs: Iterable[Need]) -> list[Need]:
 def origin(config: ExperimentConfig, run: MonteCarloRun | FirstOrderRun) -> dict[str, Any]:
     """What stands in every summary: configuration, sites, seed, device and versions."""
     return {
-        "config": {**asdict(config), "dropout": config.dropout.as_dict()},
+        "config": config.as_dict(),
         "num_images": len(run.ids),
         "sites": {"requested": config.dropout.sites, "live": [name for name, _ in run.sites], "roles": list(run.roles)},
         "provenance": dict(run.provenance),

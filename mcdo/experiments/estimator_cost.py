@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -176,14 +176,13 @@ def write(
     folder = reports / FOLDER
     listed = {score: [point.as_dict() for point in found] for score, found in points.items()}
     per_pass = {way: cost.as_dict() for way, cost in costs.items()}
-    settings = {**asdict(config), "dropout": config.dropout.as_dict()}
     gained = {
         score: {
             f"{p:g}": {way: gain.as_dict() for way, gain in gains(found, p, JUDGED_PROBES).items()} for p in config.p
         }
         for score, found in points.items()
     }
-    value = {"config": settings, "machine": dict(machine), "costs": per_pass, "gains": gained, "points": listed}
+    value = {"config": config.as_dict(), "machine": dict(machine), "costs": per_pass, "gains": gained, "points": listed}
     write_json(folder / f"{model}.json", value)
     (folder / f"{model}.md").write_text("\n".join(table(points)) + "\n", encoding="utf-8")
     save_figure(_figure(points, config, model), folder / f"{model}.png")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -298,7 +298,7 @@ def write(
     found_ = {
         "model": run.encoder,
         **summary(config, result, confirmed),
-        "config": {**asdict(config), "dropout": config.dropout.as_dict()},
+        "config": config.as_dict(),
         "num_images": len(run.ids),
         "provenance": dict(run.provenance),
     }

@@ -12,7 +12,7 @@ uncertainty achieve it?). There β is chosen for each mode on other sequences th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -246,7 +246,7 @@ def write(config: Exp9Config, name: str, result: Exp9Result, reports: Path, sess
     found = {"name": name, "n_sequences": len(result.metrics[BASELINE]), "modes": summary(result)}
     write_json(
         folder / name / "exp9_summary.json",
-        {**found, "config": {**asdict(config), "dropout": config.dropout.as_dict()}},
+        {**found, "config": config.as_dict()},
     )
     write_npz(
         folder / name / "exp9_outputs.npz",
