@@ -141,7 +141,7 @@ class _Resampled:
 
         def covariance(drawn: Array) -> Array:
             weights = drawn[:, self.members]
-            ranks = np.stack([_centred(ranking, weights) for ranking in rankings], axis=1)
+            ranks = np.stack([ranking.centred(weights) for ranking in rankings], axis=1)
             return np.asarray((ranks * weights[:, None]) @ ranks.transpose(0, 2, 1))
 
         return self._both(covariance, rows.size)
@@ -154,7 +154,7 @@ class _Resampled:
             weights = drawn[:, self.members]
             n, total = weights @ truth, weights.sum(axis=1, keepdims=True)
             with np.errstate(invalid="ignore", divide="ignore"):
-                return np.asarray((weights * _centred(ranking, weights)) @ truth / (n * (total - n)) + 0.5)
+                return np.asarray((weights * ranking.centred(weights)) @ truth / (n * (total - n)) + 0.5)
 
         whole, draws = self._both(area, len(score))
         return {name: self.estimate(float(whole[0, i]), draws[:, i]) for i, name in enumerate(positive)}
@@ -165,8 +165,3 @@ class _Resampled:
 
     def _both(self, of: Callable[[Array], Array], size: int) -> tuple[Array, Array]:
         return of(np.ones((1, self.n))), blockwise(of, self.drawn, size)
-
-
-def _centred(ranking: Ranking, weights: Array) -> Array:
-    """Centred mid-ranks for multiplicities whose rows sum to anything: clusters differ in size."""
-    return np.asarray(ranking.centred(weights) + (weights.shape[1] - weights.sum(axis=1, keepdims=True)) / 2)

@@ -1,16 +1,18 @@
-"""Estimates with intervals: bootstrap over images, exact and score intervals for shares, permutation p, Holm.
+"""Estimates with intervals: bootstrap over origins, exact and score intervals for shares, permutation p, Holm.
 
-The images are the sample: a statistic's interval says what another draw of images would have given. Rank
-statistics are resampled without re-sorting: the mid-rank of a value in a resample is a cumulative sum of
-multiplicities in sorted order, so a thousand resamples cost one sort.
+The *origins* are the sample: an interval says what another draw of originals would have given. Variants of one
+original (crops, degradations, frames) are one draw, so a resample takes all of them or none (Field & Welsh 2007);
+where every image is an origin of its own this is the ordinary bootstrap over images. Rank statistics are resampled
+without re-sorting: the mid-rank of a value in a resample is a cumulative sum of multiplicities in sorted order, so a
+thousand resamples cost one sort.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,13 +22,15 @@ from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, images, jsonable, numbers
 
 Direction = Literal[">=", ">", "<=", "<"]
+Origins = Sequence[str] | NDArray[Any]
+"""The origin of each image, [N]: names or numbers; images with the same one are one draw."""
 Verdict = Literal["met", "not met", "undecided"]
 _BLOCK = 320_000  # ranks held at once (2.5 MB): larger blocks fall out of the cache
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its interval [low, high] at ``level``, and the number ``n`` of images (or draws) behind it."""
+    """A value, its interval [low, high] at ``level``, and the number ``n`` of sampled units (origins) behind it."""
 
     value: float
     low: float
@@ -88,35 +92,90 @@ def percentile_estimate(value: float, draws: ArrayLike, n: int, level: float) ->
 
 
 def bootstrap(
-    statistic: Callable[..., float], *arrays: ArrayLike, seed: int, resamples: int = 1000, level: float = 0.95
+    statistic: Callable[..., float],
+    *arrays: ArrayLike,
+    origins: Origins | None = None,
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
 ) -> Estimate:
-    """Percentile bootstrap over images of any ``statistic(*arrays)``; the last axis of every array is the images.
+    """Percentile bootstrap over origins of any ``statistic(*arrays)``; the last axis of every array is the images.
 
     The same images are drawn for all arrays. A resample in which the statistic is NaN (one class only, say) is left
-    out of the interval, which SciPy's bootstrap cannot do.
+    out of the interval, which SciPy's bootstrap cannot do. For figures that have no form of their own in this
+    package: a call of ``statistic`` for each resample is slow.
     """
     check_resampling(resamples, level)
-    held = [np.asarray(array) for array in arrays]
-    sizes = {array.shape[-1] if array.ndim else 0 for array in held}
+    columns = [np.asarray(array) for array in arrays]
+    sizes = {array.shape[-1] if array.ndim else 0 for array in columns}
     if len(sizes) != 1 or (n := sizes.pop()) < 2:
-        raise McdoError(f"shapes {[array.shape for array in held]}: the last axis must be the same >= 2 images in all")
+        raise McdoError(f"shapes {[a.shape for a in columns]}: the last axis must be the same >= 2 images in all")
+    sample = Units.of(origins, n)
+    by_unit = np.split(np.argsort(sample.members, kind="stable"), np.cumsum(np.bincount(sample.members))[:-1])
 
     def on(index: NDArray[np.intp]) -> float:
-        return float(statistic(*(array[..., index] for array in held)))
+        return float(statistic(*(array[..., index] for array in columns)))
 
     rng = np.random.default_rng(seed)
-    draws = [on(rng.integers(0, n, n)) for _ in range(resamples)]
-    return percentile_estimate(on(np.arange(n)), draws, n, level)
+    picks = (rng.integers(0, sample.n, sample.n) for _ in range(resamples))
+    draws = [on(np.concatenate([by_unit[unit] for unit in picked])) for picked in picks]
+    return percentile_estimate(on(np.arange(n)), draws, sample.n, level)
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Which sampled unit each image belongs to: ``members`` [N] numbers the ``n`` units."""
+
+    members: NDArray[np.intp]
+    n: int
+
+    @classmethod
+    def of(cls, origins: Origins | None, images: int) -> Units:
+        """From the origin of each image, [N]; None: every image is a unit of its own.
+
+        Raises:
+            McdoError: for another number of origins than images, or images of one origin only.
+
+        """
+        if origins is None:
+            return cls(np.arange(images), images)
+        names = np.asarray(origins)
+        if names.shape != (images,):
+            raise McdoError(f"origins have shape {list(names.shape)} for {images} images; give one per image")
+        unique, members = np.unique(names, return_inverse=True)
+        if len(unique) < 2:
+            raise McdoError(f"all images are of one origin ({unique[0]}); an interval needs at least two")
+        return cls(members, len(unique))
+
+    def multiplicities(self, resamples: int, seed: int) -> Array:
+        """How often each image occurs in each resample of the units, ``[resamples, N]``; read-only.
+
+        Rows sum to N only where all units have as many images.
+        """
+        return _multiplicities(self.members.tobytes(), self.n, resamples, seed)
+
+    def mean(self, values: Array) -> Array:
+        """Mean over the images of each unit, ``[..., N] -> [..., n]``."""
+        counts = np.bincount(self.members, minlength=self.n)
+        flat = values.reshape(-1, values.shape[-1])
+        return np.stack([np.bincount(self.members, row, self.n) / counts for row in flat]).reshape(
+            *values.shape[:-1], self.n
+        )
 
 
 @lru_cache(maxsize=1)
-def multiplicities(n: int, resamples: int, seed: int) -> Array:
-    """How often each of ``n`` images occurs in each resample, ``[resamples, n]``; rows sum to n. Read-only."""
+def _multiplicities(members: bytes, n: int, resamples: int, seed: int) -> Array:
     drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
     cells = (drawn + n * np.arange(resamples)[:, None]).ravel()
     counts = np.bincount(cells, minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+    counts = counts[:, np.frombuffer(members, dtype=np.intp)]
     counts.setflags(write=False)
     return counts
+
+
+def multiplicities(n: int, resamples: int, seed: int) -> Array:
+    """:meth:`Units.multiplicities` of ``n`` images that are units of their own."""
+    return Units.of(None, n).multiplicities(resamples, seed)
 
 
 def blockwise(of: Callable[[Array], Array], weights: Array, size: int) -> Array:
@@ -139,14 +198,14 @@ class Ranking:
         self.tied = len(self.first) < len(values)
 
     def centred(self, weights: Array) -> Array:
-        """Ranks less their mean (n + 1)/2 for multiplicities ``weights`` [R, N] whose rows sum to N; ``[R, N]``."""
+        """Ranks less their mean (S + 1)/2 for multiplicities ``weights`` [R, N] whose rows sum to S; ``[R, N]``."""
         mass = weights[:, self.order]
         if self.tied:
             mass = np.add.reduceat(mass, self.starts, axis=1)
         rank = np.cumsum(mass, axis=1)
         mass *= 0.5
         rank -= mass
-        rank -= weights.shape[1] / 2
+        rank -= weights.sum(axis=1, keepdims=True) / 2
         return np.asarray(rank[:, self.group])
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from mcdo.errors import McdoError
 from mcdo.stats import AmbiguityTargets, ambiguity_estimates, ambiguity_targets, spearman_differences
-from mcdo.stats.clusters import _centred, clustered_ambiguity, clustered_spearman_differences
+from mcdo.stats.clusters import clustered_ambiguity, clustered_spearman_differences
 from mcdo.stats.resampling import Ranking
 
 Array = NDArray[np.float64]
@@ -40,7 +40,7 @@ def test_centred_ranks_are_those_of_the_repeated_sample(cells: list[tuple[int, i
     counts, values = (np.array(column, dtype=float) for column in zip(*cells, strict=True))
     ranks = stats.rankdata(np.repeat(values, counts.astype(int)))
     if len(ranks):
-        found = np.repeat(_centred(Ranking(values), counts[None])[0], counts.astype(int))
+        found = np.repeat(Ranking(values).centred(counts[None])[0], counts.astype(int))
         np.testing.assert_allclose(found, ranks - ranks.mean())
 
 
