@@ -46,14 +46,23 @@ class TextTower(Encoder):
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Prompts in the place of an image set; ``ids`` are the prompts themselves, so they must be distinct."""
+    """Prompts in the place of an image set; ``ids`` are the prompts themselves, so they must be distinct.
+
+    ``origins`` name what each prompt is about, such as a class: prompts about one thing are wordings of one sampled
+    unit. Each prompt is its own where nothing else is given. As for images, they decide no score and are in no key.
+    """
 
     ids: tuple[str, ...]
     name: str = "prompts"
+    origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.ids)) != len(self.ids) or not self.ids:
             raise McdoError(f"{self.name}: give at least one prompt, and no prompt twice")
+        if not self.origins:
+            object.__setattr__(self, "origins", self.ids)
+        if len(self.origins) != len(self.ids):
+            raise McdoError(f"{self.name}: {len(self.ids)} prompts but {len(self.origins)} origins; give one for each")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -75,7 +84,8 @@ class Prompts:
 
     def select(self, indices: slice | Sequence[int] | np.ndarray[Any, Any]) -> Prompts:
         """The prompts at ``indices``, in that order."""
-        return replace(self, ids=tuple(np.asarray(self.ids, dtype=object)[indices]))
+        ids, origins = (tuple(np.asarray(held, dtype=object)[indices]) for held in (self.ids, self.origins))
+        return replace(self, ids=ids, origins=origins)
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,6 +127,7 @@ class _Measurement:
             config=self.config,
             encoder=self.encoder.key,
             ids=self.images.ids,
+            origins=self.images.origins,
             features=self.features,
             sites=tuple((site.name, site.role.value) for site in self.sites),
             provenance=provenance(self.encoder, self.images),

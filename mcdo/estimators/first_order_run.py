@@ -123,6 +123,7 @@ class FirstOrderRun(EncoderRun):
             config=config,
             encoder=encoder,
             ids=images.ids,
+            origins=images.origins,
             features=arrays["features"],
             sites=tuple((name, role) for name, role in facts["sites"]),
             provenance=facts["provenance"],

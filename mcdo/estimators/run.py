@@ -54,6 +54,8 @@ class EncoderRun:
     Attributes:
         encoder: the encoder's key.
         ids: image ids, in the order of the columns of every score.
+        origins: the sampled unit behind each image, ``[N]``, from the image set and never from the store: they decide
+            no score, so what is stored does not hold them.
         features: float32 ``[N, D]``, deterministic features before normalisation.
         sites: requested sites as (name, role); each was checked to be alive.
         provenance: weights, device, versions and the like, for result files.
@@ -62,6 +64,7 @@ class EncoderRun:
 
     encoder: str
     ids: tuple[str, ...]
+    origins: tuple[str, ...]
     features: NDArray[np.float32]
     sites: tuple[tuple[str, str], ...]
     provenance: Mapping[str, Any]
@@ -127,6 +130,7 @@ class MonteCarloRun(EncoderRun):
             config=replace(self.config, trials=len(range(self.config.trials)[trials])),
             encoder=self.encoder,
             ids=tuple(np.asarray(self.ids, dtype=object)[columns]),
+            origins=tuple(np.asarray(self.origins, dtype=object)[columns]),
             features=self.features[columns],
             sites=self.sites,
             provenance=self.provenance,

@@ -90,6 +90,7 @@ def origin(config: ExperimentConfig, run: MonteCarloRun | FirstOrderRun) -> dict
     return {
         "config": config.as_dict(),
         "num_images": len(run.ids),
+        "num_origins": len(set(run.origins)),
         "sites": {"requested": config.dropout.sites, "live": [name for name, _ in run.sites], "roles": list(run.roles)},
         "provenance": dict(run.provenance),
     }

@@ -122,18 +122,16 @@ class Exp11Result:
     originals: tuple[str, ...]
 
 
-def compute(
-    config: Exp11Config, run: FirstOrderRun, targets: AmbiguityTargets, originals: Sequence[str]
-) -> Exp11Result:
+def compute(config: Exp11Config, run: FirstOrderRun, targets: AmbiguityTargets) -> Exp11Result:
     """Both searches and their comparison for each score; the halves are the same for all.
 
     Args:
         config: the protocol.
-        run: first-order scores of all images.
+        run: first-order scores of all images; those of one origin stay together.
         targets: of all images, with prompt sensitivity.
-        originals: the original of each image; the variants of one stay together.
 
     """
+    originals = run.origins
     groups = depth_groups([name for name, _ in run.sites], config.groups)
     searched = {}
     for score in SCORES:

@@ -9,8 +9,7 @@ over passes.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,11 +69,6 @@ def needs(config: Exp5FullConfig, model: str) -> Need:
     return Need(model, config.n, MonteCarloConfig(config.dropout, (config.passes,), config.trials, config.seed))
 
 
-def originals(ids: Sequence[str]) -> tuple[str, ...]:
-    """The original of each image: for an affine variant of a digit that digit, for any other image itself."""
-    return tuple(re.sub(r"^(digits/.*)/affine\d+$", r"\1", image_id) for image_id in ids)
-
-
 def compute(
     config: Exp5FullConfig, run: MonteCarloRun, logits: NDArray[np.float64], labels: NDArray[np.int64] | None
 ) -> Exp5FullResult:
@@ -87,7 +81,7 @@ def compute(
         labels: ``[N]``, or None where unknown.
 
     """
-    clusters, norm, seed = originals(run.ids), run.feature_norm, config.seed
+    clusters, norm, seed = run.origins, run.feature_norm, config.seed
     targets = {
         "softmax": ambiguity_targets(logits, labels, head="softmax"),
         "sigmoid": ambiguity_targets(logits, labels, head="sigmoid"),

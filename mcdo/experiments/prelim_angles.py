@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
-from mcdo.experiments.exp5_full_ambiguity import originals
 from mcdo.images import ImageSet
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel
@@ -133,7 +132,7 @@ def compute(
     """
     scores = _scores(config, run)
     distance = {angle: centroid_distance(run.features[at]) for angle, at in angles.items()}
-    seen = {angle: _Seen(scores, run.ids, logits, labels, at, distance[angle]) for angle, at in angles.items()}
+    seen = {angle: _Seen(scores, run.origins, logits, labels, at, distance[angle]) for angle, at in angles.items()}
     third, seed = seen[3], config.seed
     correct = third.softmax.correct
     return AnglesResult(
@@ -171,14 +170,14 @@ class _Seen:
     def __init__(
         self,
         scores: Mapping[str, Array],
-        ids: tuple[str, ...],
+        origins: tuple[str, ...],
         logits: Array,
         labels: NDArray[np.int64] | None,
         at: NDArray[np.intp],
         distance: Array,
     ) -> None:
         self.scores = {name: values[at] for name, values in scores.items()}
-        self.clusters = originals([ids[i] for i in at])
+        self.clusters = tuple(origins[int(i)] for i in at)
         chosen, known = logits[:, at], None if labels is None else labels[at]
         self.softmax: AmbiguityTargets = ambiguity_targets(chosen, known, head="softmax")
         self.sigmoid: AmbiguityTargets = ambiguity_targets(chosen, known, head="sigmoid")

@@ -21,7 +21,6 @@ from scipy import ndimage
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
-from mcdo.experiments.exp5_full_ambiguity import originals
 from mcdo.images import ImageSet
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel
@@ -109,7 +108,7 @@ def compute(
         pixels: from :func:`pixel_baselines`.
 
     """
-    targets, clusters, seed = ambiguity_targets(logits, labels), originals(run.ids), config.seed
+    targets, clusters, seed = ambiguity_targets(logits, labels), run.origins, config.seed
     scores = {name: run.scores(name, config.passes)[0] for name in SCORES}
     cheap = {"feature_norm": run.feature_norm, **pixels}
     follows = {"entropy": targets.entropy, "negative_margin": targets.neg_margin}

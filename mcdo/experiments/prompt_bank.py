@@ -75,11 +75,15 @@ NEGATIVE = frozenset(
 
 @dataclass(frozen=True, order=True)
 class Prompt:
-    """A prompt, its style, and the frame that it was made from (itself where there is no class in it)."""
+    """A prompt, its style, the frame that it was made from, and its origin: the class that it is about.
+
+    Frame and origin are the prompt itself where it names no class, or comes from a file, whose classes nobody stated.
+    """
 
     text: str
     style: str
     frame: str
+    origin: str
 
 
 def bank(model: str, class_names: Sequence[str]) -> tuple[Prompt, ...]:
@@ -91,7 +95,9 @@ def bank(model: str, class_names: Sequence[str]) -> tuple[Prompt, ...]:
     frames += [("generic", frame) for frame in GENERIC if not numbers]
     made: dict[str, Prompt] = {}
     for style, frame in frames:
-        made |= {frame.format(name): Prompt(frame.format(name), style, frame) for name in class_names}
+        for name in class_names:
+            text = frame.format(name)
+            made[text] = Prompt(text, style, frame, frame if text == frame else name)
     return tuple(sorted(made.values()))
 
 
@@ -124,7 +130,7 @@ def read_prompts(path: Path, model: str) -> tuple[Prompt, ...]:
             raise McdoError(f"{where}: the prompt {text!r} stands in the file already; give each once")
         if find_spec(model).embedded:
             _check_words(where, model, text)
-        found[text] = Prompt(text, style, text)
+        found[text] = Prompt(text, style, text, text)
     if len(found) < 5:
         raise McdoError(f"{path.name}: {len(found)} prompts are too few for any statistic; give at least 5")
     return tuple(sorted(found.values()))

@@ -5,9 +5,10 @@ a percent sign is a share of the picture's shorter side, so ``"blur:4%"`` is the
 large one. Published radii and factors are native pixels of photographs of about 500 x 375; :func:`graded` keeps them
 for pictures of such sizes and gives their counterparts for small ones.
 
-A degraded image has an id and a content hash of its own, and the mask id of its clean image: both are seen under the
-same random masks (common random numbers). What is random in a degradation follows from the image's id alone, and is
-nested over levels: the noise of a higher level is the same pattern, louder, and the black square grows where it stands.
+A degraded image has an id and a content hash of its own, and the mask id and origin of its clean image: both are seen
+under the same random masks (common random numbers), and are one sampled unit. What is random in a degradation follows
+from the image's id alone, and is nested over levels: the noise of a higher level is the same pattern, louder, and the
+black square grows where it stands.
 
 Severity 0 is the clean image. It is the clean *set*: no degradation makes a second copy of it.
 """
@@ -233,7 +234,7 @@ def degraded_hash(clean: str, degradation: Degradation) -> str:
 
 
 def degraded(images: ImageSet, degradation: str | Degradation) -> ImageSet:
-    """``images`` under a degradation such as ``"blur:5"``: same order and labels, other ids, the same mask ids.
+    """``images`` under a degradation such as ``"blur:5"``: same order, labels, mask ids and origins, other ids.
 
     Raises:
         McdoError: for an unknown or impossible degradation, and for severity 0, which is ``images`` itself.
@@ -248,6 +249,7 @@ def degraded(images: ImageSet, degradation: str | Degradation) -> ImageSet:
         source=DegradedSource(images.source, degradation),
         content_hashes=tuple(degraded_hash(held, degradation) for held in images.content_hashes),
         mask_ids=images.mask_ids,
+        origins=images.origins,
     )
 
 

@@ -33,6 +33,7 @@ _HELDOUT_PER_CLASS = 60
 _SPLIT_SEED = 1797
 # Part of every content hash: to be changed with anything below that changes a pixel.
 _RECIPE = "digits 1"
+_AFFINE = "/affine"
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,14 @@ def digits(n: int | None = None, seed: int = 42, split: str = HELDOUT) -> ImageS
         seed=seed,
         source=source,
         content_hashes=tuple(source.content_hash(image_id) for image_id in ids),
+        origins=tuple(map(digit_origin, ids)),
     )
+
+
+def digit_origin(image_id: str) -> str:
+    """The id of the handwritten digit behind an image: its own, or for an affine variant that of the real one."""
+    _base(image_id)  # refuses what is no digit
+    return image_id.partition(_AFFINE)[0]
 
 
 def training_split() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -150,16 +158,16 @@ def _split(split: str) -> NDArray[np.int64]:
 
 
 def _id(split: str, number: int, variant: int) -> str:
-    return f"digits/{split}/{number:04d}" + (f"/affine{variant}" if variant else "")
+    return f"digits/{split}/{number:04d}" + (f"{_AFFINE}{variant}" if variant else "")
 
 
 def _is_variant(image_id: str) -> bool:
-    return "/affine" in image_id
+    return _AFFINE in image_id
 
 
 def _base(image_id: str) -> NDArray[np.uint8]:
     """The 8 x 8 original that an id names."""
-    match = re.fullmatch(rf"digits/({HELDOUT}|{TRAIN})/(\d{{4}})(/affine[1-9]\d*)?", image_id)
+    match = re.fullmatch(rf"digits/({HELDOUT}|{TRAIN})/(\d{{4}})({_AFFINE}[1-9]\d*)?", image_id)
     if match is None or int(match[2]) not in _split(match[1]):
         raise McdoError(f"there is no digit {image_id!r}; ids look like digits/{HELDOUT}/0123 or …/0123/affine2")
     original: NDArray[np.uint8] = _originals()[0][int(match[2])]

@@ -3,6 +3,9 @@
 Hidden entries and files without an image suffix are ignored. A folder with images and no directories is a set without
 labels. Symbolic links are followed, except back to a directory above or one already searched for that class: such a
 link is recorded as skipped.
+
+An image's origin is its content hash: every file is one of its own, and exact copies of one, whatever their names and
+classes, count once. A hash is the same whatever n was asked for, which the id of the first copy among the n is not.
 """
 
 from __future__ import annotations
@@ -80,6 +83,7 @@ def folder(path: str | Path, n: int | None = None, seed: int = 42, *, skip_unrea
     if len(bad) == len(ids) or (bad and not skip_unreadable):
         raise _unusable(root, bad, len(ids))
     kept = [i for i, each in enumerate(checked) if isinstance(each, str)]
+    hashes = tuple(each for each in checked if isinstance(each, str))
     return ImageSet(
         name=f"folder:{path}",
         ids=tuple(ids[i] for i in kept),
@@ -87,8 +91,9 @@ def folder(path: str | Path, n: int | None = None, seed: int = 42, *, skip_unrea
         class_names=names,
         seed=seed,
         source=source,
-        content_hashes=tuple(each for each in checked if isinstance(each, str)),
+        content_hashes=hashes,
         skipped=(*found.skipped, *(Skipped(os.path.relpath(each.path, root), each.reason) for each in bad)),
+        origins=hashes,
     )
 
 

@@ -1,8 +1,8 @@
 """The image set: an ordered choice of images by id, and the source that knows how to get each one.
 
 A set holds ids and hashes, never decoded pixels, so its size in memory does not grow with resolution. Where the pixels
-come from (a folder, scikit-learn's digits, later synthetic or degraded images) is behind :class:`Source`; a new origin
-of images is one file with one source.
+come from (a folder, scikit-learn's digits, synthetic or degraded images) is behind :class:`Source`; a new kind of
+images is one file with one source.
 """
 
 from __future__ import annotations
@@ -49,9 +49,14 @@ class ImageSet:
 
     ``name`` is the specification as asked for. ``ids`` are unique, and an image has the same id whatever n, seed or
     order was asked for. ``labels`` is int64 [N], an index into ``class_names``, or None where nobody labelled the
-    images. ``class_names`` holds every class of the origin, also those that the choice of n images left out, because
+    images. ``class_names`` holds every class of the source, also those that the choice of n images left out, because
     a zero-shot head is built from all of them. ``mask_ids`` key the masks of a perturbation: they are the ids, but
     where two images are to be seen under the same masks (a clean one and its degraded version) they are equal.
+
+    ``origins`` name the unit that was sampled, such as a handwritten digit or a photo: images made from one original
+    (variants, degraded versions, exact copies of a file) share theirs, so intervals and splits count origins. They are
+    the ids where nothing else is given, and the same whatever n, seed or order was asked for. They decide no score,
+    so neither the fingerprint nor any key of the store depends on them.
     """
 
     name: str
@@ -63,16 +68,18 @@ class ImageSet:
     content_hashes: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
     mask_ids: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.ids)) != len(self.ids):
             raise McdoError(f"{self.name}: an image id occurs twice; scores are keyed by id, so ids must be unique")
-        if not self.mask_ids:
-            object.__setattr__(self, "mask_ids", self.ids)
-        if len(self.mask_ids) != len(self.ids):
-            raise McdoError(f"{self.name}: {len(self.ids)} ids but {len(self.mask_ids)} mask ids")
-        if len(self.content_hashes) != len(self.ids):
-            raise McdoError(f"{self.name}: {len(self.ids)} ids but {len(self.content_hashes)} content hashes")
+        for named in ("mask_ids", "origins"):
+            if not getattr(self, named):
+                object.__setattr__(self, named, self.ids)
+        for named in ("mask_ids", "origins", "content_hashes"):
+            if len(getattr(self, named)) != len(self.ids):
+                count, what = len(getattr(self, named)), named.replace("_", " ")
+                raise McdoError(f"{self.name}: {len(self.ids)} ids but {count} {what}; give one for each image")
         if self.labels is not None:
             object.__setattr__(self, "labels", self._checked(self.labels))
 
@@ -112,6 +119,7 @@ class ImageSet:
             content_hashes=tuple(self.content_hashes[i] for i in chosen),
             skipped=self.skipped,
             mask_ids=tuple(self.mask_ids[i] for i in chosen),
+            origins=tuple(self.origins[i] for i in chosen),
         )
 
     def with_common_masks(self) -> ImageSet:
@@ -136,6 +144,8 @@ class ImageSet:
             "paths": self.ids,
             "labels": None if self.labels is None else self.labels.tolist(),
             "hashes": self.content_hashes,
+            "origins": self.origins,
+            "mask_ids": None if self.mask_ids == self.ids else self.mask_ids,
         }
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)

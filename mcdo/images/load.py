@@ -11,21 +11,27 @@ from typing import Any
 import numpy as np
 
 from mcdo.errors import McdoError, nearest
-from mcdo.images.digits import HELDOUT, DigitSource, digits
+from mcdo.images.digits import HELDOUT, DigitSource, digit_origin, digits
 from mcdo.images.folder import FolderSource, folder
 from mcdo.images.image_set import ImageSet, Skipped, Source
 from mcdo.images.retrieval import retrieval
 from mcdo.images.synthetic import SyntheticSource, synthetic
 from mcdo.images.threads import for_each
 
+Names = tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of image set: ``usage`` for messages, and how the text after the colon becomes a set or a bare source."""
+    """A kind of image set: ``usage`` for messages, and how the text after the colon becomes a set or a bare source.
+
+    ``origins`` follow from ids and content hashes, for manifests that were written before they held origins.
+    """
 
     usage: str
     load: Callable[[str, int | None, int, bool], ImageSet]
     source: Callable[[str], Source]
+    origins: Callable[[Names, Names], Names]
 
 
 KINDS = {
@@ -33,21 +39,25 @@ KINDS = {
         usage="digits, digits:train",
         load=lambda split, n, seed, _: digits(n, seed, split or HELDOUT),
         source=lambda _: DigitSource(),
+        origins=lambda ids, _: tuple(map(digit_origin, ids)),
     ),
     "folder": Kind(
         usage="folder:PATH",
         load=lambda path, n, seed, skip: folder(path, n, seed, skip_unreadable=skip),
         source=lambda path: FolderSource(Path(path).expanduser()),
+        origins=lambda _, hashes: hashes,
     ),
     "retrieval": Kind(
         usage="retrieval:FILE.json",
         load=lambda path, n, seed, _: retrieval(path, n, seed),
         source=lambda path: FolderSource(Path(path).expanduser().resolve().parent),
+        origins=lambda _, hashes: hashes,
     ),
     "synthetic": Kind(
         usage="synthetic:solid, synthetic:gradient, synthetic:noise",
         load=lambda kind, n, seed, _: synthetic(kind, n, seed),
         source=lambda _: SyntheticSource(),
+        origins=lambda ids, _: ids,
     ),
 }
 
@@ -79,27 +89,26 @@ def _parse(spec: str) -> tuple[Kind, str]:
 def read_manifest(path: str | Path) -> ImageSet:
     """The image set that :meth:`ImageSet.write_manifest` wrote, after verifying that every image has the same content.
 
+    A manifest without ``origins`` is an older one: its origins are those that loading the images anew gives them.
     Raises McdoError when the manifest is not one, or naming the first image that is missing or changed.
     """
     manifest = _parse_manifest(Path(path))
-    labels = manifest["labels"]
+    labels, ids, hashes = manifest["labels"], tuple(manifest["paths"]), tuple(manifest["hashes"])
+    kind, argument = _parse(manifest["name"])
     images = ImageSet(
         name=manifest["name"],
-        ids=tuple(manifest["paths"]),
+        ids=ids,
         labels=None if labels is None else np.array(labels, dtype=np.int64),
         class_names=tuple(manifest["class_names"]),
         seed=manifest["seed"],
-        source=_source(manifest["name"]),
-        content_hashes=tuple(manifest["hashes"]),
+        source=kind.source(argument),
+        content_hashes=hashes,
         skipped=tuple(Skipped(**each) for each in manifest["skipped"]),
+        mask_ids=tuple(manifest.get("mask_ids") or ()),
+        origins=tuple(manifest["origins"]) if "origins" in manifest else kind.origins(ids, hashes),
     )
     for_each(lambda i: _verify(images, i, Path(path)), len(images), "verifying")
     return images
-
-
-def _source(spec: str) -> Source:
-    kind, argument = _parse(spec)
-    return kind.source(argument)
 
 
 def _parse_manifest(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Images with captions of their own, from a JSON file: ``[{"image_path", "captions", "correct_index"}, ...]``.
 
 Paths are relative to the file's folder unless absolute. ``correct_index`` counts from 0 and may be left out, for 0.
-What is wrong with an entry is said with its index, counted from 0 as JSON arrays are, and its key.
+What is wrong with an entry is said with its index, counted from 0 as JSON arrays are, and its key. Copies of one file
+under several paths have one origin, as in a folder.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def retrieval(path: str, n: int | None = None, seed: int = 42) -> ImageSet:
 
     for_each(check, len(items), "reading images")
     ids = tuple(item.image_path for item in items)
-    return ImageSet(f"retrieval:{path}", ids, None, (), seed, source, tuple(hashes))
+    return ImageSet(f"retrieval:{path}", ids, None, (), seed, source, tuple(hashes), origins=tuple(hashes))
 
 
 def _item(path: Path, index: int, entry: Any) -> RetrievalItem:

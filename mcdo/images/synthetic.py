@@ -2,7 +2,7 @@
 
 Image i of a kind is drawn from (seed, kind, size, i) alone, in integers, so it is the same whatever n it was asked for
 with and on every platform. A draw whose pixels are those of an earlier one is left out, so a set of n has n distinct
-images; the published set of 10 gradients held 4.
+images, each its own origin; the published set of 10 gradients held 4.
 """
 
 from __future__ import annotations

@@ -44,7 +44,9 @@ def measure(encoder: Encoder, store: Path | None, images: ImageSet = IMAGES, **o
 
 
 def agree(one: MonteCarloRun, other: MonteCarloRun) -> None:
-    assert (one.config, one.ids, one.sites, one.provenance) == (other.config, other.ids, other.sites, other.provenance)
+    assert all(
+        getattr(one, name) == getattr(other, name) for name in ("config", "ids", "origins", "sites", "provenance")
+    )
     a, b = one.arrays(), other.arrays()
     assert {name: array.shape for name, array in a.items()} == {name: array.shape for name, array in b.items()}
     for name in a:
@@ -107,6 +109,19 @@ def test_what_is_not_part_of_a_stored_run_is_measured(
     anew = measure(encoder, None, **beyond).arrays()
     assert all(np.array_equal(anew[name], array) for name, array in found.arrays().items())
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+
+
+def test_origins_are_those_of_the_images_asked_for_never_of_the_stored_run(
+    encoder: Encoder, rows: list[int], tmp_path: Path
+) -> None:
+    assert measure(encoder, tmp_path).origins == IMAGES.ids
+    rows.clear()
+    regrouped = replace(IMAGES, origins=("one", "one", "two", "two", "three"))
+    found = measure(encoder, tmp_path, images=regrouped)
+    assert found.origins == regrouped.origins
+    assert found.select(np.array([4, 0])).origins == ("three", "one")
+    assert measure(encoder, tmp_path, images=regrouped.select([3, 0]), trials=2).origins == ("two", "one")
+    assert rows == []
 
 
 def test_a_part_knows_no_more_than_was_asked_for(encoder: Encoder, tmp_path: Path) -> None:

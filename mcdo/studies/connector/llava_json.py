@@ -159,6 +159,7 @@ def with_images(listing: Listing, items: Sequence[Item], root: Path, *, skip_bad
     if skipped and (not skip_bad or len(skipped) == len(items)):
         raise _refusal(str(listing.path), skipped, len(items))
     good = [name for name in names if name not in bad]
+    hashes = tuple(str(checked[name]) for name in good)
     images = ImageSet(
         name=f"llava-json:{listing.path}",
         ids=tuple(good),
@@ -166,8 +167,9 @@ def with_images(listing: Listing, items: Sequence[Item], root: Path, *, skip_bad
         class_names=(),
         seed=0,
         source=source,
-        content_hashes=tuple(str(checked[name]) for name in good),
+        content_hashes=hashes,
         skipped=tuple(skipped),
+        origins=hashes,
     )
     kept = tuple(item for item in items if item.image not in bad)
     return Captioned(images.name, kept, images, (*listing.skipped, *skipped))

@@ -88,6 +88,7 @@ def cifar10(path: Path, split: str) -> ImageSet:
     """The split ``"train"`` (50 000) or ``"test"`` (10 000) of whatever lies at ``path``.
 
     Raises McdoError when nothing usable lies there, a batch is missing or damaged, or a class name is not CIFAR-10's.
+    An image's origin is its content hash, so exact copies of one image share theirs.
     """
     path = path.expanduser()
     if path.is_dir() and (path / split).is_dir():
@@ -96,6 +97,7 @@ def cifar10(path: Path, split: str) -> ImageSet:
     batches = [read_batch(read(name), f"{path}: {name}") for name in BATCHES[split]]
     source = CifarSource(np.concatenate([data for data, _ in batches]))
     ids = tuple(f"cifar10/{split}/{i:05d}" for i in range(len(source.data)))
+    hashes = tuple(source.content_hash(each) for each in ids)
     return ImageSet(
         name=f"cifar10:{split}",
         ids=ids,
@@ -103,7 +105,8 @@ def cifar10(path: Path, split: str) -> ImageSet:
         class_names=CLASS_NAMES,
         seed=0,
         source=source,
-        content_hashes=tuple(source.content_hash(each) for each in ids),
+        content_hashes=hashes,
+        origins=hashes,
     )
 
 
@@ -159,6 +162,7 @@ def _from_folder(path: Path, split: str) -> ImageSet:
         seed=images.seed,
         source=_Below(images.source, f"cifar10/{split}/"),
         content_hashes=images.content_hashes,
+        origins=images.origins,
     )
 
 

@@ -81,7 +81,7 @@ def make_splits(task: Task, observed: Mapping[SplitName, Observed]) -> Splits:
         assert images.labels is not None
         return kind(
             ids=images.ids,
-            origins=tuple(task.origin(each) for each in images.ids),
+            origins=images.origins,
             features=((seen.features - mean) / std).astype(np.float32),
             labels=images.labels,
             subtasks=subtask_labels(seen, images.labels, task.superclass, thirds),

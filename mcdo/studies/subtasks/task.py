@@ -8,8 +8,7 @@ subtasks are about the digit as drawn.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,7 +34,7 @@ class Task:
     """Image sets by split, and the superclass of each class.
 
     ``images`` are what subtask labels are read from, ``shown`` what the encoder sees: the same ids in the same order.
-    ``superclass`` maps class to superclass; ``origin`` maps an image id to what it was made from.
+    ``superclass`` maps class to superclass.
     """
 
     name: str
@@ -44,7 +43,6 @@ class Task:
     superclass_names: tuple[str, ...]
     images: Mapping[SplitName, ImageSet]
     shown: Mapping[SplitName, ImageSet]
-    origin: Callable[[str], str]
 
 
 def load_task(config: SubtaskConfig, cifar10_path: Path | None = None, images: str = "digits") -> Task:
@@ -68,36 +66,41 @@ def _digits_task(config: SubtaskConfig) -> Task:
     splits: dict[SplitName, ImageSet] = {"train": load_images("digits:train", sizes.train, seed)}
     starts = np.cumsum([0, *(round(share * len(order)) for share in _DIGIT_SHARES.values())])
     for name, start, stop in zip(_DIGIT_SHARES, starts[:-1], starts[1:], strict=True):
-        chosen = {originals.ids[i] for i in order[start:stop]}
-        members = [i for i, each in enumerate(heldout.ids) if digit_origin(each) in chosen]
+        chosen = {originals.origins[i] for i in order[start:stop]}
+        members = [i for i, origin in enumerate(heldout.origins) if origin in chosen]
         splits[name] = heldout.select(members)  # type: ignore[index]
     shown = {name: through_noise(images, sizes.noise) for name, images in splits.items()}
-    return Task("digits", heldout.class_names, LOOP, ("open", "closed loop"), splits, shown, digit_origin)
-
-
-def digit_origin(image_id: str) -> str:
-    """The digit that an affine variant was made from."""
-    return re.sub(r"/affine\d+$", "", image_id)
+    return Task("digits", heldout.class_names, LOOP, ("open", "closed loop"), splits, shown)
 
 
 def _cifar10_task(config: SubtaskConfig, path: Path) -> Task:
-    sizes, pool, test = config.cifar10, cifar10(path, "train"), cifar10(path, "test")
+    sizes, test = config.cifar10, cifar10(path, "test")
+    pool = _distinct(cifar10(path, "train"), test)
     wanted = {"validation": sizes.validation, "calibration": sizes.calibration, "train": sizes.train}
     if sum(n or 1 for n in wanted.values()) > len(pool) or sizes.test > len(test):
-        raise McdoError(f"{path} holds {len(pool)} + {len(test)} images, too few for {wanted} and test {sizes.test}")
+        raise McdoError(
+            f"{path} holds {len(pool)} distinct training images and {len(test)} test images, too few for {wanted} and "
+            f"test {sizes.test}"
+        )
     splits: dict[SplitName, ImageSet] = {"test": _spread(test, config.seed, 0, sizes.test)}
     start = 0
     for name, n in wanted.items():
         splits[name] = _spread(pool, config.seed, start, n)  # type: ignore[index]
         start += len(splits[name])  # type: ignore[index]
-    return Task("cifar10", pool.class_names, ANIMAL, ("vehicle", "animal"), splits, splits, _itself)
+    return Task("cifar10", pool.class_names, ANIMAL, ("vehicle", "animal"), splits, splits)
+
+
+def _distinct(pool: ImageSet, test: ImageSet) -> ImageSet:
+    """The first image of each origin, but for those of the test images: no copy of one reaches another split."""
+    seen, members = set(test.origins), []
+    for i, origin in enumerate(pool.origins):
+        if origin not in seen:
+            seen.add(origin)
+            members.append(i)
+    return pool.select(members)
 
 
 def _spread(images: ImageSet, seed: int, start: int, n: int | None) -> ImageSet:
     assert images.labels is not None
     order: NDArray[np.int64] = spread_order(images.labels, seed)
     return images.select(np.sort(order[start : None if n is None else start + n]))
-
-
-def _itself(image_id: str) -> str:
-    return image_id

@@ -43,7 +43,7 @@ def test_every_figure_is_over_originals(
     record_property("originals", result.originals)
     record_property("accuracy", result.accuracy)
     record_property("mean entropy (nats)", str(exp5.mean_entropy(result, config.seed)))
-    assert len(set(exp5.originals(bench.images(config.n).ids))) == result.originals
+    assert len(set(bench.images(config.n).origins)) == result.originals
     for name, figures in result.figures.items():
         for key, estimate in figures.items():
             record_property(f"{name} {key}", str(estimate))

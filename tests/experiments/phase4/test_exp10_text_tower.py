@@ -45,7 +45,7 @@ def measured(model: str, bench: Bench, pytestconfig: pytest.Config) -> Measured:
         available = read_prompts(Path(path), model) if path else bank(model, bench.images(10).class_names)
         prompts = sample(available, config.n, config.seed)
         texts = tuple(prompt.text for prompt in prompts)
-        run = bench.run_on(model, Prompts(texts), config.protocol)
+        run = bench.run_on(model, Prompts(texts, origins=tuple(prompt.origin for prompt in prompts)), config.protocol)
         tokens = bench.kept(
             "token counts 1",
             model,

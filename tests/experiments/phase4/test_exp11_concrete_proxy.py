@@ -12,7 +12,6 @@ from mcdo.claims import Judges
 from mcdo.experiments import exp11_concrete_proxy as exp11
 from mcdo.experiments.bench import Bench
 from mcdo.experiments.depth_search import GRADIENT, RANDOM, UNIFORM, chosen_originals
-from mcdo.experiments.exp5_full_ambiguity import originals
 from mcdo.stats import ambiguity_targets
 
 pytestmark = [pytest.mark.phase4, pytest.mark.experiment(exp11, exp11.Exp11Config)]
@@ -36,7 +35,7 @@ def measured(model: str, bench: Bench) -> Measured:
         images = bench.images(config.n)
         run = bench.first_order(exp11.first_order_need(config, model), config.probes)
         targets = ambiguity_targets(bench.logits(model, config.n), images.labels)
-        result = exp11.compute(config, run, targets, originals(images.ids))
+        result = exp11.compute(config, run, targets)
         shown = images.select(result.reported)
         traces = {
             name: np.sum([bench.run_on(model, shown, one).scores("trace_pre") for one in protocols], axis=0)
@@ -50,7 +49,7 @@ def measured(model: str, bench: Bench) -> Measured:
 
 
 def test_no_original_is_both_chosen_on_and_reported_on(measured: Measured, bench: Bench) -> None:
-    names = originals(bench.images(measured.config.n).ids)
+    names = bench.images(measured.config.n).origins
     first = chosen_originals(names, measured.config.seed)
     assert not first & set(measured.result.originals)
     assert first | set(measured.result.originals) == set(names)

@@ -207,6 +207,15 @@ def test_prompts_must_be_there_and_distinct() -> None:
         Prompts(("a one", "a one"))
     with pytest.raises(McdoError, match="at least one prompt"):
         Prompts(())
+    with pytest.raises(McdoError, match="2 prompts but 1 origins"):
+        Prompts(("a one", "a two"), origins=("one",))
+
+
+def test_prompts_about_one_thing_share_an_origin_which_changes_no_key() -> None:
+    about = Prompts(PROMPTS.ids, origins=("two", "one", "six", "one"))
+    assert PROMPTS.origins == PROMPTS.ids
+    assert about.select([1, 3]).origins == ("one", "one")
+    assert about.fingerprint == PROMPTS.fingerprint
 
 
 def test_prompts_are_told_apart_by_text_and_order() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,10 @@ def test_a_stored_run_is_not_measured_again(encoder: Encoder, tmp_path: Path, mo
 
     monkeypatch.setattr(sys.modules["mcdo.estimators.first_order"], "SiteGraph", refuse)
     again = run_of(encoder, store=tmp_path)
+    assert first.origins == again.origins == first.ids
+    shared = replace(mcdo.load_images("digits", n=6), origins=tuple("aabbcc"))
+    held = mcdo.first_order(encoder, shared, Dropout(), 8, 2, store=tmp_path, progress=False)
+    assert held.origins == shared.origins, "origins come from the images that are asked for, not from the store"
     for score in ("trace_pre", "trace_post", "norm_var", "trace_pre_relative"):
         np.testing.assert_array_equal(again.scores(score), first.scores(score))
     with pytest.raises(AssertionError, match="measured again"):

@@ -21,19 +21,25 @@ def made_up_run(
     encoder: str = "clip_tiny",
     norm: ArrayLike | None = None,
     ids: Sequence[str] | None = None,
+    origins: Sequence[str] | None = None,
     kind: Perturbation | None = None,
     roles: Sequence[str] = ROLES,
 ) -> MonteCarloRun:
-    """A run whose ``scores`` [K, N] at T = ``passes`` and feature norms [N] are as given (norms: 1)."""
+    """A run whose ``scores`` [K, N] at T = ``passes`` and feature norms [N] are as given (norms: 1).
+
+    Each image is its own origin where none are given.
+    """
     values = {(name, passes): np.asarray(array, dtype=np.float64) for name, array in scores.items()}
     K, N = next(iter(values.values())).shape
     length = np.ones(N) if norm is None else np.asarray(norm, dtype=np.float64)
     features = np.zeros((N, 4), dtype=np.float32)
     features[:, 0] = length
+    named = tuple(f"image{i:04d}" for i in range(N)) if ids is None else tuple(ids)
     return MonteCarloRun(
         config=MonteCarloConfig(kind or Dropout(), (passes,), K, 42),
         encoder=encoder,
-        ids=tuple(f"image{i:04d}" for i in range(N)) if ids is None else tuple(ids),
+        ids=named,
+        origins=named if origins is None else tuple(origins),
         features=features,
         sites=tuple((f"block.{role}", role) for role in roles),
         provenance={"encoder": encoder},

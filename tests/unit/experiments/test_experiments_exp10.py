@@ -94,6 +94,18 @@ def test_specificity_is_the_published_figure(prompt: str, tokens: int, by_hand: 
     assert specificity([prompt], [tokens])[0] == pytest.approx(max(0, by_hand))
 
 
+def test_a_prompt_s_origin_is_its_class_and_itself_where_it_names_none() -> None:
+    origins: dict[str, set[str]] = {}
+    for prompt in BANK:
+        origins.setdefault(prompt.origin, set()).add(prompt.text)
+    for name in CLASS_NAMES:
+        assert all(name in text.split() for text in origins[name])
+    generic = {prompt.text for prompt in BANK if prompt.style == "generic"}
+    assert generic
+    assert all(origins[text] == {text} for text in generic)
+    assert set(origins) == {*CLASS_NAMES, *generic}
+
+
 def test_words_are_whole_and_none_is_in_both_lists() -> None:
     assert not POSITIVE & NEGATIVE
     assert wording(["anything within coloring", "Something", "something, something", "lighting"]).tolist() == [
@@ -116,7 +128,7 @@ GOOD = tuple(f"simple\ta {name}" for name in CLASS_NAMES[:6])
 def test_a_file_of_prompts_is_read_sorted_each_a_frame(tmp_path: Path) -> None:
     found = read_prompts(lines(tmp_path, "own\tsomething", *GOOD), "clip_tiny")
     assert [prompt.text for prompt in found] == sorted(prompt.text for prompt in found)
-    assert Prompt("something", "own", "something") in found
+    assert Prompt("something", "own", "something", "something") in found
     assert len(found) == 7
 
 

@@ -297,6 +297,7 @@ def first_order_run(n: int = 80) -> tuple[FirstOrderRun, AmbiguityTargets]:
         config=FirstOrderConfig(mcdo.Dropout(), 4, 2, 42),
         encoder="clip_tiny",
         ids=tuple(names(n)),
+        origins=tuple(names(n)),
         features=np.ones((n, 4), dtype=np.float32),
         sites=tuple(found),
         provenance={"encoder": "clip_tiny"},
@@ -313,7 +314,7 @@ Whole = tuple[FirstOrderRun, exp11.Exp11Result]
 @pytest.fixture(scope="module")
 def whole() -> Whole:
     run, targets = first_order_run()
-    return run, exp11.compute(CONFIG, run, targets, run.ids)
+    return run, exp11.compute(CONFIG, run, targets)
 
 
 def test_a_vector_of_p_weighs_contributions_by_its_odds() -> None:
@@ -345,7 +346,7 @@ def test_each_choice_and_each_group_alone_stand_beside_the_feature_norm(whole: W
     features = np.zeros((80, 4), dtype=np.float32)
     features[:, 0] = norm
     scaled = dataclasses.replace(run, features=features, across=parts, along=np.zeros_like(run.along))
-    found = exp11.compute(CONFIG, scaled, targets, run.ids)
+    found = exp11.compute(CONFIG, scaled, targets)
     relations = found.relations["trace_pre"]
     assert relations["group_3", "feature_norm"].rho.value == pytest.approx(1)
     assert relations[UNIFORM, "feature_norm"].rho.low > relations[GRADIENT, "feature_norm"].rho.value

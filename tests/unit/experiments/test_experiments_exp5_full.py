@@ -22,20 +22,14 @@ CONFIG = exp5.Exp5FullConfig(n=240)
 def clustered(follow: float = 1.0) -> tuple[MonteCarloRun, Array, np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """60 originals in four variants each; the norm tells entropy well, the score as well as ``follow`` says."""
     rng = np.random.default_rng(0)
-    ids = [f"digits/heldout/{i:04d}" + (f"/affine{v}" if v else "") for v in range(4) for i in range(60)]
+    origins = [f"digit{i:04d}" for i in range(60)] * 4
     logits = np.tile(3 * rng.normal(size=(60, 3)), (4, 1))
     logits = np.stack([logits + 0.1 * rng.normal(size=logits.shape) for _ in range(3)])
     entropy = stats.entropy(np.exp(logits[0]), axis=1)
     score = follow * entropy + rng.normal(size=240) + 5
     norm = np.exp(-entropy + 0.05 * rng.normal(size=240))
-    run = made_up_run({"trace_pre": score[None], "trace_post": score[None]}, norm=norm, ids=ids)
+    run = made_up_run({"trace_pre": score[None], "trace_post": score[None]}, norm=norm, origins=origins)
     return run, logits, rng.integers(0, 3, 240)
-
-
-def test_variants_of_a_digit_are_one_original_and_other_images_are_their_own() -> None:
-    ids = ("digits/heldout/0001", "digits/heldout/0001/affine12", "class/affine3", "a/digits/heldout/1/affine2")
-    assert exp5.originals(ids) == (ids[0], ids[0], *ids[2:])
-    assert len(set(exp5.originals(load_images("digits", 1500).ids))) == 600
 
 
 def test_figures_count_originals_and_the_score_is_compared_with_the_norm() -> None:

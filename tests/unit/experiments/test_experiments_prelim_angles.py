@@ -78,9 +78,8 @@ def test_correctness_is_a_correlate_where_labels_are_known_and_absent_where_not(
 def test_variants_of_one_original_count_once() -> None:
     held = logits()
     run = run_that_follows(entropy(held[0]))
-    ids = [f"digits/heldout/{i // 3:04d}" + (f"/affine{i % 3}" if i % 3 else "") for i in range(N)]
-    told = made_up_run({name: run.scores(name) for name in angles.METRICS}, norm=run.feature_norm, ids=ids)
-    result = angles.compute(CONFIG, told, held, None, COLUMNS)
+    varied = replace(run, origins=tuple(f"digit{i // 3}" for i in range(N)))
+    result = angles.compute(CONFIG, varied, held, None, COLUMNS)
     assert result.sizes[2] == (N, N // 3)
     assert result.metrics[2]["trace_pre", "entropy"].rho.n == N // 3
 

@@ -54,6 +54,14 @@ def test_a_degraded_set_keeps_order_labels_and_mask_ids_and_has_ids_of_its_own()
     assert not set(blurred.content_hashes) & set(clean.content_hashes)
 
 
+def test_a_degraded_image_has_the_origin_of_its_clean_one() -> None:
+    clean = load_images("digits", 700)
+    assert len(set(clean.origins)) == 600
+    blurred = degraded(clean, "blur:2")
+    assert blurred.origins == clean.origins
+    assert degraded(blurred, "occlusion:0.1").select([3, 1]).origins == (clean.origins[3], clean.origins[1])
+
+
 def test_the_content_hash_is_that_of_clean_content_and_degradation() -> None:
     clean = load_images("digits", 3)
     blurred = degraded(clean, "blur:5")

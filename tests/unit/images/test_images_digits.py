@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from mcdo.errors import McdoError
 from mcdo.images import ImageSet, load_images
-from mcdo.images.digits import Affine, DigitSource, augment, digits, training_split
+from mcdo.images.digits import Affine, DigitSource, augment, digit_origin, digits, training_split
 
 
 def array(images: ImageSet) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -139,6 +139,34 @@ def test_distortions_fill_their_ranges_evenly() -> None:
 def test_an_id_that_names_no_digit_is_an_error(bad: str) -> None:
     with pytest.raises(McdoError, match="there is no digit"):
         DigitSource().load(bad)
+
+
+@pytest.mark.parametrize("split", ["heldout", "train"])
+def test_the_variants_of_a_digit_share_its_origin(split: str) -> None:
+    originals = digits(split=split)
+    assert originals.origins == originals.ids
+    images = digits(2 * len(originals) + 7, split=split)
+    assert set(images.origins) == set(originals.ids)
+    assert Counter(Counter(images.origins).values()) == {2: len(originals) - 7, 3: 7}
+    assert all(each == origin or each.startswith(f"{origin}/affine") for each, origin in _pairs(images))
+
+
+def test_an_origin_is_the_same_whatever_n_and_seed() -> None:
+    few, many = dict(_pairs(digits(650, seed=3))), dict(_pairs(digits(2000, seed=8)))
+    common = few.keys() & many.keys()
+    assert len(common) > 600
+    assert all(few[each] == many[each] for each in common)
+
+
+def test_there_is_no_origin_of_what_is_no_digit() -> None:
+    assert digit_origin("digits/heldout/0001/affine12") == "digits/heldout/0001"
+    for other in ("class/affine3", "a/digits/heldout/0001/affine2", "digits/heldout/0001/affine"):
+        with pytest.raises(McdoError, match="there is no digit"):
+            digit_origin(other)
+
+
+def _pairs(images: ImageSet) -> list[tuple[str, str]]:
+    return list(zip(images.ids, images.origins, strict=True))
 
 
 def test_an_unknown_split_answers_with_the_nearest() -> None:

@@ -57,6 +57,20 @@ def test_a_sample_is_spread_sorted_and_leaves_ids_contents_and_class_names_alone
     assert not short or max(taken.values()) - min(short) <= 1
 
 
+def test_exact_copies_of_a_file_share_an_origin_which_no_n_changes(tmp_path: Path) -> None:
+    for i, name in enumerate(("ant/0", "ant/1", "bee/0", "bee/1", "bee/2")):
+        picture(tmp_path / f"{name}.png", (i % 3, 0, 0))  # ant/0 = bee/1, ant/1 = bee/2
+    images = folder(tmp_path)
+    named = dict(zip(images.ids, images.origins, strict=True))
+    assert len(set(named.values())) == 3
+    assert named["ant/0.png"] == named["bee/1.png"] != named["bee/0.png"]
+    assert named["ant/1.png"] == named["bee/2.png"] != named["ant/0.png"]
+    for n in range(1, 5):
+        some = folder(tmp_path, n, seed=n)
+        assert some.origins == tuple(named[each] for each in some.ids)
+    assert images.origins == images.content_hashes
+
+
 def test_asking_for_more_than_there_are_says_how_many_there_are(tree: Path) -> None:
     with pytest.raises(McdoError, match=r"holds 16 images, 17 were asked for"):
         folder(tree, 17)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def test_select_takes_images_labels_and_contents_together(indices: list[int]) ->
     chosen = DIGITS.select(indices)
     assert chosen.ids == tuple(DIGITS.ids[i] for i in indices)
     assert chosen.content_hashes == tuple(DIGITS.content_hashes[i] for i in indices)
+    assert chosen.origins == tuple(DIGITS.origins[i] for i in indices)
     assert chosen.labels is not None
     assert DIGITS.labels is not None
     assert chosen.labels.tolist() == [DIGITS.labels[i] for i in indices]
@@ -69,6 +71,8 @@ def test_iteration_gives_the_images_in_order() -> None:
     [
         pytest.param({"ids": ("x", "x")}, "occurs twice", id="same-id"),
         pytest.param({"content_hashes": ("x",)}, "2 ids but 1 content hashes", id="hashes"),
+        pytest.param({"origins": ("x",)}, "2 ids but 1 origins; give one for each", id="origins"),
+        pytest.param({"mask_ids": ("x",)}, "2 ids but 1 mask ids", id="mask-ids"),
         pytest.param({"labels": np.array([0])}, r"labels of shape \(1,\)", id="labels-shape"),
         pytest.param({"labels": np.array([0, 2])}, "outside the 2 class names", id="label-above"),
         pytest.param({"labels": np.array([-1, 0])}, "outside the 2 class names", id="label-below"),
@@ -77,6 +81,14 @@ def test_iteration_gives_the_images_in_order() -> None:
 def test_fields_that_do_not_fit_together_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(McdoError, match=message):
         made(**changes)
+
+
+def test_origins_are_the_ids_where_none_are_given_and_change_no_fingerprint() -> None:
+    plain, shared = made(), made(origins=("one", "one"))
+    assert plain.origins == plain.ids
+    assert shared.fingerprint == plain.fingerprint
+    for derived in (shared.with_common_masks(), shared.select([1, 0]), replace(shared, ids=("x", "y"))):
+        assert derived.origins == ("one", "one")
 
 
 def test_labels_cannot_be_changed_and_are_not_shared() -> None:
@@ -108,7 +120,7 @@ def test_a_manifest_gives_back_what_was_written(tree: Path, tmp_path: Path, kind
     path = tmp_path / "deep" / "manifest.json"
     images.write_manifest(path)
     again = read_manifest(path)
-    for field in ("name", "ids", "class_names", "seed", "content_hashes", "skipped", "fingerprint"):
+    for field in ("name", "ids", "origins", "class_names", "seed", "content_hashes", "skipped", "fingerprint"):
         assert getattr(again, field) == getattr(images, field)
     assert np.array_equal(np.asarray(again.labels), np.asarray(images.labels))
     assert [image.tobytes() for image in again] == [image.tobytes() for image in images]
@@ -124,6 +136,26 @@ def test_a_manifest_keeps_skipped_files_missing_labels_and_the_published_keys(tm
     content = json.loads((tmp_path / "m.json").read_text())
     assert content["num_images"] == 2
     assert content["paths"] == list(DIGITS.ids[:2])
+
+
+@pytest.mark.parametrize("kind", ["digits", "folder"])
+def test_a_manifest_from_before_origins_has_those_of_loading_anew(tree: Path, tmp_path: Path, kind: str) -> None:
+    (tree / "ant" / "copy.png").write_bytes((tree / "bée" / "0.png").read_bytes())
+    images = load_images(f"folder:{tree}") if kind == "folder" else load_images("digits", 605)
+    assert len(set(images.origins)) < len(images)
+    path = tmp_path / "m.json"
+    images.write_manifest(path)
+    content = json.loads(path.read_text())
+    assert content.pop("origins") == list(images.origins)
+    path.write_text(json.dumps(content))
+    assert read_manifest(path).origins == images.origins
+
+
+def test_a_manifest_keeps_origins_and_masks_that_were_given(tmp_path: Path) -> None:
+    images = made(origins=("one", "one")).with_common_masks()
+    images.write_manifest(tmp_path / "m.json")
+    again = read_manifest(tmp_path / "m.json")
+    assert (again.origins, again.mask_ids, again.fingerprint) == (images.origins, images.mask_ids, images.fingerprint)
 
 
 def test_a_failed_write_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,16 @@ def test_an_absolute_path_may_lie_anywhere(tmp_path: Path, entries: list[dict[st
 def test_a_manifest_gives_the_images_back(tmp_path: Path, entries: list[dict[str, Any]]) -> None:
     images = load_images(f"retrieval:{write(tmp_path, entries)}")
     images.write_manifest(tmp_path / "manifest.json")
-    assert read_manifest(tmp_path / "manifest.json").fingerprint == images.fingerprint
+    again = read_manifest(tmp_path / "manifest.json")
+    assert (again.fingerprint, again.origins) == (images.fingerprint, images.origins)
+
+
+def test_copies_of_one_picture_share_an_origin(tmp_path: Path, entries: list[dict[str, Any]]) -> None:
+    (tmp_path / "images" / "copy.png").write_bytes((tmp_path / "images" / "1.png").read_bytes())
+    path = write(tmp_path, [*entries, {**entries[1], "image_path": "images/copy.png"}])
+    images = load_images(f"retrieval:{path}")
+    assert images.origins[5] == images.origins[1]
+    assert len(set(images.origins)) == 5
 
 
 @pytest.mark.parametrize(

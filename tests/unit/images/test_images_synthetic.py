@@ -106,6 +106,7 @@ def test_a_manifest_gives_the_images_back(tmp_path: Path) -> None:
     images = load_images("synthetic:gradient:16", 5, seed=3)
     images.write_manifest(tmp_path / "manifest.json")
     again = read_manifest(tmp_path / "manifest.json")
+    assert again.origins == images.origins == images.ids
     assert again.fingerprint == images.fingerprint
     np.testing.assert_array_equal(arrays(again), arrays(images))
 

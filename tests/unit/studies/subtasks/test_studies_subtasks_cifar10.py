@@ -173,6 +173,17 @@ def test_the_task_divides_the_training_images_and_keeps_the_test_images(standard
     ]  # fmt: skip
 
 
+def test_an_exact_copy_of_an_image_is_in_no_second_split(tmp_path: Path) -> None:
+    held = {name: pickle.loads(content) for name, content in contents().items()}
+    held["data_batch_2"][b"data"] = held["data_batch_1"][b"data"]  # ten copies within the training images
+    held["data_batch_4"][b"data"][:3] = held["test_batch"][b"data"][:3]
+    path = archive(tmp_path / "copies.tar.gz", {name: pickle.dumps(each, protocol=2) for name, each in held.items()})
+    task = load_task(SubtaskConfig(cifar10=Sizes(train=None, validation=10, calibration=10, test=10)), path)
+    assert sum(len(images) for name, images in task.images.items() if name != "test") == 50 - 10 - 3
+    every = [each for images in task.images.values() for each in images.origins]
+    assert len(set(every)) == len(every) == 47
+
+
 def test_too_few_images_are_refused(standard: Path) -> None:
     with pytest.raises(McdoError, match="too few"):
         load_task(SubtaskConfig(), standard)

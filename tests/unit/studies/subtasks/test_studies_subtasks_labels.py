@@ -10,7 +10,7 @@ from mcdo.studies.subtasks.config import DigitSizes, SubtaskConfig
 from mcdo.studies.subtasks.labels import BRIGHTNESS_CUTS, EDGE_CUTS, Thirds, levels, subtask_labels
 from mcdo.studies.subtasks.noise import through_noise
 from mcdo.studies.subtasks.observe import Observed, pixel_statistics
-from mcdo.studies.subtasks.task import LOOP, digit_origin, load_task
+from mcdo.studies.subtasks.task import LOOP, load_task
 
 
 def grey(values: np.ndarray) -> Image.Image:
@@ -55,7 +55,7 @@ def test_the_digits_with_a_loop_are_0_6_8_9() -> None:
 
 def test_digit_splits_share_no_original_and_each_holds_all_variants_of_its_own() -> None:
     task = load_task(SubtaskConfig(digits=DigitSizes(train=30, rounds=3)))
-    origins = {name: [digit_origin(each) for each in images.ids] for name, images in task.images.items()}
+    origins = {name: images.origins for name, images in task.images.items()}
     counted = {name: (len(each), len(set(each))) for name, each in origins.items()}
     assert counted == {"train": (30, 30), "validation": (450, 150), "calibration": (450, 150), "test": (900, 300)}
     every = [each for held in origins.values() for each in set(held)]
@@ -82,3 +82,4 @@ def test_noise_belongs_to_the_image_and_has_the_stated_size() -> None:
     moved = np.concatenate([(b - a)[(a > 100) & (a < 150)] for a, b in middle])
     assert moved.std() == pytest.approx(20.0, rel=0.05)  # where nothing is clipped
     assert through_noise(images, 0) is images
+    assert through_noise(load_images("digits", 700), 20.0).origins == load_images("digits", 700).origins
