@@ -21,6 +21,7 @@ from mcdo.experiments import verdict as verdicts
 from mcdo.experiments.base import Need
 from mcdo.experiments.bench import Bench, Settings
 from mcdo.experiments.findings import Findings
+from mcdo.harness import Completed, Experiment, Runner, Subject
 from mcdo.perturbation import Dropout
 from mcdo.report.terminal import verdict_lines
 
@@ -44,7 +45,7 @@ MARKS = {
     "cpu": "runs on the CPU",
     "mps": "runs on an Apple GPU",
     "cuda": "runs on an NVIDIA GPU",
-    "experiment(module, config)": "the experiment of a test; what all selected ones need is measured together",
+    "experiment(type)": "the experiment of a test; what all selected ones request is planned together",
     "estimator(name)": "phase 1 of one estimator, mc or first_order; --estimator chooses",
     "first_model": "runs on one model only: the first of the family clip, or the first",
 }
@@ -147,6 +148,10 @@ def first_model(models: tuple[str, ...]) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    experiment = _experiment_type(metafunc.definition)
+    if experiment is not None:
+        _parametrize_experiment(metafunc, experiment)
+        return
     if "model" not in metafunc.fixturenames:
         return
     try:
@@ -159,12 +164,38 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("model", [pytest.param(m, id=model_id(m), marks=marks[m]) for m in models], scope="session")
 
 
+def _experiment_type(item: pytest.Item) -> type[Experiment[Any]] | None:
+    """The experiment that an item's mark names, if it is one on the contract."""
+    mark = item.get_closest_marker("experiment")
+    kind = mark.args[0] if mark is not None and mark.args else None
+    return kind if isinstance(kind, type) and issubclass(kind, Experiment) else None
+
+
+def _parametrize_experiment(metafunc: pytest.Metafunc, kind: type[Experiment[Any]]) -> None:
+    """Tests of an experiment run once for each subject, and those of its claims once for each claim."""
+    try:
+        settings = settings_from(metafunc.config)
+        subjects = kind.subjects(settings)
+        parameters = [pytest.param(s, id=model_id(s.name), marks=_family_marks(s)) for s in subjects]
+    except McdoError as error:
+        raise pytest.UsageError(str(error)) from error
+    if {"subject", "result", "completed", "claim"} & set(metafunc.fixturenames):
+        metafunc.parametrize("subject", parameters, scope="session")
+    if "claim" in metafunc.fixturenames:
+        claims = kind.configured(settings).claims()
+        metafunc.parametrize("claim", [pytest.param(claim, id=model_id(claim.name)) for claim in claims])
+
+
+def _family_marks(subject: Subject) -> list[pytest.MarkDecorator]:
+    return [getattr(pytest.mark, family) for family in dict.fromkeys(find_spec(m).family for m in subject.models)]
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     tier = getattr(pytest.mark, _device(config).split(":")[0])
     for item in items:
         named = any(item.get_closest_marker(other) for other in TIERS)  # by the test itself
-        if "model" in getattr(item, "fixturenames", ()) and not named:
+        if {"model", "subject"} & set(getattr(item, "fixturenames", ())) and not named:
             item.add_marker(tier)
     _deselect_other_estimator(config, items)
     if not config.getoption("--benchmark"):
@@ -206,6 +237,7 @@ def _session_id(config: pytest.Config) -> str:
 
 _SESSION = pytest.StashKey[str]()
 _BENCH = pytest.StashKey[Bench]()
+_RUNNER = pytest.StashKey[Runner]()
 
 
 def settings_from(config: pytest.Config) -> Settings:
@@ -237,6 +269,7 @@ def settings_from(config: pytest.Config) -> Settings:
         estimator=option("--estimator"),
         precision=option("--precision"),
         session=_session_id(config),
+        own_data={name: option(name) for name in OWN_DATA if option(name) is not None},
     )
 
 
@@ -251,14 +284,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return nullcontext() if capture is None else capture.global_and_fixture_disabled()
 
     session.config.stash[_BENCH] = Bench(settings, unmuted)
+    session.config.stash[_RUNNER] = Runner(session.config.stash[_BENCH])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan what the selected tests need, so that overlapping needs are measured once."""
-    bench = session.config.stash[_BENCH]
+    bench, runner = session.config.stash[_BENCH], session.config.stash[_RUNNER]
     for item in session.items:
         mark, call = item.get_closest_marker("experiment"), getattr(item, "callspec", None)
-        if mark is not None and call is not None and "model" in call.params:
+        kind = _experiment_type(item)
+        if kind is not None and call is not None and "subject" in call.params:
+            runner.plan(kind.configured(bench.settings), call.params["subject"])
+        elif mark is not None and call is not None and "model" in call.params:
             module, config_type = mark.args
             config = config_type.of(bench.settings.protocol, bench.settings.seed, bench.settings.dropout)
             needs = module.needs(config, call.params["model"])
@@ -269,6 +306,27 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def bench(pytestconfig: pytest.Config) -> Bench:
     """Encoders, images, pixels and runs of this session."""
     return pytestconfig.stash[_BENCH]
+
+
+@pytest.fixture(scope="session")
+def runner(pytestconfig: pytest.Config) -> Runner:
+    """The experiments of this session."""
+    return pytestconfig.stash[_RUNNER]
+
+
+@pytest.fixture
+def completed(request: pytest.FixtureRequest, runner: Runner, subject: Subject) -> Completed[Any]:
+    """The experiment of the test's mark about its subject: inputs, result, judgements, files."""
+    kind = _experiment_type(request.node)
+    if kind is None:
+        raise pytest.UsageError(f"{request.node.nodeid} has no mark experiment(type)")
+    return runner.run(kind.configured(runner.session.settings), subject)
+
+
+@pytest.fixture
+def result(completed: Completed[Any]) -> Any:
+    """The result of the test's experiment about its subject."""
+    return completed.result
 
 
 @pytest.fixture(scope="session")

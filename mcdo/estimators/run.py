@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError, nearest
+from mcdo.estimators.scores import GEOMETRY_SCORES
 from mcdo.perturbation import Perturbation
 
 Scores = NDArray[np.float64]
@@ -136,6 +137,22 @@ class MonteCarloRun(EncoderRun):
             provenance=self.provenance,
             _values={key: value[trials, columns] for key, value in self._values.items()},
             _eigenvalues={key: value[trials, columns] for key, value in self._eigenvalues.items()},
+        )
+
+    def restricted(self, config: MonteCarloConfig) -> MonteCarloRun:
+        """As if no more than ``config`` asks for had been measured: fewer trials, fewer T."""
+        if config == self.config:
+            return self
+        trials = slice(config.trials)
+        return replace(
+            self,
+            config=config,
+            _values={
+                (name, t): value[trials]
+                for (name, t), value in self._values.items()
+                if t in (config.geometry if name in GEOMETRY_SCORES else config.passes)
+            },
+            _eigenvalues={t: value[trials] for t, value in self._eigenvalues.items() if t in config.geometry},
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:

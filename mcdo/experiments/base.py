@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
-
-import numpy as np
-from filelock import FileLock
-from numpy.typing import ArrayLike
+from typing import Any, ClassVar, TypeVar
 
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun
+from mcdo.harness.settings import ProtocolName
 from mcdo.perturbation import Dropout, Perturbation
+from mcdo.report.files import add_to_json, write_json, write_npz
 
-ProtocolName = Literal["full", "quick"]
 Config = TypeVar("Config", bound="ExperimentConfig")
 
 
@@ -96,36 +90,14 @@ def origin(config: ExperimentConfig, run: MonteCarloRun | FirstOrderRun) -> dict
     }
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """Write JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)
-    return path
-
-
-def write_npz(path: Path, **arrays: ArrayLike) -> Path:
-    """Write arrays, whole or not at all, without pickles (text becomes fixed-width unicode)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.{path.name}")
-    plain = {name: np.asarray(value) for name, value in arrays.items()}
-    if any(array.dtype == object for array in plain.values()):
-        raise TypeError(f"{path.name}: an object array would be pickled")
-    np.savez_compressed(part, **plain)  # type: ignore[arg-type]
-    part.replace(path)
-    return path
-
-
-def add_to_json(path: Path, session: str, section: str, key: str, value: Any) -> None:
-    """Put ``value`` under ``section``/``key`` of a summary that several workers fill.
-
-    What another session left there is dropped first, so a summary never mixes two runs.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if held.get("session") != session:
-            held = {"session": session}
-        held.setdefault(section, {})[key] = value
-        write_json(path, held)
+__all__ = [
+    "Config",
+    "ExperimentConfig",
+    "Need",
+    "ProtocolName",
+    "add_to_json",
+    "merge",
+    "origin",
+    "write_json",
+    "write_npz",
+]

@@ -1,191 +1,76 @@
-"""The bench: what a session has loaded and measured, each thing once."""
+"""Until every experiment is on the contract: a session with the older ways to ask for a measurement."""
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mcdo.encoders import Encoder, Prompts, TextTower, Tokens, load_encoder
-from mcdo.encoders.spec import Precision
-from mcdo.encoders.text_tower import IDENTITY
-from mcdo.errors import McdoError
-from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo, prepared
-from mcdo.estimators.scores import pixel_rows
-from mcdo.experiments.base import ExperimentConfig, Need, ProtocolName, merge
-from mcdo.experiments.exp5_subset_ambiguity import TEMPLATES, zero_shot_logits
-from mcdo.experiments.remembered import Remembered
-from mcdo.images import ImageSet, Pixels, TooFewImagesError, load_images
-from mcdo.perturbation import Dropout, Perturbation, deterministic_features
-from mcdo.store import Store, UnsavedResultWarning
+from mcdo.encoders import Prompts
+from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun
+from mcdo.experiments.base import ExperimentConfig, Need
+from mcdo.harness.requests import Features, FirstOrder, Images, Logits, Passes, Request, TextFeatures, Texts
+from mcdo.harness.session import Session
+from mcdo.harness.settings import Settings
+from mcdo.images import ImageSet, Pixels
 
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the command line decides."""
-
-    models: tuple[str, ...]
-    images: str = "digits"
-    device: str = "cpu"
-    protocol: ProtocolName = "full"
-    seed: int = 42
-    dropout: Perturbation = field(default_factory=Dropout)
-    reports: Path = Path("reports")
-    store: Path | None = None
-    batch_size: int | None = None
-    random_weights: frozenset[str] = frozenset()
-    skip_unreadable: bool = False
-    from_store: bool = False
-    precision: Precision = "float32"
-    estimator: str = "mc"
-    session: str = ""
+def request(need: Need) -> Passes:
+    """The request that a need is."""
+    return Passes(need.model, Images(need.n, need.images, need.degradation), need.config)
 
 
-class Bench:
-    """Encoders, image sets, pixels and runs of one session; nothing is loaded or measured twice.
+class Bench(Session):
+    """See :class:`~mcdo.harness.session.Session`."""
 
-    Args:
-        settings: what the command line decides.
-        unmuted: a context in which progress reaches the terminal (pytest captures output otherwise).
-
-    """
-
-    def __init__(self, settings: Settings, unmuted: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
-        self.settings = settings
-        self.loads: Counter[str] = Counter()
-        self._unmuted = unmuted
-        self._store = None if settings.store is None else Store(settings.store)
-        self._encoders: dict[str, Encoder] = {}
-        self._images: dict[tuple[int, str, str | None], ImageSet] = {}
-        self._pixels: dict[tuple[str, str], Pixels] = {}
-        self._kept: dict[str, dict[str, NDArray[Any]]] = {}
-        self._plan: list[Need] = []
-        self._runs: dict[Need, MonteCarloRun] = {}
-        self._first_order: dict[tuple[object, ...], FirstOrderRun] = {}
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self._results: dict[tuple[object, str], object] = {}
 
-    def plan(self, needs: Iterable[Need]) -> None:
-        """Announce needs before the first is measured, so that one run serves as many as it can."""
-        self._plan = merge([*self._plan, *needs])
-
-    def encoder(self, model: str) -> Encoder:
-        """The encoder, loaded on first use."""
-        if model not in self._encoders:
-            if self.settings.from_store:
-                self._encoders[model] = cast("Encoder", Remembered.read(self._card(model)))
-            else:
-                self.loads[model] += 1
-                weights = "random" if model in self.settings.random_weights else "pretrained"
-                encoder = load_encoder(
-                    model,
-                    self.settings.device,
-                    weights=weights,
-                    seed=self.settings.seed,
-                    precision=self.settings.precision,
-                )
-                self._encoders[model] = encoder
-                self._remember(model, encoder)
-        return self._encoders[model]
-
-    def _card(self, model: str) -> Path:
-        if self._store is None:
-            raise McdoError("--from-store needs a store: leave out --store=none")
-        weights = f"random {self.settings.seed}" if model in self.settings.random_weights else "pretrained"
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{model} {weights} {self.settings.device} {self.settings.precision}")
-        return self._store.root / "encoders" / f"{name}.json"
-
-    def _remember(self, model: str, encoder: Encoder) -> None:
-        if self._store is not None:
-            with suppress(OSError):  # a store that cannot be written is reported where a measurement is to be kept
-                Remembered.of(encoder).write(self._card(model))
+    def plan(self, requests: Iterable[Request[Any] | Need]) -> None:
+        """Announce needs or requests."""
+        super().plan(request(each) if isinstance(each, Need) else each for each in requests)
 
     def images(self, n: int, images: str | None = None, degradation: str | None = None) -> ImageSet:
-        """``n`` images of the session's set (or of ``images``), degraded if asked for; all where there are fewer."""
-        chosen = (n, images or self.settings.images, degradation)
-        if chosen not in self._images:
-            if degradation is None:
-                self._images[chosen] = self._load(n, chosen[1])
-            else:
-                from mcdo.images.degradations import degraded
+        """``n`` images of the session's set (or of ``images``), degraded if asked for."""
+        return self.image_set(Images(n, images, degradation))
 
-                self._images[chosen] = degraded(self.images(n, images), degradation)
-        return self._images[chosen]
-
-    def _load(self, n: int, spec: str) -> ImageSet:
-        seed, skip = self.settings.seed, self.settings.skip_unreadable
-        try:
-            return load_images(spec, n, seed, skip_unreadable=skip)
-        except TooFewImagesError:
-            return load_images(spec, None, seed, skip_unreadable=skip)
-
-    def pixels(self, model: str, n: int, images: str | None = None, degradation: str | None = None) -> Pixels:
-        """Pixels of :meth:`images` as the encoder wants them, on its device."""
-        chosen = self.images(n, images, degradation)
-        key = (model, chosen.fingerprint)
-        if key not in self._pixels:
-            self._pixels[key] = prepared(self.encoder(model), chosen)
-        return self._pixels[key]
+    def pixels(  # type: ignore[override]
+        self, model: str, n: int | Images, images: str | None = None, degradation: str | None = None
+    ) -> Pixels:
+        """Pixels of :meth:`images`."""
+        return super().pixels(model, n if isinstance(n, Images) else Images(n, images, degradation))
 
     def run(self, need: Need) -> MonteCarloRun:
-        """The planned run that serves ``need``: from this session, from the store, or measured now."""
+        """The planned run that serves ``need``, whole."""
         self.plan([need])
-        planned = next(run for run in self._plan if run.joins(need))
-        if planned not in self._runs:
-            self._runs[planned] = self._measure(planned)
-        return self._runs[planned]
+        planned = next(each for each in self._plan if each.union(request(need)) == each)
+        self.measure(planned)
+        return cast("MonteCarloRun", self._values[planned])
 
     def first_order(self, need: Need, probes: int = 8) -> FirstOrderRun:
-        """First-order scores for the same images, perturbation, trials and seed; ``need``'s passes do not matter."""
-        config = need.config
-        key = (need.model, need.n, need.images, need.degradation, config.dropout, config.trials, config.seed, probes)
-        if key not in self._first_order:
-            with self._unmuted():
-                self._first_order[key] = first_order(
-                    self.encoder(need.model),
-                    self.images(need.n, need.images, need.degradation),
-                    config.dropout,
-                    probes,
-                    config.trials,
-                    config.seed,
-                    store=self._store,
-                    pixels=lambda: self.pixels(need.model, need.n, need.images, need.degradation),
-                )
-        return self._first_order[key]
+        """First-order scores for the same images, perturbation, trials and seed."""
+        asked, config = request(need), need.config
+        return self.measure(FirstOrder(asked.model, asked.shown, config.dropout, probes, config.trials, config.seed))
 
     def run_on(self, model: str, shown: ImageSet | Prompts, config: MonteCarloConfig) -> MonteCarloRun:
-        """A run outside the plan: on prompts, which the text tower is shown, or on chosen images."""
-        encoder, pixels = self.encoder(model), None
+        """A run on prompts, or on chosen images."""
         if isinstance(shown, Prompts):
-            named = {"key": f"{encoder.key}:text", "preprocess_id": IDENTITY}
-            tower = replace(cast("Any", encoder), **named) if self.settings.from_store else TextTower(encoder)
-            encoder, pixels = tower, lambda: cast("Pixels", Tokens.of(tower, shown))
-        with self._unmuted():
+            return self.measure(Passes(model, Texts(shown.ids), config))
+        from mcdo.estimators import monte_carlo
+
+        with self.unmuted():
             return monte_carlo(
-                encoder,
-                cast("ImageSet", shown),
-                config.dropout,
-                config.passes,
-                config.trials,
-                config.seed,
-                geometry=config.geometry,
-                batch_size=self.settings.batch_size,
-                store=self._store,
-                pixels=pixels,
-            )
+                self.encoder(model), shown, config.dropout, config.passes, config.trials, config.seed,
+                geometry=config.geometry, batch_size=self.settings.batch_size, store=self.store,
+            )  # fmt: skip
 
     def once(self, config: ExperimentConfig, model: str, compute: Callable[[], Result]) -> Result:
-        """An experiment's result on a model, computed on first use; gates and experiments share it."""
+        """An experiment's result on a model, computed on first use."""
         if (config, model) not in self._results:
             self._results[config, model] = compute()
         return cast("Result", self._results[config, model])
@@ -194,97 +79,23 @@ class Bench:
         self, model: str, n: int, images: str | None = None, degradation: str | None = None
     ) -> NDArray[np.float32]:
         """Deterministic features before normalisation, ``[N, D]``."""
-        chosen = self.images(n, images, degradation)
-
-        def compute() -> dict[str, NDArray[Any]]:
-            encoder, pixels = self.encoder(model), self.pixels(model, n, images, degradation)
-            rows = pixel_rows(encoder, self.settings.batch_size)
-            parts = [
-                deterministic_features(encoder, pixels.batch(slice(start, start + rows))).cpu()
-                for start in range(0, len(pixels), rows)
-            ]
-            return {"features": torch.cat(parts).numpy()}
-
-        return self.kept("features 1", model, {"images": chosen.fingerprint}, compute)["features"]
+        return self.measure(Features(model, Images(n, images, degradation)))["features"]
 
     def text_features(self, model: str, prompts: Sequence[str]) -> NDArray[np.float32]:
         """Text features before normalisation, ``[n, D]``."""
-
-        def compute() -> dict[str, NDArray[Any]]:
-            return {"features": self.encoder(model).encode_text(prompts).cpu().numpy()}
-
-        return self.kept("text features 1", model, {"prompts": list(prompts)}, compute)["features"]
+        return self.measure(TextFeatures(model, tuple(prompts)))["features"]
 
     def logits(
         self, model: str, n: int, images: str | None = None, degradation: str | None = None
     ) -> NDArray[np.float64]:
-        """Zero-shot logits under every template of exp5, ``[templates, N, C]``."""
-        chosen = self.images(n, images, degradation)
-        features = self.features(model, n, images, degradation)
-
-        def compute() -> dict[str, NDArray[Any]]:
-            return {"logits": zero_shot_logits(self.encoder(model), features, chosen)}
-
-        identity = {"images": chosen.fingerprint, "classes": list(chosen.class_names), "templates": list(TEMPLATES)}
-        return self.kept("zero-shot logits 1", model, identity, compute)["logits"]
+        """Zero-shot logits under every template, ``[templates, N, C]``."""
+        return self.measure(Logits(model, Images(n, images, degradation)))["logits"]
 
     def kept(
-        self,
-        what: str,
-        model: str,
-        identity: Mapping[str, Any],
-        compute: Callable[[], dict[str, NDArray[Any]]],
+        self, what: str, model: str, identity: Mapping[str, Any], compute: Callable[[], dict[str, NDArray[Any]]]
     ) -> dict[str, NDArray[Any]]:
-        """Arrays from this session, from the store, or computed now and kept.
+        """Arrays from this session, from the store, or computed now and stored."""
+        return self.stored(what, model, identity, compute)
 
-        Args:
-            what: what is computed, with a revision to be counted up when a change of code changes its numbers.
-            model: the encoder; its weights and preprocessing are part of the key.
-            identity: everything else that decides the arrays; JSON-able.
-            compute: makes them; the only place that may need the loaded model.
 
-        """
-        encoder = self.encoder(model)
-        facts = {
-            "kind": what,
-            "weights": encoder.weights_hash,
-            "preprocessing": encoder.preprocess_id,
-            "device": encoder.device.type,
-            "dtype": encoder.dtype,
-            "torch": torch.__version__,
-            **identity,
-        }
-        key = Store.key(facts)
-        if key not in self._kept:
-            found = None if self._store is None else self._store.get(key)
-            self._kept[key] = found[0] if found else self._computed(key, facts, compute)
-        return self._kept[key]
-
-    def _computed(
-        self, key: str, facts: Mapping[str, Any], compute: Callable[[], dict[str, NDArray[Any]]]
-    ) -> dict[str, NDArray[Any]]:
-        arrays = compute()
-        if self._store is not None:
-            try:
-                self._store.put(key, arrays, facts)
-            except McdoError as error:
-                warnings.warn(f"{facts['kind']} is not kept: {error}", UnsavedResultWarning, stacklevel=2)
-        return arrays
-
-    def _measure(self, need: Need) -> MonteCarloRun:
-        config, images = need.config, self.images(need.n, need.images, need.degradation)
-        if len(images) < 3:
-            raise McdoError(f"{images.name}: {len(images)} images are too few for any statistic")
-        with self._unmuted():
-            return monte_carlo(
-                self.encoder(need.model),
-                images,
-                config.dropout,
-                config.passes,
-                config.trials,
-                config.seed,
-                geometry=config.geometry,
-                batch_size=self.settings.batch_size,
-                store=self._store,
-                pixels=lambda: self.pixels(need.model, need.n, need.images, need.degradation),
-            )
+__all__ = ["Bench", "Settings"]

@@ -18,9 +18,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
-from mcdo.experiments.exp5_subset_ambiguity import BARS, TEMPLATES
+from mcdo.experiments.exp5_subset_ambiguity import BARS
 from mcdo.images import ImageSet
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel

@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mcdo.encoders import Encoder
-from mcdo.errors import McdoError
+from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
 from mcdo.images import ImageSet
 from mcdo.stats import AmbiguityTargets, Estimate, ambiguity_estimates, ambiguity_report, ambiguity_targets, proportion
 
 FOLDER = "exp5_subset_ambiguity"
-TEMPLATES = ("a photo of a {}", "a {}", "an image of a {}")
 RHO_ENTROPY_BAR = 0.3
 AUROC_ENTROPY_BAR = 0.6
 """Sanity bars of S0 §6."""
@@ -60,25 +57,6 @@ def needs(config: Exp5SubsetConfig, model: str) -> Need:
     return Need(model, config.n, MonteCarloConfig(config.dropout, (config.passes,), config.trials, config.seed))
 
 
-def zero_shot_logits(encoder: Encoder, features: NDArray[np.float32], images: ImageSet) -> NDArray[np.float64]:
-    """Zero-shot logits under every template, float64 ``[templates, N, C]``.
-
-    Raises:
-        McdoError: if the images have fewer than two classes.
-
-    """
-    if len(images.class_names) < 2:
-        raise McdoError(
-            f"{images.name}: zero-shot targets need at least two classes; use a folder with one directory each"
-        )
-    with torch.inference_mode():
-        stack = [
-            encoder.zero_shot_logits(torch.from_numpy(features), images.class_names, template).double().cpu().numpy()
-            for template in TEMPLATES
-        ]
-    return np.stack(stack)
-
-
 def compute(
     config: Exp5SubsetConfig, run: MonteCarloRun, logits: NDArray[np.float64], labels: NDArray[np.int64] | None
 ) -> Exp5SubsetResult:
@@ -87,7 +65,7 @@ def compute(
     Args:
         config: the protocol.
         run: the measurement.
-        logits: ``[templates, N, C]`` from :func:`zero_shot_logits`.
+        logits: ``[templates, N, C]`` from :func:`~mcdo.encoders.zero_shot.zero_shot_logits`.
         labels: ``[N]``, or None where unknown.
 
     """

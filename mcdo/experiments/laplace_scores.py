@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from mcdo.encoders import Encoder
+from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.errors import McdoError
 from mcdo.estimators import prepared
 from mcdo.estimators.laplace import Laplace, ZeroShot, projection_inputs
 from mcdo.estimators.posterior import leverage
 from mcdo.estimators.scores import pixel_rows
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.exp5_subset_ambiguity import TEMPLATES
 from mcdo.images import ImageSet, Pixels
 from mcdo.perturbation import PASS_BLOCK, Perturbation, deterministic_features, image_keys, perturbed
 from mcdo.threads import one_thread

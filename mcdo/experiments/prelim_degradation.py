@@ -171,7 +171,8 @@ def compute(
         resolution: of the model's input.
 
     """
-    names, resampling = [*SCORES, *FREE], {"seed": config.seed, "resamples": config.resamples}
+    names: list[str] = [*SCORES, *FREE]
+    resampling: dict[str, Any] = {"seed": config.seed, "resamples": config.resamples}
     pairs = {
         spec: {name: wilcoxon_increase(after.scores[name], clean.scores[name], **resampling) for name in names}
         for spec, after in damaged.items()

@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 import mcdo
 from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators.run import Scores
 from mcdo.experiments import exp0_nested_mc as exp0
 from mcdo.experiments import exp5_subset_ambiguity as exp5
@@ -106,7 +107,7 @@ def test_text_embeddings_are_not_collapsed(
     model: str, bench: Bench, record_property: Callable[[str, object], None]
 ) -> None:
     names = bench.images(exp0.Exp0Config.of(bench.settings.protocol).n).class_names
-    cosine = bench.encoder(model).text_collapse([exp5.TEMPLATES[0].format(name) for name in names])
+    cosine = bench.encoder(model).text_collapse([TEMPLATES[0].format(name) for name in names])
     record_property("mean pairwise cosine", f"{cosine:.3f}")
     assert cosine <= COLLAPSED, (
         f"{model}: class prompts have mean pairwise cosine {cosine:.3f}: the text tower is broken"

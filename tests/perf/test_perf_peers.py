@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators import Laplace, ZeroShot
 from mcdo.experiments import pass_cost
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.exp5_subset_ambiguity import TEMPLATES
 from mcdo.perturbation import Dropout, find_sites
 from mcdo.threads import one_thread
 

@@ -1,0 +1,45 @@
+"""The harness: it measures each request once, runs experiments, and judges each claim."""
+
+from mcdo.harness.claim import ALPHA, Claim, Judgement, Outcome
+from mcdo.harness.experiment import Experiment, Files, Inputs, Subject, View
+from mcdo.harness.requests import (
+    Features,
+    FirstOrder,
+    Images,
+    Logits,
+    Passes,
+    Request,
+    StoredArrays,
+    TextFeatures,
+    Texts,
+    TokenCounts,
+)
+from mcdo.harness.runner import Completed, Runner
+from mcdo.harness.session import Session
+from mcdo.harness.settings import Settings
+
+__all__ = [
+    "ALPHA",
+    "Claim",
+    "Completed",
+    "Experiment",
+    "Features",
+    "Files",
+    "FirstOrder",
+    "Images",
+    "Inputs",
+    "Judgement",
+    "Logits",
+    "Outcome",
+    "Passes",
+    "Request",
+    "Runner",
+    "Session",
+    "Settings",
+    "StoredArrays",
+    "Subject",
+    "TextFeatures",
+    "Texts",
+    "TokenCounts",
+    "View",
+]

@@ -1,0 +1,120 @@
+"""A claim is decided by its interval: met, not met, or undecided because the interval straddles the bar."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from mcdo.errors import McdoError
+from mcdo.stats import Estimate
+from mcdo.stats.resampling import Direction
+
+Result = TypeVar("Result")
+Outcome = Literal["met", "not met", "undecided", "not applicable"]
+ALPHA = 0.05
+"""Level of a test, after Holm's correction over its family."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a claim ended.
+
+    Attributes:
+        claim: its name.
+        outcome: of the interval, and of the test where there is one.
+        estimate: what decided; None where the claim does not apply.
+        bar: what it was held against, such as "> 0.3".
+        beside: what a reader should see with it: a control, or the same figure otherwise; or why it does not apply.
+        p_holm: p of "it lies at the bar", corrected over its family; None without a test.
+
+    """
+
+    claim: str
+    outcome: Outcome
+    estimate: Estimate | None
+    bar: str
+    beside: str = ""
+    p_holm: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        p = None if self.p_holm is None or math.isnan(self.p_holm) else self.p_holm
+        estimate = None if self.estimate is None else self.estimate.as_dict()
+        facts = {"claim": self.claim, "outcome": self.outcome, "bar": self.bar, "beside": self.beside, "p_holm": p}
+        return {**facts, "estimate": estimate}
+
+    def __str__(self) -> str:
+        test = "" if self.p_holm is None else f", p_holm={self.p_holm:.2g}"
+        measured = "" if self.estimate is None else f"{self.estimate}{test} against {self.bar}"
+        return "; ".join(part for part in (measured, self.beside) if part)
+
+
+@dataclass(frozen=True)
+class Claim(Generic[Result]):
+    """What an experiment claims of its result; exactly one of the bars is given.
+
+    Attributes:
+        name: as in ``data/findings.toml`` and in the test's id.
+        estimate: the figure with the interval that decides; None where the claim does not apply.
+        above, at_least, below, within: the bar, by the whole interval.
+        rule: in place of a bar, where a claim rests on several figures: what it asks, and how it ends.
+        beside: what a reader should see with it; where the claim does not apply, why.
+        p_holm: p of the test that the figure lies at the bar, corrected over its family; unless it is below
+            :data:`ALPHA` nothing is decided. NaN stands for a test that could not be done.
+
+    """
+
+    name: str
+    estimate: Callable[[Result], Estimate | None]
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    within: tuple[float, float] | None = None
+    rule: tuple[str, Callable[[Result], Outcome]] | None = None
+    beside: Callable[[Result], object] = lambda result: ""
+    p_holm: Callable[[Result], float] | None = None
+
+    def __post_init__(self) -> None:
+        bars = (self.above, self.at_least, self.below, self.within, self.rule)
+        if sum(bar is not None for bar in bars) != 1:
+            raise McdoError(f"claim {self.name}: give exactly one of above, at_least, below, within and rule")
+
+    @property
+    def bar(self) -> str:
+        """The bar as text."""
+        if self.rule is not None:
+            return self.rule[0]
+        if self.within is not None:
+            return f"within {self.within[0]:g} to {self.within[1]:g}"
+        direction, at = self._threshold()
+        return f"{direction} {at:g}"
+
+    def judge(self, result: Result) -> Judgement:
+        """How the claim ends on ``result``."""
+        estimate, beside = self.estimate(result), str(self.beside(result))
+        if estimate is None:
+            return Judgement(self.name, "not applicable", None, self.bar, beside)
+        p = None if self.p_holm is None else self.p_holm(result)
+        outcome = self._outcome(estimate) if self.rule is None else self.rule[1](result)
+        if p is not None and (math.isnan(p) or p >= ALPHA):
+            outcome = "undecided"
+        return Judgement(self.name, outcome, estimate, self.bar, beside, p)
+
+    def _threshold(self) -> tuple[Direction, float]:
+        bars: tuple[tuple[Direction, float | None], ...] = (
+            (">", self.above), (">=", self.at_least), ("<", self.below),
+        )  # fmt: skip
+        return next((direction, bar) for direction, bar in bars if bar is not None)
+
+    def _outcome(self, estimate: Estimate) -> Outcome:
+        if self.within is None:
+            direction, bar = self._threshold()
+            return estimate.verdict(bar, direction)
+        low, high = self.within
+        if math.isnan(estimate.low) or math.isnan(estimate.high):
+            return "undecided"
+        if low <= estimate.low and estimate.high <= high:
+            return "met"
+        return "not met" if estimate.low > high or estimate.high < low else "undecided"

@@ -1,0 +1,196 @@
+"""The contract of an experiment: what it is, what it asks for, what it computes, and what it claims.
+
+An experiment is a frozen dataclass whose fields are the published protocol. It declares its requests, computes a typed
+result from their values alone, and names its claims; measuring, writing and judging are the harness's, the same for
+all (:mod:`mcdo.harness.runner`). So it runs from pytest, from the command line and from another repository alike.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from numpy.typing import ArrayLike
+
+from mcdo.errors import McdoError
+from mcdo.harness.claim import Claim
+from mcdo.harness.requests import Images, Request
+from mcdo.harness.settings import Settings
+from mcdo.perturbation import Dropout, Perturbation
+
+if TYPE_CHECKING:
+    from mcdo.encoders import Encoder
+    from mcdo.harness.session import Session
+    from mcdo.images import ImageSet
+    from mcdo.report.figures import Panel
+
+Result = TypeVar("Result")
+Value = TypeVar("Value")
+Self = TypeVar("Self", bound="Experiment[Any]")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a result is about: usually one model, else whatever the experiment names, with the models it takes."""
+
+    name: str
+    models: tuple[str, ...]
+
+    @property
+    def model(self) -> str:
+        """Its only model.
+
+        Raises:
+            McdoError: if it has none, or several.
+
+        """
+        if len(self.models) != 1:
+            raise McdoError(f"{self.name} is about {len(self.models)} models, not one")
+        return self.models[0]
+
+
+class View:
+    """What is known of a subject before anything is measured: its image sets, and its encoders' identities."""
+
+    def __init__(self, session: Session, subject: Subject) -> None:
+        self._session, self.subject = session, subject
+
+    @property
+    def model(self) -> str:
+        """The subject's only model."""
+        return self.subject.model
+
+    @property
+    def settings(self) -> Settings:
+        """What the session was asked to do."""
+        return self._session.settings
+
+    def images(self, images: Images) -> ImageSet:
+        """The image set that requests with ``images`` are about: ids, labels, origins, class names."""
+        return self._session.image_set(images)
+
+    def encoder(self, model: str | None = None) -> Encoder:
+        """An encoder's identity and sizes; with ``--from-store`` nothing more than that is there."""
+        return self._session.encoder(self.model if model is None else model)
+
+
+class Inputs(View):
+    """What an experiment computes from: the values of the requests it declared."""
+
+    def __init__(self, session: Session, subject: Subject, requests: Iterable[Request[Any]]) -> None:
+        super().__init__(session, subject)
+        self.requests = tuple(dict.fromkeys(requests))
+
+    def __getitem__(self, request: Request[Value]) -> Value:
+        """The value of a declared request.
+
+        Raises:
+            McdoError: for one that was not declared: it would be measured outside the plan.
+
+        """
+        if request not in self.requests:
+            raise McdoError(f"{self.subject.name}: {request} was computed with but not requested; declare it")
+        return self._session.measure(request)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Names of what is written below ``reports/<phase>/<name>/``; ``{}`` stands for the subject, "" for no file.
+
+    Attributes:
+        summary: of one subject.
+        overall: of all subjects.
+        figure: of one subject.
+
+    """
+
+    summary: str = ""
+    overall: str = ""
+    figure: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment(ABC, Generic[Result]):
+    """One experiment under one configuration; fields are the published protocol, ``quick`` replaces sizes.
+
+    Attributes:
+        key: its name in claims and known negatives, such as ``exp1``.
+        name: its folder under the reports, as the runbook names it.
+        phase: the mark that selects it, and the folder above ``name``.
+        files: what it writes.
+        quick: fields under ``--protocol=quick``.
+        seed: of images, masks and intervals.
+        dropout: the perturbation.
+
+    """
+
+    key: ClassVar[str]
+    name: ClassVar[str]
+    phase: ClassVar[str]
+    files: ClassVar[Files] = Files()
+    quick: ClassVar[Mapping[str, Any]] = {}
+
+    seed: int = 42
+    dropout: Perturbation = field(default_factory=Dropout)
+
+    @classmethod
+    def configured(cls: type[Self], settings: Settings) -> Self:
+        """The experiment under a session's settings."""
+        sizes = cls.quick if settings.protocol == "quick" else {}
+        return cls(**{**sizes, **cls.options(settings)}, seed=settings.seed, dropout=settings.dropout)
+
+    @classmethod
+    def options(cls, settings: Settings) -> Mapping[str, Any]:
+        """Fields that follow from other settings, such as a file of the user's."""
+        return {}
+
+    @classmethod
+    def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
+        """What there is a result about: each model."""
+        return tuple(Subject(model, (model,)) for model in settings.models)
+
+    @abstractmethod
+    def requests(self, about: View) -> Iterable[Request[Any]]:
+        """Every measurement that can be named beforehand; none is made elsewhere."""
+
+    def follow_up(self, inputs: Inputs) -> Iterable[Request[Any]]:
+        """Measurements that depend on what others gave."""
+        return ()
+
+    @abstractmethod
+    def compute(self, inputs: Inputs) -> Result:
+        """The result: a pure function of the values of the requests."""
+
+    def claims(self) -> Sequence[Claim[Result]]:
+        """What is claimed, each judged into a test outcome."""
+        return ()
+
+    @abstractmethod
+    def summary(self, result: Result) -> Mapping[str, Any]:
+        """What stands in the summary, JSON-able; configuration, sites, versions and claims are added to it."""
+
+    def overall(self, result: Result, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What stands under the subject's name in each section of the overall summary."""
+        return {"results": summary}
+
+    def arrays(self, inputs: Inputs, result: Result) -> Mapping[str, Mapping[str, ArrayLike]]:
+        """Arrays by file name (``{}`` stands for the subject) and key."""
+        return {}
+
+    def documents(self, inputs: Inputs, result: Result) -> Mapping[str, Any]:
+        """Further JSON files, by name."""
+        return {}
+
+    def panels(self, inputs: Inputs, result: Result) -> Sequence[Panel]:
+        """What the figure shows, one panel each."""
+        return ()
+
+    def title(self) -> str:
+        """The figure's title, after the subject's name."""
+        return self.name
+
+    def as_dict(self) -> dict[str, Any]:
+        """The configuration, JSON-able: part of every result file."""
+        return {**asdict(self), "dropout": self.dropout.as_dict()}

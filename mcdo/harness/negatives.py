@@ -1,0 +1,85 @@
+"""Known negatives: claims that were measured on the embedded encoders and do not hold, with the measured value.
+
+``data/findings.toml`` has one table for each. A test whose claim is listed becomes a strict xfail, so that a change
+in either direction is loud. Findings hold for the embedded encoders only: a user's own is always judged afresh.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from mcdo.errors import McdoError
+from mcdo.harness.settings import Settings
+
+FILE = Path(__file__).resolve().parents[2] / "data" / "findings.toml"
+_KEYS = {"experiment", "claim", "model", "images", "protocols", "measured", "reason"}
+
+
+@dataclass(frozen=True)
+class KnownNegative:
+    """One claim that does not hold.
+
+    Attributes:
+        experiment: such as "exp5".
+        claim: name of the claim in its test.
+        model: key of the embedded encoder.
+        images: image set.
+        protocols: protocols under which it was measured.
+        measured: estimate, interval and n, as text.
+        reason: why it fails, as far as known.
+
+    """
+
+    experiment: str
+    claim: str
+    model: str
+    images: str
+    protocols: tuple[str, ...]
+    measured: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class KnownNegatives:
+    """All known negatives."""
+
+    all: tuple[KnownNegative, ...]
+
+    @classmethod
+    def load(cls, path: Path = FILE) -> KnownNegatives:
+        """Read the table.
+
+        Raises:
+            McdoError: for a missing or unknown key, naming the entry.
+
+        """
+        entries: list[dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8")).get("finding", [])
+        found = []
+        for i, entry in enumerate(entries):
+            if set(entry) != _KEYS:
+                odd = ", ".join(sorted(set(entry) ^ _KEYS))
+                raise McdoError(f"{path.name}, finding {i + 1}: these keys are missing or unknown: {odd}")
+            found.append(KnownNegative(**{**entry, "protocols": tuple(entry["protocols"])}))
+        return cls(tuple(found))
+
+    def lookup(self, experiment: str, claim: str, model: str, settings: Settings) -> KnownNegative | None:
+        """The finding about a claim under the session's settings; only the published perturbation has any."""
+        if settings.seed != 42 or settings.dropout.p != 0.01 or settings.dropout.sites != "all":
+            return None
+        wanted = (experiment, claim, model, settings.images)
+        return next(
+            (
+                f
+                for f in self.all
+                if (f.experiment, f.claim, f.model, f.images) == wanted and settings.protocol in f.protocols
+            ),
+            None,
+        )

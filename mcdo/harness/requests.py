@@ -1,0 +1,252 @@
+"""Every kind of measurement, as a value: what is asked of which encoder, on which images.
+
+A request is a frozen dataclass, so that equal requests are one measurement and a set of them can be planned before the
+first is measured. An experiment declares requests and is given their values; nobody else measures.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import torch
+from numpy.typing import NDArray
+
+from mcdo.encoders import TextTower
+from mcdo.encoders.zero_shot import TEMPLATES, zero_shot_logits
+from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo
+from mcdo.estimators.scores import pixel_rows
+from mcdo.perturbation import Perturbation, deterministic_features
+
+if TYPE_CHECKING:
+    from mcdo.harness.session import Session
+
+Value = TypeVar("Value")
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Which images are shown: ``n`` of the session's set, or of ``source``; all where there are fewer.
+
+    Attributes:
+        n: how many; None for all.
+        source: a specification for :func:`mcdo.load_images`; None for the session's.
+        degradation: what is done to them first, such as ``"blur:5"``.
+
+    """
+
+    n: int | None
+    source: str | None = None
+    degradation: str | None = None
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Prompts in the place of images: the text tower is shown them. ``origins`` as those of images; () for none."""
+
+    prompts: tuple[str, ...]
+    origins: tuple[str, ...] = ()
+
+
+Shown = Images | Texts
+
+
+@dataclass(frozen=True)
+class Request(ABC, Generic[Value]):
+    """One measurement of ``model``; subclasses say of what."""
+
+    model: str
+
+    @abstractmethod
+    def measure(self, session: Session) -> Value:
+        """Look it up, or carry it out; called once in a session."""
+
+    def union(self, other: Request[Any]) -> Request[Value] | None:
+        """One request that serves both, or None."""
+        return self if self == other else None
+
+    def part_of(self, value: Value) -> Value:
+        """What this request alone would have given, of the value of a :meth:`union`."""
+        return value
+
+
+@dataclass(frozen=True)
+class Passes(Request[MonteCarloRun]):
+    """A Monte Carlo run: passes under ``config``."""
+
+    shown: Shown
+    config: MonteCarloConfig
+
+    def measure(self, session: Session) -> MonteCarloRun:
+        """Of the image tower, or of the text tower where prompts are shown."""
+        encoder, images, pixels = session.tower(self.model, self.shown)
+        with session.unmuted():
+            return monte_carlo(
+                encoder,
+                images,
+                self.config.dropout,
+                self.config.passes,
+                self.config.trials,
+                self.config.seed,
+                geometry=self.config.geometry,
+                batch_size=session.settings.batch_size,
+                store=session.store,
+                pixels=pixels,
+            )
+
+    def union(self, other: Request[Any]) -> Passes | None:
+        """Masks are keyed, so more trials or more passes change nothing in fewer."""
+        if not isinstance(other, Passes):
+            return None
+        mine, its = self.config, other.config
+        if (self.model, self.shown, mine.dropout, mine.seed) != (other.model, other.shown, its.dropout, its.seed):
+            return None
+        config = replace(
+            mine,
+            passes=tuple(sorted({*mine.passes, *its.passes})),
+            trials=max(mine.trials, its.trials),
+            geometry=tuple(sorted({*mine.geometry, *its.geometry})),
+        )
+        return replace(self, config=config)
+
+    def part_of(self, value: MonteCarloRun) -> MonteCarloRun:
+        """The trials and the T that were asked for."""
+        return value.restricted(self.config)
+
+
+@dataclass(frozen=True)
+class FirstOrder(Request[FirstOrderRun]):
+    """First-order scores from ``probes`` probes in each of ``trials`` trials."""
+
+    shown: Shown
+    dropout: Perturbation
+    probes: int = 8
+    trials: int = 1
+    seed: int = 42
+
+    def measure(self, session: Session) -> FirstOrderRun:
+        """Of the image tower, or of the text tower where prompts are shown."""
+        encoder, images, pixels = session.tower(self.model, self.shown)
+        with session.unmuted():
+            return first_order(
+                encoder,
+                images,
+                self.dropout,
+                self.probes,
+                self.trials,
+                self.seed,
+                store=session.store,
+                pixels=pixels,
+            )
+
+
+@dataclass(frozen=True)
+class StoredArrays(Request[Arrays]):
+    """A measurement that yields named arrays; adding a kind is a subclass with three members.
+
+    ``what`` names the kind in the store's keys and listings.
+    """
+
+    what: ClassVar[str]
+
+    @abstractmethod
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        """What decides the arrays beside the encoder, JSON-able."""
+
+    @abstractmethod
+    def compute(self, session: Session) -> Arrays:
+        """Make them; the only place that may need the loaded model."""
+
+    def measure(self, session: Session) -> Arrays:
+        """From the store, or computed now and stored."""
+        return session.stored(self.what, self.model, self.identity(session), lambda: self.compute(session))
+
+
+@dataclass(frozen=True)
+class _Deterministic(StoredArrays):
+    """One array of one deterministic pass."""
+
+    shown: Images
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        return {"images": session.image_set(self.shown).fingerprint}
+
+
+@dataclass(frozen=True)
+class Features(_Deterministic):
+    """Deterministic features before normalisation: ``features`` float32 ``[N, D]``."""
+
+    what = "features 1"
+
+    def compute(self, session: Session) -> Arrays:
+        encoder, pixels = session.encoder(self.model), session.pixels(self.model, self.shown)
+        rows = pixel_rows(encoder, session.settings.batch_size)
+        parts = [
+            deterministic_features(encoder, pixels.batch(slice(start, start + rows))).cpu()
+            for start in range(0, len(pixels), rows)
+        ]
+        return {"features": torch.cat(parts).numpy()}
+
+
+@dataclass(frozen=True)
+class Logits(_Deterministic):
+    """Zero-shot logits under every template: ``logits`` float64 ``[templates, N, C]``."""
+
+    what = "zero-shot logits 1"
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        images = session.image_set(self.shown)
+        classes = {"classes": list(images.class_names), "templates": list(TEMPLATES)}
+        return {"images": images.fingerprint, **classes}
+
+    def compute(self, session: Session) -> Arrays:
+        features = session.measure(Features(self.model, self.shown))["features"]
+        images = session.image_set(self.shown)
+        return {"logits": zero_shot_logits(session.encoder(self.model), features, images)}
+
+
+@dataclass(frozen=True)
+class TextFeatures(StoredArrays):
+    """Text features before normalisation: ``features`` float32 ``[n, D]``."""
+
+    what = "text features 1"
+
+    prompts: tuple[str, ...]
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        return {"prompts": list(self.prompts)}
+
+    def compute(self, session: Session) -> Arrays:
+        return {"features": session.encoder(self.model).encode_text(self.prompts).cpu().numpy()}
+
+
+@dataclass(frozen=True)
+class TokenCounts(StoredArrays):
+    """Tokens of each prompt before the padding: ``tokens`` int64 ``[n]``."""
+
+    what = "token counts 1"
+
+    prompts: tuple[str, ...]
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        return {"prompts": list(self.prompts)}
+
+    def compute(self, session: Session) -> Arrays:
+        return {"tokens": TextTower(session.encoder(self.model)).token_counts(self.prompts)}
+
+
+def merged(requests: Iterable[Request[Any]]) -> list[Request[Any]]:
+    """As few requests as serve all of ``requests``."""
+    plan: list[Request[Any]] = []
+    for request in requests:
+        for i, planned in enumerate(plan):
+            both = planned.union(request)
+            if both is not None:
+                plan[i] = both
+                break
+        else:
+            plan.append(request)
+    return plan

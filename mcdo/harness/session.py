@@ -1,0 +1,175 @@
+"""A session: what has been loaded and measured, each thing once, and every experiment's result.
+
+Requests of all selected tests are announced with :meth:`Session.plan` before the first is measured, so that one run
+serves as many as it can.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+import torch
+from numpy.typing import NDArray
+
+from mcdo.encoders import Encoder, Prompts, TextTower, Tokens, load_encoder
+from mcdo.encoders.text_tower import IDENTITY
+from mcdo.errors import McdoError
+from mcdo.estimators import prepared
+from mcdo.harness.offline import OfflineEncoder, card
+from mcdo.harness.requests import Arrays, Images, Request, Shown, merged
+from mcdo.harness.settings import Settings
+from mcdo.images import ImageSet, Pixels, TooFewImagesError, load_images
+from mcdo.store import Store, UnsavedResultWarning
+
+Value = TypeVar("Value")
+LEAST_IMAGES = 3
+
+
+class Session:
+    """Encoders, image sets, pixels and measurements of one session; nothing is loaded or measured twice.
+
+    Args:
+        settings: what the command line decides.
+        unmuted: a context in which progress reaches the terminal (pytest captures output otherwise).
+
+    Attributes:
+        loads: how often each model was loaded.
+        store: where measurements go, or None.
+
+    """
+
+    def __init__(self, settings: Settings, unmuted: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
+        self.settings = settings
+        self.loads: Counter[str] = Counter()
+        self.unmuted = unmuted
+        self.store = None if settings.store is None else Store(settings.store)
+        self._encoders: dict[str, Encoder] = {}
+        self._images: dict[Images, ImageSet] = {}
+        self._pixels: dict[tuple[str, str], Pixels] = {}
+        self._arrays: dict[str, Arrays] = {}
+        self._plan: list[Request[Any]] = []
+        self._values: dict[Request[Any], Any] = {}
+
+    # ---- measurements
+
+    def plan(self, requests: Iterable[Request[Any]]) -> None:
+        """Announce requests before the first is measured."""
+        self._plan = merged([*self._plan, *requests])
+
+    def measure(self, request: Request[Value]) -> Value:
+        """The value of ``request``, by the planned measurement that serves it: looked up, or carried out now."""
+        self.plan([request])
+        planned = next(each for each in self._plan if each.union(request) == each)
+        if planned not in self._values:
+            self._values[planned] = planned.measure(self)
+        return request.part_of(cast("Value", self._values[planned]))
+
+    def stored(
+        self, what: str, model: str, identity: Mapping[str, Any], compute: Callable[[], dict[str, NDArray[Any]]]
+    ) -> Arrays:
+        """Arrays from this session, from the store, or computed now and stored.
+
+        Args:
+            what: what is computed.
+            model: the encoder; its weights and preprocessing are part of the key.
+            identity: everything else that decides the arrays; JSON-able.
+            compute: makes them; the only place that may need the loaded model.
+
+        """
+        encoder = self.encoder(model)
+        facts = {
+            "kind": what,
+            "weights": encoder.weights_hash,
+            "preprocessing": encoder.preprocess_id,
+            "device": encoder.device.type,
+            "dtype": encoder.dtype,
+            "torch": torch.__version__,
+            **identity,
+        }
+        key = Store.key(facts)
+        if key not in self._arrays:
+            entry = None if self.store is None else self.store.get(key)
+            self._arrays[key] = entry[0] if entry else self._computed(key, facts, compute)
+        return self._arrays[key]
+
+    def _computed(self, key: str, facts: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+        arrays = compute()
+        if self.store is not None:
+            try:
+                self.store.put(key, arrays, facts)
+            except McdoError as error:
+                warnings.warn(f"{facts['kind']} is not kept: {error}", UnsavedResultWarning, stacklevel=2)
+        return arrays
+
+    # ---- what is measured
+
+    def encoder(self, model: str) -> Encoder:
+        """The encoder, loaded on first use; with ``--from-store`` only its identity."""
+        if model not in self._encoders:
+            self._encoders[model] = self._offline(model) if self.settings.from_store else self._loaded(model)
+        return self._encoders[model]
+
+    def _loaded(self, model: str) -> Encoder:
+        settings = self.settings
+        self.loads[model] += 1
+        encoder = load_encoder(
+            model,
+            settings.device,
+            weights="random" if model in settings.random_weights else "pretrained",
+            seed=settings.seed,
+            precision=settings.precision,
+        )
+        if self.store is not None:
+            with suppress(OSError):  # a store that cannot be written is reported where a measurement is to be kept
+                OfflineEncoder.of(encoder).write(card(self.store, settings, model))
+        return encoder
+
+    def _offline(self, model: str) -> Encoder:
+        if self.store is None:
+            raise McdoError("--from-store needs a store: leave out --store=none")
+        return cast("Encoder", OfflineEncoder.read(card(self.store, self.settings, model)))
+
+    def tower(self, model: str, shown: Shown) -> tuple[Encoder, ImageSet, Callable[[], Pixels]]:
+        """The tower that is shown images or prompts, these as an image set, and how to get them ready."""
+        encoder = self.encoder(model)
+        if isinstance(shown, Images):
+            images = self.image_set(shown)
+            if len(images) < LEAST_IMAGES:
+                raise McdoError(f"{images.name}: {len(images)} images are too few for any statistic")
+            return encoder, images, lambda: self.pixels(model, shown)
+        prompts = Prompts(shown.prompts)
+        named = {"key": f"{encoder.key}:text", "preprocess_id": IDENTITY}
+        tower = replace(cast("Any", encoder), **named) if self.settings.from_store else TextTower(encoder)
+        return tower, cast("ImageSet", prompts), lambda: cast("Pixels", Tokens.of(tower, prompts))
+
+    def image_set(self, images: Images) -> ImageSet:
+        """The images asked for; all there are where there are fewer."""
+        if images not in self._images:
+            if images.degradation is None:
+                self._images[images] = self._read(images)
+            else:
+                from mcdo.images.degradations import degraded
+
+                clean = self.image_set(replace(images, degradation=None))
+                self._images[images] = degraded(clean, images.degradation)
+        return self._images[images]
+
+    def _read(self, images: Images) -> ImageSet:
+        spec, seed, skip = images.source or self.settings.images, self.settings.seed, self.settings.skip_unreadable
+        try:
+            return load_images(spec, images.n, seed, skip_unreadable=skip)
+        except TooFewImagesError:
+            return load_images(spec, None, seed, skip_unreadable=skip)
+
+    def pixels(self, model: str, images: Images) -> Pixels:
+        """Pixels of ``images`` as the encoder wants them, on its device."""
+        chosen = self.image_set(images)
+        key = (model, chosen.fingerprint)
+        if key not in self._pixels:
+            self._pixels[key] = prepared(self.encoder(model), chosen)
+        return self._pixels[key]

@@ -1,0 +1,56 @@
+"""What a session is asked to do: the command line's options, in one frozen object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mcdo.encoders.spec import Precision
+from mcdo.perturbation import Dropout, Perturbation
+
+ProtocolName = Literal["full", "quick"]
+"""Sizes of a run: as published, or small."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line decides.
+
+    Attributes:
+        models: keys of the encoders.
+        images: specification of the image set, as :func:`mcdo.load_images` takes it.
+        device: a torch device.
+        protocol: sizes.
+        seed: of images, masks and intervals.
+        dropout: the perturbation.
+        reports: folder of the result files.
+        store: folder of the measurements; None measures anew.
+        batch_size: rows (images × passes) of one forward pass; None: chosen by resolution.
+        random_weights: those of ``models`` to load with random weights.
+        skip_unreadable: leave out unreadable images, and record them.
+        from_store: load no model; what is not in the store is an error.
+        precision: of the linear maps.
+        estimator: what phase 1 judges: "mc", "first_order" or "both".
+        session: an id that all workers of a run share.
+        own_data: files of the user's by option name, such as ``{"--tracking": "a.json"}``; absent where not given.
+
+    """
+
+    models: tuple[str, ...]
+    images: str = "digits"
+    device: str = "cpu"
+    protocol: ProtocolName = "full"
+    seed: int = 42
+    dropout: Perturbation = field(default_factory=Dropout)
+    reports: Path = Path("reports")
+    store: Path | None = None
+    batch_size: int | None = None
+    random_weights: frozenset[str] = frozenset()
+    skip_unreadable: bool = False
+    from_store: bool = False
+    precision: Precision = "float32"
+    estimator: str = "mc"
+    session: str = ""
+    own_data: Mapping[str, str] = field(default_factory=dict)
