@@ -205,7 +205,7 @@ def compute(
     unspecific = target <= np.quantile(target, UNSPECIFIC_SHARE)
 
     def related(of: Mapping[str, Array], other: ArrayLike, by: Sequence[str], given: Any = None) -> dict[str, Relation]:
-        found = rank_relations(of, {"": other}, given=given, clusters=by, seed=seed)
+        found = rank_relations(of, {"": other}, given=given, origins=by, seed=seed)
         return {score: relation for (score, _), relation in found.items()}
 
     return Exp10Result(
@@ -234,7 +234,7 @@ def compute(
             {"tokens": tokens, "feature_norm": norm},
             follows={"unspecificity": -target},
             detects={"unspecific": unspecific},
-            clusters=frames,
+            origins=frames,
             seed=seed,
         ),
         generic=_generic(ranks, prompts, seed),

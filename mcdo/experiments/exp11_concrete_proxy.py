@@ -169,8 +169,8 @@ def _relations(
     parts, norm = contributions(run, score, groups)[: config.trials, reported].mean(0), run.feature_norm[reported]
     choices = {name: parts @ choice.odds for name, choice in found.choices.items()}
     alone = {f"group_{i}": parts[:, i] for i in range(len(groups))}
-    others, clusters = {"entropy": entropy[reported], "feature_norm": norm}, [originals[int(i)] for i in reported]
-    return rank_relations({**choices, **alone}, others, given=norm, clusters=clusters, seed=config.seed)
+    others, origins = {"entropy": entropy[reported], "feature_norm": norm}, [originals[int(i)] for i in reported]
+    return rank_relations({**choices, **alone}, others, given=norm, origins=origins, seed=config.seed)
 
 
 def search(config: Exp11Config, choosing: ChoosingHalf, reporting: ReportingHalf) -> Searched:

@@ -29,10 +29,10 @@ from mcdo.stats import (
     AmbiguityTargets,
     Difference,
     Estimate,
+    ambiguity_estimates,
     ambiguity_targets,
     bootstrap,
-    clustered_ambiguity,
-    clustered_spearman_differences,
+    spearman_differences,
 )
 
 FOLDER = "exp5_full_ambiguity"
@@ -82,7 +82,7 @@ def compute(
         labels: ``[N]``, or None where unknown.
 
     """
-    clusters, norm, seed = run.origins, run.feature_norm, config.seed
+    origins, norm, seed = run.origins, run.feature_norm, config.seed
     targets = {
         "softmax": ambiguity_targets(logits, labels, head="softmax"),
         "sigmoid": ambiguity_targets(logits, labels, head="sigmoid"),
@@ -93,14 +93,14 @@ def compute(
         targets=targets,
         scores=scores,
         figures={
-            f"{name}/{head}": clustered_ambiguity(
-                score, target, clusters, None if name == BASELINE else norm, seed=seed
+            f"{name}/{head}": ambiguity_estimates(
+                score, target, None if name == BASELINE else norm, origins=origins, seed=seed
             )
             for name, score in scores.items()
             for head, target in targets.items()
         },
-        gain=clustered_spearman_differences(scores, BASELINE, targets["softmax"].entropy, clusters, seed=seed),
-        originals=len(set(clusters)),
+        gain=spearman_differences(scores, BASELINE, targets["softmax"].entropy, origins=origins, seed=seed),
+        originals=len(set(origins)),
         accuracy=None if correct is None else float(correct.mean()),
     )
 

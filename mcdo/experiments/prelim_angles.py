@@ -30,8 +30,8 @@ from mcdo.stats import (
     Estimate,
     Relation,
     advantages,
+    ambiguity_estimates,
     ambiguity_targets,
-    clustered_ambiguity,
     rank_relations,
 )
 
@@ -139,8 +139,8 @@ def compute(
         metrics={angle: seen[angle].metrics(seed) for angle in (1, 2)},
         strongest={angle: seen[angle].strongest(seed) for angle in (1, 2)},
         ambiguity={
-            angle: clustered_ambiguity(
-                view.scores["trace_pre"], view.softmax, view.clusters, view.scores["feature_norm"], seed=seed
+            angle: ambiguity_estimates(
+                view.scores["trace_pre"], view.softmax, view.scores["feature_norm"], origins=view.origins, seed=seed
             )
             for angle, view in seen.items()
         },
@@ -148,7 +148,7 @@ def compute(
         outlier=third.against("centroid_distance", "entropy", seed),
         ambiguity_first=third.against("entropy", "centroid_distance", seed),
         means={name: _means(third.scores[name], correct) for name in FOLLOWED},
-        sizes={angle: (len(view.clusters), len(set(view.clusters))) for angle, view in seen.items()},
+        sizes={angle: (len(view.origins), len(set(view.origins))) for angle, view in seen.items()},
     )
 
 
@@ -177,7 +177,7 @@ class _Seen:
         distance: Array,
     ) -> None:
         self.scores = {name: values[at] for name, values in scores.items()}
-        self.clusters = tuple(origins[int(i)] for i in at)
+        self.origins = tuple(origins[int(i)] for i in at)
         chosen, known = logits[:, at], None if labels is None else labels[at]
         self.softmax: AmbiguityTargets = ambiguity_targets(chosen, known, head="softmax")
         self.sigmoid: AmbiguityTargets = ambiguity_targets(chosen, known, head="sigmoid")
@@ -198,9 +198,7 @@ class _Seen:
             "sigmoid_entropy": self.sigmoid.entropy,
             "sigmoid_negative_margin": self.sigmoid.neg_margin,
         }
-        return rank_relations(
-            self.scores, targets, given=self.scores["feature_norm"], clusters=self.clusters, seed=seed
-        )
+        return rank_relations(self.scores, targets, given=self.scores["feature_norm"], origins=self.origins, seed=seed)
 
     def strongest(self, seed: int) -> dict[str, Difference]:
         found = advantages(
@@ -208,14 +206,14 @@ class _Seen:
             {name: self.scores[name] for name in METRICS if name != "trace_pre"},
             follows={"entropy": self.softmax.entropy},
             detects={},
-            clusters=self.clusters,
+            origins=self.origins,
             seed=seed,
         )
         return {other: difference for (_, other, _), difference in found.items()}
 
     def correlates(self, seed: int) -> dict[tuple[str, str], Relation]:
         chosen = {name: self.scores[name] for name in FOLLOWED}
-        return rank_relations(chosen, self.others, given=self.scores["feature_norm"], clusters=self.clusters, seed=seed)
+        return rank_relations(chosen, self.others, given=self.scores["feature_norm"], origins=self.origins, seed=seed)
 
     def against(self, one: str, other: str, seed: int) -> dict[str, Difference]:
         """ρ(score, one) − |ρ(score, other)| by score."""
@@ -224,7 +222,7 @@ class _Seen:
             {other: self.others[other]},
             follows={name: self.scores[name] for name in FOLLOWED},
             detects={},
-            clusters=self.clusters,
+            origins=self.origins,
             seed=seed,
         )
         return {score: difference for (_, _, score), difference in found.items()}

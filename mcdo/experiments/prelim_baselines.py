@@ -29,8 +29,8 @@ from mcdo.stats import (
     Estimate,
     Relation,
     advantages,
+    ambiguity_estimates,
     ambiguity_targets,
-    clustered_ambiguity,
     corrected,
     rank_relations,
 )
@@ -108,24 +108,24 @@ def compute(
         pixels: from :func:`pixel_baselines`.
 
     """
-    targets, clusters, seed = ambiguity_targets(logits, labels), run.origins, config.seed
+    targets, origins, seed = ambiguity_targets(logits, labels), run.origins, config.seed
     scores = {name: run.scores(name, config.passes)[0] for name in SCORES}
     cheap = {"feature_norm": run.feature_norm, **pixels}
     follows = {"entropy": targets.entropy, "negative_margin": targets.neg_margin}
     detects = {} if targets.correct is None else {"error": ~targets.correct}
-    found = advantages(scores, cheap, follows=follows, detects=detects, clusters=clusters, seed=seed)
+    found = advantages(scores, cheap, follows=follows, detects=detects, origins=origins, seed=seed)
     head = {ZERO_SHOT: targets.entropy}
     if detects:
-        found |= advantages(scores, head, follows={}, detects=detects, clusters=clusters, seed=seed)
+        found |= advantages(scores, head, follows={}, detects=detects, origins=origins, seed=seed)
     return BaselinesResult(
-        relations=rank_relations({**scores, **cheap}, follows, given=run.feature_norm, clusters=clusters, seed=seed),
+        relations=rank_relations({**scores, **cheap}, follows, given=run.feature_norm, origins=origins, seed=seed),
         error={
-            name: clustered_ambiguity(values, targets, clusters, seed=seed)["auroc_error"]
+            name: ambiguity_estimates(values, targets, origins=origins, seed=seed)["auroc_error"]
             for name, values in {**scores, **cheap, **head}.items()
         },
         advantages=_jointly_corrected(found),
         errors=0 if targets.correct is None else int((~targets.correct).sum()),
-        originals=len(set(clusters)),
+        originals=len(set(origins)),
     )
 
 

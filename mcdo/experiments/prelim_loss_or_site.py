@@ -40,8 +40,8 @@ from mcdo.stats import (
     normal_p,
     reliability,
 )
+from mcdo.stats.association import among
 from mcdo.stats.resampling import correlation, multiplicities, percentile_estimate, rank_covariance
-from mcdo.stats.validity import _among
 
 FOLDER = "prelim_loss_or_site"
 ENCODERS = {
@@ -244,9 +244,9 @@ def _draws(config: LossOrSiteConfig, held: Measured, score: str) -> dict[str, Ar
     increased = {spec: after[score] > trials[0] for spec, after in held.degraded.items()}
     return {
         "reliability": np.median(pairs, axis=1) if len(i) else np.full(len(weights), math.nan),
-        "rho_entropy": _among(0, 1)(ranks),
-        "rho_entropy_given_norm": _among(0, 1, 3)(ranks),
-        "rho_own_entropy": _among(0, 2)(ranks),
+        "rho_entropy": among(0, 1)(ranks),
+        "rho_entropy_given_norm": among(0, 1, 3)(ranks),
+        "rho_own_entropy": among(0, 2)(ranks),
         **{f"increased/{spec}": weights @ more / N for spec, more in increased.items()},
     }
 

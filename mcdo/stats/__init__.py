@@ -9,6 +9,7 @@ from mcdo.stats.ambiguity import (
     sigmoid_entropy,
     sigmoid_margin,
 )
+from mcdo.stats.association import disattenuated, partial_spearman, spearman, spearman_permutation_p
 from mcdo.stats.bias import MeanBias, mean_bias
 from mcdo.stats.calibration import (
     ReliabilityDiagram,
@@ -18,19 +19,13 @@ from mcdo.stats.calibration import (
     negative_log_likelihood,
     reliability_diagram,
 )
-from mcdo.stats.clusters import clustered_ambiguity, clustered_spearman_differences
-from mcdo.stats.comparison import (
-    Difference,
-    auroc_differences,
-    bootstrap_p,
-    corrected,
-    normal_p,
-    spearman_differences,
-)
+from mcdo.stats.comparison import Difference, auroc_differences, corrected, spearman_differences
 from mcdo.stats.debiased import debiased_ece, debiased_squared_calibration_error
+from mcdo.stats.detection import auroc, auroc_high, auroc_low
 from mcdo.stats.drift import stacked_drift, trial_drift
 from mcdo.stats.factorial import FactorialAnalysis, factorial_analysis
 from mcdo.stats.groups import GroupDifference, group_differences
+from mcdo.stats.paired import PairedIncrease, wilcoxon_increase
 from mcdo.stats.prediction import (
     PredictedReliability,
     UsablePasses,
@@ -40,22 +35,21 @@ from mcdo.stats.prediction import (
 from mcdo.stats.rank_matrix import RankMatrix, rank_matrix
 from mcdo.stats.relations import Relation, advantages, rank_relations
 from mcdo.stats.reliability import THRESHOLDS, Reliability, Thresholds, icc_from_snr, reliability, status_of
-from mcdo.stats.resampling import Estimate, NullRate, bootstrap, holm, null_pass_rate, permutation_p, proportion
-from mcdo.stats.response import ResponseCurve, response_curve
-from mcdo.stats.tracking import Association, TrackingMetrics, tracking_metrics
-from mcdo.stats.validity import (
-    PairedIncrease,
-    ambiguity_estimates,
-    ambiguity_report,
-    auroc,
-    auroc_high,
-    auroc_low,
-    disattenuated,
-    partial_spearman,
-    spearman,
-    spearman_permutation_p,
-    wilcoxon_increase,
+from mcdo.stats.resampling import (
+    Estimate,
+    NullRate,
+    Origins,
+    bootstrap,
+    holm,
+    null_pass_rate,
+    permutation_p,
+    proportion,
 )
+from mcdo.stats.response import ResponseCurve, response_curve
+from mcdo.stats.sample import Sample, normal_p
+from mcdo.stats.shares import share
+from mcdo.stats.tracking import Association, TrackingMetrics, tracking_metrics
+from mcdo.stats.validity import ambiguity_estimates, ambiguity_report
 
 __all__ = [
     "THRESHOLDS",
@@ -67,6 +61,7 @@ __all__ = [
     "GroupDifference",
     "MeanBias",
     "NullRate",
+    "Origins",
     "PairedIncrease",
     "PredictedReliability",
     "RankMatrix",
@@ -74,6 +69,7 @@ __all__ = [
     "Reliability",
     "ReliabilityDiagram",
     "ResponseCurve",
+    "Sample",
     "Thresholds",
     "TrackingMetrics",
     "UsablePasses",
@@ -87,10 +83,7 @@ __all__ = [
     "auroc_high",
     "auroc_low",
     "bootstrap",
-    "bootstrap_p",
     "brier_score",
-    "clustered_ambiguity",
-    "clustered_spearman_differences",
     "corrected",
     "debiased_ece",
     "debiased_squared_calibration_error",
@@ -116,6 +109,7 @@ __all__ = [
     "reliability",
     "reliability_diagram",
     "response_curve",
+    "share",
     "sigmoid_entropy",
     "sigmoid_margin",
     "smallest_usable_passes",

@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, finite, numbers
-from mcdo.stats.resampling import Estimate, check_resampling, multiplicities, percentile_estimate
+from mcdo.stats.resampling import Estimate, Origins
+from mcdo.stats.sample import Sample
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,23 @@ class MeanBias:
 
 
 def mean_bias(
-    shift: ArrayLike, passes: Sequence[int], *, seed: int = 0, resamples: int = 1000, level: float = 0.95
+    shift: ArrayLike,
+    passes: Sequence[int],
+    *,
+    origins: Origins | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
 ) -> MeanBias:
     """Fit r² = b² + c/T to ``shift`` [len(passes), K, N], r of K trials on N images at each T.
 
     r² is averaged over trials and images; least squares weighted by the inverse of each T's variance over images. The
-    interval is a percentile bootstrap over images, so it holds for nested T, which share passes.
+    interval is a percentile bootstrap over origins, so it holds for nested T, which share passes.
 
     Raises:
         McdoError: for fewer than two different T (three are needed to see a misfit), or negative shifts.
 
     """
-    check_resampling(resamples, level)
     r, T = numbers("shift", shift), np.asarray(passes, dtype=np.float64)
     if r.ndim != 3 or r.shape[0] != len(T) or len(np.unique(T)) < 2 or len(np.unique(T)) != len(T) or r.shape[2] < 3:
         raise McdoError(
@@ -81,24 +87,28 @@ def mean_bias(
     finite("shift", r, ("T", "trial", "image"))
     if (r < 0).any() or (T < 1).any():
         raise McdoError("shift holds a negative distance, or a T below 1")
-    squares, plain, N = np.square(r).mean(axis=1), r.mean(axis=1), r.shape[2]
-    solve, weights = _solver(squares, T), multiplicities(N, resamples, seed)
-    fit, fits = squares.mean(axis=1) @ solve, (weights @ squares.T / N) @ solve
-    rms, rmss = np.sqrt(squares.mean(axis=1)), np.sqrt(weights @ squares.T / N)
+    sample = Sample(r.shape[2], origins, seed, resamples, level)
+    squares, plain = np.square(r).mean(axis=1), r.mean(axis=1)
+    solve = _solver(squares, T)
 
-    def estimate(value: float, draws: Array) -> Estimate:
-        return percentile_estimate(value, draws, N, level)
+    def figures(weights: Array) -> Array:
+        """b, b², c and the bare slope, then the root mean square at each T."""
+        shares = weights / weights.sum(axis=1, keepdims=True)
+        mean = shares @ squares.T
+        fit = mean @ solve
+        slope = _slope(shares @ plain.T, T)
+        return np.column_stack([np.sqrt(fit[:, 0].clip(0)), fit, slope, np.sqrt(mean)])
 
+    whole, draws = sample.both(figures)
+    bias, squared, noise, slope, *rms = (sample.estimate(value, draws[:, i]) for i, value in enumerate(whole))
     return MeanBias(
-        bias=estimate(float(np.sqrt(max(0.0, fit[0]))), np.sqrt(fits[:, 0].clip(0))),
-        bias_squared=estimate(float(fit[0]), fits[:, 0]),
-        noise=estimate(float(fit[1]), fits[:, 1]),
-        slope=estimate(
-            float(_slope(plain.mean(axis=1)[None], T)[0]), _slope(weights @ plain.T / N, T)
-        ),
-        rms={int(t): estimate(float(rms[i]), rmss[:, i]) for i, t in enumerate(T)},
-        fitted={int(t): math.sqrt(v) if (v := fit[0] + fit[1] / t) >= 0 else math.nan for t in T},
-    )  # fmt: skip
+        bias=bias,
+        bias_squared=squared,
+        noise=noise,
+        slope=slope,
+        rms={int(t): estimate for t, estimate in zip(T, rms, strict=True)},
+        fitted={int(t): math.sqrt(v) if (v := squared.value + noise.value / t) >= 0 else math.nan for t in T},
+    )
 
 
 def _solver(squares: Array, T: Array) -> Array:

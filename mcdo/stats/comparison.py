@@ -1,33 +1,25 @@
 """Is one score better than another on the same images? Paired bootstrap of the difference of two rank figures.
 
-Both scores are ranked in the same resamples of the images, so what the images share cancels; the interval is of the
+Both scores are ranked in the same resamples of the origins, so what the images share cancels; the interval is of the
 difference, not of two separate figures. p-values of a family are corrected by Holm.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from mcdo.errors import McdoError, nearest
 from mcdo.stats._checks import Array, flags, images, jsonable
-from mcdo.stats.resampling import (
-    Estimate,
-    Ranking,
-    blockwise,
-    check_resampling,
-    correlation,
-    holm,
-    multiplicities,
-    percentile_estimate,
-    rank_covariance,
-)
+from mcdo.stats.association import among, rank_figures
+from mcdo.stats.detection import area_figures
+from mcdo.stats.resampling import Estimate, Origins, holm
+from mcdo.stats.sample import Sample
 
 LEAST_CLASS = 20
 """Images of the rarer class that an AUROC needs before its differences are tested."""
@@ -55,21 +47,20 @@ def spearman_differences(
     reference: str,
     target: ArrayLike,
     *,
+    origins: Origins | None = None,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
 ) -> dict[str, Difference]:
     """ρ(score, target) − ρ(reference, target) for every other score; ``scores`` and ``target`` are [N], N >= 3.
 
-    Percentile interval, and p by :func:`normal_p`. Holm runs over the scores of this call; more families are joined
-    with :func:`corrected`. A score or target that is constant gives NaN.
+    Percentile interval, and p by :func:`~mcdo.stats.normal_p`. Holm runs over the scores of this call; more families
+    are joined with :func:`corrected`. A score or target that is constant gives NaN.
     """
     names, rows = _rows(scores, reference, 3, target=target)
-
-    def figures(weights: Array) -> Array:
-        return np.asarray(correlation(rank_covariance(rows, weights))[:, :-1, -1])
-
-    return _differences(names, reference, figures, rows.shape[1], seed, resamples, level)
+    sample = Sample(rows.shape[1], origins, seed, resamples, level)
+    figures = rank_figures(rows, [among(i, -1) for i in range(len(names))])
+    return _differences(names, reference, sample, sample.both(figures))
 
 
 def auroc_differences(
@@ -77,6 +68,7 @@ def auroc_differences(
     reference: str,
     positive: ArrayLike,
     *,
+    origins: Origins | None = None,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
@@ -87,20 +79,11 @@ def auroc_differences(
     in either class there is no p (NaN): their bootstrap spread says too little to test by.
     """
     names, rows = _rows(scores, reference, 2, positive=positive)
-    truth, rankings, N = (
-        flags("positive", rows[-1]).astype(np.float64),
-        [Ranking(row) for row in rows[:-1]],
-        len(rows[0]),
-    )
-
-    def block(weights: Array) -> Array:
-        n = weights @ truth
-        ranks = np.stack([(weights * ranking.centred(weights)) @ truth for ranking in rankings], axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(ranks / (n * (N - n))[:, None] + 0.5)
-
-    found = _differences(names, reference, lambda w: blockwise(block, w, N * len(rankings)), N, seed, resamples, level)
-    if min(truth.sum(), N - truth.sum()) < LEAST_CLASS:
+    truth = flags("positive", rows[-1])
+    sample = Sample(rows.shape[1], origins, seed, resamples, level)
+    figures = sample.both(area_figures(rows[:-1], truth[None]), rows[:-1].size)
+    found = _differences(names, reference, sample, figures)
+    if min(truth.sum(), (~truth).sum()) < LEAST_CLASS:
         return {name: Difference(d.estimate, math.nan, math.nan) for name, d in found.items()}
     return found
 
@@ -117,36 +100,6 @@ def corrected(families: Mapping[str, Mapping[str, Difference]]) -> dict[str, dic
     return joined
 
 
-def normal_p(value: float, draws: ArrayLike) -> float:
-    """Two-sided p of "the true value is zero": the estimate over the standard error of its bootstrap ``draws``.
-
-    Normal approximation. Counting draws beyond zero could give nothing below 2/(resamples + 1), which Holm over some
-    dozens of tests would turn into nothing at all. NaNs are left out; a value of zero has p = 1, also without spread.
-    """
-    defined = np.asarray(draws, dtype=np.float64)
-    defined = defined[~np.isnan(defined)]
-    if math.isnan(value) or len(defined) < 2:
-        return math.nan
-    if value == 0:
-        return 1.0
-    with np.errstate(divide="ignore"):
-        return float(2 * stats.norm.sf(abs(value) / defined.std(ddof=1)))
-
-
-def bootstrap_p(draws: ArrayLike) -> float:
-    """Two-sided p of "the true value is zero" by counting bootstrap ``draws`` beyond it; NaN when none is defined.
-
-    Twice the smaller share on one side, with the +1 rule. NaNs are left out. For single tests: it is never below
-    2/(resamples + 1).
-    """
-    defined = np.asarray(draws, dtype=np.float64)
-    defined = defined[~np.isnan(defined)]
-    if not len(defined):
-        return math.nan
-    side = min(np.sum(defined <= 0), np.sum(defined >= 0))
-    return float(min(1.0, 2 * (1 + side) / (1 + len(defined))))
-
-
 def _rows(scores: Mapping[str, ArrayLike], reference: str, least: int, **last: ArrayLike) -> tuple[list[str], Array]:
     if reference not in scores:
         raise McdoError(f"no score {reference!r} to compare with; nearest: {nearest(reference, scores)}")
@@ -156,22 +109,11 @@ def _rows(scores: Mapping[str, ArrayLike], reference: str, least: int, **last: A
 
 
 def _differences(
-    names: list[str],
-    reference: str,
-    figures: Callable[[Array], Array],
-    N: int,
-    seed: int,
-    resamples: int,
-    level: float,
+    names: list[str], reference: str, sample: Sample, figures: tuple[Array, Array]
 ) -> dict[str, Difference]:
-    check_resampling(resamples, level)
-    at = names.index(reference)
-    values, draws = figures(np.ones((1, N)))[0], figures(multiplicities(N, resamples, seed))
-    found = {}
+    (whole, draws), at, found = figures, names.index(reference), {}
     for i, name in enumerate(names):
         if i != at:
-            value, drawn = float(values[i] - values[at]), draws[:, i] - draws[:, at]
-            drawn = np.full(1, math.nan) if math.isnan(value) else drawn
-            p = normal_p(value, drawn)
-            found[name] = Difference(percentile_estimate(value, drawn, N, level), p, p)
+            estimate, p = sample.tested(whole[i] - whole[at], draws[:, i] - draws[:, at])
+            found[name] = Difference(estimate, p, p)
     return corrected({"": found})[""]

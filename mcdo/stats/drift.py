@@ -6,15 +6,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
-from mcdo.stats._checks import trials
-from mcdo.stats.resampling import Estimate, check_resampling, percentile_estimate
+from mcdo.stats._checks import Array, trials
+from mcdo.stats.resampling import Estimate, Origins
+from mcdo.stats.sample import Sample
 
 
-def trial_drift(scores: ArrayLike, *, seed: int = 0, resamples: int = 1000, level: float = 0.95) -> Estimate:
+def trial_drift(
+    scores: ArrayLike,
+    *,
+    origins: Origins | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Estimate:
     """Slope of the mean score over the trial number, divided by the mean score: relative growth per trial.
 
     ``scores`` is [K, N], K >= 2. Least squares per image, averaged over images; the interval is a bootstrap over
-    images, whose noise must be independent of one another's (masks keyed by image are; masks tied over images are
+    origins, whose noise must be independent of one another's (masks keyed by image are; masks tied over images are
     not). Dropouts stacked call after call give trial k a score k + 1 times as large: :func:`stacked_drift`.
 
     Raises:
@@ -26,14 +34,16 @@ def trial_drift(scores: ArrayLike, *, seed: int = 0, resamples: int = 1000, leve
         raise McdoError("a drift needs at least two trials; got one")
     if array.mean() == 0:
         raise McdoError("scores have mean zero, so there is no relative drift; are all sites dead?")
-    check_resampling(resamples, level)
-    K, N = array.shape
-    number = np.arange(K) - (K - 1) / 2
+    sample = Sample(array.shape[1], origins, seed, resamples, level)
+    number = np.arange(len(array)) - (len(array) - 1) / 2
     slope, mean = number @ array / (number**2).sum(), array.mean(axis=0)
-    weights = np.random.default_rng(seed).multinomial(N, np.full(N, 1 / N), size=resamples)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        draws = (weights @ slope) / (weights @ mean)
-    return percentile_estimate(float(slope.mean() / mean.mean()), draws, N, level)
+
+    def drift(weights: Array) -> Array:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray((weights @ slope) / (weights @ mean))[:, None]
+
+    whole, draws = sample.both(drift)
+    return sample.estimate(whole[0], draws[:, 0])
 
 
 def stacked_drift(trials: int) -> float:

@@ -1,8 +1,8 @@
 """Which factor decides? Main effects and shares of the spread in a full grid of cells measured on the same images.
 
-The figure of every cell is recomputed in each resample of the images, so contrasts between cells are paired. An
-interval says what other images would have given; where a cell holds one trained model, what another training would have
-given is outside of it.
+The figure of every cell is recomputed in each resample of the origins, so contrasts between cells are paired. An
+interval says what other originals would have given; where a cell holds one trained model, what another training would
+have given is outside of it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, numbers
-from mcdo.stats.comparison import Difference, corrected, normal_p
+from mcdo.stats.comparison import Difference, corrected
 from mcdo.stats.resampling import Estimate, percentile_estimate
+from mcdo.stats.sample import normal_p
 
 Contrast = tuple[str, str, str]
 
@@ -60,8 +61,8 @@ def factorial_analysis(
     Args:
         factors: levels by factor, in the order of the axes of ``values``.
         values: the figure of each cell, one axis per factor.
-        draws: the same in each resample, [R, ...].
-        n: images behind each figure.
+        draws: the same in each resample, [R, ...], as :meth:`~mcdo.stats.sample.Sample.both` gives them.
+        n: origins behind each figure.
         level: of the intervals.
 
     """

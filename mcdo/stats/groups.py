@@ -13,7 +13,7 @@ from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, images
-from mcdo.stats.resampling import Estimate, check_resampling, holm, percentile_estimate
+from mcdo.stats.resampling import Estimate, Origins, Units, check_resampling, holm, percentile_estimate
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class GroupDifference:
 def group_differences(
     groups: Mapping[str, ArrayLike],
     *,
+    origins: Mapping[str, Origins] | None = None,
     seed: int = 0,
     permutations: int = 1999,
     resamples: int = 1000,
@@ -53,60 +54,102 @@ def group_differences(
 ) -> dict[tuple[str, str], GroupDifference]:
     """Every pair of ``groups`` (each [n], n >= 2, of different images), in their order.
 
-    The permutation test uses Welch's t as its statistic, so that it stays valid for the means when the spreads differ
-    (Janssen 1997); a plain permutation of the difference of means would not. Intervals: percentile bootstrap, each
-    group resampled by itself. Two groups without any spread: p = 1 where they are equal, else the least possible.
+    The permutation test exchanges origins between the groups and uses Welch's t as its statistic, so that it stays
+    valid for the means when the spreads differ (Janssen 1997); a plain permutation of the difference of means would
+    not. With several images per origin the error in t is that of a ratio of sums over origins. Intervals:
+    percentile bootstrap over origins, each group resampled by itself. Two groups without any spread: p = 1 where they
+    are equal, else the least possible.
+
+    Args:
+        groups: values by name.
+        origins: of the images of each group, by the same names.
+        seed: of permutations and resamples.
+        permutations: of origins between two groups; all, where there are no more.
+        resamples: of origins within a group.
+        level: of the intervals.
 
     Raises:
-        McdoError: for fewer than two groups or values, or values that are not finite.
+        McdoError: for fewer than two groups, values or origins in one, values that are not finite, or an origin that
+            two groups share: their images are then not independent.
 
     """
     check_resampling(resamples, level)
     held = {name: images(2, **{name: values})[0] for name, values in groups.items()}
     if len(held) < 2:
         raise McdoError(f"groups {list(held)}: a comparison needs at least two")
+    units = {name: Units.of(None if origins is None else origins[name], len(x)) for name, x in held.items()}
+    _check_apart(origins or {})
     pairs = list(itertools.combinations(held, 2))
     rngs = np.random.default_rng(seed).spawn(2 * len(pairs))
+    sums = {name: _sums(x, units[name]) for name, x in held.items()}
     p_values = [
-        _permutation_p(held[a], held[b], rng, permutations) for (a, b), rng in zip(pairs, rngs[::2], strict=True)
+        _permutation_p(sums[a], sums[b], rng, permutations) for (a, b), rng in zip(pairs, rngs[::2], strict=True)
     ]
     found = {}
     for (a, b), rng, p, adjusted in zip(pairs, rngs[1::2], p_values, holm(p_values), strict=True):
-        difference, exceedance = _intervals(held[a], held[b], rng, resamples, level)
-        found[a, b] = GroupDifference(difference, exceedance, p, float(adjusted))
+        estimates = _intervals((held[a], units[a]), (held[b], units[b]), rng, resamples, level)
+        found[a, b] = GroupDifference(*estimates, p, float(adjusted))
     return found
 
 
-def _welch(x: Array, y: Array, axis: int = -1) -> Array:
-    """Welch's t (1947) of y less x; 0 where the means agree, and finite where nothing spreads."""
-    gap = y.mean(axis=axis) - x.mean(axis=axis)
-    error = np.sqrt(x.var(axis=axis, ddof=1) / x.shape[axis] + y.var(axis=axis, ddof=1) / y.shape[axis])
+def _check_apart(origins: Mapping[str, Origins]) -> None:
+    for (a, first), (b, second) in itertools.combinations(origins.items(), 2):
+        shared = sorted(set(np.asarray(first).tolist()) & set(np.asarray(second).tolist()))
+        if shared:
+            raise McdoError(
+                f"groups {a!r} and {b!r} share {len(shared)} origins ({shared[0]!r}): their images are not "
+                "independent; compare them image by image, as pairs"
+            )
+
+
+def _sums(values: Array, units: Units) -> Array:
+    """Number of images and sum of values of each origin, [2, n]."""
+    members = units.members
+    return np.stack([np.bincount(members, minlength=units.n), np.bincount(members, values, units.n)])
+
+
+def _welch(x: Array, y: Array) -> Array:
+    """Welch's t (1947) of y less x, each [..., 2, n] as of :func:`_sums`; 0 where the means agree, always finite."""
+    (first, spread), (second, other) = _mean_and_error(x), _mean_and_error(y)
+    gap = second - first
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.clip(np.where(gap == 0, 0.0, gap / error), -1e300, 1e300))
+        return np.asarray(np.clip(np.where(gap == 0, 0.0, gap / np.sqrt(spread + other)), -1e300, 1e300))
+
+
+def _mean_and_error(sums: Array) -> tuple[Array, Array]:
+    """Mean over images, and its squared error as a ratio of sums over n origins; var/n with one image in each."""
+    sizes, totals = sums[..., 0, :], sums[..., 1, :]
+    n, images_ = sizes.shape[-1], sizes.sum(axis=-1)
+    mean = totals.sum(axis=-1) / images_
+    left = totals - sizes * mean[..., None]
+    return mean, np.square(left).sum(axis=-1) * n / (n - 1) / images_**2
 
 
 def _permutation_p(x: Array, y: Array, rng: np.random.Generator, permutations: int) -> float:
+    both, split = np.concatenate([x, y], axis=1), x.shape[1]
+
+    def statistic(first: Any, second: Any, axis: int = -1) -> Array:
+        x, y = (np.moveaxis(both[:, places.astype(int)], 0, -2) for places in (first, second))
+        return _welch(x, y)
+
     found = stats.permutation_test(
-        (x, y), _welch, permutation_type="independent", vectorized=True, alternative="two-sided",
-        n_resamples=permutations, random_state=rng,
+        (np.arange(split), np.arange(split, both.shape[1])), statistic, permutation_type="independent",
+        vectorized=True, alternative="two-sided", n_resamples=permutations, random_state=rng,
     )  # fmt: skip
     return float(found.pvalue)
 
 
-def _intervals(x: Array, y: Array, rng: np.random.Generator, resamples: int, level: float) -> tuple[Estimate, Estimate]:
-    n = len(x) + len(y)
-    first = rng.integers(0, len(x), (resamples, len(x)))
-    second = rng.integers(0, len(y), (resamples, len(y)))
-    gaps = y[second].mean(axis=1) - x[first].mean(axis=1)
-    above = (y[:, None] > x) + (y[:, None] == x) / 2
+def _intervals(
+    first: tuple[Array, Units], second: tuple[Array, Units], rng: np.random.Generator, resamples: int, level: float
+) -> tuple[Estimate, Estimate]:
+    """Difference of means, and exceedance, each group resampled by itself."""
+    (x, x_units), (y, y_units) = first, second
+    a, b = (units.multiplicities(resamples, int(rng.integers(2**63))) for units in (x_units, y_units))
+    a, b = a / a.sum(axis=1, keepdims=True), b / b.sum(axis=1, keepdims=True)
     # rows and columns of one table of comparisons, drawn as often as their images are
-    weights = _counts(second, len(y)) @ above
-    shares = (weights * _counts(first, len(x))).sum(axis=1) / above.size
+    above = (y[:, None] > x) + (y[:, None] == x) / 2
+    n = x_units.n + y_units.n
     return (
-        percentile_estimate(float(y.mean() - x.mean()), gaps, n, level),
-        percentile_estimate(float(above.mean()), shares, n, level),
+        percentile_estimate(float(y.mean() - x.mean()), b @ y - a @ x, n, level),
+        percentile_estimate(float(above.mean()), ((b @ above) * a).sum(axis=1), n, level),
     )
-
-
-def _counts(drawn: Any, n: int) -> Array:
-    return np.stack([np.bincount(row, minlength=n) for row in drawn]).astype(np.float64)

@@ -12,7 +12,6 @@ reliability .5, N = 1000, K = 3) the corrected mean was .799, the raw one .58.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,15 +21,9 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, trials
-from mcdo.stats.comparison import Difference, bootstrap_p, corrected
-from mcdo.stats.resampling import (
-    Estimate,
-    check_resampling,
-    correlation,
-    multiplicities,
-    percentile_estimate,
-    rank_covariance,
-)
+from mcdo.stats.comparison import Difference, corrected
+from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
+from mcdo.stats.sample import Sample
 
 Pair = tuple[str, str]
 
@@ -82,49 +75,50 @@ class RankMatrix:
 
 
 def rank_matrix(
-    scores: Mapping[str, ArrayLike], *, seed: int = 0, resamples: int = 1000, level: float = 0.95
+    scores: Mapping[str, ArrayLike],
+    *,
+    origins: Origins | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
 ) -> RankMatrix:
     """Rank correlations among ``scores``, each [K, N] on the same N images in the same order; K may differ.
 
-    Intervals are percentile intervals of a bootstrap over images, which holds the trials' noise as long as that is
-    independent from image to image. Differences of reliabilities have a bootstrap p, with Holm over all pairs.
+    Intervals are percentile intervals of a bootstrap over origins, which holds the trials' noise as long as that is
+    independent from origin to origin. Differences of reliabilities have p by :func:`~mcdo.stats.normal_p`, with Holm
+    over all pairs.
 
     Raises:
         McdoError: for fewer than two scores, or other numbers of images.
 
     """
-    check_resampling(resamples, level)
     held = {name: trials(name, values) for name, values in scores.items()}
     sizes = {name: array.shape[1] for name, array in held.items()}
     if len(held) < 2 or len(set(sizes.values())) > 1:
         raise McdoError(f"a rank matrix needs two or more scores of the same images; got {sizes}")
-    N, names = next(iter(sizes.values())), tuple(held)
+    names, sample = tuple(held), Sample(next(iter(sizes.values())), origins, seed, resamples, level)
     rows = np.concatenate([*held.values(), [array.mean(axis=0) for array in held.values()]])
     spans = _spans(held)
-    whole = _Figures(correlation(rank_covariance(rows, np.ones((1, N)))), spans)
-    drawn = _Figures(correlation(rank_covariance(rows, multiplicities(N, resamples, seed))), spans)
-
-    def estimate(value: Array, draws: Array) -> Estimate:
-        number = float(value[0])
-        return percentile_estimate(number, np.full(1, math.nan) if math.isnan(number) else draws, N, level)
+    once, often = sample.both(lambda weights: correlation(rank_covariance(rows, weights)))
+    whole, drawn = _Figures(once[None], spans), _Figures(often, spans)
 
     def corrected_estimate(a: str, b: str) -> Estimate:
         draws = drawn.corrected(a, b)
         undefined = np.isnan(draws).mean() > (1 - level) / 2
-        return estimate(np.full(1, math.nan) if undefined else whole.corrected(a, b), draws)
+        return sample.undefined if undefined else sample.estimate(whole.corrected(a, b)[0], draws)
 
     pairs = list(itertools.combinations(names, 2))
     differences = {}
-    for p in pairs:
-        gap = estimate(whole.within(p[1]) - whole.within(p[0]), drawn.within(p[1]) - drawn.within(p[0]))
-        tail = math.nan if math.isnan(gap.value) else bootstrap_p(drawn.within(p[1]) - drawn.within(p[0]))
-        differences[_joined(p)] = Difference(gap, tail, tail)
+    for first, second in pairs:
+        gap, gaps = (figures.within(second) - figures.within(first) for figures in (whole, drawn))
+        estimate, p = sample.tested(gap[0], gaps)
+        differences[_joined((first, second))] = Difference(estimate, p, p)
     adjusted = corrected({"": differences})[""]
     return RankMatrix(
         names=names,
-        raw={p: estimate(whole.means(*p), drawn.means(*p)) for p in pairs},
+        raw={p: sample.estimate(whole.means(*p)[0], drawn.means(*p)) for p in pairs},
         disattenuated={p: corrected_estimate(*p) for p in pairs},
-        reliability={name: estimate(whole.within(name), drawn.within(name)) for name in names},
+        reliability={name: sample.estimate(whole.within(name)[0], drawn.within(name)) for name in names},
         reliability_difference={p: adjusted[_joined(p)] for p in pairs},
     )
 

@@ -2,15 +2,15 @@
 
 All figures come from the covariance of mid-ranks: Spearman's ρ is its correlation, the partial ρ its Schur complement,
 and AUROC = 1/2 + cov(score, truth)/(2 var(truth)), because a 0/1 truth has two ranks only. So one bootstrap over
-images, or over clusters of them, serves every pair, and differences are paired by construction. p-values of a call are
-corrected by Holm as one family.
+origins serves every pair, and differences are paired by construction. p-values of a call are corrected by Holm as one
+family.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,10 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, flags, images, jsonable
-from mcdo.stats.clusters import _Resampled
-from mcdo.stats.comparison import Difference, corrected, normal_p
-from mcdo.stats.resampling import Estimate, check_resampling, correlation, holm
-from mcdo.stats.validity import _among
-
-Figure = Callable[[Array], Array]
-"""A figure of rank covariances: [R, M, M] to [R]."""
+from mcdo.stats.association import RankFigure, among, rank_figures
+from mcdo.stats.comparison import Difference, corrected
+from mcdo.stats.resampling import Estimate, Origins, correlation, holm
+from mcdo.stats.sample import Sample
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ def rank_relations(
     others: Mapping[str, ArrayLike],
     *,
     given: ArrayLike | None = None,
-    clusters: Sequence[str] | None = None,
+    origins: Origins | None = None,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
@@ -72,18 +69,21 @@ def rank_relations(
         scores: by name.
         others: by name; booleans count as 0 and 1.
         given: the covariate [N] of the partial correlation. One that equals a score or an other leaves it NaN.
-        clusters: the original of each image, where several images stem from one; whole clusters are resampled.
+        origins: the origin of each image, [N].
         seed: of the resamples.
-        resamples: of images or clusters.
+        resamples: of the origins.
         level: of the intervals. p by :func:`~mcdo.stats.normal_p`.
 
     """
     table = _table(scores, others, **({} if given is None else {"given": given}))
-    found = _Figures(table, clusters, seed, resamples, level)
+    sample = Sample(table.shape[1], origins, seed, resamples, level)
     names, start = list(itertools.product(scores, others)), len(scores)
     places = [(i, start + j) for i in range(len(scores)) for j in range(len(others))]
-    plain = [found.of(_among(i, j)) for i, j in places]
-    partial = [found.of(_among(i, j, -1)) if given is not None else found.undefined for i, j in places]
+    plain = _tested(sample, table, [among(*at) for at in places])
+    if given is None:
+        partial = [(sample.undefined, math.nan)] * len(plain)
+    else:
+        partial = _tested(sample, table, [among(*at, -1) for at in places])
     adjusted = _holm([*(p for _, p in plain), *(p for _, p in partial)])
     return {
         name: Relation(rho, part, p, first, second)
@@ -99,7 +99,7 @@ def advantages(
     *,
     follows: Mapping[str, ArrayLike],
     detects: Mapping[str, ArrayLike],
-    clusters: Sequence[str] | None = None,
+    origins: Origins | None = None,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
@@ -109,23 +109,23 @@ def advantages(
     A score says beforehand which way it points (larger is more uncertain), a baseline may be read either way: the
     difference is ρ(score) − |ρ(baseline)| for each target in ``follows`` [N], and AUROC(score) −
     max(AUROC, 1 − AUROC)(baseline) for each 0/1 target in ``detects`` [N]. A baseline is not set against a target of
-    its own name. Images, or ``clusters``, are resampled for both at once; Holm over the whole call.
+    its own name. Origins are resampled for both at once; Holm over the whole call.
     """
     truths = {name: flags(name, images(2, **{name: values})[0]) for name, values in detects.items()}
     table = _table(scores, baselines, **follows, **truths)
-    found, S, B = _Figures(table, clusters, seed, resamples, level), len(scores), len(baselines)
-    differences = {}
+    sample = Sample(table.shape[1], origins, seed, resamples, level)
+    S, B, figures = len(scores), len(baselines), {}
     for (i, score), (j, baseline) in itertools.product(enumerate(scores), enumerate(baselines)):
         for k, target in enumerate([*follows, *truths]):
             if target != baseline:
-                figure = _directed(i, S + j, S + B + k, as_area=target in truths)
-                estimate, p = found.of(figure)
-                differences[score, baseline, target] = Difference(estimate, p, p)
-    joined = corrected({"": {str(key): value for key, value in differences.items()}})[""]
-    return {key: joined[str(key)] for key in differences}
+                figures[score, baseline, target] = _directed(i, S + j, S + B + k, as_area=target in truths)
+    found = _tested(sample, table, list(figures.values()))
+    differences = {str(key): Difference(estimate, p, p) for key, (estimate, p) in zip(figures, found, strict=True)}
+    joined = corrected({"": differences})[""]
+    return {key: joined[str(key)] for key in figures}
 
 
-def _directed(score: int, baseline: int, target: int, *, as_area: bool) -> Figure:
+def _directed(score: int, baseline: int, target: int, *, as_area: bool) -> RankFigure:
     """ρ(score) − |ρ(baseline)| as a function of rank covariances [R, M, M]; halved or so, the same for AUROC − 1/2."""
 
     def difference(covariance: Array) -> Array:
@@ -147,24 +147,12 @@ def _table(first: Mapping[str, ArrayLike], second: Mapping[str, ArrayLike], **mo
     return np.stack(images(5, **rows))
 
 
-class _Figures:
-    """Figures of rank covariances, with intervals and p-values from one set of resamples."""
-
-    def __init__(self, rows: Array, clusters: Sequence[str] | None, seed: int, resamples: int, level: float) -> None:
-        check_resampling(resamples, level)
-        each = [str(i) for i in range(rows.shape[1])]
-        self._resampled = _Resampled(each if clusters is None else clusters, rows.shape[1], seed, resamples, level)
-        self._whole, self._draws = self._resampled.covariances(rows)
-
-    def of(self, figure: Figure) -> tuple[Estimate, float]:
-        """A figure with its interval, and p of "it is zero"."""
-        value, draws = float(figure(self._whole)[0]), figure(self._draws)
-        return self._resampled.estimate(value, draws), normal_p(value, draws)
-
-    @property
-    def undefined(self) -> tuple[Estimate, float]:
-        """What an absent figure is."""
-        return self._resampled.estimate(math.nan, np.full(1, math.nan)), math.nan
+def _tested(sample: Sample, rows: Array, figures: Sequence[RankFigure]) -> list[tuple[Estimate, float]]:
+    """Figures of the rank covariance of ``rows``, each with its interval and p of "it is zero"."""
+    if not figures:
+        return []
+    whole, draws = sample.both(rank_figures(rows, figures))
+    return [sample.tested(whole[i], draws[:, i]) for i in range(len(figures))]
 
 
 def _holm(p_values: Sequence[float]) -> list[float]:

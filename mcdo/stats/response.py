@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, finite, numbers
-from mcdo.stats.comparison import normal_p
-from mcdo.stats.resampling import Estimate, check_resampling, holm, multiplicities, percentile_estimate, quantiles
+from mcdo.stats.resampling import Estimate, Origins, holm, percentile_estimate, quantiles
+from mcdo.stats.sample import Sample, normal_p
 
 Shape = Literal["rising", "flat", "not monotone"]
 
@@ -88,33 +88,37 @@ class ResponseCurve:
 
 
 def response_curve(
-    severities: Sequence[float], scores: ArrayLike, *, seed: int = 0, resamples: int = 1000, level: float = 0.95
+    severities: Sequence[float],
+    scores: ArrayLike,
+    *,
+    origins: Origins | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
 ) -> ResponseCurve:
     """The curve of ``scores`` [S, N]: N images, each at every one of S severities, the first of which is 0.
 
-    Intervals: percentile bootstrap over images, the isotonic fit repeated in each resample.
+    Intervals: percentile bootstrap over origins, the isotonic fit repeated in each resample.
 
     Raises:
         McdoError: for severities that do not ascend from 0, or scores of another shape.
 
     """
-    check_resampling(resamples, level)
     y, x = numbers("scores", scores), tuple(float(s) for s in severities)
     if y.ndim != 2 or len(y) != len(x) or len(x) < 2 or y.shape[1] < 3:
         raise McdoError(f"scores have shape {list(y.shape)} for {len(x)} severities; give [S, N], S >= 2, N >= 3")
     if x[0] != 0 or any(b <= a for a, b in itertools.pairwise(x)):
         raise McdoError(f"severities {list(x)}: they must ascend from 0, the clean image")
     finite("scores", y, ("severity", "image"))
-    N = y.shape[1]
-    means, drawn = y.mean(axis=1), multiplicities(N, resamples, seed) @ y.T / N
+    sample = Sample(y.shape[1], origins, seed, resamples, level)
+    means, drawn = sample.both(lambda weights: weights @ y.T / weights.sum(axis=1, keepdims=True))
     fit, fits = _isotonic(means[None])[0], _isotonic(drawn)
-    rise = percentile_estimate(float(means[-1] - means[0]), drawn[:, -1] - drawn[:, 0], N, level)
     shape, reason = _shape(x, means, drawn, level)
     return ResponseCurve(
         severities=x,
-        measured=tuple(percentile_estimate(float(m), drawn[:, i], N, level) for i, m in enumerate(means)),
-        fitted=tuple(percentile_estimate(float(f), fits[:, i], N, level) for i, f in enumerate(fit)),
-        rise=rise,
+        measured=tuple(sample.estimate(mean, drawn[:, i]) for i, mean in enumerate(means)),
+        fitted=tuple(sample.estimate(value, fits[:, i]) for i, value in enumerate(fit)),
+        rise=sample.estimate(means[-1] - means[0], drawn[:, -1] - drawn[:, 0]),
         shape=shape,
         reason=reason,
         _draws=fits,

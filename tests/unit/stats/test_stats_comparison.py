@@ -10,7 +10,7 @@ from scipy.stats import kstest, norm, spearmanr
 from sklearn.metrics import roc_auc_score
 
 from mcdo.errors import McdoError
-from mcdo.stats import auroc_differences, bootstrap_p, corrected, holm, normal_p, spearman_differences
+from mcdo.stats import auroc_differences, corrected, holm, normal_p, spearman_differences
 from mcdo.stats.comparison import LEAST_CLASS
 
 RNG = np.random.default_rng(0)
@@ -87,13 +87,6 @@ def test_normal_p_by_hand() -> None:
     assert normal_p(0.0, [0.0, 0.0]) == 1.0
     assert normal_p(1.0, [1.0, 1.0]) == 0.0
     assert math.isnan(normal_p(1.0, [np.nan, 1.0]))
-
-
-def test_bootstrap_p_is_never_zero_and_counts_ties_on_both_sides() -> None:
-    assert bootstrap_p(np.ones(99)) == 2 / 100
-    assert bootstrap_p(np.zeros(99)) == 1.0
-    assert bootstrap_p([-1, 1, 1, np.nan]) == 1.0
-    assert math.isnan(bootstrap_p([np.nan]))
 
 
 def test_p_is_uniform_where_two_scores_are_equally_good() -> None:

@@ -91,7 +91,9 @@ def test_the_more_reliable_score_is_told_apart() -> None:
     found = rank_matrix(scores, resamples=500)
     worse, none = found.reliability_difference["good", "bad"], found.reliability_difference["good", "same"]
     assert worse.estimate.high < 0
-    assert worse.p_holm == pytest.approx(3 * 2 / 501)
+    error = (worse.estimate.high - worse.estimate.low) / (2 * stats.norm.ppf(0.975))
+    assert worse.p_holm == pytest.approx(3 * worse.p_value)
+    assert np.log10(worse.p_value) == pytest.approx(np.log10(2 * stats.norm.sf(-worse.estimate.value / error)), rel=0.1)
     assert none.p_holm > 0.05
     assert none.estimate.low < 0 < none.estimate.high
 

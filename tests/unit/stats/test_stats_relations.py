@@ -79,19 +79,6 @@ def test_a_constant_quantity_or_one_that_is_the_covariate_is_undefined_and_no_te
     assert found["score", "norm"].rho.value == pytest.approx(stats.spearmanr(x["score"], x["norm"]).statistic)
 
 
-def test_copies_of_an_image_widen_the_interval_when_they_are_named_as_clusters() -> None:
-    x = sample(100)
-    four = {name: np.tile(values, 4) for name, values in x.items()}
-    names = [str(i) for i in range(100)] * 4
-    one = rank_relations({"s": x["score"]}, {"t": x["target"]}, resamples=2000)["s", "t"].rho
-    naive = rank_relations({"s": four["score"]}, {"t": four["target"]}, resamples=2000)["s", "t"].rho
-    told = rank_relations({"s": four["score"]}, {"t": four["target"]}, clusters=names, resamples=2000)["s", "t"].rho
-    assert told.value == pytest.approx(one.value)
-    assert told.n == 100
-    assert told.high - told.low == pytest.approx(one.high - one.low, rel=0.1)
-    assert naive.high - naive.low < 0.6 * (one.high - one.low)
-
-
 # ---- advantages
 
 

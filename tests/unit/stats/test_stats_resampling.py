@@ -12,7 +12,7 @@ from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate, bootstrap, holm, permutation_p, proportion
-from mcdo.stats.resampling import correlation, multiplicities, quantiles, rank_covariance
+from mcdo.stats.resampling import Ranking, correlation, multiplicities, quantiles, rank_covariance
 
 few_values = hnp.arrays(np.float64, (3, 8), elements=st.integers(0, 4).map(float))
 
@@ -61,6 +61,16 @@ def test_rank_covariance_by_multiplicities_equals_ranking_every_resample(scores,
         drawn = scores[:, np.repeat(np.arange(8), counts.astype(int))]
         ranks = stats.rankdata(drawn, axis=1) - 4.5
         np.testing.assert_array_equal(table, ranks @ ranks.T)
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=3, max_size=15))
+def test_centred_ranks_are_those_of_the_repeated_sample(cells):  # type: ignore[no-untyped-def]
+    counts, values = (np.array(column, dtype=float) for column in zip(*cells, strict=True))
+    ranks = stats.rankdata(np.repeat(values, counts.astype(int)))
+    if len(ranks):
+        found = np.repeat(Ranking(values).centred(counts[None])[0], counts.astype(int))
+        np.testing.assert_allclose(found, ranks - ranks.mean())
 
 
 def test_blocks_do_not_change_rank_covariance(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,218 @@
+"""What every statistic of associations owes to ``origins=``: one origin is one draw, however many images it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from mcdo.errors import McdoError
+from mcdo.stats import (
+    AmbiguityTargets,
+    Estimate,
+    advantages,
+    ambiguity_estimates,
+    ambiguity_report,
+    ambiguity_targets,
+    auroc,
+    auroc_differences,
+    auroc_high,
+    auroc_low,
+    bootstrap,
+    group_differences,
+    mean_bias,
+    partial_spearman,
+    rank_matrix,
+    rank_relations,
+    response_curve,
+    share,
+    spearman,
+    spearman_differences,
+    trial_drift,
+    wilcoxon_increase,
+)
+
+Array = NDArray[Any]
+Statistic = Callable[..., Any]
+
+
+class Data:
+    """Everything a statistic may ask for, N images; ``of(index)`` are the images of the index, in its order."""
+
+    def __init__(self, **columns: Array) -> None:
+        self.columns = columns
+
+    @classmethod
+    def drawn(cls, seed: int, N: int) -> Data:
+        rng = np.random.default_rng(seed)
+        hidden, logits = rng.normal(size=N), rng.normal(size=(3, N, 4))
+        targets = ambiguity_targets(logits, rng.integers(0, 4, N))
+        return cls(
+            score=targets.entropy + rng.normal(size=N),
+            other=hidden + rng.normal(size=N),
+            target=hidden + rng.normal(size=N),
+            norm=rng.uniform(1, 2, N) + hidden / 9,
+            wrong=(hidden + rng.normal(size=N) > 0.2),
+            trials=np.exp(hidden) * rng.uniform(1, 2, (3, N)),
+            again=np.exp(hidden) + rng.uniform(1, 2, (2, N)),
+            shift=rng.uniform(0.1, 1, (3, 2, N)) / np.sqrt([4, 16, 64])[:, None, None],
+            neg_margin=targets.neg_margin,
+            entropy=targets.entropy,
+            correct=np.asarray(targets.correct),
+            predicted=targets.predicted,
+        )
+
+    def of(self, index: Array) -> Data:
+        return Data(**{name: column[..., index] for name, column in self.columns.items()})
+
+    def __getattr__(self, name: str) -> Array:
+        return self.columns[name]
+
+    @property
+    def targets(self) -> AmbiguityTargets:
+        return AmbiguityTargets(self.neg_margin, self.entropy, None, self.correct, self.predicted)
+
+
+def scores(d: Data) -> Mapping[str, Array]:
+    return {"norm": d.norm, "score": d.score, "other": d.other}
+
+
+STATISTICS: dict[str, Statistic] = {
+    "spearman": lambda d, **o: spearman(d.score, d.target, **o),
+    "partial_spearman": lambda d, **o: partial_spearman(d.other, d.target, d.norm, **o),
+    "auroc": lambda d, **o: auroc(d.other, d.wrong, **o),
+    "auroc_high": lambda d, **o: auroc_high(d.other, d.target, 0.7, **o),
+    "auroc_low": lambda d, **o: auroc_low(d.other, d.target, 0.3, **o),
+    "wilcoxon_increase": lambda d, **o: wilcoxon_increase(d.trials[1] + 0.1, d.trials[0], **o),
+    "ambiguity_estimates": lambda d, **o: ambiguity_estimates(d.score, d.targets, d.norm, **o),
+    "ambiguity_report": lambda d, **o: ambiguity_report(d.score, d.targets, d.norm, **o),
+    "spearman_differences": lambda d, **o: spearman_differences(scores(d), "norm", d.target, **o),
+    "auroc_differences": lambda d, **o: auroc_differences(scores(d), "norm", d.wrong, **o),
+    "rank_relations": lambda d, **o: rank_relations(scores(d), {"t": d.target}, given=d.entropy, **o),
+    "advantages": lambda d, **o: advantages(
+        {"s": d.other}, {"n": d.norm}, follows={"t": d.target}, detects={"w": d.wrong}, **o
+    ),
+    "rank_matrix": lambda d, **o: rank_matrix({"a": d.trials, "b": d.again}, **o),
+    "trial_drift": lambda d, **o: trial_drift(d.trials, **o),
+    "mean_bias": lambda d, **o: mean_bias(d.shift, [4, 16, 64], **o),
+    "response_curve": lambda d, **o: response_curve([0, 1, 2], d.trials, **o),
+    "bootstrap": lambda d, **o: bootstrap(np.mean, d.score, **{"seed": 0, **o}),
+}
+CUTS = ("auroc_high", "auroc_low", "ambiguity_estimates", "ambiguity_report")
+"""Whose positives are set by a quantile of the images, which copies of images move a little."""
+
+
+def numbers(found: Any) -> list[float]:
+    """Every number of a result, counts of images apart."""
+    if isinstance(found, Estimate):
+        return [found.value, found.low, found.high, found.n]
+    if is_dataclass(found):
+        return [
+            x for f in fields(found) if not f.name.startswith("_") and f.name not in ("n", "ties")
+            for x in numbers(getattr(found, f.name))
+        ]  # fmt: skip
+    if isinstance(found, Mapping):
+        return [x for key, value in found.items() if key != "n_errors" for x in numbers(value)]
+    if isinstance(found, (list, tuple)):
+        return [x for value in found for x in numbers(value)]
+    return [np.nan if found is None else float(found)] if not isinstance(found, str) else []
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_images_of_their_own_origins_are_the_plain_call(name: str) -> None:
+    data, of = Data.drawn(0, 60), STATISTICS[name]
+    assert numbers(of(data, resamples=50, origins=np.arange(60))) == pytest.approx(
+        numbers(of(data, resamples=50)), nan_ok=True, abs=0
+    )
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_the_order_of_images_does_not_matter(name: str) -> None:
+    data, of = Data.drawn(1, 60), STATISTICS[name]
+    origins, order = np.array([f"digit {i // 3}" for i in range(60)]), np.random.default_rng(2).permutation(60)
+    moved = of(data.of(order), resamples=50, origins=origins[order])
+    assert numbers(moved) == pytest.approx(numbers(of(data, resamples=50, origins=origins)), nan_ok=True)
+
+
+@pytest.mark.parametrize("name", [name for name in STATISTICS if name not in CUTS])
+def test_a_second_copy_of_every_image_says_nothing_new(name: str) -> None:
+    data, of = Data.drawn(3, 60), STATISTICS[name]
+    twice = np.arange(120) % 60
+    doubled = numbers(of(data.of(twice), resamples=50, origins=twice))
+    assert doubled == pytest.approx(numbers(of(data, resamples=50)), nan_ok=True)
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_origins_are_counted_and_must_fit_the_images(name: str) -> None:
+    data, of = Data.drawn(4, 60), STATISTICS[name]
+    assert 15 in numbers(of(data, resamples=20, origins=np.arange(60) // 4))
+    with pytest.raises(McdoError, match=r"59.* for 60 images"):
+        of(data, resamples=20, origins=np.arange(59))
+    with pytest.raises(McdoError, match="all images are of one origin"):
+        of(data, resamples=20, origins=["a"] * 60)
+
+
+def test_resampled_figures_are_those_of_repeated_origins() -> None:
+    """Two origins: a resample holds both, the first twice or the second twice, so every draw can be listed."""
+    data = Data.drawn(5, 30)
+    names = ["a"] * 12 + ["b"] * 18
+    wrong = ~data.correct
+
+    def over(index: Array) -> tuple[float, float]:
+        rho = float(stats.spearmanr(data.score[index], data.entropy[index]).statistic)
+        return rho, float(roc_auc_score(wrong[index], data.score[index]))
+
+    a, b = np.arange(12), np.arange(12, 30)
+    listed = [over(np.concatenate(parts)) for parts in ((a, a), (a, b), (b, b))]
+    found = ambiguity_estimates(data.score, data.targets, origins=names, resamples=200)
+    for key, place in (("rho_uncertainty_vs_entropy", 0), ("auroc_error", 1)):
+        values = [one[place] for one in listed]
+        assert found[key].low == pytest.approx(min(values), abs=1e-9)
+        assert found[key].high == pytest.approx(max(values), abs=1e-9)
+
+
+def test_copies_that_are_counted_as_images_narrow_the_interval() -> None:
+    """What an interval would claim that took 8 variants of 60 originals for 480 images."""
+    data = Data.drawn(6, 60)
+    many, index = data.of(np.repeat(np.arange(60), 8)), np.repeat(np.arange(60), 8)
+    naive, told = (spearman(many.score, many.entropy, origins=o) for o in (None, index))
+    assert naive.high - naive.low < 0.5 * (told.high - told.low)
+
+
+def test_groups_are_compared_by_origins() -> None:
+    rng = np.random.default_rng(7)
+    groups = {"a": rng.normal(size=12), "b": rng.normal(0.4, 2, size=20), "c": rng.normal(size=9)}
+    twice = {name: np.repeat(values, 2) for name, values in groups.items()}
+    origins = {name: [f"{name}{i // 2:02d}" for i in range(2 * len(values))] for name, values in groups.items()}
+    once = group_differences(groups, resamples=200, permutations=199)
+    again = group_differences(twice, origins=origins, resamples=200, permutations=199)
+    assert numbers(again) == pytest.approx(numbers(once))
+    with pytest.raises(McdoError, match="'a' and 'c' share 1 origins"):
+        group_differences(groups, origins={"a": [*"abcdefghijkl"], "b": [*range(20)], "c": [*"amnopqrst"]})
+
+
+def test_a_share_of_origins_by_hand() -> None:
+    """Origins {1, 1}, {0, 0}, {1, 0}: p = 1/2, V = (1 + 1 + 0)/36, so an effective size of (1/4)/(1/18) = 4.5."""
+    found = share([1, 1, 0, 0, 1, 0], origins=[*"aabbcc"])
+    n, z2 = 4.5, stats.norm.ppf(0.975) ** 2
+    half = np.sqrt(z2 * (1 / 4 + z2 / (4 * n)) / n) / (1 + z2 / n)
+    assert (found.value, found.n) == (0.5, 3)
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))
+
+
+def test_a_share_without_variance_counts_origins_and_a_plain_share_is_wilson_s() -> None:
+    everything = share(np.ones(40), origins=np.arange(40) // 4)
+    wilson = stats.binomtest(10, 10).proportion_ci(method="wilson")
+    assert (everything.value, everything.low, everything.high) == pytest.approx((1, wilson.low, 1))
+    plain = stats.binomtest(7, 30).proportion_ci(method="wilson")
+    found = share(np.arange(30) < 7)
+    assert (found.low, found.high, found.n) == pytest.approx((plain.low, plain.high, 30))
+    assert share([0, 0]).low == 0.0
+    with pytest.raises(McdoError, match="values holds 2"):
+        share([0, 2])
