@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+ifdef CI  # a library's new warning fails the checks of this repository, and never a user's run
+STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning -W ignore::FutureWarning \
+  -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.store.StoreWarning
+endif
 
 .PHONY: gate experiments studies perf test slow lint models env clean
 
@@ -22,7 +26,7 @@ perf: env  ## costs of a pass, reliability against cost, the store; alone on the
 	  --random-weights=clip_b32 --junitxml=reports/perf/junit.xml
 
 test: env  ## the test suite, with every experiment and study at its quick sizes
-	$(PYTEST) -m "not slow" --protocol quick --store none --reports reports/quick
+	$(PYTEST) $(STRICT) -m "not slow" --protocol quick --store none --reports reports/quick
 
 slow: env  ## what takes minutes: real architectures with random weights, the memory of a run of 10 000 images
 	$(PYTEST) -m slow --protocol quick --store none --reports reports/quick

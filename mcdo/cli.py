@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mcdo.errors import McdoError
 from mcdo.estimators.provenance import versions
+from mcdo.names import columns, say
 from mcdo.store import upkeep
 
 UNITS = ((2**30, "GB"), (2**20, "MB"), (2**10, "kB"), (1, "B"))
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(asked.run(asked))
     except McdoError as error:
-        print(f"mcdo: {error}", file=sys.stderr)
+        say(f"mcdo: {error}", sys.stderr)
         return 2
 
 
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 def _findings(asked: argparse.Namespace) -> int:
     from mcdo.report.findings_page import write_page  # the store's commands need no models and no figures
 
-    print(write_page(asked.reports, asked.page))
+    say(str(write_page(asked.reports, asked.page)))
     return 0
 
 
@@ -76,10 +77,9 @@ def _list(asked: argparse.Namespace) -> int:
                 *(_size(entry.size), _age(entry.age), state + protocol),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-    print(f"{asked.store}: {len(found)} in all, {_size(sum(entry.size for entry in found))}")
+    for line in columns(rows, sys.stdout.encoding):
+        say(line)
+    say(f"{asked.store}: {len(found)} in all, {_size(sum(entry.size for entry in found))}")
     return 0
 
 
@@ -89,7 +89,7 @@ def _verify(asked: argparse.Namespace) -> int:
         count += 1
         if error is not None:
             bad += 1
-            print(f"damaged: {path} ({error})")
+            say(f"damaged: {path} ({error})")
     advice = "; mcdo store prune removes damaged ones, and they are measured again when wanted" if bad else ""
     print(f"{count} files read, {bad} damaged{advice}")
     return 1 if bad else 0
@@ -100,7 +100,7 @@ def _prune(asked: argparse.Namespace) -> int:
     for each in found:
         if asked.yes:
             each.remove()
-        print(f"{'removed' if asked.yes else 'would remove'} {each.path} ({_size(each.size)}; {each.reason})")
+        say(f"{'removed' if asked.yes else 'would remove'} {each.path} ({_size(each.size)}; {each.reason})")
     total = f"{len(found)} things, {_size(sum(each.size for each in found))}"
     print(f"removed {total}" if asked.yes else f"would remove {total}" + ("; --yes does it" if found else ""))
     return 0

@@ -1,13 +1,29 @@
-"""The one exception type of the harness, and the "did you mean" helper behind its messages."""
+"""The one exception type of the harness, its warnings, and the "did you mean" helper behind its messages."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
+from mcdo.names import printable
+
 
 class McdoError(Exception):
-    """Something the user can act on: the message says what is wrong, where, and what to do."""
+    """Something the user can act on: the message says what is wrong, where, and what to do.
+
+    Names in it come from outside, so whatever would steer a terminal or break an XML report is written as an escape.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message, kept="\n\t"))
+
+
+class McdoWarning(UserWarning):
+    """Something that makes a number doubtful. Under pytest it is an error, unlike the warnings of libraries."""
+
+
+class UnwrittenWarning(UserWarning):
+    """Something that was measured could not be written where it belongs. It never costs what was measured."""
 
 
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> str:

@@ -15,6 +15,7 @@ from _pytest.terminal import TerminalReporter
 
 from mcdo.claims import Judges
 from mcdo.encoders import REGISTRY, find_spec
+from mcdo.encoders.load import device_named
 from mcdo.encoders.spec import Precision
 from mcdo.errors import McdoError, nearest
 from mcdo.experiments import verdict as verdicts
@@ -22,7 +23,9 @@ from mcdo.experiments.base import Need
 from mcdo.experiments.bench import Bench, Settings
 from mcdo.experiments.findings import Findings
 from mcdo.harness import Completed, Experiment, Runner, Subject
+from mcdo.names import file_name
 from mcdo.perturbation import Dropout
+from mcdo.report.files import check_writable
 from mcdo.report.terminal import verdict_lines
 
 TIERS = ("cpu", "mps", "cuda")
@@ -50,6 +53,13 @@ MARKS = {
     "first_model": "runs on one model only: the first of the family clip, or the first",
 }
 
+
+WARNINGS = (
+    "error::mcdo.errors.McdoWarning",
+    "always::mcdo.errors.UnwrittenWarning",
+    "always::mcdo.store.StoreWarning",
+)
+"""Of all warnings only our own doubts about a number fail a test: no other may cost a finished measurement."""
 
 OWN_DATA = {
     "--retrieval": "exp5: a JSON list of {image_path, captions, correct_index}",
@@ -110,6 +120,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+    for rule in WARNINGS:
+        config.addinivalue_line("filterwarnings", rule)
     _check_mark_expression(config)
     if config.getoption("--benchmark") and (config.getoption("numprocesses", None) or hasattr(config, "workerinput")):
         raise pytest.UsageError("--benchmark measures times, which workers would spoil: leave out -n")
@@ -124,11 +136,6 @@ def _check_mark_expression(config: pytest.Config) -> None:
     for word in re.findall(r"[A-Za-z_]\w*", config.option.markexpr or ""):
         if word not in known | {"and", "or", "not", "True", "False"}:
             raise pytest.UsageError(f"unknown mark {word!r} in -m; the nearest: {nearest(word, known)}")
-
-
-def model_id(model: str) -> str:
-    """ASCII id of a model for test names."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", model).strip("-")
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -161,7 +168,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marks = {m: getattr(pytest.mark, find_spec(m).family) for m in models}
     except McdoError as error:
         raise pytest.UsageError(str(error)) from error
-    metafunc.parametrize("model", [pytest.param(m, id=model_id(m), marks=marks[m]) for m in models], scope="session")
+    metafunc.parametrize("model", [pytest.param(m, id=file_name(m), marks=marks[m]) for m in models], scope="session")
 
 
 def _experiment_type(item: pytest.Item) -> type[Experiment[Any]] | None:
@@ -176,14 +183,19 @@ def _parametrize_experiment(metafunc: pytest.Metafunc, kind: type[Experiment[Any
     try:
         settings = settings_from(metafunc.config)
         subjects = kind.subjects(settings)
-        parameters = [pytest.param(s, id=model_id(s.name), marks=_family_marks(s)) for s in subjects]
+        parameters = [pytest.param(s, id=file_name(s.name), marks=_family_marks(s)) for s in subjects]
     except McdoError as error:
         raise pytest.UsageError(str(error)) from error
     if {"subject", "result", "completed", "claim"} & set(metafunc.fixturenames):
         metafunc.parametrize("subject", parameters, scope="session")
     if "claim" in metafunc.fixturenames:
         claims = kind.configured(settings).claims()
-        metafunc.parametrize("claim", [pytest.param(claim, id=model_id(claim.name)) for claim in claims])
+        metafunc.parametrize("claim", [pytest.param(claim, id=_readable(claim.name)) for claim in claims])
+
+
+def _readable(claim: str) -> str:
+    """ASCII id of a claim for test names."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", claim).strip("-")
 
 
 def _family_marks(subject: Subject) -> list[pytest.MarkDecorator]:
@@ -225,6 +237,7 @@ def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: Callabl
 def _device(config: pytest.Config) -> str:
     asked: str = config.getoption("--device")
     if asked != "auto":
+        device_named(asked)
         return asked
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
@@ -300,12 +313,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             config = config_type.of(bench.settings.protocol, bench.settings.seed, bench.settings.dropout)
             needs = module.needs(config, call.params["model"])
             bench.plan([needs] if isinstance(needs, Need) else needs)
+    measuring = any("bench" in getattr(item, "fixturenames", ()) for item in session.items)
+    if measuring and not session.config.option.collectonly and not hasattr(session.config, "workerinput"):
+        try:
+            check_writable(bench.settings.reports)
+        except McdoError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 @pytest.fixture(scope="session")
 def bench(pytestconfig: pytest.Config) -> Bench:
     """Encoders, images, pixels and runs of this session."""
-    return pytestconfig.stash[_BENCH]
+    made = pytestconfig.stash[_BENCH]
+    check_writable(made.settings.reports)  # each worker for itself
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -382,7 +403,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     bench = config.stash.get(_BENCH, None)
     if bench is not None and not hasattr(config, "workerinput"):
-        for line in verdict_lines(bench.settings.reports / "phase1", bench.settings.session):
+        encoding = getattr(terminalreporter._tw._file, "encoding", None)
+        for line in verdict_lines(bench.settings.reports / "phase1", bench.settings.session, encoding):
             terminalreporter.write_line(line)
 
 
@@ -405,7 +427,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             model = re.search(r"\[([^\]-]+)", nodeid)
-            ids = {model_id(m) for m in _models(config)}
+            ids = {file_name(m) for m in _models(config)}
             if model and any(nodeid.split("[")[1].startswith(i) for i in ids):
                 return max((i for i in ids if nodeid.split("[")[1].startswith(i)), key=len)
             return nodeid.split("::")[0]

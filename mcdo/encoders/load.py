@@ -13,6 +13,7 @@ from mcdo.errors import McdoError, nearest
 
 _OPEN_CLIP_PREFIXES = ("local-dir:", "hf-hub:")
 _HF_PREFIX = "hf:"
+DEVICES = ("cpu", "cuda", "mps")
 
 
 def load_encoder(
@@ -36,7 +37,7 @@ def load_encoder(
         raise McdoError(f"weights={weights!r}: say 'pretrained' or 'random'")
     if precision not in get_args(Precision):
         raise McdoError(f"precision={precision!r}: say {', '.join(get_args(Precision))}")
-    spec, target = find_spec(key, backend), _device(device)
+    spec, target = find_spec(key, backend), _available(device)
     if spec.backend == "hf":
         from mcdo.encoders import hf_backend
 
@@ -78,14 +79,36 @@ def _hf_spec(key: str, source: str, registered: EncoderSpec | None = None) -> En
     return own_spec(key, source, registered)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def device_named(device: str | torch.device) -> torch.device:
+    """A device of a kind that the harness knows; whether it is there is another question.
+
+    Raises:
+        McdoError: for any other name, with the nearest.
+
+    """
     try:
         target = torch.device(device)
-    except RuntimeError as error:
-        raise McdoError(f"unknown device {device!r}; such as cpu, cuda, cuda:1 or mps") from error
-    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(target.type, True)
-    if not usable:
+    except (RuntimeError, TypeError) as error:
+        raise _unknown_device(device) from error
+    if target.type not in DEVICES:
+        raise _unknown_device(device)
+    return target
+
+
+def _unknown_device(device: object) -> McdoError:
+    likely = nearest(str(device).split(":")[0].lower(), DEVICES)
+    return McdoError(f"unknown device {str(device)!r}; the nearest: {likely}. One of several is cuda:1")
+
+
+def _available(device: str | torch.device) -> torch.device:
+    target = device_named(device)
+    present = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }.get(target.type, 1)
+    if (target.index or 0) >= present:
         raise McdoError(
-            f"the device {device} is not available to torch on this machine; use cpu, or install its driver"
+            f"the device {device} is not available to torch on this machine, which has {present} of its kind; "
+            "use another, or install its driver"
         )
     return target

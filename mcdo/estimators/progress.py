@@ -9,6 +9,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from mcdo.names import encodable, printable
+
 PLAIN_EVERY_S = 15.0
 
 
@@ -20,6 +22,7 @@ class Progress:
 
     def __init__(self, total: int, what: str, unit: str = "passes", stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
+        what = encodable(printable(what), getattr(self._stream, "encoding", None))
         self._total, self._what, self._unit, self._done = total, what, unit, 0
         self._start = self._said = time.monotonic()
         self._bar = (

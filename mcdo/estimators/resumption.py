@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
+from mcdo.names import say
 from mcdo.store import Arrays, Store, Unfinished, UnsavedResultWarning, open_store
 
 SAVE_EVERY_S = 2.0
@@ -73,7 +74,7 @@ def measured_once(
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(line, sys.stderr)
 
 
 def _say_nothing(line: str) -> None:

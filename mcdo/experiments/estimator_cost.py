@@ -22,8 +22,10 @@ from mcdo.estimators.probes import CALIBRATION_IMAGES, CALIBRATION_PASSES
 from mcdo.experiments.base import ExperimentConfig, write_json
 from mcdo.experiments.bench import Bench
 from mcdo.experiments.pass_cost import Cost
+from mcdo.names import file_name
 from mcdo.perturbation import Dropout, TiedDropout
 from mcdo.report.figures import save_figure
+from mcdo.report.files import write_text
 from mcdo.stats import Estimate, Reliability, reliability
 
 FOLDER = "estimator_cost"
@@ -173,7 +175,7 @@ def write(
     reports: Path,
 ) -> Path:
     """Table as JSON and Markdown, and the curve."""
-    folder = reports / FOLDER
+    folder, name = reports / FOLDER, file_name(model)
     listed = {score: [point.as_dict() for point in found] for score, found in points.items()}
     per_pass = {way: cost.as_dict() for way, cost in costs.items()}
     gained = {
@@ -183,9 +185,9 @@ def write(
         for score, found in points.items()
     }
     value = {"config": config.as_dict(), "machine": dict(machine), "costs": per_pass, "gains": gained, "points": listed}
-    write_json(folder / f"{model}.json", value)
-    (folder / f"{model}.md").write_text("\n".join(table(points)) + "\n", encoding="utf-8")
-    save_figure(_figure(points, config, model), folder / f"{model}.png")
+    write_json(folder / f"{name}.json", value)
+    write_text(folder / f"{name}.md", "\n".join(table(points)) + "\n")
+    save_figure(_figure(points, config, model), folder / f"{name}.png")
     return folder
 
 

@@ -20,6 +20,7 @@ from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
 from mcdo.experiments.bench import Bench
 from mcdo.experiments.exp0_nested_mc import SPACES
+from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel
 from mcdo.stats import THRESHOLDS, Estimate, Reliability, bootstrap, disattenuated, reliability, spearman
@@ -189,7 +190,7 @@ def write(
 ) -> Path:
     """Per model a summary, the trials at every R and the figure; ``exp0_first_order_summary.json`` for all."""
     run = next(iter(runs.values()))
-    folder = reports / FOLDER / run.encoder
+    folder = reports / FOLDER / file_name(run.encoder)
     for count, one in runs.items():
         pre, post = (one.scores(score) for score in SPACES.values())
         write_npz(folder / f"exp0_trials_R{count}.npz", paths=np.array(one.ids), trial_pre=pre, trial_post=post)

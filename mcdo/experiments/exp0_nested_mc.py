@@ -11,6 +11,7 @@ import numpy as np
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
+from mcdo.names import file_name
 from mcdo.stats import Reliability, reliability
 
 FOLDER = "exp0_nested_mc"
@@ -51,7 +52,7 @@ def compute(config: Exp0Config, run: MonteCarloRun) -> Exp0Result:
 
 def write(config: Exp0Config, run: MonteCarloRun, result: Exp0Result, reports: Path, session: str) -> Path:
     """``exp0_overall_summary.json`` for all models; per model a summary and the trials at every T."""
-    folder = reports / FOLDER / run.encoder
+    folder = reports / FOLDER / file_name(run.encoder)
     for t in config.passes:
         pre, post = (run.scores(score, t)[: config.trials] for score in SPACES.values())
         write_npz(folder / f"exp0_trials_T{t}.npz", paths=np.array(run.ids), trial_pre=pre, trial_post=post)

@@ -34,6 +34,7 @@ from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.estimators.jacobian import SiteGraph
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
 from mcdo.experiments.prompt_bank import Prompt, specificity, wording
+from mcdo.names import file_name
 from mcdo.perturbation import Perturbation, find_sites
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel
@@ -319,7 +320,7 @@ def write(
 ) -> Path:
     """Per model summary, arrays, manifest of the prompts and figure; ``exp10_overall_summary.json`` for all."""
     model = run.encoder.removesuffix(":text")
-    folder = reports / FOLDER / model
+    folder = reports / FOLDER / file_name(model)
     write_npz(
         folder / "exp10_outputs.npz",
         prompts=np.array(run.ids),

@@ -42,6 +42,7 @@ from mcdo.experiments.depth_search import (
     published_targets,
     split,
 )
+from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel
 from mcdo.stats import AmbiguityTargets, Difference, Estimate, Relation, bootstrap, corrected, rank_relations
@@ -281,7 +282,7 @@ def write(
     session: str,
 ) -> Path:
     """Per model summary, groups, arrays and figure; ``exp11_overall_summary.json`` for all."""
-    folder = reports / FOLDER / run.encoder
+    folder = reports / FOLDER / file_name(run.encoder)
     arrays: dict[str, NDArray[Any]] = {}
     for score, found in result.searched.items():
         p, inside, outside = found.candidates

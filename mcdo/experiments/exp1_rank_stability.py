@@ -24,6 +24,7 @@ from scipy import stats
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
+from mcdo.names import file_name
 from mcdo.perturbation import Perturbation
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import correlation_panel, interval_panel
@@ -174,7 +175,7 @@ def write(
 ) -> Path:
     """Per model ``exp1_summary.json``, ``exp1_rank_p_trials.npz`` and the figure; an overall summary for all."""
     first = next(iter(runs.values()))
-    folder = reports / FOLDER / first.encoder
+    folder = reports / FOLDER / file_name(first.encoder)
     arrays = {f"trials_p_{p:g}": run.scores("trace_pre", config.passes)[: config.trials] for p, run in runs.items()}
     write_npz(
         folder / "exp1_rank_p_trials.npz",

@@ -20,6 +20,7 @@ from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
+from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.stats import Estimate, GroupDifference, Reliability, bootstrap, group_differences, reliability
 from mcdo.stats.resampling import Verdict
@@ -142,7 +143,7 @@ def write(
 ) -> Path:
     """Per model ``exp2_summary.json``, ``exp2_uncertainty_by_category.npz`` and the figure; an overall summary."""
     natural = runs[NATURAL]
-    folder = reports / FOLDER / natural.encoder
+    folder = reports / FOLDER / file_name(natural.encoder)
     arrays = {f"{name}_{score}": v for score, groups in result.values.items() for name, v in groups.items()}
     paths = {f"{name}_paths": np.array(run.ids) for name, run in runs.items()}
     write_npz(folder / "exp2_uncertainty_by_category.npz", **paths, **arrays)

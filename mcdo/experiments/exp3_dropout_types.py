@@ -23,6 +23,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
 from mcdo.experiments.exp5_subset_ambiguity import RHO_ENTROPY_BAR
+from mcdo.names import file_name
 from mcdo.perturbation import (
     AttentionDropout,
     Dropout,
@@ -202,7 +203,7 @@ def write(
 ) -> Path:
     """Per model ``exp3_summary.json``, ``exp3_type_X_trials.npz`` of each type and the figure; an overall summary."""
     first = next(iter(runs.values()))
-    folder = reports / FOLDER / first.encoder
+    folder = reports / FOLDER / file_name(first.encoder)
     for kind, run in runs.items():
         arrays = {name: run.scores(name, config.passes)[: config.trials] for name in SCORES}
         write_npz(folder / f"exp3_type_{kind}_trials.npz", paths=np.array(run.ids), **arrays)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
+from mcdo.names import file_name
 from mcdo.perturbation import Perturbation, check_comparable
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import correlation_panel, interval_panel
@@ -104,7 +105,7 @@ def across(config: Exp4FullConfig, runs: Mapping[str, MonteCarloRun]) -> dict[st
 
 def write(config: Exp4FullConfig, run: MonteCarloRun, result: Exp4FullResult, reports: Path, session: str) -> Path:
     """Per model ``exp4_full_summary.json`` and ``exp4_full_trials.npz``; its part of the overall summary."""
-    folder = reports / FOLDER / run.encoder
+    folder = reports / FOLDER / file_name(run.encoder)
     trials = {f"trial_{name}": run.scores(name, config.passes)[: config.trials] for name in SCORES}
     write_npz(folder / "exp4_full_trials.npz", paths=np.array(run.ids), feature_norm=run.feature_norm, **trials)
     found = {

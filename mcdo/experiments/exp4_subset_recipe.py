@@ -14,6 +14,7 @@ import numpy as np
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_npz
+from mcdo.names import file_name
 from mcdo.stats import Estimate, Reliability, reliability, spearman
 
 FOLDER = "exp4_subset_recipe"
@@ -62,7 +63,7 @@ def write(config: Exp4SubsetConfig, run: MonteCarloRun, result: Exp4SubsetResult
         f"trial_{'pre' if name == 'trace' else name}": run.scores(score, config.passes)
         for name, score in SCORES.items()
     }
-    write_npz(reports / FOLDER / f"exp4_{run.encoder}.npz", paths=np.array(run.ids), **trials)
+    write_npz(reports / FOLDER / f"exp4_{file_name(run.encoder)}.npz", paths=np.array(run.ids), **trials)
     summary: dict[str, Any] = {
         **{name: {**r.as_dict(), "mean": result.means[name]} for name, r in result.reliability.items()},
         "spearman_trace_angular": result.agreement.as_dict(),

@@ -23,6 +23,7 @@ from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
 from mcdo.experiments.exp5_subset_ambiguity import BARS
 from mcdo.images import ImageSet
+from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel
 from mcdo.stats import (
@@ -132,7 +133,7 @@ def write(
     config: Exp5FullConfig, run: MonteCarloRun, images: ImageSet, result: Exp5FullResult, reports: Path, session: str
 ) -> Path:
     """Per model ``exp5_full_summary.json``, ``exp5_full_outputs.npz`` and the figure; an overall summary."""
-    folder, targets = reports / FOLDER / run.encoder, result.targets["softmax"]
+    folder, targets = reports / FOLDER / file_name(run.encoder), result.targets["softmax"]
     write_npz(
         folder / "exp5_full_outputs.npz",
         paths=np.array(run.ids),

@@ -18,6 +18,7 @@ from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
 from mcdo.images import ImageSet
+from mcdo.names import file_name
 from mcdo.stats import AmbiguityTargets, Estimate, ambiguity_estimates, ambiguity_report, ambiguity_targets, proportion
 
 FOLDER = "exp5_subset_ambiguity"
@@ -108,7 +109,7 @@ def write(
     """Per model a summary and the arrays; ``exp5_subset_overall_summary.json`` for all."""
     folder, targets = reports / FOLDER, result.targets["softmax"]
     write_npz(
-        folder / f"exp5_subset_{run.encoder}.npz",
+        folder / f"exp5_subset_{file_name(run.encoder)}.npz",
         paths=np.array(run.ids),
         uncertainty=run.scores("trace_pre", config.passes)[0],
         margin=-targets.neg_margin,
@@ -127,7 +128,7 @@ def write(
         "templates": TEMPLATES,
         **origin(config, run),
     }
-    write_json(folder / f"exp5_subset_{run.encoder}_summary.json", summary)
+    write_json(folder / f"exp5_subset_{file_name(run.encoder)}_summary.json", summary)
     overall = folder / "exp5_subset_overall_summary.json"
     add_to_json(overall, session, "results", run.encoder, summary)
     left_out = [{"path": image.path, "reason": image.reason} for image in images.skipped]

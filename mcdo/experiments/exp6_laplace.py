@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
+from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.stats import (
     AmbiguityTargets,
@@ -183,7 +184,7 @@ def write(
     session: str,
 ) -> Path:
     """Per model a summary, the arrays and the figure; ``exp6_overall_summary.json`` for all."""
-    folder, targets = reports / FOLDER / run.encoder, result.targets["softmax"]
+    folder, targets = reports / FOLDER / file_name(run.encoder), result.targets["softmax"]
     write_npz(
         folder / "exp6_outputs.npz",
         paths=np.array(run.ids),

@@ -22,6 +22,7 @@ from scipy import stats
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
 from mcdo.images.degradations import graded
+from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.stats import (
     AmbiguityTargets,
@@ -209,7 +210,7 @@ def _differences(scores: Mapping[str, Array], targets: AmbiguityTargets, seed: i
 
 def write(config: Exp7Config, run: MonteCarloRun, result: Exp7Result, reports: Path, session: str) -> Path:
     """Per model a summary, the arrays and the figure; ``exp7_overall_summary.json`` for all."""
-    folder = reports / FOLDER / run.encoder
+    folder = reports / FOLDER / file_name(run.encoder)
     write_npz(folder / "exp7_outputs.npz", paths=np.array(run.ids), feature_norm=run.feature_norm, **result.scores)
     summary: dict[str, Any] = {
         "model": run.encoder,

@@ -22,6 +22,7 @@ from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
+from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.stats import (
     AmbiguityTargets,
@@ -288,7 +289,7 @@ def write(
     config: Exp8Config, run: MonteCarloRun, named: tuple[str, ...], result: Exp8Result, reports: Path, session: str
 ) -> Path:
     """Per model a summary, the arrays and the figure; ``exp8_overall_summary.json`` for all."""
-    folder = reports / FOLDER / run.encoder
+    folder = reports / FOLDER / file_name(run.encoder)
     write_npz(folder / "exp8_outputs.npz", paths=np.array(run.ids), prompts=np.array(named), **result.scores)
     most = np.argsort(-result.scores["trace_pre"].mean(0), kind="stable")[:20]
     summary: dict[str, Any] = {

@@ -27,6 +27,7 @@ from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, write_json, write_npz
 from mcdo.experiments.tracking_frames import Array, Frame, modes_of
 from mcdo.experiments.tracking_sequences import Scene, SyntheticLooks, image_sequence, synthetic_sequence, unit
+from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.stats import Association, Estimate, TrackingMetrics, bootstrap, holm, tracking_metrics
 
@@ -242,14 +243,14 @@ def summary(result: Exp9Result) -> dict[str, Any]:
 
 def write(config: Exp9Config, name: str, result: Exp9Result, reports: Path, session: str) -> Path:
     """Summary, arrays and figure of ``name`` (a model, "synthetic", or a file), and ``exp9_overall_summary.json``."""
-    folder = reports / FOLDER
+    folder = reports / FOLDER / file_name(name)
     found = {"name": name, "n_sequences": len(result.metrics[BASELINE]), "modes": summary(result)}
     write_json(
-        folder / name / "exp9_summary.json",
+        folder / "exp9_summary.json",
         {**found, "config": config.as_dict()},
     )
     write_npz(
-        folder / name / "exp9_outputs.npz",
+        folder / "exp9_outputs.npz",
         modes=np.array(list(result.metrics)),
         **{
             key: np.array([[getattr(m, key) for m in found] for found in result.metrics.values()])
@@ -257,8 +258,8 @@ def write(config: Exp9Config, name: str, result: Exp9Result, reports: Path, sess
         },
     )
     if result.gains:
-        save_figure(figure(name, result), folder / name / f"{FOLDER}.png")
-    overall = folder / "exp9_overall_summary.json"
+        save_figure(figure(name, result), folder / f"{FOLDER}.png")
+    overall = reports / FOLDER / "exp9_overall_summary.json"
     add_to_json(overall, session, "results", name, found)
     return overall
 

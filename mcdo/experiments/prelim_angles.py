@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
 from mcdo.images import ImageSet
+from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel
 from mcdo.stats import (
@@ -258,7 +259,7 @@ def write(
     config: AnglesConfig, run: MonteCarloRun, logits: Array, result: AnglesResult, reports: Path, session: str
 ) -> Path:
     """Per model ``prelim_angles_summary.json``, ``prelim_angles.npz`` and the figure; ``prelim_investigation.json``."""
-    folder = reports / FOLDER / run.encoder
+    folder = reports / FOLDER / file_name(run.encoder)
     targets = ambiguity_targets(logits)
     write_npz(
         folder / "prelim_angles.npz",

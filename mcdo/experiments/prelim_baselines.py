@@ -22,6 +22,7 @@ from scipy import ndimage
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
 from mcdo.images import ImageSet
+from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel
 from mcdo.stats import (
@@ -158,7 +159,7 @@ def write(
     session: str,
 ) -> Path:
     """Per model ``prelim_baselines_summary.json``, ``prelim_baselines.npz`` and the figure; an overall summary."""
-    folder, targets = reports / FOLDER / run.encoder, ambiguity_targets(logits)
+    folder, targets = reports / FOLDER / file_name(run.encoder), ambiguity_targets(logits)
     write_npz(
         folder / f"{FOLDER}.npz",
         paths=np.array(run.ids),

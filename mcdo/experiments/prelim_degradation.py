@@ -24,6 +24,7 @@ from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
 from mcdo.images import ImageSet
 from mcdo.images.degradations import FAMILIES, Degradation, graded, published
+from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.stats import (
     Estimate,
@@ -312,7 +313,7 @@ def write(
     session: str,
 ) -> Path:
     """Per model summary, arrays and figure, all named ``prelim_degradation``; ``prelim_ablation.json`` for all."""
-    folder, specs = reports / FOLDER / run.encoder, list(damaged)
+    folder, specs = reports / FOLDER / file_name(run.encoder), list(damaged)
     write_npz(
         folder / f"{FOLDER}.npz",
         paths=np.array(run.ids),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
+from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.stats import Estimate, MeanBias, bootstrap, mean_bias
 
@@ -95,7 +96,7 @@ def write(
     config: MeanConvergenceConfig, run: MonteCarloRun, result: MeanConvergenceResult, reports: Path, session: str
 ) -> Path:
     """Per model ``prelim_mean_convergence_summary.json``, ``prelim_mean_convergence.npz`` and the figure."""
-    folder = reports / FOLDER / run.encoder
+    folder = reports / FOLDER / file_name(run.encoder)
     r = shifts(config, run)
     write_npz(
         folder / f"{FOLDER}.npz",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.harness.settings import Settings
+from mcdo.names import file_name
 from mcdo.store import Store
 
 
@@ -80,5 +80,11 @@ class OfflineEncoder:
 def card(store: Store, settings: Settings, model: str) -> Path:
     """Where the identity of ``model`` under these settings stands in the store."""
     weights = f"random {settings.seed}" if model in settings.random_weights else "pretrained"
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{model} {weights} {settings.device} {settings.precision}")
-    return store.root / "encoders" / f"{name}.json"
+    name = f"{_absolute(model)} {weights} {settings.device} {settings.precision}"
+    return store.root / "encoders" / f"{file_name(name)}.json"
+
+
+def _absolute(model: str) -> str:
+    """A model's key for a store that several folders share: ``local-dir:last`` is another model in each of them."""
+    kind, colon, place = model.partition(":")
+    return f"{kind}:{Path(place).expanduser().resolve()}" if colon and Path(place).expanduser().is_dir() else model

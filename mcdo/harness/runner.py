@@ -13,6 +13,7 @@ from mcdo.harness.claim import Judgement
 from mcdo.harness.experiment import Experiment, Inputs, Subject, View
 from mcdo.harness.requests import Request
 from mcdo.harness.session import Session
+from mcdo.names import file_name
 from mcdo.report.files import add_to_json, write_json, write_npz
 
 Result = TypeVar("Result")
@@ -93,7 +94,7 @@ def _written(
     folder = settings.reports / experiment.phase / experiment.name
 
     def place(name: str) -> Path:
-        return folder / name.replace("{}", about)
+        return folder / name.replace("{}", file_name(about))
 
     written = [write_npz(place(name), **arrays) for name, arrays in experiment.arrays(inputs, result).items()]
     written += [write_json(place(name), value) for name, value in experiment.documents(inputs, result).items()]

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from mcdo.names import printable
+
 T = TypeVar("T")
 MAX_WORKERS = 16
 SHOW_PROGRESS_ABOVE = 2000
@@ -21,4 +23,4 @@ def for_each(do: Callable[[int], T], count: int, what: str, workers: int | None 
     """
     hidden = None if count > SHOW_PROGRESS_ABOVE else True
     with ThreadPoolExecutor(workers or min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
-        return list(tqdm(pool.map(do, range(count)), total=count, desc=what, unit="image", disable=hidden))
+        return list(tqdm(pool.map(do, range(count)), total=count, desc=printable(what), unit="image", disable=hidden))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcdo.names import printable
+from mcdo.report.files import written
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 Panel = Callable[["Axes"], None]
 """Draws one panel on the axes it is given."""
@@ -36,11 +40,35 @@ def draw(panels: Sequence[Panel], title: str, columns: int = 3) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write ``figure`` as PNG to ``path``, whose folders are made."""
+    """Write ``figure`` as PNG to ``path``; as :func:`mcdo.report.files.written`.
+
+    Titles hold names from outside: a dollar in one starts no formula, and a letter that the font lacks is a box and a
+    warning, never an error.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    FigureCanvasAgg(figure).print_figure(part, format="png", dpi=120, bbox_inches="tight", metadata={"Software": ""})
-    part.replace(path)
-    return path
+    for text in _texts(figure):
+        said = text.get_text()
+        if "$" in said and not said.startswith("$\\mathdefault"):  # which powers of ten on a logarithmic axis are
+            text.set_parse_math(False)
+        text.set_text(printable(said, kept="\n"))
+
+    def draw(part: Path) -> None:
+        FigureCanvasAgg(figure).print_figure(
+            part, format="png", dpi=120, bbox_inches="tight", metadata={"Software": ""}
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        return written(path, draw)
+
+
+def _texts(figure: Figure) -> list[Text]:
+    from matplotlib.text import Text
+
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        labels = [label.get_text() for label in axis.get_majorticklabels()]  # which are made when they are asked for
+        shown = [printable(label) for label in labels]
+        if shown != labels:
+            axis.set_ticks(axis.get_majorticklocs(), shown)
+    return list(figure.findobj(Text))

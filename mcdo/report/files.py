@@ -1,26 +1,116 @@
-"""The only writers of result files: whole or not at all, strict JSON, arrays without pickles."""
+"""The only writers of result files: whole or not at all, strict JSON, arrays without pickles.
+
+Where the folder of reports fails after the measurement, they write elsewhere and say so.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import SoftFileLock, Timeout
 from numpy.typing import ArrayLike
 
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, UnwrittenWarning
+from mcdo.store.locks import acquired, file_lock
+
+_SOFT_LOCK_S = 10.0
+
+
+class UnwrittenReportWarning(UnwrittenWarning):
+    """A report is not where it was asked for; the warning names where it is."""
+
+
+def check_writable(folder: Path) -> None:
+    """Raise McdoError unless reports can be written here: to be asked before a measurement is paid for."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, prefix=".", suffix=".part"):
+            pass
+    except OSError as error:
+        raise McdoError(f"reports cannot be written: {error}. Name another folder with --reports") from error
+
+
+def written(path: Path, write: Callable[[Path], object]) -> Path:
+    """Have ``write`` make a file, moved to ``path`` when it is whole; returns where the file is.
+
+    Numbers that were measured outlive a folder that fails meanwhile: the file then goes to a temporary folder, and an
+    UnwrittenReportWarning names it.
+
+    Args:
+        path: the file; its folders are made.
+        write: writes to the path that it is given, which ends as ``path`` does.
+
+    Raises:
+        McdoError: if it can be written in neither place.
+
+    """
+    try:
+        return _whole(path, write)
+    except OSError as error:
+        instead = _fallback().joinpath(*[part for part in path.parts[-4:] if part not in (path.anchor, "..")])
+        try:
+            _whole(instead, write)
+        except OSError as second:
+            raise McdoError(f"{path} cannot be written: {error}; nor can {instead}: {second}") from error
+        warnings.warn(f"{path} cannot be written: {error}. It is {instead}", UnwrittenReportWarning, stacklevel=3)
+        return instead
+
+
+def _whole(path: Path, write: Callable[[Path], object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+    return path
+
+
+@cache
+def _fallback() -> Path:
+    return Path(tempfile.mkdtemp(prefix="mcdo-reports-"))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write text as UTF-8; as :func:`written`."""
+    return written(path, lambda part: part.write_bytes(text.encode("utf-8", "backslashreplace")))
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Write ``value`` as JSON to ``path``, whose folders are made; NaN and infinity are refused."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)
-    return path
+    """Write JSON, in which NaN and infinity are refused; as :func:`written`."""
+    return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_npz(path: Path, **arrays: ArrayLike) -> Path:
+    """Write arrays without pickles (text becomes fixed-width unicode); as :func:`written`."""
+    plain = {name: np.asarray(value) for name, value in arrays.items()}
+    if any(array.dtype == object for array in plain.values()):
+        raise TypeError(f"{path.name}: an object array would be pickled")
+    return written(path, lambda part: np.savez_compressed(part, **plain))  # type: ignore[arg-type]
+
+
+def add_to_json(path: Path, session: str, section: str, key: str, value: Any) -> Path:
+    """Put ``value`` under ``section``/``key`` of a summary that several workers fill; as :func:`written`.
+
+    What another session left there is dropped first, so a summary never mixes two runs.
+    """
+    with _alone(path):
+        summary = _summary(path)
+        if summary.get("session") != session:
+            summary = {"session": session}
+        summary.setdefault(section, {})[key] = value
+        return write_json(path, summary)
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -37,27 +127,27 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     return value
 
 
-def write_npz(path: Path, **arrays: ArrayLike) -> Path:
-    """Write ``arrays`` compressed to ``path``; text becomes fixed-width unicode, and objects are refused."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.{path.name}")
-    plain = {name: np.asarray(value) for name, value in arrays.items()}
-    if any(array.dtype == object for array in plain.values()):
-        raise TypeError(f"{path.name}: an object array would be pickled")
-    np.savez_compressed(part, **plain)  # type: ignore[arg-type]
-    part.replace(path)
-    return path
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not there yet, or no summary of ours
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
-def add_to_json(path: Path, session: str, section: str, key: str, value: Any) -> Path:
-    """Put ``value`` under ``section``/``key`` of a summary that several workers fill.
-
-    What another session left there is dropped first, so a summary never mixes two runs.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if summary.get("session") != session:
-            summary = {"session": session}
-        summary.setdefault(section, {})[key] = value
-        return write_json(path, summary)
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process changes the file inside; on a file system that has no locks, by a file in place of one."""
+    lock = file_lock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not acquired(lock):
+            lock = SoftFileLock(path.with_name(f".{path.name}.softlock"), timeout=_SOFT_LOCK_S)
+            with suppress(Timeout):  # left by a process that was killed
+                lock.acquire()
+    except OSError:  # the folder cannot be written: the write itself will say so
+        pass
+    try:
+        yield
+    finally:
+        lock.release()

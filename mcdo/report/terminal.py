@@ -10,30 +10,32 @@ from mcdo.experiments import exp0_first_order as first_order
 from mcdo.experiments import exp0_nested_mc as exp0
 from mcdo.experiments import exp5_subset_ambiguity as exp5
 from mcdo.experiments import verdict
+from mcdo.names import columns, encodable, printable
 
 DOMAIN = ("model", "score", "p", "Monte Carlo / first order [95 %]", "ρ, noise-corrected [95 %]", "holds")
 RELIABILITY = ("model", "score", "T or R", "N", "K", "ρ [95 %]", "SNR", "ICC", "status")
 VALIDITY = ("model", "score", "N", "ρ(entropy) [95 %]", "given norm", "AUROC(high entropy) [95 %]", "given norm")
 
 
-def verdict_lines(reports: Path, session: str) -> list[str]:
-    """Lines for the terminal; empty when this session measured no reliability."""
+def verdict_lines(reports: Path, session: str, encoding: str | None = "utf-8") -> list[str]:
+    """Lines for a terminal of ``encoding``; empty when this session measured no reliability."""
     reliability, validity = _reliability(reports, session), _validity(reports, session)
     if not reliability:
         return []
     bars = f"bars: ρ > {exp5.RHO_ENTROPY_BAR}, AUROC > {exp5.AUROC_ENTROPY_BAR}"
-    lines = ["", "Reliability: is it the same when measured again?", *_table([RELIABILITY, *reliability])]
+    lines = ["", "Reliability: is it the same when measured again?", *columns([RELIABILITY, *reliability], encoding)]
     domain = _domain(reports, session)
     if domain:
         title = "Validity domain: does first order say what Monte Carlo says?"
-        lines += ["", title, *_table([DOMAIN, *domain])]
+        lines += ["", title, *columns([DOMAIN, *domain], encoding)]
     if validity:
         lines += [
             "",
             f"Validity: does it follow ambiguity, beyond the feature norm? ({bars})",
-            *_table([VALIDITY, *validity]),
+            *columns([VALIDITY, *validity], encoding),
         ]
-    return [*lines, "", *_verdict(reports, session)]
+    lines += ["", *_verdict(reports, session)]
+    return [encodable(printable(line), encoding) for line in lines]
 
 
 def _of_session(path: Path, session: str) -> dict[str, Any]:
@@ -97,11 +99,6 @@ def _number(value: float | None, digits: int) -> str:
 
 def _interval(value: float | None, ends: list[float | None], digits: int) -> str:
     return f"{_number(value, digits)} [{_number(ends[0], 2)}, {_number(ends[1], 2)}]"
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _verdict(reports: Path, session: str) -> list[str]:

@@ -14,11 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from numpy.typing import NDArray
 
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, UnwrittenWarning
 from mcdo.store.files import DAMAGE, UNWRITTEN, Arrays, canonical_json, checksum, read, read_facts, write
+from mcdo.store.locks import acquired, file_lock
 
 RESULT, PARTS, LOCK, ASIDE = ".safetensors", ".parts", ".lock", ".damaged"
 _HALF = 32
@@ -33,7 +34,7 @@ class DamagedResultWarning(StoreWarning):
     """A stored result was damaged and has been set aside."""
 
 
-class UnsavedResultWarning(StoreWarning):
+class UnsavedResultWarning(StoreWarning, UnwrittenWarning):
     """Something that was measured could not be kept."""
 
 
@@ -115,7 +116,7 @@ class Unfinished:
 
     def __init__(self, result: Path) -> None:
         self._result, self._folder = result, result.with_suffix(PARTS)
-        self._lock = FileLock(result.with_suffix(LOCK))
+        self._lock = file_lock(result.with_suffix(LOCK))
 
     @contextmanager
     def held(self, tell: Callable[[str], None]) -> Iterator[None]:
@@ -143,12 +144,11 @@ class Unfinished:
         path = Path(self._lock.lock_file)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=0)
+            if not acquired(self._lock, timeout=0):  # both measure, and the results are equal
+                return
         except Timeout:
             tell(f"{path.stem[:8]} is being measured by {_text(path) or 'another process'}; waiting for it")
             self._lock.acquire(poll_interval=0.1)
-        except NotImplementedError:  # a file system without locks: both measure, and the results are equal
-            return
         with suppress(OSError):
             path.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}")
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from mcdo.errors import McdoError
 from mcdo.store.files import DAMAGE, UNWRITTEN, read, read_facts
+from mcdo.store.locks import acquired, file_lock
 from mcdo.store.store import ASIDE, LOCK, PARTS, RESULT
 
 DAY_S = 86400.0
@@ -183,12 +184,12 @@ def _free(lock: Path) -> bool:
     """Whether no process holds the lock."""
     if not lock.exists():
         return True
-    held = FileLock(lock)
+    held = file_lock(lock)
     try:
-        held.acquire(timeout=0)
+        acquired(held, timeout=0)
     except Timeout:
         return False
-    except (OSError, NotImplementedError):
+    except OSError:
         return True
     held.release()
     return True

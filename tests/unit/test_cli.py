@@ -213,3 +213,16 @@ def test_the_package_is_a_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mcdo", "store", "verify", f"--store={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "0 files read, 0 damaged\n")
+
+
+def test_the_list_is_shown_in_the_letters_of_the_terminal(tmp_path: Path) -> None:
+    named = {"label": {"encoder": "local-dir:/mod\u00e8le\x1b[31m", "images": "caf\udce9", "protocol": "\u03c1"}}
+    put(tmp_path, "a", 0.0, **named)
+    command = [sys.executable, "-m", "mcdo", "store", "list", "--store", str(tmp_path)]
+    for encoding, shown in (("ascii", "mod\\xe8le\\x1b[31m"), ("utf-8", "mod\u00e8le\\x1b[31m")):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, env=environment, capture_output=True, encoding=encoding, check=False)
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout
+        assert "caf\\xe9" in done.stdout
+        assert "\x1b" not in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -14,7 +15,7 @@ from forked import begin
 from PIL import Image
 from pytest_child import child
 
-from mcdo.pytest_plugin import first_model, model_id
+from mcdo.pytest_plugin import first_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,8 +43,11 @@ def collected(*arguments: str) -> set[str]:
         (["--models=clip_tny"], "unknown encoder 'clip_tny'; the nearest: clip_tiny"),
         (["--random-weights=clip_b32"], "--random-weights clip_b32: not among --models"),
         (["--dropout=1.0"], "it must be a number in [0, 1)"),
+        (["--device=gpu"], "unknown device 'gpu'; the nearest: cpu"),
+        (["--device=meta"], "unknown device 'meta'"),
+        (["--device=xpu:1"], "unknown device 'xpu:1'"),
     ],
-    ids=["mark", "mark-in-expression", "model", "random-weights", "p"],
+    ids=["mark", "mark-in-expression", "model", "random-weights", "p", "gpu", "meta", "xpu"],
 )
 def test_a_mistyped_option_ends_with_the_nearest_real_one(arguments: list[str], said: str, tmp_path: Path) -> None:
     done = run_pytest("tests/gates", f"--reports={tmp_path}", *arguments)
@@ -193,10 +197,55 @@ def test_tracking_files_of_ones_own_are_reported_and_a_bad_frame_is_named(tmp_pa
     assert re.search(r"two\.json.*frame 1", refused.stdout)
 
 
-def test_ids_of_own_encoders_are_ascii_without_slashes() -> None:
-    assert model_id("local-dir:/data/mein Modell@2") == "local-dir-data-mein-Modell-2"
-
-
 def test_one_model_experiments_take_the_first_clip() -> None:
     assert first_model(("siglip_tiny", "clip_tiny")) == "clip_tiny"
     assert first_model(("siglip_tiny",)) == "siglip_tiny"
+
+
+@pytest.mark.parametrize(("workers", "code"), [((), 4), (("-n", "2"), 1)], ids=["alone", "workers"])
+def test_reports_that_cannot_be_written_are_noticed_before_measuring(
+    workers: tuple[str, ...], code: int, suite: Path
+) -> None:
+    (suite / "file").touch()
+    (suite / "test_measuring.py").write_text(
+        "from pathlib import Path\n\ndef test_measuring(bench) -> None:\n    Path('measured').touch()\n"
+    )
+    refused = run_pytest(f"--reports={suite / 'file' / 'reports'}", *workers, cwd=suite)
+    assert refused.returncode == code, refused.stdout
+    assert "reports cannot be written" in refused.stdout
+    assert "--reports" in refused.stdout
+    assert "Traceback" not in refused.stdout
+    assert not (suite / "measured").exists()
+    (suite / "test_measuring.py").write_text("def test_nothing_measured() -> None:\n    assert True\n")
+    assert run_pytest(f"--reports={suite / 'file' / 'reports'}", cwd=suite).returncode == 0
+
+
+def test_of_all_warnings_only_doubts_about_a_number_fail(suite: Path) -> None:
+    kinds = ("UserWarning", "FutureWarning", "ResourceWarning", "UnwrittenWarning", "StoreWarning", "McdoWarning")
+    (suite / "test_warnings.py").write_text(
+        "import warnings\nimport pytest\nfrom mcdo.errors import McdoWarning, UnwrittenWarning\n"
+        "from mcdo.store import StoreWarning\n\n"
+        f"@pytest.mark.parametrize('kind', [{', '.join(kinds)}])\n"
+        "def test_warning(kind) -> None:\n    warnings.warn('said of something', kind)\n"
+    )
+    done = run_pytest("-rf", f"--reports={suite}", cwd=suite)
+    failed = re.findall(r"FAILED test_warnings.py::test_warning\[(\w+)\]", done.stdout)
+    assert failed == ["McdoWarning"], done.stdout
+    assert "UnwrittenWarning: said of something" in done.stdout
+
+
+def test_names_of_models_reach_no_report_raw(suite: Path) -> None:
+    model = suite / "\x1b[31m\u202e\u6a21"
+    shutil.copytree(ROOT / "data/models/clip_tiny", model)
+    (suite / "test_model.py").write_text(
+        "from mcdo.errors import McdoError\n\n"
+        "def test_model(model, bench) -> None:\n    raise McdoError(f'{model}: {bench.encoder(model)}')\n"
+    )
+    done = run_pytest(f"--models=local-dir:{model}", f"--reports={suite}", "--junitxml=junit.xml", "-v", cwd=suite)
+    assert done.returncode == 1
+    assert "\\x1b[31m\\u202e" in done.stdout
+    written = (suite / "junit.xml").read_text(encoding="utf-8")
+    ET.fromstring(written)
+    for raw in ("\x1b[31m", "\u202e"):
+        assert raw not in done.stdout
+        assert raw not in written

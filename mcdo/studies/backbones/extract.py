@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from tqdm import tqdm
 
 from mcdo.errors import McdoError
+from mcdo.store.locks import acquired, file_lock
 from mcdo.studies.backbones.features import Features, Identity, read_features, union, write_features
 from mcdo.studies.backbones.plants import PlantImages, View
 from mcdo.studies.backbones.registry import Backbone
@@ -76,11 +77,15 @@ def extract(
     views, path = shard_views(plants, shard, shards), shard_path(out, shard, shards)
     identity = identity_of(plants, backbone)
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = file_lock(path.with_name(f".{path.name}.lock"))
     try:
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
-            return _extract(plants, backbone, identity, views, path, block, batch_size or backbone.batch_size)
+        acquired(lock, timeout=0)
     except Timeout:
         raise McdoError(f"{path} is being written by another process; wait for it, or give another output") from None
+    try:
+        return _extract(plants, backbone, identity, views, path, block, batch_size or backbone.batch_size)
+    finally:
+        lock.release()
 
 
 def _extract(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from mcdo.errors import McdoError
 from mcdo.experiments.base import write_json
+from mcdo.names import file_name
 from mcdo.store import canonical_json
 from mcdo.studies.backbones.config import BackbonesConfig
 from mcdo.studies.backbones.series import Series
@@ -25,12 +25,6 @@ from mcdo.studies.backbones.training import Prediction, Task, train
 
 AT_ONCE = 44
 """Tasks whose models are moved together."""
-
-
-def file_name(name: str) -> str:
-    """A name for a file or folder: readable, and different for different names."""
-    plain = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def tasks_of(series: Series, config: BackbonesConfig) -> list[Task]:

@@ -11,13 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mcdo.experiments.base import write_json
+from mcdo.names import file_name
+from mcdo.report.files import write_text
 from mcdo.studies.backbones.config import BackbonesConfig
 from mcdo.studies.backbones.extract import extract, shard_path
 from mcdo.studies.backbones.features import Features, merge, read_features, union
 from mcdo.studies.backbones.figure import draw_table
 from mcdo.studies.backbones.plants import PlantImages, load_plants
 from mcdo.studies.backbones.registry import load_backbone
-from mcdo.studies.backbones.runs import file_name, read_runs, tasks_of, train_tasks
+from mcdo.studies.backbones.runs import read_runs, tasks_of, train_tasks
 from mcdo.studies.backbones.series import Series, series_of
 from mcdo.studies.backbones.table import Table, as_json, compare, markdown, row_of
 from mcdo.studies.backbones.training import Task
@@ -70,7 +72,7 @@ def collect(config: BackbonesConfig, root: Path) -> Table:
     table = compare(rows, config.baseline)
     about = {"config": asdict(config), "plants": plants.name, "epochs": epochs}
     write_json(root / "table.json", {**as_json(table), **about})
-    (root / "table.md").write_text(markdown(table), encoding="utf-8")
+    write_text(root / "table.md", markdown(table))
     draw_table(table, root / "table.png", config.backbones[-1])
     return table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, McdoWarning
 
 
 class PlaceholderError(McdoError):
@@ -25,5 +25,5 @@ class TruncationError(McdoError):
     """``max_seq_len`` cut away image tokens, every label, or too many samples."""
 
 
-class TruncationWarning(UserWarning):
+class TruncationWarning(McdoWarning):
     """The share of truncated samples, or of samples without labels, is worth a look."""

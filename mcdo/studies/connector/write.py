@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from mcdo.experiments.base import write_json, write_npz
 from mcdo.report.figures import save_figure
+from mcdo.report.files import write_text
 from mcdo.report.panels import interval_panel
 from mcdo.stats import Estimate
 from mcdo.studies.connector import published
@@ -29,7 +30,7 @@ def write(result: Result, folder: Path) -> dict[str, Path]:
     compared = compare(result.ablations, seed)
     return {
         "json": write_json(folder / "ablation.json", _as_dict(result, compared)),
-        "table": _write_text(folder / "ablation.md", table(result, compared)),
+        "table": write_text(folder / "ablation.md", table(result, compared)),
         "losses": write_npz(folder / "losses.npz", **_arrays(result)),
         "figure": save_figure(_figure(result, compared), folder / "ablation.png"),
         "coverage": write_json(folder / "coverage.json", _coverage(result)),
@@ -138,10 +139,3 @@ def _differences(axes: Axes, result: Result, compared: Sequence[dict[str, Compar
     axes.set_title("paired difference of each item")
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
-
-
-def _write_text(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    return part.replace(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 
 from mcdo.experiments.base import write_json
 from mcdo.report.figures import save_figure
+from mcdo.report.files import write_text
 from mcdo.stats import Estimate
 from mcdo.stats._checks import jsonable
 from mcdo.studies.subtasks import published
@@ -32,15 +32,6 @@ def write(study: Study, found: Evaluation, reports: Path) -> Path:
     write_text(folder / "subtasks.md", markdown(study, found))
     save_figure(figure(found), folder / "subtasks.png")
     return folder
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write text, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-    return path
 
 
 def as_json(study: Study, found: Evaluation) -> dict[str, Any]:

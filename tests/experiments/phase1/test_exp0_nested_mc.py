@@ -9,6 +9,7 @@ import pytest
 
 from mcdo.experiments import exp0_nested_mc as exp0
 from mcdo.experiments.bench import Bench
+from mcdo.report.files import written
 from mcdo.stats import icc_from_snr
 
 pytestmark = [pytest.mark.phase1, pytest.mark.estimator("mc"), pytest.mark.experiment(exp0, exp0.Exp0Config)]
@@ -22,7 +23,7 @@ def test_reliability_is_measured_at_every_t(
     run = bench.run(exp0.needs(config, model))
     result = bench.once(config, model, lambda: exp0.compute(config, run))
     exp0.write(config, run, result, settings.reports / "phase1", settings.session)
-    bench.images(config.n).write_manifest(settings.reports / "phase1" / "manifest_all.json")
+    written(settings.reports / "phase1" / "manifest_all.json", bench.images(config.n).write_manifest)
 
     for t, spaces in result.items():
         for space, r in spaces.items():

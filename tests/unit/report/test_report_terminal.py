@@ -33,3 +33,12 @@ def test_nothing_is_said_of_another_session(tmp_path: Path) -> None:
     assert verdict_lines(tmp_path, "now") == []
     _reports(tmp_path, "before")
     assert verdict_lines(tmp_path, "now") == []
+
+
+def test_an_ascii_terminal_gets_ascii_tables(tmp_path: Path) -> None:
+    _reports(tmp_path, "now")
+    write(Verdict("GO", "ρ=0.9\x1b[2J", ("modèle",), "digits", "full", 0.01, "all", 42, "now"), tmp_path)
+    lines = verdict_lines(tmp_path, "now", "ascii")
+    assert all(line.isascii() and line.isprintable() for line in lines)
+    assert "rho [95 %]" in lines[2]
+    assert lines[-1].startswith("GO: rho=0.9\\x1b[2J. Report:")

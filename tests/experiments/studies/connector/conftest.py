@@ -14,7 +14,8 @@ from connector_subjects import Sources, Written
 
 from mcdo.encoders import find_spec
 from mcdo.experiments.bench import Bench, Settings
-from mcdo.pytest_plugin import model_id, settings_from
+from mcdo.names import file_name
+from mcdo.pytest_plugin import settings_from
 from mcdo.store import Store
 from mcdo.studies.connector import (
     FOLDER,
@@ -33,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "subject" in metafunc.fixturenames:
         checkpoint = metafunc.config.getoption("--connector-model", default=None)
         models = () if checkpoint else settings_from(metafunc.config).models
-        subjects = [pytest.param(m, id=model_id(m), marks=getattr(pytest.mark, find_spec(m).family)) for m in models]
+        subjects = [pytest.param(m, id=file_name(m), marks=getattr(pytest.mark, find_spec(m).family)) for m in models]
         metafunc.parametrize("subject", subjects or [pytest.param(str(checkpoint), id="checkpoint")], scope="session")
 
 
@@ -86,6 +87,6 @@ def study(
         else:
             data: Data = request.getfixturevalue("data")
             result = study_encoder(bench.encoder(subject), data, config, checkpoints)
-    name = "checkpoint" if sources.model else model_id(subject)
+    name = "checkpoint" if sources.model else file_name(subject)
     files = write(result, settings.reports / FOLDER / name)
     return Written(result, compare(result.ablations, config.seed), files)

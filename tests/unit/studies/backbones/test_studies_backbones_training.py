@@ -12,8 +12,9 @@ import torch
 from studies_backbones_data import oracle_series, relabelled_series
 
 from mcdo.errors import McdoError
+from mcdo.names import file_name
 from mcdo.studies.backbones.config import BackbonesConfig, ModelConfig, TrainingConfig
-from mcdo.studies.backbones.runs import file_name, read_runs, run_path, tasks_of, train_tasks
+from mcdo.studies.backbones.runs import read_runs, run_path, tasks_of, train_tasks
 from mcdo.studies.backbones.series import Series
 from mcdo.studies.backbones.training import (
     Task,

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from mcdo.errors import McdoError
+from mcdo.report import files
+from mcdo.report.figures import save_figure
+from mcdo.report.files import UnwrittenReportWarning, add_to_json, check_writable, write_json, write_npz, written
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where reports go that cannot be written."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(files, "_fallback", lambda: tmp_path / "elsewhere")
+    return tmp_path / "elsewhere"
+
+
+@pytest.fixture
+def no_folder(tmp_path: Path) -> Path:
+    """A path below which nothing can be written, for root as well."""
+    (tmp_path / "file").touch()
+    return tmp_path / "file"
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before(no_folder: Path, tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "reports")
+    assert list((tmp_path / "new" / "reports").iterdir()) == []
+    with pytest.raises(McdoError, match=r"reports cannot be written: .*--reports"):
+        check_writable(no_folder / "reports")
+
+
+def test_numbers_outlive_a_folder_that_fails_after_the_measurement(no_folder: Path, elsewhere: Path) -> None:
+    folder = no_folder / "phase1" / "exp0" / "clip_tiny"
+    with pytest.warns(UnwrittenReportWarning, match=f"exp0_summary.json cannot be written: .* It is {elsewhere}"):
+        path = write_json(folder / "exp0_summary.json", {"a": 1})
+    assert path == elsewhere / "phase1" / "exp0" / "clip_tiny" / "exp0_summary.json"
+    assert json.loads(path.read_text()) == {"a": 1}
+    with pytest.warns(UnwrittenReportWarning):
+        arrays = write_npz(folder / "trials.npz", x=np.arange(3))
+    assert np.load(arrays)["x"].tolist() == [0, 1, 2]
+    with pytest.warns(UnwrittenReportWarning):
+        assert save_figure(Figure(), folder / "a.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.warns(UnwrittenReportWarning):
+        add_to_json(folder / "overall.json", "now", "results", "clip_tiny", 1)
+    assert json.loads((elsewhere / "phase1/exp0/clip_tiny/overall.json").read_text())["results"] == {"clip_tiny": 1}
+
+
+def test_where_nothing_can_be_written_both_places_are_named(no_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_fallback", lambda: no_folder / "elsewhere")
+    with pytest.raises(McdoError, match=r"file/x/a.json cannot be written: .*; nor can .*file/elsewhere"):
+        write_json(no_folder / "x" / "a.json", {})
+
+
+def test_the_place_instead_is_a_folder_of_this_process() -> None:
+    files._fallback.cache_clear()
+    folder = files._fallback()
+    try:
+        assert folder == files._fallback()
+        assert folder.parent == Path(tempfile.gettempdir())
+    finally:
+        folder.rmdir()
+        files._fallback.cache_clear()
+
+
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", 1)
+
+    def torn(part: Path) -> None:
+        part.write_text("torn")
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        written(tmp_path / "a.json", torn)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert json.loads((tmp_path / "a.json").read_text()) == 1
+
+
+def test_a_summary_that_is_none_of_ours_is_replaced(tmp_path: Path) -> None:
+    for broken in ("{", "[1]", "\xff"):
+        (tmp_path / "s.json").write_text(broken, encoding="latin-1")
+        add_to_json(tmp_path / "s.json", "now", "results", "a", 1)
+        assert json.loads((tmp_path / "s.json").read_text()) == {"session": "now", "results": {"a": 1}}
+
+
+def test_summaries_are_filled_where_the_file_system_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(files, "_SOFT_LOCK_S", 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        add_to_json(tmp_path / "s.json", "now", "results", "a", 1)
+        (tmp_path / ".s.json.softlock").touch()  # left by a process that was killed
+        add_to_json(tmp_path / "s.json", "now", "results", "b", 2)
+    assert json.loads((tmp_path / "s.json").read_text())["results"] == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("name", ["模型", "$x$ and $\\bad", "caf\udce9", "a\x1b[31m\x00", "$"])
+def test_no_name_in_a_figure_costs_it(name: str, tmp_path: Path) -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set_title(name)
+    axes.plot([1, 2], [1, 100], label=name)
+    axes.set_xticks([1, 2], [name, "b"])
+    axes.set_yscale("log")
+    axes.legend()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # pytest -W error
+        warnings.showwarning = lambda *_, **__: None
+        save_figure(figure, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_powers_of_ten_stay_formulas(tmp_path: Path) -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([1, 2], [1, 100])
+    axes.set_yscale("log")
+    save_figure(figure, tmp_path / "a.png")
+    labels = [label for label in axes.get_yticklabels() if label.get_text()]
+    assert labels
+    assert all(label.get_parse_math() for label in labels)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcdo.encoders import REGISTRY
+from mcdo.errors import McdoError
+from mcdo.names import as_bytes, columns, encodable, file_name, from_path, printable, say, to_path
+
+any_text = st.text(st.characters())  # lone surrogates, controls and all
+
+
+@pytest.mark.parametrize("name", [*REGISTRY, "exp0_nested_mc", "vit_base.v2", "lr1-last", "T=4".replace("=", "_")])
+def test_a_plain_name_is_left_as_it_is(name: str) -> None:
+    assert file_name(name) == name
+
+
+def test_a_name_is_escaped_with_a_digest() -> None:
+    assert file_name("local-dir:/data/mein Modell@2") == "local-dir-data-mein-Modell-2-4bf32c167292"
+    assert file_name("local-dir:../../x").startswith("local-dir-x-")
+    assert file_name("lr1/last") != file_name("lr1-last") == "lr1-last"
+
+
+@given(any_text)
+def test_every_name_is_one_portable_component(name: str) -> None:
+    escaped = file_name(name)
+    assert escaped.isascii()
+    assert 0 < len(escaped) <= 100
+    assert not set(escaped) & set("/\\:*?\"<>|'@ ")
+    assert not escaped.startswith((".", "-"))
+    assert not escaped.endswith(".")
+
+
+@given(any_text, any_text)
+def test_different_names_are_different_files(one: str, other: str) -> None:
+    assert (file_name(one) == file_name(other)) == (one == other)
+
+
+def test_a_name_like_an_escaped_one_is_not_taken_for_it() -> None:
+    escaped = file_name("lr1/last")
+    assert file_name(escaped) != escaped
+
+
+@given(any_text)
+def test_bytes_of_names_never_fail_and_never_coincide(name: str) -> None:
+    assert as_bytes(name).decode("utf-8", "surrogatepass") == name
+
+
+@given(st.binary(max_size=20).filter(lambda raw: b"\0" not in raw))
+def test_paths_that_are_no_utf8_survive_as_text(raw: bytes) -> None:
+    assert os.fsencode(to_path(from_path(os.fsdecode(raw)))) == raw
+
+
+@given(any_text)
+def test_printable_text_is_utf8_and_xml(text: str) -> None:
+    shown = printable(text)
+    shown.encode("utf-8")
+    ElementTree.fromstring(f"<a>{shown.replace('&', '').replace('<', '')}</a>")
+    assert "\n" not in shown
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("caf\udce9", "caf\\xe9"),
+        ("a\u202egnp.exe", "a\\u202egnp.exe"),
+        ("two\nlines", "two\\x0alines"),
+        ("\x9b2J", "\\x9b2J"),
+        ("modèle 模型 ρ", "modèle 模型 ρ"),
+    ],
+)
+def test_what_steers_a_terminal_is_shown_as_an_escape(raw: str, shown: str) -> None:
+    assert printable(raw) == shown
+
+
+def test_line_ends_that_are_meant_stay() -> None:
+    assert printable("two\nlines\x1b", kept="\n\t") == "two\nlines\\x1b"
+
+
+def test_messages_of_errors_are_printable() -> None:
+    assert str(McdoError("\x1b]0;title\x07 in caf\udce9:\n  it")) == "\\x1b]0;title\\x07 in caf\\xe9:\n  it"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "shown"),
+    [
+        ("ρ ≥ 0.8 ± 0.1, modèle", "utf-8", "ρ ≥ 0.8 ± 0.1, modèle"),
+        ("ρ ≥ 0.8 ± 0.1, modèle", "ascii", "rho >= 0.8 +- 0.1, mod\\xe8le"),
+        ("ρ [0.1, –]", "latin-1", "rho [0.1, -]"),
+        ("ρ", None, "ρ"),
+    ],
+)
+def test_letters_that_a_terminal_lacks_are_spelled_out(text: str, encoding: str | None, shown: str) -> None:
+    assert encodable(text, encoding) == shown
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_columns_are_aligned_in_the_letters_that_are_shown(encoding: str) -> None:
+    lines = columns([("model", "ρ"), ("modèle\x1b", "0.5"), ("m", "–")], encoding)
+    starts = {line.rindex(cell) for line, cell in zip(lines, (encodable("ρ", encoding), "0.5"), strict=False)}
+    assert len(starts) == 1
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_line_is_said_in_the_letters_of_its_stream(tmp_path: Path) -> None:
+    with io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict") as stream:
+        say("ρ of mod\u00e8le\x07", stream)
+        stream.seek(0)
+        assert stream.read() == "rho of mod\\xe8le\\x07\n"
