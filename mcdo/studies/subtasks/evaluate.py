@@ -51,11 +51,12 @@ PAIRS = {
     "subtasks": (("A", "A_no_subtasks"), ("A_probabilities", "A_no_subtasks"), ("A", LINEAR)),
     "positive control": (("A_true_subtasks", "A_no_subtasks"),),
 }
-OTHER_ERRORS: dict[str, Callable[..., float]] = {
-    "adaptive_ece": adaptive_calibration_error,
+OTHER_ERRORS: dict[str, Callable[[Floats, Floats, int, Floats], float]] = {
+    "adaptive_ece": lambda confidence, correct, bins, _: adaptive_calibration_error(confidence, correct, bins),
     "debiased_ece": debiased_ece,
     "debiased_squared": debiased_squared_calibration_error,
 }
+"""Of confidence, correctness, the number of bins and the origin of each image."""
 
 
 @dataclass(frozen=True)
@@ -197,17 +198,21 @@ def _arm(study: Study, arm: str) -> ArmResult:
     )
 
 
-def _other_error(study: Study, runs: list[Run], error: Callable[..., float]) -> Estimate:
-    """Mean over seeds after temperature; recentred percentile interval over origins."""
+def _other_error(study: Study, runs: list[Run], error: Callable[[Floats, Floats, int, Floats], float]) -> Estimate:
+    """Mean over seeds after temperature; recentred percentile interval over origins.
+
+    An origin that a resample holds twice is one origin to a debiased error. So its noise is that of the images and of
+    the resampling together, which is what the resample's gaps have.
+    """
     confidence = stacked([_probabilities(run, "after").max(axis=1) for run in runs])
     correct = stacked([run.correct for run in runs])
 
-    def mean(c: Floats, k: Floats) -> float:
-        return float(np.mean([error(each, hit, study.config.bins) for each, hit in zip(c, k, strict=True)]))
+    def mean(c: Floats, k: Floats, of: Floats) -> float:
+        return float(np.mean([error(each, hit, study.config.bins, of) for each, hit in zip(c, k, strict=True)]))
 
     groups, config = study.splits.test.groups, study.config
     return grouped_bootstrap(
-        mean, groups, confidence, correct, seed=config.seed, resamples=config.few_resamples, recentred=True
+        mean, groups, confidence, correct, groups, seed=config.seed, resamples=config.few_resamples, recentred=True
     )
 
 
