@@ -60,7 +60,7 @@ class Bench(Session):
     def run_on(self, model: str, shown: ImageSet | Prompts, config: MonteCarloConfig) -> MonteCarloRun:
         """A run on prompts, or on chosen images."""
         if isinstance(shown, Prompts):
-            return self.measure(Passes(model, Texts(shown.ids), config))
+            return self.measure(Passes(model, Texts(shown.ids, shown.origins), config))
         from mcdo.estimators import monte_carlo
 
         with self.unmuted():

@@ -142,7 +142,7 @@ class Session:
             if len(images) < LEAST_IMAGES:
                 raise McdoError(f"{images.name}: {len(images)} images are too few for any statistic")
             return encoder, images, lambda: self.pixels(model, shown)
-        prompts = Prompts(shown.prompts)
+        prompts = Prompts(shown.prompts, origins=shown.origins)
         named = {"key": f"{encoder.key}:text", "preprocess_id": IDENTITY}
         tower = replace(cast("Any", encoder), **named) if self.settings.from_store else TextTower(encoder)
         return tower, cast("ImageSet", prompts), lambda: cast("Pixels", Tokens.of(tower, prompts))
