@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.exp0_nested_mc import SPACES
+from mcdo.experiments.phase1.exp0_nested_mc import SPACES
 from mcdo.names import file_name
 from mcdo.report.figures import save_figure
 from mcdo.report.panels import interval_panel

@@ -22,7 +22,7 @@ from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
-from mcdo.experiments.exp5_subset_ambiguity import RHO_ENTROPY_BAR
+from mcdo.experiments.phase1.exp5_subset_ambiguity import RHO_ENTROPY_BAR
 from mcdo.names import file_name
 from mcdo.perturbation import (
     AttentionDropout,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
-from mcdo.experiments.exp5_subset_ambiguity import BARS
+from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS
 from mcdo.images import ImageSet
 from mcdo.names import file_name
 from mcdo.report.figures import save_figure

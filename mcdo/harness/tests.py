@@ -15,7 +15,12 @@ from mcdo.harness.runner import Completed
 
 def of_experiment(experiment: type[Experiment[Any]]) -> list[pytest.MarkDecorator]:
     """The marks of tests about ``experiment``: its phase, and the experiment itself, whose requests are planned."""
-    return [getattr(pytest.mark, experiment.phase), pytest.mark.experiment(experiment)]
+    return [getattr(pytest.mark, experiment.phase), about(experiment)]
+
+
+def about(experiment: type[Experiment[Any]]) -> pytest.MarkDecorator:
+    """The mark alone; ``pytest.mark.experiment(Class)`` would decorate the class."""
+    return pytest.mark.experiment.with_args(experiment)
 
 
 def claims_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:

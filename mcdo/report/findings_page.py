@@ -11,9 +11,9 @@ from typing import Any
 from mcdo.errors import McdoError
 from mcdo.experiments import estimator_cost
 from mcdo.experiments import exp0_first_order as first_order
-from mcdo.experiments import exp0_nested_mc as exp0
 from mcdo.experiments import prelim_loss_or_site as loss_or_site
 from mcdo.experiments.findings import Findings
+from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
 
 Row = Sequence[str]
 Estimate = Mapping[str, Any]
@@ -46,7 +46,7 @@ def write_page(reports: Path, page: Path) -> Path:
         *_first_order(_read(reports / "phase1" / first_order.FOLDER / "exp0_first_order_summary.json")),
         "## How many passes does a usable ranking cost?",
         "",
-        *_passes(_read(reports / "phase1" / exp0.FOLDER / "exp0_overall_summary.json")),
+        *_passes(_read(reports / "phase1" / NestedPasses.name / "exp0_overall_summary.json")),
         "## What does a reliable score cost?",
         "",
         *_costs(reports / "perf" / estimator_cost.FOLDER, page.parent / "figures"),
@@ -142,7 +142,7 @@ def _first_order(summary: dict[str, Any]) -> list[str]:
     rows = [
         [
             model,
-            exp0.SPACES[space],
+            SPACES[space],
             p.removeprefix("p="),
             interval(of["ratio"]),
             interval(of["spearman_corrected"]),
@@ -167,7 +167,7 @@ def _first_order(summary: dict[str, Any]) -> list[str]:
 def _passes(summary: dict[str, Any]) -> list[str]:
     lines = []
     for model, budgets in summary["results"].items():
-        for space, score in exp0.SPACES.items():
+        for space, score in SPACES.items():
             usable = [budget for budget, spaces in budgets.items() if spaces[space]["status"] == "usable"]
             said = f"usable from {usable[0]} on" if usable else "usable at no T that was measured"
             lines.append(f"- {model}, {score}: {said}.")
@@ -179,7 +179,7 @@ def _reliability_rows(results: dict[str, Any], prefix: str) -> list[list[str]]:
     return [
         [
             model,
-            exp0.SPACES[space],
+            SPACES[space],
             budget.removeprefix(prefix),
             _median(of),
             f"{of['snr']:.2f}",

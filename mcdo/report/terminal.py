@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mcdo.experiments import exp0_first_order as first_order
-from mcdo.experiments import exp0_nested_mc as exp0
-from mcdo.experiments import exp5_subset_ambiguity as exp5
 from mcdo.experiments import verdict
+from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
+from mcdo.experiments.phase1.exp5_subset_ambiguity import AUROC_ENTROPY_BAR, RHO_ENTROPY_BAR, SubsetAmbiguity
 from mcdo.names import columns, encodable, printable
 
 DOMAIN = ("model", "score", "p", "Monte Carlo / first order [95 %]", "ρ, noise-corrected [95 %]", "holds")
@@ -22,7 +22,7 @@ def verdict_lines(reports: Path, session: str, encoding: str | None = "utf-8") -
     reliability, validity = _reliability(reports, session), _validity(reports, session)
     if not reliability:
         return []
-    bars = f"bars: ρ > {exp5.RHO_ENTROPY_BAR}, AUROC > {exp5.AUROC_ENTROPY_BAR}"
+    bars = f"bars: ρ > {RHO_ENTROPY_BAR}, AUROC > {AUROC_ENTROPY_BAR}"
     lines = ["", "Reliability: is it the same when measured again?", *columns([RELIABILITY, *reliability], encoding)]
     domain = _domain(reports, session)
     if domain:
@@ -44,12 +44,12 @@ def _of_session(path: Path, session: str) -> dict[str, Any]:
 
 
 def _reliability(reports: Path, session: str) -> list[tuple[str, ...]]:
-    files = (exp0.FOLDER, "exp0_overall_summary.json"), (first_order.FOLDER, "exp0_first_order_summary.json")
+    files = (NestedPasses.name, "exp0_overall_summary.json"), (first_order.FOLDER, "exp0_first_order_summary.json")
     return [
         _reliability_row(model, score, label, spaces[space])
         for folder, name in files
         for model, by_passes in _of_session(reports / folder / name, session).get("results", {}).items()
-        for space, score in exp0.SPACES.items()
+        for space, score in SPACES.items()
         for label, spaces in by_passes.items()
     ]
 
@@ -59,7 +59,7 @@ def _domain(reports: Path, session: str) -> list[tuple[str, ...]]:
     return [
         (model, score, label.removeprefix("p="), *_domain_cells(spaces[space]))
         for model, by_p in held.get("domain", {}).items()
-        for space, score in exp0.SPACES.items()
+        for space, score in SPACES.items()
         for label, spaces in by_p.items()
     ]
 
@@ -80,7 +80,7 @@ def _reliability_row(model: str, score: str, label: str, r: dict[str, Any]) -> t
 
 
 def _validity(reports: Path, session: str) -> list[tuple[str, ...]]:
-    held = _of_session(reports / exp5.FOLDER / "exp5_subset_overall_summary.json", session)
+    held = _of_session(reports / SubsetAmbiguity.name / "exp5_subset_overall_summary.json", session)
     rows = []
     for model, summary in held.get("results", {}).items():
         for score in ("trace_pre", "trace_post", "feature_norm"):

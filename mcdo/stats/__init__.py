@@ -49,7 +49,7 @@ from mcdo.stats.response import ResponseCurve, response_curve
 from mcdo.stats.sample import Sample, normal_p
 from mcdo.stats.shares import share
 from mcdo.stats.tracking import Association, TrackingMetrics, tracking_metrics
-from mcdo.stats.validity import ambiguity_estimates, ambiguity_report
+from mcdo.stats.validity import ambiguity_estimates, ambiguity_report, report_of
 
 __all__ = [
     "THRESHOLDS",
@@ -108,6 +108,7 @@ __all__ = [
     "rank_relations",
     "reliability",
     "reliability_diagram",
+    "report_of",
     "response_curve",
     "share",
     "sigmoid_entropy",

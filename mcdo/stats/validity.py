@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -68,18 +69,22 @@ def ambiguity_estimates(
 def ambiguity_report(
     score: ArrayLike, targets: AmbiguityTargets, feature_norm: ArrayLike | None = None, **resampling: Any
 ) -> dict[str, Any]:
-    """:func:`ambiguity_estimates` for a result file: ``key``, ``key_ci`` = [low, high], ``n``, ``level``, ``n_errors``.
+    """:func:`ambiguity_estimates` for a result file, as :func:`report_of` writes them."""
+    return report_of(ambiguity_estimates(score, targets, feature_norm, **resampling), targets)
+
+
+def report_of(figures: Mapping[str, Estimate], targets: AmbiguityTargets) -> dict[str, Any]:
+    """The published keys for a result file: ``key``, ``key_ci`` = [low, high], ``n``, ``level``, ``n_errors``.
 
     Undefined figures are None and listed under ``undefined``. ``n`` counts origins, ``n_errors`` images.
     """
-    found = ambiguity_estimates(score, targets, feature_norm, **resampling)
     report: dict[str, Any] = {}
-    for key, estimate in found.items():
+    for key, estimate in figures.items():
         report[key] = jsonable(estimate.value)
         report[f"{key}_ci"] = [jsonable(estimate.low), jsonable(estimate.high)]
-    first = next(iter(found.values()))
+    first = next(iter(figures.values()))
     errors = None if targets.correct is None else int(np.sum(~targets.correct))
-    undefined = [key for key, estimate in found.items() if math.isnan(estimate.value)]
+    undefined = [key for key, estimate in figures.items() if math.isnan(estimate.value)]
     return {**report, "n": first.n, "n_errors": errors, "level": first.level, "undefined": undefined}
 
 

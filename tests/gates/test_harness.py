@@ -14,11 +14,18 @@ import mcdo
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators.run import Scores
-from mcdo.experiments import exp0_nested_mc as exp0
-from mcdo.experiments import exp5_subset_ambiguity as exp5
 from mcdo.experiments.bench import Bench
+from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses, NestedResult
+from mcdo.experiments.phase1.exp5_subset_ambiguity import (
+    AUROC_ENTROPY_BAR,
+    RHO_ENTROPY_BAR,
+    AmbiguityResult,
+    SubsetAmbiguity,
+)
+from mcdo.harness import Completed
+from mcdo.harness.tests import about
 from mcdo.perturbation import Dropout, count_by_role, deterministic_features, find_sites, image_keys, perturbed
-from mcdo.stats import ambiguity_targets, null_pass_rate, reliability
+from mcdo.stats import null_pass_rate, reliability
 
 pytestmark = [pytest.mark.phase1, pytest.mark.gate]
 
@@ -27,19 +34,18 @@ COLLAPSED = 0.90
 
 
 def _few(bench: Bench, model: str, n: int = 8) -> torch.Tensor:
-    config = exp0.Exp0Config.of(bench.settings.protocol)
-    return bench.pixels(model, config.n).batch(slice(0, n))
+    return bench.pixels(model, NestedPasses.configured(bench.settings).n).batch(slice(0, n))
 
 
 def _ids(bench: Bench, n: int = 8) -> tuple[str, ...]:
-    return bench.images(exp0.Exp0Config.of(bench.settings.protocol).n).ids[:n]
+    return bench.images(NestedPasses.configured(bench.settings).n).ids[:n]
 
 
 def test_every_requested_site_is_alive(
     model: str, bench: Bench, record_property: Callable[[str, object], None]
 ) -> None:
     encoder, dropout = bench.encoder(model), bench.settings.dropout
-    records = mcdo.census(encoder, bench.images(exp0.Exp0Config.of(bench.settings.protocol).n), dropout)
+    records = mcdo.census(encoder, bench.images(NestedPasses.configured(bench.settings).n), dropout)
     requested = find_sites(encoder).select(dropout.sites)
     record_property("sites", str(count_by_role(requested)))
     assert [record.name for record in records] == [site.name for site in requested]
@@ -85,7 +91,7 @@ def test_the_model_is_restored(model: str, bench: Bench) -> None:
 
 
 def test_scores_do_not_depend_on_the_batch(model: str, bench: Bench) -> None:
-    encoder, n = bench.encoder(model), exp0.Exp0Config.of(bench.settings.protocol).n
+    encoder, n = bench.encoder(model), NestedPasses.configured(bench.settings).n
     small = encoder.resolution <= 64
     images, passes = bench.images(n).select(slice(0, 8 if small else 5)), 16 if small else 4
 
@@ -106,7 +112,7 @@ def test_scores_do_not_depend_on_the_batch(model: str, bench: Bench) -> None:
 def test_text_embeddings_are_not_collapsed(
     model: str, bench: Bench, record_property: Callable[[str, object], None]
 ) -> None:
-    names = bench.images(exp0.Exp0Config.of(bench.settings.protocol).n).class_names
+    names = bench.images(NestedPasses.configured(bench.settings).n).class_names
     cosine = bench.encoder(model).text_collapse([TEMPLATES[0].format(name) for name in names])
     record_property("mean pairwise cosine", f"{cosine:.3f}")
     assert cosine <= COLLAPSED, (
@@ -123,7 +129,7 @@ def test_weights_are_trained(model: str, bench: Bench) -> None:
 )
 def test_accelerator_agrees_with_the_cpu(tier: str, bench: Bench) -> None:
     model = next(m for m in bench.settings.models)
-    images = bench.images(exp0.Exp0Config.of(bench.settings.protocol).n).select(slice(0, 16))
+    images = bench.images(NestedPasses.configured(bench.settings).n).select(slice(0, 16))
 
     def scores(encoder: Encoder) -> Scores:
         run = mcdo.monte_carlo(encoder, images, bench.settings.dropout, (64,), 1, geometry=())
@@ -135,46 +141,45 @@ def test_accelerator_agrees_with_the_cpu(tier: str, bench: Bench) -> None:
     np.testing.assert_allclose(scores(there), scores(here), rtol=1e-3)
 
 
-@pytest.mark.experiment(exp5, exp5.Exp5SubsetConfig)
+@about(SubsetAmbiguity)
 def test_permuted_scores_do_not_pass_the_bars(
-    model: str, bench: Bench, record_property: Callable[[str, object], None]
+    completed: Completed[AmbiguityResult], record_property: Callable[[str, object], None]
 ) -> None:
     """The null gate: the bars' own analysis, on scores that belong to other images."""
-    settings = bench.settings
-    config = exp5.Exp5SubsetConfig.of(settings.protocol, settings.seed, settings.dropout)
-    images, run = bench.images(config.n), bench.run(exp5.needs(config, model))
-    targets = ambiguity_targets(bench.logits(model, config.n), images.labels)
-
-    entropy, high = rankdata(targets.entropy), targets.entropy >= np.quantile(targets.entropy, 0.9)
+    experiment, inputs = completed.experiment, completed.inputs
+    assert isinstance(experiment, SubsetAmbiguity)
+    entropy_of = completed.result.targets["softmax"].entropy
+    entropy, high = rankdata(entropy_of), entropy_of >= np.quantile(entropy_of, 0.9)
     n, positives = len(high), int(high.sum())
 
     def passes(ranks: Scores) -> bool:
         rho = np.corrcoef(ranks, entropy)[0, 1]
         area = (ranks[high].sum() - positives * (positives + 1) / 2) / (positives * (n - positives))
-        return bool(rho > exp5.RHO_ENTROPY_BAR and area > exp5.AUROC_ENTROPY_BAR)
+        return bool(rho > RHO_ENTROPY_BAR and area > AUROC_ENTROPY_BAR)
 
-    null = null_pass_rate(passes, rankdata(run.scores("trace_pre")[0]), permutations=400, seed=settings.seed)
+    scores = inputs[next(iter(experiment.requests(inputs)))].scores("trace_pre")[0]
+    null = null_pass_rate(passes, rankdata(scores), permutations=400, seed=experiment.seed)
     record_property("null pass rate", str(null.rate))
-    assert null.rate.high < 0.01, f"{model}: permuted scores pass at {null.rate}"
+    assert null.rate.high < 0.01, f"{inputs.model}: permuted scores pass at {null.rate}"
 
 
-@pytest.mark.experiment(exp0, exp0.Exp0Config)
-def test_permuted_trials_are_not_reliable(model: str, bench: Bench) -> None:
+@about(NestedPasses)
+def test_permuted_trials_are_not_reliable(completed: Completed[NestedResult]) -> None:
     """The null gate of reliability: each trial shuffled over images on its own."""
-    settings = bench.settings
-    config = exp0.Exp0Config.of(settings.protocol, settings.seed, settings.dropout)
-    scores = bench.run(exp0.needs(config, model)).scores("trace_pre", config.passes[-1])[: config.trials]
-    rng = np.random.default_rng(settings.seed)
+    experiment, inputs = completed.experiment, completed.inputs
+    assert isinstance(experiment, NestedPasses)
+    scores = inputs[experiment.run(inputs.model)].scores("trace_pre")
+    rng = np.random.default_rng(experiment.seed)
     for _ in range(20):
         shuffled = np.stack([rng.permutation(trial) for trial in scores])
         r = reliability(shuffled, resamples=2)
-        assert r.status == "failed", f"{model}: shuffled trials are {r.status} (ρ={r.spearman:.3f})"
-        assert r.snr == pytest.approx(1 / config.trials, abs=0.15), "under pure noise SNR tends to 1/K"
+        assert r.status == "failed", f"{inputs.model}: shuffled trials are {r.status} (ρ={r.spearman:.3f})"
+        assert r.snr == pytest.approx(1 / experiment.trials, abs=0.15), "under pure noise SNR tends to 1/K"
 
 
 def test_images_are_spread_over_the_classes(bench: Bench) -> None:
     """The published Phase 1 used the first 100 of 1000 classes."""
-    images = bench.images(exp0.Exp0Config.of(bench.settings.protocol).n)
+    images = bench.images(NestedPasses.configured(bench.settings).n)
     if images.labels is None:
         pytest.skip(f"{images.name} has no labels")
     classes, counts = np.unique(images.labels, return_counts=True)

@@ -23,9 +23,10 @@ SCORES = {"trace": "trace_pre", "angular": "angular_var"}
 
 @dataclass(frozen=True)
 class RecipeResult:
-    """By score the reliability and the mean; over both, on the same images:
+    """Two scores of the same passes.
 
     Attributes:
+        reliability, means: by score.
         advantage: mean rank correlation between two trials, of the trace less that of the angular variance.
         agreement: rank correlation of their means over trials.
 
@@ -64,7 +65,7 @@ class SubsetRecipe(Experiment[RecipeResult]):
         scores = {name: run.scores(score) for name, score in SCORES.items()}
         matrix = rank_matrix({name: scores[name] for name in ("angular", "trace")}, origins=run.origins, seed=self.seed)
         return RecipeResult(
-            reliability={name: reliability(s, origins=run.origins, seed=self.seed) for name, s in scores.items()},
+            reliability={name: reliability(s, seed=self.seed) for name, s in scores.items()},
             means={name: float(values.mean()) for name, values in scores.items()},
             advantage=matrix.reliability_difference["angular", "trace"].estimate,
             agreement=matrix.pair("raw", "angular", "trace"),

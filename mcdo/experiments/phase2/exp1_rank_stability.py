@@ -27,6 +27,7 @@ from mcdo.report.panels import correlation_panel, interval_panel
 from mcdo.stats import (
     THRESHOLDS,
     Estimate,
+    Origins,
     RankMatrix,
     Reliability,
     bootstrap,
@@ -123,7 +124,7 @@ class RankStability(Experiment[StabilityResult]):
             means={p: bootstrap(np.mean, values, origins=origins, seed=seed) for p, values in trace.items()},
             predicted={p: float(values.mean()) for p, values in predicted.items()},
             ratio={p: _ratio(values, predicted[p], origins, seed) for p, values in trace.items()},
-            reliability={p: reliability(values, origins=origins, seed=seed) for p, values in trace.items()},
+            reliability={p: reliability(values, seed=seed) for p, values in trace.items()},
             drift={p: trial_drift(values, origins=origins, **simultaneous) for p, values in trace.items()},
             norm={p: spearman(values.mean(axis=0), norm, origins=origins, seed=seed) for p, values in trace.items()},
             matrices={
@@ -229,7 +230,7 @@ class RankStability(Experiment[StabilityResult]):
         return levels, matrices, between_p
 
 
-def _ratio(measured: Scores, predicted: Scores, origins: Sequence[str], seed: int) -> Estimate:
+def _ratio(measured: Scores, predicted: Scores, origins: Origins, seed: int) -> Estimate:
     """Mean measured over mean predicted score, over the same images.
 
     All images of a first-order trial share its probes, which a bootstrap over images cannot see, so the spread between

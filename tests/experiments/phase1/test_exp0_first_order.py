@@ -10,7 +10,7 @@ import pytest
 from mcdo.claims import Judges
 from mcdo.experiments import exp0_first_order as exp0
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.exp0_nested_mc import SPACES
+from mcdo.experiments.phase1.exp0_nested_mc import SPACES
 from mcdo.stats import THRESHOLDS
 
 pytestmark = [

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 
-from mcdo.experiments import exp0_nested_mc as exp0
-from mcdo.experiments.bench import Bench
-from mcdo.report.files import written
-from mcdo.stats import icc_from_snr
+from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses, NestedResult
+from mcdo.harness import Completed
+from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.stats import icc_from_snr, stacked_drift
 
-pytestmark = [pytest.mark.phase1, pytest.mark.estimator("mc"), pytest.mark.experiment(exp0, exp0.Exp0Config)]
+pytestmark = [*of_experiment(NestedPasses), pytest.mark.estimator("mc")]
+
+test_claims = claims_of(NestedPasses)
 
 
 def test_reliability_is_measured_at_every_t(
-    model: str, bench: Bench, record_property: Callable[[str, object], None]
+    completed: Completed[NestedResult], record_property: Callable[[str, object], None]
 ) -> None:
-    settings = bench.settings
-    config = exp0.Exp0Config.of(settings.protocol, settings.seed, settings.dropout)
-    run = bench.run(exp0.needs(config, model))
-    result = bench.once(config, model, lambda: exp0.compute(config, run))
-    exp0.write(config, run, result, settings.reports / "phase1", settings.session)
-    written(settings.reports / "phase1" / "manifest_all.json", bench.images(config.n).write_manifest)
-
-    for t, spaces in result.items():
+    for t, spaces in completed.result.reliability.items():
         for space, r in spaces.items():
-            record_property(f"{space} T={t} spearman", f"{r.estimate('spearman')}")
-            record_property(f"{space} T={t} snr", f"{r.snr:.3f}")
-            record_property(f"{space} T={t} icc", f"{r.icc:.3f}")
+            for name in ("spearman", "snr", "icc"):
+                record_property(f"{space} T={t} {name}", str(r.estimate(name)))
             record_property(f"{space} T={t} status", r.status)
-            assert r.status != "insufficient_trials", f"{model} {space} T={t}: a trial's scores do not vary"
-            assert r.icc == pytest.approx(icc_from_snr(r.snr, config.trials)), "SNR and ICC say the same"
-    first, last = config.passes[0], config.passes[-1]
-    for space, score in exp0.SPACES.items():
-        assert result[last][space].spearman > result[first][space].spearman, f"{space}: more passes, less noise"
-        # Trials differ by their masks alone. Stacked dropouts (the published Phase 2) would make the trace grow.
-        means = run.scores(score, last).mean(axis=1)
-        assert np.ptp(means) / means.mean() < 0.1, (
-            f"{space}: the mean over images must not drift from trial to trial: {means}"
-        )
+            assert r.status != "insufficient_trials", f"{space} T={t}: a trial's scores do not vary"
+            assert r.icc == pytest.approx(icc_from_snr(r.snr, r.n_trials)), "SNR and ICC say the same"
+
+
+def test_trials_do_not_drift(
+    completed: Completed[NestedResult], record_property: Callable[[str, object], None]
+) -> None:
+    """Trials differ by their masks alone. Stacked dropouts (the published Phase 2) would make the trace grow."""
+    for space, drift in completed.result.drift.items():
+        trials = next(iter(completed.result.reliability.values()))[space].n_trials
+        record_property(f"{space} relative drift per trial", str(drift))
+        assert drift.low <= 0 <= drift.high, f"{space}: the mean over images drifts from trial to trial: {drift}"
+        assert drift.high < stacked_drift(trials), f"{space}: {drift} cannot tell stacking apart"

@@ -1,4 +1,4 @@
-"""Exp5 (subset): does the score follow ambiguity? The bars on it are in tests/gates."""
+"""Exp5 (subset): does the score follow ambiguity, and beyond the feature norm?"""
 
 from __future__ import annotations
 
@@ -7,31 +7,30 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mcdo.experiments import exp5_subset_ambiguity as exp5
-from mcdo.experiments.bench import Bench
+from mcdo.experiments.phase1.exp5_subset_ambiguity import AmbiguityResult, SubsetAmbiguity
+from mcdo.harness import Completed, Images
+from mcdo.harness.tests import claims_of, of_experiment
 
-pytestmark = [pytest.mark.phase1, pytest.mark.estimator("mc"), pytest.mark.experiment(exp5, exp5.Exp5SubsetConfig)]
+pytestmark = of_experiment(SubsetAmbiguity)
+
+test_claims = pytest.mark.gate(claims_of(SubsetAmbiguity))
 
 
 def test_ambiguity_is_reported_for_every_score_and_head(
-    model: str, bench: Bench, record_property: Callable[[str, object], None]
+    completed: Completed[AmbiguityResult], record_property: Callable[[str, object], None]
 ) -> None:
-    settings = bench.settings
-    config = exp5.Exp5SubsetConfig.of(settings.protocol, settings.seed, settings.dropout)
-    images, run = bench.images(config.n), bench.run(exp5.needs(config, model))
-    logits = bench.logits(model, config.n)
-    result = bench.once(config, model, lambda: exp5.compute(config, run, logits, images.labels))
-    exp5.write(config, run, images, logits, result, settings.reports / "phase1", settings.session)
-
+    result, experiment = completed.result, completed.experiment
+    assert isinstance(experiment, SubsetAmbiguity)
     record_property("accuracy", str(result.accuracy))
-    for score, estimates in result.estimates.items():
-        for name, estimate in estimates.items():
+    for score, figures in result.figures.items():
+        for name, estimate in figures.items():
             record_property(f"{score} {name}", str(estimate))
-    assert set(result.reports) == {
-        f"{score}/{head}"
-        for score in ("trace_pre", "trace_post", "trace_pre_relative", "feature_norm")
-        for head in ("softmax", "sigmoid")
+    scores, heads = ("trace_pre", "trace_post", "trace_pre_relative", "feature_norm"), ("softmax", "sigmoid")
+    assert {f"{score}/{head}" for score in scores for head in heads} <= {
+        name.removesuffix("/first_order") for name in result.figures
     }
+    images = completed.inputs.images(Images(experiment.n))
+    logits = completed.inputs[experiment.logits(completed.inputs.model)]["logits"]
     assert np.isfinite(logits).all()
-    assert len(images) == min(config.n, len(images)) == logits.shape[1]
+    assert len(images) == min(experiment.n, len(images)) == logits.shape[1]
     assert not any(name.startswith("n0") and name[1:].isdigit() for name in images.class_names), "prompts need words"

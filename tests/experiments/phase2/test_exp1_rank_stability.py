@@ -35,9 +35,9 @@ def test_the_sweep_is_reported_whole(
         for p, estimate in table.items():
             record_property(f"{name}, p={p:g}", str(estimate))
             assert np.isfinite([estimate.value, estimate.low, estimate.high]).all()
-    p = tuple(result.means)
+    grid = tuple(result.means)
     for matrix in result.matrices.values():
-        assert matrix.names == (*(f"{each:g}" for each in p), FIRST_ORDER)
-    assert len(result.stable()) == len(p) * (len(p) - 1) // 2
+        assert matrix.names == (*(f"{each:g}" for each in grid), FIRST_ORDER)
+    assert len(result.stable()) == len(grid) * (len(grid) - 1) // 2
     means = [e.value for e in result.means.values()]
     assert means == sorted(means), f"more dropout, more variance: {means}"

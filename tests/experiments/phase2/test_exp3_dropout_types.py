@@ -9,7 +9,7 @@ import pytest
 from mcdo.claims import Judges
 from mcdo.experiments import exp3_dropout_types as exp3
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.exp5_subset_ambiguity import RHO_ENTROPY_BAR
+from mcdo.experiments.phase1.exp5_subset_ambiguity import RHO_ENTROPY_BAR
 from mcdo.stats import THRESHOLDS, stacked_drift
 
 pytestmark = [pytest.mark.phase2, pytest.mark.first_model, pytest.mark.experiment(exp3, exp3.Exp3Config)]

@@ -11,7 +11,7 @@ from mcdo.claims import Judges
 from mcdo.experiments import exp5_full_ambiguity as exp5
 from mcdo.experiments import exp5_retrieval
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.exp5_subset_ambiguity import BARS
+from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS
 from mcdo.images.retrieval import read_items
 
 pytestmark = [pytest.mark.phase2, pytest.mark.experiment(exp5, exp5.Exp5FullConfig)]

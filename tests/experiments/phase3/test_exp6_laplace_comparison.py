@@ -10,8 +10,8 @@ import pytest
 from mcdo.claims import Judges
 from mcdo.experiments import exp6_laplace as exp6
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.exp5_subset_ambiguity import BARS
 from mcdo.experiments.laplace_scores import calibration_images, laplace_scores, runtimes
+from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS
 
 pytestmark = [pytest.mark.phase3, pytest.mark.experiment(exp6, exp6.Exp6Config)]
 

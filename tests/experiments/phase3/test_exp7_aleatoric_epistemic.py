@@ -10,7 +10,7 @@ import pytest
 from mcdo.claims import Judges
 from mcdo.experiments import exp7_aleatoric as exp7
 from mcdo.experiments.bench import Bench
-from mcdo.experiments.exp5_subset_ambiguity import BARS
+from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS
 
 pytestmark = [pytest.mark.phase3, pytest.mark.experiment(exp7, exp7.Exp7Config)]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,3 +52,23 @@ def noisy(true: ArrayLike, trials: int, rng: np.random.Generator, degrees: int =
     """Scores [K, N] as a variance from ``degrees`` + 1 normal passes estimates ``true`` [N]."""
     held = np.asarray(true, dtype=np.float64)
     return np.asarray(held * rng.chisquare(degrees, (trials, len(held))) / degrees)
+
+
+@dataclass(frozen=True)
+class MadeUpFirstOrder:
+    """Stands in for a first-order run: ``value`` gives the scores [K, N] of a name at p."""
+
+    value: Callable[[str, float], Array]
+    feature_norm: Array
+    encoder: str = "clip_tiny"
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(f"image{i:04d}" for i in range(len(self.feature_norm)))
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        return self.ids
+
+    def scores(self, name: str, p: float = 0.01) -> Array:
+        return self.value(name, p)

@@ -9,8 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcdo.estimators import MonteCarloConfig
-from mcdo.experiments import convergence, exp0b_norm_geometry, exp4_subset_recipe, exp5_subset_ambiguity
-from mcdo.experiments import exp0_nested_mc as exp0
 from mcdo.experiments.base import Need, add_to_json, merge, write_json, write_npz
 from mcdo.perturbation import Dropout
 
@@ -44,27 +42,6 @@ def test_the_order_of_needs_does_not_matter(asked: list[Need], random: object) -
     shuffled = list(asked)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert set(merge(asked)) == set(merge(shuffled))
-
-
-def test_exp0b_and_exp4_are_inside_exp0_s_run() -> None:
-    asked = [
-        exp0.needs(exp0.Exp0Config(), "m"),
-        exp0b_norm_geometry.needs(exp0b_norm_geometry.Exp0bConfig(), "m"),
-        exp4_subset_recipe.needs(exp4_subset_recipe.Exp4SubsetConfig(), "m"),
-    ]
-    (run,) = merge(asked)
-    assert run.config.passes == (4, 8, 16, 32, 64, 128, 256)
-    assert run.config.trials == 10
-    assert run.config.geometry == (64,)
-
-
-def test_the_full_protocol_is_the_published_one() -> None:
-    zero, four = exp0.Exp0Config.of("full"), exp4_subset_recipe.Exp4SubsetConfig.of("full")
-    five, sweep = exp5_subset_ambiguity.Exp5SubsetConfig.of("full"), convergence.ConvergenceConfig.of("full")
-    assert (zero.n, zero.trials, zero.passes[0], zero.passes[-1], zero.dropout.p) == (500, 10, 4, 256, 0.01)
-    assert (four.n, four.trials, four.passes) == (500, 10, 64)
-    assert (five.n, five.trials, five.passes) == (5000, 1, 64)
-    assert (sweep.n, sweep.trials, sweep.passes[0], sweep.passes[-1]) == (200, 5, 4, 512)
 
 
 def test_a_summary_never_mixes_two_sessions(tmp_path: Path) -> None:

@@ -1,46 +1,53 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from made_up_runs import Array, made_up_run, noisy
+from made_up_inputs import inputs_of
+from made_up_runs import Array, MadeUpFirstOrder, made_up_run, noisy
 
 import mcdo
-from mcdo.estimators import MonteCarloRun
-from mcdo.experiments import exp1_rank_stability as exp1
+from mcdo.experiments.phase2.exp1_rank_stability import FIRST_ORDER, RankStability, StabilityResult, _ratio
+from mcdo.harness import FirstOrder, Images, Passes, Request
 from mcdo.stats import stacked_drift, trial_drift
 
 N = 200
-CONFIG = exp1.Exp1Config(n=N)
+EXPERIMENT = RankStability(n=N)
 
 
-def sweep(scramble_from: float = 1.0, curve: float = 0.0) -> tuple[dict[float, MonteCarloRun], dict[float, Array]]:
+def sweep(scramble_from: float = 1.0, curve: float = 0.0) -> StabilityResult:
     """Scores that follow first order, but for a factor 1 + curve·p and, from ``scramble_from`` on, another ranking."""
     rng = np.random.default_rng(0)
     true, other = np.exp(0.5 * rng.normal(size=(2, N)))
-    runs, linear = {}, {}
-    for p in CONFIG.p:
-        ratio = p / (1 - p)
+    norm = np.full(N, 2.0)
+
+    def first_order(name: str, p: float) -> Array:
+        scores = noisy(p / (1 - p) * true, 3, np.random.default_rng(7), 20_000)
+        return scores / 4 if name == "trace_pre_relative" else scores
+
+    def passes(p: float) -> Any:
         ranked = other if p >= scramble_from else true
-        scores = noisy(ratio * (1 + curve * p) * ranked, 3, rng)
-        runs[p] = made_up_run({"trace_pre": scores}, norm=np.full(N, 2.0))
-        linear[p] = noisy(ratio * true, 3, np.random.default_rng(7), 20_000)
-    return runs, linear
+        return made_up_run({"trace_pre": noisy(p / (1 - p) * (1 + curve * p) * ranked, 3, rng)}, norm=norm)
 
+    runs = {p: passes(p) for p in EXPERIMENT.p}
 
-Sound = tuple[dict[float, MonteCarloRun], exp1.Exp1Result]
+    def value(request: Request[Any]) -> Any:
+        if isinstance(request, FirstOrder):
+            return MadeUpFirstOrder(first_order, norm)
+        assert isinstance(request, Passes)
+        return runs[request.config.dropout.p]
+
+    return EXPERIMENT.compute(inputs_of(value))
 
 
 @pytest.fixture(scope="module")
-def sound() -> Sound:
-    runs, linear = sweep()
-    return runs, exp1.compute(CONFIG, runs, linear)
+def sound() -> StabilityResult:
+    return sweep()
 
 
-def test_scores_that_follow_first_order_are_stable_and_in_proportion(sound: Sound) -> None:
-    found = sound[1]
+def test_scores_that_follow_first_order_are_stable_and_in_proportion(sound: StabilityResult) -> None:
+    found = sound
     assert set(found.stable().values()) == {"met"}
     for p, ratio in found.ratio.items():
         assert ratio.value == pytest.approx(1, abs=0.04), p
@@ -51,12 +58,12 @@ def test_scores_that_follow_first_order_are_stable_and_in_proportion(sound: Soun
 
 
 def test_a_ranking_that_changes_is_told_from_one_that_is_noisy_and_a_curved_mean_is_seen() -> None:
-    found = exp1.compute(CONFIG, *sweep(scramble_from=0.05, curve=5.0))
+    found = sweep(scramble_from=0.05, curve=5.0)
     stable = found.stable()
     assert stable[0.001, 0.02] == "met"
     assert stable[0.05, 0.1] == "met"
     assert stable[0.02, 0.05] == "not met"
-    assert found.matrices["trace_pre"].pair("disattenuated", "0.1", exp1.FIRST_ORDER).value < 0.3
+    assert found.matrices["trace_pre"].pair("disattenuated", "0.1", FIRST_ORDER).value < 0.3
     assert found.ratio[0.02].value == pytest.approx(1.1, abs=0.04)
     assert found.ratio[0.001].value == pytest.approx(1.005, abs=0.04)
 
@@ -68,16 +75,19 @@ def test_noise_that_all_images_of_a_first_order_trial_share_reaches_the_ratio_s_
     for seed in range(60):
         true = np.exp(0.3 * rng.normal(size=100))
         probes = 1 + 0.05 * rng.normal(size=(3, 1))
-        ratio = exp1._ratio(noisy(true, 3, rng), true * probes, seed)
+        ratio = _ratio(noisy(true, 3, rng), true * probes, np.arange(100), seed)
         inside += ratio.low <= 1 <= ratio.high
     assert inside >= 51  # 57 expected; 51 is four standard deviations below
 
 
-def test_the_needs_are_one_run_per_p_and_one_first_order() -> None:
-    needs = exp1.needs(exp1.Exp1Config(), "clip_tiny")
-    assert [need.config.dropout.p for need in needs] == [0.001, 0.005, 0.01, 0.02, 0.05, 0.1]
-    assert {(need.n, need.config.passes, need.config.trials) for need in needs} == {(1000, (64,), 3)}
-    assert exp1.first_order_need(exp1.Exp1Config(), "clip_tiny").config.dropout.p == 0.01
+def test_the_requests_are_one_run_per_p_and_one_first_order() -> None:
+    experiment = RankStability()
+    asked = list(experiment.requests(inputs_of(lambda _: None)))
+    assert asked == [*(experiment.at("clip_tiny", p) for p in experiment.p), experiment.first_order("clip_tiny")]
+    run = experiment.at("clip_tiny", 0.02)
+    assert experiment.p == (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+    assert (run.shown, run.config.dropout.p, run.config.passes, run.config.trials) == (Images(1000), 0.02, (64,), 3)
+    assert experiment.first_order("clip_tiny").dropout.p == 0.01
 
 
 def test_a_stacked_perturbation_fails_the_drift_test() -> None:
@@ -97,16 +107,10 @@ def test_a_stacked_perturbation_fails_the_drift_test() -> None:
     assert stacked.value == pytest.approx(stacked_drift(3), abs=0.08)
 
 
-def test_files_hold_what_was_found(tmp_path: Path, sound: Sound) -> None:
-    runs, found = sound
-    overall = exp1.write(CONFIG, runs, found, tmp_path, "session")
-    folder = tmp_path / exp1.FOLDER / "clip_tiny"
-    summary = json.loads((folder / "exp1_summary.json").read_text())
-    assert summary["reliability_by_p"]["0.01"]["n_trials"] == 3
-    assert summary["stable_pairs"]["disattenuated"]["0.001~0.1"] == "met"
-    assert json.loads(overall.read_text())["results"]["clip_tiny"] == summary
-    with np.load(folder / "exp1_rank_p_trials.npz", allow_pickle=False) as arrays:
-        assert arrays["trials_p_0.05"].shape == (3, N)
-        assert arrays["mean_uncertainty"].shape == (6, N)
-        assert arrays["spearman_matrix"].shape == (7, 7)
-    assert (folder / f"{exp1.FOLDER}.png").stat().st_size > 10_000
+def test_claims_are_judged_by_their_intervals(sound: StabilityResult) -> None:
+    outcomes = {claim.name: claim.judge(sound).outcome for claim in EXPERIMENT.claims()}
+    assert set(outcomes.values()) == {"met"}
+    scrambled = sweep(scramble_from=0.05, curve=5.0)
+    outcomes = {claim.name: claim.judge(scrambled).outcome for claim in EXPERIMENT.claims()}
+    assert outcomes["stable/p=0.02"] == "met"
+    assert outcomes["stable/p=0.1"] == "not met"

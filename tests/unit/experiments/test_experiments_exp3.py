@@ -11,7 +11,7 @@ from made_up_runs import Array, made_up_run, noisy
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloRun
 from mcdo.experiments import exp3_dropout_types as exp3
-from mcdo.experiments.exp5_subset_ambiguity import RHO_ENTROPY_BAR
+from mcdo.experiments.phase1.exp5_subset_ambiguity import RHO_ENTROPY_BAR
 from mcdo.perturbation import AttentionDropout, Dropout, HiddenDropout, StochasticDepth
 
 N = 120

@@ -1,0 +1,41 @@
+"""Inputs of an experiment without a session: the values of its requests, made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+from mcdo.harness import Images, Inputs, Request, Settings, Subject
+from mcdo.images import ImageSet
+
+
+@dataclass
+class MadeUpInputs:
+    """Stands in for :class:`~mcdo.harness.Inputs`; ``value`` makes what each request gives."""
+
+    value: Callable[[Request[Any]], Any]
+    image_set: ImageSet | SimpleNamespace | None = None
+    settings: Settings = field(default_factory=lambda: Settings(models=("clip_tiny",)))
+    subject: Subject = field(default_factory=lambda: Subject("clip_tiny", ("clip_tiny",)))
+    encoders: Mapping[str, Any] = field(default_factory=dict)
+    requests: tuple[Request[Any], ...] = ()
+
+    @property
+    def model(self) -> str:
+        return self.subject.model
+
+    def __getitem__(self, request: Request[Any]) -> Any:
+        return self.value(request)
+
+    def images(self, images: Images) -> Any:
+        return self.image_set
+
+    def encoder(self, model: str | None = None) -> Any:
+        return self.encoders[self.model if model is None else model]
+
+
+def inputs_of(value: Callable[[Request[Any]], Any], **parts: Any) -> Inputs:
+    """Typed as the real thing."""
+    return cast("Inputs", MadeUpInputs(value, **parts))

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
+from mcdo.experiments.phase1.exp4_subset_recipe import SubsetRecipe
+from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
+from mcdo.harness.requests import Passes, merged
+
+
+def test_exp4_is_inside_exp0_s_run() -> None:
+    (run,) = merged([NestedPasses().run("m"), SubsetRecipe().run("m")])
+    assert isinstance(run, Passes)
+    assert run.config.passes == (4, 8, 16, 32, 64, 128, 256)
+    assert run.config.trials == 10
+    assert run.config.geometry == (64,)
+
+
+def test_the_full_protocol_is_the_published_one() -> None:
+    zero, four, five = NestedPasses(), SubsetRecipe(), SubsetAmbiguity()
+    assert (zero.n, zero.trials, zero.passes[0], zero.passes[-1], zero.dropout.p) == (500, 10, 4, 256, 0.01)
+    assert (four.n, four.trials, four.passes) == (500, 10, 64)
+    assert (five.n, five.trials, five.passes) == (5000, 1, 64)
