@@ -16,7 +16,7 @@ from mcdo.harness.requests import (
 )
 from mcdo.harness.runner import Completed, Runner
 from mcdo.harness.session import Session
-from mcdo.harness.settings import Settings
+from mcdo.harness.settings import Settings, first_model
 
 __all__ = [
     "ALPHA",
@@ -42,4 +42,5 @@ __all__ = [
     "Texts",
     "TokenCounts",
     "View",
+    "first_model",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mcdo.encoders import find_spec
 from mcdo.encoders.spec import Precision
 from mcdo.perturbation import Dropout, Perturbation
 
@@ -54,3 +55,8 @@ class Settings:
     estimator: str = "mc"
     session: str = ""
     own_data: Mapping[str, str] = field(default_factory=dict)
+
+
+def first_model(models: tuple[str, ...]) -> str:
+    """The model of experiments that run on one only: the first of the family clip, or the first."""
+    return next((model for model in models if find_spec(model).family == "clip"), models[0])

@@ -15,7 +15,7 @@ from forked import begin
 from PIL import Image
 from pytest_child import child
 
-from mcdo.pytest_plugin import first_model
+from mcdo.harness import first_model
 
 ROOT = Path(__file__).resolve().parents[2]
 

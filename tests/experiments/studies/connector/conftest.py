@@ -15,7 +15,7 @@ from connector_subjects import Sources, Written
 from mcdo.encoders import find_spec
 from mcdo.experiments.bench import Bench, Settings
 from mcdo.names import file_name
-from mcdo.pytest_plugin import settings_from
+from mcdo.pytest_plugin.options import settings_from
 from mcdo.store import Store
 from mcdo.studies.connector import (
     FOLDER,

@@ -1,0 +1,128 @@
+"""Collection: a test for each subject and claim, which tests are selected, in which order, and what they request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+from mcdo.encoders import find_spec
+from mcdo.errors import McdoError
+from mcdo.experiments.base import Need
+from mcdo.harness import Experiment, Subject, first_model
+from mcdo.names import file_name
+from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
+from mcdo.pytest_plugin.options import device_of, models_of, settings_from
+from mcdo.pytest_plugin.state import RUNNER, SESSION
+from mcdo.report.files import check_writable
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    experiment = experiment_of(metafunc.definition)
+    if experiment is not None:
+        _parametrize_experiment(metafunc, experiment)
+        return
+    if "model" not in metafunc.fixturenames:
+        return
+    try:
+        models = models_of(metafunc.config)
+        if metafunc.definition.get_closest_marker("first_model"):
+            models = (first_model(models),)
+        marks = {m: getattr(pytest.mark, find_spec(m).family) for m in models}
+    except McdoError as error:
+        raise pytest.UsageError(str(error)) from error
+    metafunc.parametrize("model", [pytest.param(m, id=file_name(m), marks=marks[m]) for m in models], scope="session")
+
+
+def experiment_of(item: pytest.Item) -> type[Experiment[Any]] | None:
+    """The experiment that an item's mark names, if it is one on the contract."""
+    mark = item.get_closest_marker("experiment")
+    kind = mark.args[0] if mark is not None and mark.args else None
+    return kind if isinstance(kind, type) and issubclass(kind, Experiment) else None
+
+
+def _parametrize_experiment(metafunc: pytest.Metafunc, kind: type[Experiment[Any]]) -> None:
+    """Tests of an experiment run once for each subject, and those of its claims once for each claim."""
+    try:
+        settings = settings_from(metafunc.config)
+        subjects = kind.subjects(settings)
+        parameters = [pytest.param(s, id=file_name(s.name), marks=_family_marks(s)) for s in subjects]
+    except McdoError as error:
+        raise pytest.UsageError(str(error)) from error
+    if {"subject", "result", "completed", "claim"} & set(metafunc.fixturenames):
+        metafunc.parametrize("subject", parameters, scope="session")
+    if "claim" in metafunc.fixturenames:
+        claims = kind.configured(settings).claims()
+        metafunc.parametrize("claim", [pytest.param(claim, id=_readable(claim.name)) for claim in claims])
+
+
+def _readable(claim: str) -> str:
+    """ASCII id of a claim for test names."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", claim).strip("-")
+
+
+def _family_marks(subject: Subject) -> list[pytest.MarkDecorator]:
+    return [getattr(pytest.mark, family) for family in dict.fromkeys(find_spec(m).family for m in subject.models)]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+    tier = getattr(pytest.mark, device_of(config).split(":")[0])
+    for item in items:
+        named = any(item.get_closest_marker(other) for other in TIERS)  # by the test itself
+        if {"model", "subject"} & set(getattr(item, "fixturenames", ())) and not named:
+            item.add_marker(tier)
+    _deselect_other_estimator(config, items)
+    if not config.getoption("--benchmark"):
+        _deselect(config, items, lambda item: item.get_closest_marker("perf") is not None)
+    yield  # pytest groups the tests by model here; what follows keeps that order within each half
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """The harness's own gates first, then what the verdict rests on, the verdict, and the phases that need a GO."""
+    if item.get_closest_marker("own_gate"):
+        return 0
+    if any(item.get_closest_marker(phase) for phase in LATER_PHASES):
+        return 3
+    return 2 if item.get_closest_marker("decision") else 1
+
+
+def _deselect_other_estimator(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption("--estimator")
+
+    def other(item: pytest.Item) -> bool:
+        mark = item.get_closest_marker("estimator")
+        return mark is not None and wanted not in (mark.args[0], "both")
+
+    _deselect(config, items, other)
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: Callable[[pytest.Item], bool]) -> None:
+    out = [item for item in items if unwanted(item)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if not unwanted(item)]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Plan what the selected tests need, so that overlapping needs are measured once."""
+    bench, runner = session.config.stash[SESSION], session.config.stash[RUNNER]
+    for item in session.items:
+        mark, call = item.get_closest_marker("experiment"), getattr(item, "callspec", None)
+        kind = experiment_of(item)
+        if kind is not None and call is not None and "subject" in call.params:
+            runner.plan(kind.configured(bench.settings), call.params["subject"])
+        elif mark is not None and call is not None and "model" in call.params:
+            module, config_type = mark.args
+            config = config_type.of(bench.settings.protocol, bench.settings.seed, bench.settings.dropout)
+            needs = module.needs(config, call.params["model"])
+            bench.plan([needs] if isinstance(needs, Need) else needs)
+    measuring = any({"bench", "runner"} & set(getattr(item, "fixturenames", ())) for item in session.items)
+    if measuring and not session.config.option.collectonly and not hasattr(session.config, "workerinput"):
+        try:
+            check_writable(bench.settings.reports)
+        except McdoError as error:
+            raise pytest.UsageError(str(error)) from error

@@ -1,0 +1,80 @@
+"""Marks: what a test is about and what it needs; strict, so a mistyped one is an error."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from mcdo.errors import nearest
+
+TIERS = ("cpu", "mps", "cuda")
+LATER_PHASES = ("phase2", "phase3", "phase4")
+MARKS = {
+    "phase1": "the gate: is the score reliable, does it follow ambiguity?",
+    "phase2": "core results; needs a GO from phase 1",
+    "phase3": "comparisons; needs a GO from phase 1",
+    "phase4": "extensions; needs a GO from phase 1",
+    "prelim": "the preliminary investigation: validity under degradation, baselines, loss or site",
+    "subtasks": "neighbouring study: subtask meta-learner and its calibration",
+    "backbones": "neighbouring study: backbones for series of plant images",
+    "connector": "neighbouring study: does a language model use its visual tokens?",
+    "gate": "a go/no-go criterion",
+    "own_gate": "a gate of the harness itself: without it there is no verdict",
+    "decision": "the verdict; it comes after the experiments that it rests on",
+    "perf": "throughput floors and ratios; only with --benchmark",
+    "slow": "takes more than a few seconds, or a large model",
+    "clip": "a CLIP-style tower",
+    "siglip": "a SigLIP-style tower",
+    "cpu": "runs on the CPU",
+    "mps": "runs on an Apple GPU",
+    "cuda": "runs on an NVIDIA GPU",
+    "experiment(type)": "the experiment of a test; what all selected ones request is planned together",
+    "estimator(name)": "phase 1 of one estimator, mc or first_order; --estimator chooses",
+    "first_model": "runs on one model only: the first of the family clip, or the first",
+}
+
+
+WARNINGS = (
+    "error::mcdo.errors.McdoWarning",
+    "always::mcdo.errors.UnwrittenWarning",
+    "always::mcdo.store.StoreWarning",
+)
+"""Of all warnings only our own doubts about a number fail a test: no other may cost a finished measurement."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    for rule in WARNINGS:
+        config.addinivalue_line("filterwarnings", rule)
+    _check_mark_expression(config)
+    if config.getoption("--benchmark") and (config.getoption("numprocesses", None) or hasattr(config, "workerinput")):
+        raise pytest.UsageError("--benchmark measures times, which workers would spoil: leave out -n")
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers > 1:  # or every worker would take all cores, and wait for the others
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+def _check_mark_expression(config: pytest.Config) -> None:
+    """Refuse ``-m`` with a mark that does not exist: pytest would select nothing and say so only in passing."""
+    known = {line.split(":")[0].split("(")[0].strip() for line in config.getini("markers")}
+    for word in re.findall(r"[A-Za-z_]\w*", config.option.markexpr or ""):
+        if word not in known | {"and", "or", "not", "True", "False"}:
+            raise pytest.UsageError(f"unknown mark {word!r} in -m; the nearest: {nearest(word, known)}")
+
+
+def check_tier(item: pytest.Item) -> None:
+    """Skip a test whose hardware is not there, or fail it with ``--require-tier``."""
+    wanted = {tier for tier in TIERS if item.get_closest_marker(tier)}
+    present = (
+        {"cpu"}
+        | {t for t in ("cuda",) if torch.cuda.is_available()}
+        | {t for t in ("mps",) if torch.backends.mps.is_available()}
+    )
+    if wanted and not wanted & present:
+        message = f"needs {' or '.join(sorted(wanted))}; found {', '.join(sorted(present))}"
+        if wanted & set(item.config.getoption("--require-tier")):
+            pytest.fail(f"{message} (--require-tier)", pytrace=False)
+        pytest.skip(message)

@@ -1,0 +1,136 @@
+"""Options of the command line, and the settings they add up to."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from mcdo.encoders import REGISTRY, find_spec
+from mcdo.encoders.load import device_named
+from mcdo.encoders.spec import Precision
+from mcdo.errors import McdoError
+from mcdo.harness import Settings
+from mcdo.perturbation import Dropout
+from mcdo.pytest_plugin.marks import TIERS
+from mcdo.pytest_plugin.state import SESSION_ID
+
+ESTIMATORS = ("mc", "first_order", "both")
+OWN_DATA = {
+    "--retrieval": "exp5: a JSON list of {image_path, captions, correct_index}",
+    "--tracking": "exp9: JSON files of frames with tracks, detections and costs, separated by commas",
+    "--prompts": "exp10: a file of prompts, one a line as style<TAB>prompt, in place of the bank",
+    "--cifar10": "subtasks: CIFAR-10's folder or its archive cifar-10-python.tar.gz, in place of the digits",
+    "--plants": "backbones: a folder of plant series or a CSV of images, in place of the generated ones",
+    "--llava-json": "connector: a LLaVA-Pretrain JSON, in place of the embedded digit captions",
+    "--image-root": "connector: the folder where that JSON's image paths begin",
+    "--connector-model": "connector: a transformers LLaVA checkpoint's folder, in place of a trained connector",
+    "--max-seq-len": "connector: tokens of a sample at most, image included (default: 512)",
+}
+"""Options by which experiments and studies are given real data; each experiment's page says what it expects."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    data = parser.getgroup("mcdo-data", "mcdo: data of one's own")
+    for name, meaning in OWN_DATA.items():
+        data.addoption(name, default=None, help=meaning)
+    group = parser.getgroup("mcdo", "uncertainty of frozen vision-language encoders")
+    default = ",".join(key for key, spec in REGISTRY.items() if spec.default)
+    group.addoption("--models", default=default, help=f"encoders, separated by commas (default: {default})")
+    group.addoption("--random-weights", default="", help="those of --models to load with random weights, by name")
+    group.addoption("--images", default="digits", help='image set: "digits" or "folder:PATH" (default: digits)')
+    group.addoption("--device", default="auto", help="auto, cpu, mps or cuda (default: auto)")
+    group.addoption(
+        "--precision",
+        default="float32",
+        choices=get_args(Precision),
+        help="what linear maps are carried out in; moments stay float32 or better (default: float32)",
+    )
+    group.addoption("--benchmark", action="store_true", help="run the performance suite (without -n)")
+    group.addoption(
+        "--protocol", default="full", choices=("full", "quick"), help="sizes: published (full) or small (quick)"
+    )
+    group.addoption("--seed", type=int, default=42, help="seed of images, masks and intervals (default: 42)")
+    group.addoption("--sites", default="all", help="sites: all, mlp, attention, projection, roles or names, by commas")
+    group.addoption("--dropout", type=float, default=0.01, help="probability that a unit is dropped (default: 0.01)")
+    group.addoption(
+        "--estimator",
+        default="mc",
+        choices=ESTIMATORS,
+        help="what phase 1 judges: Monte Carlo passes, first order, or both (default: mc)",
+    )
+    group.addoption("--reports", default="reports", help="where summaries and arrays are written (default: reports)")
+    group.addoption("--store", default="store", help="where measurements are kept; none measures anew (default: store)")
+    group.addoption(
+        "--from-store", action="store_true", help="load no model: compute from what is in the store, or fail"
+    )
+    group.addoption("--batch-size", type=int, default=None, help="rows (images x passes) of one forward pass")
+    group.addoption("--force", action="store_true", help="run later phases without a GO from phase 1")
+    group.addoption(
+        "--require-tier", action="append", default=[], choices=TIERS, help="fail, not skip, without this hardware"
+    )
+    group.addoption("--skip-unreadable", action="store_true", help="leave out unreadable images, and record them")
+
+
+def words(text: str) -> tuple[str, ...]:
+    """What stands between the commas of ``text``."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def models_of(config: pytest.Config) -> tuple[str, ...]:
+    """Keys of the encoders asked for."""
+    models = words(config.getoption("--models"))
+    if not models:
+        raise pytest.UsageError("--models is empty: name at least one encoder")
+    return models
+
+
+def device_of(config: pytest.Config) -> str:
+    """The device asked for, or the best there is."""
+    asked: str = config.getoption("--device")
+    if asked != "auto":
+        device_named(asked)
+        return asked
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def session_id(config: pytest.Config) -> str:
+    """One id for all workers of a session."""
+    worker = getattr(config, "workerinput", None)
+    return str(worker["testrunuid"]) if worker else config.stash.setdefault(SESSION_ID, uuid.uuid4().hex)
+
+
+def settings_from(config: pytest.Config) -> Settings:
+    """The session's settings from its options."""
+    option = config.getoption
+    sites = words(option("--sites"))
+    random = frozenset(words(option("--random-weights")))
+    models = models_of(config)
+    for model in models:
+        find_spec(model)  # an unknown key ends here, with the nearest
+    if not random <= set(models):
+        raise McdoError(
+            f"--random-weights {', '.join(sorted(random - set(models)))}: not among --models {', '.join(models)}"
+        )
+    store = option("--store")
+    return Settings(
+        models=models,
+        images=option("--images"),
+        device=device_of(config),
+        protocol=option("--protocol"),
+        seed=option("--seed"),
+        dropout=Dropout(option("--dropout"), sites[0] if len(sites) == 1 else sites),
+        reports=Path(option("--reports")),
+        store=None if store == "none" else Path(store),
+        batch_size=option("--batch-size"),
+        random_weights=random,
+        skip_unreadable=option("--skip-unreadable"),
+        from_store=option("--from-store"),
+        estimator=option("--estimator"),
+        precision=option("--precision"),
+        session=session_id(config),
+        own_data={name: option(name) for name in OWN_DATA if option(name) is not None},
+    )
