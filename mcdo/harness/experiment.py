@@ -22,6 +22,7 @@ from mcdo.perturbation import Dropout, Perturbation
 
 if TYPE_CHECKING:
     from mcdo.encoders import Encoder
+    from mcdo.harness.runner import Runner
     from mcdo.harness.session import Session
     from mcdo.images import ImageSet
     from mcdo.report.figures import Panel
@@ -77,10 +78,11 @@ class View:
 
 
 class Inputs(View):
-    """What an experiment computes from: the values of the requests it declared."""
+    """What an experiment computes from: the values of its requests, and the results of other experiments."""
 
-    def __init__(self, session: Session, subject: Subject, requests: Iterable[Request[Any]]) -> None:
-        super().__init__(session, subject)
+    def __init__(self, runner: Runner, subject: Subject, requests: Iterable[Request[Any]]) -> None:
+        super().__init__(runner.session, subject)
+        self._runner = runner
         self.requests = tuple(dict.fromkeys(requests))
 
     def __getitem__(self, request: Request[Value]) -> Value:
@@ -93,6 +95,10 @@ class Inputs(View):
         if request not in self.requests:
             raise McdoError(f"{self.subject.name}: {request} was computed with but not requested; declare it")
         return self._session.measure(request)
+
+    def result(self, experiment: type[Experiment[Result]], subject: Subject) -> Result:
+        """The result of another experiment under the session's settings."""
+        return self._runner.run(experiment.configured(self.settings), subject).result
 
 
 @dataclass(frozen=True)

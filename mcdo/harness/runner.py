@@ -55,8 +55,8 @@ class Runner:
 
     def _run(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
         first = tuple(experiment.requests(View(self.session, subject)))
-        later = tuple(experiment.follow_up(Inputs(self.session, subject, first)))
-        inputs = Inputs(self.session, subject, (*first, *later))
+        later = tuple(experiment.follow_up(Inputs(self, subject, first)))
+        inputs = Inputs(self, subject, (*first, *later))
         result = experiment.compute(inputs)
         judgements = {claim.name: claim.judge(result) for claim in experiment.claims()}
         files = _written(experiment, inputs, result, judgements)

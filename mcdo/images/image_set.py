@@ -132,9 +132,9 @@ class ImageSet:
         named = [self.ids, self.content_hashes] + ([self.mask_ids] if self.mask_ids != self.ids else [])
         return hashlib.sha256(json.dumps(named).encode("ascii")).hexdigest()
 
-    def write_manifest(self, path: str | Path) -> None:
-        """Write the set as JSON, atomically; :func:`mcdo.images.read_manifest` gives it back."""
-        manifest = {
+    def manifest(self) -> dict[str, Any]:
+        """The set, JSON-able."""
+        return {
             "num_images": len(self),
             "name": self.name,
             "seed": self.seed,
@@ -147,8 +147,11 @@ class ImageSet:
             "origins": self.origins,
             "mask_ids": None if self.mask_ids == self.ids else self.mask_ids,
         }
+
+    def write_manifest(self, path: str | Path) -> None:
+        """Write :meth:`manifest`, atomically; :func:`mcdo.images.read_manifest` gives the set back."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps(manifest, indent=1) + "\n", encoding="ascii")
+        unfinished.write_text(json.dumps(self.manifest(), indent=1) + "\n", encoding="ascii")
         unfinished.replace(path)

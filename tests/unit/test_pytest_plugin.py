@@ -127,7 +127,7 @@ def test_missing_hardware_is_a_skip_that_says_so_and_a_failure_on_demand(suite: 
 
 
 def test_workers_load_each_model_once_and_give_the_same_numbers(tmp_path: Path) -> None:
-    select = ["tests/experiments/phase1", "-k", "trace_ranks", "--protocol=quick"]
+    select = ["tests/experiments/phase1", "-k", "exp4", "--protocol=quick"]
     alone = run_pytest(*select, f"--reports={tmp_path / 'one'}")
     assert alone.returncode == 0, alone.stdout
     both = run_pytest(*select, f"--reports={tmp_path / 'two'}", "-n", "2", "-v")
@@ -150,7 +150,7 @@ def test_workers_load_each_model_once_and_give_the_same_numbers(tmp_path: Path) 
 
 def test_junit_carries_the_figures(tmp_path: Path) -> None:
     junit = tmp_path / "junit.xml"
-    select = ["tests/experiments/phase1", "-k", "trace_ranks and clip_tiny", "--protocol=quick"]
+    select = ["tests/experiments/phase1", "-k", "exp4 and reported and clip_tiny", "--protocol=quick"]
     done = run_pytest(*select, f"--reports={tmp_path}", f"--junitxml={junit}")
     assert done.returncode == 0, done.stdout
     properties = {p.get("name"): p.get("value") for p in ET.parse(junit).iter("property")}

@@ -112,6 +112,9 @@ class NestedPasses(Experiment[NestedResult]):
             for t in self.passes
         }
 
+    def documents(self, inputs: Inputs, result: NestedResult) -> Mapping[str, Any]:
+        return {"../manifest_all.json": inputs.images(Images(self.n)).manifest()}
+
     def panels(self, inputs: Inputs, result: NestedResult) -> Sequence[Panel]:
         series = {
             score: {f"T={t}": by[space].estimate("spearman") for t, by in result.reliability.items()}
