@@ -6,6 +6,7 @@ from typing import get_args
 
 import torch
 
+from mcdo import arguments
 from mcdo.encoders.encoder import Encoder
 from mcdo.encoders.registry import REGISTRY
 from mcdo.encoders.spec import EncoderSpec, Precision
@@ -33,6 +34,8 @@ def load_encoder(
     Raises McdoError for an unknown key (with the nearest), for weights that are not on this disk (with the command
     that gets them), and for weights that do not fit the model or would have to be unpickled.
     """
+    arguments.instance("key", key, str, "give a registered key, local-dir:PATH, hf-hub:ID or hf:ID_OR_PATH")
+    seed = arguments.seed(seed)
     if weights not in ("pretrained", "random"):
         raise McdoError(f"weights={weights!r}: say 'pretrained' or 'random'")
     if precision not in get_args(Precision):

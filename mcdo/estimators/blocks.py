@@ -9,12 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from mcdo import arguments
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators.resumption import Keeper
 from mcdo.images import ImageSet, Pixels, prepare_pixels
 from mcdo.perturbation import Perturbation, Site, check_alive
 from mcdo.threads import one_thread
+
+
+def check_inputs(encoder: object, images: object, dropout: object) -> None:
+    """Raise McdoError unless each is of its kind, naming what makes it."""
+    arguments.having("encoder", encoder, "preprocess_id", "give what mcdo.load_encoder returns")
+    arguments.having("images", images, "mask_ids", "give what mcdo.load_images returns")
+    arguments.instance("dropout", dropout, Perturbation, "give a perturbation, such as mcdo.Dropout(0.01)")
 
 
 def prepared(encoder: Encoder, images: ImageSet, pixels: Pixels | Callable[[], Pixels] | None = None) -> Pixels:

@@ -9,7 +9,6 @@ Where perturbations are not small it is another number than Monte Carlo's: see
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mcdo import arguments
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.estimators.blocks import BlockLoop, alive_sites, prepared
+from mcdo.estimators.blocks import BlockLoop, alive_sites, check_inputs, prepared
 from mcdo.estimators.first_order_run import FirstOrderConfig, FirstOrderRun
 from mcdo.estimators.jacobian import SiteGraph
 from mcdo.estimators.probes import noise_basis, stratified_probes
@@ -69,7 +69,10 @@ def first_order(
             written, or too little memory for one image.
 
     """
-    probes, trials, seed = map(operator.index, (probes, trials, seed))
+    check_inputs(encoder, images, dropout)
+    probes, trials = arguments.whole("probes", probes), arguments.whole("trials", trials)
+    seed = arguments.seed(seed)
+    batch_size = None if batch_size is None else arguments.whole("batch_size", batch_size, least=1)
     config = FirstOrderConfig(dropout, probes, trials, seed)
     if not 2 <= probes <= encoder.feature_dim + 1:
         raise McdoError(f"probes = {probes}: give between 2 and D + 1 = {encoder.feature_dim + 1}")

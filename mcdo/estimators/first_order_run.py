@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcdo.arguments import real
 from mcdo.errors import McdoError, nearest
 from mcdo.estimators.run import EncoderRun, Scores
 from mcdo.images import ImageSet
@@ -84,7 +85,7 @@ class FirstOrderRun(EncoderRun):
 
     def decomposition(self, name: str, p: float | None = None) -> NDArray[np.float64]:
         """float64 ``[K, N, S]``: what each site contributes to a score; contributions add up."""
-        p = self.config.dropout.p if p is None else p
+        p = self.config.dropout.p if p is None else real("p", p)
         if not 0 <= p < 1:
             raise McdoError(f"p = {p}: it must be in [0, 1)")
         along, across = self.along.astype(np.float64), self.across.astype(np.float64)

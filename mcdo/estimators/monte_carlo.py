@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcdo import arguments
 from mcdo.encoders import Encoder
-from mcdo.estimators.blocks import alive_sites, prepared
+from mcdo.estimators.blocks import alive_sites, check_inputs, prepared
 from mcdo.estimators.measurement import Measurement
 from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.provenance import identity, image_tokens, provenance
@@ -27,11 +27,11 @@ def monte_carlo(
     encoder: Encoder,
     images: ImageSet,
     dropout: Perturbation,
-    passes: Sequence[int] = (4, 16, 64),
+    passes: int | Sequence[int] = (4, 16, 64),
     trials: int = 10,
     seed: int = 42,
     *,
-    geometry: Sequence[int] | None = None,
+    geometry: int | Sequence[int] | None = None,
     batch_size: int | None = None,
     store: Store | Path | str | None = None,
     pixels: Pixels | Callable[[], Pixels] | None = None,
@@ -44,7 +44,7 @@ def monte_carlo(
         encoder: from :func:`mcdo.load_encoder`.
         images: from :func:`mcdo.load_images`.
         dropout: probability and sites.
-        passes: the T at which scores are taken; one run of ``max(passes)`` passes gives them all.
+        passes: the T at which scores are taken, one or several; one run of ``max(passes)`` passes gives them all.
         trials: K, independent repetitions.
         seed: seed of the masks. A mask follows from (seed, trial, pass, image id, site), so neither ``batch_size`` nor
             the other images can change a score.
@@ -65,11 +65,11 @@ def monte_carlo(
             pass.
 
     """
-    passes, trials, seed = tuple(map(operator.index, passes)), operator.index(trials), operator.index(seed)
+    check_inputs(encoder, images, dropout)
+    passes, trials, seed = arguments.wholes("passes", passes), arguments.whole("trials", trials), arguments.seed(seed)
+    geometry = passes if geometry is None else arguments.wholes("geometry", geometry)
     rows = pixel_rows(encoder, batch_size)
-    config = MonteCarloConfig(
-        dropout, passes, trials, seed, passes if geometry is None else tuple(map(operator.index, geometry))
-    )
+    config = MonteCarloConfig(dropout, passes, trials, seed, geometry)
     if weights is not None:
         weights.check_unseen(images)
 
@@ -224,6 +224,9 @@ def census(
         McdoError: naming every requested site that is unknown, never fires, or changes nothing.
 
     """
+    check_inputs(encoder, images, dropout)
+    seed = arguments.seed(seed)
+    limit = None if limit is None else arguments.whole("limit", limit, least=1)
     few = images.select(slice(0, limit or (8 if encoder.resolution <= 64 else 1)))
     pixels = prepared(encoder, few).batch(slice(None))
     keys = image_keys(few.mask_ids, encoder.device)

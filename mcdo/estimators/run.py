@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcdo.arguments import whole
 from mcdo.errors import McdoError, nearest
 from mcdo.estimators.scores import GEOMETRY_SCORES
 from mcdo.perturbation import Perturbation
@@ -102,7 +103,7 @@ class MonteCarloRun(EncoderRun):
             McdoError: if the score is unknown, or was not taken at that T.
 
         """
-        passes = self.config.passes[-1] if passes is None else passes
+        passes = self.config.passes[-1] if passes is None else whole("passes", passes)
         if name == "trace_pre_relative":
             return self.scores("trace_pre", passes) / np.square(self.feature_norm)
         if (name, passes) in self._values:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcdo.arguments import whole
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators.moments import RunningMoments, accumulator_dtype
@@ -215,7 +216,5 @@ def geometry_scores(passes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
 def pixel_rows(encoder: Encoder, rows: int | None) -> int:
     """Rows (image × pass) of one forward pass: as asked for, or by the size of the tower's input."""
     if rows is not None:
-        if rows < 1:
-            raise McdoError(f"batch_size = {rows}: it must be at least 1")
-        return rows
+        return whole("batch_size", rows, least=1)
     return 1024 if encoder.resolution <= 64 else 64 if encoder.device.type == "cpu" else 256

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mcdo import arguments
 from mcdo.errors import McdoError, nearest
 from mcdo.images.digits import HELDOUT, DigitSource, digit_origin, digits
 from mcdo.images.folder import FolderSource, folder
@@ -70,14 +71,12 @@ def load_images(spec: str, n: int | None = None, seed: int = 42, *, skip_unreada
     folder. Raises McdoError for an unknown specification, a wrong n or seed, and whatever the kind refuses.
     """
     kind, argument = _parse(spec)
-    if n is not None and n < 1:
-        raise McdoError(f"n = {n} images were asked for; n must be at least 1, or None for all")
-    if seed < 0:
-        raise McdoError(f"seed = {seed}: a seed must not be negative")
-    return kind.load(argument, n, seed, skip_unreadable)
+    n = None if n is None else arguments.whole("n", n, least=1)
+    return kind.load(argument, n, arguments.seed(seed), skip_unreadable)
 
 
 def _parse(spec: str) -> tuple[Kind, str]:
+    arguments.instance("images", spec, str, "give a specification such as digits or folder:PATH")
     name, _, argument = spec.partition(":")
     if name not in KINDS:
         raise McdoError(f"unknown images {spec!r}; the nearest: {KINDS[nearest(name, KINDS, 1).split(', ')[0]].usage}")

@@ -9,11 +9,11 @@ variance that one injects relative to the signal is p / (1 - p), so kinds at the
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
+from mcdo.arguments import number
 from mcdo.errors import McdoError
 
 Where = Literal["output", "input", "probabilities"]
@@ -44,13 +44,8 @@ class Perturbation:
     sites: str | tuple[str, ...] = "all"
 
     def __init__(self, p: float = 0.01, sites: str | Sequence[str] = "all") -> None:
-        name = type(self).__name__
-        if isinstance(p, bool) or not isinstance(p, (int, float)) or not math.isfinite(p) or not 0 <= p < 1:
-            raise McdoError(f"{name} p = {p!r}: it must be a number in [0, 1); the published value is 0.01")
-        if not sites:
-            raise McdoError(f"{name} sites are empty: name at least one, or say sites='all'")
-        object.__setattr__(self, "p", float(p))
-        object.__setattr__(self, "sites", sites if isinstance(sites, str) else tuple(sites))
+        object.__setattr__(self, "p", _probability(type(self).__name__, p))
+        object.__setattr__(self, "sites", _sites(type(self).__name__, sites))
 
     @property
     def mask_name(self) -> str:
@@ -82,6 +77,25 @@ class Perturbation:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form, with the name of the kind: part of the key of whatever was measured under it."""
         return {"kind": type(self).__name__, **asdict(self)}
+
+
+def _probability(kind: str, p: object) -> float:
+    found = number(p)
+    if found is None or not 0 <= found < 1:
+        raise McdoError(f"{kind} p = {p!r}: it must be a number in [0, 1); the published value is 0.01")
+    return float(found)
+
+
+def _sites(kind: str, sites: Any) -> str | tuple[str, ...]:
+    if isinstance(sites, str) and sites:
+        return sites
+    several = isinstance(sites, Iterable) and not isinstance(sites, (str, bytes))
+    names = tuple(sorted(sites, key=str) if isinstance(sites, Set) else sites) if several else (sites,)
+    wrong = [name for name in names if not isinstance(name, str) or not name]
+    if wrong or not names:
+        what = "empty" if not sites else repr(wrong[0])
+        raise McdoError(f"{kind} sites are {what}: name at least one, or say sites='all'")
+    return names
 
 
 @dataclass(frozen=True, init=False)

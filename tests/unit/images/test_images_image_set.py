@@ -215,8 +215,8 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str, message: str)
         pytest.param("fodler:/x", {}, "the nearest: folder:PATH", id="misspelt-folder"),
         pytest.param("folder", {}, "needs a path", id="no-path"),
         pytest.param("digits:tain", {}, "the nearest: train", id="split"),
-        pytest.param("digits", {"n": 0}, "n = 0 images", id="n-zero"),
-        pytest.param("digits", {"n": -3}, "n must be at least 1", id="n-negative"),
+        pytest.param("digits", {"n": 0}, "n = 0: it must be at least 1", id="n-zero"),
+        pytest.param("digits", {"n": -3}, "it must be at least 1", id="n-negative"),
         pytest.param("digits", {"seed": -1}, "seed = -1", id="seed-negative"),
     ],
 )
