@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from torch.nn import functional
 
 from mcdo.encoders.spec import EncoderSpec, Loss, Precision
 from mcdo.errors import McdoError
+
+_BROKEN = re.compile("[\ud800-\udfff]")
+"""What stands for bytes that are no UTF-8."""
 
 Tokenizer = Callable[[list[str]], Tensor]
 NamedModules = tuple[tuple[str, nn.Module], ...]
@@ -151,8 +155,34 @@ class Encoder:
         return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """int64 [n, L] on the device. Raises McdoError when the tokenizer's files are not on disk."""
+        """int64 [n, L] on the device.
+
+        Raises:
+            McdoError: when the tokenizer's files are not on disk, and for a text that is no Unicode.
+
+        """
+        for text in texts:
+            if not isinstance(text, str) or _BROKEN.search(text):
+                raise McdoError(
+                    f"{self.key}: the prompt '{text}' holds bytes that are no UTF-8, so no tokenizer reads it; rename "
+                    "the class directory or file that it comes from"
+                )
         return self._tokenizer(list(texts)).to(self.device)
+
+    def check_distinct(self, prompts: Sequence[str], names: Sequence[str] | None = None) -> None:
+        """Raise McdoError where two prompts are the same tokens, naming them (by ``names`` if given).
+
+        Tokenizers change case, spaces and normal forms, and cut what is beyond the context length.
+        """
+        first: dict[tuple[int, ...], int] = {}
+        for i, tokens in enumerate(self.tokenize(prompts).tolist()):
+            j = first.setdefault(tuple(tokens), i)
+            if j != i:
+                one, other = (prompts if names is None else names)[j], (prompts if names is None else names)[i]
+                raise McdoError(
+                    f"{self.key}: {_shortened(one)} and {_shortened(other)} are the same to its tokenizer, which drops "
+                    f"case, spaces and what is beyond {len(tokens)} tokens, and may not know the words; rename them"
+                )
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -171,11 +201,13 @@ class Encoder:
     def zero_shot_logits(self, features: Tensor, class_names: Sequence[str], template: str) -> Tensor:
         """Scale x cosine + bias between pre-norm image features [..., D] and each class's prompt: [..., C].
 
-        ``template`` holds ``{}`` where the class name goes.
+        ``template`` holds ``{}`` where the class name goes. Raises McdoError where two prompts are the same tokens.
         """
         if "{}" not in template:
             raise McdoError(f"the template {template!r} has no {{}} for the class name; such as 'a photo of a {{}}'")
-        text = functional.normalize(self.encode_text([template.format(name) for name in class_names]), dim=-1)
+        prompts = [template.replace("{}", name) for name in class_names]
+        self.check_distinct(prompts, class_names)
+        text = functional.normalize(self.encode_text(prompts), dim=-1)
         image = functional.normalize(features.to(text), dim=-1)
         return self.logit_scale * image @ text.T + self.logit_bias
 
@@ -186,3 +218,7 @@ class Encoder:
         units = functional.normalize(self.encode_text(prompts).double().cpu(), dim=-1)
         n = len(units)
         return float((units.sum(0).square().sum() - units.square().sum()) / (n * (n - 1)))
+
+
+def _shortened(text: str) -> str:
+    return repr(text) if len(text) <= 80 else f"{text[:38]!r} ... {text[-38:]!r}"

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mcdo.encoders.encoder import Encoder
 from mcdo.errors import McdoError
+from mcdo.names import as_bytes
 
 IDENTITY = "text tower, the encoder's own tokenizer"
 """Takes the place of the preprocessing in the keys of what is stored."""
@@ -75,7 +76,7 @@ class Prompts:
     @property
     def content_hashes(self) -> tuple[str, ...]:
         """sha256 of each prompt."""
-        return tuple(hashlib.sha256(prompt.encode()).hexdigest() for prompt in self.ids)
+        return tuple(hashlib.sha256(as_bytes(prompt)).hexdigest() for prompt in self.ids)
 
     @cached_property
     def fingerprint(self) -> str:

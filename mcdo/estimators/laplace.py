@@ -35,7 +35,9 @@ class ZeroShot:
     @classmethod
     def of(cls, encoder: Encoder, class_names: Sequence[str], template: str) -> ZeroShot:
         """The head that the encoder makes of class names; its likelihood is the loss that it was trained with."""
-        text = encoder.encode_text([template.format(name) for name in class_names]).double().cpu().numpy()
+        prompts = [template.replace("{}", name) for name in class_names]
+        encoder.check_distinct(prompts, class_names)
+        text = encoder.encode_text(prompts).double().cpu().numpy()
         return cls(encoder.logit_scale * _unit(text), encoder.logit_bias, encoder.loss)
 
     def logits(self, features: ArrayLike) -> Array:

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.base import Need, add_to_json, origin, write_npz
 from mcdo.experiments.exp5_full_ambiguity import FOLDER, SCORES, Exp5FullConfig
 from mcdo.images.retrieval import RetrievalItem, read_items
+from mcdo.names import file_name
 from mcdo.stats import Estimate, auroc, auroc_high, auroc_low, partial_spearman, proportion, spearman
 
 Scores = NDArray[np.float64]
@@ -58,11 +60,22 @@ def gap_and_rank(
     image, text = (_unit(features) for features in (images, texts))
     gaps, ranks = [], []
     for row, item in zip(image, items, strict=True):
-        cosine = text[[place[caption] for caption in item.captions]] @ row
+        captions = text[[place[caption] for caption in item.captions]]
+        _check_distinct(item, captions)
+        cosine = captions @ row
         best = np.sort(cosine)[::-1]
         gaps.append(best[0] - best[1])
         ranks.append(1 + int((cosine > cosine[item.correct_index]).sum()))
     return np.array(gaps), np.array(ranks, dtype=np.int64)
+
+
+def _check_distinct(item: RetrievalItem, captions: Scores) -> None:
+    """Raise McdoError where the text tower cannot tell two captions of an image apart: which is the right one?"""
+    for i, j in np.argwhere(np.triu(captions @ captions.T > 1 - 1e-6, k=1)):
+        raise McdoError(
+            f"{item.image_path}: the captions {item.captions[i]!r} and {item.captions[j]!r} are the same to the text "
+            "tower (its tokenizer drops case, spaces and what is beyond the context length); leave one out"
+        )
 
 
 def _unit(features: NDArray[np.float32]) -> Scores:
@@ -109,7 +122,7 @@ def write_retrieval(
     """``exp5_full_retrieval.npz`` of the model, and its part of the overall summary under ``retrieval``."""
     folder = reports / FOLDER
     write_npz(
-        folder / run.encoder / "exp5_full_retrieval.npz",
+        folder / file_name(run.encoder) / "exp5_full_retrieval.npz",
         paths=np.array(run.ids),
         gap=result.gap,
         rank=result.rank,

@@ -6,7 +6,9 @@ classes) and timm (WordNet lemmas and definitions, all of ImageNet) ship. Other 
 
 from __future__ import annotations
 
+import html
 import re
+import unicodedata
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +21,9 @@ _SYNSET = re.compile(r"n\d{8}")
 def class_names(root: Path, directories: list[str]) -> tuple[str, ...]:
     """One name per class directory of ``root``, all different: two classes with one prompt cannot be told apart.
 
+    Names that differ in case, spaces or normal form alone are one prompt to the text towers here. What else a tokenizer
+    makes equal is refused when the prompts are tokenized.
+
     Synsets whose names coincide take the next more specific name (curated, first lemma, all lemmas, lemmas with
     definition). Raises McdoError for a synset ID in no table and for two directories that read the same.
     """
@@ -26,18 +31,25 @@ def class_names(root: Path, directories: list[str]) -> tuple[str, ...]:
     level = [0] * len(candidates)
     while True:
         names = tuple(options[i] for options, i in zip(candidates, level, strict=True))
-        count = Counter(names)
-        clashing = [i for i, name in enumerate(names) if count[name] > 1]
+        read = [_as_read(name) for name in names]
+        count = Counter(read)
+        clashing = [i for i, name in enumerate(read) if count[name] > 1]
         if not clashing:
             return names
         movable = [i for i in clashing if level[i] + 1 < len(candidates[i])]
         if not movable:
-            both = ", ".join(directories[i] for i in clashing if names[i] == names[clashing[0]])
+            both = ", ".join(directories[i] for i in clashing if read[i] == read[clashing[0]])
             raise McdoError(
-                f"{root}: the class directories {both} all read {names[clashing[0]]!r}; rename or merge them"
+                f"{root}: the class directories {both} all read {read[clashing[0]]!r} to a text tower; "
+                "rename or merge them"
             )
         for i in movable:
             level[i] += 1
+
+
+def _as_read(name: str) -> str:
+    """A name as the tokenizers of CLIP and SigLIP read it: composed, in lower case, one space between words."""
+    return " ".join(unicodedata.normalize("NFC", html.unescape(html.unescape(name))).lower().split())
 
 
 def _candidates(root: Path, directory: str) -> list[str]:

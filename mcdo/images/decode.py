@@ -20,9 +20,12 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from mcdo.errors import McdoError
+from mcdo.images.signatures import HEAD, unreadable
 
 # Formats that Pillow names but hands to another program or cannot decode itself.
 _NOT_DECODED_BY_PILLOW = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+_SUBFILE_TYPE = 254
+"""A tag of TIFF; its lowest bit marks a picture of reduced resolution."""
 
 
 class UnreadableImageError(McdoError):
@@ -61,6 +64,8 @@ def read(path: Path, name: str | None = None) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise UnreadableImageError(name, f"cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a name that no file can have, such as one with a zero byte
+        raise UnreadableImageError(name, f"cannot be read ({error})") from error
     if not content:
         raise UnreadableImageError(name, "the file is empty (zero bytes)")
     return content
@@ -75,6 +80,9 @@ def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
         name = str(source) if name is None else name
         source = read(source, name)
     name = "<bytes>" if name is None else name
+    form = unreadable(source[:HEAD], Path(name).suffix)
+    if form is not None:
+        raise UnreadableImageError(name, f"{form} images are not read here; convert it to PNG or JPEG")
     try:
         with _quiet, Image.open(io.BytesIO(source), formats=formats()) as image:
             _refuse(image, name)
@@ -99,6 +107,8 @@ def _refuse(image: Image.Image, name: str) -> None:
             f"{image.width} x {image.height} = {pixels} pixels, more than the limit of {limit} "
             "(PIL.Image.MAX_IMAGE_PIXELS); scale it down",
         )
+    if getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0) & 1:
+        raise UnreadableImageError(name, "its first picture is a thumbnail of another one, as in a camera's raw")
     frames = getattr(image, "n_frames", 1)
     # The first picture of an MPO, as many cameras write it, is the photograph; the others are previews or depth.
     if frames > 1 and image.format != "MPO":

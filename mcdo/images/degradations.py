@@ -26,6 +26,7 @@ from PIL import Image, ImageFilter
 
 from mcdo.errors import McdoError, nearest
 from mcdo.images.image_set import ImageSet, Source
+from mcdo.names import as_bytes
 
 # Part of every content hash: to be changed with anything below that changes a pixel.
 _RECIPE = "degradation 1"
@@ -195,7 +196,7 @@ class Degradation:
 
     def apply(self, image: Image.Image, image_id: str) -> Image.Image:
         """The damaged picture, same size, mode RGB; what is random in it follows from the family and ``image_id``."""
-        digest = hashlib.sha256(f"{_RECIPE} {self.family} {image_id}".encode()).digest()
+        digest = hashlib.sha256(as_bytes(f"{_RECIPE} {self.family} {image_id}")).digest()
         rng = np.random.default_rng(int.from_bytes(digest, "big"))
         return FAMILIES[self.family].apply(image, self.native(image.size), rng)
 

@@ -1,8 +1,12 @@
 """Images from a folder: one directory per class, searched recursively; the id is the path below the folder.
 
-Hidden entries and files without an image suffix are ignored. A folder with images and no directories is a set without
-labels. Symbolic links are followed, except back to a directory above or one already searched for that class: such a
-link is recorded as skipped.
+A file is an image by its suffix or by its content. One that is an image, but of a format that is not read here (HEIC, a
+camera's raw, ...), counts as unreadable and is named. Hidden entries and all other files are ignored. So are folders
+that file servers and archivers leave behind (``@eaDir``, ...); these are recorded as skipped. A folder with images and
+no directories is a set without labels. Symbolic links are followed, except back to a directory above or one already
+searched for that class: such a link is recorded as skipped.
+
+Ids and names of classes are the same under every locale; what is no UTF-8 in them stays as lone surrogates.
 
 An image's origin is its content hash: every file is one of its own, and exact copies of one, whatever their names and
 classes, count once. A hash is the same whatever n was asked for, which the id of the first copy among the n is not.
@@ -24,10 +28,17 @@ from mcdo.images.class_names import class_names
 from mcdo.images.decode import UnreadableImageError, decode, read, suffixes
 from mcdo.images.image_set import ImageSet, Skipped
 from mcdo.images.sampling import spread_order
+from mcdo.images.signatures import head_of, readable, unreadable
 from mcdo.images.threads import for_each
+from mcdo.names import from_path, to_path
 
 _LAYOUT = "expected one directory per class with images in it, FOLDER/CLASS/IMAGE.jpg"
 _NAMED_IN_ERROR = 10
+LEFT_BEHIND = frozenset(
+    {"@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "@tmp", "$RECYCLE.BIN", "lost+found"}
+    | {"System Volume Information", "__MACOSX", "Network Trash Folder", "Temporary Items"}
+)
+"""Names of folders with copies, thumbnails or rubbish, of Synology, QNAP, Windows, Linux and macOS."""
 
 
 class TooFewImagesError(McdoError):
@@ -43,14 +54,17 @@ class FolderSource:
     def load(self, image_id: str) -> tuple[Image.Image, str]:
         """Read once, so that the hash is that of the very bytes that were decoded."""
         content = self._read(image_id)
-        return decode(content, str(self.root / image_id)), hashlib.sha256(content).hexdigest()
+        return decode(content, str(self._path(image_id))), hashlib.sha256(content).hexdigest()
 
     def content_hash(self, image_id: str) -> str:
         """sha256 of the file's bytes."""
         return hashlib.sha256(self._read(image_id)).hexdigest()
 
     def _read(self, image_id: str) -> bytes:
-        return read(self.root / image_id)
+        return read(self._path(image_id))
+
+    def _path(self, image_id: str) -> Path:
+        return self.root / to_path(image_id)
 
 
 @dataclass(frozen=True)
@@ -85,14 +99,14 @@ def folder(path: str | Path, n: int | None = None, seed: int = 42, *, skip_unrea
     kept = [i for i, each in enumerate(checked) if isinstance(each, str)]
     hashes = tuple(each for each in checked if isinstance(each, str))
     return ImageSet(
-        name=f"folder:{path}",
+        name=f"folder:{from_path(path)}",
         ids=tuple(ids[i] for i in kept),
         labels=labels[chosen[kept]] if found.classes else None,
         class_names=names,
         seed=seed,
         source=source,
         content_hashes=hashes,
-        skipped=(*found.skipped, *(Skipped(os.path.relpath(each.path, root), each.reason) for each in bad)),
+        skipped=(*found.skipped, *(Skipped(_id(root, Path(each.path)), each.reason) for each in bad)),
         origins=hashes,
     )
 
@@ -132,7 +146,7 @@ def _list(root: Path) -> _Listing:
         if not inside:
             raise McdoError(f"class directory {directory} holds no images; remove it or fill it ({_LAYOUT})")
         images += inside
-    return _Listing(sorted(images), [directory.name for directory in directories], skipped)
+    return _Listing(sorted(images), [from_path(directory.name) for directory in directories], skipped)
 
 
 def _walk(root: Path, directory: Path, seen: set[Path], skipped: list[Skipped]) -> Iterator[Path]:
@@ -147,20 +161,30 @@ def _walk(root: Path, directory: Path, seen: set[Path], skipped: list[Skipped]) 
 def _entries(root: Path, directory: Path, seen: set[Path], skipped: list[Skipped]) -> tuple[list[Path], list[Path]]:
     """Sub-directories to enter and image files, each in the order of their names."""
     try:
-        visible = sorted(each for each in directory.iterdir() if not each.name.startswith("."))
+        visible = [each for each in directory.iterdir() if not each.name.startswith(".")]
+        visible.sort(key=lambda each: from_path(each.name))
     except OSError as error:
         raise McdoError(f"directory {directory} cannot be listed ({error.strerror}); check its permissions") from error
     directories = []
     for each in visible:
-        if each.is_dir() and Path(os.path.realpath(each)) in seen:
+        if each.is_dir() and each.name in LEFT_BEHIND:
+            skipped.append(Skipped(_id(root, each), "a folder that a file server or an archiver left, and no class"))
+        elif each.is_dir() and Path(os.path.realpath(each)) in seen:
             skipped.append(
                 Skipped(_id(root, each), "a symbolic link to a directory that is above it or already searched")
             )
         elif each.is_dir():
             directories.append(each)
-    # A broken link has no directory or file behind it, but with an image suffix it is a missing image, not noise.
-    return directories, [each for each in visible if each.suffix.lower() in suffixes() and not each.is_dir()]
+    return directories, [each for each in visible if not each.is_dir() and _is_image(each)]
+
+
+def _is_image(path: Path) -> bool:
+    # A broken link has no file behind it, but with an image suffix it is a missing image, not noise.
+    if path.suffix.lower() in suffixes():
+        return True
+    head = head_of(path)
+    return (readable(head, path.suffix) or unreadable(head, path.suffix)) is not None
 
 
 def _id(root: Path, path: Path) -> str:
-    return str(PurePosixPath(path.relative_to(root)))
+    return from_path(PurePosixPath(path.relative_to(root)))

@@ -18,6 +18,7 @@ from mcdo.images.image_set import ImageSet, Skipped, Source
 from mcdo.images.retrieval import retrieval
 from mcdo.images.synthetic import SyntheticSource, synthetic
 from mcdo.images.threads import for_each
+from mcdo.names import to_path
 
 Names = tuple[str, ...]
 
@@ -45,13 +46,13 @@ KINDS = {
     "folder": Kind(
         usage="folder:PATH",
         load=lambda path, n, seed, skip: folder(path, n, seed, skip_unreadable=skip),
-        source=lambda path: FolderSource(Path(path).expanduser()),
+        source=lambda path: FolderSource(Path(to_path(path)).expanduser()),
         origins=lambda _, hashes: hashes,
     ),
     "retrieval": Kind(
         usage="retrieval:FILE.json",
         load=lambda path, n, seed, _: retrieval(path, n, seed),
-        source=lambda path: FolderSource(Path(path).expanduser().resolve().parent),
+        source=lambda path: FolderSource(Path(to_path(path)).expanduser().resolve().parent),
         origins=lambda _, hashes: hashes,
     ),
     "synthetic": Kind(

@@ -17,6 +17,7 @@ from mcdo.images.decode import UnreadableImageError
 from mcdo.images.folder import FolderSource
 from mcdo.images.image_set import ImageSet
 from mcdo.images.threads import for_each
+from mcdo.names import from_path
 
 _KEYS = ("image_path", "captions", "correct_index")
 
@@ -69,7 +70,7 @@ def retrieval(path: str, n: int | None = None, seed: int = 42) -> ImageSet:
 
     for_each(check, len(items), "reading images")
     ids = tuple(item.image_path for item in items)
-    return ImageSet(f"retrieval:{path}", ids, None, (), seed, source, tuple(hashes), origins=tuple(hashes))
+    return ImageSet(f"retrieval:{from_path(path)}", ids, None, (), seed, source, tuple(hashes), origins=tuple(hashes))
 
 
 def _item(path: Path, index: int, entry: Any) -> RetrievalItem:

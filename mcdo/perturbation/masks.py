@@ -23,6 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcdo.names import as_bytes
+
 PASS_BLOCK = 16
 """Passes that share one stream. Part of the mask scheme: changing it changes every mask."""
 
@@ -62,7 +64,7 @@ def _mix_(words: Tensor) -> Tensor:
 
 def name_key(name: str) -> int:
     """Unsigned 64-bit key of a name (an image id or a site)."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    return int.from_bytes(hashlib.sha256(as_bytes(name)).digest()[:8], "little")
 
 
 def image_keys(ids: Iterable[str], device: torch.device | str = "cpu") -> Tensor:

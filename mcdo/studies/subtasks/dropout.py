@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
 from mcdo.errors import McdoError
+from mcdo.names import as_bytes
 from mcdo.studies.subtasks.network import Perceptron
 from mcdo.studies.subtasks.splits import Split
 
@@ -51,7 +52,7 @@ def mc_logits(network: Perceptron, split: Split, x: NDArray[np.float32], passes:
 
 def keyed_keeps(network: Perceptron, image_id: str, passes: int, seed: int) -> NDArray[np.float32]:
     """Which hidden units stay, 0 or 1, float32 [passes, all hidden units], drawn from (seed, image id)."""
-    key = int.from_bytes(hashlib.sha256(f"subtasks {seed} {image_id}".encode()).digest()[:16], "big")
+    key = int.from_bytes(hashlib.sha256(as_bytes(f"subtasks {seed} {image_id}")).digest()[:16], "big")
     source = np.random.Generator(np.random.Philox(key=key))
     units = sum(network.architecture.hidden)
     drawn = source.random((passes, units), dtype=np.float32)

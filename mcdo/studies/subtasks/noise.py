@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mcdo.images import ImageSet, Source
+from mcdo.names import as_bytes
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class NoisySource:
     def load(self, image_id: str) -> tuple[Image.Image, str]:
         """RGB, the same noise in all three channels."""
         image, _ = self.inner.load(image_id)
-        key = int.from_bytes(hashlib.sha256(f"subtasks noise {image_id}".encode()).digest()[:16], "big")
+        key = int.from_bytes(hashlib.sha256(as_bytes(f"subtasks noise {image_id}")).digest()[:16], "big")
         clean = np.asarray(image, dtype=np.float64)
         noise = self.sigma * np.random.default_rng(key).standard_normal(clean.shape[:2])
         noisy = np.clip(np.rint(clean + noise[..., None]), 0, 255).astype(np.uint8)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mcdo.encoders import REGISTRY, Encoder, load_encoder, open_clip_backend
 from mcdo.encoders.recipe import CLASS_NAMES
 from mcdo.errors import McdoError
+from mcdo.estimators import ZeroShot
 
 EMBEDDED = [key for key, spec in REGISTRY.items() if spec.embedded]
 PROMPTS = [f"a photo of a {name}" for name in CLASS_NAMES]
@@ -150,3 +151,29 @@ def test_siglip2_text_needs_the_tokenizer_and_images_do_not(tmp_path: object, mo
     source = open_clip_backend._source("siglip2_b16", "ViT-B-16-SigLIP2", "webli")
     with pytest.raises(McdoError, match="hf download timm/ViT-B-16-SigLIP2"):
         open_clip_backend._tokenizer("siglip2_b16", source)
+
+
+LONG = " ".join(["one"] * 100)
+
+
+@pytest.mark.parametrize("key", ["clip_tiny", "siglip_tiny"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Seven", "seven"), ("two  three", "two three"), (f"{LONG} two", f"{LONG} three"), ("unheard", "unseen")],
+    ids=["case", "spaces", "beyond-the-context", "unknown-words"],
+)
+def test_classes_whose_prompts_are_the_same_tokens_are_refused_by_name(key: str, one: str, other: str) -> None:
+    encoder, names = encoder_of(key), [one, "nine", other]
+    for refused in (
+        lambda: encoder.zero_shot_logits(torch.zeros(1, 48), names, "a {}"),
+        lambda: ZeroShot.of(encoder, names, "a {}"),
+    ):
+        with pytest.raises(McdoError, match=f"{key}: .*{one[-5:]}' and .*{other[-5:]}' are the same") as told:
+            refused()
+        assert len(str(told.value)) < 400
+    encoder.check_distinct(["a seven", "a nine"])
+
+
+def test_a_class_name_with_braces_is_a_name() -> None:
+    logits = encoder_of("clip_tiny").zero_shot_logits(torch.zeros(1, 48), ["{x}", "nine"], "a {}")
+    assert logits.shape == (1, 2)

@@ -9,6 +9,7 @@ from made_up_runs import Array, made_up_run
 from scipy import stats
 
 import mcdo
+from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloRun
 from mcdo.experiments import exp5_full_ambiguity as exp5
 from mcdo.experiments import exp5_retrieval as retrieval
@@ -145,3 +146,11 @@ def test_retrieval_of_real_images_and_captions(captioned: Path, tmp_path: Path) 
     assert held["file"] == "items.json"
     with np.load(tmp_path / exp5.FOLDER / "clip_tiny" / "exp5_full_retrieval.npz", allow_pickle=False) as arrays:
         assert arrays["rank"].tolist() == found.rank.tolist()
+
+
+def test_captions_that_the_text_tower_cannot_tell_apart_are_refused_by_name() -> None:
+    items = (RetrievalItem("a.png", ("x", "X"), 0), *ITEMS[1:])
+    texts = np.array([[1.0, 0.0], [1.0, 1e-7], [0.0, 1.0], [0.6, 0.8]], dtype=np.float32)
+    assert retrieval.prompts(items) == ["x", "X", "y", "z"]
+    with pytest.raises(McdoError, match=r"a\.png: the captions 'x' and 'X' are the same to the text tower"):
+        retrieval.gap_and_rank(items, np.ones((3, 2), dtype=np.float32), texts)

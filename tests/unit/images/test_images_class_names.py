@@ -54,3 +54,24 @@ def test_all_classes_of_every_table_have_different_names() -> None:
 def test_two_directories_that_read_the_same_are_named() -> None:
     with pytest.raises(McdoError, match="red_fox, red fox all read 'red fox'"):
         class_names(ROOT, ["red_fox", "otter", "red fox"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Crane", "crane"),
+        ("red fox", "red_fox"),
+        ("red fox", "red  fox"),
+        ("red fox ", "Red Fox"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("cats & dogs", "cats &amp; dogs"),
+        ("red\u00a0fox", "red fox"),
+    ],
+)
+def test_directories_that_are_one_prompt_are_refused(one: str, other: str, tmp_path: Path) -> None:
+    with pytest.raises(McdoError, match=r"the class directories .* all read .* to a text tower; rename or merge"):
+        class_names(tmp_path, [one, "else", other])
+
+
+def test_directories_that_differ_in_a_word_are_not() -> None:
+    assert class_names(Path(), ["crane", "cranes", "crane fly"]) == ("crane", "cranes", "crane fly")
