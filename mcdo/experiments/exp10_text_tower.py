@@ -225,8 +225,8 @@ def compute(
         length=related(scores, tokens, frames, norm),
         detects={
             name: {
-                "auroc": auroc(values, unspecific, seed=seed),
-                "auroc_same_length": auroc(ranks[name], unspecific, seed=seed),
+                "auroc": auroc(values, unspecific, origins=frames),
+                "auroc_same_length": auroc(ranks[name], unspecific, origins=frames),
             }
             for name, values in scores.items()
         },

@@ -106,9 +106,9 @@ def _figures(
     found = {
         "rho_uncertainty_vs_negative_gap": spearman(score, -gap, seed=seed),
         "rho_uncertainty_vs_rank": spearman(score, rank, seed=seed),
-        "auroc_low_gap": auroc_low(score, gap, seed=seed),
-        "auroc_high_rank": auroc_high(score, rank, seed=seed),
-        "auroc_wrong_caption": auroc(score, rank > 1, seed=seed),
+        "auroc_low_gap": auroc_low(score, gap),
+        "auroc_high_rank": auroc_high(score, rank),
+        "auroc_wrong_caption": auroc(score, rank > 1),
     }
     if norm is not None and len(score) > 3:
         found["rho_uncertainty_vs_negative_gap_given_norm"] = partial_spearman(score, -gap, norm, seed=seed)

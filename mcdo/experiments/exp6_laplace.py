@@ -165,7 +165,7 @@ def _differences(
         for target in CIRCULAR
     }
     if targets.correct is not None:
-        families["error"] = auroc_differences(scores, REFERENCE, ~targets.correct, **how)
+        families["error"] = auroc_differences(scores, REFERENCE, ~targets.correct)
     return corrected(families)
 
 

@@ -204,7 +204,7 @@ def _differences(scores: Mapping[str, Array], targets: AmbiguityTargets, seed: i
         for target in ("entropy", "neg_margin")
     }
     if targets.correct is not None:
-        families["error"] = auroc_differences(scores, "epistemic", ~targets.correct, seed=seed)
+        families["error"] = auroc_differences(scores, "epistemic", ~targets.correct)
     return corrected(families)
 
 

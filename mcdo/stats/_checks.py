@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,21 @@ def images(least: int = 1, **named: Any) -> list[Array]:
     if min(lengths.values()) < least:
         raise McdoError(f"{', '.join(named)}: {min(lengths.values())} images; at least {least} are needed")
     return arrays
+
+
+def scores_of(least: int, scores: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """Scores [N] or [K, N], trials by images, by name, each as finite [K, N] of the same images, at least ``least``."""
+    held = {name: numbers(name, values) for name, values in scores.items()}
+    for name, array in held.items():
+        if array.ndim not in (1, 2) or (array.ndim == 2 and not len(array)):
+            raise McdoError(f"{name} has shape {list(array.shape)}; give [N], or [K, N], trials by images")
+        finite(name, array, ("image",) if array.ndim == 1 else ("trial", "image"))
+    lengths = {name: array.shape[-1] for name, array in held.items()}
+    if len(set(lengths.values())) > 1:
+        raise McdoError(f"arrays of unequal length: {lengths}; pair them image by image")
+    if min(lengths.values()) < least:
+        raise McdoError(f"{', '.join(held)}: {min(lengths.values())} images; at least {least} are needed")
+    return {name: np.atleast_2d(array) for name, array in held.items()}
 
 
 def flags(name: str, values: Array) -> NDArray[np.bool_]:

@@ -1,7 +1,12 @@
 """Does one quantity follow another? Spearman's ρ, plain and with a third held fixed, by the bootstrap over origins.
 
 A figure that the data leave undefined (a constant argument) is NaN with a NaN interval, so that its verdict is
-"undecided"; malformed input is an error.
+"undecided"; malformed input is an error. Scores may be [N] or [K, N], see :mod:`mcdo.stats.trials`.
+
+Coverage of the 95 % percentile interval in simulation: .93–.96 at N = 100 and .92–.97 at N = 500 (normal, bivariate t
+with two degrees of freedom, normal times a log-normal scale; ρ = 0, .3, .8; log-normal margins have the ranks of
+normal ones); 20 origins of five images .93–.94, 20 origins of unequal sizes .94–.96. Fisher's z with the bootstrap's
+or the linearised standard error did no better, and worse with origins of unequal sizes (.87–.92).
 """
 
 from __future__ import annotations
@@ -16,7 +21,8 @@ from scipy import stats
 
 from mcdo.stats._checks import Array, images, numbers
 from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
-from mcdo.stats.sample import Figures, Sample
+from mcdo.stats.sample import Inferred, Sample
+from mcdo.stats.trials import Scores, infer
 
 RankFigure = Callable[[Array], Array]
 """A figure of rank covariances: [R, M, M] to [R]."""
@@ -27,12 +33,15 @@ def spearman(
     y: ArrayLike,
     *,
     origins: Origins | None = None,
+    shared_noise: bool = False,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
 ) -> Estimate:
-    """Spearman's ρ (1904) of two ``[N]`` arrays, N >= 3: Pearson's r of the ranks, ties at their mean rank."""
-    return _estimate(np.stack(images(3, x=x, y=y)), Sample(np.size(x), origins, seed, resamples, level), among(0, 1))
+    """Spearman's ρ (1904) of two scores, [N] or [K, N], N >= 3: Pearson's r of the ranks, ties at their mean rank."""
+    scores = Scores.of({"x": x, "y": y}, shared_noise=shared_noise, least=3)
+    sample = Sample(scores.means.shape[1], origins, seed, resamples, level)
+    return infer(RankFigures(sample, [among(0, 1)]), scores)[0].estimate
 
 
 def partial_spearman(
@@ -41,20 +50,25 @@ def partial_spearman(
     given: ArrayLike,
     *,
     origins: Origins | None = None,
+    shared_noise: bool = False,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
 ) -> Estimate:
-    """Spearman's ρ of ``x`` and ``y`` with the ranks of ``given`` ([N], or [C, N] for C covariates) held fixed.
+    """Spearman's ρ of two scores with the ranks of ``given`` ([N], or [C, N] for C covariates) held fixed.
 
     Definition: r of the residuals of rank(x) and rank(y), each after linear regression on the ranks of the
     covariates; for one covariate (r_xy − r_xz r_yz)/√((1 − r_xz²)(1 − r_yz²)) (Kendall 1942). Constant or repeated
-    covariates change nothing; an argument that the covariates determine leaves NaN. ``[N]`` with N >= 3 + C.
+    covariates change nothing; an argument that the covariates determine leaves NaN. ``x`` and ``y`` are [N] or
+    [K, N] with N >= 3 + C.
     """
     covariates = np.atleast_2d(numbers("given", given))
+    scores = Scores.of({"x": x, "y": y}, shared_noise=shared_noise, least=3 + len(covariates))
     named = {f"given[{index}]": row for index, row in enumerate(covariates)}
-    rows = np.stack(images(3 + len(covariates), x=x, y=y, **named))
-    return _estimate(rows, Sample(rows.shape[1], origins, seed, resamples, level), among(*range(len(rows))))
+    others = np.stack(images(3 + len(covariates), x=scores.means[0], **named)[1:])
+    sample = Sample(others.shape[1], origins, seed, resamples, level)
+    figure = among(*range(2 + len(others)))
+    return infer(RankFigures(sample, [figure], others), scores)[0].estimate
 
 
 def spearman_permutation_p(
@@ -92,6 +106,34 @@ def disattenuated(rho: float, reliability_x: float, reliability_y: float) -> flo
     return rho / math.sqrt(shared) if min(reliability_x, reliability_y) > 0 else math.nan
 
 
+class RankFigures:
+    """Figures of the rank covariance of scores [S, N], the first rows, and ``others`` [M, N], the rest."""
+
+    bounds = (-1.0, 1.0)
+
+    def __init__(self, sample: Sample, figures: Sequence[RankFigure], others: Array | None = None) -> None:
+        self.sample, self.figures = sample, figures
+        self.others = np.empty((0, sample.images)) if others is None else others
+
+    def values(self, scores: Array) -> Array:
+        """The figures [F] of ``scores`` [S, N]."""
+        return self.sample.whole(self._of(scores))
+
+    def inferred(self, scores: Array) -> list[Inferred]:
+        """The same with percentile intervals of the bootstrap over origins."""
+        whole, draws = self.sample.both(self._of(scores))
+        return [self.sample.inferred(value, draws[:, i]) for i, value in enumerate(whole)]
+
+    def _of(self, scores: Array) -> Callable[[Array], Array]:
+        rows = np.concatenate([scores, self.others])
+
+        def figures(weights: Array) -> Array:
+            covariance = rank_covariance(rows, weights)
+            return np.stack([figure(covariance) for figure in self.figures], axis=1)
+
+        return figures
+
+
 def among(*rows: int) -> RankFigure:
     """The rank correlation of the first two of ``rows``, given the rest if there are any."""
     picked = list(rows)
@@ -99,19 +141,14 @@ def among(*rows: int) -> RankFigure:
     return lambda covariance: of(covariance[:, picked][:, :, picked])
 
 
-def rank_figures(rows: Array, figures: Sequence[RankFigure]) -> Figures:
-    """``figures`` of the rank covariance of ``rows`` [M, N] as functions of multiplicities."""
+def contrast(row: int, reference: int, target: int) -> RankFigure:
+    """The rank correlation of ``row`` with ``target`` less that of ``reference`` with it."""
 
-    def of(weights: Array) -> Array:
-        covariance = rank_covariance(rows, weights)
-        return np.stack([figure(covariance) for figure in figures], axis=1)
+    def difference(covariance: Array) -> Array:
+        rho = correlation(covariance)[:, :, target]
+        return np.asarray(rho[:, row] - rho[:, reference])
 
-    return of
-
-
-def _estimate(rows: Array, sample: Sample, figure: RankFigure) -> Estimate:
-    whole, draws = sample.both(rank_figures(rows, [figure]))
-    return sample.estimate(whole[0], draws[:, 0])
+    return difference
 
 
 def _plain(covariance: Array) -> Array:

@@ -21,9 +21,9 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, trials
-from mcdo.stats.comparison import Difference, corrected
+from mcdo.stats.comparison import Difference, differences
 from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
-from mcdo.stats.sample import Sample
+from mcdo.stats.sample import Inferred, Sample
 
 Pair = tuple[str, str]
 
@@ -105,21 +105,19 @@ def rank_matrix(
     def corrected_estimate(a: str, b: str) -> Estimate:
         draws = drawn.corrected(a, b)
         undefined = np.isnan(draws).mean() > (1 - level) / 2
-        return sample.undefined if undefined else sample.estimate(whole.corrected(a, b)[0], draws)
+        return sample.undefined.estimate if undefined else sample.estimate(whole.corrected(a, b)[0], draws)
+
+    def gap(first: str, second: str) -> Inferred:
+        value, draws = (figures.within(second) - figures.within(first) for figures in (whole, drawn))
+        return sample.inferred(value[0], draws)
 
     pairs = list(itertools.combinations(names, 2))
-    differences = {}
-    for first, second in pairs:
-        gap, gaps = (figures.within(second) - figures.within(first) for figures in (whole, drawn))
-        estimate, p = sample.tested(gap[0], gaps)
-        differences[_joined((first, second))] = Difference(estimate, p, p)
-    adjusted = corrected({"": differences})[""]
     return RankMatrix(
         names=names,
         raw={p: sample.estimate(whole.means(*p)[0], drawn.means(*p)) for p in pairs},
         disattenuated={p: corrected_estimate(*p) for p in pairs},
         reliability={name: sample.estimate(whole.within(name)[0], drawn.within(name)) for name in names},
-        reliability_difference={p: adjusted[_joined(p)] for p in pairs},
+        reliability_difference=differences(pairs, [gap(*pair) for pair in pairs]),
     )
 
 

@@ -1,16 +1,14 @@
 """What does a score follow, and does it beat what costs nothing? Many rank relations from one set of resamples.
 
-All figures come from the covariance of mid-ranks: Spearman's ρ is its correlation, the partial ρ its Schur complement,
-and AUROC = 1/2 + cov(score, truth)/(2 var(truth)), because a 0/1 truth has two ranks only. So one bootstrap over
-origins serves every pair, and differences are paired by construction. p-values of a call are corrected by Holm as one
-family.
+Spearman's ρ is the correlation in the covariance of mid-ranks, the partial ρ its Schur complement, so one bootstrap
+over origins serves every pair, and differences are paired by construction. p-values of a call are corrected by Holm as
+one family. Scores may be [N] or [K, N], see :mod:`mcdo.stats.trials`.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +17,11 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, flags, images, jsonable
-from mcdo.stats.association import RankFigure, among, rank_figures
-from mcdo.stats.comparison import Difference, corrected
-from mcdo.stats.resampling import Estimate, Origins, correlation, holm
+from mcdo.stats.association import RankFigure, RankFigures, among
+from mcdo.stats.comparison import AreaDifferences, Difference, differences, holm_of_defined
+from mcdo.stats.resampling import Estimate, Origins, correlation
 from mcdo.stats.sample import Sample
+from mcdo.stats.trials import Scores, infer
 
 
 @dataclass(frozen=True)
@@ -59,35 +58,37 @@ def rank_relations(
     *,
     given: ArrayLike | None = None,
     origins: Origins | None = None,
+    shared_noise: bool = False,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
 ) -> dict[tuple[str, str], Relation]:
-    """Spearman's ρ of every score [N] with every other quantity [N], keyed by (score, other).
+    """Spearman's ρ of every score with every other quantity, keyed by (score, other).
 
     Args:
-        scores: by name.
-        others: by name; booleans count as 0 and 1.
+        scores: [N] or [K, N] by name.
+        others: [N] by name; booleans count as 0 and 1.
         given: the covariate [N] of the partial correlation. One that equals a score or an other leaves it NaN.
         origins: the origin of each image, [N].
+        shared_noise: whether the images of a trial share its noise.
         seed: of the resamples.
         resamples: of the origins.
-        level: of the intervals. p by :func:`~mcdo.stats.normal_p`.
+        level: of the intervals. p as in :class:`~mcdo.stats.Inferred`.
 
     """
-    table = _table(scores, others, **({} if given is None else {"given": given}))
+    held = _scores({"score": scores}, shared_noise)
+    quantities = {f"other {name}": values for name, values in others.items()}
+    table = _rows(held, quantities if given is None else {**quantities, "given": given})
     sample = Sample(table.shape[1], origins, seed, resamples, level)
     names, start = list(itertools.product(scores, others)), len(scores)
     places = [(i, start + j) for i in range(len(scores)) for j in range(len(others))]
-    plain = _tested(sample, table, [among(*at) for at in places])
-    if given is None:
-        partial = [(sample.undefined, math.nan)] * len(plain)
-    else:
-        partial = _tested(sample, table, [among(*at, -1) for at in places])
-    adjusted = _holm([*(p for _, p in plain), *(p for _, p in partial)])
+    figures = [among(*at) for at in places] + ([] if given is None else [among(*at, -1) for at in places])
+    found = infer(RankFigures(sample, figures, table), held)
+    plain, partial = found[: len(names)], found[len(names) :] or [sample.undefined] * len(names)
+    adjusted = holm_of_defined([one.p_value for one in (*plain, *partial)])
     return {
-        name: Relation(rho, part, p, first, second)
-        for name, (rho, p), (part, _), first, second in zip(
+        name: Relation(rho.estimate, part.estimate, rho.p_value, first, second)
+        for name, rho, part, first, second in zip(
             names, plain, partial, adjusted[: len(names)], adjusted[len(names) :], strict=True
         )
     }
@@ -100,6 +101,7 @@ def advantages(
     follows: Mapping[str, ArrayLike],
     detects: Mapping[str, ArrayLike],
     origins: Origins | None = None,
+    shared_noise: bool = False,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
@@ -108,57 +110,49 @@ def advantages(
 
     A score says beforehand which way it points (larger is more uncertain), a baseline may be read either way: the
     difference is ρ(score) − |ρ(baseline)| for each target in ``follows`` [N], and AUROC(score) −
-    max(AUROC, 1 − AUROC)(baseline) for each 0/1 target in ``detects`` [N]. A baseline is not set against a target of
-    its own name. Origins are resampled for both at once; Holm over the whole call.
+    max(AUROC, 1 − AUROC)(baseline) for each 0/1 target in ``detects`` [N]. Scores and baselines are [N] or [K, N]. A
+    baseline is not set against a target of its own name. Intervals and p as in
+    :func:`~mcdo.stats.spearman_differences` and :func:`~mcdo.stats.auroc_differences`; Holm over the whole call.
     """
     truths = {name: flags(name, images(2, **{name: values})[0]) for name, values in detects.items()}
-    table = _table(scores, baselines, **follows, **truths)
+    held = _scores({"score": scores, "baseline": baselines}, shared_noise)
+    table = _rows(held, {**follows, **truths})
     sample = Sample(table.shape[1], origins, seed, resamples, level)
-    S, B, figures = len(scores), len(baselines), {}
-    for (i, score), (j, baseline) in itertools.product(enumerate(scores), enumerate(baselines)):
-        for k, target in enumerate([*follows, *truths]):
-            if target != baseline:
-                figures[score, baseline, target] = _directed(i, S + j, S + B + k, as_area=target in truths)
-    found = _tested(sample, table, list(figures.values()))
-    differences = {str(key): Difference(estimate, p, p) for key, (estimate, p) in zip(figures, found, strict=True)}
-    joined = corrected({"": differences})[""]
-    return {key: joined[str(key)] for key in figures}
+    pairs = {
+        (score, baseline, target): (i, len(scores) + j)
+        for (i, score), (j, baseline) in itertools.product(enumerate(scores), enumerate(baselines))
+        for target in (*follows, *truths)
+        if target != baseline
+    }
+    goals = {target: len(scores) + len(baselines) + i for i, target in enumerate(follows)}
+    following = {key: _directed(*at, goals[key[2]]) for key, at in pairs.items() if key[2] in goals}
+    detecting = {key: (*at, truths[key[2]]) for key, at in pairs.items() if key[2] not in goals}
+    found = infer(RankFigures(sample, list(following.values()), table[: len(follows)]), held) if following else []
+    found += infer(AreaDifferences(sample, list(detecting.values()), directed=True), held)
+    by_key = differences([*following, *detecting], found)
+    return {key: by_key[key] for key in pairs}
 
 
-def _directed(score: int, baseline: int, target: int, *, as_area: bool) -> RankFigure:
-    """ρ(score) − |ρ(baseline)| as a function of rank covariances [R, M, M]; halved or so, the same for AUROC − 1/2."""
+def _directed(score: int, baseline: int, target: int) -> RankFigure:
+    """ρ(score) − |ρ(baseline)| as a function of rank covariances [R, M, M]."""
 
     def difference(covariance: Array) -> Array:
-        if as_area:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                strength = covariance[:, :, target] / (2 * covariance[:, target, target])[:, None]
-        else:
-            strength = correlation(covariance)[:, :, target]
-        return np.asarray(strength[:, score] - np.abs(strength[:, baseline]))
+        rho = correlation(covariance)[:, :, target]
+        return np.asarray(rho[:, score] - np.abs(rho[:, baseline]))
 
     return difference
 
 
-def _table(first: Mapping[str, ArrayLike], second: Mapping[str, ArrayLike], **more: ArrayLike) -> Array:
-    """All rows [M, N], scores first; messages name each by its role, so that names may repeat between roles."""
-    if not first or not second:
+def _scores(roles: Mapping[str, Mapping[str, ArrayLike]], shared_noise: bool) -> Scores:
+    """Scores of several roles; messages name each by its role, so that names may repeat between roles."""
+    if not all(roles.values()):
         raise McdoError("nothing to relate: give at least one score and one quantity to set beside it")
-    rows = {**{f"score {n}": v for n, v in first.items()}, **{f"other {n}": v for n, v in second.items()}, **more}
-    return np.stack(images(5, **rows))
+    named = {f"{role} {name}": values for role, scores in roles.items() for name, values in scores.items()}
+    return Scores.of(named, shared_noise=shared_noise, least=5)
 
 
-def _tested(sample: Sample, rows: Array, figures: Sequence[RankFigure]) -> list[tuple[Estimate, float]]:
-    """Figures of the rank covariance of ``rows``, each with its interval and p of "it is zero"."""
-    if not figures:
-        return []
-    whole, draws = sample.both(rank_figures(rows, figures))
-    return [sample.tested(whole[i], draws[:, i]) for i in range(len(figures))]
-
-
-def _holm(p_values: Sequence[float]) -> list[float]:
-    """Holm over the defined ones; NaN stays NaN and is no test."""
-    tests = [i for i, p in enumerate(p_values) if not math.isnan(p)]
-    adjusted = [math.nan] * len(p_values)
-    for i, p in zip(tests, holm([p_values[i] for i in tests]) if tests else [], strict=True):
-        adjusted[i] = float(p)
-    return adjusted
+def _rows(scores: Scores, others: Mapping[str, ArrayLike]) -> Array:
+    """Rows [M, N] of what the scores are set beside."""
+    if not others:
+        raise McdoError("nothing to relate: give at least one score and one quantity to set beside it")
+    return np.stack(images(5, scores=scores.means[0], **others)[1:])

@@ -12,10 +12,11 @@ from scipy import stats
 
 from mcdo.stats._checks import Array, flags, images, jsonable
 from mcdo.stats.ambiguity import AmbiguityTargets
-from mcdo.stats.association import among, rank_figures
-from mcdo.stats.detection import area_figures
+from mcdo.stats.association import RankFigures, among
+from mcdo.stats.detection import Areas
 from mcdo.stats.resampling import Estimate, Origins
 from mcdo.stats.sample import Sample
+from mcdo.stats.trials import Scores, infer
 
 PUBLISHED = (
     "rho_uncertainty_vs_negative_margin",
@@ -33,37 +34,41 @@ def ambiguity_estimates(
     feature_norm: ArrayLike | None = None,
     *,
     origins: Origins | None = None,
+    shared_noise: bool = False,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
 ) -> dict[str, Estimate]:
-    """The six published figures of ``score`` [N] against ``targets``, and each again with the feature norm held fixed.
+    """The six published figures of ``score`` against ``targets``, and each again with the feature norm held fixed.
 
     ``rho_uncertainty_vs_{negative_margin,entropy,prompt_sensitivity}`` by :func:`~mcdo.stats.spearman`;
-    ``auroc_{low_margin,high_entropy,error}`` for the lowest tenth of margins, the highest tenth of entropies, and
-    wrong predictions. With ``feature_norm`` [N] also ``<key>_given_norm``: the partial rank correlation, or the AUROC
-    of the residual of rank(score) on rank(norm). A target that is None gives NaN.
+    ``auroc_{low_margin,high_entropy,error}`` by :func:`~mcdo.stats.auroc` for the lowest tenth of margins, the highest
+    tenth of entropies, and wrong predictions. With ``feature_norm`` [N] also ``<key>_given_norm``: the partial rank
+    correlation, or the AUROC of the residual of rank(score) on rank(norm). A target that is None gives NaN. ``score``
+    is [N] or [K, N].
     """
     optional = {} if targets.prompt_sensitivity is None else {"prompt_sensitivity": targets.prompt_sensitivity}
     controls = {} if feature_norm is None else {"feature_norm": feature_norm}
+    scores = Scores.of({"score": score}, shared_noise=shared_noise, least=3 + len(controls))
     rows = np.stack(
-        images(3 + len(controls), score=score, negative_margin=targets.neg_margin, entropy=targets.entropy,
-               **optional, **controls)
+        images(3 + len(controls), score=scores.means[0], negative_margin=targets.neg_margin, entropy=targets.entropy,
+               **optional, **controls)[1:]
     )  # fmt: skip
     sample = Sample(rows.shape[1], origins, seed, resamples, level)
-    names = [f"rho_uncertainty_vs_{name}" for name in ("negative_margin", "entropy", *optional)]
-    figures = [among(0, place) for place in range(1, 1 + len(names))]
-    positive, scores = _positive(rows, targets), rows[:1]
-    areas = list(positive)
+    ranked = [f"rho_uncertainty_vs_{name}" for name in ("negative_margin", "entropy", *optional)]
+    figures = [among(0, place) for place in range(1, 1 + len(ranked))]
+    positive = _positive(rows, targets)
+    areas = Areas(sample, np.stack(list(positive.values())))
+    found = dict(zip(positive, infer(areas, scores), strict=True))
     if controls:
-        figures += [among(0, place, -1) for place in range(1, 1 + len(names))]
-        scores = np.stack([rows[0], _rank_residual(rows[0], rows[-1])])
-        names, areas = ([*keys, *(f"{key}_given_norm" for key in keys)] for keys in (names, areas))
-    found = _estimates(sample, names, sample.both(rank_figures(rows, figures)))
-    detection = sample.both(area_figures(scores, np.stack(list(positive.values()))), scores.size)
-    found |= _estimates(sample, areas, detection)
+        figures += [among(0, place, -1) for place in range(1, 1 + len(ranked))]
+        free = infer(areas, scores.each(lambda values: _rank_residual(values, rows[-1])))
+        found |= {f"{key}_given_norm": one for key, one in zip(positive, free, strict=True)}
+        ranked += [f"{key}_given_norm" for key in ranked]
+    found |= zip(ranked, infer(RankFigures(sample, figures, rows), scores), strict=True)
     endings = ("", "_given_norm") if controls else ("",)
-    return {key + ending: found.get(key + ending, sample.undefined) for ending in endings for key in PUBLISHED}
+    keys = [key + ending for ending in endings for key in PUBLISHED]
+    return {key: found.get(key, sample.undefined).estimate for key in keys}
 
 
 def ambiguity_report(
@@ -88,18 +93,14 @@ def report_of(figures: Mapping[str, Estimate], targets: AmbiguityTargets) -> dic
     return {**report, "n": first.n, "n_errors": errors, "level": first.level, "undefined": undefined}
 
 
-def _estimates(sample: Sample, names: list[str], figures: tuple[Array, Array]) -> dict[str, Estimate]:
-    whole, draws = figures
-    return {name: sample.estimate(whole[i], draws[:, i]) for i, name in enumerate(names)}
-
-
 def _positive(rows: Array, targets: AmbiguityTargets) -> dict[str, NDArray[np.bool_]]:
+    neg_margin, entropy = rows[:2]
     positive = {
-        "auroc_low_margin": rows[1] >= np.quantile(rows[1], 0.9),
-        "auroc_high_entropy": rows[2] >= np.quantile(rows[2], 0.9),
+        "auroc_low_margin": neg_margin >= np.quantile(neg_margin, 0.9),
+        "auroc_high_entropy": entropy >= np.quantile(entropy, 0.9),
     }
     if targets.correct is not None:
-        positive["auroc_error"] = ~flags("correct", images(1, score=rows[0], correct=targets.correct)[1])
+        positive["auroc_error"] = ~flags("correct", images(1, entropy=entropy, correct=targets.correct)[1])
     return positive
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 from mcdo.errors import McdoError
 from mcdo.stats import (
@@ -86,14 +85,14 @@ def scores(d: Data) -> Mapping[str, Array]:
 STATISTICS: dict[str, Statistic] = {
     "spearman": lambda d, **o: spearman(d.score, d.target, **o),
     "partial_spearman": lambda d, **o: partial_spearman(d.other, d.target, d.norm, **o),
-    "auroc": lambda d, **o: auroc(d.other, d.wrong, **o),
-    "auroc_high": lambda d, **o: auroc_high(d.other, d.target, 0.7, **o),
-    "auroc_low": lambda d, **o: auroc_low(d.other, d.target, 0.3, **o),
+    "auroc": lambda d, *, resamples=0, **o: auroc(d.other, d.wrong, **o),
+    "auroc_high": lambda d, *, resamples=0, **o: auroc_high(d.other, d.target, 0.7, **o),
+    "auroc_low": lambda d, *, resamples=0, **o: auroc_low(d.other, d.target, 0.3, **o),
     "wilcoxon_increase": lambda d, **o: wilcoxon_increase(d.trials[1] + 0.1, d.trials[0], **o),
     "ambiguity_estimates": lambda d, **o: ambiguity_estimates(d.score, d.targets, d.norm, **o),
     "ambiguity_report": lambda d, **o: ambiguity_report(d.score, d.targets, d.norm, **o),
     "spearman_differences": lambda d, **o: spearman_differences(scores(d), "norm", d.target, **o),
-    "auroc_differences": lambda d, **o: auroc_differences(scores(d), "norm", d.wrong, **o),
+    "auroc_differences": lambda d, *, resamples=0, **o: auroc_differences(scores(d), "norm", d.wrong, **o),
     "rank_relations": lambda d, **o: rank_relations(scores(d), {"t": d.target}, given=d.entropy, **o),
     "advantages": lambda d, **o: advantages(
         {"s": d.other}, {"n": d.norm}, follows={"t": d.target}, detects={"w": d.wrong}, **o
@@ -160,21 +159,13 @@ def test_origins_are_counted_and_must_fit_the_images(name: str) -> None:
 
 def test_resampled_figures_are_those_of_repeated_origins() -> None:
     """Two origins: a resample holds both, the first twice or the second twice, so every draw can be listed."""
-    data = Data.drawn(5, 30)
-    names = ["a"] * 12 + ["b"] * 18
-    wrong = ~data.correct
-
-    def over(index: Array) -> tuple[float, float]:
-        rho = float(stats.spearmanr(data.score[index], data.entropy[index]).statistic)
-        return rho, float(roc_auc_score(wrong[index], data.score[index]))
-
-    a, b = np.arange(12), np.arange(12, 30)
-    listed = [over(np.concatenate(parts)) for parts in ((a, a), (a, b), (b, b))]
-    found = ambiguity_estimates(data.score, data.targets, origins=names, resamples=200)
-    for key, place in (("rho_uncertainty_vs_entropy", 0), ("auroc_error", 1)):
-        values = [one[place] for one in listed]
-        assert found[key].low == pytest.approx(min(values), abs=1e-9)
-        assert found[key].high == pytest.approx(max(values), abs=1e-9)
+    data, a, b = Data.drawn(5, 30), np.arange(12), np.arange(12, 30)
+    listed = [
+        stats.spearmanr(data.score[index], data.entropy[index]).statistic
+        for index in (np.concatenate(parts) for parts in ((a, a), (a, b), (b, b)))
+    ]
+    found = spearman(data.score, data.entropy, origins=["a"] * 12 + ["b"] * 18, resamples=200)
+    assert (found.low, found.high) == pytest.approx((min(listed), max(listed)), abs=1e-9)
 
 
 def test_copies_that_are_counted_as_images_narrow_the_interval() -> None:

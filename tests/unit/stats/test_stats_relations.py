@@ -4,13 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from mcdo.errors import McdoError
-from mcdo.stats import auroc, bootstrap, partial_spearman, spearman
+from mcdo.stats import bootstrap, partial_spearman, spearman
 from mcdo.stats.relations import advantages, rank_relations
 
 
@@ -132,18 +130,6 @@ def test_a_baseline_is_not_set_against_itself_as_a_target() -> None:
         {"score": x["score"]}, {"target": x["target"]}, follows={"target": x["target"]}, detects={"wrong": x["wrong"]}
     )
     assert set(found) == {("score", "target", "wrong")}
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=6, max_size=40))
-def test_area_from_the_rank_covariance_is_the_area(pairs: list[tuple[int, bool]]) -> None:
-    score, truth = (np.array(column, dtype=float) for column in zip(*pairs, strict=True))
-    constant = np.zeros(len(score))
-    found = advantages({"s": score}, {"zero": constant}, follows={"s2": score}, detects={"truth": truth}, resamples=2)[
-        "s", "zero", "truth"
-    ].estimate.value
-    area = auroc(score, truth, resamples=2).value
-    assert (math.isnan(found) and math.isnan(area)) or found == pytest.approx(area - 0.5)
 
 
 def test_what_cannot_be_related_is_refused() -> None:
