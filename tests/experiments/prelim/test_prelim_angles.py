@@ -9,7 +9,7 @@ import pytest
 
 from mcdo.claims import Judges
 from mcdo.encoders import find_spec
-from mcdo.experiments import prelim_angles as angles
+from mcdo.experiments.prelim import angles as angles
 from mcdo.experiments.bench import Bench
 from mcdo.stats import Difference
 

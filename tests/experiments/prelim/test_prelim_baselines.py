@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mcdo.claims import Judges
-from mcdo.experiments import prelim_baselines as baselines
+from mcdo.experiments.prelim import baselines as baselines
 from mcdo.experiments.bench import Bench
 
 pytestmark = [pytest.mark.prelim, pytest.mark.experiment(baselines, baselines.BaselinesConfig)]

@@ -9,7 +9,7 @@ import pytest
 
 from mcdo import monte_carlo
 from mcdo.claims import Judges
-from mcdo.experiments import prelim_degradation as degradation
+from mcdo.experiments.prelim import degradation as degradation
 from mcdo.experiments.bench import Bench
 from mcdo.images import degraded
 from mcdo.images.degradations import FAMILIES, graded

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mcdo.claims import Judges
-from mcdo.experiments import prelim_mean_convergence as convergence
+from mcdo.experiments.prelim import mean_convergence as convergence
 from mcdo.experiments.bench import Bench
 
 pytestmark = [pytest.mark.prelim, pytest.mark.experiment(convergence, convergence.MeanConvergenceConfig)]

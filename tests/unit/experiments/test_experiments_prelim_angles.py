@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloRun
-from mcdo.experiments import prelim_angles as angles
+from mcdo.experiments.prelim import angles as angles
 from mcdo.images import load_images
 from mcdo.stats import entropy
 

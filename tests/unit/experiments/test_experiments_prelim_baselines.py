@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
 
-from mcdo.experiments import prelim_baselines as baselines
+from mcdo.experiments.prelim import baselines as baselines
 from mcdo.images import degraded, load_images
 from mcdo.stats import entropy
 

@@ -9,7 +9,7 @@ import pytest
 from made_up_runs import made_up_run
 from numpy.typing import NDArray
 
-from mcdo.experiments import prelim_degradation as degradation
+from mcdo.experiments.prelim import degradation as degradation
 from mcdo.images import load_images
 from mcdo.images.degradations import FAMILIES, PUBLISHED, Degradation
 from mcdo.stats import holm, proportion

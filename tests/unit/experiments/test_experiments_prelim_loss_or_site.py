@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloRun
-from mcdo.experiments import prelim_loss_or_site as grid
+from mcdo.experiments.prelim import loss_or_site as grid
 from mcdo.stats import reliability
 
 Array = NDArray[np.float64]

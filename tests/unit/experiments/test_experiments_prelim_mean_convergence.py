@@ -10,7 +10,7 @@ import pytest
 from made_up_runs import made_up_run
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
-from mcdo.experiments import prelim_mean_convergence as convergence
+from mcdo.experiments.prelim import mean_convergence as convergence
 from mcdo.perturbation import Dropout
 
 CONFIG = convergence.MeanConvergenceConfig(n=300)
