@@ -72,6 +72,7 @@ def provenance(experiment: Experiment[Any], inputs: Inputs) -> dict[str, Any]:
     return {
         "config": experiment.as_dict(),
         "num_images": len(run.ids),
+        "num_origins": len(set(run.origins)),
         "sites": {
             "requested": run.config.dropout.sites,  # type: ignore[attr-defined]
             "live": [name for name, _ in run.sites],

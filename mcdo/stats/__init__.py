@@ -25,6 +25,7 @@ from mcdo.stats.detection import auroc, auroc_high, auroc_low
 from mcdo.stats.drift import stacked_drift, trial_drift
 from mcdo.stats.factorial import FactorialAnalysis, factorial_analysis
 from mcdo.stats.groups import GroupDifference, group_differences
+from mcdo.stats.means import mean
 from mcdo.stats.paired import PairedIncrease, wilcoxon_increase
 from mcdo.stats.prediction import (
     PredictedReliability,
@@ -33,6 +34,7 @@ from mcdo.stats.prediction import (
     smallest_usable_passes,
 )
 from mcdo.stats.rank_matrix import RankMatrix, rank_matrix
+from mcdo.stats.reading import reading_error
 from mcdo.stats.relations import Relation, advantages, rank_relations
 from mcdo.stats.reliability import THRESHOLDS, Reliability, Thresholds, icc_from_snr, reliability, status_of
 from mcdo.stats.resampling import (
@@ -95,6 +97,7 @@ __all__ = [
     "holm",
     "icc_from_snr",
     "margin",
+    "mean",
     "mean_bias",
     "negative_log_likelihood",
     "normal_p",
@@ -106,6 +109,7 @@ __all__ = [
     "proportion",
     "rank_matrix",
     "rank_relations",
+    "reading_error",
     "reliability",
     "reliability_diagram",
     "report_of",

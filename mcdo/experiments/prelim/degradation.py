@@ -4,54 +4,64 @@ Each image is its own control. Clean and degraded versions are seen under the *s
 which takes the noise of the masks out of the difference; the same comparison with independent masks stands beside it,
 because the published headline moved by up to 17 points between the two. Families of damage come in graded severities,
 stated in native pixels and at the model's input. From them follows a calibration curve, the score as a function of
-known severity, and its inverse: "this image is as uncertain as a blur of r". The inverse is judged on images that the
-curve has not seen.
+known severity, and its inverse: "this image is as uncertain as a blur of r". The inverse is judged on originals that
+the curve has not seen.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
-from mcdo.estimators import MonteCarloConfig, MonteCarloRun
-from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
-from mcdo.images import ImageSet
-from mcdo.images.degradations import FAMILIES, Degradation, graded, published
-from mcdo.names import file_name
-from mcdo.report.figures import save_figure
-from mcdo.stats import (
-    Estimate,
-    PairedIncrease,
-    ResponseCurve,
-    bootstrap,
-    entropy,
-    holm,
-    proportion,
-    response_curve,
-    wilcoxon_increase,
+from mcdo.estimators import MonteCarloConfig
+from mcdo.experiments.prelim.damage import (
+    FREE,
+    JUDGED,
+    PASS_BAR,
+    READ,
+    SCORES,
+    WEAK_BAR,
+    Damage,
+    DegradationResult,
+    Sampling,
+    Size,
+    Version,
+    accuracy,
+    curves,
+    damages,
+    grade,
+    turning,
 )
+from mcdo.experiments.prelim.degradation_figure import draw_curves, draw_shares
+from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Outcome, Passes, Request, View
+from mcdo.images import ImageSet
+from mcdo.images.degradations import COUNTERPARTS, FAMILIES, PUBLISHED, Degradation, graded, published
+from mcdo.report.figures import Panel
+from mcdo.stats import ResponseCurve, entropy
 
-FOLDER = "prelim_degradation"
-SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
-FREE = ("entropy", "feature_norm")
-"""Deterministic, and free: what the score has to be better than."""
-PASS_BAR = 0.75
-WEAK_BAR = 0.60
-Array = NDArray[np.float64]
+RISES: Mapping[str, Outcome] = {"rising": "met", "not monotone": "not met", "flat": "undecided"}
+"""How the claim that a score rises ends, by the shape of its response."""
 
 
 @dataclass(frozen=True)
-class DegradationConfig(ExperimentConfig):
+class DegradationTest(Experiment[DegradationResult]):
     """N images, one trial at one T for every degradation; one more of the clean images is the independent control."""
 
-    QUICK: ClassVar[Mapping[str, Any]] = {"n": 80, "passes": 12, "resamples": 100}
+    key = "prelim_degradation"
+    name = "prelim_degradation"
+    phase = "prelim"
+    files = Files(
+        summary="{}/prelim_degradation_summary.json",
+        overall="prelim_ablation.json",
+        figure="{}/prelim_degradation.png",
+    )
+    quick = {"n": 80, "passes": 12, "resamples": 100}
 
     n: int = 500
     passes: int = 64
@@ -59,214 +69,170 @@ class DegradationConfig(ExperimentConfig):
     families: tuple[str, ...] = tuple(FAMILIES)
     resamples: int = 1000
 
+    def degradations(self, size: Size) -> tuple[str, ...]:
+        """The published four, then every level of every family; or the counterparts for small pictures."""
+        side = min(size)
+        every = [*published(side), *(spec for family in self.families for spec in graded(family, side))]
+        return tuple(dict.fromkeys(every))
 
-@dataclass(frozen=True)
-class Seen:
-    """What one version of the images gave: ``scores`` by name, each [N], unit ``features`` [N, D], and ``correct``."""
+    def run(self, model: str, degradation: str | None = None) -> Passes:
+        """The clean images, with one trial more than the degraded ones."""
+        trials = self.trials + (degradation is None)
+        protocol = MonteCarloConfig(self.dropout, (self.passes,), trials, self.seed)
+        return Passes(model, Images(self.n, degradation=degradation), protocol)
 
-    scores: dict[str, Array]
-    unit: Array
-    correct: NDArray[np.bool_] | None
+    def logits(self, model: str, degradation: str | None = None) -> Logits:
+        """What entropy and accuracy are made of."""
+        return Logits(model, Images(self.n, degradation=degradation))
+
+    def requests(self, about: View) -> Iterable[Request[Any]]:
+        versions = (None, *self.degradations(native_size(about.images(Images(self.n)))))
+        return [kind(about.model, version) for version in versions for kind in (self.run, self.logits)]
+
+    def compute(self, inputs: Inputs) -> DegradationResult:
+        images, (clean, other_masks, damaged) = inputs.images(Images(self.n)), self._versions(inputs)
+        size, sampling = native_size(images), Sampling(images.origins, self.seed, self.resamples)
+        levels = {family: graded(family, min(size)) for family in self.families}
+        return DegradationResult(
+            damage=damages(clean, other_masks, damaged, size, inputs.encoder().resolution, sampling),
+            turning={family: turning(clean, damaged, specs, sampling) for family, specs in levels.items()},
+            curves=curves(clean, damaged, self.families, size, sampling),
+            clean_accuracy=accuracy(clean, sampling),
+            size=size,
+        )
+
+    def _versions(self, inputs: Inputs) -> tuple[Version, Version, dict[str, Version]]:
+        """The clean images under the masks of the degraded ones and under others, and the degraded ones by name."""
+        specs = self.degradations(native_size(inputs.images(Images(self.n))))
+        clean, other_masks = self._version(inputs), self._version(inputs, trial=self.trials)
+        return clean, other_masks, {spec: self._version(inputs, spec) for spec in specs}
+
+    def _version(self, inputs: Inputs, degradation: str | None = None, trial: int = 0) -> Version:
+        run, labels = inputs[self.run(inputs.model, degradation)], inputs.images(Images(self.n)).labels
+        logits = inputs[self.logits(inputs.model, degradation)]["logits"][0]
+        scores = {name: run.scores(name)[trial] for name in SCORES}
+        scores |= {"entropy": entropy(logits), "feature_norm": run.feature_norm.astype(np.float64)}
+        unit = run.features.astype(np.float64) / run.feature_norm[:, None]
+        return Version(scores, unit, None if labels is None else logits.argmax(axis=1) == labels)
+
+    def claims(self) -> Sequence[Claim[DegradationResult]]:
+        return [
+            *(_increases(spec) for spec in (*PUBLISHED, *COUNTERPARTS)),
+            *(of(family) for of in (_rises, _is_read, _turns_the_feature) for family in self.families),
+        ]
+
+    def summary(self, result: DegradationResult) -> Mapping[str, Any]:
+        return {
+            "comparisons": {spec: _entry(spec, damage) for spec, damage in result.damage.items()},
+            "published_four": result.published,
+            "clean_accuracy": None if result.clean_accuracy is None else result.clean_accuracy.as_dict(),
+            "native_size": list(result.size),
+            "cosine_strongest_less_mildest": {family: e.as_dict() for family, e in result.turning.items()},
+            "curves": {
+                f"{family}/{name}": {
+                    **curve.response.as_dict(),
+                    "unit": FAMILIES[family].unit,
+                    "held_out_error_below_constant": curve.reading.as_dict(),
+                    "equivalents": _equivalents(curve.response),
+                }
+                for (family, name), curve in result.curves.items()
+            },
+            "bars": {"pass": PASS_BAR, "weak": WEAK_BAR},
+            "correction": "Holm over all degradations and the three scores, common random numbers",
+            "intervals": "over originals; n of an interval counts originals",
+        }
+
+    def arrays(self, inputs: Inputs, result: DegradationResult) -> Mapping[str, Mapping[str, ArrayLike]]:
+        clean, other_masks, damaged = self._versions(inputs)
+        return {
+            "{}/prelim_degradation.npz": {
+                "paths": np.array(inputs.images(Images(self.n)).ids),
+                "degradations": np.array(list(damaged)),
+                **{f"clean_{name}": values for name, values in clean.scores.items()},
+                **{f"clean_other_masks_{name}": other_masks.scores[name] for name in SCORES},
+                **{name: np.stack([after.scores[name] for after in damaged.values()]) for name in (*SCORES, *FREE)},
+            }
+        }
+
+    def title(self) -> str:
+        return f"degradation (N={self.n}, T={self.passes}, p={self.dropout.p:g})"
+
+    def panels(self, inputs: Inputs, result: DegradationResult) -> Sequence[Panel]:
+        """By family, the share of images whose score increased over severity; then the calibration curves."""
+        return [
+            lambda axes, family=family, draw=draw: draw(axes, result, family)  # type: ignore[misc]
+            for draw in (draw_shares, draw_curves)
+            for family in self.families
+        ]
 
 
-@dataclass(frozen=True)
-class Damage:
-    """One degradation.
-
-    Attributes:
-        native: severity in native units; at_input: the same at the model's input resolution.
-        increase: by score, clean and degraded under common random numbers.
-        independent: by score, the clean images under other masks.
-        p_holm: by score, one-sided Wilcoxon p of ``increase`` after Holm over all degradations and scores.
-        cosine: mean cosine between clean and degraded features.
-        accuracy: share of degraded images classified correctly.
-
-    """
-
-    native: float
-    at_input: float
-    increase: dict[str, PairedIncrease]
-    independent: dict[str, PairedIncrease]
-    p_holm: dict[str, float]
-    cosine: Estimate
-    accuracy: Estimate | None
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Response of one score to one family, and what its inverse is worth on images it has not seen.
-
-    Attributes:
-        response: fitted to all images.
-        held_out_error: |severity read from the score − true severity| less that of always saying the median severity,
-            mean over held-out images and severities, in units of severity; below 0 the reading helps. NaN: refused
-
-    """
-
-    response: ResponseCurve
-    held_out_error: Estimate
-
-
-@dataclass(frozen=True)
-class DegradationResult:
-    """By degradation; curves by (family, score); accuracy on clean images."""
-
-    damage: dict[str, Damage]
-    curves: dict[tuple[str, str], Curve]
-    clean_accuracy: Estimate | None
-    size: tuple[int, int]
-    published: tuple[str, ...] = field(default=())
-
-
-def degradations(config: DegradationConfig, size: tuple[int, int]) -> tuple[str, ...]:
-    """The published four, then every level of every family; or the counterparts for small pictures."""
-    side = min(size)
-    every = [*published(side), *(spec for family in config.families for spec in graded(family, side))]
-    return tuple(dict.fromkeys(every))
-
-
-def needs(config: DegradationConfig, model: str) -> Need:
-    """The clean images, with one trial more than the degraded ones, whose degradations follow from their size."""
-    trials = config.trials + 1
-    return Need(model, config.n, MonteCarloConfig(config.dropout, (config.passes,), trials, config.seed))
-
-
-def degraded_needs(config: DegradationConfig, model: str, size: tuple[int, int]) -> dict[str, Need]:
-    """The degraded images, by degradation."""
-    measured = MonteCarloConfig(config.dropout, (config.passes,), config.trials, config.seed)
-    return {spec: Need(model, config.n, measured, degradation=spec) for spec in degradations(config, size)}
-
-
-def native_size(images: ImageSet) -> tuple[int, int]:
+@lru_cache(maxsize=4)
+def native_size(images: ImageSet) -> Size:
     """(width, height) of the picture with the median shorter side among the first hundred."""
     sizes = sorted((images.image(i).size for i in range(min(100, len(images)))), key=min)
     return sizes[len(sizes) // 2]
 
 
-def seen(
-    config: DegradationConfig, run: MonteCarloRun, logits: Array, labels: NDArray[np.int64] | None, trial: int = 0
-) -> Seen:
-    """What a run of clean or degraded images gave in one trial."""
-    scores = {name: run.scores(name, config.passes)[trial] for name in SCORES}
-    scores |= {"entropy": entropy(logits[0]), "feature_norm": run.feature_norm}
-    unit = run.features.astype(np.float64) / run.feature_norm[:, None]
-    return Seen(scores, unit, None if labels is None else logits[0].argmax(axis=1) == labels)
+def _increases(spec: str) -> Claim[DegradationResult]:
+    def beside(result: DegradationResult) -> str:
+        if spec not in result.published:
+            return f"pictures of {result.size[0]} x {result.size[1]} get {', '.join(result.published)} for it"
+        damage = result.damage[spec]
+        others = ", ".join(f"{name} {of.fraction}" for name, of in damage.increase.items() if name != JUDGED)
+        judged = damage.increase[JUDGED]
+        return (
+            f"{grade(judged.fraction)}, Holm p {damage.p_holm[JUDGED]:.2g}, change {judged.relative_change}; "
+            f"independent masks {damage.independent[JUDGED].fraction}; {others}; accuracy {damage.accuracy}"
+        )
 
-
-def compute(
-    config: DegradationConfig,
-    clean: Seen,
-    other_masks: Seen,
-    damaged: Mapping[str, Seen],
-    size: tuple[int, int],
-    resolution: int,
-) -> DegradationResult:
-    """Everything of one model.
-
-    Args:
-        config: the protocol.
-        clean: the clean images, under the masks of the degraded ones.
-        other_masks: the clean images under independent masks.
-        damaged: by degradation.
-        size: of the pictures, (width, height).
-        resolution: of the model's input.
-
-    """
-    names: list[str] = [*SCORES, *FREE]
-    resampling: dict[str, Any] = {"seed": config.seed, "resamples": config.resamples}
-    pairs = {
-        spec: {name: wilcoxon_increase(after.scores[name], clean.scores[name], **resampling) for name in names}
-        for spec, after in damaged.items()
-    }
-    flat = [(spec, name) for spec in pairs for name in SCORES]
-    adjusted = dict(zip(flat, holm([pairs[spec][name].p_value for spec, name in flat]).tolist(), strict=True))
-    return DegradationResult(
-        damage={
-            spec: Damage(
-                native=Degradation.parse(spec).severity(size),
-                at_input=Degradation.parse(spec).severity_at_input(size, resolution),
-                increase=pairs[spec],
-                independent={
-                    name: wilcoxon_increase(after.scores[name], other_masks.scores[name], **resampling)
-                    for name in SCORES
-                },
-                p_holm={name: adjusted[spec, name] for name in SCORES},
-                cosine=bootstrap(np.mean, (clean.unit * after.unit).sum(axis=1), **resampling),
-                accuracy=_accuracy(after),
-            )
-            for spec, after in damaged.items()
-        },
-        curves={
-            (family, name): _curve(config, clean, damaged, graded(family, min(size)), name, size)
-            for family in config.families
-            for name in (*SCORES, "entropy")
-        },
-        clean_accuracy=_accuracy(clean),
-        size=size,
-        published=published(min(size)),
+    return Claim(
+        f"increases/{spec}/{JUDGED}",
+        lambda r: r.damage[spec].increase[JUDGED].fraction if spec in r.published else None,
+        at_least=PASS_BAR,
+        beside=beside,
     )
 
 
-def _accuracy(version: Seen) -> Estimate | None:
-    return None if version.correct is None else proportion(int(version.correct.sum()), len(version.correct))
+def _rises(family: str) -> Claim[DegradationResult]:
+    def beside(result: DegradationResult) -> str:
+        shapes = {name: result.curves[family, name].response.shape for name in READ}
+        reason = result.curves[family, JUDGED].response.reason
+        return "; ".join([*([reason] if reason else []), *(f"{name} {shape}" for name, shape in shapes.items())])
+
+    return Claim(
+        f"rises/{family}/{JUDGED}",
+        lambda r: list(r.levels(family).values())[-1].increase[JUDGED].relative_change,
+        rule=("a rise to the strongest level, and no fall on the way", lambda r: RISES[_response(r, family).shape]),
+        beside=beside,
+    )
 
 
-def _curve(
-    config: DegradationConfig,
-    clean: Seen,
-    damaged: Mapping[str, Seen],
-    specs: Sequence[str],
-    name: str,
-    size: tuple[int, int],
-) -> Curve:
-    severities = [0.0, *(Degradation.parse(spec).severity(size) for spec in specs)]
-    scores = np.stack([clean.scores[name], *(damaged[spec].scores[name] for spec in specs)])
-    response = response_curve(severities, scores, seed=config.seed, resamples=config.resamples)
-    if response.shape != "rising":
-        return Curve(response, Estimate(math.nan, math.nan, math.nan, scores.shape[1] // 2))
-    return Curve(response, _held_out_error(config, severities, scores))
+def _is_read(family: str) -> Claim[DegradationResult]:
+    def beside(result: DegradationResult) -> str:
+        response = _response(result, family)
+        if response.shape == "rising":
+            return f"error beyond that of always naming the median severity; {FAMILIES[family].unit}"
+        return f"the response is {response.shape}: {response.reason}"
+
+    return Claim(
+        f"reads/{family}/{JUDGED}",
+        lambda r: r.curves[family, JUDGED].reading if _response(r, family).shape == "rising" else None,
+        below=0.0,
+        beside=beside,
+    )
 
 
-def _held_out_error(config: DegradationConfig, severities: Sequence[float], scores: Array) -> Estimate:
-    """Curve from every second image, read backwards on the others."""
-    learnt = response_curve(severities, scores[:, ::2], seed=config.seed, resamples=config.resamples)
-    unseen, truth = scores[:, 1::2], np.array(severities)
-    if learnt.shape != "rising":
-        return Estimate(math.nan, math.nan, math.nan, unseen.shape[1])
-    read = learnt.inverse(unseen).clip(max=truth[-1])
-    error = np.abs(read - truth[:, None]).mean(axis=0)
-    constant = float(np.abs(np.median(truth) - truth).mean())
-    return bootstrap(np.mean, error - constant, seed=config.seed, resamples=config.resamples)
+def _turns_the_feature(family: str) -> Claim[DegradationResult]:
+    return Claim(
+        f"turns_the_feature/{family}",
+        lambda r: r.turning[family],
+        below=0.0,
+        beside=lambda r: "cosine " + ", ".join(f"{spec} {d.cosine}" for spec, d in r.levels(family).items()),
+    )
 
 
-def grade(fraction: Estimate) -> str:
-    """The published words: pass from 75 %, weak from 60 %, by the whole interval; otherwise fail or undecided."""
-    if fraction.verdict(PASS_BAR) == "met":
-        return "pass"
-    if fraction.verdict(WEAK_BAR) == "not met":
-        return "fail"
-    return "weak" if fraction.verdict(WEAK_BAR) == "met" and fraction.verdict(PASS_BAR) == "not met" else "undecided"
-
-
-def summary(config: DegradationConfig, result: DegradationResult) -> dict[str, Any]:
-    """What stands in ``prelim_degradation_summary.json``, apart from the origin."""
-    return {
-        "comparisons": {spec: _entry(spec, damage) for spec, damage in result.damage.items()},
-        "published_four": result.published,
-        "clean_accuracy": None if result.clean_accuracy is None else result.clean_accuracy.as_dict(),
-        "native_size": list(result.size),
-        "curves": {
-            f"{family}/{name}": {
-                **curve.response.as_dict(),
-                "unit": FAMILIES[family].unit,
-                "held_out_error_below_constant": curve.held_out_error.as_dict(),
-                "equivalents": _equivalents(curve.response),
-            }
-            for (family, name), curve in result.curves.items()
-        },
-        "bars": {"pass": PASS_BAR, "weak": WEAK_BAR},
-        "correction": "Holm over all degradations and the three scores, common random numbers",
-    }
+def _response(result: DegradationResult, family: str) -> ResponseCurve:
+    return result.curves[family, JUDGED].response
 
 
 def _entry(spec: str, damage: Damage) -> dict[str, Any]:
@@ -278,14 +244,14 @@ def _entry(spec: str, damage: Damage) -> dict[str, Any]:
         "accuracy": None if damage.accuracy is None else damage.accuracy.as_dict(),
         "common_random_numbers": {
             name: {
-                **found.as_dict(),
+                **of.as_dict(),
                 **({"p_holm": damage.p_holm[name]} if name in damage.p_holm else {}),
-                "grade": grade(found.fraction),
+                "grade": grade(of.fraction),
             }
-            for name, found in damage.increase.items()
+            for name, of in damage.increase.items()
         },
         "independent_masks": {
-            name: {**found.as_dict(), "grade": grade(found.fraction)} for name, found in damage.independent.items()
+            name: {**of.as_dict(), "grade": grade(of.fraction)} for name, of in damage.independent.items()
         },
     }
 
@@ -295,79 +261,8 @@ def _equivalents(response: ResponseCurve) -> dict[str, Any]:
     if response.shape != "rising":
         return {"refused": f"{response.shape}: {response.reason}"}
     clean, strongest = response.measured[0].value, response.severities[-1]
-    found = {f"+{share:.0%}": response.equivalent((1 + share) * clean) for share in (0.1, 0.25, 0.5)}
+    read = {f"+{more:.0%}": response.equivalent((1 + more) * clean) for more in (0.1, 0.25, 0.5)}
     return {
         name: estimate.as_dict() if math.isfinite(estimate.value) else {"beyond": strongest}
-        for name, estimate in found.items()
+        for name, estimate in read.items()
     }
-
-
-def write(
-    config: DegradationConfig,
-    run: MonteCarloRun,
-    clean: Seen,
-    other_masks: Seen,
-    damaged: Mapping[str, Seen],
-    result: DegradationResult,
-    reports: Path,
-    session: str,
-) -> Path:
-    """Per model summary, arrays and figure, all named ``prelim_degradation``; ``prelim_ablation.json`` for all."""
-    folder, specs = reports / FOLDER / file_name(run.encoder), list(damaged)
-    write_npz(
-        folder / f"{FOLDER}.npz",
-        paths=np.array(run.ids),
-        degradations=np.array(specs),
-        **{f"clean_{name}": values for name, values in clean.scores.items()},
-        **{f"clean_other_masks_{name}": other_masks.scores[name] for name in SCORES},
-        **{name: np.stack([damaged[spec].scores[name] for spec in specs]) for name in (*SCORES, *FREE)},
-    )
-    found = {"model": run.encoder, **summary(config, result), **origin(config, run)}
-    write_json(folder / f"{FOLDER}_summary.json", found)
-    save_figure(figure(config, run.encoder, result), folder / f"{FOLDER}.png")
-    overall = reports / FOLDER / "prelim_ablation.json"
-    add_to_json(overall, session, "results", run.encoder, found)
-    return overall
-
-
-def figure(config: DegradationConfig, model: str, result: DegradationResult) -> Figure:
-    """Above: share of images whose score increased, by severity. Below: the calibration curves."""
-    families = config.families
-    drawn = Figure(figsize=(4.8 * len(families), 9))
-    drawn.suptitle(f"{model}: degradation (N={config.n}, T={config.passes}, p={config.dropout.p:g})", y=0.95)
-    panels = np.asarray(drawn.subplots(2, len(families), squeeze=False, gridspec_kw={"wspace": 0.3}))
-    for column, family in enumerate(families):
-        specs = graded(family, min(result.size))
-        levels = [result.damage[spec].native for spec in specs]
-        top, bottom = panels[0, column], panels[1, column]
-        for name in (*SCORES, "entropy"):
-            _bars(top, levels, [result.damage[spec].increase[name].fraction for spec in specs], name, "o-")
-        independent = [result.damage[spec].independent["trace_pre"].fraction for spec in specs]
-        _bars(top, levels, independent, "trace_pre, independent masks", "s:")
-        for bar in (PASS_BAR, WEAK_BAR):
-            top.axhline(bar, color="black", linestyle="--", linewidth=1)
-        top.set_ylim(-0.02, 1.02)
-        top.set_ylabel("share of images more uncertain [95 %]")
-        top.set_title(f"{family} (bars: {PASS_BAR:.0%} pass, {WEAK_BAR:.0%} weak)")
-        for name in SCORES:
-            response = result.curves[family, name].response
-            clean = response.measured[0].value
-            changes = [result.damage[spec].increase[name].relative_change for spec in specs]
-            _bars(bottom, levels, [_times(change) for change in changes], f"{name}: {response.shape}", "o")
-            fitted = [e.value / clean for e in response.fitted]
-            bottom.plot(response.severities, fitted, color=bottom.lines[-1].get_color())
-        bottom.set_ylabel("mean score / mean clean score [95 %, paired]")
-        for axes in (top, bottom):
-            axes.set_xlabel(f"severity: {FAMILIES[family].unit}" + (" − 1" if family == "down" else ""))
-            axes.legend(fontsize=7)
-    return drawn
-
-
-def _times(change: Estimate) -> Estimate:
-    return Estimate(1 + change.value, 1 + change.low, 1 + change.high, change.n, change.level)
-
-
-def _bars(axes: Any, x: Sequence[float], estimates: Sequence[Estimate], label: str, style: str) -> None:
-    middle = [e.value for e in estimates]
-    arms = np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T.clip(0)
-    axes.errorbar(x, middle, yerr=arms, fmt=style, capsize=2, markersize=4, label=label)

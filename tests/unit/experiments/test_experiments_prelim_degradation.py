@@ -1,136 +1,203 @@
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from made_up_inputs import inputs_of
 from made_up_runs import made_up_run
 from numpy.typing import NDArray
 
-from mcdo.experiments.prelim import degradation as degradation
-from mcdo.images import load_images
+import mcdo
+from mcdo.experiments.prelim.damage import FREE, SCORES, DegradationResult, grade
+from mcdo.experiments.prelim.degradation import DegradationTest, native_size
+from mcdo.harness import Images, Inputs, Logits, Passes, Request
+from mcdo.images import degraded, load_images
 from mcdo.images.degradations import FAMILIES, PUBLISHED, Degradation
 from mcdo.stats import holm, proportion
 
 Array = NDArray[np.float64]
 N, SIZE = 60, (32, 32)
-CONFIG = degradation.DegradationConfig(n=N, resamples=200)
-
-
-def version(strength: float, seed: int, names: tuple[str, ...] = degradation.SCORES) -> degradation.Seen:
-    """Scores that rise by ``strength`` over what every image has of its own; features turn away with it."""
-    rng = np.random.default_rng(seed)
-    own = np.random.default_rng(0).random(N)
-    scores = {name: 1 + strength + own + rng.normal(scale=0.02, size=N) for name in (*names, *degradation.FREE)}
-    angle = min(1.0, strength)
-    return degradation.Seen(scores, np.tile([math.cos(angle), math.sin(angle)], (N, 1)), rng.random(N) > angle / 2)
-
-
-def found(slope: float = 1.0) -> degradation.DegradationResult:
-    """Scores rise by ``slope`` from the least to the largest severity of each family."""
-    specs = degradation.degradations(CONFIG, SIZE)
-    largest = {family: max(severity(s) for s in specs if s.startswith(family)) for family in FAMILIES}
-    damaged = {
-        spec: version(slope * severity(spec) / largest[spec.partition(":")[0]], 10 + i) for i, spec in enumerate(specs)
-    }
-    return degradation.compute(CONFIG, version(0, 1), version(0, 2), damaged, SIZE, 32)
+EXPERIMENT = DegradationTest(n=N, resamples=200)
+DIGITS = load_images("digits", N)
 
 
 def severity(spec: str) -> float:
     return Degradation.parse(spec).severity(SIZE)
 
 
+LARGEST = {
+    family: max(severity(spec) for spec in EXPERIMENT.degradations(SIZE) if spec.startswith(family))
+    for family in FAMILIES
+}
+
+
+def world(slope: float = 1.0, variants: int = 1) -> Inputs:
+    """Scores rise by ``slope`` to the largest severity, over what each original has of its own; features turn away.
+
+    Noise is small, and another for each run and trial. Each original stands ``variants`` times.
+    """
+    images = replace(DIGITS, origins=tuple(DIGITS.ids[i // variants] for i in range(N)))
+    own = np.random.default_rng(0).random(N).repeat(variants)[:N]
+
+    def strength(shown: Images) -> float:
+        spec = shown.degradation
+        return 0.0 if spec is None else severity(spec) / LARGEST[spec.partition(":")[0]]
+
+    def value(request: Request[Any]) -> Any:
+        assert isinstance(request, Passes | Logits)
+        assert isinstance(request.shown, Images)
+        up = strength(request.shown)
+        rng = np.random.default_rng(int(1e6 * up) + len(request.shown.degradation or ""))
+        if isinstance(request, Logits):
+            return {"logits": _logits(up, rng)}
+        trials = request.config.trials
+        noise = rng.normal(scale=0.02, size=(len(SCORES), trials, N))
+        scores = {name: 1 + slope * up + own + noise[i] for i, name in enumerate(SCORES[:2])}
+        run = made_up_run(scores, ids=images.ids, origins=images.origins)
+        features = np.tile([math.cos(up), math.sin(up), 0, 0], (N, 1)).astype(np.float32)
+        return replace(run, features=features)
+
+    return inputs_of(value, image_set=images, encoders={"clip_tiny": SimpleNamespace(resolution=32)})
+
+
+def _logits(up: float, rng: np.random.Generator) -> Array:
+    """Right on the clean images, and wrong on half at the strongest damage."""
+    assert DIGITS.labels is not None
+    right = np.where(rng.random(N) < up / 2, (DIGITS.labels + 1) % 10, DIGITS.labels)
+    return np.asarray(3 * np.eye(10)[right][None])
+
+
+@pytest.fixture(scope="module")
+def rising() -> DegradationResult:
+    return EXPERIMENT.compute(world())
+
+
+@pytest.fixture(scope="module")
+def falling() -> DegradationResult:
+    return EXPERIMENT.compute(world(-0.9))
+
+
+def outcomes(result: DegradationResult) -> dict[str, str]:
+    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+
+
 def test_the_published_four_and_all_grades_are_measured_each_once() -> None:
     for size, first in (((32, 32), "blur:1.33%"), ((500, 375), PUBLISHED[0])):
-        specs = degradation.degradations(CONFIG, size)
+        specs = EXPERIMENT.degradations(size)
         assert specs[0] == first
         assert len(specs) == len(set(specs)) == 24
-        assert set(degradation.degraded_needs(CONFIG, "clip_tiny", size)) == set(specs)
+    asked = list(EXPERIMENT.requests(world()))
+    shown = {request.shown.degradation for request in asked if isinstance(request, Passes | Logits)}  # type: ignore[union-attr]
+    assert shown == {None, *EXPERIMENT.degradations(SIZE)}
+    assert len(asked) == len(set(asked)) == 2 * 25
 
 
 def test_clean_images_have_one_trial_more_under_other_masks() -> None:
-    clean = degradation.needs(CONFIG, "clip_tiny").config
-    later = next(iter(degradation.degraded_needs(CONFIG, "clip_tiny", SIZE).values())).config
+    clean, later = EXPERIMENT.run("clip_tiny").config, EXPERIMENT.run("clip_tiny", "blur:4%").config
     assert (clean.trials, later.trials) == (2, 1)
     assert clean.seed == later.seed
 
 
-def test_a_score_that_rises_is_more_uncertain_everywhere_and_can_be_read() -> None:
-    result = found()
-    strong = result.damage["blur:14%"]
+def test_a_score_that_rises_is_more_uncertain_everywhere_and_can_be_read(rising: DegradationResult) -> None:
+    strong = rising.damage["blur:14%"]
     assert strong.increase["trace_pre"].fraction.value == 1
-    assert degradation.grade(strong.increase["trace_pre"].fraction) == "pass"
+    assert grade(strong.increase["trace_pre"].fraction) == "pass"
     assert strong.cosine.value == pytest.approx(math.cos(1))
     assert strong.native == pytest.approx(0.14 * 32)
-    assert result.damage["down:4.8"].native == pytest.approx(3.8)
+    assert rising.damage["down:4.8"].native == pytest.approx(3.8)
+    assert rising.clean_accuracy is not None
+    assert rising.clean_accuracy.value == 1
+    assert strong.accuracy is not None
+    assert 0.3 < strong.accuracy.value < 0.7
     for family in FAMILIES:
-        curve = result.curves[family, "trace_pre"]
+        curve = rising.curves[family, "trace_pre"]
         assert curve.response.shape == "rising"
-        assert curve.held_out_error.high < 0, "images differ by 1, and so does the largest severity from none"
+        assert curve.reading.high < 0, "images differ by 1, and so does the largest severity from none"
+        assert rising.turning[family].high < 0
+    ends = outcomes(rising)
+    assert {ends[f"{claim}/blur/trace_pre"] for claim in ("rises", "reads")} == {"met"}
+    assert ends["turns_the_feature/blur"] == "met"
+    assert ends["increases/down:4.8/trace_pre"] == "met"
 
 
-def test_a_score_that_falls_is_refused_a_reading_and_fails() -> None:
-    result = found(-1.0)
-    assert degradation.grade(result.damage["blur:14%"].increase["trace_pre"].fraction) == "fail"
-    curve = result.curves["noise", "trace_post"]
+def test_a_score_that_falls_is_refused_a_reading_and_fails(falling: DegradationResult) -> None:
+    assert grade(falling.damage["blur:14%"].increase["trace_pre"].fraction) == "fail"
+    curve = falling.curves["noise", "trace_post"]
     assert curve.response.shape == "not monotone"
-    assert math.isnan(curve.held_out_error.value)
-    written = degradation.summary(CONFIG, result)["curves"]["noise/trace_post"]
+    assert math.isnan(curve.reading.value)
+    written = EXPERIMENT.summary(falling)["curves"]["noise/trace_post"]
     assert "not monotone" in written["equivalents"]["refused"]
+    ends = outcomes(falling)
+    assert ends["increases/blur:4%/trace_pre"] == "not met"
+    assert ends["rises/noise/trace_pre"] == "not met"
+    assert ends["reads/noise/trace_pre"] == "not applicable"
+
+
+def test_small_pictures_have_the_counterparts_of_the_published_four(rising: DegradationResult) -> None:
+    """Also where one of the published levels is among their grades, as down:8 is."""
+    ends = outcomes(rising)
+    assert {ends[f"increases/{spec}/trace_pre"] for spec in PUBLISHED} == {"not applicable"}
+    claim = next(claim for claim in EXPERIMENT.claims() if claim.name == "increases/down:8/trace_pre")
+    assert "pictures of 32 x 32 get blur:1.33%" in claim.judge(rising).beside
 
 
 def test_p_values_are_corrected_over_all_degradations_and_scores() -> None:
-    result = found(0.1)
-    flat = [(spec, name) for spec in result.damage for name in degradation.SCORES]
+    result = EXPERIMENT.compute(world(0.1))
+    flat = [(spec, name) for spec in result.damage for name in SCORES]
     adjusted = holm([result.damage[spec].increase[name].p_value for spec, name in flat])
     assert [result.damage[spec].p_holm[name] for spec, name in flat] == pytest.approx(list(adjusted))
 
 
-def test_independent_masks_are_compared_with_the_other_trial() -> None:
-    result = found()
-    weak = result.damage["noise:0.02"]
+def test_independent_masks_are_compared_with_the_other_trial(rising: DegradationResult) -> None:
+    weak = rising.damage["noise:0.02"]
     assert weak.increase["trace_pre"].relative_change != weak.independent["trace_pre"].relative_change
+    assert set(weak.independent) == set(SCORES)
+    assert set(weak.increase) == {*SCORES, *FREE}
+
+
+def test_variants_of_one_original_are_one_draw(rising: DegradationResult) -> None:
+    """Every figure counts a third of its images."""
+    result = replace(EXPERIMENT, families=("blur",)).compute(world(variants=3))
+    for spec, damage in result.damage.items():
+        pairs = damage.increase["trace_pre"]
+        assert (pairs.n, pairs.fraction.n, pairs.relative_change.n, damage.cosine.n) == (N, N // 3, N // 3, N // 3)
+        assert damage.accuracy is not None
+        assert damage.accuracy.n == N // 3, spec
+    many, few = rising.curves["blur", "trace_pre"], result.curves["blur", "trace_pre"]
+    assert (many.response.rise.n, few.response.rise.n) == (N, N // 3)
+    assert (many.reading.n, few.reading.n) == (N // 2, N // 6)
 
 
 @pytest.mark.parametrize(
-    ("share", "n", "grade"),
+    ("share", "n", "words"),
     [(0.868, 500, "pass"), (0.802, 500, "pass"), (0.658, 500, "weak"), (0.416, 500, "fail"), (0.602, 500, "undecided"),
      (0.76, 500, "undecided"), (0.7, 20, "undecided")],
 )  # fmt: skip
-def test_the_published_words_hold_for_whole_intervals(share: float, n: int, grade: str) -> None:
-    assert degradation.grade(proportion(round(share * n), n)) == grade
-
-
-def test_scores_of_a_run_are_taken_from_the_trial_asked_for() -> None:
-    run = made_up_run({name: np.array([[1.0] * 5, [2.0] * 5]) for name in ("trace_pre", "trace_post")})
-    logits = np.eye(5)[None]
-    first, second = (degradation.seen(CONFIG, run, logits, np.arange(5), k) for k in (0, 1))
-    assert first.scores["trace_pre"].tolist() == [1.0] * 5
-    assert second.scores["trace_pre"].tolist() == [2.0] * 5
-    assert first.correct is not None
-    assert first.correct.all()
-    assert np.linalg.norm(first.unit, axis=1) == pytest.approx(np.ones(5))
+def test_the_published_words_hold_for_whole_intervals(share: float, n: int, words: str) -> None:
+    assert grade(proportion(round(share * n), n)) == words
 
 
 def test_the_native_size_is_that_of_the_pictures() -> None:
-    assert degradation.native_size(load_images("digits", 5)) == (32, 32)
-    assert degradation.native_size(load_images("synthetic:noise:48", 5)) == (48, 48)
+    assert native_size(load_images("digits", 5)) == (32, 32)
+    assert native_size(load_images("synthetic:noise:48", 5)) == (48, 48)
 
 
-def test_files_say_the_same_as_the_result(tmp_path: Path) -> None:
-    result = found()
-    run = made_up_run({name: np.ones((2, N)) for name in ("trace_pre", "trace_post")})
-    damaged = {spec: version(0, 3) for spec in result.damage}
-    overall = degradation.write(CONFIG, run, version(0, 1), version(0, 2), damaged, result, tmp_path, "session")
-    summary = json.loads(overall.read_text())["results"]["clip_tiny"]
-    entry = summary["comparisons"]["blur:14%"]["common_random_numbers"]["trace_pre"]
-    assert entry["fraction"]["value"] == 1
-    assert entry["grade"] == "pass"
-    assert summary["curves"]["blur/trace_pre"]["equivalents"]["+10%"]["value"] > 0
-    folder = tmp_path / degradation.FOLDER / "clip_tiny"
-    with np.load(folder / "prelim_degradation.npz", allow_pickle=False) as arrays:
-        assert arrays["trace_pre"].shape == (24, N)
-        assert list(arrays["degradations"]) == list(result.damage)
-    assert (folder / "prelim_degradation.png").read_bytes()[:4] == b"\x89PNG"
+def test_a_degradation_that_changes_no_pixel_changes_no_score() -> None:
+    """Clean and degraded images are seen under the same masks: other ids alone would have given other masks."""
+    encoder, clean = mcdo.load_encoder("clip_tiny", device="cpu"), load_images("digits", 3)
+    same = degraded(clean, "blur:0.000001")
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(clean, same, strict=True))
+    assert same.ids != clean.ids
+    other = replace(same, mask_ids=same.ids)
+    one, two, three = (
+        mcdo.monte_carlo(encoder, images, mcdo.Dropout(0.01), (4,), 1, 42, geometry=(), progress=False).scores(
+            "trace_pre"
+        )
+        for images in (clean, same, other)
+    )
+    assert (one == two).all()
+    assert (one != three).all()
