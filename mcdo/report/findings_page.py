@@ -11,9 +11,9 @@ from typing import Any
 from mcdo.errors import McdoError
 from mcdo.experiments import estimator_cost
 from mcdo.experiments import exp0_first_order as first_order
-from mcdo.experiments.prelim import loss_or_site as loss_or_site
 from mcdo.experiments.findings import Findings
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
+from mcdo.experiments.prelim import loss_or_site as loss_or_site
 
 Row = Sequence[str]
 Estimate = Mapping[str, Any]

@@ -9,8 +9,8 @@ import pytest
 
 from mcdo.claims import Judges
 from mcdo.encoders import find_spec
-from mcdo.experiments.prelim import angles as angles
 from mcdo.experiments.bench import Bench
+from mcdo.experiments.prelim import angles as angles
 from mcdo.stats import Difference
 
 pytestmark = [pytest.mark.prelim, pytest.mark.experiment(angles, angles.AnglesConfig)]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mcdo.claims import Judges
-from mcdo.experiments.prelim import baselines as baselines
 from mcdo.experiments.bench import Bench
+from mcdo.experiments.prelim import baselines as baselines
 
 pytestmark = [pytest.mark.prelim, pytest.mark.experiment(baselines, baselines.BaselinesConfig)]
 PAIRS = [(b, t) for b in baselines.CHEAP for t in ("entropy", "error")] + [(baselines.ZERO_SHOT, "error")]

@@ -9,8 +9,8 @@ import pytest
 
 from mcdo.claims import Judges
 from mcdo.encoders import find_spec
-from mcdo.experiments.prelim import loss_or_site as grid
 from mcdo.experiments.bench import Bench
+from mcdo.experiments.prelim import loss_or_site as grid
 from mcdo.perturbation import matched_roles
 from mcdo.stats import ambiguity_targets
 

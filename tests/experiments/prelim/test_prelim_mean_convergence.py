@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mcdo.claims import Judges
-from mcdo.experiments.prelim import mean_convergence as convergence
 from mcdo.experiments.bench import Bench
+from mcdo.experiments.prelim import mean_convergence as convergence
 
 pytestmark = [pytest.mark.prelim, pytest.mark.experiment(convergence, convergence.MeanConvergenceConfig)]
 
