@@ -18,7 +18,7 @@ from mcdo.encoders import Encoder
 from mcdo.images import ImageSet
 from mcdo.perturbation import SCHEME
 
-REVISION = 2
+REVISION = 3
 """To be counted up with any change of this package that changes a number."""
 
 LIBRARIES = ("torch", "numba", "pillow", "open_clip_torch", "timm", "transformers", "numpy")

@@ -7,6 +7,7 @@ all passes are equal, variances are exactly zero and shares of them are NaN.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,10 @@ GEOMETRY_SCORES = (
     "offdiag_l1_post",
     "offdiag_frobenius_pre",
     "offdiag_frobenius_post",
+    "offdiag_l1_pre_floor",
+    "offdiag_l1_post_floor",
+    "offdiag_frobenius_pre_floor",
+    "offdiag_frobenius_post_floor",
 )
 """Scores that need the passes themselves."""
 
@@ -178,11 +183,21 @@ def off_diagonal_mass(passes: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(l1), torch.cat(frobenius)
 
 
-def off_diagonal_floor(t: int, d: int, *, images: int = 64, seed: int = 0) -> tuple[float, float]:
-    """:func:`off_diagonal_mass` of independent Gaussian noise with ``t`` passes and ``d`` dimensions, by simulation."""
-    generator = torch.Generator().manual_seed(seed)
-    l1, frobenius = off_diagonal_mass(torch.randn(images, t, d, generator=generator, dtype=torch.float64))
-    return float(l1.mean()), float(frobenius.mean())
+def off_diagonal_floor(variances: Tensor, passes: int) -> tuple[Tensor, Tensor]:
+    """:func:`off_diagonal_mass` of *independent* dimensions with given sample variances ``[..., D]``: ``[...]`` each.
+
+    The correlation r of two independent dimensions over T passes does not depend on their sample variances, and has
+    E r² = 1/(T − 1) whatever their distributions (permute one's passes) and, where one is normal,
+    E|r| = Γ((T − 1)/2) / (√π Γ(T/2)) (r² is Beta(1/2, (T − 2)/2): Fisher 1915). The shares are those of the expected
+    off-diagonal sums. Unequal variances lower both, so a floor for equal ones is too high.
+    """
+    if passes < 2:
+        raise McdoError(f"passes = {passes}: a covariance needs at least 2")
+    mean_r = math.exp(math.lgamma((passes - 1) / 2) - math.lgamma(passes / 2)) / math.sqrt(math.pi)
+    total, squares = variances.sum(-1), variances.square().sum(-1)
+    off_l1 = mean_r * (variances.sqrt().sum(-1).square() - total)
+    off_squares = (total.square() - squares) / (passes - 1)
+    return off_l1 / (off_l1 + total), (off_squares / (off_squares + squares)).sqrt()
 
 
 def geometry_scores(passes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -197,6 +212,7 @@ def geometry_scores(passes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     q = spectrum / total[:, None]
     l1_pre, frobenius_pre = off_diagonal_mass(pre)
     l1_post, frobenius_post = off_diagonal_mass(post)
+    floor_pre, floor_post = (off_diagonal_floor(_centred(each).var(1), each.shape[1]) for each in (pre, post))
     scores = {
         "angular_var": angular_variance(post),
         "top_eigenvalue": spectrum[:, 0],
@@ -207,6 +223,10 @@ def geometry_scores(passes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         "offdiag_l1_post": l1_post,
         "offdiag_frobenius_pre": frobenius_pre,
         "offdiag_frobenius_post": frobenius_post,
+        "offdiag_l1_pre_floor": floor_pre[0],
+        "offdiag_l1_post_floor": floor_post[0],
+        "offdiag_frobenius_pre_floor": floor_pre[1],
+        "offdiag_frobenius_post_floor": floor_post[1],
     }
     leading = torch.zeros(len(pre), EIGENVALUES, dtype=torch.float64)
     leading[:, : spectrum.shape[1]] = spectrum[:, :EIGENVALUES]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 
 from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
@@ -29,6 +31,18 @@ def off_diagonal(covariance: Array) -> tuple[float, float]:
     return float(l1), float(np.linalg.norm(covariance[mask]) / np.linalg.norm(covariance))
 
 
+def floor(passes: Array) -> tuple[float, float]:
+    """From a table of expected |covariance| and its square: r² of two independent normals is Beta(1/2, (T − 2)/2)."""
+    t, d = passes.shape
+    mean_r = 1.0 if t == 2 else stats.beta(0.5, t / 2 - 1).expect(np.sqrt)
+    squared_r = 1.0 if t == 2 else stats.beta(0.5, t / 2 - 1).mean()
+    sd, on = passes.std(0, ddof=1), np.eye(d, dtype=bool)
+    sizes, squares = np.outer(sd, sd), np.outer(sd, sd) ** 2
+    l1 = np.where(on, sizes, mean_r * sizes)
+    frobenius = np.where(on, squares, squared_r * squares)
+    return float(l1[~on].sum() / l1.sum()), float(np.sqrt(frobenius[~on].sum() / frobenius.sum()))
+
+
 def reference(passes: Array, plain: Array) -> dict[str, float]:
     """All scores of one image: passes [T, D], deterministic feature [D]."""
     post = unit(passes)
@@ -38,6 +52,7 @@ def reference(passes: Array, plain: Array) -> dict[str, float]:
     share = eigenvalues / eigenvalues.sum()
     share = share[share > 1e-13]
     pre_mass, post_mass = off_diagonal(np.cov(passes.T)), off_diagonal(np.cov(post.T))
+    pre_floor, post_floor = floor(passes), floor(post)
     return {
         "trace_pre": passes.var(0, ddof=1).mean(),
         "trace_post": post.var(0, ddof=1).mean(),
@@ -54,6 +69,10 @@ def reference(passes: Array, plain: Array) -> dict[str, float]:
         "offdiag_l1_post": post_mass[0],
         "offdiag_frobenius_pre": pre_mass[1],
         "offdiag_frobenius_post": post_mass[1],
+        "offdiag_l1_pre_floor": pre_floor[0],
+        "offdiag_l1_post_floor": post_floor[0],
+        "offdiag_frobenius_pre_floor": pre_floor[1],
+        "offdiag_frobenius_post_floor": post_floor[1],
     }
 
 
@@ -137,15 +156,55 @@ def test_a_pass_without_a_direction_spoils_no_score() -> None:
     assert all(value.isfinite().all() for value in (running.scores(plain) | geometry).values())
 
 
-def test_off_diagonal_floor_is_that_of_independent_noise() -> None:
-    l1, frobenius = off_diagonal_floor(64, 512, images=4)
-    assert l1 == pytest.approx(0.9807, abs=0.001)  # S0 reports 0.99 for features at this T and D
-    assert frobenius == pytest.approx(0.941, abs=0.002)
-    assert off_diagonal_floor(64, 512, images=4) == (l1, frobenius)
-    many = off_diagonal_floor(4000, 8, images=4)
-    assert many[0] < 0.1
-    assert many[1] < 0.15
-    assert off_diagonal_floor(16, 8, images=4, seed=1) != off_diagonal_floor(16, 8, images=4)
+MARGINALS: dict[str, Callable[[np.random.Generator, int], Array]] = {
+    "equal": lambda rng, d: np.ones(d),
+    "unequal": lambda rng, d: np.exp(rng.normal(0, 1, d)),
+    "one large": lambda rng, d: np.r_[30.0, np.ones(d - 1)],
+}
+NOISE: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "masks": lambda rng, shape: rng.binomial(20, 0.1, shape) / np.sqrt(1.8),
+    "heavy-tailed": lambda rng, shape: rng.standard_t(5, shape) / np.sqrt(5 / 3),
+}
+
+
+@pytest.mark.parametrize("noise", sorted(NOISE))
+@pytest.mark.parametrize("marginals", sorted(MARGINALS))
+@pytest.mark.parametrize(("passes", "dim"), [(64, 48), (16, 48), (64, 256)])
+def test_the_floor_is_the_mass_of_independent_noise_with_the_same_marginals(
+    passes: int, dim: int, marginals: str, noise: str
+) -> None:
+    rng = np.random.default_rng(0)
+    scale = MARGINALS[marginals](rng, dim)
+    drawn = torch.from_numpy(np.asarray(scale * NOISE[noise](rng, (60, passes, dim))))
+    for mass, floor in zip(off_diagonal_mass(drawn), off_diagonal_floor(drawn.var(1), passes), strict=True):
+        error = float((mass - floor).std()) / 60**0.5
+        assert abs(float((mass - floor).mean())) < 0.003 + 4 * error
+        assert error < 0.006
+
+
+def test_unequal_variances_lower_the_floor() -> None:
+    """What a floor for equal variances overstates, at the T and D of the embedded encoders."""
+    rng = np.random.default_rng(1)
+    equal = off_diagonal_floor(torch.ones(48), 64)
+    unequal = off_diagonal_floor(torch.from_numpy(np.exp(rng.normal(0, 1, 48))), 64)
+    assert float(equal[0]) == pytest.approx(0.825, abs=0.002)
+    assert float(unequal[0]) < 0.8
+    assert float(unequal[1]) < float(equal[1]) - 0.05
+
+
+def test_the_floor_by_hand_and_at_its_edges() -> None:
+    l1, frobenius = off_diagonal_floor(torch.ones(512, dtype=torch.float64), 64)
+    assert float(l1) == pytest.approx(0.9807, abs=0.001)  # S0 reports 0.99 for features at this T and D
+    assert float(frobenius) == pytest.approx(0.941, abs=0.006)
+    # two passes: every |r| is one, so with sd 1 and 2 the L1 share is 2 · 2 / (2 · 2 + 1 + 4)
+    by_hand = off_diagonal_floor(torch.tensor([1.0, 4.0]), 2)
+    assert [float(x) for x in by_hand] == pytest.approx([4 / 9, (8 / 25) ** 0.5])
+    assert [float(x) for x in off_diagonal_floor(torch.tensor([3.0, 0.0]), 8)] == [0, 0]
+    assert all(x.isnan() for x in off_diagonal_floor(torch.zeros(4), 8))
+    assert off_diagonal_floor(torch.rand(2, 3, 5), 8)[0].shape == (2, 3)
+    with pytest.raises(McdoError, match="at least 2"):
+        off_diagonal_floor(torch.ones(4), 1)
 
 
 def test_off_diagonal_mass_of_known_covariances() -> None:
