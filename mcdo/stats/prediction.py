@@ -150,7 +150,7 @@ def _at(run: Reliability, passes: int, factor: float, thresholds: Thresholds) ->
             scaled = factor * max(0.0, measured)
             return _share(scaled) if kind == "icc" else scaled + 1 / run.n_trials
 
-        return Estimate(to(value), to(ends[0]), to(ends[1]), run.n_images, run.level)
+        return Estimate(to(value), to(ends[0]), to(ends[1]), run.n_origins, run.level)
 
     spearman = carried(run.spearman, run.spearman_ci, "spearman")
     snr = carried(run.snr_corrected, run.snr_corrected_ci, "snr")

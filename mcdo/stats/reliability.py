@@ -6,20 +6,15 @@ which is why the noise-corrected SNR stands beside it.
 
 **Intervals.** Two things could have come out differently: the images and the trials.
 
-- Images: bootstrap. When noise is independent from image to image (keyed masks), a column of K scores is one draw,
-  so this is the whole uncertainty, the trials' share included. Percentile interval for Spearman, BCa (Efron 1987)
-  for SNR, whose distribution is skewed.
-- Trials, from K = 5: whatever images of one trial share (tied masks, a drift from trial to trial) is invisible to a
-  bootstrap over images. Drawing trials with replacement would pair trials with their own copies, at rank
-  correlation 1, so the delete-one-trial jackknife measures it instead. It measures the independent noise as
-  well, which the image bootstrap has counted already; that part is estimated by the same jackknife after shuffling
-  trials within each image, and taken off. What is left, if positive, widens both arms in quadrature, with
-  Student's t at K − 1 degrees of freedom, on the scale of ρ and of log SNR. It is the two-way cluster variance,
-  V(images) + V(trials) − V(cells) (Cameron, Gelbach & Miller 2011).
-
-Coverage of the 95 % intervals in simulation: K = 10, N = 500, normal: .95; log-normal × χ² scores: .94 (SNR, ICC) and
-.94 (ρ). A perturbation shared within trials (K = 10, N = 200): .91, where images alone give about .7. K = 4, N = 200,
-skewed: .915 and .96.
+- Images, through the origins that were sampled. When noise is independent from image to image (masks keyed by image), a
+  column of K scores is one draw, so this is the whole uncertainty, the trials' share included. ρ: standard error of
+  the median pair over resamples, Student's t on Fisher's z (:mod:`mcdo.stats.rank_influence`). SNR: bootstrap-t on log
+  SNR (Efron 1982, Hall 1988), with quantiles stretched by the t of Satterthwaite's degrees of freedom, 2n/(κ − 1) for
+  influence values of kurtosis κ: where a few images carry the variance, the standard error is not known either.
+- Trials: whatever images of one trial share (tied masks, a drift from trial to trial) is invisible to a bootstrap
+  over images. :mod:`mcdo.stats.sharing` asks the data, for the scores and for their ranks; at p < SHARING_ALPHA, or
+  where the caller says so, the arms are lengthened by what a variance from K − 1 trials leaves open
+  (:mod:`mcdo.stats.confidence`). Two trials cannot show it: there is no interval then, and ``reason`` says so.
 
 ICC and corrected SNR are monotone in SNR at a given K; so are their intervals, and the three never disagree.
 """
@@ -27,29 +22,30 @@ ICC and corrected SNR are monotone in SNR at a given K; so are their intervals, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import stats
 
 from mcdo.errors import McdoError, nearest
 from mcdo.stats._checks import Array, jsonable, trials
-from mcdo.stats.resampling import (
-    Estimate,
-    check_resampling,
-    correlation,
-    multiplicities,
-    quantiles,
-    rank_covariance,
-)
+from mcdo.stats.confidence import Confidence
+from mcdo.stats.rank_influence import spearman_confidence, spearman_influence
+from mcdo.stats.resampling import Estimate, Origins, Units, Verdict, check_resampling
+from mcdo.stats.sharing import noise_sharing
+from mcdo.stats.signal_noise import icc_from_snr, signal_noise, snr_confidence, snr_from_icc
 
 Status = Literal["usable", "marginal", "failed", "insufficient_trials"]
 Interval = tuple[float, float]
-TRIALS_FOR_TRIAL_VARIANCE = 5
-_SHUFFLES = 8
-_UNDEFINED: Interval = (math.nan, math.nan)
+SHARING_ALPHA = 0.1
+"""Noise counts as shared within trials where independence has a p below this."""
+_DEGENERATE = {
+    "SNR": "the mean over trials is the same for every image",
+    "Spearman": "a trial gives every image the same score, which is no ranking",
+}
+_UNKNOWN = Confidence(math.nan, math.nan, math.nan, 1, "z", 1)
 
 
 @dataclass(frozen=True)
@@ -68,32 +64,86 @@ THRESHOLDS = Thresholds()
 
 @dataclass(frozen=True)
 class Reliability:
-    """What :func:`reliability` found; ``*_ci`` are (low, high) at ``level``, NaN where undefined."""
+    """What :func:`reliability` measured; ``*_ci`` are (low, high) at ``level``, NaN where undefined.
+
+    ``reason`` says why there is no interval, and is empty where there is one. ``*_confidence`` hold the limits at every
+    other level.
+    """
 
     spearman: float
     spearman_q25: float
     spearman_q75: float
     snr: float
-    snr_corrected: float
     icc: float
     signal: float
     noise: float
     n_trials: int
     n_images: int
+    n_origins: int
     status: Status
-    spearman_ci: Interval
-    snr_ci: Interval
-    snr_corrected_ci: Interval
-    icc_ci: Interval
+    spearman_confidence: Confidence
+    snr_confidence: Confidence
     level: float = 0.95
+    reason: str = ""
+    thresholds: Thresholds = THRESHOLDS
+
+    @property
+    def snr_corrected(self) -> float:
+        """(signal − noise/K)/noise: zero under pure noise."""
+        return self.snr - 1 / self.n_trials
+
+    @property
+    def spearman_ci(self) -> Interval:
+        """Interval of ``spearman`` at ``level``."""
+        return self.spearman_confidence.interval(self.level)
+
+    @property
+    def snr_ci(self) -> Interval:
+        """Interval of ``snr`` at ``level``."""
+        return self.snr_confidence.interval(self.level)
+
+    @property
+    def snr_corrected_ci(self) -> Interval:
+        """Interval of ``snr_corrected`` at ``level``."""
+        low, high = self.snr_ci
+        return low - 1 / self.n_trials, high - 1 / self.n_trials
+
+    @property
+    def icc_ci(self) -> Interval:
+        """Interval of ``icc`` at ``level``."""
+        low, high = self.snr_ci
+        return icc_from_snr(low, self.n_trials), icc_from_snr(high, self.n_trials)
 
     def estimate(self, name: str) -> Estimate:
-        """``spearman``, ``snr``, ``snr_corrected`` or ``icc`` with its interval and the number of images."""
+        """``spearman``, ``snr``, ``snr_corrected`` or ``icc`` with its interval and the number of origins."""
         known = ("spearman", "snr", "snr_corrected", "icc")
         if name not in known:
             raise McdoError(f"no estimate {name!r}; nearest: {nearest(name, known)}")
         low, high = getattr(self, f"{name}_ci")
-        return Estimate(getattr(self, name), low, high, self.n_images, self.level)
+        return Estimate(getattr(self, name), low, high, self.n_origins, self.level)
+
+    def decision(self, level: float | None = None) -> Verdict:
+        """Whether the score is usable, by the intervals at ``level`` (None: the reliability's own).
+
+        "met" where all three lie above their bars, "not met" where one lies below its own, else "undecided". No
+        correction over the three: a wrong "met" needs all of them to miss (intersection–union test, Berger 1982).
+        """
+        r = self if level is None else replace(self, level=level)
+        bars = self.thresholds
+        verdicts = {
+            r.estimate("spearman").verdict(bars.usable_spearman),
+            r.estimate("snr").verdict(bars.usable_snr),
+            r.estimate("icc").verdict(bars.usable_icc),
+        }
+        return "not met" if "not met" in verdicts else "undecided" if "undecided" in verdicts else "met"
+
+    @property
+    def p_usable(self) -> float:
+        """One-sided p of "not usable": the largest of the three; ``decision(1 − 2 p)`` is where "met" begins."""
+        bars, K = self.thresholds, self.n_trials
+        snr = max(bars.usable_snr, snr_from_icc(bars.usable_icc, K) if K > 1 else math.nan)
+        ps = self.spearman_confidence.p(bars.usable_spearman), self.snr_confidence.p(snr)
+        return math.nan if any(math.isnan(p) for p in ps) else max(ps)
 
     def as_dict(self) -> dict[str, Any]:
         """For strict JSON, with the published keys; NaN and infinity (no noise at all: see ``noise``) become None."""
@@ -107,6 +157,7 @@ class Reliability:
             "signal": self.signal,
             "noise": self.noise,
             "snr_corrected": self.snr_corrected,
+            "p_usable": self.p_usable,
         }
         intervals = {
             "pairwise_spearman_median_ci": self.spearman_ci,
@@ -117,9 +168,12 @@ class Reliability:
         return {
             **{key: jsonable(value) for key, value in numbers.items()},
             "status": self.status,
+            "decision": self.decision(),
+            "reason": self.reason,
             **{key: [jsonable(end) for end in ends] for key, ends in intervals.items()},
             "n_trials": self.n_trials,
             "n_images": self.n_images,
+            "n_origins": self.n_origins,
             "level": self.level,
         }
 
@@ -127,6 +181,8 @@ class Reliability:
 def reliability(
     scores: ArrayLike,
     *,
+    origins: Origins | None = None,
+    shared_noise: bool | None = None,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
@@ -140,39 +196,57 @@ def reliability(
     their mean rank, over all K(K − 1)/2 pairs of trials. Intervals as the module's first page says.
 
     Edges: K = 1 gives NaN. A trial that is constant over images has no ranking: spearman is NaN. No noise and some
-    signal: snr infinite, icc 1; neither: NaN. Any NaN among the three gives "insufficient_trials". Fewer than three
-    images, a shape other than [K, N], NaN or infinity raise McdoError.
+    signal: snr infinite, icc 1; neither: NaN. Any NaN among the three gives "insufficient_trials".
+
+    Args:
+        scores: [K, N].
+        origins: the sampled unit of each image, [N]; None: each image is one.
+        shared_noise: whether images of one trial share noise, as common masks or probes make them; False for masks
+            keyed by image; None: judged from the data, which takes three trials.
+        seed: of the resamples.
+        resamples: how many.
+        level: of the intervals.
+        thresholds: for ``status`` and ``decision``.
+
+    Raises:
+        McdoError: for fewer than three images, a shape other than [K, N], NaN, infinity, or origins that do not fit.
+
     """
     array = trials("scores", scores)
     check_resampling(resamples, level)
     K, N = array.shape
-    signal, noise = _signal_noise(array)
-    snr, pairs = _ratio(signal, noise), _pairwise(array)
-    q25, median, q75 = np.quantile(pairs, [0.25, 0.5, 0.75]) if not np.isnan(pairs).any() else [math.nan] * 3
-    spearman_ci, snr_ci = _UNDEFINED, _UNDEFINED
-    if K > 1:
-        weights = multiplicities(N, resamples, seed)
-        extra = _trial_variance(array, seed) if K >= TRIALS_FOR_TRIAL_VARIANCE else np.zeros(2)
-        spearman_ci = _spearman_interval(array, float(median), float(extra[0]), weights, level)
-        snr_ci = _snr_interval(array, snr, float(extra[1]), weights, level)
-    icc = icc_from_snr(snr, K)
+    units = Units.of(origins, N)
+    signal, noise = signal_noise(array)
+    snr, icc = _ratio(signal, noise), icc_from_snr(_ratio(signal, noise), K)
+    pairs, influence = spearman_influence(array)
+    defined = len(pairs) > 0 and not np.isnan(pairs).any()
+    q25, rho, q75 = (float(q) for q in np.quantile(pairs, [0.25, 0.5, 0.75])) if defined else [math.nan] * 3
+    ranking, ratio, reason = _UNKNOWN, _UNKNOWN, _refused(K, shared_noise)
+    if not reason:
+        in_scores, in_ranks = (_shared(x, units, shared_noise) for x in (array, stats.rankdata(array, axis=1)))
+        ratio = _ratio_confidence(array, units, snr, in_scores, resamples, seed)
+        if defined:
+            moves = units.sum(influence) / N
+            ranking = spearman_confidence(pairs, moves, K, in_ranks, resamples, seed)
+        undefined = {"SNR": ratio, "Spearman": ranking}
+        reason = "; ".join(_DEGENERATE[name] for name, known in undefined.items() if math.isnan(known.centre))
     return Reliability(
-        spearman=float(median),
-        spearman_q25=float(q25),
-        spearman_q75=float(q75),
+        spearman=rho,
+        spearman_q25=q25,
+        spearman_q75=q75,
         snr=snr,
-        snr_corrected=snr - 1 / K,
         icc=icc,
         signal=signal,
         noise=noise,
         n_trials=K,
         n_images=N,
-        status=status_of(float(median), snr, icc, thresholds),
-        spearman_ci=spearman_ci,
-        snr_ci=snr_ci,
-        snr_corrected_ci=(snr_ci[0] - 1 / K, snr_ci[1] - 1 / K),
-        icc_ci=(icc_from_snr(snr_ci[0], K), icc_from_snr(snr_ci[1], K)),
+        n_origins=units.n,
+        status=status_of(rho, snr, icc, thresholds),
+        spearman_confidence=ranking,
+        snr_confidence=ratio,
         level=level,
+        reason=reason,
+        thresholds=thresholds,
     )
 
 
@@ -188,99 +262,33 @@ def status_of(spearman: float, snr: float, icc: float, thresholds: Thresholds = 
     return "usable" if reached else "marginal"
 
 
-def icc_from_snr(snr: float, n_trials: int) -> float:
-    """ICC(1) = (K SNR − 1)/(K SNR + K − 1): the ANOVA formula divided through by the noise."""
-    if math.isinf(snr):
-        return 1.0
-    return (n_trials * snr - 1) / (n_trials * snr + n_trials - 1) if n_trials > 1 else math.nan
-
-
-def _signal_noise(scores: Array) -> tuple[float, float]:
-    """Var_i(mean_k) and mean_i Var_k, exactly 0 for equal scores: deviations from a score carry no rounding."""
-    if len(scores) == 1:
-        return float((scores[0] - scores[0, 0]).var(ddof=1)), math.nan
-    within = scores - scores[0]
-    means = within.mean(axis=0) + (scores[0] - scores[0, 0])
-    return float((means - means[0]).var(ddof=1)), float(within.var(axis=0, ddof=1).mean())
-
-
 def _ratio(signal: float, noise: float) -> float:
     if noise == 0:
         return math.inf if signal > 0 else math.nan
     return signal / noise
 
 
-def _pairwise(scores: Array) -> Array:
-    """Spearman of every pair of trials, K(K − 1)/2 of them; one NaN for K = 1, which has none."""
-    ranks = stats.rankdata(scores, axis=1) - (scores.shape[1] + 1) / 2
-    upper = np.triu_indices(len(scores), 1)
-    return np.asarray(correlation(ranks @ ranks.T)[upper]) if len(scores) > 1 else np.array([math.nan])
+def _refused(K: int, shared_noise: bool | None) -> str:
+    """Why so few trials have no interval, or nothing."""
+    if K == 1:
+        return "one trial: nothing was repeated; run at least three"
+    if K == 2 and shared_noise is not False:
+        return (
+            "two trials cannot show how much of the noise images of a trial share; run at least three, or pass "
+            "shared_noise=False where every image has masks of its own"
+        )
+    return ""
 
 
-def _trial_variance(scores: Array, seed: int) -> Array:
-    """Variance of (median ρ, log SNR) that only a new set of trials would show: jackknife less its independent part."""
-    rng = np.random.default_rng((seed, 1))  # apart from the bootstrap's
-    independent = [_trial_jackknife(rng.permuted(scores, axis=0)) for _ in range(_SHUFFLES)]
-    excess = np.maximum(0.0, _trial_jackknife(scores) - np.mean(independent, axis=0))
-    return np.asarray(np.where(np.isfinite(excess), excess, 0.0))
+def _shared(values: Array, units: Units, known: bool | None) -> float:
+    """The share of the noise that widens an interval: none where images have, or seem to have, noise of their own."""
+    if known is False:
+        return 0.0
+    sharing = noise_sharing(values, units)
+    return sharing.share if known or sharing.p < SHARING_ALPHA else 0.0
 
 
-def _trial_jackknife(scores: Array) -> Array:
-    """Delete-one-trial jackknife variance of median pairwise ρ and of log SNR (Tukey 1958)."""
-    K = len(scores)
-    i, j = np.triu_indices(K, 1)
-    without = np.stack([np.flatnonzero((i != k) & (j != k)) for k in range(K)])
-    spearman = np.median(_pairwise(scores)[without], axis=1)
-    # without trial k a mean moves by −d_k/(K − 1), a sum of squares by −d_k² K/(K − 1)
-    mean = scores.mean(axis=0)
-    d = scores - mean
-    signal = (mean - d / (K - 1)).var(axis=1, ddof=1)
-    noise = ((d**2).sum(axis=0) - d**2 * K / (K - 1)).mean(axis=1) / (K - 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_snr = np.log(signal / noise)
-        return np.asarray((K - 1) * np.var([spearman, log_snr], axis=1))
-
-
-def _widened(value: float, ends: Array, variance: float, K: int, level: float) -> Interval:
-    """Both arms of an interval lengthened in quadrature by t(K − 1) standard errors."""
-    reach = float(stats.t.ppf((1 + level) / 2, K - 1)) * math.sqrt(variance)
-    return value - math.hypot(value - float(ends[0]), reach), value + math.hypot(float(ends[1]) - value, reach)
-
-
-def _spearman_interval(scores: Array, value: float, variance: float, weights: Array, level: float) -> Interval:
-    if math.isnan(value):
-        return _UNDEFINED
-    upper = np.triu_indices(len(scores), 1)
-    draws = np.median(correlation(rank_covariance(scores, weights))[:, upper[0], upper[1]], axis=1)
-    ends = quantiles(draws, [(1 - level) / 2, (1 + level) / 2])
-    if variance > 0:
-        ends = np.asarray(_widened(value, ends, variance, len(scores), level))
-    return max(-1.0, float(ends[0])), min(1.0, float(ends[1]))
-
-
-def _snr_interval(scores: Array, snr: float, variance: float, weights: Array, level: float) -> Interval:
-    if not 0 < snr < math.inf:
-        return (snr, snr)
-    N = scores.shape[1]
-    centred = scores.mean(axis=0) - scores.mean()
-    spread = scores.var(axis=0, ddof=1)
-    signal = np.maximum(0.0, weights @ centred**2 - (weights @ centred) ** 2 / N) / (N - 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        draws = signal / (weights @ spread / N)
-    influence = centred**2 / centred.var(ddof=1) - spread / spread.mean()
-    ends = quantiles(draws, _bca_shares(draws, snr, influence, level))
-    if variance > 0 and ends[0] > 0 and np.isfinite(ends[1]):
-        ends = np.exp(_widened(math.log(snr), np.log(ends), variance, len(scores), level))
-    return float(ends[0]), float(ends[1])
-
-
-def _bca_shares(draws: Array, value: float, influence: Array, level: float) -> Array:
-    """The quantiles that BCa reads from the bootstrap draws; the plain ones where the correction has a pole."""
-    share = np.array([(1 - level) / 2, (1 + level) / 2])
-    below = np.mean(draws < value)
-    bias = special.ndtri(np.clip(below, 1 / (len(draws) + 1), len(draws) / (len(draws) + 1)))
-    power = float((influence**2).sum()) ** 1.5
-    skew = float((influence**3).sum()) / (6 * power) if power > 0 else 0.0
-    shifted = bias + special.ndtri(share)
-    scale = 1 - skew * shifted
-    return np.asarray(special.ndtr(bias + shifted / scale)) if (scale > 0).all() else share
+def _ratio_confidence(scores: Array, units: Units, snr: float, shared: float, resamples: int, seed: int) -> Confidence:
+    if 0 < snr < math.inf:
+        return snr_confidence(scores, units, shared, resamples, seed)
+    return Confidence(math.inf, 0.0, 0.0, 1, "log", len(scores)) if snr > 0 else _UNKNOWN

@@ -154,13 +154,15 @@ class Units:
         """
         return _multiplicities(self.members.tobytes(), self.n, resamples, seed)
 
+    def sum(self, values: Array) -> Array:
+        """Sum over the images of each unit, ``[..., N] -> [..., n]``."""
+        order = np.argsort(self.members, kind="stable")
+        starts = np.searchsorted(self.members[order], np.arange(self.n))
+        return np.asarray(np.add.reduceat(values[..., order], starts, axis=-1))
+
     def mean(self, values: Array) -> Array:
         """Mean over the images of each unit, ``[..., N] -> [..., n]``."""
-        counts = np.bincount(self.members, minlength=self.n)
-        flat = values.reshape(-1, values.shape[-1])
-        return np.stack([np.bincount(self.members, row, self.n) / counts for row in flat]).reshape(
-            *values.shape[:-1], self.n
-        )
+        return self.sum(values) / np.bincount(self.members, minlength=self.n)
 
 
 @lru_cache(maxsize=1)
