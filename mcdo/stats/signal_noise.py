@@ -72,7 +72,7 @@ def snr_confidence(scores: Array, units: Units, shared: float, resamples: int, s
 
 
 def _unit_sums(scores: Array, units: Units) -> Array:
-    """Per unit: images, Σ m, Σ m², Σ s² of the images' standardised means m and their variances s² of mean 1; [4, n]."""
+    """Per unit: images, Σ m, Σ m², Σ s² of the images' standardised means m and variances s² of mean 1; [4, n]."""
     means, variances = scores.mean(axis=0), scores.var(axis=0, ddof=1)
     m = (means - means.mean()) / means.std()
     return units.sum(np.stack([np.ones_like(m), m, m**2, variances / variances.mean()]))
