@@ -54,7 +54,7 @@ class ZeroShot:
 
 @dataclass(frozen=True, eq=False)
 class Laplace:
-    """A fitted posterior, the head that it is read through, and the images that it may not score.
+    """A fitted posterior, the head that it is read through, and the origins it was fitted on, which it may not score.
 
     ``layer`` says which map: "head", whose input is the unit feature, or "projection", whose input is captured by
     :func:`projection_inputs` and whose output is the pre-norm feature (up to what is added to it).
@@ -72,17 +72,17 @@ class Laplace:
 
     @classmethod
     def last_layer(
-        cls, head: ZeroShot, features: ArrayLike, ids: Sequence[str], *, prior_precision: float | None = None
+        cls, head: ZeroShot, features: ArrayLike, origins: Sequence[str], *, prior_precision: float | None = None
     ) -> Laplace:
-        """Over the class weights, from pre-norm ``features`` [N, D] of the calibration images ``ids``."""
-        x, logits = _unit(_paired(features, ids)), head.logits(features)
+        """Over the class weights, from pre-norm ``features`` [N, D] of calibration images, and their ``origins``."""
+        x, logits = _unit(_paired(features, origins)), head.logits(features)
 
         def curvature(part: slice) -> Array:
             return output_curvature(logits[part], head.likelihood)
 
         norm = float(np.square(head.weights).sum())
         posterior = fit_posterior(x, curvature, len(head.weights), norm, prior_precision=prior_precision)
-        return cls("head", head, posterior, frozenset(ids))
+        return cls("head", head, posterior, frozenset(origins))
 
     @classmethod
     def projection(
@@ -90,7 +90,7 @@ class Laplace:
         head: ZeroShot,
         inputs: ArrayLike,
         features: ArrayLike,
-        ids: Sequence[str],
+        origins: Sequence[str],
         squared_norm: float,
         *,
         prior_precision: float | None = None,
@@ -100,17 +100,17 @@ class Laplace:
 
         ``squared_norm`` is that of the map's weights.
         """
-        f, logits = _paired(features, ids), head.logits(features)
+        f, logits = _paired(features, origins), head.logits(features)
 
         def curvature(part: slice) -> Array:
             J = head.jacobian(f[part])
             return np.asarray(J.transpose(0, 2, 1) @ output_curvature(logits[part], head.likelihood) @ J)
 
         posterior = fit_posterior(
-            _paired(inputs, ids), curvature, f.shape[1], squared_norm, structure=structure,
+            _paired(inputs, origins), curvature, f.shape[1], squared_norm, structure=structure,
             prior_precision=prior_precision,
         )  # fmt: skip
-        return cls("projection", head, posterior, frozenset(ids))
+        return cls("projection", head, posterior, frozenset(origins))
 
     def scores(
         self, images: ImageSet | Sequence[str], features: ArrayLike, inputs: ArrayLike | None = None
@@ -123,14 +123,16 @@ class Laplace:
           counterpart of trace_pre.
 
         Raises:
-            McdoError: if an image took part in the fit, or the projection's ``inputs`` are missing.
+            McdoError: if an image of the same origin took part in the fit, or the projection's ``inputs`` are missing.
 
         """
         ids = images.ids if isinstance(images, ImageSet) else tuple(images)
-        clean = images.mask_ids if isinstance(images, ImageSet) else ()  # of a degraded image: its clean one
-        seen = self.fitted_on.intersection((*ids, *clean))
+        names = (*ids, *images.mask_ids, *images.origins) if isinstance(images, ImageSet) else ids
+        seen = self.fitted_on.intersection(names)
         if seen:
-            raise McdoError(f"{len(seen)} of the scored images were fitted on, such as {min(seen)}: use other images")
+            raise McdoError(
+                f"{len(seen)} of the scored originals were fitted on, such as {min(seen)}: use other images"
+            )
         f = _paired(features, ids)
         if self.layer == "head":
             x: Array = _unit(f)

@@ -59,33 +59,33 @@ class DimensionWeights:
     Attributes:
         weights: float64 ``[D]``, variance of each dimension over the calibration images, summing to one.
         top: indices of the ``k`` dimensions with the largest weights.
-        ids: the calibration images, none of which may be scored with these weights.
+        origins: of the calibration images; no image of one of them may be scored with these weights.
 
     """
 
     weights: NDArray[np.float64]
     top: NDArray[np.int64]
-    ids: frozenset[str]
+    origins: frozenset[str]
 
     @classmethod
-    def fit(cls, features: NDArray[np.floating], ids: Sequence[str], k: int = 64) -> DimensionWeights:
-        """Weights from deterministic pre-norm features ``[N, D]`` of calibration images."""
-        if len(features) != len(ids) or len(features) < 2:
+    def fit(cls, features: NDArray[np.floating], origins: Sequence[str], k: int = 64) -> DimensionWeights:
+        """Weights from deterministic pre-norm features ``[N, D]`` of calibration images, and their ``origins``."""
+        if len(features) != len(origins) or len(features) < 2:
             raise McdoError(
-                f"dimension weights need features of at least two images; got {len(features)} for {len(ids)} ids"
+                f"dimension weights need features of two images or more; got {len(features)} for {len(origins)} origins"
             )
         spread = np.asarray(features, dtype=np.float64).var(axis=0, ddof=1)
         if not spread.sum() > 0:
             raise McdoError("dimension weights: the calibration features do not vary")
         top = np.argsort(-spread, kind="stable")[:k]
-        return cls(spread / spread.sum(), top, frozenset(ids))
+        return cls(spread / spread.sum(), top, frozenset(origins))
 
     def check_unseen(self, images: ImageSet) -> None:
-        """Raise McdoError if a scored image took part in the calibration."""
-        seen = self.ids.intersection(images.ids)
+        """Raise McdoError if an image of the same origin as a scored one took part in the calibration."""
+        seen = self.origins.intersection((*images.ids, *images.origins))
         if seen:
             raise McdoError(
-                f"{len(seen)} of the scored images are calibration images, such as {min(seen)}: use other images"
+                f"{len(seen)} of the scored originals were calibrated on, such as {min(seen)}: use other images"
             )
 
     @property

@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 
 def calibration_images(bench: Bench, n: int, fit: int) -> ImageSet:
-    """``fit`` images, none of them among the first ``n`` of the session: the training digits, or others of the folder.
+    """``fit`` images of other origins than the session's first ``n``: the training digits, or others of the folder.
 
     Raises:
         McdoError: if the image set has none to spare.
@@ -34,8 +34,8 @@ def calibration_images(bench: Bench, n: int, fit: int) -> ImageSet:
     """
     if bench.settings.images == "digits":
         return bench.images(fit, "digits:train")
-    scored, pool = set(bench.images(n).ids), bench.images(n + fit)
-    rest = [i for i, image_id in enumerate(pool.ids) if image_id not in scored]
+    scored, pool = set(bench.images(n).origins), bench.images(n + fit)
+    rest = [i for i, origin in enumerate(pool.origins) if origin not in scored]
     if not rest:
         raise McdoError(
             f"{pool.name}: all {len(pool)} images are scored, so none is left to fit a Laplace posterior on; "
@@ -92,8 +92,8 @@ def _posteriors(bench: Bench, model: str, fitted: ImageSet) -> tuple[Laplace, La
     norm, bias, softmax = held["constants"].tolist()
     head = ZeroShot(held["weights"], bias, "softmax" if softmax else "sigmoid")
     return (
-        Laplace.last_layer(head, held["features"], fitted.ids),
-        Laplace.projection(head, held["inputs"], held["features"], fitted.ids, norm),
+        Laplace.last_layer(head, held["features"], fitted.origins),
+        Laplace.projection(head, held["inputs"], held["features"], fitted.origins, norm),
         held["features"],
     )
 

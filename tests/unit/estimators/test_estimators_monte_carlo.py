@@ -202,11 +202,11 @@ def test_weights_of_dimensions_add_their_scores_and_refuse_their_own_images() ->
     features = monte_carlo(
         encoder_of("clip_tiny"), calibration, Dropout(0.0), passes=(2,), trials=1, progress=False
     ).features
-    weights = DimensionWeights.fit(features, calibration.ids, k=5)
+    weights = DimensionWeights.fit(features, calibration.origins, k=5)
     found = run(weights=weights)
     assert found.scores("weighted_trace").shape == found.scores("topk_trace").shape == (2, 6)
     assert same(run(), found) == []
-    with pytest.raises(McdoError, match="calibration images"):
+    with pytest.raises(McdoError, match="of the scored originals were calibrated on"):
         run(images=calibration.select([0]), weights=weights)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
 from mcdo.estimators import GEOMETRY_SCORES, MOMENT_SCORES, DimensionWeights, off_diagonal_floor
 from mcdo.estimators.scores import PassMoments, angular_variance, geometry_scores, off_diagonal_mass, pixel_rows
-from mcdo.images import load_images
+from mcdo.images import degraded, load_images
 
 Array = NDArray[np.float64]
 
@@ -244,16 +245,20 @@ def test_weighted_scores_follow_their_definition() -> None:
 def test_weights_refuse_the_images_they_were_fitted_on() -> None:
     images = load_images("digits", n=4)
     weights = DimensionWeights.fit(np.random.default_rng(0).random((3, 5)), ["a", "b", images.ids[2]])
-    with pytest.raises(McdoError, match=f"1 of the scored images are calibration images, such as {images.ids[2]}"):
+    with pytest.raises(McdoError, match=f"1 of the scored originals were calibrated on, such as {images.ids[2]}"):
         weights.check_unseen(images)
+    with pytest.raises(McdoError, match="1 of the scored originals"):
+        weights.check_unseen(degraded(images, "blur:2"))
+    with pytest.raises(McdoError, match="1 of the scored originals"):
+        weights.check_unseen(replace(images, ids=tuple("wxyz")))
     weights.check_unseen(images.select([0, 1, 3]))
 
 
 @pytest.mark.parametrize(
     ("features", "n", "message"),
     [
-        (np.zeros((1, 4)), 1, "at least two images"),
-        (np.zeros((3, 4)), 2, "got 3 for 2 ids"),
+        (np.zeros((1, 4)), 1, "two images or more"),
+        (np.zeros((3, 4)), 2, "got 3 for 2 origins"),
         (np.ones((3, 4)), 3, "do not vary"),
         (np.full((3, 4), np.nan), 3, "do not vary"),
     ],

@@ -100,6 +100,17 @@ def test_calibration_images_of_a_folder_are_others_than_those_scored(tmp_path: P
         calibration_images(bench, 36, 20)
 
 
+def test_no_copy_of_a_scored_file_is_fitted_on(tmp_path: Path) -> None:
+    spec = folder_of(tmp_path, 12)
+    for path in sorted((tmp_path / "red").glob("*.png")):
+        (tmp_path / "green" / f"copy{path.name}").write_bytes(path.read_bytes())
+    bench = Bench(Settings(("clip_tiny",), images=spec))
+    scored, fitted, pool = bench.images(15), calibration_images(bench, 15, 33), bench.images(48)
+    copies = {i for i, o in zip(pool.ids, pool.origins, strict=True) if o in scored.origins} - set(scored.ids)
+    assert copies, "the pool holds copies of what is scored"
+    assert set(fitted.ids) == set(pool.ids) - copies - set(scored.ids)
+
+
 @pytest.mark.parametrize("key", ["clip_tiny", "siglip_tiny"])
 def test_laplace_scores_are_kept_and_files_are_written(key: str, tmp_path: Path) -> None:
     bench = Bench(Settings((key,), store=tmp_path / "store"))
