@@ -13,10 +13,13 @@ from mcdo.images import ImageSet
 
 @dataclass
 class MadeUpInputs:
-    """Stands in for :class:`~mcdo.harness.Inputs`; ``value`` makes what each request gives."""
+    """Stands in for :class:`~mcdo.harness.Inputs`; ``value`` makes what each request gives.
+
+    ``image_set`` may be a function of the images asked for.
+    """
 
     value: Callable[[Request[Any]], Any]
-    image_set: ImageSet | SimpleNamespace | None = None
+    image_set: ImageSet | SimpleNamespace | Callable[[Images], Any] | None = None
     settings: Settings = field(default_factory=lambda: Settings(models=("clip_tiny",)))
     subject: Subject = field(default_factory=lambda: Subject("clip_tiny", ("clip_tiny",)))
     encoders: Mapping[str, Any] = field(default_factory=dict)
@@ -30,7 +33,7 @@ class MadeUpInputs:
         return self.value(request)
 
     def images(self, images: Images) -> Any:
-        return self.image_set
+        return self.image_set(images) if callable(self.image_set) else self.image_set
 
     def encoder(self, model: str | None = None) -> Any:
         return self.encoders[self.model if model is None else model]
