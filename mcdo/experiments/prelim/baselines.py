@@ -8,22 +8,31 @@ a baseline may be read either way, since a few labelled images would tell which.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy import ndimage
 
-from mcdo.estimators import MonteCarloConfig, MonteCarloRun
-from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
+from mcdo.estimators import MonteCarloConfig
+from mcdo.harness import (
+    Claim,
+    Experiment,
+    Files,
+    Images,
+    Inputs,
+    Logits,
+    Passes,
+    Request,
+    Session,
+    StoredArrays,
+    View,
+)
 from mcdo.images import ImageSet
-from mcdo.names import file_name
-from mcdo.report.figures import save_figure
+from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import (
     Difference,
@@ -36,43 +45,163 @@ from mcdo.stats import (
     rank_relations,
 )
 
-FOLDER = "prelim_baselines"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
+JUDGED = "trace_pre"
+NORM = "feature_norm"
 PIXELS = ("laplacian_variance", "grey_entropy")
-CHEAP = ("feature_norm", *PIXELS)
+CHEAP = (NORM, *PIXELS)
 """Baselines that know nothing of the head."""
 ZERO_SHOT = "zero_shot_entropy"
 """The head's own entropy: a baseline for errors only, since the other targets are read from the same logits."""
+PAIRS = (*((baseline, target) for baseline in CHEAP for target in ("entropy", "error")), (ZERO_SHOT, "error"))
+"""What the score is claimed to beat, and at what."""
 Array = NDArray[np.float64]
 Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class BaselinesConfig(ExperimentConfig):
+class PixelBaselines(StoredArrays):
+    """The baselines that need the pictures only: ``laplacian_variance`` and ``grey_entropy``, float64 ``[N]``."""
+
+    what = "pixel baselines 1"
+
+    shown: Images
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        return {"images": session.image_set(self.shown).fingerprint}
+
+    def compute(self, session: Session) -> dict[str, NDArray[Any]]:
+        return pixel_baselines(session.image_set(self.shown))
+
+
+@dataclass(frozen=True)
+class BaselinesResult:
+    """What beats what.
+
+    Attributes:
+        relations: by (score or baseline, target).
+        error: by score or baseline, AUROC of error.
+        advantages: by (score, baseline, target).
+        errors: images classified wrongly; 0 without labels.
+        originals: behind the images.
+
+    """
+
+    relations: Mapping[tuple[str, str], Relation]
+    error: Mapping[str, Estimate]
+    advantages: Mapping[Key, Difference]
+    errors: int
+    originals: int
+
+
+@dataclass(frozen=True)
+class Baselines(Experiment[BaselinesResult]):
     """N images, one trial at one T."""
 
-    QUICK: ClassVar[Mapping[str, Any]] = {"n": 500, "passes": 32}
+    key = "prelim_baselines"
+    name = "prelim_baselines"
+    phase = "prelim"
+    files = Files(
+        summary="{}/prelim_baselines_summary.json",
+        overall="prelim_baselines_overall_summary.json",
+        figure="{}/prelim_baselines.png",
+    )
+    quick = {"n": 500, "passes": 32}
 
     n: int = 2000
     passes: int = 64
     trials: int = 1
 
+    def run(self, model: str) -> Passes:
+        """One trial."""
+        return Passes(model, Images(self.n), MonteCarloConfig(self.dropout, (self.passes,), self.trials, self.seed))
 
-@dataclass(frozen=True)
-class BaselinesResult:
-    """ρ of everything with the targets, AUROC of error, and the advantages by (score, baseline, target)."""
+    def logits(self, model: str) -> Logits:
+        """What the targets are made of."""
+        return Logits(model, Images(self.n))
 
-    relations: dict[tuple[str, str], Relation]
-    error: dict[str, Estimate]
-    advantages: dict[Key, Difference]
-    errors: int
-    originals: int
+    def pixels(self, model: str) -> PixelBaselines:
+        """What the pictures alone give."""
+        return PixelBaselines(model, Images(self.n))
 
+    def requests(self, about: View) -> Iterable[Request[Any]]:
+        return [of(about.model) for of in (self.run, self.logits, self.pixels)]
 
-def needs(config: BaselinesConfig, model: str) -> Need:
-    """One trial."""
-    t = (config.passes,)
-    return Need(model, config.n, MonteCarloConfig(config.dropout, t, config.trials, config.seed))
+    def quantities(self, inputs: Inputs) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Scores, and the baselines that know nothing of the head, each [N]."""
+        run, pixels = inputs[self.run(inputs.model)], inputs[self.pixels(inputs.model)]
+        scores = {name: run.scores(name)[0] for name in SCORES}
+        return scores, {NORM: run.feature_norm, **{name: pixels[name] for name in PIXELS}}
+
+    def compute(self, inputs: Inputs) -> BaselinesResult:
+        images, (scores, cheap) = inputs.images(Images(self.n)), self.quantities(inputs)
+        targets = ambiguity_targets(inputs[self.logits(inputs.model)]["logits"], images.labels)
+        sampling: dict[str, Any] = {"origins": images.origins, "seed": self.seed}
+        follows = {"entropy": targets.entropy, "negative_margin": targets.neg_margin}
+        detects = {} if targets.correct is None else {"error": ~targets.correct}
+        head = {ZERO_SHOT: targets.entropy}
+        ahead = advantages(scores, cheap, follows=follows, detects=detects, **sampling)
+        if detects:
+            ahead |= advantages(scores, head, follows={}, detects=detects, **sampling)
+        return BaselinesResult(
+            relations=rank_relations({**scores, **cheap}, follows, given=cheap[NORM], **sampling),
+            error={
+                name: ambiguity_estimates(values, targets, **sampling)["auroc_error"]
+                for name, values in {**scores, **cheap, **head}.items()
+            },
+            advantages=_jointly_corrected(ahead),
+            errors=0 if targets.correct is None else int((~targets.correct).sum()),
+            originals=len(set(images.origins)),
+        )
+
+    def claims(self) -> Sequence[Claim[BaselinesResult]]:
+        return [_beats(baseline, target) for baseline, target in PAIRS]
+
+    def summary(self, result: BaselinesResult) -> Mapping[str, Any]:
+        return {
+            "relations": {f"{a} ~ {b}": r.as_dict() for (a, b), r in result.relations.items()},
+            "auroc_error": {name: e.as_dict() for name, e in result.error.items()},
+            "advantages": {f"{s} over {b} at {t}": d.as_dict() for (s, b, t), d in result.advantages.items()},
+            "advantage": "rho(score) - |rho(baseline)|; AUROC(score) - max(AUROC, 1 - AUROC)(baseline)",
+            "correction": "Holm over all advantages of a model",
+            "errors": result.errors,
+            "originals": result.originals,
+            "intervals": "over originals; n of an interval counts originals",
+        }
+
+    def arrays(self, inputs: Inputs, result: BaselinesResult) -> Mapping[str, Mapping[str, ArrayLike]]:
+        targets = ambiguity_targets(inputs[self.logits(inputs.model)]["logits"])
+        scores, cheap = self.quantities(inputs)
+        return {
+            "{}/prelim_baselines.npz": {
+                "paths": np.array(inputs.images(Images(self.n)).ids),
+                "entropy": targets.entropy,
+                "neg_margin": targets.neg_margin,
+                **scores,
+                **cheap,
+            }
+        }
+
+    def title(self) -> str:
+        return f"does the score beat what costs nothing? (N={self.n}, T={self.passes})"
+
+    def panels(self, inputs: Inputs, result: BaselinesResult) -> Sequence[Panel]:
+        """Advantage of each score over each baseline, one panel a target; what lies above 0 beats the baseline."""
+
+        def draw(axes: Axes, target: str) -> None:
+            series = {
+                score: {b: d.estimate for (s, b, t), d in result.advantages.items() if (s, t) == (score, target)}
+                for score in SCORES
+            }
+            unit = "AUROC − AUROC of baseline" if target == "error" else "ρ − |ρ of baseline|"
+            interval_panel(axes, series, 0.0, f"{unit} [95 %]")
+            axes.set_title(f"target: {target.replace('_', ' ')}")
+
+        targets = dict.fromkeys(target for _, _, target in result.advantages)
+        return [lambda axes, target=target: draw(axes, target) for target in targets]  # type: ignore[misc]
 
 
 def laplacian_variance(image: Image.Image) -> float:
@@ -86,109 +215,26 @@ def grey_entropy(image: Image.Image) -> float:
     return float(image.convert("L").entropy())
 
 
-def pixel_baselines(images: ImageSet) -> dict[str, Array]:
+def pixel_baselines(images: ImageSet) -> dict[str, NDArray[Any]]:
     """The baselines that need the pictures only, each [N], at native resolution."""
     pairs = [(laplacian_variance(image), grey_entropy(image)) for image in images]
     return dict(zip(PIXELS, np.array(pairs).T, strict=True))
 
 
-def compute(
-    config: BaselinesConfig,
-    run: MonteCarloRun,
-    logits: Array,
-    labels: NDArray[np.int64] | None,
-    pixels: Mapping[str, Array],
-) -> BaselinesResult:
-    """Everything of one model.
-
-    Args:
-        config: the protocol.
-        run: the measurement.
-        logits: ``[templates, N, C]``.
-        labels: ``[N]``, or None where unknown: then nothing is said of errors.
-        pixels: from :func:`pixel_baselines`.
-
-    """
-    targets, origins, seed = ambiguity_targets(logits, labels), run.origins, config.seed
-    scores = {name: run.scores(name, config.passes)[0] for name in SCORES}
-    cheap = {"feature_norm": run.feature_norm, **pixels}
-    follows = {"entropy": targets.entropy, "negative_margin": targets.neg_margin}
-    detects = {} if targets.correct is None else {"error": ~targets.correct}
-    found = advantages(scores, cheap, follows=follows, detects=detects, origins=origins, seed=seed)
-    head = {ZERO_SHOT: targets.entropy}
-    if detects:
-        found |= advantages(scores, head, follows={}, detects=detects, origins=origins, seed=seed)
-    return BaselinesResult(
-        relations=rank_relations({**scores, **cheap}, follows, given=run.feature_norm, origins=origins, seed=seed),
-        error={
-            name: ambiguity_estimates(values, targets, origins=origins, seed=seed)["auroc_error"]
-            for name, values in {**scores, **cheap, **head}.items()
-        },
-        advantages=_jointly_corrected(found),
-        errors=0 if targets.correct is None else int((~targets.correct).sum()),
-        originals=len(set(origins)),
-    )
+def _jointly_corrected(ahead: Mapping[Key, Difference]) -> dict[Key, Difference]:
+    joined = corrected({"": {str(key): difference for key, difference in ahead.items()}})[""]
+    return {key: joined[str(key)] for key in ahead}
 
 
-def _jointly_corrected(found: Mapping[Key, Difference]) -> dict[Key, Difference]:
-    joined = corrected({"": {str(key): difference for key, difference in found.items()}})[""]
-    return {key: joined[str(key)] for key in found}
+def _beats(baseline: str, target: str) -> Claim[BaselinesResult]:
+    def beside(result: BaselinesResult) -> str:
+        if (JUDGED, baseline, target) not in result.advantages:
+            return "the images have no labels"
+        ahead, post = (result.advantages[score, baseline, target] for score in (JUDGED, "trace_post"))
+        return f"p_holm={ahead.p_holm:.3g}; trace_post {post.estimate}"
 
+    def estimate(result: BaselinesResult) -> Estimate | None:
+        key = (JUDGED, baseline, target)
+        return result.advantages[key].estimate if key in result.advantages else None
 
-def summary(result: BaselinesResult) -> dict[str, Any]:
-    """What stands in the summary, apart from the origin."""
-    return {
-        "relations": {f"{a} ~ {b}": r.as_dict() for (a, b), r in result.relations.items()},
-        "auroc_error": {name: e.as_dict() for name, e in result.error.items()},
-        "advantages": {f"{s} over {b} at {t}": d.as_dict() for (s, b, t), d in result.advantages.items()},
-        "advantage": "rho(score) - |rho(baseline)|; AUROC(score) - max(AUROC, 1 - AUROC)(baseline)",
-        "correction": "Holm over all advantages of a model",
-        "errors": result.errors,
-        "originals": result.originals,
-        "intervals": "bootstrap over originals; n of an interval counts originals",
-    }
-
-
-def write(
-    config: BaselinesConfig,
-    run: MonteCarloRun,
-    logits: Array,
-    pixels: Mapping[str, Array],
-    result: BaselinesResult,
-    reports: Path,
-    session: str,
-) -> Path:
-    """Per model ``prelim_baselines_summary.json``, ``prelim_baselines.npz`` and the figure; an overall summary."""
-    folder, targets = reports / FOLDER / file_name(run.encoder), ambiguity_targets(logits)
-    write_npz(
-        folder / f"{FOLDER}.npz",
-        paths=np.array(run.ids),
-        entropy=targets.entropy,
-        neg_margin=targets.neg_margin,
-        feature_norm=run.feature_norm,
-        **{name: run.scores(name, config.passes)[0] for name in SCORES},
-        **pixels,
-    )
-    found = {"model": run.encoder, **summary(result), **origin(config, run)}
-    write_json(folder / f"{FOLDER}_summary.json", found)
-    save_figure(figure(config, run.encoder, result), folder / f"{FOLDER}.png")
-    overall = reports / FOLDER / f"{FOLDER}_overall_summary.json"
-    add_to_json(overall, session, "results", run.encoder, found)
-    return overall
-
-
-def figure(config: BaselinesConfig, model: str, result: BaselinesResult) -> Figure:
-    """Advantage of each score over each baseline, by target; what lies above 0 beats the baseline."""
-    targets = list(dict.fromkeys(target for _, _, target in result.advantages))
-    drawn = Figure(figsize=(6 * len(targets), 5.5), layout="constrained")
-    drawn.suptitle(f"{model}: does the score beat what costs nothing? (N={config.n}, T={config.passes})")
-    panels = np.atleast_1d(np.asarray(drawn.subplots(1, len(targets))))
-    for axes, target in zip(panels, targets, strict=True):
-        series = {
-            score: {b: d.estimate for (s, b, t), d in result.advantages.items() if (s, t) == (score, target)}
-            for score in SCORES
-        }
-        unit = "AUROC − AUROC of baseline" if target == "error" else "ρ − |ρ of baseline|"
-        interval_panel(axes, series, 0.0, f"{unit} [95 %]")
-        axes.set_title(f"target: {target.replace('_', ' ')}")
-    return drawn
+    return Claim(f"beats/{baseline}/{target}", estimate, above=0.0, beside=beside)

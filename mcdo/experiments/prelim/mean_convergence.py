@@ -7,68 +7,128 @@ is known without the fit: c = D · trace_pre/‖x‖². The published reading to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from mcdo.estimators import MonteCarloConfig, MonteCarloRun
-from mcdo.experiments.base import ExperimentConfig, Need, add_to_json, origin, write_json, write_npz
-from mcdo.names import file_name
-from mcdo.report.figures import save_figure
-from mcdo.stats import Estimate, MeanBias, bootstrap, mean_bias
+from mcdo.estimators import MonteCarloConfig
+from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Passes, View
+from mcdo.report.figures import Panel
+from mcdo.stats import Estimate, MeanBias, mean, mean_bias
 
-FOLDER = "prelim_mean_convergence"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 SLOPE = -0.5
 SLOPE_TOLERANCE = 0.05
 """What the published reading expects of a mean that converges."""
 
 
 @dataclass(frozen=True)
-class MeanConvergenceConfig(ExperimentConfig):
+class MeanConvergenceResult:
+    """What the mean over passes tends to.
+
+    Attributes:
+        fit: of r² = b² + c/T.
+        predicted_noise: c as the trace predicts it.
+        direct_bias_squared: b² without a fit, r² − c/T at the largest T.
+        distances: statistics of r, by T.
+
+    """
+
+    fit: MeanBias
+    predicted_noise: Estimate
+    direct_bias_squared: Estimate
+    distances: Mapping[int, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class MeanConvergence(Experiment[MeanConvergenceResult]):
     """N images, K trials, nested T."""
 
-    QUICK: ClassVar[Mapping[str, Any]] = {"n": 100, "passes": (4, 8, 16, 32)}
+    key = "prelim_mean_convergence"
+    name = "prelim_mean_convergence"
+    phase = "prelim"
+    files = Files(
+        summary="{}/prelim_mean_convergence_summary.json",
+        overall="prelim_mean_convergence_overall_summary.json",
+        figure="{}/prelim_mean_convergence.png",
+    )
+    quick = {"n": 100, "passes": (4, 8, 16, 32)}
 
     n: int = 500
     passes: tuple[int, ...] = (4, 8, 16, 32, 64)
     trials: int = 3
 
+    def run(self, model: str) -> Passes:
+        """Nested T, K trials."""
+        return Passes(model, Images(self.n), MonteCarloConfig(self.dropout, self.passes, self.trials, self.seed))
 
-@dataclass(frozen=True)
-class MeanConvergenceResult:
-    """The fit, c as the trace predicts it, b² without a fit (r² − c/T at the largest T), and statistics of r by T."""
+    def requests(self, about: View) -> Iterable[Passes]:
+        return (self.run(about.model),)
 
-    fit: MeanBias
-    predicted_noise: Estimate
-    direct_bias_squared: Estimate
-    distances: dict[int, dict[str, float]]
+    def shifts(self, inputs: Inputs) -> NDArray[np.float64]:
+        """r, ``[T, K, N]``."""
+        run = inputs[self.run(inputs.model)]
+        return np.stack([run.scores("mean_shift", t) for t in self.passes])
 
+    def compute(self, inputs: Inputs) -> MeanConvergenceResult:
+        run, r, last = inputs[self.run(inputs.model)], self.shifts(inputs), self.passes[-1]
+        noise = run.features.shape[1] * run.scores("trace_pre_relative", last)
+        sampling: dict[str, Any] = {"origins": run.origins, "seed": self.seed}
+        return MeanConvergenceResult(
+            fit=mean_bias(r, self.passes, **sampling),
+            predicted_noise=mean(noise, **sampling),
+            direct_bias_squared=mean(np.square(r[-1]) - noise / last, **sampling),
+            distances={t: _statistics(r[i]) for i, t in enumerate(self.passes)},
+        )
 
-def needs(config: MeanConvergenceConfig, model: str) -> Need:
-    """Nested T, K trials."""
-    return Need(model, config.n, MonteCarloConfig(config.dropout, config.passes, config.trials, config.seed))
+    def claims(self) -> Sequence[Claim[MeanConvergenceResult]]:
+        return [
+            # the interval of b lies above 0 exactly where that of b² does
+            Claim("bias", lambda r: r.fit.bias, above=0.0, beside=self._beside_bias),
+            Claim(
+                "slope",
+                lambda r: r.fit.slope,
+                within=(SLOPE - SLOPE_TOLERANCE, SLOPE + SLOPE_TOLERANCE),
+                beside=lambda r: f"bias {r.fit.bias.value:.4f}",
+            ),
+        ]
 
+    def _beside_bias(self, result: MeanConvergenceResult) -> str:
+        bias, share = result.fit.bias, result.fit.noise_share(self.passes[-1])
+        return (
+            f"b = {bias.value:.4f} [{bias.low:.4f}, {bias.high:.4f}]; at the largest T {share:.0%} of r² is noise that "
+            "more passes remove"
+        )
 
-def shifts(config: MeanConvergenceConfig, run: MonteCarloRun) -> NDArray[np.float64]:
-    """r, ``[T, K, N]``."""
-    return np.stack([run.scores("mean_shift", t)[: config.trials] for t in config.passes])
+    def summary(self, result: MeanConvergenceResult) -> Mapping[str, Any]:
+        return {
+            **result.fit.as_dict(),
+            "noise_predicted_by_the_trace": result.predicted_noise.as_dict(),
+            "bias_squared_without_a_fit": result.direct_bias_squared.as_dict(),
+            "share_of_noise_by_T": {str(t): result.fit.noise_share(t) for t in self.passes},
+            "distances_by_T": {str(t): statistics for t, statistics in result.distances.items()},
+        }
 
+    def arrays(self, inputs: Inputs, result: MeanConvergenceResult) -> Mapping[str, Mapping[str, ArrayLike]]:
+        r = self.shifts(inputs)
+        return {
+            "{}/prelim_mean_convergence.npz": {
+                "paths": np.array(inputs.images(Images(self.n)).ids),
+                "passes": np.array(self.passes),
+                **{f"rel_dist_T{t}": r[i] for i, t in enumerate(self.passes)},
+            }
+        }
 
-def compute(config: MeanConvergenceConfig, run: MonteCarloRun) -> MeanConvergenceResult:
-    """Everything of one model."""
-    r, last, D = shifts(config, run), config.passes[-1], run.features.shape[1]
-    noise = D * run.scores("trace_pre_relative", last)[: config.trials]
-    return MeanConvergenceResult(
-        fit=mean_bias(r, config.passes, seed=config.seed),
-        predicted_noise=bootstrap(np.mean, noise, seed=config.seed),
-        direct_bias_squared=bootstrap(np.mean, np.square(r[-1]) - noise / last, seed=config.seed),
-        distances={t: _statistics(r[i]) for i, t in enumerate(config.passes)},
-    )
+    def title(self) -> str:
+        return f"convergence of the mean (N={self.n}, K={self.trials}, p={self.dropout.p:g})"
+
+    def panels(self, inputs: Inputs, result: MeanConvergenceResult) -> Sequence[Panel]:
+        return (lambda axes: _draw(axes, result.fit, self.passes),)
 
 
 def _statistics(r: NDArray[np.float64]) -> dict[str, float]:
@@ -81,42 +141,9 @@ def _statistics(r: NDArray[np.float64]) -> dict[str, float]:
     }
 
 
-def summary(config: MeanConvergenceConfig, result: MeanConvergenceResult) -> dict[str, Any]:
-    """What stands in the summary, apart from the origin."""
-    return {
-        **result.fit.as_dict(),
-        "noise_predicted_by_the_trace": result.predicted_noise.as_dict(),
-        "bias_squared_without_a_fit": result.direct_bias_squared.as_dict(),
-        "share_of_noise_by_T": {str(t): result.fit.noise_share(t) for t in config.passes},
-        "distances_by_T": {str(t): held for t, held in result.distances.items()},
-    }
-
-
-def write(
-    config: MeanConvergenceConfig, run: MonteCarloRun, result: MeanConvergenceResult, reports: Path, session: str
-) -> Path:
-    """Per model ``prelim_mean_convergence_summary.json``, ``prelim_mean_convergence.npz`` and the figure."""
-    folder = reports / FOLDER / file_name(run.encoder)
-    r = shifts(config, run)
-    write_npz(
-        folder / f"{FOLDER}.npz",
-        paths=np.array(run.ids),
-        passes=np.array(config.passes),
-        **{f"rel_dist_T{t}": r[i] for i, t in enumerate(config.passes)},
-    )
-    found = {"model": run.encoder, **summary(config, result), **origin(config, run)}
-    write_json(folder / f"{FOLDER}_summary.json", found)
-    save_figure(figure(config, run.encoder, result), folder / f"{FOLDER}.png")
-    overall = reports / FOLDER / f"{FOLDER}_overall_summary.json"
-    add_to_json(overall, session, "results", run.encoder, found)
-    return overall
-
-
-def figure(config: MeanConvergenceConfig, model: str, result: MeanConvergenceResult) -> Figure:
+def _draw(axes: Axes, fit: MeanBias, passes: tuple[int, ...]) -> None:
     """R by T with the fit, its floor b, and the straight line of slope −1/2 that would have no floor."""
-    drawn = Figure(figsize=(8, 5.5), layout="constrained")
-    axes, fit = drawn.subplots(), result.fit
-    T = np.array(config.passes, dtype=np.float64)
+    T = np.array(passes, dtype=np.float64)
     rms = np.array([e.value for e in fit.rms.values()])
     arms = np.array([[e.value - e.low, e.high - e.value] for e in fit.rms.values()]).T.clip(0)
     axes.errorbar(T, rms, yerr=arms, fmt="o", capsize=3, label="measured, root mean square [95 %]")
@@ -130,6 +157,4 @@ def figure(config: MeanConvergenceConfig, model: str, result: MeanConvergenceRes
     axes.set_yscale("log")
     axes.set_xlabel("passes T")
     axes.set_ylabel("‖mean − deterministic‖ / ‖deterministic‖")
-    axes.set_title(f"{model}: convergence of the mean (N={config.n}, K={config.trials}, p={config.dropout.p:g})")
     axes.legend()
-    return drawn
