@@ -9,7 +9,8 @@ from mcdo.stats.ambiguity import (
     sigmoid_entropy,
     sigmoid_margin,
 )
-from mcdo.stats.association import disattenuated, partial_spearman, spearman, spearman_permutation_p
+from mcdo.stats.association import partial_spearman, spearman, spearman_permutation_p
+from mcdo.stats.attenuation import disattenuated, disattenuated_spearman, mean_spearman
 from mcdo.stats.bias import MeanBias, mean_bias
 from mcdo.stats.calibration import (
     ReliabilityDiagram,
@@ -25,7 +26,7 @@ from mcdo.stats.detection import auroc, auroc_high, auroc_low
 from mcdo.stats.drift import stacked_drift, trial_drift
 from mcdo.stats.factorial import FactorialAnalysis, factorial_analysis
 from mcdo.stats.groups import GroupDifference, group_differences
-from mcdo.stats.means import mean
+from mcdo.stats.means import mean, median, ratio_of_means
 from mcdo.stats.paired import PairedIncrease, wilcoxon_increase
 from mcdo.stats.prediction import (
     PredictedReliability,
@@ -91,6 +92,7 @@ __all__ = [
     "debiased_ece",
     "debiased_squared_calibration_error",
     "disattenuated",
+    "disattenuated_spearman",
     "entropy",
     "expected_calibration_error",
     "factorial_analysis",
@@ -100,6 +102,8 @@ __all__ = [
     "margin",
     "mean",
     "mean_bias",
+    "mean_spearman",
+    "median",
     "negative_log_likelihood",
     "normal_p",
     "null_pass_rate",
@@ -110,6 +114,7 @@ __all__ = [
     "proportion",
     "rank_matrix",
     "rank_relations",
+    "ratio_of_means",
     "reading_error",
     "reliability",
     "reliability_diagram",

@@ -97,15 +97,6 @@ def spearman_permutation_p(
     return float(found.pvalue)
 
 
-def disattenuated(rho: float, reliability_x: float, reliability_y: float) -> float:
-    """ρ/√(rel_x rel_y), the correlation that error-free scores would have (Spearman 1904).
-
-    NaN when a reliability is not positive. Not clipped: a value beyond 1 says that the reliabilities are too low.
-    """
-    shared = reliability_x * reliability_y
-    return rho / math.sqrt(shared) if min(reliability_x, reliability_y) > 0 else math.nan
-
-
 class RankFigures:
     """Figures of the rank covariance of scores [S, N], the first rows, and ``others`` [M, N], the rest."""
 

@@ -93,10 +93,10 @@ def mean_bias(
 
     def figures(weights: Array) -> Array:
         """b, b², c and the bare slope, then the root mean square at each T."""
-        shares = weights / weights.sum(axis=1, keepdims=True)
-        mean = shares @ squares.T
+        total = weights.sum(axis=1, keepdims=True)
+        mean = weights @ squares.T / total
         fit = mean @ solve
-        slope = _slope(shares @ plain.T, T)
+        slope = _slope(weights @ plain.T / total, T)
         return np.column_stack([np.sqrt(fit[:, 0].clip(0)), fit, slope, np.sqrt(mean)])
 
     whole, draws = sample.both(figures)

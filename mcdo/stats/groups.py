@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,15 @@ from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, images
-from mcdo.stats.resampling import Estimate, Origins, Units, check_resampling, holm, percentile_estimate
+from mcdo.stats.resampling import (
+    Estimate,
+    Origins,
+    Units,
+    blockwise,
+    check_resampling,
+    holm,
+    percentile_estimate,
+)
 
 
 @dataclass(frozen=True)
@@ -145,11 +153,29 @@ def _intervals(
     """Difference of means, and exceedance, each group resampled by itself."""
     (x, x_units), (y, y_units) = first, second
     a, b = (units.multiplicities(resamples, int(rng.integers(2**63))) for units in (x_units, y_units))
-    a, b = a / a.sum(axis=1, keepdims=True), b / b.sum(axis=1, keepdims=True)
-    # rows and columns of one table of comparisons, drawn as often as their images are
-    above = (y[:, None] > x) + (y[:, None] == x) / 2
+    ones = np.ones((1, len(x))), np.ones((1, len(y)))
     n = x_units.n + y_units.n
-    return (
-        percentile_estimate(float(y.mean() - x.mean()), b @ y - a @ x, n, level),
-        percentile_estimate(float(above.mean()), ((b @ above) * a).sum(axis=1), n, level),
-    )
+
+    def estimate(figure: Callable[..., Array]) -> Estimate:
+        return percentile_estimate(float(figure(x, y, *ones)[0]), figure(x, y, a, b), n, level)
+
+    return estimate(_difference), estimate(_exceedance)
+
+
+def _difference(x: Array, y: Array, a: Array, b: Array) -> Array:
+    """Mean of ``y`` less that of ``x`` with multiplicities ``b`` and ``a`` [R, .]: [R]."""
+    return np.asarray(b @ y / b.sum(axis=1) - a @ x / a.sum(axis=1))
+
+
+def _exceedance(x: Array, y: Array, a: Array, b: Array) -> Array:
+    """P(y > x) + P(y = x)/2 with multiplicities ``b`` and ``a`` [R, .]: [R]."""
+    order = np.argsort(x, kind="stable")
+    low, high = (np.searchsorted(x[order], y, side) for side in ("left", "right"))
+
+    def shares(weights: Array) -> Array:
+        of_x, of_y = weights[:, : len(x)], weights[:, len(x) :]
+        below = np.cumsum(np.pad(of_x[:, order], ((0, 0), (1, 0))), axis=1)
+        return np.asarray(((below[:, low] + below[:, high]) / 2 * of_y).sum(axis=1))
+
+    pairs = blockwise(shares, np.concatenate([a, b], axis=1), len(x) + len(y))
+    return np.asarray(pairs / (a.sum(axis=1) * b.sum(axis=1)))

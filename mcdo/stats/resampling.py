@@ -200,15 +200,15 @@ class Ranking:
         self.tied = len(self.first) < len(values)
 
     def centred(self, weights: Array) -> Array:
-        """Ranks less their mean (S + 1)/2 for multiplicities ``weights`` [R, N] whose rows sum to S; ``[R, N]``."""
-        mass = weights[:, self.order]
+        """Ranks less their mean (S + 1)/2 for multiplicities ``weights`` [N, R] whose columns sum to S; ``[N, R]``."""
+        mass = weights[self.order]
         if self.tied:
-            mass = np.add.reduceat(mass, self.starts, axis=1)
-        rank = np.cumsum(mass, axis=1)
+            mass = np.add.reduceat(mass, self.starts, axis=0)
+        rank = np.cumsum(mass, axis=0)
         mass *= 0.5
         rank -= mass
-        rank -= weights.sum(axis=1, keepdims=True) / 2
-        return np.asarray(rank[:, self.group])
+        rank -= weights.sum(axis=0) / 2
+        return np.asarray(rank[self.group])
 
 
 def rank_covariance(rows: Array, weights: Array) -> Array:
@@ -216,14 +216,14 @@ def rank_covariance(rows: Array, weights: Array) -> Array:
 
     Exact: all terms are multiples of 1/4 far below 2^53.
     """
-    M, N = rows.shape
     rankings = [Ranking(row) for row in rows]
 
     def products(block: Array) -> Array:
-        ranks = np.stack([ranking.centred(block) for ranking in rankings], axis=1)
+        columns = np.ascontiguousarray(block.T)  # an image's multiplicities lie together, so ordering images is cheap
+        ranks = np.stack([ranking.centred(columns).T for ranking in rankings], axis=1)
         return np.asarray((ranks * block[:, None]) @ ranks.transpose(0, 2, 1))
 
-    return blockwise(products, weights, M * N)
+    return blockwise(products, weights, max(2, len(rows) // 3) * rows.shape[1])
 
 
 def correlation(covariance: Array) -> Array:

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import stats
 
 from mcdo.errors import McdoError
-from mcdo.stats.means import mean
-from mcdo.stats.resampling import bootstrap
+from mcdo.stats import bootstrap, mean, median, ratio_of_means
+
+RNG = np.random.default_rng(0)
+X, Y = np.exp(RNG.normal(size=(2, 80)))
 
 
 def test_the_interval_is_that_of_the_bootstrap_of_any_statistic() -> None:
@@ -43,10 +51,51 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("values", [np.float64(1), np.ones(1), np.ones((2, 2, 2))])
 def test_other_shapes_are_refused(values: NDArray[np.float64]) -> None:
-    with pytest.raises(McdoError, match=r"give \[N\] or \[K, N\]"):
+    with pytest.raises(McdoError, match=r"give \[N\], or \[K, N\]|1 images; at least 2"):
         mean(values)
 
 
 def test_a_number_that_is_none_is_named() -> None:
     with pytest.raises(McdoError, match="trial 1, image 0"):
         mean([[1.0, 2.0], [np.nan, 1.0]])
+
+
+@pytest.mark.parametrize("origins", [None, np.arange(80) // 3], ids=["images", "origins"])
+def test_each_is_the_bootstrap_of_numpy_s(origins: NDArray[np.intp] | None) -> None:
+    options: dict[str, Any] = {"origins": origins, "seed": 2, "resamples": 100}
+    pairs = [
+        (mean(X, **options), bootstrap(np.mean, X, **options)),
+        (median(X, **options), bootstrap(np.median, X, **options)),
+        (ratio_of_means(X, Y, **options), bootstrap(lambda a, b: a.mean() / b.mean(), X, Y, **options)),
+    ]
+    for found, expected in pairs:
+        assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+        assert found.n == expected.n
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(hnp.arrays(np.float64, st.integers(2, 9), elements=st.integers(0, 4).map(float)))
+def test_the_median_of_ties_and_of_even_numbers_is_numpy_s(values: NDArray[np.float64]) -> None:
+    found = median(values, seed=1, resamples=20)
+    slow = bootstrap(np.median, values, seed=1, resamples=20)
+    assert (found.value, found.low, found.high) == (slow.value, slow.low, slow.high)
+
+
+def test_trials_are_averaged() -> None:
+    both = np.stack([X, Y])
+    assert mean(both) == mean(both.mean(axis=0))
+    assert ratio_of_means(both, Y) == ratio_of_means(both.mean(axis=0), Y)
+
+
+def test_a_denominator_of_zero_is_undefined() -> None:
+    assert math.isnan(ratio_of_means([1.0, 2.0], [1.0, -1.0]).value)
+    with pytest.raises(McdoError, match="denominator holds nan"):
+        ratio_of_means([1.0, 2.0], [1.0, math.nan])
+    with pytest.raises(McdoError, match="1 images; at least 2"):
+        mean([1.0])
+
+
+def test_many_images_take_little_memory() -> None:
+    found = median(np.arange(20_000.0), resamples=100)
+    assert found.value == 9999.5
+    assert found.high - found.low == pytest.approx(2 * 1.96 * 10_000 / math.sqrt(20_000), rel=0.3)

@@ -1,0 +1,89 @@
+"""Rank correlations of single trials, and what their noise takes from them.
+
+Noise makes a rank correlation smaller than that of the noise-free scores. Spearman (1904) divides by the root of the
+reliabilities; here all of it is measured between single trials and by ranks, as in
+:func:`~mcdo.stats.rank_matrix`. In simulation (ρ .786, K = 4 and 10, N = 2000; normal, t with three degrees of freedom
+and log-normal scores, noise up to the size of the signal) the corrected mean was .782 to .791, where raw correlations
+of means over trials were .54 to .77, and correcting those by the ICC of the mean gave .75 to .82.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mcdo.errors import McdoError
+from mcdo.stats._checks import Array, images, trials
+from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
+from mcdo.stats.sample import Sample
+
+
+def disattenuated(rho: float, reliability_x: float, reliability_y: float) -> float:
+    """ρ/√(rel_x rel_y), the correlation that error-free scores would have (Spearman 1904).
+
+    NaN when a reliability is not positive. Not clipped: a value beyond 1 says that the reliabilities are too low.
+    """
+    shared = reliability_x * reliability_y
+    return rho / math.sqrt(shared) if min(reliability_x, reliability_y) > 0 else math.nan
+
+
+def disattenuated_spearman(
+    scores: ArrayLike,
+    exact: ArrayLike,
+    *,
+    origins: Origins | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Estimate:
+    """Spearman's ρ that ``scores`` [K, N], K >= 2, would have with ``exact`` [N] if they had no noise.
+
+    Definition: mean ρ of a trial with ``exact`` over the root of the mean ρ between two trials. Not clipped at 1.
+    Percentile interval of the bootstrap over origins, for noise that is independent from origin to origin. NaN where
+    the trials' own correlation is not positive at ``level``: the correction would divide by noise.
+    """
+    held = trials("scores", scores)
+    if len(held) < 2:
+        raise McdoError("scores hold one trial, whose noise cannot be seen; give [K, N] with K >= 2")
+    rows = np.concatenate([held, [images(3, scores=held[0], exact=exact)[1]]])
+    i, j = np.triu_indices(len(held), 1)
+
+    def figures(weights: Array) -> Array:
+        r = correlation(rank_covariance(rows, weights))
+        own = r[:, i, j].mean(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(own > 0, r[:, :-1, -1].mean(axis=1) / np.sqrt(np.abs(own)), math.nan)[:, None]
+
+    sample = Sample(rows.shape[1], origins, seed, resamples, level)
+    whole, draws = sample.both(figures)
+    undefined = np.isnan(draws).mean() > (1 - level) / 2
+    return sample.undefined.estimate if undefined else sample.estimate(whole[0], draws[:, 0])
+
+
+def mean_spearman(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    origins: Origins | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Estimate:
+    """Mean over trials of Spearman's ρ between ``x`` and ``y`` of the same trial, both [K, N].
+
+    Percentile interval of the bootstrap over origins, for noise that is independent from origin to origin.
+    """
+    first, second = trials("x", x), trials("y", y)
+    if first.shape != second.shape:
+        raise McdoError(f"x has shape {list(first.shape)} and y {list(second.shape)}; give [K, N] of the same trials")
+
+    def figures(weights: Array) -> Array:
+        pairs = zip(first, second, strict=True)
+        rho = [correlation(rank_covariance(np.stack(pair), weights))[:, 0, 1] for pair in pairs]
+        return np.asarray(np.mean(rho, axis=0))[:, None]
+
+    sample = Sample(first.shape[1], origins, seed, resamples, level)
+    whole, draws = sample.both(figures)
+    return sample.estimate(whole[0], draws[:, 0])
