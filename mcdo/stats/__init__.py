@@ -10,7 +10,7 @@ from mcdo.stats.ambiguity import (
     sigmoid_margin,
 )
 from mcdo.stats.association import partial_spearman, spearman, spearman_permutation_p
-from mcdo.stats.attenuation import disattenuated, disattenuated_spearman, mean_spearman
+from mcdo.stats.attenuation import disattenuated, disattenuated_spearman, trial_spearman
 from mcdo.stats.bias import MeanBias, mean_bias
 from mcdo.stats.calibration import (
     ReliabilityDiagram,
@@ -102,7 +102,6 @@ __all__ = [
     "margin",
     "mean",
     "mean_bias",
-    "mean_spearman",
     "median",
     "negative_log_likelihood",
     "normal_p",
@@ -131,5 +130,6 @@ __all__ = [
     "status_of",
     "tracking_metrics",
     "trial_drift",
+    "trial_spearman",
     "wilcoxon_increase",
 ]

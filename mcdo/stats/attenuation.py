@@ -62,7 +62,7 @@ def disattenuated_spearman(
     return sample.undefined.estimate if undefined else sample.estimate(whole[0], draws[:, 0])
 
 
-def mean_spearman(
+def trial_spearman(
     x: ArrayLike,
     y: ArrayLike,
     *,

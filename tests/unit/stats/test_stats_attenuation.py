@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from mcdo.errors import McdoError
-from mcdo.stats import bootstrap, disattenuated, disattenuated_spearman, mean_spearman, rank_matrix
+from mcdo.stats import bootstrap, disattenuated, disattenuated_spearman, rank_matrix, trial_spearman
 
 RNG = np.random.default_rng(0)
 OWN = RNG.normal(size=90)
@@ -42,11 +42,11 @@ def test_the_mean_over_trials_and_its_interval_are_those_of_scipy_in_the_same_re
         return float(np.mean([rho(a, b) for a, b in zip(x, y, strict=True)]))
 
     origins = np.arange(90) // 2
-    found = mean_spearman(X, Y, origins=origins, seed=1, resamples=60)
+    found = trial_spearman(X, Y, origins=origins, seed=1, resamples=60)
     expected = bootstrap(slow, X, Y, origins=origins, seed=1, resamples=60)
     assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
     assert found.n == 45
-    assert mean_spearman(X[:1], Y[:1]).value == pytest.approx(rho(X[0], Y[0]))
+    assert trial_spearman(X[:1], Y[:1]).value == pytest.approx(rho(X[0], Y[0]))
 
 
 def test_the_correction_recovers_the_noise_free_correlation() -> None:
@@ -88,6 +88,6 @@ def test_trials_that_cannot_be_paired_are_refused() -> None:
     with pytest.raises(McdoError, match="one trial"):
         disattenuated_spearman(X[:1], OWN)
     with pytest.raises(McdoError, match=r"x has shape \[4, 90\] and y \[3, 90\]"):
-        mean_spearman(X, Y[:3])
+        trial_spearman(X, Y[:3])
     with pytest.raises(McdoError, match="unequal length"):
         disattenuated_spearman(X, OWN[1:])

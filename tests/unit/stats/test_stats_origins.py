@@ -28,7 +28,6 @@ from mcdo.stats import (
     group_differences,
     mean,
     mean_bias,
-    mean_spearman,
     median,
     partial_spearman,
     rank_matrix,
@@ -39,6 +38,7 @@ from mcdo.stats import (
     spearman,
     spearman_differences,
     trial_drift,
+    trial_spearman,
     wilcoxon_increase,
 )
 
@@ -97,7 +97,7 @@ STATISTICS: dict[str, Statistic] = {
     "mean": lambda d, **o: mean(d.trials, **o),
     "median": lambda d, **o: median(d.score, **o),
     "ratio_of_means": lambda d, **o: ratio_of_means(d.trials, d.norm, **o),
-    "mean_spearman": lambda d, **o: mean_spearman(d.trials, d.trials[::-1], **o),
+    "trial_spearman": lambda d, **o: trial_spearman(d.trials, d.trials[::-1], **o),
     "disattenuated_spearman": lambda d, **o: disattenuated_spearman(d.trials, d.target, **o),
     "wilcoxon_increase": lambda d, **o: wilcoxon_increase(d.trials[1] + 0.1, d.trials[0], **o),
     "ambiguity_estimates": lambda d, **o: ambiguity_estimates(d.score, d.targets, d.norm, **o),
