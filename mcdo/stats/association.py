@@ -6,7 +6,8 @@ A figure that the data leave undefined (a constant argument) is NaN with a NaN i
 Coverage of the 95 % percentile interval in simulation: .93–.96 at N = 100 and .92–.97 at N = 500 (normal, bivariate t
 with two degrees of freedom, normal times a log-normal scale; ρ = 0, .3, .8; log-normal margins have the ranks of
 normal ones); 20 origins of five images .93–.94, 20 origins of unequal sizes .94–.96. Fisher's z with the bootstrap's
-or the linearised standard error did no better, and worse with origins of unequal sizes (.87–.92).
+or the linearised standard error did no better, and worse with origins of unequal sizes (.87–.92). Partial ρ and
+differences of two ρ: .90–.97 in all of these.
 """
 
 from __future__ import annotations

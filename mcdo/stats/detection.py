@@ -10,8 +10,10 @@ McNeil's variance (Newcombe 2006, method 5) at the numbers of origins.
 Fewer than ``LEAST_CLASS`` origins with positives, or with negatives, are too few: the interval is NaN, the verdict
 "undecided". Coverage of the 95 % interval in simulation (positives as spread as negatives, twice and half as much;
 100 and 450 negatives; areas .5, .6, .8): .94–.98 with 10 to 50 positives, .91–.98 with 8, .87–.97 with 5, .85–.95 with
-3; the percentile bootstrap covered .64 with 2 and .80 with 5. Areas of .95 are covered less well, .91–.97 with 50
-positives and .75–.97 with 10 to 20: deviations from a high area are few and large.
+3; the percentile bootstrap covered .64 with 2 and .80 with 5. Differences of two areas, also of two directed ones:
+.91–.99 with 10 to 50. Origins of five images: .92–.96 with 20 positive origins or more, .87–.94 with 10 to 15; origins
+of very unequal sizes .89–.96. Areas of .95 are covered less well, .91–.97 with 50 positives and .75–.97 with 10 to 20:
+deviations from a high area are few and large.
 """
 
 from __future__ import annotations
