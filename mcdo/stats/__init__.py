@@ -49,7 +49,7 @@ from mcdo.stats.resampling import (
     proportion,
 )
 from mcdo.stats.response import ResponseCurve, response_curve
-from mcdo.stats.sample import Sample, normal_p
+from mcdo.stats.sample import Inferred, Sample, normal_p
 from mcdo.stats.shares import share
 from mcdo.stats.signal_noise import icc_from_snr
 from mcdo.stats.tracking import Association, TrackingMetrics, tracking_metrics
@@ -63,6 +63,7 @@ __all__ = [
     "Estimate",
     "FactorialAnalysis",
     "GroupDifference",
+    "Inferred",
     "MeanBias",
     "NullRate",
     "Origins",
