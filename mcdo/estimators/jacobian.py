@@ -8,12 +8,12 @@ What is disturbed together is summed before squaring.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mcdo.compiled import compiled
 from mcdo.encoders import Encoder
 from mcdo.perturbation import Perturbation, Site, find_sites
 from mcdo.perturbation.intercept import Compute, LinearMaps
@@ -89,7 +89,7 @@ def _sum_of_squares(y: Tensor, gradient: Tensor) -> Tensor:
 
 
 # One walk through memory, where tensor operations take three; the order of a sum is free, so it is vectorised.
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@compiled(fastmath={"reassoc", "contract"})
 def _add_squares(y: NDArray[np.float32], gradient: NDArray[np.float32], total: NDArray[np.float32]) -> None:
     for image in range(len(y)):
         summed = 0.0

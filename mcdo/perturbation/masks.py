@@ -17,12 +17,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcdo.compiled import compiled
 from mcdo.names import as_bytes
 
 PASS_BLOCK = 16
@@ -223,7 +223,7 @@ def zero_units_(y: Tensor, positions: Tensor, outer: int = 1, inner: int = 1) ->
     return y
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _zero_streams(
     y: NDArray[np.float32],
     keys: NDArray[np.uint64],

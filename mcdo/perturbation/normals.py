@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mcdo.compiled import compiled
 from mcdo.perturbation.masks import _GAMMA, _MIX1, _MIX2, _WORD, MaskedSite, _mix, _mix_, _signed, name_key
 
 
@@ -75,7 +75,7 @@ def _normals(keys: Tensor, run: int, start: int, stop: int) -> Tensor:
     return pair.view(len(keys), -1)[:, start % 2 : start % 2 + stop - start]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled()
 def _disturb_streams(
     rows: NDArray[np.float32],
     scale: NDArray[np.float32],

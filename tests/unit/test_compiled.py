@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba.core import caching
+
+import mcdo
+from mcdo.compiled import compiled
+
+PACKAGE = Path(mcdo.__file__).parent
+
+
+def double(x: float) -> float:
+    return 2 * x
+
+
+def test_a_compiled_function_is_the_function(tmp_path: Path) -> None:
+    assert compiled()(double)(1.5) == 3
+
+
+def test_no_place_for_the_machine_code_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(self: object, function: object) -> None:
+        raise RuntimeError("cannot cache function: no locator available for file")
+
+    monkeypatch.setattr(caching.FunctionCache, "__init__", none)
+    assert compiled(fastmath=True)(double)(2.0) == 4
+
+
+def test_machine_code_that_cannot_be_written_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def full(self: object, signature: object, code: object) -> None:
+        tried.append(signature)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(caching.FunctionCache, "save_overload", full)
+    assert compiled()(double)(3) == 6  # of a type that no test writes
+    assert tried
+
+
+@pytest.mark.slow
+def test_a_read_only_installation_without_a_home_measures_the_same(tmp_path: Path) -> None:
+    """The package is on a path that cannot be written, also by root: its ``__pycache__`` is a file."""
+    installed = tmp_path / "mcdo"
+    shutil.copytree(PACKAGE, installed, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "data").symlink_to(PACKAGE.parent / "data")
+    for folder in (installed, *(path for path in installed.rglob("*") if path.is_dir())):
+        (folder / "__pycache__").touch()
+    program = (
+        "import mcdo\ne, i = mcdo.load_encoder('clip_tiny'), mcdo.load_images('digits', n=3)\n"
+        "print(mcdo.__file__, *mcdo.monte_carlo(e, i, mcdo.Dropout(.01), 4, 1).scores('trace_pre').ravel().tolist())"
+    )
+    nowhere = str(tmp_path / "mcdo" / "__init__.py" / "home")
+    environment = {**os.environ, "HOME": nowhere, "XDG_CACHE_HOME": nowhere, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["PYTHONPATH"] = str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    place, *scores = done.stdout.split()
+    assert Path(place).parent == installed
+    here = mcdo.monte_carlo(mcdo.load_encoder("clip_tiny"), mcdo.load_images("digits", n=3), mcdo.Dropout(0.01), 4, 1)
+    assert np.allclose(list(map(float, scores)), here.scores("trace_pre").ravel(), rtol=1e-5)
