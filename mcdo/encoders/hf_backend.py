@@ -11,17 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from mcdo.encoders.encoder import Encoder, NamedModules, Preprocessing, Tokenizer, Towers
+from mcdo.encoders.encoder import Encoder, NamedModules, Tokenizer, Towers
+from mcdo.encoders.hf_preprocessing import preprocessing
 from mcdo.encoders.quiet import quiet_libraries
-from mcdo.encoders.spec import EncoderSpec
-from mcdo.encoders.weights import cached, missing, refuse_pickles
+from mcdo.encoders.spec import EncoderSpec, square_side
+from mcdo.encoders.weights import absent, brief, cached, is_hub_id, missing, refuse_adapters, refuse_pickles
 from mcdo.errors import McdoError, nearest
 
 MODEL_TYPES = ("clip", "siglip", "siglip2")
@@ -38,7 +36,7 @@ def own_spec(key: str, source: str, registered: EncoderSpec | None = None) -> En
         family="clip" if clip else "siglip",
         backend="hf",
         name=source,
-        resolution=_square_side(vision) if config.model_type == "siglip2" else int(vision.image_size),
+        resolution=_naflex_side(vision) if config.model_type == "siglip2" else square_side(key, vision.image_size),
         feature_dim=int(config.projection_dim if clip else vision.hidden_size),
         loss="softmax" if clip else "sigmoid",
         hf_id=source,
@@ -50,8 +48,9 @@ def load(spec: EncoderSpec, *, random: bool, seed: int, device: torch.device) ->
     """Build, load and check the checkpoint that ``spec`` names. Raises McdoError, never falls back."""
     config, folder = _config(spec.key, spec.name), _folder(spec.key, spec.name)
     _check_activation(spec, config)
+    refuse_adapters(spec.key, folder)
     with quiet_libraries():
-        model = _untrained(config, seed) if random else _pretrained(spec, folder)
+        model = _untrained(spec.key, config, seed) if random else _pretrained(spec, folder)
     naflex = config.model_type == "siglip2"
     image = _patched_image_tower(model) if naflex else _pooled(model.get_image_features, "pixel_values")
     towers = Towers(
@@ -64,7 +63,7 @@ def load(spec: EncoderSpec, *, random: bool, seed: int, device: torch.device) ->
         spec,
         model,
         towers,
-        _preprocessing(spec, folder, naflex),
+        preprocessing(spec, folder, naflex),
         lambda: _tokenizer(spec, folder, config),
         random_weights=random,
         device=device,
@@ -77,37 +76,25 @@ def _folder(key: str, source: str) -> Path:
     The libraries are given this folder and never the id, so that nothing is looked up on the network.
     """
     folder = Path(source).expanduser()
-    if not folder.is_dir() and _is_hub_id(source):
+    if not folder.is_dir() and is_hub_id(source):
         config = cached(source, "config.json")
         if config is None:
             raise missing(key, "the configuration and weights", source)
         return config.parent
     if not (folder / "config.json").is_file():
-        raise _absent(key, "the configuration and weights", source)
+        raise absent(key, "the configuration and weights", source)
     return folder
-
-
-def _is_hub_id(source: str) -> bool:
-    return source.count("/") <= 1 and not source.startswith((".", "/", "~"))
-
-
-def _absent(key: str, what: str, source: str) -> McdoError:
-    """The error for something that is not beside config.json."""
-    if not Path(source).expanduser().is_dir() and _is_hub_id(source):
-        return missing(key, what, source)
-    return McdoError(
-        f"{key}: {what} are not in {source}; a checkpoint's folder holds config.json, model.safetensors, "
-        "preprocessor_config.json and the tokenizer's files. Random weights must be asked for by name: "
-        "weights='random'."
-    )
 
 
 def _config(key: str, source: str) -> Any:
     folder = _folder(key, source)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise McdoError(f"{key}: {folder}/config.json is not a configuration transformers knows: {error}") from error
+        with quiet_libraries():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever the library makes of a value
+        raise McdoError(
+            f"{key}: {folder}/config.json is no configuration that transformers reads: {brief(error)}"
+        ) from error
     if config.model_type not in MODEL_TYPES:
         likely = nearest(config.model_type, MODEL_TYPES)
         raise McdoError(
@@ -125,17 +112,20 @@ def _check_activation(spec: EncoderSpec, config: Any) -> None:
         )
 
 
-def _untrained(config: Any, seed: int) -> Any:
+def _untrained(key: str, config: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return AutoModel.from_config(config)
+        try:
+            return AutoModel.from_config(config)
+        except Exception as error:  # as above
+            raise McdoError(f"{key}: transformers cannot build the model of its config.json: {brief(error)}") from error
 
 
 def _pretrained(spec: EncoderSpec, folder: Path) -> Any:
     safe = any((folder / name).is_file() for name in _SAFETENSORS)
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     if not safe and not pickles:
-        raise _absent(spec.key, "the weights", spec.name)
+        raise absent(spec.key, "the weights", spec.name)
     for shard in () if safe else pickles:
         refuse_pickles(shard)
     try:
@@ -147,8 +137,8 @@ def _pretrained(spec: EncoderSpec, folder: Path) -> Any:
             weights_only=True,
             trust_remote_code=False,
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise McdoError(f"{spec.key}: the weights of {spec.name} cannot be loaded: {str(error)[:600]}") from error
+    except Exception as error:  # damaged files, a quantized model whose library is absent, ...
+        raise McdoError(f"{spec.key}: the weights of {spec.name} cannot be loaded: {brief(error)}") from error
     lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lacking:
         raise McdoError(
@@ -177,7 +167,7 @@ def _features(result: Any) -> Tensor:
     return features
 
 
-def _square_side(vision: Any) -> int:
+def _naflex_side(vision: Any) -> int:
     return int(vision.patch_size) * math.isqrt(int(vision.num_patches))
 
 
@@ -200,55 +190,14 @@ def _patched_image_tower(model: Any) -> Any:
     return features
 
 
-def _preprocessing(spec: EncoderSpec, folder: Path, naflex: bool) -> Preprocessing:
-    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        raise _absent(spec.key, "the image processor's settings (preprocessor_config.json)", spec.name)
-    with quiet_libraries():
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-6:
-        raise McdoError(f"{spec.key}: the image processor of {spec.name} does not scale pixels by 1/255")
-    to_uint8 = _square(processor, spec.resolution) if naflex else _resized(processor)
-    shape = tuple(to_uint8(Image.new("RGB", (spec.resolution + 8, spec.resolution))).shape)
-    if shape != (3, spec.resolution, spec.resolution):
-        raise McdoError(
-            f"{spec.key}: the image processor of {spec.name} gives {shape}, not {spec.resolution} px squares"
-        )
-    normal = processor.do_normalize
-    mean = tuple(processor.image_mean) if normal else (0.0,) * 3
-    std = tuple(processor.image_std) if normal else (1.0,) * 3
-    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
-    size = spec.resolution if naflex else dict(processor.size)
-    identity = (
-        f"{type(processor).__name__} resize {size}, crop {dict(crop) if crop else None}, "
-        f"resample {int(processor.resample)}, mean {mean}, std {std}"
-    )
-    return Preprocessing(to_uint8, spec.resolution, mean, std, identity)
-
-
-def _resized(processor: Any) -> Any:
-    """The processor without its last two steps, which are the harness's own."""
-
-    def to_uint8(image: Image.Image) -> Tensor:
-        batch = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
-        out: Tensor = batch["pixel_values"][0]
-        return out if out.dtype == torch.uint8 else out.round().clamp(0, 255).to(torch.uint8)
-
-    return to_uint8
-
-
-def _square(processor: Any, side: int) -> Any:
-    def to_uint8(image: Image.Image) -> Tensor:
-        resized = image.convert("RGB").resize((side, side), Image.Resampling(int(processor.resample)))
-        return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).contiguous()
-
-    return to_uint8
-
-
 def _tokenizer(spec: EncoderSpec, folder: Path, config: Any) -> Tokenizer:
     if not (folder / "tokenizer_config.json").is_file():
-        raise _absent(spec.key, "the tokenizer's files", spec.name)
-    with quiet_libraries():
-        words = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        raise absent(spec.key, "the tokenizer's files", spec.name)
+    try:
+        with quiet_libraries():
+            words = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise McdoError(f"{spec.key}: the tokenizer of {folder} cannot be read: {brief(error)}") from error
     length = int(config.text_config.max_position_embeddings)
     # SigLIP's towers were trained on lower-case text padded on the right to the full length, attend to the padding and
     # read the last position: any other padding collapses their text features.

@@ -6,14 +6,17 @@ by itself goes on with random weights in several of the cases where it finds non
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import open_clip
 import torch
+from open_clip import factory
 from open_clip.factory import load_checkpoint
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.tokenizer import HFTokenizer
@@ -24,14 +27,23 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mcdo.encoders import towers as _towers  # noqa: F401  (registers the embedded tower with timm)
+from mcdo.encoders.configuration import CONFIG, assumed, check_stated, read_configuration
 from mcdo.encoders.encoder import Encoder, NamedModules, Preprocessing, Tokenizer, Towers
 from mcdo.encoders.quiet import quiet_libraries
-from mcdo.encoders.spec import EncoderSpec
-from mcdo.encoders.weights import cached, cached_checkpoint, checkpoint_in, loading_failed, missing, refuse_pickles
+from mcdo.encoders.spec import EncoderSpec, square_side
+from mcdo.encoders.weights import (
+    brief,
+    cached,
+    cached_checkpoint,
+    checkpoint_in,
+    loading_failed,
+    missing,
+    refuse_adapters,
+    refuse_pickles,
+)
 from mcdo.errors import McdoError
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
-CONFIG = "open_clip_config.json"
 
 
 @dataclass(frozen=True)
@@ -44,22 +56,29 @@ class _Source:
     folder: Path | None = None
     repo: str | None = None
 
+    @property
+    def place(self) -> str:
+        """Where the configuration stands, for messages."""
+        return self.build_name if self.folder is None else str(self.folder / CONFIG)
+
 
 def load(spec: EncoderSpec, *, random: bool, seed: int, device: torch.device) -> Encoder:
     """Build, load and check the encoder that ``spec`` describes. Raises McdoError, never falls back."""
     source = _source(spec.key, spec.source, spec.pretrained)
     checkpoint = None if random else _checkpoint(spec, source)
-    with quiet_libraries():
-        model = build(source.build_name, seed, source.preprocess_cfg)
-        if checkpoint is not None:
+    model = _built(spec.key, source, seed)
+    if checkpoint is not None:
+        check_stated(source.place, source.preprocess_cfg)
+        with quiet_libraries():
             _load_weights(spec.key, model, checkpoint)
     check_activation(spec, model)
+    _check_size(spec.key, source, model)
     towers = Towers(_first(model.encode_image), _first(model.encode_text), *_tower_modules(model))
     return Encoder(
         spec,
         model,
         towers,
-        _preprocessing(spec.key, model),
+        _preprocessing(spec.key, model, assumed(source.preprocess_cfg)),
         lambda: _tokenizer(spec.key, source),
         random_weights=random,
         device=device,
@@ -70,16 +89,27 @@ def own_spec(key: str) -> EncoderSpec:
     """The spec of a ``local-dir:`` or ``hf-hub:`` encoder, from the configuration beside its weights."""
     cfg = _source(key, key, None).model_cfg
     vision = cfg["vision_cfg"]
-    size = vision.get("image_size", 224)
     return EncoderSpec(
         key=key,
         family="siglip" if vision.get("timm_pool") == "map" else "clip",
         backend="open_clip",
         name=key,
-        resolution=size if isinstance(size, int) else int(size[0]),
+        resolution=square_side(key, vision.get("image_size", 224)),
         feature_dim=int(cfg["embed_dim"]),
         loss="softmax" if cfg.get("init_logit_bias") is None else "sigmoid",
     )
+
+
+def _built(key: str, source: _Source, seed: int) -> Any:
+    """The architecture of a source. Raises McdoError for one that open_clip cannot build, or not from this disk."""
+    text_tower = source.model_cfg["text_cfg"].get("hf_model_name")
+    if text_tower and not Path(text_tower).is_dir() and cached(text_tower, "config.json") is None:
+        raise missing(key, "the files of the text tower", text_tower)
+    try:
+        with quiet_libraries():
+            return build(source.build_name, seed, source.preprocess_cfg)
+    except Exception as error:  # whatever a library makes of a value that no check here knows
+        raise McdoError(f"{key}: open_clip cannot build the model of {source.place}: {brief(error)}") from error
 
 
 def build(name: str, seed: int, preprocess_cfg: dict[str, Any] | None = None) -> Any:
@@ -92,6 +122,17 @@ def build(name: str, seed: int, preprocess_cfg: dict[str, Any] | None = None) ->
             pretrained_image=False,
             pretrained_text=False,
             force_preprocess_cfg=preprocess_cfg,
+        )
+
+
+def _check_size(key: str, source: _Source, model: Any) -> None:
+    """Raise McdoError where a tower of timm takes another size than the configuration says: it is only told by name."""
+    embedding = getattr(getattr(model.visual, "trunk", None), "patch_embed", None)
+    built, stated = getattr(embedding, "img_size", None), square_side(key, model.visual.image_size)
+    if built is not None and getattr(embedding, "strict_img_size", True) and set(built) != {stated}:
+        raise McdoError(
+            f"{key}: {source.place} says image_size {stated}, but {source.model_cfg['vision_cfg']['timm_model_name']} "
+            f"takes {built[0]} px; correct one of the two"
         )
 
 
@@ -118,8 +159,7 @@ def _source(key: str, name: str, tag: str | None) -> _Source:
         config = cached(repo, CONFIG)
         if config is None:
             raise missing(key, "configuration and weights", repo)
-        found = _folder_source(key, config.parent)
-        return _Source(found.build_name, found.model_cfg, found.preprocess_cfg, repo=repo)
+        return replace(_folder_source(key, config.parent), folder=None, repo=repo)
     cfg = open_clip.get_model_config(name)
     tag_cfg = get_pretrained_cfg(name, tag or "")
     if cfg is None or not tag_cfg:
@@ -131,13 +171,10 @@ def _folder_source(key: str, folder: Path) -> _Source:
     config = folder / CONFIG
     if not config.is_file():
         raise McdoError(f"{key}: {config} is missing; {_folder_hint(folder)}")
-    try:
-        contents = json.loads(config.read_text(encoding="utf-8"))
-        model_cfg = contents["model_cfg"]
-        _ = model_cfg["embed_dim"], model_cfg["vision_cfg"], model_cfg["text_cfg"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise McdoError(f"{config} is not an open_clip configuration: {type(error).__name__} {error}") from error
-    return _Source(f"{LOCAL_DIR}{folder}", model_cfg, contents.get("preprocess_cfg", {}), folder=folder)
+    refuse_adapters(key, folder)
+    model_cfg, preprocess_cfg = read_configuration(config)
+    preprocess_cfg = {name: value for name, value in preprocess_cfg.items() if name != "size"}  # the tower's own counts
+    return _Source(f"{LOCAL_DIR}{folder}", model_cfg, preprocess_cfg, folder=folder)
 
 
 def _folder_hint(folder: Path) -> str:
@@ -159,12 +196,34 @@ def _checkpoint(spec: EncoderSpec, source: _Source) -> Path:
 def _load_weights(key: str, model: Any, checkpoint: Path) -> None:
     refuse_pickles(checkpoint)
     try:
-        load_checkpoint(model, str(checkpoint), strict=True, weights_only=True)
+        with _no_resampling(key, checkpoint):
+            load_checkpoint(model, str(checkpoint), strict=True, weights_only=True)
+    except McdoError:
+        raise
     except (RuntimeError, SafetensorError, KeyError, AssertionError, AttributeError) as error:
         raise loading_failed(key, checkpoint, error) from error
     # open_clip fills in exactly zero for a bias that the checkpoint lacks.
     if model.logit_bias is not None and bool((model.logit_bias == 0).all()):
         raise McdoError(f"{key}: {checkpoint} has no logit_bias, but the configuration asks for one (init_logit_bias)")
+
+
+@contextmanager
+def _no_resampling(key: str, checkpoint: Path) -> Iterator[None]:
+    """Refuse weights of another resolution or context length, whose positions open_clip would interpolate unasked."""
+
+    def refuse(state: dict[str, Tensor], model: nn.Module, *_: Any, **__: Any) -> None:
+        wanted = model.state_dict()
+        for name, held in state.items():
+            if name.endswith("positional_embedding") and name in wanted and held.shape != wanted[name].shape:
+                tower, setting = ("image", "image_size") if name.startswith("visual") else ("text", "context_length")
+                raise McdoError(
+                    f"{key}: {checkpoint} holds {len(held)} positions of the {tower} tower ({name}), and the "
+                    f"configuration asks for {len(wanted[name])}, so they would have to be interpolated. Correct "
+                    f"{setting}; to interpolate on purpose, load the weights with open_clip and save what that gives"
+                )
+
+    with patch.object(factory, "resize_pos_embed", refuse), patch.object(factory, "resize_text_pos_embed", refuse):
+        yield
 
 
 def _tower_modules(model: Any) -> tuple[NamedModules, NamedModules]:
@@ -184,12 +243,14 @@ def _first(forward: Any) -> Any:
     return features
 
 
-def _preprocessing(key: str, model: Any) -> Preprocessing:
-    cfg = PreprocessCfg(**model.visual.preprocess_cfg)
+def _preprocessing(key: str, model: Any, defaults: Sequence[str] = ()) -> Preprocessing:
+    """The model's preprocessing; ``defaults`` are what its configuration does not state."""
+    settings = dict(model.visual.preprocess_cfg)
+    cfg = PreprocessCfg(**{**settings, "size": square_side(key, settings["size"])})
     *resize, to_tensor, _ = image_transform_v2(cfg, is_train=False).transforms
-    height, width = cfg.input_size[1:]
-    if height != width or not isinstance(to_tensor, MaybeToTensor):
-        raise McdoError(f"{key}: the preprocessing of {height} x {width} px is not one this harness can take apart")
+    side = int(cfg.size)
+    if not isinstance(to_tensor, MaybeToTensor):
+        raise McdoError(f"{key}: this preprocessing of {side} px is not one that the harness can take apart")
 
     def to_uint8(image: Image.Image) -> Tensor:
         for step in resize:
@@ -197,28 +258,36 @@ def _preprocessing(key: str, model: Any) -> Preprocessing:
         return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).contiguous()
 
     identity = (
-        f"open_clip {cfg.resize_mode} {height} px, {cfg.interpolation}, fill {cfg.fill_color}, "
+        f"open_clip {cfg.resize_mode} {side} px, {cfg.interpolation}, fill {cfg.fill_color}, "
         f"mean {tuple(cfg.mean)}, std {tuple(cfg.std)}"
-    )
-    return Preprocessing(to_uint8, height, tuple(cfg.mean), tuple(cfg.std), identity)
+    ) + (f" (not stated: {', '.join(defaults)})" if defaults else "")
+    return Preprocessing(to_uint8, side, tuple(cfg.mean), tuple(cfg.std), identity)
 
 
 def _tokenizer(key: str, source: _Source) -> Tokenizer:
     """open_clip's own tokenizer for the source, from files on this disk only."""
     text_cfg = source.model_cfg["text_cfg"]
     hub_name = text_cfg.get("hf_tokenizer_name")
-    with quiet_libraries():
-        if not hub_name or source.folder is not None:
-            tokenizer: Tokenizer = open_clip.get_tokenizer(source.build_name)
-            return tokenizer
-        settings = cached(hub_name, "tokenizer_config.json")
-        if settings is None:
-            raise missing(key, "the tokenizer's files", hub_name)
-        hub_tokenizer: Tokenizer = HFTokenizer(
-            str(settings.parent),  # the folder and not the id, so that nothing is looked up on the network
-            context_length=text_cfg.get("context_length", 77),
-            tokenizer_mode=text_cfg.get("tokenizer_mode"),
-            local_files_only=True,
-            **text_cfg.get("tokenizer_kwargs", {}),
-        )
-        return hub_tokenizer
+    try:
+        with quiet_libraries():
+            if not hub_name or source.folder is not None:
+                tokenizer: Tokenizer = open_clip.get_tokenizer(source.build_name)
+                return tokenizer
+            settings = cached(hub_name, "tokenizer_config.json")
+            if settings is None:
+                raise missing(key, "the tokenizer's files", hub_name)
+            hub_tokenizer: Tokenizer = HFTokenizer(
+                str(settings.parent),  # the folder and not the id, so that nothing is looked up on the network
+                context_length=text_cfg.get("context_length", 77),
+                tokenizer_mode=text_cfg.get("tokenizer_mode"),
+                local_files_only=True,
+                **text_cfg.get("tokenizer_kwargs", {}),
+            )
+            return hub_tokenizer
+    except McdoError:
+        raise
+    except Exception as error:  # whatever a library makes of files that are absent or wrong
+        raise McdoError(
+            f"{key}: the tokenizer of {source.place} cannot be read: {brief(error)}. Put its files beside the "
+            "configuration (tokenizer.json and tokenizer_config.json, as save_pretrained writes them)"
+        ) from error

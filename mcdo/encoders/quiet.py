@@ -1,6 +1,7 @@
-"""Keeps the libraries' chatter off the terminal while a model loads; what matters of it is checked and raised instead.
+"""Keeps the libraries' chatter off the terminal and off the network while a model loads.
 
-open_clip logs through the root logger, which would also install a handler there for the rest of the process.
+What matters of the chatter is checked and raised instead. open_clip logs through the root logger, which would also
+install a handler there for the rest of the process.
 """
 
 from __future__ import annotations
@@ -8,12 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+from huggingface_hub import constants
+from transformers.utils import hub
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No log line below ERROR from open_clip, transformers and huggingface_hub, and no progress bar, inside."""
+    """No log line below ERROR from open_clip, transformers and huggingface_hub, no progress bar, no request, inside."""
     with ExitStack() as stack:
+        stack.enter_context(_offline())
         stack.enter_context(_quiet_open_clip())
         for name in ("transformers", "huggingface_hub"):
             stack.enter_context(_at_least_error(name))
@@ -35,6 +41,16 @@ def _quiet_open_clip() -> Iterator[None]:
 
 def _keep(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR or "open_clip" not in record.pathname
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """What is not in the cache is an error at once, and not after minutes of trying."""
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(constants, "HF_HUB_OFFLINE", True))
+        if hasattr(hub, "_is_offline_mode"):  # transformers 4 remembers what it was at import
+            stack.enter_context(patch.object(hub, "_is_offline_mode", True))
+        yield
 
 
 @contextmanager

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from mcdo import arguments
+from mcdo.errors import McdoError
 
 Family = Literal["clip", "siglip"]
 Backend = Literal["open_clip", "hf"]
@@ -44,3 +47,11 @@ class EncoderSpec:
     def source(self) -> str:
         """What the backend is asked for: ``name``, or the ``local-dir:`` of an embedded encoder."""
         return f"local-dir:{MODELS_DIR / self.name}" if self.embedded else self.name
+
+
+def square_side(where: object, size: Any) -> int:
+    """The side of a square image, given as 32 or [32, 32]. Raises McdoError for any other size."""
+    sides = set(arguments.wholes(f"{where}: image_size", size))
+    if len(sides) != 1 or min(sides) < 1:
+        raise McdoError(f"{where}: image_size = {size}: only square images are shown to an encoder here; give one side")
+    return sides.pop()

@@ -6,6 +6,7 @@ without a network.
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -28,6 +29,7 @@ CHECKPOINT_NAMES = (
     "model.pth",
 )
 _PICKLED = (".bin", ".pt", ".pth")
+_ADAPTER = re.compile(r"^adapter_config\.json$|^adapter_model\b|(^|[_.-])lora([_.-].*)?\.(safetensors|bin|pt)$", re.I)
 _CONVERT = "save its tensors as open_clip_model.safetensors (safetensors.torch.save_file) and put that there instead"
 
 
@@ -45,6 +47,22 @@ def missing(key: str, what: str, repo: str) -> McdoError:
     return McdoError(
         f"{key}: {what} of {repo} are not on this disk. Get them with\n    hf download {repo}\n"
         "(later runs need no network). Random weights must be asked for by name: weights='random'."
+    )
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source that is no folder here looks like a repository."""
+    return source.count("/") <= 1 and not source.startswith((".", "/", "~"))
+
+
+def absent(key: str, what: str, source: str) -> McdoError:
+    """The error for something that is not beside config.json."""
+    if not Path(source).expanduser().is_dir() and is_hub_id(source):
+        return missing(key, what, source)
+    return McdoError(
+        f"{key}: {what} are not in {source}; a checkpoint's folder holds config.json, model.safetensors, "
+        "preprocessor_config.json and the tokenizer's files. Random weights must be asked for by name: "
+        "weights='random'."
     )
 
 
@@ -73,6 +91,16 @@ def checkpoint_in(folder: Path) -> Path:
     raise McdoError(f"{folder} holds no checkpoint{seen}. Random weights must be asked for by name: weights='random'.")
 
 
+def refuse_adapters(key: str, folder: Path) -> None:
+    """Raise McdoError for an adapter beside the weights: the library would load the base model without it."""
+    found = sorted(path.name for path in folder.iterdir() if _ADAPTER.search(path.name))
+    if found:
+        raise McdoError(
+            f"{key}: {folder} holds an adapter ({', '.join(found)}), which is not applied here. Merge it into the "
+            "weights (peft: merge_and_unload, then save_pretrained) or, to measure the base model, move it away"
+        )
+
+
 def refuse_pickles(checkpoint: Path) -> None:
     """Raise McdoError for a checkpoint that is neither safetensors nor loadable with ``weights_only=True``."""
     if checkpoint.suffix == ".safetensors":
@@ -82,13 +110,18 @@ def refuse_pickles(checkpoint: Path) -> None:
     try:
         # Read once more before the library does: open_clip's fallback for old versions of torch omits weights_only.
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            warnings.filterwarnings("ignore", message="Detected pickle protocol|.*TorchScript archive")
             torch.load(checkpoint, map_location="meta", weights_only=True)
     except Exception as error:  # damaged or hostile bytes can fail anywhere in the reader
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise McdoError(
             f"{checkpoint} holds more than tensors (or is damaged) and is not unpickled; {_CONVERT}. ({reason})"
         ) from error
+
+
+def brief(error: Exception) -> str:
+    """The type and the first words of a library's error, on one line."""
+    return f"{type(error).__name__} {' '.join(str(error).split())[:300]}".strip()
 
 
 def loading_failed(key: str, checkpoint: Path, error: Exception) -> McdoError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoImageProcessor,
-    AutoTokenizer,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
@@ -82,37 +82,9 @@ def test_checkpoint_loads_with_its_family_loss_and_size(checkpoint: tuple[str, P
     assert not encoder.model.training
     assert not any(p.requires_grad for p in encoder.model.parameters())
     assert encoder.forward_image(torch.zeros(3, 3, 16, 16)).shape == (3, encoder.feature_dim)
-    names = [name for name, _ in encoder.image_modules]
-    assert names == (["vision_model", "visual_projection"] if clip else ["vision_model"])
-
-
-def test_features_equal_those_of_the_library(checkpoint: tuple[str, Path]) -> None:
-    kind, folder = checkpoint
-    encoder = load_encoder(f"hf:{folder}")
-    picture = _picture()
-    pixels = encoder.normalise(encoder.to_uint8(picture)[None])
-    library: Any = (
-        {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}[kind].from_pretrained(folder).eval()
-    )
-    processor = AutoImageProcessor.from_pretrained(folder)
-    # The variable-shape processor keeps the aspect ratio, so it is shown the square that this harness makes.
-    shown = processor(images=picture.resize((16, 16), 2) if kind == "siglip2" else picture, return_tensors="pt")
-    words = AutoTokenizer.from_pretrained(folder)(
-        ["a photo of a two"], padding="max_length", padding_side="right", max_length=16, return_tensors="pt"
-    )["input_ids"]
-    with torch.no_grad():
-        image, text = library.get_image_features(**shown), library.get_text_features(input_ids=words)
-        ours_image, ours_text = encoder.forward_image(pixels), encoder.encode_text(["a photo of a two"])
-    for ours, theirs in ((ours_image, image), (ours_text, text)):
-        torch.testing.assert_close(ours, theirs if isinstance(theirs, torch.Tensor) else theirs.pooler_output)
-
-
-def test_zero_shot_head_uses_scale_and_bias(checkpoint: tuple[str, Path]) -> None:
-    kind, folder = checkpoint
-    encoder = load_encoder(f"hf:{folder}")
-    features = torch.randn(4, encoder.feature_dim, generator=torch.Generator().manual_seed(1))
-    logits = encoder.zero_shot_logits(features, ["one", "two"], "a {}")
-    units = torch.nn.functional.normalize(encoder.encode_text(["a one", "a two"]), dim=-1)
+    names = ["a", "two"]  # to SigLIP2's kind of tokenizer, most words of this vocabulary are one unknown word
+    logits = encoder.zero_shot_logits(features, names, "{}")
+    units = torch.nn.functional.normalize(encoder.encode_text(names), dim=-1)
     cosines = torch.nn.functional.normalize(features, dim=-1) @ units.T
     torch.testing.assert_close(logits, encoder.logit_scale * cosines + encoder.logit_bias)
     assert encoder.logit_scale > 0
@@ -197,3 +169,57 @@ def test_registered_fallback_on_disk_loads_with_quick_gelu_only(
     encoder = load_encoder("clip_b32", backend="hf")
     assert (encoder.key, encoder.spec.backend, encoder.feature_dim) == ("clip_b32", "hf", 12)
     assert encoder.tokenize(["a two"]).shape == (1, 16)
+
+
+def _edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    contents = json.loads(path.read_text(encoding="utf-8"))
+    change(contents)
+    path.write_text(json.dumps(contents), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("preprocessor_config.json", lambda c: c.pop("image_mean"), "does not state image_mean"),
+        ("preprocessor_config.json", lambda c: (c.pop("resample"), c.pop("size")), "does not state resample, size"),
+        (
+            "preprocessor_config.json",
+            lambda c: c.update(image_st=c.pop("image_std")),
+            "'image_st'; the nearest: image_std",
+        ),
+        ("preprocessor_config.json", lambda c: c.update(do_resise=False), "'do_resise'; the nearest: do_resize"),
+        (
+            "preprocessor_config.json",
+            lambda c: c.update(size="large"),
+            "image processor of .* cannot be read|px squares",
+        ),
+        ("config.json", lambda c: c["vision_config"].update(image_size=[16, 32]), "only square images"),
+        ("config.json", lambda c: c["vision_config"].update(num_attention_heads=3), "cannot be loaded|reads|build"),
+        ("config.json", lambda c: c["text_config"].update(hidden_act="gellu"), "cannot be loaded|reads|build"),
+        ("tokenizer_config.json", lambda c: c.update(tokenizer_class=3), "the tokenizer of .* cannot be read"),
+    ],
+)
+def test_a_wrong_setting_is_an_error_that_names_its_file(
+    file: str, change: Callable[[dict[str, Any]], object], said: str, tmp_path: Path
+) -> None:
+    folder = make_checkpoint("siglip", tmp_path / "model")
+    _edited(folder / file, change)
+    with pytest.raises(McdoError, match=said) as told:
+        load_encoder(f"hf:{folder}").tokenize(["one"])
+    assert str(folder) in str(told.value)
+
+
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "config.json", "tokenizer.json"])
+def test_a_torn_file_is_an_error_that_names_its_folder(file: str, tmp_path: Path) -> None:
+    folder = make_checkpoint("clip", tmp_path / "model")
+    (folder / file).write_text('{"a": ', encoding="utf-8")
+    with pytest.raises(McdoError, match=re.escape(str(folder))):
+        load_encoder(f"hf:{folder}").tokenize(["one"])
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "my-lora.safetensors"])
+def test_an_adapter_beside_the_weights_is_not_passed_over(name: str, tmp_path: Path) -> None:
+    folder = make_checkpoint("clip", tmp_path / "model")
+    (folder / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(McdoError, match=rf"holds an adapter \({re.escape(name)}\).*Merge it"):
+        load_encoder(f"hf:{folder}")

@@ -1,0 +1,110 @@
+"""The image processors of transformers: from a picture to pixels, by the settings beside a checkpoint.
+
+transformers fills in its own defaults for whatever is not stated and passes over mistyped keys; both are refused here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor
+
+from mcdo.encoders.encoder import Preprocessing
+from mcdo.encoders.quiet import quiet_libraries
+from mcdo.encoders.spec import EncoderSpec
+from mcdo.encoders.weights import absent, brief
+from mcdo.errors import McdoError
+
+_FILES = ("preprocessor_config.json", "processor_config.json")
+_KNOWN = {"crop_size", "do_center_crop", "do_convert_rgb", "default_to_square", "data_format", "input_data_format"}
+_MISTYPED = 0.8
+"""Likeness (of difflib) to a known key from which an unknown one is taken for a mistake."""
+
+
+def preprocessing(spec: EncoderSpec, folder: Path, naflex: bool) -> Preprocessing:
+    """What the image processor of a checkpoint does, but for scaling and normalisation, which the harness does.
+
+    Raises:
+        McdoError: for settings that are absent, mistyped or not handled.
+
+    """
+    path, stated = _settings(spec, folder)
+    try:
+        with quiet_libraries():
+            processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise McdoError(f"{spec.key}: the image processor of {folder} cannot be read: {brief(error)}") from error
+    _check_stated(path, stated, type(processor)().to_dict(), naflex)
+    if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-6:
+        raise McdoError(f"{spec.key}: the image processor of {spec.name} does not scale pixels by 1/255")
+    to_uint8 = _square(processor, spec.resolution) if naflex else _resized(processor)
+    shape = tuple(to_uint8(Image.new("RGB", (spec.resolution + 8, spec.resolution))).shape)
+    if shape != (3, spec.resolution, spec.resolution):
+        raise McdoError(
+            f"{spec.key}: the image processor of {spec.name} gives {shape}, not {spec.resolution} px squares"
+        )
+    normal = processor.do_normalize
+    mean = tuple(processor.image_mean) if normal else (0.0,) * 3
+    std = tuple(processor.image_std) if normal else (1.0,) * 3
+    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
+    size = spec.resolution if naflex else dict(processor.size)
+    identity = (
+        f"{type(processor).__name__} resize {size}, crop {dict(crop) if crop else None}, "
+        f"resample {int(processor.resample)}, mean {mean}, std {std}"
+    )
+    return Preprocessing(to_uint8, spec.resolution, mean, std, identity)
+
+
+def _resized(processor: Any) -> Any:
+    """The processor without its last two steps, which are the harness's own."""
+
+    def to_uint8(image: Image.Image) -> Tensor:
+        batch = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
+        out: Tensor = batch["pixel_values"][0]
+        return out if out.dtype == torch.uint8 else out.round().clamp(0, 255).to(torch.uint8)
+
+    return to_uint8
+
+
+def _square(processor: Any, side: int) -> Any:
+    def to_uint8(image: Image.Image) -> Tensor:
+        resized = image.convert("RGB").resize((side, side), Image.Resampling(int(processor.resample)))
+        return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).contiguous()
+
+    return to_uint8
+
+
+def _settings(spec: EncoderSpec, folder: Path) -> tuple[Path, Mapping[str, Any]]:
+    path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise absent(spec.key, f"the image processor's settings ({_FILES[0]})", spec.name)
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        stated = stated.get("image_processor", stated)
+        return path, dict(stated)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise McdoError(f"{spec.key}: {path} cannot be read: {brief(error)}") from error
+
+
+def _check_stated(path: Path, stated: Mapping[str, Any], defaults: Mapping[str, Any], naflex: bool) -> None:
+    known = {*defaults, *_KNOWN}
+    for key in stated:
+        likely = get_close_matches(key, known, 1, _MISTYPED)
+        if key not in known and likely:
+            raise McdoError(f"{path} has the unknown key {key!r}; the nearest: {likely[0]}")
+    normal = stated.get("do_normalize", defaults["do_normalize"])
+    needed = ["resample", *(() if naflex else ("size",)), *(("image_mean", "image_std") if normal else ())]
+    lacking = [key for key in needed if stated.get(key) is None]
+    if lacking:
+        raise McdoError(
+            f"{path} does not state {', '.join(lacking)}, for which transformers would put in the values of another "
+            "model; add what the weights were trained with"
+        )
