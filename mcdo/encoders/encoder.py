@@ -219,6 +219,20 @@ class Encoder:
         n = len(units)
         return float((units.sum(0).square().sum() - units.square().sum()) / (n * (n - 1)))
 
+    def check_unmoved(self) -> None:
+        """Raise McdoError for a model that was converted or moved since it was loaded."""
+        for name, value in self.model.named_parameters():
+            if value.dtype != torch.float32 and value.is_floating_point():
+                raise McdoError(
+                    f"{self.key}: the weights were converted to {value.dtype} ({name}), and stay float32 here. Load "
+                    "the encoder anew, with precision='float16' or 'bfloat16' for linear maps in it"
+                )
+            if value.device.type != self.device.type:
+                raise McdoError(
+                    f"{self.key}: the model was moved to {value.device} ({name}), but was loaded for {self.device}; "
+                    f"load it anew with device='{value.device}'"
+                )
+
 
 def _shortened(text: str) -> str:
     return repr(text) if len(text) <= 80 else f"{text[:38]!r} ... {text[-38:]!r}"

@@ -152,3 +152,22 @@ def test_first_order_refuses_mistakes_by_name(encoder: mcdo.Encoder, mistake: di
 def test_other_public_functions_refuse_mistakes_by_name(call: Callable[[], object], said: str) -> None:
     with pytest.raises(McdoError, match=said):
         call()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda model: model.half(), r"the weights were converted to torch.float16 \(.*precision='float16'"),
+        (lambda model: model.visual.double(), "the weights were converted to torch.float64"),
+        (lambda model: model.to("meta"), r"the model was moved to meta \(.*load it anew with device='meta'"),
+        (lambda model: model.train(), "is in training mode"),
+        (lambda model: model.visual.transformer.train(), "visual.transformer.* is in training mode"),
+    ],
+    ids=["half", "double", "moved", "training", "training-in-part"],
+)
+def test_a_model_that_is_no_longer_as_it_was_loaded_is_refused(change: Callable[[Any], object], said: str) -> None:
+    encoder, images = mcdo.load_encoder("clip_tiny"), mcdo.load_images("digits", n=3)
+    change(encoder.model)
+    for measure in (mcdo.monte_carlo, mcdo.first_order, mcdo.census):
+        with pytest.raises(McdoError, match=said):
+            measure(encoder, images, mcdo.Dropout(0.01))

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
@@ -82,6 +84,35 @@ def test_checkpoint_loads_with_its_family_loss_and_size(checkpoint: tuple[str, P
     assert not encoder.model.training
     assert not any(p.requires_grad for p in encoder.model.parameters())
     assert encoder.forward_image(torch.zeros(3, 3, 16, 16)).shape == (3, encoder.feature_dim)
+    names = [name for name, _ in encoder.image_modules]
+    assert names == (["vision_model", "visual_projection"] if clip else ["vision_model"])
+
+
+def test_features_equal_those_of_the_library(checkpoint: tuple[str, Path]) -> None:
+    kind, folder = checkpoint
+    encoder = load_encoder(f"hf:{folder}")
+    picture = _picture()
+    pixels = encoder.normalise(encoder.to_uint8(picture)[None])
+    library: Any = (
+        {"clip": CLIPModel, "siglip": SiglipModel, "siglip2": Siglip2Model}[kind].from_pretrained(folder).eval()
+    )
+    processor = AutoImageProcessor.from_pretrained(folder)
+    # The variable-shape processor keeps the aspect ratio, so it is shown the square that this harness makes.
+    shown = processor(images=picture.resize((16, 16), 2) if kind == "siglip2" else picture, return_tensors="pt")
+    words = AutoTokenizer.from_pretrained(folder)(
+        ["a photo of a two"], padding="max_length", padding_side="right", max_length=16, return_tensors="pt"
+    )["input_ids"]
+    with torch.no_grad():
+        image, text = library.get_image_features(**shown), library.get_text_features(input_ids=words)
+        ours_image, ours_text = encoder.forward_image(pixels), encoder.encode_text(["a photo of a two"])
+    for ours, theirs in ((ours_image, image), (ours_text, text)):
+        torch.testing.assert_close(ours, theirs if isinstance(theirs, torch.Tensor) else theirs.pooler_output)
+
+
+def test_zero_shot_head_uses_scale_and_bias(checkpoint: tuple[str, Path]) -> None:
+    kind, folder = checkpoint
+    encoder = load_encoder(f"hf:{folder}")
+    features = torch.randn(4, encoder.feature_dim, generator=torch.Generator().manual_seed(1))
     names = ["a", "two"]  # to SigLIP2's kind of tokenizer, most words of this vocabulary are one unknown word
     logits = encoder.zero_shot_logits(features, names, "{}")
     units = torch.nn.functional.normalize(encoder.encode_text(names), dim=-1)
