@@ -22,6 +22,7 @@ from mcdo.stats.calibration import (
 )
 from mcdo.stats.comparison import Difference, auroc_differences, corrected, spearman_differences
 from mcdo.stats.debiased import debiased_ece, debiased_squared_calibration_error
+from mcdo.stats.decision import Usable, any_usable, usable_cells
 from mcdo.stats.detection import auroc, auroc_high, auroc_low
 from mcdo.stats.drift import stacked_drift, trial_drift
 from mcdo.stats.factorial import FactorialAnalysis, factorial_analysis
@@ -77,12 +78,14 @@ __all__ = [
     "Sample",
     "Thresholds",
     "TrackingMetrics",
+    "Usable",
     "UsablePasses",
     "adaptive_calibration_error",
     "advantages",
     "ambiguity_estimates",
     "ambiguity_report",
     "ambiguity_targets",
+    "any_usable",
     "auroc",
     "auroc_differences",
     "auroc_high",
@@ -132,5 +135,6 @@ __all__ = [
     "tracking_metrics",
     "trial_drift",
     "trial_spearman",
+    "usable_cells",
     "wilcoxon_increase",
 ]
