@@ -27,6 +27,7 @@ from mcdo.stats.detection import auroc, auroc_high, auroc_low
 from mcdo.stats.drift import stacked_drift, trial_drift
 from mcdo.stats.factorial import FactorialAnalysis, factorial_analysis
 from mcdo.stats.groups import GroupDifference, group_differences
+from mcdo.stats.mean_differences import mean_differences, t_mean
 from mcdo.stats.means import mean, median, ratio_of_means
 from mcdo.stats.paired import PairedIncrease, wilcoxon_increase
 from mcdo.stats.prediction import (
@@ -106,6 +107,7 @@ __all__ = [
     "margin",
     "mean",
     "mean_bias",
+    "mean_differences",
     "median",
     "negative_log_likelihood",
     "normal_p",
@@ -132,6 +134,7 @@ __all__ = [
     "spearman_permutation_p",
     "stacked_drift",
     "status_of",
+    "t_mean",
     "tracking_metrics",
     "trial_drift",
     "trial_spearman",
