@@ -119,23 +119,17 @@ class Measurement:
         eigenvalues: dict[int, Tensor] = {}
         keep_until = max(self.config.geometry, default=0)
         done = 0
-        for t in self.config.passes:
-            while done < t:
-                first = done % PASS_BLOCK
-                wanted = min(
-                    PASS_BLOCK, first + self.config.passes[-1] - done, first + max(1, self.loop.rows // len(pixels))
-                )
-                features = tower(pixels, keys, trial, done // PASS_BLOCK, first, wanted)
-                for piece in _cut(features, done, self.config.passes):
-                    moments.update(piece)
-                    done += piece.shape[1]
-                    if done <= keep_until:
-                        kept.append(piece)
-                    if done in self.config.passes:
-                        scores |= {(name, done): s for name, s in moments.scores(plain, self.weights).items()}
-                    if done in self.config.geometry:
-                        extra, eigenvalues[done] = geometry_scores(torch.cat(kept, dim=1))
-                        scores |= {(name, done): s for name, s in extra.items()}
+        for features in tower.passes(pixels, keys, trial, self.config.passes[-1], self.loop.rows):
+            for piece in _cut(features, done, self.config.passes):
+                moments.update(piece)
+                done += piece.shape[1]
+                if done <= keep_until:
+                    kept.append(piece)
+                if done in self.config.passes:
+                    scores |= {(name, done): s for name, s in moments.scores(plain, self.weights).items()}
+                if done in self.config.geometry:
+                    extra, eigenvalues[done] = geometry_scores(torch.cat(kept, dim=1))
+                    scores |= {(name, done): s for name, s in extra.items()}
         return scores, eigenvalues
 
 

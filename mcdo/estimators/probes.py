@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mcdo.encoders import Encoder
-from mcdo.perturbation import PASS_BLOCK, Perturbation, image_keys, perturbed
+from mcdo.perturbation import Perturbation, image_keys, perturbed
 
 CALIBRATION_IMAGES, CALIBRATION_PASSES = 8, 64
 """Passes on noise that give the basis: their cost, in forward passes, is the product, once for a run."""
@@ -34,8 +34,8 @@ def noise_basis(encoder: Encoder, kind: Perturbation) -> NDArray[np.float64]:
     moved = []
     with perturbed(encoder, kind, seed=0) as tower:
         for i in range(CALIBRATION_IMAGES):
-            blocks = [tower(inputs[i : i + 1], keys[i : i + 1], 0, b) for b in range(CALIBRATION_PASSES // PASS_BLOCK)]
-            passes = torch.cat(blocks, dim=1)[0].cpu().double()
+            pieces = list(tower.passes(inputs[i : i + 1], keys[i : i + 1], 0, CALIBRATION_PASSES))
+            passes = torch.cat(pieces, dim=1)[0].cpu().double()
             moved.append(passes - passes.mean(0))
     deviations = torch.cat(moved)
     _, axes = torch.linalg.eigh(deviations.mT @ deviations)

@@ -14,7 +14,6 @@ from mcdo.errors import McdoError
 from mcdo.perturbation.context import deterministic_features, live_sites, perturbed
 from mcdo.perturbation.intercept import Compute, LinearMaps
 from mcdo.perturbation.kinds import Perturbation
-from mcdo.perturbation.masks import PASS_BLOCK
 from mcdo.perturbation.sites import Site, find_sites
 
 _ALIVE: WeakKeyDictionary[Encoder, set[Site]] = WeakKeyDictionary()
@@ -90,8 +89,6 @@ def site_variance(encoder: Encoder, pixels: Tensor, keys: Tensor, site: Site, ki
     """
     units = site.layout(kind)[1]
     wanted = min(256, max(4, math.ceil(64 / max(kind.p * units * len(pixels), 1e-9))))
-    starts = range(0, wanted, PASS_BLOCK)
     with perturbed(encoder, kind.at(site.name), seed) as tower:
-        blocks = [tower(pixels, keys, 0, i, 0, min(PASS_BLOCK, wanted - start)) for i, start in enumerate(starts)]
-        passes = torch.cat(blocks, dim=1)
+        passes = torch.cat(list(tower.passes(pixels, keys, 0, wanted)), dim=1)
     return float(passes.double().var(dim=1).mean())

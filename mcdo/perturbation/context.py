@@ -76,6 +76,19 @@ class PerturbedTower:
             features = self.encoder.forward_image(rows)
             return features.view(len(pixels), passes, -1)
 
+    def passes(self, pixels: Tensor, keys: Tensor, trial: int, count: int, rows: int | None = None) -> Iterator[Tensor]:
+        """The first ``count`` passes of a trial in their order, in pieces ``[B, P, D]``; arguments as for a call.
+
+        A piece lies within one block of passes, and has at most ``rows`` rows (image × pass) where one pass leaves room
+        for more; None for whole blocks.
+        """
+        most, done = PASS_BLOCK if rows is None else max(1, rows // len(pixels)), 0
+        while done < count:
+            block, first = divmod(done, PASS_BLOCK)
+            last = min(PASS_BLOCK, first + most, first + count - done)
+            yield self(pixels, keys, trial, block, first, last)
+            done += last - first
+
     def _repeated(self, pixels: Tensor, passes: int) -> Tensor:
         """``passes`` rows of every image, kept for the next block of passes of the same images."""
         if pixels.is_inference():  # whether it was written to since cannot be known

@@ -207,6 +207,17 @@ def test_passes_do_not_depend_on_how_they_are_split_nor_on_the_other_images(kind
     torch.testing.assert_close(some, whole[[3, 1]], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("rows", "sizes"), [(None, [16, 16, 5]), (20, [10, 6, 10, 6, 5]), (1, [1] * 37)])
+def test_passes_of_a_trial_come_in_order_and_in_pieces_within_their_blocks(rows: int | None, sizes: list[int]) -> None:
+    encoder = tower("clip_tiny")
+    pixels, keys = pixels_for(encoder, 2), keys_for(2)
+    with perturbed(encoder, Dropout(0.05), 3) as drop:
+        pieces = list(drop.passes(pixels, keys, 1, 37, rows))
+        blocks = torch.cat([drop(pixels, keys, 1, 0), drop(pixels, keys, 1, 1), drop(pixels, keys, 1, 2, 0, 5)], dim=1)
+    assert [piece.shape[1] for piece in pieces] == sizes
+    torch.testing.assert_close(torch.cat(pieces, dim=1), blocks, rtol=1e-5, atol=1e-5)
+
+
 def test_pixels_that_were_overwritten_in_place_are_seen() -> None:
     encoder = tower("clip_tiny")
     pixels, keys = pixels_for(encoder), keys_for()
