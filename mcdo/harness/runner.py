@@ -67,7 +67,7 @@ def provenance(experiment: Experiment[Any], inputs: Inputs) -> dict[str, Any]:
     """What stands in every summary: configuration, sites, seed, device and versions."""
     runs = [inputs[request] for request in inputs.requests if _yields_run(request)]
     if not runs:
-        return {"config": experiment.as_dict(), "provenance": {"versions": dict(versions())}}
+        return {"config": experiment.as_dict(), "sites": None, "provenance": {"versions": dict(versions())}}
     run: EncoderRun = runs[0]
     return {
         "config": experiment.as_dict(),

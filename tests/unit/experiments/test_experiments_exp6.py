@@ -1,134 +1,151 @@
-"""Exp6: its comparisons on made-up scores, and its calibration images."""
+"""Exp6: its comparisons on made-up scores."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from made_up_inputs import inputs_of
+from made_up_runs import Array, MadeUpFirstOrder, made_up_run
 
-from mcdo.errors import McdoError
-from mcdo.experiments import exp6_laplace as exp6
-from mcdo.experiments.bench import Bench, Settings
-from mcdo.experiments.laplace_scores import calibration_images, laplace_scores
+from mcdo.experiments.phase3.exp6_laplace import LaplaceComparison, LaplaceResult
+from mcdo.experiments.phase3.exp6_laplace.experiment import REFERENCE
+from mcdo.experiments.phase3.exp6_laplace.runtimes import Runtimes, in_plain_passes
+from mcdo.harness import FirstOrder, Images, Inputs, Logits, Passes, Request
+from mcdo.harness.laplace_requests import LaplaceScores
 
 N, C = 300, 5
-CONFIG = exp6.Exp6Config(n=40, passes=4, fit=60, probes=2, resamples=200)
+EXPERIMENT = LaplaceComparison(n=N, resamples=200)
+LAPLACE = ("head_logit_variance", "head_margin_variance", "projection_logit_variance", "projection_margin_variance",
+           "projection_feature_variance", "leverage")  # fmt: skip
 
 
-def made_up() -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, feature norms, logits and labels: mc_dropout follows ambiguity, laplace_head follows nothing."""
-    rng = np.random.default_rng(0)
-    sharpness = rng.uniform(0.2, 6, N)
-    logits = rng.normal(size=(N, C)) * sharpness[:, None]
-    labels = np.where(rng.random(N) < 0.8, logits.argmax(1), rng.integers(0, C, N))
-    scores = {
-        "mc_dropout": 1 / sharpness + 0.05 * rng.normal(size=N),
-        "laplace_head": rng.normal(size=N),
-        "laplace_projection": 2 / sharpness,
-        "inverse_norm": rng.normal(size=N),
-        "zero_shot_entropy": rng.normal(size=N),
-        "zero_shot_margin": rng.normal(size=N),
-    }
+def inputs(copies: int = 1, labels: bool = True, width: int = 48, probe_noise: float = 0.0) -> Inputs:
+    """Measurements in which mc_dropout follows ambiguity and the head's Laplace nothing.
+
+    ``copies`` images of each original; first order follows ambiguity but for noise common to the images of a trial.
+    """
+    rng, n = np.random.default_rng(0), N // copies
+    sharpness = rng.uniform(0.2, 6, n)
+    logits = rng.normal(size=(n, C)) * sharpness[:, None]
+    truth = np.where(rng.random(n) < 0.8, logits.argmax(1), rng.integers(0, C, n))
+    other = rng.normal(size=(len(LAPLACE), n))
     stack = np.stack([logits, logits + 0.1 * rng.normal(size=logits.shape)])
-    return scores, rng.uniform(1, 2, N), stack, labels
+    origins = tuple(f"digit{i:03d}" for i in range(n) for _ in range(copies))
+    trace = 1 / sharpness + 0.05 * rng.normal(size=n)
+
+    def copied(values: Array) -> Array:
+        return np.repeat(values, copies, axis=-1)
+
+    norm = copied(rng.uniform(1, 2, n))
+    names = ("trace_pre", "trace_post", "trace_pre_relative")
+    run = made_up_run({name: copied(trace)[None] for name in names}, norm=norm, origins=origins)
+    common = rng.normal(size=(5 if width > 64 else 1, 1)) * rng.normal(size=n)
+
+    def first_order(name: str, p: float) -> Array:
+        return copied(1 / sharpness + probe_noise * common)
+
+    def value(request: Request[Any]) -> Any:
+        if isinstance(request, Passes):
+            return run
+        if isinstance(request, FirstOrder):
+            return MadeUpFirstOrder(first_order, norm)
+        if isinstance(request, Logits):
+            return {"logits": np.repeat(stack, copies, axis=1)}
+        if isinstance(request, LaplaceScores):
+            scores = {name: copied(of) for name, of in zip(LAPLACE, other, strict=True)}
+            scores["projection_logit_variance"] = copied(2 / sharpness)
+            return {**scores, "prior_head": np.array([3.0]), "prior_projection": np.array([4.0])}
+        assert isinstance(request, Runtimes)
+        return {"seconds": np.array([[0.5, 0.6, 0.5], [20, 21, 22], [0.6, 0.7, 0.8], [0.75, 0.8, 0.9]])}
+
+    images = SimpleNamespace(labels=np.repeat(truth, copies) if labels else None, origins=origins)
+    return inputs_of(value, image_set=images, encoders={"clip_tiny": SimpleNamespace(feature_dim=width)})
 
 
-def test_differences_are_to_mc_dropout_with_the_target_itself_left_out() -> None:
-    result = exp6.compute(CONFIG, *made_up())
+@pytest.fixture(scope="module")
+def result() -> LaplaceResult:
+    return EXPERIMENT.compute(inputs())
+
+
+def test_differences_are_to_mc_dropout_with_the_target_itself_left_out(result: LaplaceResult) -> None:
     assert set(result.differences) == {"entropy", "neg_margin", "error"}
     assert "zero_shot_entropy" not in result.differences["entropy"]
     assert "zero_shot_margin" not in result.differences["neg_margin"]
     assert "zero_shot_entropy" in result.differences["error"]
     worse = result.differences["entropy"]["laplace_head"]
-    rho = {name: result.estimates[name]["rho_uncertainty_vs_entropy"].value for name in ("laplace_head", "mc_dropout")}
-    assert worse.estimate.value == pytest.approx(rho["laplace_head"] - rho["mc_dropout"])
+    rho = {
+        name: result.figures[f"{name}/softmax"]["rho_uncertainty_vs_entropy"] for name in ("laplace_head", REFERENCE)
+    }
+    assert worse.estimate.value == pytest.approx(rho["laplace_head"].value - rho[REFERENCE].value)
     assert worse.estimate.high < 0
-    assert worse.p_holm < 0.05
-    assert worse.p_holm >= worse.p_value
+    assert worse.p_value <= worse.p_holm < 0.05
 
 
-def test_holm_counts_every_comparison_of_the_model() -> None:
-    result = exp6.compute(CONFIG, *made_up())
+def test_holm_counts_every_comparison_of_the_model(result: LaplaceResult) -> None:
     every = [d for family in result.differences.values() for d in family.values()]
     smallest = min(every, key=lambda d: d.p_value)
     assert smallest.p_holm == pytest.approx(min(1, smallest.p_value * len(every)))
 
 
-def test_without_labels_there_is_no_comparison_on_errors() -> None:
-    scores, norm, logits, _ = made_up()
-    result = exp6.compute(CONFIG, scores, norm, logits, None)
+def test_without_labels_claims_about_errors_do_not_apply() -> None:
+    result = EXPERIMENT.compute(inputs(labels=False))
     assert set(result.differences) == {"entropy", "neg_margin"}
     assert result.accuracy is None
+    outcomes = {claim.name: claim.judge(result) for claim in EXPERIMENT.claims()}
+    assert outcomes["better_than_laplace_head/error"].outcome == "not applicable"
+    assert "no labels" in str(outcomes["better_than_laplace_head/error"])
+    assert outcomes["better_than_laplace_head/entropy"].outcome == "met"
+    assert outcomes["better_than_laplace_projection/entropy"].outcome != "met"
 
 
-def test_cost_is_in_plain_passes() -> None:
-    assert exp6.cost(np.array([0.5, 20.0, 0.6, 0.75])) == {
+def test_variants_of_an_original_are_one_draw() -> None:
+    """Five copies of 60 images say what 60 images say: counted as 300 draws, intervals would be half as long."""
+    five, alone = EXPERIMENT.compute(inputs(copies=5)), LaplaceComparison(n=60, resamples=200).compute(inputs(copies=5))
+    for figures in five.figures.values():
+        assert {estimate.n for estimate in figures.values()} == {60}
+    assert five.accuracy is not None
+    assert five.accuracy.n == 60
+    plain = EXPERIMENT.compute(inputs())
+    key, score = "rho_uncertainty_vs_entropy", "laplace_head/softmax"
+    width = {name: r.figures[score][key].high - r.figures[score][key].low for name, r in (("5", five), ("1", plain))}
+    assert width["5"] > 1.6 * width["1"]
+    assert five.differences["entropy"]["laplace_head"].estimate.n == 60
+    assert alone.with_mc["laplace_head"].n == 60
+
+
+@pytest.mark.parametrize("width", [48, 512])
+def test_first_order_is_exact_where_that_is_affordable_else_its_probes_are_in_the_interval(width: int) -> None:
+    given = inputs(width=width, probe_noise=0.5)
+    request = EXPERIMENT.first_order(given)
+    assert (request.probes, request.trials) == ((49, 1) if width == 48 else (16, 5))
+    result = EXPERIMENT.compute(given)
+    assert result.products == (49 if width == 48 else 76)
+    noisy, clean = (
+        EXPERIMENT.compute(inputs(width=width, probe_noise=noise)).figures["first_order/softmax"]
+        for noise in (0.5, 0.0)
+    )
+    key = "rho_uncertainty_vs_entropy"
+    assert result.scores["first_order"].ndim == (1 if width == 48 else 2)
+    if width == 512:
+        assert noisy[key].high - noisy[key].low > 1.5 * (clean[key].high - clean[key].low)
+    assert EXPERIMENT.arrays(given, result)["{}/exp6_outputs.npz"]["score_first_order"].shape == (N,)  # type: ignore[union-attr]
+
+
+def test_cost_is_in_plain_passes_by_the_least_of_the_repetitions(result: LaplaceResult) -> None:
+    assert in_plain_passes(result.seconds) == {
         "plain": 1.0, "mc_dropout": 40.0, "laplace_head": 1.2, "laplace_projection": 1.5,
     }  # fmt: skip
+    summary = EXPERIMENT.summary(result)
+    assert summary["passes_per_image"]["mc_dropout"] == 64
+    assert summary["prior_precision"] == {"head": 3.0, "projection": 4.0}
+    assert summary["difference_to_mc_dropout"]["entropy"]["laplace_head"]["n"] == N
 
 
 def test_defaults_are_the_published_protocol() -> None:
-    config = exp6.Exp6Config()
-    assert (config.n, config.passes, config.trials, config.dropout.p) == (10_000, 64, 1, 0.01)
-
-
-def test_calibration_images_of_the_digits_are_the_training_split() -> None:
-    bench = Bench(Settings(("clip_tiny",)))
-    fitted = calibration_images(bench, 40, 60)
-    assert len(fitted) == 60
-    assert all(image_id.startswith("digits/train/") for image_id in fitted.ids)
-
-
-def folder_of(root: Path, per_class: int) -> str:
-    for name in ("red", "green", "blue"):
-        (root / name).mkdir(parents=True)
-        for i in range(per_class):
-            colour = np.random.default_rng((i, len(name))).integers(0, 256, 3)
-            Image.new("RGB", (8, 8), tuple(int(c) for c in colour)).save(root / name / f"{i}.png")
-    return f"folder:{root}"
-
-
-def test_calibration_images_of_a_folder_are_others_than_those_scored(tmp_path: Path) -> None:
-    bench = Bench(Settings(("clip_tiny",), images=folder_of(tmp_path, 12)))
-    scored, fitted = bench.images(15), calibration_images(bench, 15, 20)
-    assert len(fitted) >= 20
-    assert not set(scored.ids) & set(fitted.ids)
-    with pytest.raises(McdoError, match="none is left to fit"):
-        calibration_images(bench, 36, 20)
-
-
-def test_no_copy_of_a_scored_file_is_fitted_on(tmp_path: Path) -> None:
-    spec = folder_of(tmp_path, 12)
-    for path in sorted((tmp_path / "red").glob("*.png")):
-        (tmp_path / "green" / f"copy{path.name}").write_bytes(path.read_bytes())
-    bench = Bench(Settings(("clip_tiny",), images=spec))
-    scored, fitted, pool = bench.images(15), calibration_images(bench, 15, 33), bench.images(48)
-    copies = {i for i, o in zip(pool.ids, pool.origins, strict=True) if o in scored.origins} - set(scored.ids)
-    assert copies, "the pool holds copies of what is scored"
-    assert set(fitted.ids) == set(pool.ids) - copies - set(scored.ids)
-
-
-@pytest.mark.parametrize("key", ["clip_tiny", "siglip_tiny"])
-def test_laplace_scores_are_kept_and_files_are_written(key: str, tmp_path: Path) -> None:
-    bench = Bench(Settings((key,), store=tmp_path / "store"))
-    run = bench.run(exp6.needs(CONFIG, key))
-    laplace = laplace_scores(bench, key, CONFIG.n, CONFIG.fit)
-    logits, first = bench.logits(key, CONFIG.n), {name: run.scores(name, 4) for name in ("trace_pre", "trace_post")}
-    scores = exp6.gathered(run, CONFIG.passes, laplace, first, logits)
-    result = exp6.compute(CONFIG, scores, run.feature_norm, logits, bench.images(CONFIG.n).labels)
-    exp6.write(CONFIG, run, result, laplace, np.array([1.0, 4, 1, 1]), tmp_path, "s")
-    folder = tmp_path / exp6.FOLDER / key
-    held = json.loads((folder / "exp6_summary.json").read_text())
-    assert held["passes_per_image"]["mc_dropout"] == 4
-    assert held["difference_to_mc_dropout"]["entropy"]["laplace_head"]["n"] == CONFIG.n
-    with np.load(folder / "exp6_outputs.npz") as arrays:
-        assert arrays["laplace_uncertainty"] == pytest.approx(laplace["head_logit_variance"])
-    assert (folder / f"{exp6.FOLDER}.png").stat().st_size > 0
-
-    again = Bench(Settings((key,), store=tmp_path / "store", from_store=True))
-    kept = laplace_scores(again, key, CONFIG.n, CONFIG.fit)
-    assert again.loads[key] == 0
-    assert all(np.array_equal(kept[name], value) for name, value in laplace.items())
+    experiment = LaplaceComparison()
+    assert (experiment.n, experiment.passes, experiment.trials, experiment.dropout.p) == (10_000, 64, 1, 0.01)
+    run = experiment.run("clip_tiny")
+    assert (run.shown, run.config.passes, run.config.trials) == (Images(10_000), (64,), 1)

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import json
-import math
-from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from made_up_inputs import inputs_of
+from made_up_runs import made_up_run
+from PIL import Image
 from scipy.stats import spearmanr
 
-from mcdo.experiments import exp7_aleatoric as exp7
-from mcdo.experiments.bench import Bench, Settings
+from mcdo.experiments.phase3.exp7_aleatoric import (
+    AleatoricEpistemic,
+    AleatoricResult,
+    aleatoric,
+    rank_score,
+    z_score,
+)
+from mcdo.harness import Features, Inputs, Logits, Passes, Request
 from mcdo.images.degradations import Degradation
+from mcdo.stats import disattenuated_spearman
 
-CONFIG = exp7.Exp7Config(n=40, passes=4, trials=3, families=("jpeg", "noise"))
+N, D, K = 60, 4, 3
+EXPERIMENT = AleatoricEpistemic(n=N, families=("jpeg", "noise"))
 
 
 def test_aleatoric_is_the_mean_sample_variance_over_clean_and_degraded() -> None:
     rng = np.random.default_rng(0)
     clean, degraded = rng.normal(size=(5, 3)), rng.normal(size=(4, 5, 3))
     expected = [np.var([clean[i], *degraded[:, i]], axis=0, ddof=1).mean() for i in range(5)]
-    assert exp7.aleatoric(clean, degraded) == pytest.approx(expected)
-    assert exp7.aleatoric(np.array([[1.0, 2]]), np.array([[[3.0, 2]]])) == pytest.approx([1.0])  # var (1, 3) is 2
+    assert aleatoric(clean, degraded) == pytest.approx(expected)
+    assert aleatoric(np.array([[1.0, 2]]), np.array([[[3.0, 2]]])) == pytest.approx([1.0])  # var (1, 3) is 2
 
 
 def test_equal_variants_have_exactly_no_spread() -> None:
     clean = np.full((2, 3), 0.1, dtype=np.float32)
-    assert (exp7.aleatoric(clean, np.stack([clean] * 4)) == 0).all()
+    assert (aleatoric(clean, np.stack([clean] * 4)) == 0).all()
 
 
 def test_a_repeated_clean_copy_would_change_the_spread() -> None:
@@ -38,9 +49,9 @@ def test_a_repeated_clean_copy_would_change_the_spread() -> None:
     rng = np.random.default_rng(1)
     clean, degraded = rng.normal(size=(6, 3)), rng.normal(size=(4, 6, 3)) + 3
     thrice = np.concatenate([degraded, clean[None], clean[None]])
-    assert (np.abs(exp7.aleatoric(clean, thrice) / exp7.aleatoric(clean, degraded) - 1) > 0.05).all()
+    assert (np.abs(aleatoric(clean, thrice) / aleatoric(clean, degraded) - 1) > 0.05).all()
     for side in (32, 375):
-        for levels in exp7.variants(exp7.Exp7Config(), side).values():
+        for levels in AleatoricEpistemic().variants(side).values():
             parsed = [Degradation.parse(level) for level in levels]  # severity 0, the clean image, is refused here
             assert len(set(parsed)) == len(levels) >= 3
 
@@ -48,66 +59,97 @@ def test_a_repeated_clean_copy_would_change_the_spread() -> None:
 @settings(deadline=None, derandomize=True)
 @given(arrays(np.float64, (2, 12), elements=st.floats(-10, 10), unique=True), st.integers(0, 11), st.floats(0.1, 30))
 def test_a_sum_of_ranks_grows_with_either_part(parts: np.ndarray, image: int, more: float) -> None:
-    before = exp7.rank_score(parts[0]) + exp7.rank_score(parts[1])
+    before = rank_score(parts[0]) + rank_score(parts[1])
     raised = parts.copy()
     raised[0, image] += more
-    after = exp7.rank_score(raised[0]) + exp7.rank_score(raised[1])
+    after = rank_score(raised[0]) + rank_score(raised[1])
     assert after[image] >= before[image]
-    assert exp7.z_score(raised[0])[image] >= exp7.z_score(parts[0])[image] - 1e-9
+    assert z_score(raised[0])[image] >= z_score(parts[0])[image] - 1e-9
 
 
 def test_z_scores_have_mean_zero_and_sd_one_and_a_constant_gives_zeros() -> None:
-    z = exp7.z_score(np.array([1.0, 2.0, 6.0]))
+    z = z_score(np.array([1.0, 2.0, 6.0]))
     assert (z.mean(), z.std(ddof=1)) == pytest.approx((0, 1))
-    assert (exp7.z_score(np.full(4, 3.0)) == 0).all()
-    assert exp7.rank_score(np.array([5.0, 5.0, 1.0])) == pytest.approx([2.5 / 3, 2.5 / 3, 1 / 3])
+    assert (z_score(np.full(4, 3.0)) == 0).all()
+    assert rank_score(np.array([5.0, 5.0, 1.0])) == pytest.approx([2.5 / 3, 2.5 / 3, 1 / 3])
 
 
-def test_reliability_of_a_mean_follows_spearman_brown() -> None:
-    assert exp7.of_mean(0.5, 3) == pytest.approx(0.75)
-    assert exp7.of_mean(0.8, 1) == 0.8
+def inputs(copies: int = 1, labels: bool = True) -> Inputs:
+    """Epistemic and jpeg scores follow one another; ``copies`` images of each original."""
+    rng, n = np.random.default_rng(3), N // copies
+    true = np.exp(rng.normal(size=n))
+    trials = np.repeat(true * np.exp(0.4 * rng.normal(size=(K, n))), copies, axis=1)
+    moved = {"jpeg": true, "noise": np.exp(rng.normal(size=n))}
+    logits = np.repeat(rng.normal(size=(2, n, 5)) * 3, copies, axis=1)
+    origins = tuple(f"photo{i:03d}" for i in range(n) for _ in range(copies))
+    norm = np.repeat(rng.uniform(1, 2, n), copies)
+    run = made_up_run({"trace_pre": trials, "trace_post": trials}, norm=norm, origins=origins)
+
+    def value(request: Request[Any]) -> Any:
+        if isinstance(request, Passes):
+            return run
+        if isinstance(request, Logits):
+            return {"logits": logits}
+        assert isinstance(request, Features)
+        degradation = Degradation.parse(str(request.shown.degradation))
+        step = np.repeat(moved[degradation.family], copies) * degradation.severity((32, 32))
+        features = run.features.copy()
+        features[:, 1] += step
+        return {"features": features}
+
+    truth = np.repeat(rng.integers(0, 5, n), copies)
+    images = SimpleNamespace(
+        labels=truth if labels else None, origins=origins, image=lambda i: Image.new("RGB", (32, 32))
+    )
+    return inputs_of(value, image_set=images)
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, exp7.Exp7Result]:
-    bench = Bench(Settings(("clip_tiny",)))
-    levels = exp7.variants(CONFIG, 32)
-    degraded = {
-        family: np.stack([bench.features("clip_tiny", CONFIG.n, degradation=level) for level in of_family])
-        for family, of_family in levels.items()
-    }
-    run, logits = bench.run(exp7.needs(CONFIG, "clip_tiny")), bench.logits("clip_tiny", CONFIG.n)
-    return bench, exp7.compute(CONFIG, run, degraded, logits, bench.images(CONFIG.n).labels)
+def result() -> AleatoricResult:
+    return EXPERIMENT.compute(inputs())
 
 
-def test_relations_are_spearman_and_disattenuated_where_reliability_is_known(
-    measured: tuple[Bench, exp7.Exp7Result],
-) -> None:
-    result = measured[1]
+def test_relations_are_spearman_and_disattenuated_where_reliability_is_known(result: AleatoricResult) -> None:
+    run = inputs()[EXPERIMENT.run("clip_tiny")]
     for name, relation in result.relations.items():
         rho = spearmanr(result.scores["epistemic"], result.scores[name]).statistic
         assert relation.rho.value == pytest.approx(rho)
-        known = name == "aleatoric_jpeg"
-        assert math.isnan(relation.disattenuated) != known
-        if known:
-            of_mean = exp7.of_mean(result.epistemic_reliability.spearman, 3)
-            assert relation.disattenuated == pytest.approx(rho / math.sqrt(of_mean))
-            assert json.loads(json.dumps(relation.as_dict()))["disattenuated"] == relation.disattenuated
+        assert (relation.disattenuated is not None) == (name == "aleatoric_jpeg")
+    jpeg = result.relations["aleatoric_jpeg"]
+    expected = disattenuated_spearman(run.scores("trace_pre"), result.scores["aleatoric_jpeg"], seed=42)
+    assert jpeg.disattenuated == expected
+    assert jpeg.rho.value < expected.value, "the noise of the trials is taken off"
+    assert expected.low < expected.value < expected.high
+    held = json.loads(json.dumps(jpeg.as_dict()))
+    assert held["disattenuated"] == held["disattenuated_estimate"]["value"] == expected.value
+    assert result.relations["aleatoric_noise"].as_dict()["disattenuated"] is None
 
 
-def test_entropy_is_not_compared_with_itself(measured: tuple[Bench, exp7.Exp7Result]) -> None:
-    differences = measured[1].differences
+def test_entropy_is_not_compared_with_itself(result: AleatoricResult) -> None:
+    differences = result.differences
     assert "zero_shot_entropy" not in differences["entropy"]
     assert {"combined_rank", "combined_z", "inverse_norm", "aleatoric_noise"} <= set(differences["entropy"])
     assert "epistemic" not in differences["entropy"]
 
 
-def test_files_hold_the_result(measured: tuple[Bench, exp7.Exp7Result], tmp_path: Path) -> None:
-    bench, result = measured
-    exp7.write(CONFIG, bench.run(exp7.needs(CONFIG, "clip_tiny")), result, tmp_path, "s")
-    folder = tmp_path / exp7.FOLDER / "clip_tiny"
-    held = json.loads((folder / "exp7_summary.json").read_text())
-    assert held["corr"]["epistemic_vs_aleatoric_noise"]["disattenuated"] is None
-    with np.load(folder / "exp7_outputs.npz") as saved:
-        assert saved["combined_rank"] == pytest.approx(result.scores["combined_rank"])
-    assert (folder / f"{exp7.FOLDER}.png").stat().st_size > 0
+def test_views_of_one_original_are_one_draw(result: AleatoricResult) -> None:
+    four = EXPERIMENT.compute(inputs(copies=4))
+    n = {estimate.n for figures in four.figures.values() for estimate in figures.values()}
+    n |= {relation.rho.n for relation in four.relations.values()}
+    n |= {relation.given_norm.n for relation in four.relations.values()}
+    n |= {difference.estimate.n for family in four.differences.values() for difference in family.values()}
+    assert n == {N // 4} == {four.epistemic_reliability.n_origins}
+
+
+def test_claims_are_judged_by_their_intervals(result: AleatoricResult) -> None:
+    outcomes = {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+    assert outcomes["distinct"] in ("undecided", "not met"), "the mean rank holds what both share"
+    unlabelled = EXPERIMENT.compute(inputs(labels=False))
+    outcomes = {claim.name: claim.judge(unlabelled).outcome for claim in EXPERIMENT.claims()}
+    assert outcomes["combined_better/error"] == "not applicable"
+
+
+def test_every_level_of_every_family_is_requested_once() -> None:
+    asked = list(AleatoricEpistemic().requests(inputs()))
+    levels = [request.shown.degradation for request in asked if isinstance(request, Features)]
+    assert len(levels) == len(set(levels)) == sum(map(len, AleatoricEpistemic().variants(32).values()))

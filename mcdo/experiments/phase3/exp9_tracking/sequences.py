@@ -7,13 +7,13 @@ them, so that the encoder's own uncertainty is on trial.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcdo.experiments.tracking_frames import ADAPTIVE, Array, Frame
+from mcdo.experiments.phase3.exp9_tracking.frames import ADAPTIVE, Array, Frame
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def _seen(scene: Scene, place: Array, rng: np.random.Generator) -> tuple[NDArray
     gaps = np.linalg.norm(place[:, None] - place[None], axis=-1)
     in_front = np.tril(np.ones_like(gaps, dtype=bool), -1)  # a smaller number is nearer to the camera
     near = ((gaps < scene.occlusion_distance) & in_front).any(axis=1)
-    kept = ~near | (rng.random(scene.objects) >= scene.missed)
-    return rng.permutation(np.flatnonzero(kept)), near
+    detected = ~near | (rng.random(scene.objects) >= scene.missed)
+    return rng.permutation(np.flatnonzero(detected)), near
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,23 @@ def synthetic_sequence(scene: Scene, looks: SyntheticLooks, seed: tuple[int, ...
     return generate(scene, rng, appearance)
 
 
+Group = tuple[NDArray[np.int64], ...]
+"""Originals, each with the numbers of its images."""
+
+
+def dealt(origins: Sequence[str], size: int, seed: tuple[int, ...]) -> list[Group]:
+    """All originals dealt into groups of ``size``, at random; those that are left over are in none.
+
+    Sequences of different groups share no original, so a group is what an interval over sequences counts.
+    """
+    names, members = np.unique(np.asarray(origins), return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    images = [np.flatnonzero(members == number) for number in order]
+    return [tuple(images[start : start + size]) for start in range(0, len(images) - size + 1, size)]
+
+
 def image_sequence(
-    scene: Scene, templates: Array, seen: Array, known: Mapping[str, Array], seed: tuple[int, ...]
+    scene: Scene, templates: Array, seen: Array, known: Mapping[str, Array], group: Group, seed: tuple[int, ...]
 ) -> tuple[Frame, ...]:
     """A sequence whose objects are images, the same for the same ``seed``.
 
@@ -124,11 +139,12 @@ def image_sequence(
         templates: unit features ``[N, D]`` of the clean images.
         seen: unit features ``[L, N, D]`` at every degradation.
         known: by mode, uncertainties ``[L, N]``, all positive.
+        group: an original for each object, of which one image is drawn.
         seed: whole numbers >= 0.
 
     """
     rng = np.random.default_rng(seed)
-    chosen = rng.choice(len(templates), scene.objects, replace=False)
+    chosen = np.array([rng.choice(group[number]) for number in rng.permutation(len(group))])
     least = np.finfo(np.float32).eps  # of a distance between float32 features; an uncertainty must be positive
 
     def appearance(detected: NDArray[np.int64], frame: int, near: NDArray[np.bool_]) -> tuple[Array, dict[str, Array]]:
