@@ -1,26 +1,54 @@
 """mcdo: can the uncertainty of a frozen vision-language encoder be trusted?
 
-The public names; everything else may change.
+The public names; everything else may change. Each is imported when it is first used, so that a command that only looks
+after the store does not wait for torch.
 """
 
-from mcdo.encoders import Encoder, load_encoder
-from mcdo.errors import McdoError
-from mcdo.estimators import DimensionWeights, FirstOrderRun, MonteCarloRun, census, first_order, monte_carlo
-from mcdo.images import ImageSet, load_images
-from mcdo.perturbation import (
-    AttentionDropout,
-    Dropout,
-    Gaussian,
-    HiddenDropout,
-    Multiplicative,
-    StochasticDepth,
-    TiedDropout,
-    matched_roles,
-)
-from mcdo.stats import Reliability, expected_calibration_error, reliability
-from mcdo.store import Store
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcdo.encoders import Encoder, load_encoder
+    from mcdo.errors import McdoError
+    from mcdo.estimators import DimensionWeights, FirstOrderRun, MonteCarloRun
+    from mcdo.estimators.first_order import first_order
+    from mcdo.estimators.monte_carlo import census, monte_carlo
+    from mcdo.images import ImageSet, load_images
+    from mcdo.perturbation import (
+        AttentionDropout,
+        Dropout,
+        Gaussian,
+        HiddenDropout,
+        Multiplicative,
+        StochasticDepth,
+        TiedDropout,
+        matched_roles,
+    )
+    from mcdo.stats import expected_calibration_error, with_domain
+    from mcdo.stats.reliability import Reliability, reliability
+    from mcdo.store import Store
 
 __version__ = "0.1.0"
+
+_ROOMS = {
+    "encoders": ("Encoder", "load_encoder"),
+    "errors": ("McdoError",),
+    "estimators": ("DimensionWeights", "FirstOrderRun", "MonteCarloRun", "census", "first_order", "monte_carlo"),
+    "images": ("ImageSet", "load_images"),
+    "perturbation": (
+        "AttentionDropout",
+        "Dropout",
+        "Gaussian",
+        "HiddenDropout",
+        "Multiplicative",
+        "StochasticDepth",
+        "TiedDropout",
+        "matched_roles",
+    ),
+    "stats": ("Reliability", "expected_calibration_error", "reliability", "with_domain"),
+    "store": ("Store",),
+}
+_HOMES = {name: f"mcdo.{room}" for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "AttentionDropout",
@@ -46,4 +74,17 @@ __all__ = [
     "matched_roles",
     "monte_carlo",
     "reliability",
+    "with_domain",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mcdo' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mcdo.errors import McdoError
-from mcdo.estimators.provenance import versions
 from mcdo.names import columns, say
 from mcdo.store import upkeep
 
@@ -96,6 +95,8 @@ def _verify(asked: argparse.Namespace) -> int:
 
 
 def _prune(asked: argparse.Namespace) -> int:
+    from mcdo.estimators.provenance import versions  # torch, for those who ask for versions
+
     found = upkeep.waste(asked.store, asked.older_than, versions() if asked.other_versions else None)
     for each in found:
         if asked.yes:

@@ -2,7 +2,12 @@
 
 from mcdo.estimators.blocks import prepared
 from mcdo.estimators.first_order import first_order
-from mcdo.estimators.first_order_run import FIRST_ORDER_SCORES, FirstOrderConfig, FirstOrderRun
+from mcdo.estimators.first_order_run import (
+    FIRST_ORDER_SCORES,
+    FirstOrderConfig,
+    FirstOrderRun,
+    OutsideDomainWarning,
+)
 from mcdo.estimators.laplace import Laplace, ZeroShot
 from mcdo.estimators.monte_carlo import census, monte_carlo
 from mcdo.estimators.provenance import provenance
@@ -26,6 +31,7 @@ __all__ = [
     "Laplace",
     "MonteCarloConfig",
     "MonteCarloRun",
+    "OutsideDomainWarning",
     "ZeroShot",
     "census",
     "first_order",

@@ -55,8 +55,9 @@ def first_order(
         encoder: from :func:`mcdo.load_encoder`; its weights stay frozen.
         images: from :func:`mcdo.load_images`.
         dropout: kind, probability and sites.
-        probes: R, vector-Jacobian products a trial: one along the feature itself, which gives the variance of its norm
-            exactly and is shared by the trials, and R - 1 random ones across it. Between 2 and D + 1; D + 1 is exact.
+        probes: R, vector-Jacobian products a trial: one along the feature itself, which gives the first-order variance
+            of its norm without noise and is shared by the trials, and R - 1 random ones across it. Between 2 and D + 1;
+            with D + 1 the whole first-order trace has no noise.
         trials: K, independent repetitions with other random probes.
         seed: seed of the probes.
         batch_size: images whose graph is held at once; halved when memory runs out.

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.arguments import real
-from mcdo.errors import McdoError, nearest
+from mcdo.errors import McdoError, McdoWarning, nearest
 from mcdo.estimators.run import EncoderRun, Scores
 from mcdo.images import ImageSet
 from mcdo.perturbation import Perturbation
 from mcdo.store import Arrays
+
+
+class OutsideDomainWarning(McdoWarning):
+    """First order does not say here what Monte Carlo says, or nobody has looked."""
+
+
+class DomainFigure(Protocol):
+    """How first order compares with Monte Carlo at one p and choice of sites; its text holds the figures."""
+
+    @property
+    def ranking(self) -> str:
+        """Whether it ranks images alike: "met", "not met" or "undecided"."""
+
+    @property
+    def level(self) -> str:
+        """Whether it has the same level, in the same words."""
+
+
+Domain = Mapping[tuple[str, float, frozenset[str]], DomainFigure]
+"""By score, p and names of sites; see :func:`mcdo.stats.with_domain`."""
 
 FIRST_ORDER_SCORES = ("trace_pre", "trace_post", "trace_pre_relative", "norm_var")
 
@@ -53,15 +74,20 @@ class FirstOrderRun(EncoderRun):
         config: the protocol.
         along: float32 ``[N, S]``, variance along the feature for p / (1 - p) = 1, by site in their order; exact.
         across: float32 ``[K, N, S]``, likewise the estimated total variance across the feature.
+        domain: where it was compared with Monte Carlo; empty: nowhere, and scores come without a warning.
 
     """
 
     config: FirstOrderConfig
     along: NDArray[np.float32] = field(repr=False)
     across: NDArray[np.float32] = field(repr=False)
+    domain: Domain = field(default_factory=dict, repr=False)
 
     def scores(self, name: str, p: float | None = None, sites: Sequence[str] | None = None) -> Scores:
         """float64 ``[K, N]`` (trials × images), as if measured with ``p`` at ``sites`` alone.
+
+        With a :attr:`domain`, a score that was compared and does not agree, or was not compared, comes with an
+        OutsideDomainWarning that holds the figures.
 
         Args:
             name: ``trace_pre``, ``trace_post``, ``trace_pre_relative`` or ``norm_var``.
@@ -74,6 +100,7 @@ class FirstOrderRun(EncoderRun):
         """
         parts = self.decomposition(name, p)
         if sites is None:
+            self._check_domain(name, p, frozenset(site for site, _ in self.sites))
             return np.asarray(parts.sum(-1))
         known = {word for site in self.sites for word in site}
         unknown = [word for word in sites if word not in known]
@@ -81,7 +108,21 @@ class FirstOrderRun(EncoderRun):
             word = unknown[0] if unknown else ""
             raise McdoError(f"unknown site {word!r} in this run; the nearest: {nearest(word, known)}")
         wanted = [name in sites or role in sites for name, role in self.sites]
+        chosen = [site for (site, _), take in zip(self.sites, wanted, strict=True) if take]
+        self._check_domain(name, p, frozenset(chosen))
         return np.asarray(parts[..., wanted].sum(-1))
+
+    def _check_domain(self, name: str, p: float | None, sites: frozenset[str]) -> None:
+        if not self.domain or name not in {score for score, _, _ in self.domain}:
+            return
+        asked = self.config.dropout.p if p is None else p
+        what = f"{self.encoder}: first-order {name} at p = {asked:g} and {len(sites)} sites"
+        found = self.domain.get((name, asked, sites))
+        if found is None:
+            warnings.warn(f"{what} was not compared with Monte Carlo", OutsideDomainWarning, stacklevel=3)
+        elif (found.ranking, found.level) != ("met", "met"):
+            said = f"ranking {found.ranking}, level {found.level}: {found}"
+            warnings.warn(f"{what} is outside its domain ({said})", OutsideDomainWarning, stacklevel=3)
 
     def decomposition(self, name: str, p: float | None = None) -> NDArray[np.float64]:
         """float64 ``[K, N, S]``: what each site contributes to a score; contributions add up."""

@@ -68,6 +68,10 @@ class View:
         """What the session was asked to do."""
         return self._session.settings
 
+    def of(self, subject: Subject) -> View:
+        """The same of another subject, such as one of several models."""
+        return View(self._session, subject)
+
     def images(self, images: Images) -> ImageSet:
         """The image set that requests with ``images`` are about: ids, labels, origins, class names."""
         return self._session.image_set(images)

@@ -67,7 +67,10 @@ def provenance(experiment: Experiment[Any], inputs: Inputs) -> dict[str, Any]:
     """What stands in every summary: configuration, sites, seed, device and versions."""
     runs = [inputs[request] for request in inputs.requests if _yields_run(request)]
     if not runs:
-        return {"config": experiment.as_dict(), "sites": None, "provenance": {"versions": dict(versions())}}
+        weights = {model: inputs.encoder(model).weights_hash for model in inputs.subject.models}
+        facts = {"weights": weights, "versions": dict(versions())}
+        sites = {"requested": experiment.dropout.sites} if inputs.subject.models else None  # nothing was perturbed
+        return {"config": experiment.as_dict(), "sites": sites, "provenance": facts}
     run: EncoderRun = runs[0]
     return {
         "config": experiment.as_dict(),

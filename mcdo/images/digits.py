@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
@@ -140,6 +139,8 @@ def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
 @lru_cache(maxsize=1)
 def _originals() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """All digits, uint8 [1797, 8, 8] with values 0 to 16, and labels [1797]; read-only."""
+    from sklearn.datasets import load_digits  # three seconds, for those who show digits
+
     data = load_digits()
     images, labels = data.images.astype(np.uint8), data.target.astype(np.int64)
     images.setflags(write=False)

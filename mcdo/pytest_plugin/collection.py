@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from mcdo.harness import Experiment, Subject, first_model
 from mcdo.names import file_name
 from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
 from mcdo.pytest_plugin.options import device_of, models_of, settings_from
-from mcdo.pytest_plugin.state import RUNNER, SESSION
+from mcdo.pytest_plugin.state import MODELS, RUNNER, SESSION
 from mcdo.report.files import check_writable
 
 
@@ -51,7 +52,7 @@ def _parametrize_experiment(metafunc: pytest.Metafunc, kind: type[Experiment[Any
         parameters = [pytest.param(s, id=file_name(s.name), marks=_family_marks(s)) for s in subjects]
     except McdoError as error:
         raise pytest.UsageError(str(error)) from error
-    if {"subject", "result", "completed", "claim"} & set(metafunc.fixturenames):
+    if {"subject", "result", "completed", "claim", "verdict"} & set(metafunc.fixturenames):
         metafunc.parametrize("subject", parameters, scope="session")
     if "claim" in metafunc.fixturenames:
         claims = kind.configured(settings).claims()
@@ -61,6 +62,24 @@ def _parametrize_experiment(metafunc: pytest.Metafunc, kind: type[Experiment[Any
 def _readable(claim: str) -> str:
     """ASCII id of a claim for test names."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", claim).strip("-")
+
+
+def subject_of(item: pytest.Item, subject: Subject) -> Subject:
+    """The subject of a test; the verdict's is narrowed to the models that other selected tests are about."""
+    if item.get_closest_marker("decision") is None:
+        return subject
+    chosen = item.config.stash[MODELS]
+    return replace(subject, models=tuple(m for m in subject.models if m in chosen or not chosen))
+
+
+def _models(items: Iterable[pytest.Item]) -> Iterator[str]:
+    for item in items:
+        call = getattr(item, "callspec", None)
+        if call is not None and item.get_closest_marker("decision") is None:
+            subject = call.params.get("subject")
+            yield from () if subject is None else subject.models
+            if "model" in call.params:
+                yield call.params["model"]
 
 
 def _family_marks(subject: Subject) -> list[pytest.MarkDecorator]:
@@ -110,11 +129,12 @@ def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: Callabl
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan what the selected tests need, so that overlapping needs are measured once."""
     bench, runner = session.config.stash[SESSION], session.config.stash[RUNNER]
+    session.config.stash[MODELS] = frozenset(_models(session.items))
     for item in session.items:
         mark, call = item.get_closest_marker("experiment"), getattr(item, "callspec", None)
         kind = experiment_of(item)
         if kind is not None and call is not None and "subject" in call.params:
-            runner.plan(kind.configured(bench.settings), call.params["subject"])
+            runner.plan(kind.configured(bench.settings), subject_of(item, call.params["subject"]))
         elif mark is not None and call is not None and "model" in call.params:
             module, config_type = mark.args
             config = config_type.of(bench.settings.protocol, bench.settings.seed, bench.settings.dropout)

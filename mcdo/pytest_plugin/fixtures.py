@@ -12,7 +12,7 @@ from mcdo.experiments.bench import Bench
 from mcdo.harness import Completed, Runner, Settings, Subject
 from mcdo.harness.judge import Judges
 from mcdo.harness.negatives import KnownNegatives
-from mcdo.pytest_plugin.collection import experiment_of
+from mcdo.pytest_plugin.collection import experiment_of, subject_of
 from mcdo.pytest_plugin.options import settings_from
 from mcdo.pytest_plugin.state import GATES, RUNNER, SESSION, OwnGates
 from mcdo.report.files import check_writable
@@ -54,7 +54,7 @@ def completed(request: pytest.FixtureRequest, runner: Runner, subject: Subject) 
     kind = experiment_of(request.node)
     if kind is None:
         raise pytest.UsageError(f"{request.node.nodeid} has no mark experiment(type)")
-    return runner.run(kind.configured(runner.session.settings), subject)
+    return runner.run(kind.configured(runner.session.settings), subject_of(request.node, subject))
 
 
 @pytest.fixture

@@ -9,19 +9,33 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from mcdo.errors import McdoError
-from mcdo.experiments import verdict as verdicts
+from mcdo.harness import Completed, Settings
+from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
-from mcdo.pytest_plugin.state import SESSION
-from mcdo.report.terminal import verdict_lines
+from mcdo.pytest_plugin.state import GATES, SESSION, OwnGates
+from mcdo.report.terminal import lines
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     check_tier(item)
     if any(item.get_closest_marker(phase) for phase in LATER_PHASES) and not item.config.getoption("--force"):
         settings = item.config.stash[SESSION].settings
-        refusal = verdicts.refusal(settings.reports / "phase1", settings.models, settings.images)
-        if refusal:
-            pytest.fail(refusal, pytrace=False)
+        refused = refusal(settings.reports / "phase1", settings.models, settings.images)
+        if refused:
+            pytest.fail(refused, pytrace=False)
+
+
+@pytest.fixture
+def verdict(completed: Completed[Verdict], own_gates: OwnGates, pytestconfig: pytest.Config) -> Verdict:
+    """The verdict, in the light of the harness's own gates, written where later phases look for it.
+
+    A worker knows its own gates only; the controller judges by all of them when the run is over.
+    """
+    found = completed.result
+    if not hasattr(pytestconfig, "workerinput"):
+        found = found.with_gates(own_gates.outcomes)
+    found.write(completed.inputs.settings.reports / "phase1")
+    return found
 
 
 @pytest.hookimpl(wrapper=True)
@@ -33,9 +47,36 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Judge this session's verdict once more, by every gate of every worker."""
+    config = session.config
+    if hasattr(config, "workerinput") or SESSION not in config.stash:
+        return
+    settings = config.stash[SESSION].settings
+    found = _of_session(settings)
+    if found is not None and found.own_gates is None:
+        found.with_gates(config.stash[GATES].outcomes).write(settings.reports / "phase1")
+
+
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
-    bench = config.stash.get(SESSION, None)
-    if bench is not None and not hasattr(config, "workerinput"):
+    if SESSION not in config.stash or hasattr(config, "workerinput"):
+        return
+    settings = config.stash[SESSION].settings
+    found = _of_session(settings)
+    if found is not None:
         encoding = getattr(terminalreporter._tw._file, "encoding", None)
-        for line in verdict_lines(bench.settings.reports / "phase1", bench.settings.session, encoding):
+        for line in lines(tables(found), closing(found, settings.reports / "phase1"), encoding):
             terminalreporter.write_line(line)
+
+
+def _of_session(settings: Settings) -> Verdict | None:
+    """The verdict that this session wrote, if it did."""
+    folder = settings.reports / "phase1"
+    if not (folder / FILE).exists():
+        return None
+    try:
+        found = Verdict.read(folder)
+    except McdoError:
+        return None  # of another version, so of another session
+    return found if found.session == settings.session else None

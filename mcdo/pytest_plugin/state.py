@@ -25,4 +25,6 @@ class OwnGates:
             self.outcomes[report.nodeid] = report.outcome
 
 
+MODELS = pytest.StashKey[frozenset[str]]()
+"""Models that selected tests are about, the verdict apart: the verdict is about these."""
 GATES = pytest.StashKey[OwnGates]()

@@ -1,5 +1,6 @@
 """What the estimates are worth: reliability, validity, calibration, each a pure function of arrays."""
 
+from mcdo.stats.agreement import LEVEL_BAND, RANKING_BAR, Agreement, agreement
 from mcdo.stats.ambiguity import (
     AmbiguityTargets,
     ambiguity_targets,
@@ -24,6 +25,7 @@ from mcdo.stats.comparison import Difference, auroc_differences, corrected, spea
 from mcdo.stats.debiased import debiased_ece, debiased_squared_calibration_error
 from mcdo.stats.decision import Usable, any_usable, usable_cells
 from mcdo.stats.detection import auroc, auroc_high, auroc_low
+from mcdo.stats.domain import with_domain
 from mcdo.stats.drift import stacked_drift, trial_drift
 from mcdo.stats.factorial import FactorialAnalysis, factorial_analysis
 from mcdo.stats.groups import GroupDifference, group_differences
@@ -58,7 +60,10 @@ from mcdo.stats.tracking import Association, TrackingMetrics, tracking_metrics
 from mcdo.stats.validity import ambiguity_estimates, ambiguity_report, report_of
 
 __all__ = [
+    "LEVEL_BAND",
+    "RANKING_BAR",
     "THRESHOLDS",
+    "Agreement",
     "AmbiguityTargets",
     "Association",
     "Difference",
@@ -83,6 +88,7 @@ __all__ = [
     "UsablePasses",
     "adaptive_calibration_error",
     "advantages",
+    "agreement",
     "ambiguity_estimates",
     "ambiguity_report",
     "ambiguity_targets",
@@ -140,4 +146,5 @@ __all__ = [
     "trial_spearman",
     "usable_cells",
     "wilcoxon_increase",
+    "with_domain",
 ]

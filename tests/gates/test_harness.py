@@ -27,7 +27,7 @@ from mcdo.harness.tests import about
 from mcdo.perturbation import Dropout, count_by_role, deterministic_features, find_sites, image_keys, perturbed
 from mcdo.stats import null_pass_rate, reliability
 
-pytestmark = [pytest.mark.phase1, pytest.mark.gate]
+pytestmark = [pytest.mark.phase1, pytest.mark.gate, pytest.mark.own_gate]
 
 COLLAPSED = 0.90
 """Mean pairwise cosine of class prompts above which a text tower is refused (S1: 0.976 was broken, 0.762 right)."""

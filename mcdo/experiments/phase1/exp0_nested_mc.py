@@ -63,23 +63,25 @@ class NestedPasses(Experiment[NestedResult]):
     def compute(self, inputs: Inputs) -> NestedResult:
         run = inputs[self.run(inputs.model)]
         first, last = self.passes[0], self.passes[-1]
+        how: dict[str, Any] = {"origins": run.origins, "seed": self.seed}
 
         def gain(score: str) -> Estimate:
             ends = {str(t): run.scores(score, t) for t in (first, last)}
-            matrix = rank_matrix(ends, origins=run.origins, seed=self.seed)
+            matrix = rank_matrix(ends, **how)
             return matrix.reliability_difference[str(first), str(last)].estimate
 
         return NestedResult(
             reliability={
-                t: {space: reliability(run.scores(score, t), seed=self.seed) for space, score in SPACES.items()}
+                t: {
+                    space: reliability(run.scores(score, t), origins=run.origins, seed=self.seed)
+                    for space, score in SPACES.items()
+                }
                 for t in self.passes
             },
             gain={space: gain(score) for space, score in SPACES.items()},
             drift={
                 # all claims of a run at once: 99 % that none of four intervals misses zero where nothing drifts
-                space: trial_drift(
-                    run.scores(score, last), origins=run.origins, seed=self.seed, resamples=4000, level=1 - 0.01 / 4
-                )
+                space: trial_drift(run.scores(score, last), **how, resamples=4000, level=1 - 0.01 / 4)
                 for space, score in SPACES.items()
             },
         )

@@ -65,7 +65,7 @@ class SubsetRecipe(Experiment[RecipeResult]):
         scores = {name: run.scores(score) for name, score in SCORES.items()}
         matrix = rank_matrix({name: scores[name] for name in ("angular", "trace")}, origins=run.origins, seed=self.seed)
         return RecipeResult(
-            reliability={name: reliability(s, seed=self.seed) for name, s in scores.items()},
+            reliability={name: reliability(s, origins=run.origins, seed=self.seed) for name, s in scores.items()},
             means={name: float(values.mean()) for name, values in scores.items()},
             advantage=matrix.reliability_difference["angular", "trace"].estimate,
             agreement=matrix.pair("raw", "angular", "trace"),

@@ -17,7 +17,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators import MonteCarloConfig
-from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Logits, Passes, Request, Settings, View
+from mcdo.harness import (
+    Claim,
+    Experiment,
+    Files,
+    FirstOrder,
+    Images,
+    Inputs,
+    Logits,
+    Outcome,
+    Passes,
+    Request,
+    Settings,
+    View,
+)
 from mcdo.images import Skipped
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
@@ -54,6 +67,7 @@ class AmbiguityResult:
         targets: by head.
         figures: by ``score/head``, those of first order by ``score/head/first_order``.
         accuracy: of the zero-shot head, where labels are known.
+        largest_class: share of images of the most frequent class; 0 without labels.
         skipped: images that were left out, and why.
 
     """
@@ -61,11 +75,34 @@ class AmbiguityResult:
     targets: Mapping[str, AmbiguityTargets]
     figures: Mapping[str, Figures]
     accuracy: Estimate | None
+    largest_class: float
     skipped: tuple[Skipped, ...]
 
     def of(self, score: str, estimator: str = "mc") -> Figures | None:
         """Figures of a score against the softmax targets; None where the estimator was not asked for."""
         return self.figures.get(f"{score}/softmax{SUFFIX[estimator]}")
+
+    def beyond_norm(self, score: str, estimator: str = "mc") -> Outcome:
+        """Whether a score follows ambiguity, and more than the feature norm does."""
+        figures = self.of(score, estimator)
+        if figures is None or self.head_reason:
+            return "not applicable"
+        ends = {figures[BARS["rho_entropy"][0]].verdict(RHO_ENTROPY_BAR, ">"),
+                figures[BEYOND_NORM].verdict(BEYOND_NORM_BAR, ">")}  # fmt: skip
+        return "not met" if "not met" in ends else "undecided" if "undecided" in ends else "met"
+
+    @property
+    def head_reason(self) -> str:
+        """Why the zero-shot head's targets mean nothing, or "": it must be right more often than a constant answer.
+
+        An untrained or a random text tower has targets as well, of nothing. Without labels nobody can tell.
+        """
+        if self.accuracy is None or self.accuracy.low > self.largest_class:
+            return ""
+        return (
+            f"the zero-shot head is right on {self.accuracy}, and always naming the largest class is right on "
+            f"{self.largest_class:.3f}: its entropy is no ambiguity; look at the weights of the text tower"
+        )
 
 
 @dataclass(frozen=True)
@@ -128,15 +165,17 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
             for name, score in scores.items():
                 for head, target in targets.items():
                     figures[f"{name}/{head}{SUFFIX[estimator]}"] = ambiguity_estimates(
-                        score.mean(axis=0),
+                        score,
                         target,
                         None if name == NORM else norm,
                         origins=images.origins,
+                        shared_noise=len(score) > 1,
                         seed=self.seed,
                     )
         correct = targets["softmax"].correct
         accuracy = None if correct is None else share(correct, origins=images.origins)
-        return AmbiguityResult(targets, figures, accuracy, images.skipped)
+        largest = 0.0 if images.labels is None else float(np.bincount(images.labels).max() / len(images))
+        return AmbiguityResult(targets, figures, accuracy, largest, images.skipped)
 
     def _scores(self, inputs: Inputs, estimator: str) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
         """Scores [K, N] by name, and the feature norm [N]; K is 1 unless trials share their probes."""
@@ -157,7 +196,9 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
             f"{bar}/{score}{SUFFIX[estimator]}",
             lambda r: _figure(r, score, estimator, key),
             above=threshold,
-            beside=lambda r: f"given the feature norm {_figure(r, score, estimator, f'{key}_given_norm')}",
+            beside=lambda r: (
+                r.head_reason or f"given the feature norm {_figure(r, score, estimator, f'{key}_given_norm')}"
+            ),
         )
 
     def _beyond_norm(self, score: str, estimator: str) -> Claim[AmbiguityResult]:
@@ -165,7 +206,7 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
             f"beyond_norm/{score}{SUFFIX[estimator]}",
             lambda r: _figure(r, score, estimator, BEYOND_NORM),
             above=BEYOND_NORM_BAR,
-            beside=lambda r: f"ρ(entropy) plain {_figure(r, score, estimator, BARS['rho_entropy'][0])}",
+            beside=lambda r: r.head_reason or f"plain {_figure(r, score, estimator, BARS['rho_entropy'][0])}",
         )
 
     def summary(self, result: AmbiguityResult) -> Mapping[str, Any]:
@@ -173,6 +214,8 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
         return {
             **next(iter(reports.values())),
             "accuracy": None if result.accuracy is None else result.accuracy.as_dict(),
+            "share_of_the_largest_class": result.largest_class,
+            "zero_shot_head_unusable": result.head_reason,
             "scores": reports,
             "templates": TEMPLATES,
         }
@@ -217,4 +260,4 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
 
 def _figure(result: AmbiguityResult, score: str, estimator: str, key: str) -> Estimate | None:
     figures = result.of(score, estimator)
-    return None if figures is None else figures[key]
+    return None if figures is None or result.head_reason else figures[key]

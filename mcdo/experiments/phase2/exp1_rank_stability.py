@@ -30,8 +30,9 @@ from mcdo.stats import (
     Origins,
     RankMatrix,
     Reliability,
-    bootstrap,
+    mean,
     rank_matrix,
+    ratio_of_means,
     reliability,
     spearman,
     trial_drift,
@@ -121,10 +122,10 @@ class RankStability(Experiment[StabilityResult]):
         # all p at once: 99 % that no interval misses zero where nothing drifts
         simultaneous: dict[str, Any] = {"seed": seed, "resamples": 4000, "level": 1 - 0.01 / len(trace)}
         return StabilityResult(
-            means={p: bootstrap(np.mean, values, origins=origins, seed=seed) for p, values in trace.items()},
+            means={p: mean(values, origins=origins, seed=seed) for p, values in trace.items()},
             predicted={p: float(values.mean()) for p, values in predicted.items()},
             ratio={p: _ratio(values, predicted[p], origins, seed) for p, values in trace.items()},
-            reliability={p: reliability(values, seed=seed) for p, values in trace.items()},
+            reliability={p: reliability(values, origins=origins, seed=seed) for p, values in trace.items()},
             drift={p: trial_drift(values, origins=origins, **simultaneous) for p, values in trace.items()},
             norm={p: spearman(values.mean(axis=0), norm, origins=origins, seed=seed) for p, values in trace.items()},
             matrices={
@@ -236,11 +237,7 @@ def _ratio(measured: Scores, predicted: Scores, origins: Origins, seed: int) -> 
     All images of a first-order trial share its probes, which a bootstrap over images cannot see, so the spread between
     those trials lengthens both arms in quadrature, with Student's t at K − 1 degrees of freedom.
     """
-
-    def ratio(a: Scores, b: Scores) -> float:
-        return float(a.mean() / b.mean())
-
-    over_images = bootstrap(ratio, measured, predicted, origins=origins, seed=seed)
+    over_images = ratio_of_means(measured, predicted, origins=origins, seed=seed)
     by_trial = predicted.mean(axis=1)
     K = len(by_trial)
     if K < 2:

@@ -2,68 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 
-from mcdo.claims import Judges
-from mcdo.experiments import exp0_first_order as exp0
-from mcdo.experiments.bench import Bench
-from mcdo.experiments.phase1.exp0_nested_mc import SPACES
-from mcdo.stats import THRESHOLDS
+from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability, FirstOrderResult
+from mcdo.harness import Completed
+from mcdo.harness.tests import claims_of, of_experiment
 
-pytestmark = [
-    pytest.mark.phase1,
-    pytest.mark.estimator("first_order"),
-    pytest.mark.experiment(exp0, exp0.Exp0FirstOrderConfig),
-]
+pytestmark = [*of_experiment(FirstOrderReliability), pytest.mark.estimator("first_order")]
+
+test_claims = pytest.mark.gate(claims_of(FirstOrderReliability))
 
 
-def _config(bench: Bench) -> exp0.Exp0FirstOrderConfig:
-    settings = bench.settings
-    return exp0.Exp0FirstOrderConfig.of(settings.protocol, settings.seed, settings.dropout)
-
-
-def test_reliability_and_domain_are_measured(
-    model: str, bench: Bench, record_property: Callable[[str, object], None]
+def test_reliability_and_domain_are_reported(
+    completed: Completed[FirstOrderResult], record_property: Callable[[str, object], None]
 ) -> None:
-    settings, config = bench.settings, _config(bench)
-    runs, _, _ = exp0.runs_of(bench, config, model)
-    result = exp0.measure(bench, config, model)
-    exp0.write(config, runs, result, settings.reports / "phase1", settings.session)
-    for count, spaces in result.reliability.items():
+    result = completed.result
+    for probes, spaces in result.reliability.items():
         for space, r in spaces.items():
-            record_property(f"{space} R={count} spearman", str(r.estimate("spearman")))
-            assert r.status != "insufficient_trials", f"{model} {space} R={count}: a trial's scores do not vary"
-    for p, limits in result.domain.items():
-        for space, found in limits.items():
-            record_property(f"{space} p={p} ratio", str(found.ratio))
-            record_property(f"{space} p={p} spearman, corrected", str(found.corrected))
-    few, many = config.probes[0], config.probes[-1]
-    for space, score in SPACES.items():
-        assert result.reliability[many][space].spearman > result.reliability[few][space].spearman, space
-        means = [run.scores(score).mean() for run in runs.values()]
-        assert np.ptp(means) / np.mean(means) < 0.1, f"{space}: the estimate must not depend on R: {means}"
+            record_property(f"{space} R={probes} spearman", str(r.estimate("spearman")))
+            assert r.status != "insufficient_trials", f"{space} R={probes}: a trial's scores do not vary"
+    domains = {**{f"p={p:g}": by for p, by in result.domain.items()}, **result.groups}
+    for where, scores in domains.items():
+        for score, found in scores.items():
+            record_property(f"{where} {score}", f"{found}; ranking {found.ranking}, level {found.level}")
 
 
-@pytest.mark.gate
-@pytest.mark.parametrize("space", list(SPACES))
-def test_first_order_says_what_monte_carlo_says(model: str, space: str, bench: Bench, judge: Judges) -> None:
-    """Its refusal: a score outside the domain takes no part in the decision (tests/gates/test_decision.py)."""
-    config = _config(bench)
-    found = exp0.measure(bench, config, model).domain[bench.settings.dropout.p][space]
-    measured = f"ratio {found.ratio}, Spearman corrected {found.corrected} (raw {found.spearman})"
-    accepted = f"accepted: ratio {exp0.RATIO_BAND}, Spearman >= {exp0.SPEARMAN_BAR}"
-    judge("exp0_first_order").outcome(f"domain/{SPACES[space]}", found.holds, measured, accepted)
-
-
-@pytest.mark.gate
-@pytest.mark.parametrize("space", list(SPACES))
-def test_few_probes_rank_images_reliably(model: str, space: str, bench: Bench, judge: Judges) -> None:
-    config = _config(bench)
-    count = config.probes[-1]
-    r = exp0.measure(bench, config, model).reliability[count][space]
-    beside = f"Spearman with {count} probes, status {r.status}"
-    claim, bar = f"usable/{SPACES[space]}", THRESHOLDS.usable_spearman
-    judge("exp0_first_order").at_least(claim, r.estimate("spearman"), bar, beside)
+def test_the_mean_does_not_depend_on_the_number_of_probes(completed: Completed[FirstOrderResult]) -> None:
+    """Every R estimates the same trace: with all trials together the means differ by the noise of few probes only."""
+    experiment, inputs = completed.experiment, completed.inputs
+    assert isinstance(experiment, FirstOrderReliability)
+    runs = [inputs[experiment.at(inputs.model, probes)] for probes in experiment.probes]
+    for score in ("trace_pre", "trace_post"):
+        by_trial = [run.scores(score).mean(axis=1) for run in runs]
+        for few, many in itertools.pairwise(by_trial):
+            error = (few.var(ddof=1) / len(few) + many.var(ddof=1) / len(many)) ** 0.5
+            assert abs(few.mean() - many.mean()) < 4 * error, f"{score}: {few.mean()} and {many.mean()} ± {error}"

@@ -7,34 +7,24 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mcdo.experiments import exp0b_norm_geometry as exp0b
-from mcdo.experiments.bench import Bench
+from mcdo.experiments.phase1.exp0b_norm_geometry import GeometryResult, NormGeometry
+from mcdo.harness import Completed
+from mcdo.harness.tests import claims_of, of_experiment
 
-pytestmark = [
-    pytest.mark.phase1,
-    pytest.mark.estimator("mc"),
-    pytest.mark.first_model,
-    pytest.mark.experiment(exp0b, exp0b.Exp0bConfig),
-]
+pytestmark = [*of_experiment(NormGeometry), pytest.mark.estimator("mc")]
+
+test_claims = claims_of(NormGeometry)
 
 
-def test_geometry_stands_beside_its_floor(
-    model: str, bench: Bench, record_property: Callable[[str, object], None]
+def test_the_parts_of_the_geometry_fit_together(
+    completed: Completed[GeometryResult], record_property: Callable[[str, object], None]
 ) -> None:
-    settings = bench.settings
-    config = exp0b.Exp0bConfig.of(settings.protocol, settings.seed, settings.dropout)
-    run = bench.run(exp0b.needs(config, model))
-    result = exp0b.compute(config, run)
-    exp0b.write(config, run, result, settings.reports / "phase1")
-
+    result, experiment = completed.result, completed.experiment
+    assert isinstance(experiment, NormGeometry)
     for name, estimate in {**result.means, **result.correlations}.items():
         record_property(name, str(estimate))
         assert np.isfinite([estimate.value, estimate.low, estimate.high]).all(), name
-
-    # No covariance looks less coupled than independent noise: nothing measured may lie below it.
-    for mass in ("offdiag_pre", "offdiag_post", "offdiag_frobenius_pre", "offdiag_frobenius_post"):
-        assert result.means[mass].value > result.means[f"{mass}_floor"].value - 0.005, mass
-    d = run.features.shape[1]
+    d = completed.inputs[experiment.run(completed.inputs.model)].features.shape[1]
     total = result.means["trace_pre_per_d"].value * d
     assert 0 < sum(result.eigenvalues) <= total * (1 + 1e-9), "the leading eigenvalues are part of the trace"
-    assert 1 <= result.means["effective_rank"].value <= min(d, config.passes - 1)
+    assert 1 <= result.means["effective_rank"].value <= min(d, experiment.passes - 1)

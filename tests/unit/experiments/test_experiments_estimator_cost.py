@@ -4,47 +4,7 @@ import numpy as np
 import pytest
 
 from mcdo.experiments import estimator_cost as cost
-from mcdo.experiments import exp0_first_order as exp0
-from mcdo.experiments import verdict
 from mcdo.stats import reliability
-
-
-def passes(linear: np.ndarray, noise: float, scale: float = 1.0, trials: int = 6) -> np.ndarray:
-    return scale * linear * np.random.default_rng(1).lognormal(0, noise, (trials, len(linear)))
-
-
-def test_the_domain_holds_where_monte_carlo_is_first_order_plus_noise() -> None:
-    linear = np.random.default_rng(0).lognormal(0, 0.5, 300)
-    found = exp0.domain(passes(linear, 0.3), linear, seed=0)
-    assert found.holds == "met"
-    assert found.ratio.value == pytest.approx(1.0, abs=0.1)
-    assert found.corrected.value == pytest.approx(1.0, abs=0.03)
-    assert found.spearman.value < found.corrected.value, "noise lowers the raw correlation only"
-
-
-def test_the_domain_ends_where_the_scale_or_the_ranking_is_another() -> None:
-    rng = np.random.default_rng(0)
-    linear = rng.lognormal(0, 0.5, 300)
-    assert exp0.domain(passes(linear, 0.1, scale=0.5), linear, seed=0).holds == "not met"
-    other = linear * rng.lognormal(0, 0.6, 300)
-    assert exp0.domain(passes(other, 0.1), linear, seed=0).holds == "not met"
-
-
-def test_the_domain_is_undecided_on_few_noisy_images() -> None:
-    linear = np.random.default_rng(3).lognormal(0, 0.2, 12)
-    assert exp0.domain(passes(linear, 0.6, trials=2), linear, seed=0).holds == "undecided"
-
-
-def test_first_order_never_waits_for_the_convergence_sweep() -> None:
-    rng = np.random.default_rng(0)
-    truth = rng.normal(size=200)
-    marginal = reliability(truth + rng.normal(scale=0.65, size=(10, 200)))
-    assert marginal.status == "marginal"
-    row = verdict.Row("m", "trace_pre", 8, marginal, "first_order")
-    assert verdict.needs_convergence([row]) is None
-    decision, reason = verdict.decide([row])
-    assert decision == "UNDECIDED"
-    assert "R=8 (first order)" in reason
 
 
 def point(way: str, budget: int, price: float, noise: float) -> cost.Point:

@@ -1,0 +1,132 @@
+"""The verdict: may the score be used (reliability), and does it say more than the feature norm (validity)?
+
+It measures nothing of its own: reliability is exp0's, validity exp5's, and where no cell is usable the convergence
+sweep says whether more passes would do. Models with random weights take no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mcdo.experiments.phase1.convergence_sweep import ConvergenceSweep
+from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
+from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
+from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS, BEYOND_NORM, JUDGED, AmbiguityResult, SubsetAmbiguity
+from mcdo.harness import Experiment, Inputs, Request, Settings, Subject, View
+from mcdo.harness.decision import Cell, Validity, Verdict, decide, judged, published, statements, wants_sweep
+
+ALL_MODELS = "all models"
+
+
+@dataclass(frozen=True)
+class Phase1Verdict(Experiment[Verdict]):
+    """GO, NO-GO or UNDECIDED over ``trusted`` models, by the estimators that are judged."""
+
+    key = "verdict"
+    name = "verdict"
+    phase = "phase1"
+
+    estimator: str = "mc"
+
+    @classmethod
+    def options(cls, settings: Settings) -> Mapping[str, Any]:
+        return {"estimator": settings.estimator}
+
+    @classmethod
+    def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
+        """One verdict about all models; with another choice of tests, about those that are left."""
+        return (Subject(ALL_MODELS, settings.models),)
+
+    def requests(self, about: View) -> Iterable[Request[Any]]:
+        for model in _trusted(about):
+            view = about.of(Subject(model, (model,)))
+            for experiment in self._experiments:
+                yield from experiment.configured(about.settings).requests(view)
+
+    @property
+    def _experiments(self) -> tuple[type[Experiment[Any]], ...]:
+        of = {"mc": (NestedPasses,), "first_order": (FirstOrderReliability,)}
+        judged = (*of["mc"], *of["first_order"]) if self.estimator == "both" else of[self.estimator]
+        return (*judged, SubsetAmbiguity)
+
+    def compute(self, inputs: Inputs) -> Verdict:
+        models = _trusted(inputs)
+        cells = [cell for model in models for cell in self._cells(inputs, Subject(model, (model,)))]
+        sweep: list[Cell] = []
+        if (best := wants_sweep(judged(cells))) is not None:
+            sweep = _sweep(inputs, best.model)
+        together = judged([*cells, *sweep])
+        cells, sweep = together[: len(cells)], together[len(cells) :]
+        validity = [row for model in models for row in self._validity(inputs, Subject(model, (model,)))]
+        originals = min((cell.spearman.n for cell in cells), default=0)
+        decision, reason = decide(cells, originals, sweep)
+        if not models:
+            reason = "random weights decide nothing"
+        settings = inputs.settings
+        return Verdict(
+            decision=decision,
+            reason=reason,
+            published=published(cells, sweep),
+            statements=statements(cells, validity),
+            cells=(*cells, *sweep),
+            validity=tuple(validity),
+            models=models,
+            images=settings.images,
+            originals=originals,
+            protocol=settings.protocol,
+            dropout=self.dropout.p,
+            sites=self.dropout.sites,
+            seed=self.seed,
+            session=settings.session,
+            estimator=self.estimator,
+        )
+
+    def _cells(self, inputs: Inputs, model: Subject) -> Iterable[Cell]:
+        """Cells of a model; first order takes part where it ranks as Monte Carlo does."""
+        if NestedPasses in self._experiments:
+            for t, spaces in inputs.result(NestedPasses, model).reliability.items():
+                for space, r in spaces.items():
+                    yield Cell.of(model.name, SPACES[space], t, r)
+        if FirstOrderReliability in self._experiments:
+            linear = inputs.result(FirstOrderReliability, model)
+            for probes, spaces in linear.reliability.items():
+                for space, r in spaces.items():
+                    if linear.ranks(SPACES[space], self.dropout.p) == "met":
+                        yield Cell.of(model.name, SPACES[space], probes, r, "first_order")
+
+    def _validity(self, inputs: Inputs, model: Subject) -> Iterable[Validity]:
+        found = inputs.result(SubsetAmbiguity, model)
+        for estimator in SubsetAmbiguity.configured(inputs.settings).estimators:
+            for score in JUDGED:
+                yield _row(found, model.name, score, estimator)
+
+    def summary(self, result: Verdict) -> Mapping[str, Any]:
+        return {}
+
+
+def _trusted(about: View) -> tuple[str, ...]:
+    return tuple(model for model in about.subject.models if model not in about.settings.random_weights)
+
+
+def _sweep(inputs: Inputs, model: str) -> list[Cell]:
+    sweep = inputs.result(ConvergenceSweep, Subject(model, (model,)))
+    return [Cell.of(model, sweep.score, t, r) for t, r in sweep.measured.items()]
+
+
+def _row(found: AmbiguityResult, model: str, score: str, estimator: str) -> Validity:
+    figures = found.of(score, estimator)
+    assert figures is not None, f"{estimator} was not asked for"
+    (rho_key, _), (area_key, _) = BARS["rho_entropy"], BARS["auroc_high_entropy"]
+    return Validity(
+        model=model,
+        score=score,
+        estimator=estimator,
+        rho=figures[rho_key],
+        rho_given_norm=figures[BEYOND_NORM],
+        auroc=figures[area_key],
+        auroc_given_norm=figures[f"{area_key}_given_norm"],
+        outcome=found.beyond_norm(score, estimator),
+        reason=found.head_reason,
+    )

@@ -1,0 +1,353 @@
+"""The verdict of Phase 1: the decision tree of S0 §6, decided by intervals, beside the published point rule.
+
+The published rule reads three point estimates, the best of dozens of cells. GO here needs one cell whose three figures
+are met by their intervals, corrected over the cells that were looked at, from enough originals; and it says apart
+whether a reliable score is valid beyond the feature norm. Without the harness's own gates there is no verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mcdo.errors import McdoError
+from mcdo.harness.claim import ALPHA, Outcome
+from mcdo.report.files import read_json, write_json
+from mcdo.report.terminal import Table, interval
+from mcdo.stats import THRESHOLDS, Estimate, Reliability, holm
+
+Decision = Literal["GO", "NO-GO", "UNDECIDED"]
+FILE = "verdict.json"
+LEAST_ORIGINS = 100
+"""Originals below which there is no verdict."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Reliability of one score of one model at one budget.
+
+    Attributes:
+        passes: T, or R probes to first order.
+        status: the published one, of the three point estimates.
+        p_usable: one-sided p of "one of the three figures is not above its bar".
+        usable: whether it is usable by its three figures, corrected over all cells; see :func:`judged`.
+
+    """
+
+    model: str
+    score: str
+    passes: int
+    estimator: str
+    spearman: Estimate
+    snr: Estimate
+    icc: Estimate
+    n_images: int
+    n_trials: int
+    status: str
+    p_usable: float
+    usable: Outcome = "undecided"
+
+    @classmethod
+    def of(cls, model: str, score: str, passes: int, found: Reliability, estimator: str = "mc") -> Cell:
+        """From what was measured; its outcome is decided together with the other cells'."""
+        spearman, snr, icc = (found.estimate(name) for name in ("spearman", "snr", "icc"))
+        return cls(
+            model, score, passes, estimator, spearman, snr, icc, n_images=found.n_images, n_trials=found.n_trials,
+            status=found.status, p_usable=found.p_usable,
+        )  # fmt: skip
+
+    @property
+    def setting(self) -> str:
+        """T=64, or R=8 probes to first order."""
+        return f"T={self.passes}" if self.estimator == "mc" else f"R={self.passes} (first order)"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the whole interval of ρ or of SNR lies below its lower bound."""
+        return self.spearman.high < THRESHOLDS.failed_spearman or self.snr.high < THRESHOLDS.failed_snr
+
+    def rank(self) -> tuple[bool, bool, float]:
+        """Larger is better, as published: usable, then marginal, then by Spearman."""
+        return self.status == "usable", self.status == "marginal", self.spearman.value
+
+    def __str__(self) -> str:
+        figures = f"ρ={self.spearman.value:.3f}, SNR={self.snr.value:.2f}, ICC={self.icc.value:.3f}"
+        return f"{self.model} {self.score} at {self.setting}: {figures}"
+
+
+@dataclass(frozen=True)
+class Validity:
+    """Whether one score of one model follows ambiguity, and beyond the feature norm.
+
+    Attributes:
+        outcome: "met" where ρ(entropy) and ρ given the norm lie above their bars; "not met" where one does not.
+        reason: why nothing can be said, or empty.
+
+    """
+
+    model: str
+    score: str
+    estimator: str
+    rho: Estimate
+    rho_given_norm: Estimate
+    auroc: Estimate
+    auroc_given_norm: Estimate
+    outcome: Outcome
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The decision, why, and what it holds for.
+
+    Attributes:
+        published: what the published point rule says.
+        statements: of each score of each model: reliable or not, valid beyond the norm or not.
+        own_gates: the harness's own, by name: "passed", "failed" or "skipped"; None until the run is over.
+
+    """
+
+    decision: Decision
+    reason: str
+    published: Decision
+    statements: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    validity: tuple[Validity, ...]
+    models: tuple[str, ...]
+    images: str
+    originals: int
+    protocol: str
+    dropout: float
+    sites: tuple[str, ...] | str
+    seed: int
+    session: str
+    estimator: str = "mc"
+    own_gates: Mapping[str, str] | None = None
+
+    def with_gates(self, outcomes: Mapping[str, str]) -> Verdict:
+        """The verdict in the light of the harness's own gates: with a failed one, or none, there is no GO."""
+        failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+        judged = replace(self, own_gates=dict(outcomes))
+        if failed:
+            names = ", ".join(name.rpartition("::")[2] for name in failed)
+            reason = f"{len(failed)} of the harness's own gates failed ({names}), so nothing follows from its numbers"
+            return replace(judged, decision="UNDECIDED", reason=f"{reason}; without that: {self._line()}")
+        if "passed" not in outcomes.values() and self.decision == "GO":
+            reason = "none of the harness's own gates ran in this session; run pytest -m phase1 whole"
+            return replace(judged, decision="UNDECIDED", reason=f"{reason}; without that: {self._line()}")
+        return judged
+
+    def _line(self) -> str:
+        return f"{self.decision}: {self.reason}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        facts: dict[str, Any] = _jsonable(asdict(self))
+        return facts
+
+    def write(self, reports: Path) -> Path:
+        """Where later phases look for it."""
+        return write_json(reports / FILE, self.as_dict())
+
+    @classmethod
+    def read(cls, reports: Path) -> Verdict:
+        """The inverse of :meth:`write`.
+
+        Raises:
+            McdoError: if there is none, or it is of another version.
+
+        """
+        remedy = "run pytest -m phase1"
+        facts = read_json(reports / FILE, remedy)
+        try:
+            facts["cells"] = tuple(_of_estimates(Cell, cell) for cell in facts["cells"])
+            facts["validity"] = tuple(_of_estimates(Validity, row) for row in facts["validity"])
+            facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+            return cls(**facts)
+        except (KeyError, TypeError) as error:
+            raise McdoError(f"{reports / FILE} is of another version ({error}); {remedy}") from error
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _jsonable(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _of_estimates(kind: type[Any], facts: Mapping[str, Any]) -> Any:
+    """A dataclass whose estimates are JSON objects; what JSON could not hold was NaN, or an infinite SNR."""
+
+    def estimate(held: Mapping[str, Any]) -> Estimate:
+        known: dict[str, Any] = {name: math.nan if number is None else number for name, number in held.items()}
+        return Estimate(**known)
+
+    return kind(**{name: estimate(v) if isinstance(v, dict) else v for name, v in facts.items()})
+
+
+def judged(cells: Sequence[Cell]) -> list[Cell]:
+    """The same cells, each with its outcome.
+
+    A cell is met where its p stays below :data:`~mcdo.harness.claim.ALPHA` after Holm's correction over all of them: a
+    GO needs one cell only, and the best of many looks better than it is. Its three figures need no correction among
+    themselves, because all of them must be met. A cell is not met where the whole interval of a figure lies below its
+    bar.
+    """
+    if not cells:
+        return []
+    adjusted = holm([1.0 if math.isnan(cell.p_usable) else cell.p_usable for cell in cells])
+
+    def outcome(cell: Cell, p: float) -> Outcome:
+        if p < ALPHA:
+            return "met"
+        below = (
+            cell.spearman.high < THRESHOLDS.usable_spearman
+            or cell.snr.high < THRESHOLDS.usable_snr
+            or cell.icc.high < THRESHOLDS.usable_icc
+        )
+        return "not met" if below else "undecided"
+
+    return [replace(cell, usable=outcome(cell, float(p))) for cell, p in zip(cells, adjusted, strict=True)]
+
+
+def published(cells: Sequence[Cell], sweep: Sequence[Cell] = ()) -> Decision:
+    """The published point rule: any status usable: GO; best is marginal: as the sweep at its largest T; else NO-GO."""
+    best = max(cells, key=Cell.rank, default=None)
+    if best is None or best.status == "insufficient_trials":
+        return "UNDECIDED"
+    if best.status == "usable":
+        return "GO"
+    if best.status == "failed":
+        return "NO-GO"
+    top = max(sweep, key=lambda cell: cell.passes, default=None)
+    return "GO" if top is not None and top.status == "usable" else "UNDECIDED"
+
+
+def wants_sweep(cells: Sequence[Cell]) -> Cell | None:
+    """The best cell where no cell is usable and more passes could help; first order has no sweep."""
+    if any(cell.usable == "met" for cell in cells):
+        return None
+    best = max((cell for cell in cells if cell.estimator == "mc"), key=Cell.rank, default=None)
+    return None if best is None or best.failed or best.status == "insufficient_trials" else best
+
+
+def decide(cells: Sequence[Cell], originals: int, sweep: Sequence[Cell] = ()) -> tuple[Decision, str]:
+    """The decision tree, by intervals.
+
+    Args:
+        cells: every model, score and budget, their outcomes decided together with those of the sweep.
+        originals: number of sampled units behind them.
+        sweep: of the convergence sweep, where it was run.
+
+    """
+    best = max(cells, key=Cell.rank, default=None)
+    if best is None:
+        return "UNDECIDED", "nothing was measured"
+    if best.status == "insufficient_trials":
+        return "UNDECIDED", f"reliability needs at least two trials whose scores vary ({best})"
+    if originals < LEAST_ORIGINS:
+        return "UNDECIDED", f"{originals} originals are too few for a verdict: at least {LEAST_ORIGINS} (best: {best})"
+    usable = [cell for cell in (*cells, *sweep) if cell.usable == "met"]
+    if usable:
+        first, top = min(usable, key=lambda cell: cell.passes), max(usable, key=Cell.rank)
+        return "GO", f"usable from {first.setting} on ({first.model} {first.score}); best is {top}"
+    last = {(cell.model, cell.score, cell.estimator): cell for cell in sorted(cells, key=lambda cell: cell.passes)}
+    if all(cell.failed for cell in last.values()):
+        return "NO-GO", f"every score of every model failed at its largest budget; best is {best}"
+    if not sweep:
+        return "UNDECIDED", f"no interval lies above the bars (best: {best})"
+    after = max(sweep, key=lambda cell: cell.passes)
+    return "UNDECIDED", f"no interval lies above the bars (best: {best}), nor in the convergence sweep ({after})"
+
+
+def statements(cells: Sequence[Cell], validity: Sequence[Validity]) -> tuple[str, ...]:
+    """Of each score of each model, apart: is it reliable, and is it valid beyond the feature norm?"""
+    known = {(row.model, row.score, row.estimator): row for row in validity}
+    lines = []
+    for key in dict.fromkeys((cell.model, cell.score, cell.estimator) for cell in cells):
+        of = [cell for cell in cells if (cell.model, cell.score, cell.estimator) == key]
+        usable = [cell for cell in of if cell.usable == "met"]
+        if usable:
+            reliable = f"reliable from {usable[0].setting} on"
+        else:
+            reliable = "reliability undecided" if any(c.usable == "undecided" for c in of) else "unreliable"
+        name = f"{key[0]} {key[1]}" + (" (first order)" if key[2] != "mc" else "")
+        lines.append(f"{name}: {reliable}, {_validity(known.get(key))}")
+    return tuple(lines)
+
+
+def _validity(row: Validity | None) -> str:
+    if row is None or row.outcome == "not applicable":
+        return "validity unknown" + (f" ({row.reason})" if row is not None and row.reason else "")
+    words = {"met": "valid beyond the norm", "not met": "not valid beyond the norm"}
+    return words.get(row.outcome, "validity beyond the norm undecided")
+
+
+def tables(verdict: Verdict) -> list[Table]:
+    """What the verdict rests on."""
+    return [_reliability_table(verdict), _validity_table(verdict)]
+
+
+def closing(verdict: Verdict, reports: Path) -> list[str]:
+    """The lines that end a run: the harness's own gates, each score's two statements, and the decision."""
+    gates = verdict.own_gates or {}
+    ended = [f"{sum(o == word for o in gates.values())} {word}" for word in ("passed", "failed", "skipped")]
+    published = "" if verdict.published == verdict.decision else f" (the published point rule says {verdict.published})"
+    return [
+        f"The harness's own gates: {', '.join(ended)}.",
+        *verdict.statements,
+        "",
+        f"{verdict.decision}: {verdict.reason}{published}. Report: {reports}",
+    ]
+
+
+def _reliability_table(verdict: Verdict) -> Table:
+    heading = ("model", "score", "T or R", "N", "K", "ρ [95 %]", "SNR [95 %]", "ICC [95 %]", "status", "by interval")
+    rows = tuple(
+        (
+            cell.model, cell.score, cell.setting.removeprefix("T="), str(cell.n_images), str(cell.n_trials),
+            interval(cell.spearman, 3), interval(cell.snr), interval(cell.icc, 3), cell.status, cell.usable,
+        )
+        for cell in verdict.cells
+    )  # fmt: skip
+    title = (
+        "Reliability: is it the same when measured again? (usable: ρ >= "
+        f"{THRESHOLDS.usable_spearman:g}, SNR >= {THRESHOLDS.usable_snr:g}, ICC >= {THRESHOLDS.usable_icc:g}; "
+        f"by interval: corrected over {len(verdict.cells)} cells)"
+    )
+    return Table(title, heading, rows)
+
+
+def _validity_table(verdict: Verdict) -> Table:
+    heading = ("model", "score", "originals", "ρ(entropy) [95 %]", "given norm [95 %]", "AUROC(high entropy) [95 %]",
+               "given norm [95 %]", "beyond norm")  # fmt: skip
+    rows = tuple(
+        (
+            row.model, row.score + ("" if row.estimator == "mc" else " (first order)"), str(row.rho.n),
+            interval(row.rho), interval(row.rho_given_norm), interval(row.auroc), interval(row.auroc_given_norm),
+            row.outcome if not row.reason else f"{row.outcome}: {row.reason}",
+        )
+        for row in verdict.validity
+    )  # fmt: skip
+    return Table("Validity: does it follow ambiguity, beyond the feature norm?", heading, rows)
+
+
+def refusal(reports: Path, models: Sequence[str], images: str) -> str | None:
+    """Why a later phase must not run on these models and images, or None if it may."""
+    path = reports / FILE
+    hint = "run pytest -m phase1 with the same --models and --images first, or pass --force"
+    if not path.exists():
+        return f"there is no Phase 1 verdict at {path}; {hint}"
+    try:
+        verdict = Verdict.read(reports)
+    except McdoError as error:
+        return f"{error}, or pass --force"
+    if verdict.images != images or not set(models) <= set(verdict.models):
+        return f"the Phase 1 verdict at {path} is for {', '.join(verdict.models)} on {verdict.images}; {hint}"
+    if verdict.decision != "GO":
+        return f"Phase 1 ended with {verdict.decision}: {verdict.reason}; pass --force to go on all the same"
+    return None

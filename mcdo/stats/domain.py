@@ -1,0 +1,42 @@
+"""Where a first-order run may be read as Monte Carlo: for the scores, the p and the sites that were compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mcdo.errors import McdoError
+from mcdo.estimators import FirstOrderRun, MonteCarloRun
+from mcdo.stats.agreement import Agreement, agreement
+
+SCORES = ("trace_pre", "trace_post", "norm_var")
+
+
+def with_domain(linear: FirstOrderRun, *runs: MonteCarloRun, **resampling: Any) -> FirstOrderRun:
+    """``linear`` with the validity domain that ``runs`` measure; afterwards its scores warn outside of it.
+
+    Args:
+        linear: the first-order run.
+        runs: Monte Carlo runs of at least two trials on all or some of its images, each with its own p and sites.
+        resampling: ``seed``, ``resamples`` and ``level`` of :func:`~mcdo.stats.agreement`.
+
+    Raises:
+        McdoError: for a run of another encoder, of other images, or at sites that ``linear`` does not have.
+
+    """
+    domain: dict[tuple[str, float, frozenset[str]], Agreement] = dict(linear.domain)  # type: ignore[arg-type]
+    places = {name: i for i, name in enumerate(linear.ids)}
+    for run in runs:
+        missing = [name for name in run.ids if name not in places]
+        sites = frozenset(name for name, _ in run.sites)
+        unknown = sites - {name for name, _ in linear.sites}
+        if run.encoder != linear.encoder or missing or unknown:
+            reason = f"{run.encoder} on {len(missing)} other images, at sites {', '.join(sorted(unknown)) or 'it has'}"
+            raise McdoError(f"first order of {linear.encoder} cannot be compared with a run of {reason}")
+        columns, p = np.array([places[name] for name in run.ids]), run.config.dropout.p
+        for score in SCORES:
+            others = linear.scores(score, p, sorted(sites))[:, columns]
+            domain[score, p, sites] = agreement(run.scores(score), others, origins=run.origins, **resampling)
+    return replace(linear, domain=domain)

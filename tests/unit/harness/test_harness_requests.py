@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mcdo
+from mcdo.estimators import MonteCarloConfig
+from mcdo.harness import Features, FirstOrder, Images, Logits, Passes, Request
+from mcdo.harness.requests import merged
+from mcdo.perturbation import Dropout
+
+
+def _passes(model: str, n: int, passes: tuple[int, ...], trials: int, p: float, damage: str | None) -> Passes:
+    config = MonteCarloConfig(Dropout(p), passes, trials, 42, geometry=passes[:1])
+    return Passes(model, Images(n, degradation=damage), config)
+
+
+runs = st.builds(
+    _passes,
+    st.sampled_from("ab"),
+    st.sampled_from([5, 6]),
+    st.sets(st.integers(2, 9), min_size=1).map(lambda s: tuple(sorted(s))),
+    st.integers(1, 5),
+    st.sampled_from([0.01, 0.02]),
+    st.sampled_from([None, "blur:5"]),
+)
+others: Any = st.one_of(
+    st.builds(Features, st.sampled_from("ab"), st.builds(Images, st.sampled_from([5, 6]))),
+    st.builds(Logits, st.sampled_from("ab"), st.builds(Images, st.sampled_from([5, 6]))),
+    st.builds(lambda m, r: FirstOrder(m, Images(5), Dropout(0.01), r), st.sampled_from("ab"), st.integers(2, 4)),
+)
+
+
+@given(st.lists(runs | others, max_size=8))
+def test_every_request_is_served_by_exactly_one_of_the_plan(asked: list[Request[Any]]) -> None:
+    plan = merged(asked)
+    for request in asked:
+        (planned,) = [each for each in plan if each.union(request) == each]
+        if isinstance(request, Passes):
+            assert isinstance(planned, Passes)
+            assert set(request.config.passes) <= set(planned.config.passes)
+            assert set(request.config.geometry) <= set(planned.config.geometry)
+            assert request.config.trials <= planned.config.trials
+    for i, one in enumerate(plan):
+        assert all(one.union(other) is None for other in plan[i + 1 :]), "two that one run could serve"
+
+
+@given(st.lists(runs | others, max_size=6), st.randoms(use_true_random=False))
+def test_the_order_of_requests_does_not_matter(asked: list[Request[Any]], random: Any) -> None:
+    shuffled = list(asked)
+    random.shuffle(shuffled)
+    assert set(merged(asked)) == set(merged(shuffled))
+
+
+def test_a_request_is_given_what_it_alone_would_have_measured() -> None:
+    """The same numbers whichever other tests are selected: a larger run is seen as if it had been the smaller one."""
+    encoder, images = mcdo.load_encoder("clip_tiny", device="cpu"), mcdo.load_images("digits", 4)
+
+    def run(config: MonteCarloConfig) -> mcdo.MonteCarloRun:
+        return mcdo.monte_carlo(
+            encoder, images, config.dropout, config.passes, config.trials, config.seed, geometry=config.geometry,
+            progress=False,
+        )  # fmt: skip
+
+    small = _passes("clip_tiny", 4, (4, 8), 2, 0.01, None)
+    other = _passes("clip_tiny", 4, (8, 16), 3, 0.01, None)
+    both = small.union(other)
+    assert both is not None
+    part, alone = small.part_of(run(both.config)), run(small.config)
+    assert part.config == alone.config
+    assert set(part.score_names) == set(alone.score_names)
+    for score in ("trace_pre", "trace_post"):
+        for t in (4, 8):
+            np.testing.assert_array_equal(part.scores(score, t), alone.scores(score, t))
+    np.testing.assert_array_equal(part.scores("angular_var", 4), alone.scores("angular_var", 4))
+    np.testing.assert_array_equal(part.eigenvalues(4), alone.eigenvalues(4))

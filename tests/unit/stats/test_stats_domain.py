@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import mcdo
+from mcdo.errors import McdoError
+from mcdo.estimators import FirstOrderRun, MonteCarloRun, OutsideDomainWarning
+from mcdo.stats import with_domain
+
+P = 0.01
+
+
+@pytest.fixture(scope="module")
+def runs() -> tuple[FirstOrderRun, MonteCarloRun, MonteCarloRun]:
+    encoder, images = mcdo.load_encoder("clip_tiny", device="cpu"), mcdo.load_images("digits", n=24, seed=42)
+    linear = mcdo.first_order(encoder, images, mcdo.Dropout(P), probes=8, trials=1, progress=False)
+    every, one = (
+        mcdo.monte_carlo(encoder, images, mcdo.Dropout(P, sites), (32,), 3, geometry=(), progress=False)
+        for sites in ("all", "fc1")
+    )
+    return linear, every, one
+
+
+def test_a_run_that_was_compared_nowhere_is_silent(runs: tuple[FirstOrderRun, MonteCarloRun, MonteCarloRun]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runs[0].scores("trace_post", p=0.2, sites=["fc1"])
+
+
+def test_a_request_outside_the_measured_domain_warns_with_the_figure(
+    runs: tuple[FirstOrderRun, MonteCarloRun, MonteCarloRun],
+) -> None:
+    linear, every, one = runs
+    checked = with_domain(linear, every, one, resamples=100)
+    found = checked.domain["trace_pre", P, frozenset(name for name, _ in one.sites)]
+    assert found.level != "met", "fc1 alone: each drop is a large one, which first order takes for a small one"
+    with pytest.warns(
+        OutsideDomainWarning, match=r"trace_pre at p = 0.01 and \d+ sites is outside .* level (not met|undecided)"
+    ):
+        scores = checked.scores("trace_pre", sites=["fc1"])
+    np.testing.assert_array_equal(scores, linear.scores("trace_pre", sites=["fc1"]))
+    for asked in ({"p": 0.2}, {"sites": ["fc2"]}):
+        with pytest.warns(OutsideDomainWarning, match="was not compared with Monte Carlo"):
+            checked.scores("trace_pre", **asked)
+
+
+def test_inside_the_domain_nothing_is_said(runs: tuple[FirstOrderRun, MonteCarloRun, MonteCarloRun]) -> None:
+    linear, every, _ = runs
+    same = replace(
+        every, _values={("trace_pre", 32): np.repeat(linear.scores("trace_pre"), 3, axis=0) * [[1.0], [1.01], [0.99]],
+                        ("trace_post", 32): linear.scores("trace_post").repeat(3, axis=0),
+                        ("norm_var", 32): linear.scores("norm_var").repeat(3, axis=0)},
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with_domain(linear, same, resamples=100).scores("trace_pre")
+
+
+def test_a_run_of_something_else_is_refused(runs: tuple[FirstOrderRun, MonteCarloRun, MonteCarloRun]) -> None:
+    linear, every, _ = runs
+    with pytest.raises(McdoError, match="on 24 other images"):
+        with_domain(linear, replace(every, ids=tuple(f"x{i}" for i in range(24))))
+    with pytest.raises(McdoError, match="siglip_tiny"):
+        with_domain(linear, replace(every, encoder="siglip_tiny"))
