@@ -17,7 +17,7 @@ from mcdo.estimators import MonteCarloConfig
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Passes, Settings, Subject, View, first_model
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
-from mcdo.stats import Estimate, mean, mean_spearman
+from mcdo.stats import Estimate, mean, trial_spearman
 
 ARRAYS = {
     "trace_pre_per_d": "trace_pre",
@@ -100,7 +100,7 @@ class NormGeometry(Experiment[GeometryResult]):
         return GeometryResult(
             means={name: mean(run.scores(score), **how) for name, score in ARRAYS.items()},
             correlations={
-                name: mean_spearman(run.scores(one), run.scores(other), **how) for name, (one, other) in PAIRS.items()
+                name: trial_spearman(run.scores(one), run.scores(other), **how) for name, (one, other) in PAIRS.items()
             },
             above_floor={name: above(name) for name in COUPLED},
             eigenvalues=tuple(float(value) for value in run.eigenvalues(self.passes).mean(axis=(0, 1))),
