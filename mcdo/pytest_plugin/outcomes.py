@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from _pytest.terminal import TerminalReporter
 
 from mcdo.errors import McdoError
-from mcdo.harness import Completed, Settings
+from mcdo.harness import Completed
 from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
+from mcdo.pytest_plugin.options import session_id
 from mcdo.pytest_plugin.state import GATES, SESSION, OwnGates
 from mcdo.report.terminal import lines
 
@@ -53,30 +55,31 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if hasattr(config, "workerinput") or SESSION not in config.stash:
         return
-    settings = config.stash[SESSION].settings
-    found = _of_session(settings)
+    found = _of_session(config)
     if found is not None and found.own_gates is None:
-        found.with_gates(config.stash[GATES].outcomes).write(settings.reports / "phase1")
+        found.with_gates(config.stash[GATES].outcomes).write(_folder(config))
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     if SESSION not in config.stash or hasattr(config, "workerinput"):
         return
-    settings = config.stash[SESSION].settings
-    found = _of_session(settings)
+    found = _of_session(config)
     if found is not None:
         encoding = getattr(terminalreporter._tw._file, "encoding", None)
-        for line in lines(tables(found), closing(found, settings.reports / "phase1"), encoding):
+        for line in lines(tables(found), closing(found, _folder(config)), encoding):
             terminalreporter.write_line(line)
 
 
-def _of_session(settings: Settings) -> Verdict | None:
-    """The verdict that this session wrote, if it did."""
-    folder = settings.reports / "phase1"
-    if not (folder / FILE).exists():
+def _folder(config: pytest.Config) -> Path:
+    return config.stash[SESSION].settings.reports / "phase1"
+
+
+def _of_session(config: pytest.Config) -> Verdict | None:
+    """The verdict that this session, or one of its workers, wrote; workers are known by the id xdist gave the run."""
+    if not (_folder(config) / FILE).exists():
         return None
     try:
-        found = Verdict.read(folder)
+        found = Verdict.read(_folder(config))
     except McdoError:
         return None  # of another version, so of another session
-    return found if found.session == settings.session else None
+    return found if found.session == session_id(config) else None
