@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from mcdo.encoders import Encoder
 from mcdo.images import ImageSet
 from mcdo.perturbation import SCHEME
-
-REVISION = 3
-"""To be counted up with any change of this package that changes a number."""
+from mcdo.store.fingerprint import measuring_code
 
 LIBRARIES = ("torch", "numba", "pillow", "open_clip_torch", "timm", "transformers", "numpy")
 """Libraries that take part in a number, from decoding an image to its score."""
@@ -55,7 +53,7 @@ def identity(encoder: Encoder, images: ImageSet) -> dict[str, Any]:
     """
     facts = provenance(encoder, images)
     del facts["encoder"], facts["images"]
-    return {"revision": REVISION, **facts}
+    return {"code": measuring_code(), **facts}
 
 
 def image_tokens(images: ImageSet) -> NDArray[np.uint64]:

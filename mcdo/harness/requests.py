@@ -162,7 +162,8 @@ class StoredArrays(Request[Arrays]):
 
     def measure(self, session: Session) -> Arrays:
         """From the store, or computed now and stored."""
-        return session.stored(self.what, self.model, self.identity(session), lambda: self.compute(session))
+        identity, module = self.identity(session), type(self).__module__
+        return session.stored(self.what, self.model, identity, lambda: self.compute(session), module)
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class _Deterministic(StoredArrays):
 class Features(_Deterministic):
     """Deterministic features before normalisation: ``features`` float32 ``[N, D]``."""
 
-    what = "features 1"
+    what = "features"
 
     def compute(self, session: Session) -> Arrays:
         encoder, pixels = session.encoder(self.model), session.pixels(self.model, self.shown)
@@ -195,7 +196,7 @@ class Features(_Deterministic):
 class Logits(_Deterministic):
     """Zero-shot logits under every template: ``logits`` float64 ``[templates, N, C]``."""
 
-    what = "zero-shot logits 1"
+    what = "zero-shot logits"
 
     def identity(self, session: Session) -> Mapping[str, Any]:
         images = session.image_set(self.shown)
@@ -212,7 +213,7 @@ class Logits(_Deterministic):
 class TextFeatures(StoredArrays):
     """Text features before normalisation: ``features`` float32 ``[n, D]``."""
 
-    what = "text features 1"
+    what = "text features"
 
     prompts: tuple[str, ...]
 
@@ -227,7 +228,7 @@ class TextFeatures(StoredArrays):
 class TokenCounts(StoredArrays):
     """Tokens of each prompt before the padding: ``tokens`` int64 ``[n]``."""
 
-    what = "token counts 1"
+    what = "token counts"
 
     prompts: tuple[str, ...]
 

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import torch
-from numpy.typing import NDArray
 
 from mcdo.encoders import Encoder, Prompts, TextTower, Tokens, load_encoder
 from mcdo.encoders.text_tower import IDENTITY
@@ -25,6 +24,7 @@ from mcdo.harness.requests import Arrays, Images, Request, Shown, merged
 from mcdo.harness.settings import Settings
 from mcdo.images import ImageSet, Pixels, TooFewImagesError, load_images
 from mcdo.store import Store, UnsavedResultWarning
+from mcdo.store.fingerprint import measuring_code
 
 Value = TypeVar("Value")
 LEAST_IMAGES = 3
@@ -70,7 +70,7 @@ class Session:
         return request.part_of(cast("Value", self._values[planned]))
 
     def stored(
-        self, what: str, model: str, identity: Mapping[str, Any], compute: Callable[[], dict[str, NDArray[Any]]]
+        self, what: str, model: str, identity: Mapping[str, Any], compute: Callable[[], Arrays], module: str = __name__
     ) -> Arrays:
         """Arrays from this session, from the store, or computed now and stored.
 
@@ -79,11 +79,13 @@ class Session:
             model: the encoder; its weights and preprocessing are part of the key.
             identity: everything else that decides the arrays; JSON-able.
             compute: makes them; the only place that may need the loaded model.
+            module: where that is written: its code is part of the key.
 
         """
         encoder = self.encoder(model)
         facts = {
             "kind": what,
+            "code": measuring_code(module),
             "weights": encoder.weights_hash,
             "preprocessing": encoder.preprocess_id,
             "device": encoder.device.type,

@@ -49,7 +49,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "versions": st.fixed_dictionaries(dict.fromkeys(LIBRARIES, WORDS)),
     # this package
     "mask scheme": WORDS,
-    "revision": st.integers(1, 9),
+    "code": st.sampled_from(["a", "b", "c"]),
 }
 SITUATION = st.fixed_dictionaries(FIELDS)
 
@@ -79,7 +79,7 @@ def key_of(situation: dict[str, Any], encoder: str = "clip", folder: str = "here
         mock.patch.object(provenance.platform, "machine", return_value=situation["machine"]),
         mock.patch.object(provenance.torch, "get_float32_matmul_precision", return_value=situation["matmul precision"]),
         mock.patch.object(provenance, "SCHEME", situation["mask scheme"]),
-        mock.patch.object(provenance, "REVISION", situation["revision"]),
+        mock.patch.object(provenance, "measuring_code", return_value=situation["code"]),
     ):
         return run_key(tower, images, config_of(situation), weights)
 

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mcdo.store.fingerprint import EXEMPT, _modules, code_fingerprint, code_of, measuring_code
+
+SOURCE = '''"""What it is for."""
+
+LIMIT = 3
+"""Of something."""
+
+def double(x: int) -> int:
+    """Twice x."""
+    return 2 * x  # by hand
+
+
+def small(x: int) -> bool:
+    return x in {1, 2}
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("  # by hand", "  # another remark"),
+        ("What it is for.", "Something else."),
+        ("Of something.", "Of anything."),
+        ("Twice x.", "Two times x."),
+        ("LIMIT = 3\n", "LIMIT  =  (3)\n\n\n"),
+    ],
+    ids=["comment", "module", "attribute", "function", "layout"],
+)
+def test_what_changes_no_number_changes_no_key(old: str, new: str) -> None:
+    assert old in SOURCE
+    assert code_of(SOURCE.replace(old, new)) == code_of(SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("LIMIT = 3", "LIMIT = 4"), ("2 * x", "3 * x"), ("double", "twice")],
+    ids=["constant", "code", "name"],
+)
+def test_what_may_change_a_number_changes_the_key(old: str, new: str) -> None:
+    assert code_of(SOURCE.replace(old, new)) != code_of(SOURCE)
+
+
+def test_a_module_of_a_plug_in_is_part_of_its_own_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "plug_in_of_a_test.py").write_text(SOURCE)
+    before = code_fingerprint("plug_in_of_a_test", "mcdo.errors")
+    assert code_fingerprint("mcdo.errors", "plug_in_of_a_test") == before
+    (tmp_path / "plug_in_of_a_test.py").write_text(SOURCE.replace("3", "4"))
+    assert code_fingerprint("plug_in_of_a_test", "mcdo.errors") != before
+    assert "plug_in_of_a_test" not in sys.modules, "nothing is run to be fingerprinted"
+
+
+def test_the_measuring_rooms_are_whole_but_for_what_is_exempt_by_name() -> None:
+    every = {name for room in ("mcdo.perturbation", "mcdo.estimators") for name in _modules(room)}
+    assert {"mcdo.perturbation.masks", "mcdo.estimators.moments", "mcdo.estimators.measurement"} <= every
+    assert not every & EXEMPT
+    for name in EXEMPT:
+        code_fingerprint(name)  # a name that is gone would exempt nothing
+    assert measuring_code() != measuring_code("mcdo.harness.requests")
