@@ -1,50 +1,91 @@
 """Reliability at other numbers of passes, predicted from one run, and the fewest passes that would be usable.
 
 A score from T passes is the image's own value plus noise of variance c/T, so with λ the noise-corrected variance
-between images ICC(T) = λ/(λ + c/T), and SNR(T) at K trials is λT/c + 1/K. For the ranking, the same law is applied to
-the measured Spearman itself: ρ(T) = fρ/(1 + (f − 1)ρ), f = T/T₀ (Spearman 1910, Brown 1910).
+between images ICC(T) = λ/(λ + c/T), and SNR(T) at K trials is λT/c + 1/K: exact for independent passes, whatever their
+distribution, as long as λ and c are not those of a few images. Noise falls as 1/(T − 1) instead where features are near
+normal over passes (``degrees_lost=1``); the intervals hold both.
 
-Why not through ICC and the normal-theory ρ = (6/π) asin(r/2)? Scores are variances, skewed and with noise that
-grows with the score; ranks see a monotone transform in which that noise is even, ICC does not. In simulation
-(log-normal images × χ² noise, N = 500, K = 10) the mean error in ρ from T₀ = 8 or 32 to T = 64 was at most .023 either
-way at mild skew (σ = .25, .5), but .002 against .009 at σ = 1. With heavy-tailed noise (one pass in ten disturbs a
-feature) and a measured ρ below about .3, Spearman–Brown is too low by up to .17: cautious, never optimistic
-when T > T₀. Predictions down to a smaller T lean the other way (too high by up to .07; heavy tails .16).
+**Ranks obey no law of their own.** Three say what ρ is at T:
 
-The law in T: noise falls as 1/T when single passes are heavy-tailed, as 1/(T − 1) when features are near normal over
-passes. ``degrees_lost=1`` selects the second; it removes the error of about .02 seen above at T₀ = 8.
+- ``icc``: ρ = (6/π) asin(ICC/2), of normal images and noise (Pearson 1907). Too low where scores are skewed and
+  their noise grows with them, far too high where a few images carry λ.
+- ``spearman_brown``: odds of ρ grow as T (Spearman 1910, Brown 1910). Far too high where rare passes are disturbed: the
+  calm passes rank images at small T, the disturbances at large T, and ρ stays where it is or falls in between.
+- ``growth``: odds of ρ grow by the power of T that the run itself shows.
+
+Up to K/2 times its T, no law is needed: means of disjoint blocks of trials measure ρ there (``run``, see
+:mod:`mcdo.stats.growth`). Beyond, the laws start from the largest blocks; the value is that of ``icc`` or
+``spearman_brown``, whichever errs less on the run's own blocks or smaller T (the lower one where there are neither),
+and the interval holds all three, each with its sampling error.
+
+**Not predictable** is a status that the intervals leave open where there is a reason to distrust single values: the
+laws lie more than .1 apart, the run is not above chance, or a few images carry the variance, fewer than ten or than a
+quarter of the number in normal scores (:func:`mcdo.stats.growth.carriers`). Where all lower and all upper ends give one
+status, that status stands. SIMULATED
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from numpy.typing import ArrayLike
+import numpy as np
 
 from mcdo.errors import McdoError
-from mcdo.stats.reliability import THRESHOLDS, Interval, Reliability, Status, Thresholds, reliability, status_of
-from mcdo.stats.resampling import Estimate
+from mcdo.stats.growth import ENDS, End
+from mcdo.stats.pilot import Pilot, Run
+from mcdo.stats.reliability import THRESHOLDS, Status, Thresholds, status_of
+from mcdo.stats.resampling import Estimate, Origins
+
+PredictedStatus = Status | Literal["not predictable"]
+_FARTHEST = 16  # octaves above the pilot within which usable passes are looked for
+_STEPS = 8  # of an octave
 
 
 @dataclass(frozen=True)
 class PredictedReliability:
-    """Expected figures at ``passes``, each with the interval carried over from the measured run."""
+    """Expected figures at ``passes``, each with an interval that holds the sampling error and the laws' own.
+
+    Attributes:
+        passes: T.
+        spearman: ρ as the run measures it in blocks of trials, beyond that the lower of the two laws.
+        snr: at as many trials as the run has.
+        icc: ICC(1).
+        status: that of the three values; "not predictable" where it is not decided and there is a ``reason``.
+        decided: whether the status is the same at all lower and at all upper ends.
+        worst: the status of the lower ends.
+        best: the status of the upper ends.
+        laws: ρ by each: "icc", "spearman_brown", "growth" (where the run shows one), "run" (where it measures it).
+        reason: why a single value is not to be trusted; empty where it is.
+
+    """
 
     passes: int
     spearman: Estimate
     snr: Estimate
     icc: Estimate
-    status: Status
+    status: PredictedStatus
+    decided: bool
+    worst: Status
+    best: Status
+    laws: Mapping[str, Estimate]
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For strict JSON."""
+        figures = {name: getattr(self, name).as_dict() for name in ("spearman", "snr", "icc")}
+        texts = {name: getattr(self, name) for name in ("status", "decided", "worst", "best", "reason")}
+        return {**figures, **texts, "laws": {name: law.as_dict() for name, law in self.laws.items()}}
 
 
 @dataclass(frozen=True)
 class UsablePasses:
     """Smallest T predicted to be usable: as a real number, and on the grid asked for; None where no T would do.
 
-    ``low`` and ``high`` hold for all figures at their upper, or all at their lower, interval ends at once, so the
-    pair is on the cautious side. ``limiting`` names the figure that needs the most passes.
+    At ``low`` all figures are usable at their upper, at ``high`` all at their lower interval ends: plan with ``high``.
+    ``limiting`` names the figure that needs the most passes; ``reason`` says why ``continuous`` is not to be trusted.
     """
 
     continuous: float | None
@@ -52,107 +93,108 @@ class UsablePasses:
     high: float | None
     on_grid: int | None
     limiting: str
+    reason: str
 
 
 def predicted_reliability(
-    run: Reliability | ArrayLike,
+    run: Run,
     measured_passes: int,
     target_passes: Iterable[int],
     *,
+    origins: Origins | None = None,
     degrees_lost: int = 0,
     thresholds: Thresholds = THRESHOLDS,
     seed: int = 0,
 ) -> dict[int, PredictedReliability]:
-    """Expected reliability at each of ``target_passes``, from one ``run`` ([K, N] scores, or their Reliability).
+    """Expected reliability at each of ``target_passes``, from one ``run`` of ``measured_passes``.
 
-    A figure that is not above chance in the run (corrected SNR or ρ <= 0) is predicted to stay at chance. Intervals
-    are the measured ones carried through the same monotone maps, which is what a percentile bootstrap of the
-    prediction would give. They do not hold the error of the law itself.
+    Args:
+        run: scores [K, N], or one run's scores by T, ``{T: [K, N]}``: those of smaller T test the laws where K < 4
+            trials make no blocks, and are measured, not predicted, themselves; larger T are not looked at. Instead of
+            scores their :class:`Reliability` will do, without blocks and without a look at who carries the variance.
+        measured_passes: T of the scores to predict from.
+        target_passes: T to predict.
+        origins: the original of each image, [N]; intervals count originals.
+        degrees_lost: of each run's passes, 0 or 1: noise falls as 1/(T − degrees_lost).
+        thresholds: of the status.
+        seed: of the bootstrap and of the choice of blocks.
+
+    Raises:
+        McdoError: for one trial, scores that do not vary, or passes that do not exceed ``degrees_lost``.
+
     """
-    measured = _measured(run, seed)
-    return {
-        int(passes): _at(measured, int(passes), _factor(measured_passes, int(passes), degrees_lost), thresholds)
-        for passes in target_passes
-    }
+    pilot = Pilot.of(run, measured_passes, origins, degrees_lost, seed)
+    return {int(passes): _predicted(pilot, int(passes), thresholds) for passes in target_passes}
 
 
 def smallest_usable_passes(
-    run: Reliability | ArrayLike,
+    run: Run,
     measured_passes: int,
     grid: Iterable[int] = (),
     *,
+    origins: Origins | None = None,
     degrees_lost: int = 0,
     thresholds: Thresholds = THRESHOLDS,
     seed: int = 0,
 ) -> UsablePasses:
-    """The fewest passes at which :func:`predicted_reliability` reaches "usable", at least 2 (a variance needs two)."""
-    measured = _measured(run, seed)
-    _factor(measured_passes, measured_passes, degrees_lost)
+    """The fewest passes at which :func:`predicted_reliability` reaches "usable", at least 2 (a variance needs two).
 
-    def needed(spearman: float, corrected: float) -> dict[str, float | None]:
-        wanted = {
-            "spearman": (_odds(thresholds.usable_spearman), _odds(spearman)),
-            "snr": (thresholds.usable_snr - 1 / measured.n_trials, corrected),
-            "icc": (_odds(thresholds.usable_icc), corrected),
-        }
-        kept = measured_passes - degrees_lost
-        return {
-            name: max(2.0, degrees_lost + kept * goal / have) if have > 0 else None
-            for name, (goal, have) in wanted.items()
-        }
+    Looked for up to 2^16 times the measured passes; usable there and at every larger T.
+    """
+    pilot = Pilot.of(run, measured_passes, origins, degrees_lost, seed)
+    bars = {"spearman": thresholds.usable_spearman, "snr": thresholds.usable_snr, "icc": thresholds.usable_icc}
 
-    at = needed(measured.spearman, measured.snr_corrected)
-    continuous = _largest(at)
+    def fewest(names: Iterable[str], end: End) -> float | None:
+        return _fewest(lambda T: all(getattr(pilot.figure(name, T), end) >= bars[name] for name in names), pilot)
+
+    needed = {name: fewest([name], "value") for name in bars}
+    continuous = fewest(bars, "value")
     return UsablePasses(
         continuous=continuous,
-        low=_largest(needed(measured.spearman_ci[1], measured.snr_corrected_ci[1])),
-        high=_largest(needed(measured.spearman_ci[0], measured.snr_corrected_ci[0])),
+        low=fewest(bars, "high"),
+        high=fewest(bars, "low"),
         on_grid=min((passes for passes in grid if continuous is not None and passes > continuous - 1e-9), default=None),
-        limiting=max(at, key=lambda name: at[name] or math.inf),
+        limiting=max(needed, key=lambda name: needed[name] or math.inf),
+        reason=pilot.reason(measured_passes if continuous is None else continuous),
     )
 
 
-def _measured(run: Reliability | ArrayLike, seed: int) -> Reliability:
-    found = run if isinstance(run, Reliability) else reliability(run, seed=seed)
-    if found.status == "insufficient_trials":
-        raise McdoError(
-            f"no prediction from K={found.n_trials} trials with spearman {found.spearman} and SNR {found.snr}: "
-            "run at least 2 trials whose scores vary over images"
-        )
-    return found
+def _predicted(pilot: Pilot, passes: int, thresholds: Thresholds) -> PredictedReliability:
+    if passes <= pilot.lost:
+        raise McdoError(f"passes {passes} with degrees_lost={pilot.lost}: passes must exceed degrees_lost >= 0")
+    of = pilot.measured[passes].estimate if passes in pilot.measured else lambda name: pilot.figure(name, passes)
+    rho, snr, icc = of("spearman"), of("snr"), of("icc")
+    status, worst, best = (
+        status_of(getattr(rho, end), getattr(snr, end), getattr(icc, end), thresholds) for end in ENDS
+    )
+    reason = pilot.reason(passes)
+    decided = worst == best != "insufficient_trials"
+    return PredictedReliability(
+        passes=passes,
+        spearman=rho,
+        snr=snr,
+        icc=icc,
+        status="not predictable" if reason and not decided else status,
+        decided=decided,
+        worst=worst,
+        best=best,
+        laws=pilot.laws(passes, pilot.lost),
+        reason=reason,
+    )
 
 
-def _factor(measured: int, target: int, lost: int) -> float:
-    if lost < 0 or measured <= lost or target <= lost:
-        raise McdoError(f"passes {measured} -> {target} with degrees_lost={lost}: passes must exceed degrees_lost >= 0")
-    return (target - lost) / (measured - lost)
-
-
-def _odds(share: float) -> float:
-    return math.inf if share >= 1 else share / (1 - share)
-
-
-def _share(odds: float) -> float:
-    """Inverse of odds, chance (0) for what is not above it."""
-    return 1.0 if math.isinf(odds) else max(0.0, odds) / (1 + max(0.0, odds))
-
-
-def _largest(needed: dict[str, float | None]) -> float | None:
-    values = [value for value in needed.values() if value is not None]
-    return max(values) if len(values) == len(needed) else None
-
-
-def _at(run: Reliability, passes: int, factor: float, thresholds: Thresholds) -> PredictedReliability:
-    def carried(value: float, ends: Interval, kind: str) -> Estimate:
-        def to(measured: float) -> float:
-            if kind == "spearman":
-                return _share(factor * _odds(max(0.0, measured)))
-            scaled = factor * max(0.0, measured)
-            return _share(scaled) if kind == "icc" else scaled + 1 / run.n_trials
-
-        return Estimate(to(value), to(ends[0]), to(ends[1]), run.n_origins, run.level)
-
-    spearman = carried(run.spearman, run.spearman_ci, "spearman")
-    snr = carried(run.snr_corrected, run.snr_corrected_ci, "snr")
-    icc = carried(run.snr_corrected, run.snr_corrected_ci, "icc")
-    return PredictedReliability(passes, spearman, snr, icc, status_of(spearman.value, snr.value, icc.value, thresholds))
+def _fewest(usable: Callable[[float], bool], pilot: Pilot) -> float | None:
+    """The T from which on ``usable`` holds, between 2 and 2^16 times the pilot's; None where it does not there."""
+    octaves = _FARTHEST + math.log2(pilot.passes / 2)
+    grid = 2.0 ** (1 + np.linspace(0, octaves, math.ceil(octaves * _STEPS) + 1))
+    holds = [usable(T) for T in grid]
+    if not holds[-1]:
+        return None
+    if all(holds):
+        return 2.0
+    last = max(i for i, held in enumerate(holds) if not held)
+    low, high = float(grid[last]), float(grid[last + 1])
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if usable(middle) else (middle, high)
+    return high
