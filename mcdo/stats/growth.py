@@ -131,7 +131,8 @@ def _pooled(scores: Array, passes: int, blocks: int, weights: Array, level: floa
     rankings = [(Ranking(scores[a].mean(axis=0)), Ranking(scores[b].mean(axis=0))) for a, b in splits]
 
     def mean_correlation(block: Array) -> Array:
-        pairs = ((first.centred(block), second.centred(block)) for first, second in rankings)
+        columns = np.ascontiguousarray(block.T)
+        pairs = ((first.centred(columns).T, second.centred(columns).T) for first, second in rankings)
         with np.errstate(invalid="ignore"):
             return np.asarray(np.mean([_weighted_correlation(a, b, block) for a, b in pairs], axis=0))
 

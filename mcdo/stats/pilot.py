@@ -61,14 +61,22 @@ class Pilot:
     lost: int
 
     @classmethod
-    def of(cls, run: Run, passes: int, origins: Origins | None, lost: int, seed: int) -> Pilot:
+    def of(
+        cls, run: Run, passes: int, origins: Origins | None, lost: int, shared_noise: bool | None, seed: int
+    ) -> Pilot:
         """From the scores or reliabilities of ``passes`` and, where given, of smaller T."""
         runs = dict(run) if isinstance(run, Mapping) else {passes: run}
         if passes not in runs:
             raise McdoError(f"the run holds T={sorted(runs)}, not the measured_passes={passes} to predict from")
         if lost < 0 or min(runs) <= lost:
             raise McdoError(f"passes {sorted(runs)} with degrees_lost={lost}: passes must exceed degrees_lost >= 0")
-        measured = {T: _reliability(runs[T], origins, seed) for T in sorted(runs) if passes >= T}
+
+        def figures(held: Reliability | ArrayLike) -> Reliability:
+            if isinstance(held, Reliability):
+                return held
+            return reliability(held, origins=origins, shared_noise=shared_noise, seed=seed)
+
+        measured = {T: figures(runs[T]) for T in sorted(runs) if passes >= T}
         start, scores = measured[passes], runs[passes]
         if start.status == "insufficient_trials":
             raise McdoError(
@@ -126,7 +134,7 @@ class Pilot:
         if within:
             laws["run"] = self._estimate(share_of(along(self.ranks, at, end, lost)) for end in ENDS)
         elif (power := self._power(self.ranks, lost)) is not None:
-            laws["growth"] = self._estimate([share_of(anchor.value + power * ahead)] * 3)
+            laws["growth"] = self._estimate(share_of(getattr(anchor, end) + power * ahead) for end in ENDS)
         return laws
 
     def reason(self, passes: float) -> str:
@@ -134,14 +142,12 @@ class Pilot:
         if passes in self.measured:
             return ""
         run, reasons = self.run, []
-        ends = (*run.spearman_ci, run.snr_corrected_ci[0])
-        if any(math.isnan(end) for end in ends):
-            reasons.append(f"a run of {run.n_trials} trials has no interval")
-        elif min(ends) <= 0:
+        if run.reason:
+            reasons.append(f"no interval at T={self.passes}: {run.reason}")
+        elif min(run.spearman_ci[0], run.snr_corrected_ci[0]) <= 0:
             reasons.append(f"not above chance at T={self.passes}")
-        n = run.estimate("spearman").n
         if self.carriers.units < FEWEST_CARRIERS or self.carriers.share < LEAST_SHARE:
-            reasons.append(f"{self.carriers.units:.0f} of {n} images carry the variance")
+            reasons.append(f"{self.carriers.units:.0f} of {run.n_origins} images carry the variance")
         laws = self.laws(passes, self.lost)
         values = [law.value for law in laws.values()]
         if "run" not in laws and max(values) - min(values) > AGREEMENT:
@@ -155,7 +161,7 @@ class Pilot:
         ahead = math.log(passes - lost) - start.clock(lost)
         icc = {"law": self._estimate(share_of(getattr(start, end) + ahead) for end in ENDS)}
         if (power := self._power(self.shares, lost)) is not None:
-            icc["growth"] = self._estimate([share_of(start.value + power * ahead)] * 3)
+            icc["growth"] = self._estimate(share_of(getattr(start, end) + power * ahead) for end in ENDS)
         return icc
 
     def _better(self, laws: Mapping[str, Estimate]) -> str:
@@ -192,11 +198,7 @@ class Pilot:
 
     def _estimate(self, ends: Iterable[float]) -> Estimate:
         value, low, high = ends
-        return Estimate(value, low, high, self.run.estimate("spearman").n, self.run.level)
-
-
-def _reliability(run: Reliability | ArrayLike, origins: Origins | None, seed: int) -> Reliability:
-    return run if isinstance(run, Reliability) else reliability(run, seed=seed)
+        return Estimate(value, low, high, self.run.n_origins, self.run.level)
 
 
 def _share_point(run: Reliability, passes: int) -> GrowthPoint:

@@ -103,6 +103,7 @@ def predicted_reliability(
     *,
     origins: Origins | None = None,
     degrees_lost: int = 0,
+    shared_noise: bool | None = None,
     thresholds: Thresholds = THRESHOLDS,
     seed: int = 0,
 ) -> dict[int, PredictedReliability]:
@@ -116,6 +117,7 @@ def predicted_reliability(
         target_passes: T to predict.
         origins: the original of each image, [N]; intervals count originals.
         degrees_lost: of each run's passes, 0 or 1: noise falls as 1/(T − degrees_lost).
+        shared_noise: as in :func:`~mcdo.stats.reliability.reliability`.
         thresholds: of the status.
         seed: of the bootstrap and of the choice of blocks.
 
@@ -123,7 +125,7 @@ def predicted_reliability(
         McdoError: for one trial, scores that do not vary, or passes that do not exceed ``degrees_lost``.
 
     """
-    pilot = Pilot.of(run, measured_passes, origins, degrees_lost, seed)
+    pilot = Pilot.of(run, measured_passes, origins, degrees_lost, shared_noise, seed)
     return {int(passes): _predicted(pilot, int(passes), thresholds) for passes in target_passes}
 
 
@@ -134,6 +136,7 @@ def smallest_usable_passes(
     *,
     origins: Origins | None = None,
     degrees_lost: int = 0,
+    shared_noise: bool | None = None,
     thresholds: Thresholds = THRESHOLDS,
     seed: int = 0,
 ) -> UsablePasses:
@@ -141,7 +144,7 @@ def smallest_usable_passes(
 
     Looked for up to 2^16 times the measured passes; usable there and at every larger T.
     """
-    pilot = Pilot.of(run, measured_passes, origins, degrees_lost, seed)
+    pilot = Pilot.of(run, measured_passes, origins, degrees_lost, shared_noise, seed)
     bars = {"spearman": thresholds.usable_spearman, "snr": thresholds.usable_snr, "icc": thresholds.usable_icc}
 
     def fewest(names: Iterable[str], end: End) -> float | None:

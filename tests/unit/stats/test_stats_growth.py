@@ -63,11 +63,12 @@ def test_a_run_with_a_wider_interval_lengthens_the_arms() -> None:
     """What only the interval of the run holds, noise that images of one trial share, is carried to the blocks."""
     scores, units = normal_scores(6), Units.of(None, 300)
     run = reliability(scores)
-    wide = replace(run, spearman_ci=(run.spearman - 0.3, run.spearman + 0.3))
+    known = run.spearman_confidence
+    wide = replace(run, spearman_confidence=replace(known, below=3 * known.below, above=3 * known.above))
     plain, lengthened = (pooled_points(scores, each, 16, units, seed=0)[-1] for each in (run, wide))
     assert lengthened.value == plain.value
     assert lengthened.high - lengthened.low > 2 * (plain.high - plain.low)
-    none = replace(run, spearman_ci=(math.nan, math.nan))
+    none = replace(run, spearman_confidence=replace(known, centre=math.nan))
     assert math.isnan(pooled_points(scores, none, 16, units, seed=0)[-1].low)
 
 

@@ -17,6 +17,7 @@ from mcdo.stats import (
     smallest_usable_passes,
     status_of,
 )
+from mcdo.stats.confidence import Confidence
 
 N, K = 400, 10
 Array = NDArray[np.float64]
@@ -47,28 +48,23 @@ def disturbed_scores(passes: int, seed: int, images: int = N) -> Array:
     return np.asarray(calm * rng.gamma(3 * passes, 1 / 3, (K, images)) + strength * hits) / passes
 
 
-def figures(spearman: float, snr: float, icc: float, width: float = 0.0) -> Reliability:
-    """Three figures of ten trials on 500 images as a run whose intervals are ± ``width`` of ρ and of corrected SNR."""
-
-    def around(value: float) -> tuple[float, float]:
-        return value * (1 - width), value * (1 + width)
-
+def figures(spearman: float, snr: float, icc: float, error: float = 0.0) -> Reliability:
+    """Three figures of ten trials on 500 images as a run; ``error``: relative standard error of SNR and of ρ's odds."""
+    z = error * spearman / (1 + spearman)  # of Fisher's z, from that of the log odds
     return Reliability(
         spearman=spearman,
         spearman_q25=spearman,
         spearman_q75=spearman,
         snr=snr,
-        snr_corrected=snr - 0.1,
         icc=icc,
         signal=snr,
         noise=1.0,
         n_trials=10,
         n_images=500,
+        n_origins=500,
         status=status_of(spearman, snr, icc),
-        spearman_ci=around(spearman),
-        snr_ci=around(snr),
-        snr_corrected_ci=around(snr - 0.1),
-        icc_ci=around(icc),
+        spearman_confidence=Confidence(math.atanh(spearman), z, z, math.inf, "z", 10),
+        snr_confidence=Confidence(math.log(snr), error, error, math.inf, "log", 10),
     )
 
 
@@ -77,15 +73,15 @@ def figures(spearman: float, snr: float, icc: float, width: float = 0.0) -> Reli
 def test_published_measurements_lie_within_the_laws_own_error(key: tuple[str, str], start: int) -> None:
     """The intervals hold what was measured although the sampling error of the run is left out, or all but left out.
 
-    Left out at T = 16; at T = 4, where nearly all of SNR is its chance level 1/K, ± one normal-theory standard error
-    √(2/N) of SNR: the public record gives no intervals.
+    Left out at T = 16; at T = 4, where nearly all of SNR is its chance level 1/K, half of the normal-theory standard
+    error √(2/N) of SNR: the public record gives no intervals.
     """
     published = PUBLISHED[key]
     spearman, snr, icc = published[start]
     run = figures(spearman, snr, icc)
     if start == 4:
-        error = snr * math.sqrt(2 / 500)
-        run = replace(run, snr_corrected_ci=(run.snr_corrected - error, run.snr_corrected + error))
+        error = math.sqrt(2 / 500) / 2
+        run = replace(run, snr_confidence=replace(run.snr_confidence, below=error, above=error))
     nested = {passes: figures(*published[passes]) for passes in published if passes < start} | {start: run}
     for passes in (16, 64):
         ahead = predicted_reliability(nested, start, [passes])[passes]
@@ -108,17 +104,24 @@ def test_spearman_brown_of_the_public_clip_is_refused() -> None:
 
 
 def test_figures_follow_their_closed_forms() -> None:
-    run = figures(0.5, 1.1, 0.5, width=0.1)
+    run = figures(0.5, 1.1, 0.5, error=0.1)
     ahead = predicted_reliability(run, 16, [64])[64]
     assert ahead.icc.value == pytest.approx(0.8)  # odds 1, four times
     assert ahead.snr.value == pytest.approx(4 + 1 / 10)
     assert ahead.laws["spearman_brown"].value == pytest.approx(4 * 0.5 / (1 + 3 * 0.5))
     assert ahead.laws["icc"].value == pytest.approx(6 / math.pi * math.asin(0.4))
     assert ahead.spearman.value == ahead.laws["icc"].value, "the lower of two laws that the run cannot test"
-    assert ahead.icc.low == pytest.approx(3.6 / 4.6), "odds .9, four times"
-    assert ahead.icc.high == pytest.approx(1.1 * 4.2 / (1 + 1.1 * 4.2)), "odds 1.1, (64 − 1)/(16 − 1) times"
-    assert ahead.spearman.low == pytest.approx(0.45 * 4 / (0.55 + 0.45 * 4)), "Spearman–Brown's, lower than ICC's"
-    assert ahead.spearman.high == pytest.approx(0.55 * 4.2 / (0.45 + 0.55 * 4.2))
+    slow, fast = 64 / 16, (64 - 1) / (16 - 1)
+    (ratio_low, ratio_high), (rho_low, rho_high) = run.snr_corrected_ci, run.spearman_ci
+    assert (ratio_low, ratio_high) == pytest.approx(
+        (1.1 * math.exp(-0.196) - 0.1, 1.1 * math.exp(0.196) - 0.1), abs=1e-3
+    )
+    assert ahead.icc.low == pytest.approx(slow * ratio_low / (1 + slow * ratio_low))
+    assert ahead.icc.high == pytest.approx(fast * ratio_high / (1 + fast * ratio_high))
+    by_icc = [6 / math.pi * math.asin(end / 2) for end in (ahead.icc.low, ahead.icc.high)]
+    by_odds = [f * rho / (1 - rho + f * rho) for f, rho in ((slow, rho_low), (fast, rho_high))]
+    assert ahead.spearman.low == pytest.approx(min(by_icc[0], by_odds[0]))
+    assert ahead.spearman.high == pytest.approx(max(by_icc[1], by_odds[1]))
 
 
 def test_what_the_run_measured_is_given_as_measured() -> None:
@@ -166,7 +169,7 @@ def test_beyond_the_blocks_disagreeing_laws_are_not_predictable() -> None:
 def test_a_few_images_that_carry_the_variance_are_named() -> None:
     scores = variance_scores(16, 1, spread=0.1)
     scores[:, :5] *= 50
-    ahead = predicted_reliability(scores, 16, [32, 64, 1024])
+    ahead = predicted_reliability(scores, 16, [32, 128, 1024])
     assert "5 of 400 images carry the variance" in ahead[32].reason
     assert ahead[32].laws["icc"].value > ahead[32].laws["run"].value + 0.3, "ICC is that of five images"
     assert [ahead[passes].status for passes in ahead] == ["failed", "not predictable", "usable"], (
@@ -186,21 +189,23 @@ def test_the_law_is_the_one_that_errs_less_within_the_run() -> None:
 
 
 def test_a_status_is_decided_by_both_ends() -> None:
-    sure = predicted_reliability(figures(0.9, 9.1, 0.9, width=0.02), 16, [64])[64]
+    sure = predicted_reliability(figures(0.9, 9.1, 0.9, error=0.05), 16, [64])[64]
     assert (sure.status, sure.worst, sure.best, sure.decided) == ("usable", "usable", "usable", True)
-    open_ = predicted_reliability(figures(0.5, 1.15, 0.51, width=0.1), 16, [64])[64]
+    open_ = predicted_reliability(figures(0.5, 1.15, 0.51, error=0.1), 16, [64])[64]
     assert (open_.status, open_.worst, open_.best, open_.decided) == ("marginal", "marginal", "usable", False)
 
 
-def test_shared_trials_and_fewer_originals_widen_the_interval() -> None:
-    scores, copies = variance_scores(16, 3, spread=0.3), np.arange(N) // 4
-    alike = scores[:, copies]
-    alone, clustered = (predicted_reliability(alike, 16, [64, 256], origins=origins) for origins in (None, copies))
-    for passes in (64, 256):
+def test_copies_of_an_original_are_one_draw() -> None:
+    copies = np.arange(N) // 4
+    alike = variance_scores(16, 3, spread=0.3)[:, copies]
+    alone, clustered = (
+        predicted_reliability(alike, 16, [64, 256], origins=origins, shared_noise=False) for origins in (None, copies)
+    )
+    for passes, law in ((64, "run"), (256, "spearman_brown"), (256, "icc")):
         assert clustered[passes].spearman.n == N // 4
-        assert clustered[passes].spearman.value == alone[passes].spearman.value
-        width = [e.spearman.high - e.spearman.low for e in (alone[passes], clustered[passes])]
-        assert width[1] > 1.4 * width[0]
+        assert clustered[passes].laws[law].value == alone[passes].laws[law].value
+        widths = [each[passes].laws[law].high - each[passes].laws[law].low for each in (alone, clustered)]
+        assert 1.6 < widths[1] / widths[0] < 2.6, "four copies each: twice the standard error"
 
 
 def test_noise_is_not_predictable() -> None:
