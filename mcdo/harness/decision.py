@@ -83,7 +83,8 @@ class Validity:
     """Whether one score of one model follows ambiguity, and beyond the feature norm.
 
     Attributes:
-        outcome: "met" where ρ(entropy) and ρ given the norm lie above their bars; "not met" where one does not.
+        follows: whether ρ(entropy) lies above its bar.
+        outcome: "met" where ρ given the norm does as well; "not met" where one of the two does not.
         reason: why nothing can be said, or empty.
 
     """
@@ -95,6 +96,7 @@ class Validity:
     rho_given_norm: Estimate
     auroc: Estimate
     auroc_given_norm: Estimate
+    follows: Outcome
     outcome: Outcome
     reason: str = ""
 
@@ -283,6 +285,8 @@ def statements(cells: Sequence[Cell], validity: Sequence[Validity]) -> tuple[str
 def _validity(row: Validity | None) -> str:
     if row is None or row.outcome == "not applicable":
         return "validity unknown" + (f" ({row.reason})" if row is not None and row.reason else "")
+    if row.follows == "not met":
+        return f"not valid (ρ(entropy) = {row.rho.value:.2f})"
     words = {"met": "valid beyond the norm", "not met": "not valid beyond the norm"}
     return words.get(row.outcome, "validity beyond the norm undecided")
 

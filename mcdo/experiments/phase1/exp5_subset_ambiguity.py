@@ -82,13 +82,19 @@ class AmbiguityResult:
         """Figures of a score against the softmax targets; None where the estimator was not asked for."""
         return self.figures.get(f"{score}/softmax{SUFFIX[estimator]}")
 
+    def follows(self, score: str, estimator: str = "mc") -> Outcome:
+        """Whether a score follows ambiguity: its ρ(entropy) lies above the bar."""
+        figures = self.of(score, estimator)
+        if figures is None or self.head_reason:
+            return "not applicable"
+        return figures[BARS["rho_entropy"][0]].verdict(RHO_ENTROPY_BAR, ">")
+
     def beyond_norm(self, score: str, estimator: str = "mc") -> Outcome:
         """Whether a score follows ambiguity, and more than the feature norm does."""
         figures = self.of(score, estimator)
         if figures is None or self.head_reason:
             return "not applicable"
-        ends = {figures[BARS["rho_entropy"][0]].verdict(RHO_ENTROPY_BAR, ">"),
-                figures[BEYOND_NORM].verdict(BEYOND_NORM_BAR, ">")}  # fmt: skip
+        ends = {self.follows(score, estimator), figures[BEYOND_NORM].verdict(BEYOND_NORM_BAR, ">")}
         return "not met" if "not met" in ends else "undecided" if "undecided" in ends else "met"
 
     @property

@@ -127,6 +127,7 @@ def _row(found: AmbiguityResult, model: str, score: str, estimator: str) -> Vali
         rho_given_norm=figures[BEYOND_NORM],
         auroc=figures[area_key],
         auroc_given_norm=figures[f"{area_key}_given_norm"],
+        follows=found.follows(score, estimator),
         outcome=found.beyond_norm(score, estimator),
         reason=found.head_reason,
     )

@@ -106,9 +106,9 @@ def test_too_little_to_decide_is_undecided(cells: list[Cell]) -> None:
     assert decide(judged(cells), N)[0] == published(cells) == "UNDECIDED"
 
 
-def validity(outcome: str, reason: str = "") -> Validity:
+def validity(outcome: str, reason: str = "", follows: str = "met") -> Validity:
     figure = Estimate(0.5, 0.4, 0.6, N)
-    return Validity("a", "trace_pre", "mc", figure, figure, figure, figure, outcome, reason)  # type: ignore[arg-type]
+    return Validity("a", "trace_pre", "mc", figure, figure, figure, figure, follows, outcome, reason)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,15 @@ def validity(outcome: str, reason: str = "") -> Validity:
         ([USABLE], validity("met"), "a trace_pre: reliable from T=64 on, valid beyond the norm"),
         ([USABLE], validity("not met"), "a trace_pre: reliable from T=64 on, not valid beyond the norm"),
         ([USABLE], validity("not applicable", "why"), "a trace_pre: reliable from T=64 on, validity unknown (why)"),
+        (
+            [USABLE],
+            validity("not met", "", "not met"),
+            "a trace_pre: reliable from T=64 on, not valid (ρ(entropy) = 0.50)",
+        ),
         ([USABLE], None, "a trace_pre: reliable from T=64 on, validity unknown"),
         ([MARGINAL], validity("undecided"), "a trace_pre: unreliable, validity beyond the norm undecided"),
     ],
-    ids=["both", "norm", "head", "unknown", "neither"],
+    ids=["both", "norm", "head", "against", "unknown", "neither"],
 )
 def test_reliability_and_validity_are_said_apart(cells: list[Cell], row: Validity | None, said: str) -> None:
     assert statements(judged(cells), [] if row is None else [row]) == (said,)
