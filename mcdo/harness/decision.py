@@ -17,7 +17,7 @@ from mcdo.errors import McdoError
 from mcdo.harness.claim import ALPHA, Outcome
 from mcdo.report.files import read_json, write_json
 from mcdo.report.terminal import Table, interval
-from mcdo.stats import THRESHOLDS, Estimate, Reliability, holm
+from mcdo.stats import THRESHOLDS, Estimate, Reliability, usable_cells
 
 Decision = Literal["GO", "NO-GO", "UNDECIDED"]
 FILE = "verdict.json"
@@ -32,7 +32,7 @@ class Cell:
     Attributes:
         passes: T, or R probes to first order.
         status: the published one, of the three point estimates.
-        p_usable: one-sided p of "one of the three figures is not above its bar".
+        p_usable: one-sided p of "one of the three figures is not above its bar", uncorrected.
         usable: whether it is usable by its three figures, corrected over all cells; see :func:`judged`.
 
     """
@@ -188,32 +188,34 @@ def _of_estimates(kind: type[Any], facts: Mapping[str, Any]) -> Any:
         known: dict[str, Any] = {name: math.nan if number is None else number for name, number in held.items()}
         return Estimate(**known)
 
-    return kind(**{name: estimate(v) if isinstance(v, dict) else v for name, v in facts.items()})
+    def value(held: Any) -> Any:
+        return estimate(held) if isinstance(held, dict) else math.nan if held is None else held
+
+    return kind(**{name: value(held) for name, held in facts.items()})
 
 
-def judged(cells: Sequence[Cell]) -> list[Cell]:
-    """The same cells, each with its outcome.
+def judged(
+    cells: Sequence[tuple[Cell, Reliability]], sweep: Sequence[tuple[Cell, Reliability]] = ()
+) -> tuple[list[Cell], list[Cell]]:
+    """The cells, and those of the sweep, each with its outcome: :func:`mcdo.stats.usable_cells` over all of them.
 
-    A cell is met where its p stays below :data:`~mcdo.harness.claim.ALPHA` after Holm's correction over all of them: a
-    GO needs one cell only, and the best of many looks better than it is. Its three figures need no correction among
-    themselves, because all of them must be met. A cell is not met where the whole interval of a figure lies below its
-    bar.
+    A score of a model is a chain, tested from its largest budget down, and the chains share :data:`ALPHA`. One share
+    is the sweep's, whether it is run or not: that it is run depends on what the others gave.
     """
-    if not cells:
-        return []
-    adjusted = holm([1.0 if math.isnan(cell.p_usable) else cell.p_usable for cell in cells])
+    every = [*(((False, *_series(cell)), cell, r) for cell, r in cells), *(((True,), cell, r) for cell, r in sweep)]
+    family = {i: r for i, (_, _, r) in enumerate(every)}
+    chains = [
+        sorted((i for i, (its, _, _) in enumerate(every) if its == series), key=lambda i: -every[i][1].passes)
+        for series in dict.fromkeys(series for series, _, _ in every)
+    ]
+    share = 1.0 if sweep else len(chains) / (len(chains) + 1)
+    outcomes = usable_cells(family, chains=chains, alpha=share * ALPHA)
+    done = [replace(cell, usable=outcomes[i].decision) for i, (_, cell, _) in enumerate(every)]
+    return done[: len(cells)], done[len(cells) :]
 
-    def outcome(cell: Cell, p: float) -> Outcome:
-        if p < ALPHA:
-            return "met"
-        below = (
-            cell.spearman.high < THRESHOLDS.usable_spearman
-            or cell.snr.high < THRESHOLDS.usable_snr
-            or cell.icc.high < THRESHOLDS.usable_icc
-        )
-        return "not met" if below else "undecided"
 
-    return [replace(cell, usable=outcome(cell, float(p))) for cell, p in zip(cells, adjusted, strict=True)]
+def _series(cell: Cell) -> tuple[str, str, str]:
+    return cell.model, cell.score, cell.estimator
 
 
 def published(cells: Sequence[Cell], sweep: Sequence[Cell] = ()) -> Decision:
@@ -257,7 +259,7 @@ def decide(cells: Sequence[Cell], originals: int, sweep: Sequence[Cell] = ()) ->
     if usable:
         first, top = min(usable, key=lambda cell: cell.passes), max(usable, key=Cell.rank)
         return "GO", f"usable from {first.setting} on ({first.model} {first.score}); best is {top}"
-    last = {(cell.model, cell.score, cell.estimator): cell for cell in sorted(cells, key=lambda cell: cell.passes)}
+    last = {_series(cell): cell for cell in sorted(cells, key=lambda cell: cell.passes)}
     if all(cell.failed for cell in last.values()):
         return "NO-GO", f"every score of every model failed at its largest budget; best is {best}"
     if not sweep:
@@ -270,8 +272,8 @@ def statements(cells: Sequence[Cell], validity: Sequence[Validity]) -> tuple[str
     """Of each score of each model, apart: is it reliable, and is it valid beyond the feature norm?"""
     known = {(row.model, row.score, row.estimator): row for row in validity}
     lines = []
-    for key in dict.fromkeys((cell.model, cell.score, cell.estimator) for cell in cells):
-        of = [cell for cell in cells if (cell.model, cell.score, cell.estimator) == key]
+    for key in dict.fromkeys(map(_series, cells)):
+        of = [cell for cell in cells if _series(cell) == key]
         usable = [cell for cell in of if cell.usable == "met"]
         if usable:
             reliable = f"reliable from {usable[0].setting} on"

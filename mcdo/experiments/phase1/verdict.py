@@ -16,6 +16,7 @@ from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
 from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS, BEYOND_NORM, JUDGED, AmbiguityResult, SubsetAmbiguity
 from mcdo.harness import Experiment, Inputs, Request, Settings, Subject, View
 from mcdo.harness.decision import Cell, Validity, Verdict, decide, judged, published, statements, wants_sweep
+from mcdo.stats import Reliability
 
 ALL_MODELS = "all models"
 
@@ -53,12 +54,10 @@ class Phase1Verdict(Experiment[Verdict]):
 
     def compute(self, inputs: Inputs) -> Verdict:
         models = _trusted(inputs)
-        cells = [cell for model in models for cell in self._cells(inputs, Subject(model, (model,)))]
-        sweep: list[Cell] = []
-        if (best := wants_sweep(judged(cells))) is not None:
-            sweep = _sweep(inputs, best.model)
-        together = judged([*cells, *sweep])
-        cells, sweep = together[: len(cells)], together[len(cells) :]
+        measured = [cell for model in models for cell in self._cells(inputs, Subject(model, (model,)))]
+        cells, sweep = judged(measured)
+        if (best := wants_sweep(cells)) is not None:
+            cells, sweep = judged(measured, _sweep(inputs, best.model))
         validity = [row for model in models for row in self._validity(inputs, Subject(model, (model,)))]
         originals = min((cell.spearman.n for cell in cells), default=0)
         decision, reason = decide(cells, originals, sweep)
@@ -83,18 +82,18 @@ class Phase1Verdict(Experiment[Verdict]):
             estimator=self.estimator,
         )
 
-    def _cells(self, inputs: Inputs, model: Subject) -> Iterable[Cell]:
+    def _cells(self, inputs: Inputs, model: Subject) -> Iterable[tuple[Cell, Reliability]]:
         """Cells of a model; first order takes part where it ranks as Monte Carlo does."""
         if NestedPasses in self._experiments:
             for t, spaces in inputs.result(NestedPasses, model).reliability.items():
                 for space, r in spaces.items():
-                    yield Cell.of(model.name, SPACES[space], t, r)
+                    yield Cell.of(model.name, SPACES[space], t, r), r
         if FirstOrderReliability in self._experiments:
             linear = inputs.result(FirstOrderReliability, model)
             for probes, spaces in linear.reliability.items():
                 for space, r in spaces.items():
                     if linear.ranks(SPACES[space], self.dropout.p) == "met":
-                        yield Cell.of(model.name, SPACES[space], probes, r, "first_order")
+                        yield Cell.of(model.name, SPACES[space], probes, r, "first_order"), r
 
     def _validity(self, inputs: Inputs, model: Subject) -> Iterable[Validity]:
         found = inputs.result(SubsetAmbiguity, model)
@@ -110,9 +109,9 @@ def _trusted(about: View) -> tuple[str, ...]:
     return tuple(model for model in about.subject.models if model not in about.settings.random_weights)
 
 
-def _sweep(inputs: Inputs, model: str) -> list[Cell]:
+def _sweep(inputs: Inputs, model: str) -> list[tuple[Cell, Reliability]]:
     sweep = inputs.result(ConvergenceSweep, Subject(model, (model,)))
-    return [Cell.of(model, sweep.score, t, r) for t, r in sweep.measured.items()]
+    return [(Cell.of(model, sweep.score, t, r), r) for t, r in sweep.measured.items()]
 
 
 def _row(found: AmbiguityResult, model: str, score: str, estimator: str) -> Validity:

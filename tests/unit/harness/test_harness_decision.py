@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mcdo.errors import McdoError
@@ -22,88 +23,103 @@ from mcdo.harness.decision import (
     wants_sweep,
 )
 from mcdo.report.terminal import lines
-from mcdo.stats import Estimate
+from mcdo.stats import Estimate, Reliability, reliability
 
 N = 500
 
 
-def cell(rho: float, snr: float = 9.0, icc: float = 0.9, status: str = "usable", p: float = 1e-6, t: int = 64) -> Cell:
+def cell(
+    rho: float, snr: float = 9.0, icc: float = 0.9, status: str = "usable", usable: str = "met", t: int = 64
+) -> Cell:
     def around(value: float, width: float) -> Estimate:
         return Estimate(value, value - width, value + width, N)
 
-    return Cell(
-        "a", "trace_pre", t, "mc", around(rho, 0.02), around(snr, 0.5), around(icc, 0.02), N, 10, status, p
-    )  # fmt: skip
+    figures = around(rho, 0.02), around(snr, 0.5), around(icc, 0.02)
+    return Cell("a", "trace_pre", t, "mc", *figures, N, 10, status, 0.001, usable)  # type: ignore[arg-type]
 
 
 USABLE = cell(0.9)
-JUST_ABOVE = cell(0.81, p=0.03)
-MARGINAL = cell(0.7, 3.0, 0.7, "marginal", 1.0)
-FAILED = cell(0.4, 0.4, 0.3, "failed", 1.0)
-TOO_FEW = cell(math.nan, math.nan, math.nan, "insufficient_trials", math.nan)
+MARGINAL = cell(0.7, 3.0, 0.7, "marginal", "not met")
+FAILED = cell(0.4, 0.4, 0.3, "failed", "not met")
+TOO_FEW = cell(math.nan, math.nan, math.nan, "insufficient_trials", "undecided")
 
 
 def test_a_cell_that_is_usable_by_its_intervals_is_go() -> None:
-    cells = judged([FAILED, USABLE, FAILED])
-    assert [each.usable for each in cells] == ["not met", "met", "not met"]
-    decision, reason = decide(cells, N)
+    decision, reason = decide([FAILED, USABLE, FAILED], N)
     assert decision == "GO"
     assert "usable from T=64 on (a trace_pre)" in reason
 
 
 def test_the_smallest_usable_budget_is_named_and_the_best_beside_it() -> None:
-    cells = judged([replace(USABLE, passes=8), replace(USABLE, passes=256, spearman=Estimate(0.97, 0.96, 0.98, N))])
+    cells = [replace(USABLE, passes=8), replace(USABLE, passes=256, spearman=Estimate(0.97, 0.96, 0.98, N))]
     reason = decide(cells, N)[1]
     assert "usable from T=8 on" in reason
     assert "best is a trace_pre at T=256" in reason
 
 
-def test_a_point_above_the_bar_is_no_go_by_itself_and_less_so_among_many() -> None:
-    """The published rule says GO of any point above the bars; here the interval decides, corrected over the cells."""
-    alone = judged([JUST_ABOVE])
-    assert alone[0].usable == "met"
-    many = judged([JUST_ABOVE, *[replace(MARGINAL, passes=t) for t in (4, 8)]])
-    assert [each.usable for each in many] == ["undecided", "not met", "not met"]
-    assert decide(many, N)[0] == "UNDECIDED"
-    assert published(many) == "GO"
+def measured(true_rho: float, t: int, seed: int = 0, images: int = 300) -> tuple[Cell, Reliability]:
+    rng = np.random.default_rng(seed)
+    noise = math.sqrt(1 / true_rho - 1)
+    r = reliability(rng.normal(size=images) + noise * rng.normal(size=(5, images)), resamples=200)
+    return Cell.of("a", "trace_pre", t, r), r
 
 
-def test_holm_over_the_cells_by_hand() -> None:
-    cells = judged([replace(USABLE, p_usable=p, passes=t) for t, p in ((4, 0.02), (8, 0.016), (16, 0.04))])
-    assert [each.usable for each in cells] == ["met", "met", "met"]  # .016 · 3 = .048, .02 · 2 = .048 (kept), .04
-    cells = judged([replace(USABLE, p_usable=p, passes=t) for t, p in ((4, 0.02), (8, 0.017), (16, 0.04))])
-    assert [each.usable for each in cells] == ["undecided"] * 3  # .017 · 3 = .051
+def test_a_point_above_the_bar_is_no_go_and_a_reliable_score_is_one() -> None:
+    """The published rule says GO of any point above the bars; here the interval decides."""
+    just_above = next(m for m in (measured(0.8, 64, seed) for seed in range(30)) if m[0].status == "usable")
+    cells, _ = judged([just_above])
+    assert cells[0].usable == "undecided"
+    assert published(cells) == "GO"
+    assert decide(cells, N)[0] == "UNDECIDED"
+    cells, _ = judged([measured(0.95, 64)])
+    assert decide(cells, N)[0] == "GO"
+
+
+def test_a_score_is_tested_from_its_largest_budget_down() -> None:
+    cells, _ = judged([measured(0.95, 64), measured(0.5, 256)])
+    assert [c.usable for c in cells] == ["undecided", "not met"], "nothing is tested below a budget that failed"
+    cells, _ = judged([measured(0.95, 64), measured(0.97, 256)])
+    assert [c.usable for c in cells] == ["met", "met"]
+
+
+def test_the_sweep_is_a_chain_of_its_own_whose_share_is_kept_for_it() -> None:
+    first = [measured(0.6, 64)]
+    sweep = [measured(0.97, 512, 1), measured(0.9, 128, 2)]
+    cells, swept = judged(first, sweep)
+    assert [c.usable for c in cells] == ["not met"]
+    assert [c.passes for c in swept] == [512, 128]
+    assert swept[0].usable == "met"
+    assert decide(cells, N, swept)[0] == "GO"
 
 
 def test_too_few_originals_are_no_verdict() -> None:
-    decision, reason = decide(judged([USABLE]), 3)
+    decision, reason = decide([USABLE], 3)
     assert decision == "UNDECIDED"
     assert f"3 originals are too few for a verdict: at least {LEAST_ORIGINS}" in reason
 
 
 def test_an_undecided_best_waits_for_the_convergence_sweep() -> None:
-    cells = judged([FAILED, MARGINAL])
+    cells = [FAILED, MARGINAL]
     assert wants_sweep(cells) == cells[1]
     assert decide(cells, N)[0] == "UNDECIDED"
-    sweep = judged([*cells, replace(USABLE, passes=512)])[2:]
-    assert decide(cells, N, sweep)[0] == "GO"
-    assert decide(cells, N, judged([replace(MARGINAL, passes=512)]))[0] == "UNDECIDED"
-    assert wants_sweep(judged([USABLE, MARGINAL])) is None
+    assert decide(cells, N, [replace(USABLE, passes=512)])[0] == "GO"
+    assert decide(cells, N, [replace(MARGINAL, passes=512)])[0] == "UNDECIDED"
+    assert wants_sweep([USABLE, MARGINAL]) is None
     assert wants_sweep([replace(MARGINAL, estimator="first_order")]) is None, "first order has no sweep"
 
 
 def test_all_failed_at_their_largest_budget_is_no_go() -> None:
-    cells = judged([FAILED, replace(FAILED, passes=256)])
+    cells = [FAILED, replace(FAILED, passes=256)]
     assert wants_sweep(cells) is None
     assert decide(cells, N)[0] == published(cells) == "NO-GO"
-    mixed = judged([FAILED, replace(MARGINAL, passes=256)])
+    mixed = [FAILED, replace(MARGINAL, passes=256)]
     assert decide(mixed, N)[0] == "UNDECIDED"
 
 
 @pytest.mark.parametrize("cells", [[], [TOO_FEW]], ids=["nothing", "one-trial"])
 def test_too_little_to_decide_is_undecided(cells: list[Cell]) -> None:
     assert wants_sweep(cells) is None
-    assert decide(judged(cells), N)[0] == published(cells) == "UNDECIDED"
+    assert decide(cells, N)[0] == published(cells) == "UNDECIDED"
 
 
 def validity(outcome: str, reason: str = "", follows: str = "met") -> Validity:
@@ -128,7 +144,7 @@ def validity(outcome: str, reason: str = "", follows: str = "met") -> Validity:
     ids=["both", "norm", "head", "against", "unknown", "neither"],
 )
 def test_reliability_and_validity_are_said_apart(cells: list[Cell], row: Validity | None, said: str) -> None:
-    assert statements(judged(cells), [] if row is None else [row]) == (said,)
+    assert statements(cells, [] if row is None else [row]) == (said,)
 
 
 def verdict(decision: str = "GO", gates: dict[str, str] | None = None) -> Verdict:
