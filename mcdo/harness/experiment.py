@@ -131,6 +131,8 @@ class Experiment(ABC, Generic[Result]):
         phase: the mark that selects it, and the folder above ``name``.
         files: what it writes.
         quick: fields under ``--protocol=quick``.
+        knows_shared_noise: whether its intervals hold noise that all images of a pass share; an experiment that does
+            not know it is not run under such a perturbation.
         seed: of images, masks and intervals.
         dropout: the perturbation.
 
@@ -141,6 +143,7 @@ class Experiment(ABC, Generic[Result]):
     phase: ClassVar[str]
     files: ClassVar[Files] = Files()
     quick: ClassVar[Mapping[str, Any]] = {}
+    knows_shared_noise: ClassVar[bool] = False
 
     seed: int = 42
     dropout: Perturbation = field(default_factory=Dropout)

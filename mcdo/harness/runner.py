@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from mcdo.errors import McdoError
 from mcdo.estimators.provenance import versions
 from mcdo.estimators.run import EncoderRun
 from mcdo.harness.claim import Judgement
 from mcdo.harness.experiment import Experiment, Inputs, Subject, View
-from mcdo.harness.requests import Request
+from mcdo.harness.requests import FirstOrder, Passes, Request
 from mcdo.harness.session import Session
 from mcdo.names import file_name
 from mcdo.report.files import add_to_json, write_json, write_npz
@@ -43,8 +45,9 @@ class Runner:
         return tuple(self._completed.values())
 
     def plan(self, experiment: Experiment[Any], subject: Subject) -> None:
-        """Announce what it will request, before the first measurement."""
-        self.session.plan(experiment.requests(View(self.session, subject)))
+        """Announce what it will request, before the first measurement; what is wrong with it, running it will say."""
+        with suppress(McdoError):
+            self.session.plan(experiment.requests(View(self.session, subject)))
 
     def run(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
         """Measured or looked up, computed, judged and written."""
@@ -57,10 +60,24 @@ class Runner:
         first = tuple(experiment.requests(View(self.session, subject)))
         later = tuple(experiment.follow_up(Inputs(self, subject, first)))
         inputs = Inputs(self, subject, (*first, *later))
+        _check_noise(experiment, inputs.requests)
         result = experiment.compute(inputs)
         judgements = {claim.name: claim.judge(result) for claim in experiment.claims()}
         files = _written(experiment, inputs, result, judgements)
         return Completed(experiment, inputs, result, judgements, files)
+
+
+def _check_noise(experiment: Experiment[Any], requests: Iterable[Request[Any]]) -> None:
+    for request in requests:
+        if (
+            isinstance(request, Passes)
+            and request.config.dropout.shared_by_images
+            and not experiment.knows_shared_noise
+        ):
+            raise McdoError(
+                f"{experiment.name}: {request.config.dropout} gives all images of a pass the same noise, and intervals "
+                "over images would be too narrow; use a perturbation whose masks are each image's own"
+            )
 
 
 def provenance(experiment: Experiment[Any], inputs: Inputs) -> dict[str, Any]:
@@ -86,8 +103,6 @@ def provenance(experiment: Experiment[Any], inputs: Inputs) -> dict[str, Any]:
 
 
 def _yields_run(request: Request[Any]) -> bool:
-    from mcdo.harness.requests import FirstOrder, Passes
-
     return isinstance(request, Passes | FirstOrder)
 
 
@@ -110,10 +125,10 @@ def _written(
     }
     if files.summary:
         written.append(write_json(place(files.summary), summary))
-    if files.overall:
-        sections = experiment.overall(result, summary)
-        for section, value in sections.items():
-            add_to_json(place(files.overall), settings.session, section, about, value)
+    sections = experiment.overall(result, summary) if files.overall else {}
+    for section, value in sections.items():
+        add_to_json(place(files.overall), settings.session, section, about, value)
+    if sections:
         written.append(place(files.overall))
     panels = experiment.panels(inputs, result) if files.figure else ()
     if panels:

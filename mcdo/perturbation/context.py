@@ -68,7 +68,7 @@ class PerturbedTower:
             with LinearMaps():
                 return self.encoder.forward_image(pixels)[:, None].expand(-1, passes, -1)
         rows = self._repeated(pixels, passes)
-        if getattr(self.kind, "over_images", False):
+        if self.kind.shared_by_images:
             keys = torch.zeros_like(keys)
         disturb = self._disturbance(self._noise, keys, trial, block, first, last)
         attention = self._probabilities(disturb) if self.kind.where == "probabilities" else None

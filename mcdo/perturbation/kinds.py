@@ -62,6 +62,11 @@ class Perturbation:
         """What kept units are multiplied by, so that the mean is unchanged."""
         return 1.0 / (1.0 - self.p) if self.noise == "bernoulli" else 1.0
 
+    @property
+    def shared_by_images(self) -> bool:
+        """Whether all images of a pass have the same noise, which no interval over images can see."""
+        return False
+
     def at(self, *sites: str) -> Perturbation:
         """The same perturbation at these sites only."""
         other = copy.copy(self)
@@ -118,6 +123,11 @@ class TiedDropout(Perturbation):
     def __init__(self, p: float = 0.01, sites: str | Sequence[str] = "all", over_images: bool = False) -> None:
         super().__init__(p, sites)
         object.__setattr__(self, "over_images", bool(over_images))
+
+    @property
+    def shared_by_images(self) -> bool:
+        """As :attr:`over_images` says."""
+        return self.over_images
 
 
 @dataclass(frozen=True, init=False)

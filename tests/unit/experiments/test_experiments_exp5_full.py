@@ -1,156 +1,124 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from made_up_inputs import inputs_of
 from made_up_runs import Array, made_up_run
+from numpy.typing import NDArray
 from scipy import stats
 
-import mcdo
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloRun
-from mcdo.experiments import exp5_full_ambiguity as exp5
-from mcdo.experiments import exp5_retrieval as retrieval
-from mcdo.experiments.bench import Bench, Settings
-from mcdo.images import load_images
-from mcdo.images.retrieval import RetrievalItem, read_items
+from mcdo.experiments.phase2.exp5_full_ambiguity import BASELINE, SCORES, FullAmbiguity, FullAmbiguityResult
+from mcdo.harness import Images, Inputs, Logits, Request, Settings
+from mcdo.perturbation import TiedDropout
+from mcdo.stats import entropy, spearman
 
-CONFIG = exp5.Exp5FullConfig(n=240)
+ORIGINALS = 120
+N = 4 * ORIGINALS
+EXPERIMENT = FullAmbiguity(n=N)
 
 
-def clustered(follow: float = 1.0) -> tuple[MonteCarloRun, Array, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """60 originals in four variants each; the norm tells entropy well, the score as well as ``follow`` says."""
+def clustered(follow: float = 1.0, trials: int = 1) -> tuple[MonteCarloRun, Array, NDArray[np.int64]]:
+    """120 originals in four variants each; the norm tells entropy well, the score as well as ``follow`` says."""
     rng = np.random.default_rng(0)
-    origins = [f"digit{i:04d}" for i in range(60)] * 4
-    logits = np.tile(3 * rng.normal(size=(60, 3)), (4, 1))
+    origins = [f"digit{i:04d}" for i in range(ORIGINALS)] * 4
+    logits = np.tile(3 * rng.normal(size=(ORIGINALS, 3)), (4, 1))
     logits = np.stack([logits + 0.1 * rng.normal(size=logits.shape) for _ in range(3)])
-    entropy = stats.entropy(np.exp(logits[0]), axis=1)
-    score = follow * entropy + rng.normal(size=240) + 5
-    norm = np.exp(-entropy + 0.05 * rng.normal(size=240))
-    run = made_up_run({"trace_pre": score[None], "trace_post": score[None]}, norm=norm, origins=origins)
-    return run, logits, rng.integers(0, 3, 240)
+    ambiguity = stats.entropy(np.exp(logits[0]), axis=1)
+    score = follow * ambiguity + rng.normal(size=(trials, N)) + 5
+    norm = np.exp(-ambiguity + 0.05 * rng.normal(size=N))
+    run = made_up_run({"trace_pre": score, "trace_post": score}, norm=norm, origins=origins)
+    return run, logits, rng.integers(0, 3, N)
+
+
+def inputs(follow: float = 1.0, trials: int = 1, *, labelled: bool = True) -> Inputs:
+    run, logits, labels = clustered(follow, trials)
+
+    def value(request: Request[Any]) -> Any:
+        return {"logits": logits} if isinstance(request, Logits) else run
+
+    images = SimpleNamespace(origins=run.origins, labels=labels if labelled else None, skipped=())
+    return inputs_of(value, image_set=images)
+
+
+def outcomes(result: FullAmbiguityResult) -> dict[str, str]:
+    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
 
 
 def test_figures_count_originals_and_the_score_is_compared_with_the_norm() -> None:
     run, logits, labels = clustered()
-    found = exp5.compute(CONFIG, run, logits, labels)
-    assert found.originals == 60
-    assert {estimate.n for table in found.figures.values() for estimate in table.values()} == {60}
-    norm = found.figures[f"{exp5.BASELINE}/softmax"]["rho_uncertainty_vs_entropy"]
+    result = EXPERIMENT.compute(inputs())
+    assert result.originals == ORIGINALS
+    assert {estimate.n for table in result.figures.values() for estimate in table.values()} == {ORIGINALS}
+    norm = result.figures[f"{BASELINE}/softmax"]["rho_uncertainty_vs_entropy"]
     assert norm.low > 0.8
-    assert found.gain["trace_pre"].estimate.high < 0, "the norm is the better score here, and it must show"
-    assert found.gain["trace_pre"].p_holm < 0.05
-    score = found.figures["trace_pre/softmax"]["rho_uncertainty_vs_entropy"]
-    entropy = found.targets["softmax"].entropy
-    assert score.value == pytest.approx(stats.spearmanr(found.scores["trace_pre"], entropy).statistic)
-    assert found.gain["trace_pre"].estimate.value == pytest.approx(score.value - norm.value)
-    assert found.accuracy == pytest.approx(np.mean(logits[0].argmax(axis=1) == labels))
+    score = result.figures["trace_pre/softmax"]["rho_uncertainty_vs_entropy"]
+    assert score.value == pytest.approx(stats.spearmanr(run.scores("trace_pre")[0], entropy(logits[0])).statistic)
+    assert result.gain["trace_pre"].estimate.value == pytest.approx(score.value - norm.value)
+    assert result.accuracy is not None
+    assert result.accuracy.value == pytest.approx(np.mean(logits[0].argmax(axis=1) == labels))
+    assert result.accuracy.n == result.entropy.n == ORIGINALS
+    assert result.entropy.value == pytest.approx(entropy(logits[0]).mean())
+
+
+def test_a_norm_that_is_the_better_score_shows() -> None:
+    result = EXPERIMENT.compute(inputs())
+    assert result.gain["trace_pre"].p_holm < 0.05
+    assert outcomes(result)["beats_norm/trace_pre"] == "not met"
 
 
 def test_a_score_that_is_the_entropy_beats_the_norm() -> None:
-    run, logits, labels = clustered(follow=1e6)
-    gain = exp5.compute(CONFIG, run, logits, labels).gain["trace_pre"]
-    assert gain.estimate.low > 0
+    ends = outcomes(EXPERIMENT.compute(inputs(follow=1e6)))
+    assert set(ends.values()) == {"met"}
+    assert set(ends) == {
+        f"{bar}/{score}"
+        for bar in ("rho_entropy", "auroc_high_entropy", "beats_norm")
+        for score in ("trace_pre", "trace_post")
+    }
+
+
+def test_variants_of_an_original_are_one_draw() -> None:
+    """The interval is that of 120 originals: about √4 times as wide as that of 480 images on their own."""
+    run, logits, _ = clustered(follow=3.0)
+    over_originals = EXPERIMENT.compute(inputs(follow=3.0)).figures[f"{BASELINE}/softmax"]["rho_uncertainty_vs_entropy"]
+    over_images = spearman(-run.feature_norm, entropy(logits[0]), seed=42)
+    assert 1.5 < (over_originals.high - over_originals.low) / (over_images.high - over_images.low) < 2.5
+
+
+def test_without_labels_nothing_is_said_of_errors() -> None:
+    result = EXPERIMENT.compute(inputs(labelled=False))
+    assert result.accuracy is None
+    assert np.isnan(result.figures["trace_pre/softmax"]["auroc_error"].value)
+    assert EXPERIMENT.summary(result)["auroc_error"] is None
+
+
+def test_masks_tied_over_images_take_trials_and_widen_the_interval() -> None:
+    tied = TiedDropout(0.01, over_images=True)
+    with pytest.raises(McdoError, match="noise that all images share shows only in the differences between trials"):
+        FullAmbiguity(n=N, dropout=tied).compute(inputs())
+    key = "rho_uncertainty_vs_entropy"
+    own, shared = (
+        FullAmbiguity(n=N, dropout=kind, trials=5).compute(inputs(trials=5)).figures["trace_pre/softmax"][key]
+        for kind in (EXPERIMENT.dropout, tied)
+    )
+    assert own.value == shared.value
+    assert shared.high - shared.low > own.high - own.low
 
 
 def test_the_protocol_is_the_published_one_and_quick_has_variants_too() -> None:
-    full, quick = exp5.Exp5FullConfig.of("full"), exp5.Exp5FullConfig.of("quick")
+    full, quick = (FullAmbiguity.configured(Settings(("clip_tiny",), protocol=p)) for p in ("full", "quick"))
     assert (full.n, full.passes, full.trials) == (10_000, 64, 1)
     assert quick.n > 600, "fewer would leave the bootstrap over originals untried"
+    assert full.run("clip_tiny").shown == Images(10_000)
 
 
-def test_files_hold_what_was_found(tmp_path: Path) -> None:
-    run, logits, labels = clustered()
-    found = exp5.compute(CONFIG, run, logits, labels)
-    images = load_images("digits", 3)
-    overall = exp5.write(CONFIG, run, images, found, tmp_path, "session")
-    folder = tmp_path / exp5.FOLDER / "clip_tiny"
-    summary = json.loads((folder / "exp5_full_summary.json").read_text())
-    assert summary["originals"] == summary["n"] == 60
-    assert summary["rho_uncertainty_vs_entropy_ci"][0] < summary["rho_uncertainty_vs_entropy"]
-    assert set(summary["rho_entropy_above_negative_norm"]) == set(exp5.SCORES)
-    assert json.loads(overall.read_text())["skipped"]["clip_tiny"] == []
-    with np.load(folder / "exp5_full_outputs.npz", allow_pickle=False) as arrays:
-        assert arrays["uncertainty"].shape == (240,)
-    assert (folder / f"{exp5.FOLDER}.png").stat().st_size > 10_000
-
-
-ITEMS = (
-    RetrievalItem("a.png", ("x", "y"), 0),
-    RetrievalItem("b.png", ("y", "x", "z"), 0),
-    RetrievalItem("c.png", ("z", "x"), 1),
-)
-
-
-def test_gap_and_rank_by_hand() -> None:
-    texts = np.array([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]], dtype=np.float32)
-    assert retrieval.prompts(ITEMS) == ["x", "y", "z"]
-    images = np.array([[5.0, 0.0], [4.0, 0.0], [3.0, 3.0]], dtype=np.float32)
-    gap, rank = retrieval.gap_and_rank(ITEMS, images, texts)
-    half = 1 / np.sqrt(2)
-    # a: x 1, y 0; b: y 0, x 1, z .71, so y is third; c: z 1, x .71, so x is second
-    np.testing.assert_allclose(gap, [1, 1 - half, 1 - half], atol=1e-12)
-    assert rank.tolist() == [1, 3, 2]
-
-
-def test_rank_and_order_of_gaps_do_not_depend_on_norms() -> None:
-    rng = np.random.default_rng(0)
-    images, texts = rng.normal(size=(3, 4)).astype(np.float32), rng.normal(size=(3, 4)).astype(np.float32)
-    gap, rank = retrieval.gap_and_rank(ITEMS, images, texts)
-    scaled = retrieval.gap_and_rank(ITEMS, images * np.float32(7), texts * np.float32(0.5))
-    np.testing.assert_allclose(scaled[0], gap, atol=1e-6)
-    assert scaled[1].tolist() == rank.tolist()
-
-
-@pytest.fixture(scope="module")
-def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """30 digits as PNG files, each with the right caption and two wrong ones, in the embedded vocabulary."""
-    folder = tmp_path_factory.mktemp("retrieval")
-    images = load_images("digits", 30)
-    assert images.labels is not None
-    entries = []
-    for i, label in enumerate(images.labels):
-        images.image(i).save(folder / f"{i:02d}.png")
-        names = [images.class_names[(label + step) % 10] for step in (3, 0, 7)]
-        entries.append(
-            {"image_path": f"{i:02d}.png", "captions": [f"a photo of a {n}" for n in names], "correct_index": 1}
-        )
-    (folder / "items.json").write_text(json.dumps(entries))
-    return folder / "items.json"
-
-
-def test_retrieval_of_real_images_and_captions(captioned: Path, tmp_path: Path) -> None:
-    config = exp5.Exp5FullConfig(passes=16)
-    bench, items = Bench(Settings(models=("clip_tiny",))), read_items(captioned)
-    run = bench.run(retrieval.retrieval_need(config, "clip_tiny", captioned))
-    texts = bench.text_features("clip_tiny", retrieval.prompts(items))
-    found = retrieval.compute_retrieval(config, run, items, texts)
-
-    assert run.ids == tuple(f"{i:02d}.png" for i in range(30))
-    digits = mcdo.load_images("digits", 30)
-    encoder = bench.encoder("clip_tiny")
-    assert texts.shape == (10, encoder.feature_dim)
-    # the same digits by their own path: equal features, so the PNG files are what was shown
-    np.testing.assert_allclose(run.features, bench.features("clip_tiny", 30), atol=1e-5)
-    assert digits.labels is not None
-    assert found.recall.value > 0.7, "one of three captions by chance; the encoder reads digits"
-    assert ((found.rank == 1).mean()) == found.recall.value
-    for name in (*exp5.SCORES, "negative_norm"):
-        assert np.isfinite(found.figures[name]["rho_uncertainty_vs_negative_gap"].value)
-
-    overall = retrieval.write_retrieval(config, run, captioned, found, tmp_path, "session")
-    held = json.loads(overall.read_text())["retrieval"]["clip_tiny"]
-    assert held["recall_at_1"]["n"] == 30
-    assert held["file"] == "items.json"
-    with np.load(tmp_path / exp5.FOLDER / "clip_tiny" / "exp5_full_retrieval.npz", allow_pickle=False) as arrays:
-        assert arrays["rank"].tolist() == found.rank.tolist()
-
-
-def test_captions_that_the_text_tower_cannot_tell_apart_are_refused_by_name() -> None:
-    items = (RetrievalItem("a.png", ("x", "X"), 0), *ITEMS[1:])
-    texts = np.array([[1.0, 0.0], [1.0, 1e-7], [0.0, 1.0], [0.6, 0.8]], dtype=np.float32)
-    assert retrieval.prompts(items) == ["x", "X", "y", "z"]
-    with pytest.raises(McdoError, match=r"a\.png: the captions 'x' and 'X' are the same to the text tower"):
-        retrieval.gap_and_rank(items, np.ones((3, 2), dtype=np.float32), texts)
+def test_published_keys_stand_in_the_summary_with_their_intervals() -> None:
+    summary = EXPERIMENT.summary(EXPERIMENT.compute(inputs()))
+    assert summary["originals"] == summary["n"] == ORIGINALS
+    low, high = summary["rho_uncertainty_vs_entropy_ci"]
+    assert low < summary["rho_uncertainty_vs_entropy"] < high
+    assert set(summary["rho_entropy_above_negative_norm"]) == set(SCORES)
