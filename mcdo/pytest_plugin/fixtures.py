@@ -9,7 +9,7 @@ import pytest
 
 from mcdo.errors import McdoError
 from mcdo.experiments.bench import Bench
-from mcdo.harness import Completed, Runner, Settings, Subject
+from mcdo.harness import Completed, Runner, Session, Settings, Subject
 from mcdo.harness.judge import Judges
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.pytest_plugin.collection import experiment_of, subject_of
@@ -40,6 +40,12 @@ def bench(pytestconfig: pytest.Config) -> Bench:
     made = pytestconfig.stash[SESSION]
     check_writable(made.settings.reports)  # each worker for itself
     return made
+
+
+@pytest.fixture(scope="session")
+def session(bench: Bench) -> Session:
+    """Encoders, image sets, pixels and measurements of this session."""
+    return bench
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mcdo.errors import McdoError
-from mcdo.experiments import estimator_cost
+from mcdo.experiments.cost import estimator_cost
 from mcdo.experiments.findings import Findings
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses

@@ -14,7 +14,6 @@ import mcdo
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators.run import Scores
-from mcdo.experiments.bench import Bench
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses, NestedResult
 from mcdo.experiments.phase1.exp5_subset_ambiguity import (
     AUROC_ENTROPY_BAR,
@@ -22,7 +21,7 @@ from mcdo.experiments.phase1.exp5_subset_ambiguity import (
     AmbiguityResult,
     SubsetAmbiguity,
 )
-from mcdo.harness import Completed
+from mcdo.harness import Completed, Images, Session
 from mcdo.harness.tests import about
 from mcdo.perturbation import Dropout, count_by_role, deterministic_features, find_sites, image_keys, perturbed
 from mcdo.stats import null_pass_rate, reliability
@@ -33,35 +32,35 @@ COLLAPSED = 0.90
 """Mean pairwise cosine of class prompts above which a text tower is refused (S1: 0.976 was broken, 0.762 right)."""
 
 
-def _few(bench: Bench, model: str, n: int = 8) -> torch.Tensor:
-    return bench.pixels(model, NestedPasses.configured(bench.settings).n).batch(slice(0, n))
+def _few(session: Session, model: str, n: int = 8) -> torch.Tensor:
+    return session.pixels(model, Images(NestedPasses.configured(session.settings).n)).batch(slice(0, n))
 
 
-def _ids(bench: Bench, n: int = 8) -> tuple[str, ...]:
-    return bench.images(NestedPasses.configured(bench.settings).n).ids[:n]
+def _ids(session: Session, n: int = 8) -> tuple[str, ...]:
+    return session.image_set(Images(NestedPasses.configured(session.settings).n)).ids[:n]
 
 
 def test_every_requested_site_is_alive(
-    model: str, bench: Bench, record_property: Callable[[str, object], None]
+    model: str, session: Session, record_property: Callable[[str, object], None]
 ) -> None:
-    encoder, dropout = bench.encoder(model), bench.settings.dropout
-    records = mcdo.census(encoder, bench.images(NestedPasses.configured(bench.settings).n), dropout)
+    encoder, dropout = session.encoder(model), session.settings.dropout
+    records = mcdo.census(encoder, session.image_set(Images(NestedPasses.configured(session.settings).n)), dropout)
     requested = find_sites(encoder).select(dropout.sites)
     record_property("sites", str(count_by_role(requested)))
     assert [record.name for record in records] == [site.name for site in requested]
     assert all(record.calls == 1 and record.variance > 0 for record in records)
 
 
-def test_p_zero_gives_the_deterministic_features(model: str, bench: Bench) -> None:
-    encoder, pixels = bench.encoder(model), _few(bench, model)
-    with perturbed(encoder, Dropout(0.0, bench.settings.dropout.sites), seed=1) as tower:
-        passes = tower(pixels, image_keys(_ids(bench, len(pixels)), encoder.device), trial=0, block=0)
+def test_p_zero_gives_the_deterministic_features(model: str, session: Session) -> None:
+    encoder, pixels = session.encoder(model), _few(session, model)
+    with perturbed(encoder, Dropout(0.0, session.settings.dropout.sites), seed=1) as tower:
+        passes = tower(pixels, image_keys(_ids(session, len(pixels)), encoder.device), trial=0, block=0)
     plain = deterministic_features(encoder, pixels)
     assert torch.equal(passes, plain[:, None].expand_as(passes))
 
 
-def test_the_watched_forward_pass_is_the_library_s_own(model: str, bench: Bench) -> None:
-    encoder, pixels = bench.encoder(model), _few(bench, model)
+def test_the_watched_forward_pass_is_the_library_s_own(model: str, session: Session) -> None:
+    encoder, pixels = session.encoder(model), _few(session, model)
     with torch.inference_mode():
         plain = encoder.forward_image(pixels)
     torch.testing.assert_close(
@@ -69,16 +68,16 @@ def test_the_watched_forward_pass_is_the_library_s_own(model: str, bench: Bench)
     )
 
 
-def test_the_model_is_restored(model: str, bench: Bench) -> None:
-    encoder, pixels = bench.encoder(model), _few(bench, model, 2)
+def test_the_model_is_restored(model: str, session: Session) -> None:
+    encoder, pixels = session.encoder(model), _few(session, model, 2)
     state = copy.deepcopy(encoder.model.state_dict())
     tree = [(name, type(module), list(module._forward_hooks)) for name, module in encoder.model.named_modules()]
-    keys = image_keys(_ids(bench, len(pixels)), encoder.device)
-    with perturbed(encoder, bench.settings.dropout, seed=1) as tower:
+    keys = image_keys(_ids(session, len(pixels)), encoder.device)
+    with perturbed(encoder, session.settings.dropout, seed=1) as tower:
         tower(pixels, keys, trial=0, block=0)
 
     def fail_inside() -> None:
-        with perturbed(encoder, bench.settings.dropout, seed=1) as tower:
+        with perturbed(encoder, session.settings.dropout, seed=1) as tower:
             tower(pixels, keys, trial=0, block=0)
             raise ZeroDivisionError
 
@@ -90,14 +89,14 @@ def test_the_model_is_restored(model: str, bench: Bench) -> None:
     assert tree == [(name, type(module), list(module._forward_hooks)) for name, module in encoder.model.named_modules()]
 
 
-def test_scores_do_not_depend_on_the_batch(model: str, bench: Bench) -> None:
-    encoder, n = bench.encoder(model), NestedPasses.configured(bench.settings).n
+def test_scores_do_not_depend_on_the_batch(model: str, session: Session) -> None:
+    encoder, n = session.encoder(model), NestedPasses.configured(session.settings).n
     small = encoder.resolution <= 64
-    images, passes = bench.images(n).select(slice(0, 8 if small else 5)), 16 if small else 4
+    images, passes = session.image_set(Images(n)).select(slice(0, 8 if small else 5)), 16 if small else 4
 
     def scores(batch_size: int, order: slice = slice(None)) -> Scores:
         run = mcdo.monte_carlo(
-            encoder, images.select(order), bench.settings.dropout, (passes,), 1, batch_size=batch_size, geometry=()
+            encoder, images.select(order), session.settings.dropout, (passes,), 1, batch_size=batch_size, geometry=()
         )
         first: Scores = run.scores("trace_pre")[0]
         return first
@@ -110,34 +109,34 @@ def test_scores_do_not_depend_on_the_batch(model: str, bench: Bench) -> None:
 
 
 def test_text_embeddings_are_not_collapsed(
-    model: str, bench: Bench, record_property: Callable[[str, object], None]
+    model: str, session: Session, record_property: Callable[[str, object], None]
 ) -> None:
-    names = bench.images(NestedPasses.configured(bench.settings).n).class_names
-    cosine = bench.encoder(model).text_collapse([TEMPLATES[0].format(name) for name in names])
+    names = session.image_set(Images(NestedPasses.configured(session.settings).n)).class_names
+    cosine = session.encoder(model).text_collapse([TEMPLATES[0].format(name) for name in names])
     record_property("mean pairwise cosine", f"{cosine:.3f}")
     assert cosine <= COLLAPSED, (
         f"{model}: class prompts have mean pairwise cosine {cosine:.3f}: the text tower is broken"
     )
 
 
-def test_weights_are_trained(model: str, bench: Bench) -> None:
-    assert not bench.encoder(model).random_weights, f"{model} has random weights: nothing follows from its scores"
+def test_weights_are_trained(model: str, session: Session) -> None:
+    assert not session.encoder(model).random_weights, f"{model} has random weights: nothing follows from its scores"
 
 
 @pytest.mark.parametrize(
     "tier", [pytest.param("cuda", marks=pytest.mark.cuda), pytest.param("mps", marks=pytest.mark.mps)]
 )
-def test_accelerator_agrees_with_the_cpu(tier: str, bench: Bench) -> None:
-    model = next(m for m in bench.settings.models)
-    images = bench.images(NestedPasses.configured(bench.settings).n).select(slice(0, 16))
+def test_accelerator_agrees_with_the_cpu(tier: str, session: Session) -> None:
+    model = next(m for m in session.settings.models)
+    images = session.image_set(Images(NestedPasses.configured(session.settings).n)).select(slice(0, 16))
 
     def scores(encoder: Encoder) -> Scores:
-        run = mcdo.monte_carlo(encoder, images, bench.settings.dropout, (64,), 1, geometry=())
+        run = mcdo.monte_carlo(encoder, images, session.settings.dropout, (64,), 1, geometry=())
         first: Scores = run.scores("trace_pre")[0]
         return first
 
-    weights = "random" if model in bench.settings.random_weights else "pretrained"
-    there, here = (load_encoder(model, device, weights=weights, seed=bench.settings.seed) for device in (tier, "cpu"))
+    weights = "random" if model in session.settings.random_weights else "pretrained"
+    there, here = (load_encoder(model, device, weights=weights, seed=session.settings.seed) for device in (tier, "cpu"))
     np.testing.assert_allclose(scores(there), scores(here), rtol=1e-3)
 
 
@@ -177,9 +176,9 @@ def test_permuted_trials_are_not_reliable(completed: Completed[NestedResult]) ->
         assert r.snr == pytest.approx(1 / experiment.trials, abs=0.15), "under pure noise SNR tends to 1/K"
 
 
-def test_images_are_spread_over_the_classes(bench: Bench) -> None:
+def test_images_are_spread_over_the_classes(session: Session) -> None:
     """The published Phase 1 used the first 100 of 1000 classes."""
-    images = bench.images(NestedPasses.configured(bench.settings).n)
+    images = session.image_set(Images(NestedPasses.configured(session.settings).n))
     if images.labels is None:
         pytest.skip(f"{images.name} has no labels")
     classes, counts = np.unique(images.labels, return_counts=True)

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from mcdo.estimators.provenance import versions
-from mcdo.experiments.bench import Bench
+from mcdo.harness import Session
 
 
 @pytest.fixture(scope="session")
-def machine(bench: Bench) -> dict[str, Any]:
+def machine(session: Session) -> dict[str, Any]:
     """Where absolute figures were taken."""
-    device = bench.settings.device
+    device = session.settings.device
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
     return {
         "device": device,
@@ -24,6 +24,6 @@ def machine(bench: Bench) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "precision": bench.settings.precision,
+        "precision": session.settings.precision,
         "versions": versions(),
     }

@@ -10,10 +10,10 @@ import torch
 
 from mcdo.claims import Judges
 from mcdo.encoders import Encoder
-from mcdo.experiments import estimator_cost as study
-from mcdo.experiments import pass_cost
 from mcdo.experiments.base import add_to_json
-from mcdo.experiments.bench import Bench
+from mcdo.experiments.cost import estimator_cost as study
+from mcdo.experiments.cost import pass_cost
+from mcdo.harness import Session
 from mcdo.perturbation import Dropout, TiedDropout
 from mcdo.stats import Estimate
 from mcdo.threads import one_thread
@@ -37,9 +37,9 @@ def _ceiling(encoder: Encoder) -> float:
     return EMBEDDED_CEILING if encoder.resolution <= 64 else LARGE_CPU_CEILING
 
 
-def _about(model: str, bench: Bench) -> str:
+def _about(model: str, session: Session) -> str:
     """Findings about cost were measured on a CPU."""
-    device = bench.encoder(model).device.type
+    device = session.encoder(model).device.type
     return model if device == "cpu" else f"{model} on {device}"
 
 
@@ -51,20 +51,20 @@ def as_in_the_pass_loop() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def costs(as_in_the_pass_loop: None, bench: Bench) -> Callable[[str], dict[str, pass_cost.Cost]]:
+def costs(as_in_the_pass_loop: None, session: Session) -> Callable[[str], dict[str, pass_cost.Cost]]:
     """Cost of every way on a model, timed once."""
     found: dict[str, dict[str, pass_cost.Cost]] = {}
 
     def of(model: str) -> dict[str, pass_cost.Cost]:
         if model not in found:
-            found[model] = _time(bench, model)
+            found[model] = _time(session, model)
         return found[model]
 
     return of
 
 
-def _time(bench: Bench, model: str) -> dict[str, pass_cost.Cost]:
-    encoder, p = bench.encoder(model), bench.settings.dropout.p
+def _time(session: Session, model: str) -> dict[str, pass_cost.Cost]:
+    encoder, p = session.encoder(model), session.settings.dropout.p
     images, passes = _shape(encoder)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(images, 3, encoder.resolution, encoder.resolution, generator=generator).to(encoder.device)
@@ -85,12 +85,12 @@ def _time(bench: Bench, model: str) -> dict[str, pass_cost.Cost]:
 
 def test_a_monte_carlo_pass_costs_hardly_more_than_a_forward_pass(
     model: str,
-    bench: Bench,
+    session: Session,
     costs: Callable[[str], dict[str, pass_cost.Cost]],
     machine: dict[str, Any],
     record_property: Callable[[str, object], None],
 ) -> None:
-    found, encoder, settings = costs(model), bench.encoder(model), bench.settings
+    found, encoder, settings = costs(model), session.encoder(model), session.settings
     path = settings.reports / "perf" / "passes.json"
     add_to_json(path, settings.session, "costs", model, {way: cost.as_dict() for way, cost in found.items()})
     add_to_json(path, settings.session, "machine", model, machine)
@@ -103,29 +103,29 @@ def test_a_monte_carlo_pass_costs_hardly_more_than_a_forward_pass(
 
 
 def test_eight_products_of_first_order_cost_at_most_ten_forwards(
-    model: str, bench: Bench, costs: Callable[[str], dict[str, pass_cost.Cost]], judge: Judges
+    model: str, session: Session, costs: Callable[[str], dict[str, pass_cost.Cost]], judge: Judges
 ) -> None:
     found = costs(model)
     eight, one = found[f"{study.FIRST_ORDER} R=8"], found[f"{study.FIRST_ORDER} R=1"]
     quartiles = Estimate(eight.ratio, eight.q25, eight.q75, eight.rounds, level=0.5)
     beside = f"quartiles over rounds; each further product {(eight.ratio - one.ratio) / 7:.2f}"
-    if bench.encoder(model).resolution > 64:
+    if session.encoder(model).resolution > 64:
         pytest.skip(f"the ceiling is for the embedded encoders; {model}: {eight}, {beside}")
-    judge("perf", _about(model, bench)).below("first_order_cost", quartiles, FIRST_ORDER_CEILING, beside)
+    judge("perf", _about(model, session)).below("first_order_cost", quartiles, FIRST_ORDER_CEILING, beside)
 
 
 @pytest.mark.cuda
 def test_peak_memory_of_the_pass_loop_is_recorded(
-    model: str, bench: Bench, record_property: Callable[[str, object], None]
+    model: str, session: Session, record_property: Callable[[str, object], None]
 ) -> None:
-    encoder = bench.encoder(model)
+    encoder = session.encoder(model)
     images, passes = _shape(encoder)
     pixels = torch.randn(images, 3, encoder.resolution, encoder.resolution, device=encoder.device)
     torch.cuda.reset_peak_memory_stats()
     pass_cost.deterministic(encoder, pixels, passes)()
     plain = torch.cuda.max_memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    pass_cost.monte_carlo(encoder, pixels, passes, bench.settings.dropout)()
+    pass_cost.monte_carlo(encoder, pixels, passes, session.settings.dropout)()
     peak = torch.cuda.max_memory_allocated()
     record_property("peak memory", f"{peak / 2**20:.0f} MiB, {peak / plain:.2f} times the deterministic pass")
     assert peak < 3 * plain
@@ -133,22 +133,22 @@ def test_peak_memory_of_the_pass_loop_is_recorded(
 
 @pytest.fixture(scope="module")
 def curves(
-    bench: Bench, costs: Callable[[str], dict[str, pass_cost.Cost]], machine: dict[str, Any]
+    session: Session, costs: Callable[[str], dict[str, pass_cost.Cost]], machine: dict[str, Any]
 ) -> Callable[[str], dict[str, list[study.Point]]]:
     """Reliability against cost of every way on a model, measured once and written."""
-    settings = bench.settings
-    config = study.EstimatorCostConfig.of(settings.protocol, settings.seed, settings.dropout)
+    settings = session.settings
+    config = study.EstimatorCostConfig.of(settings)
+
+    measured: dict[str, dict[str, list[study.Point]]] = {}
 
     def of(model: str) -> dict[str, list[study.Point]]:
-        if bench.encoder(model).resolution > 64:
+        if session.encoder(model).resolution > 64:
             pytest.skip("hours of passes on a large tower; the embedded encoders show the curve")
 
-        def compute() -> dict[str, list[study.Point]]:
-            points = study.measure(bench, config, model, costs(model))
-            study.write(config, model, costs(model), points, machine, settings.reports / "perf")
-            return points
-
-        return bench.once(config, model, compute)
+        if model not in measured:
+            measured[model] = study.measure(session, config, model, costs(model))
+            study.write(config, model, costs(model), measured[model], machine, settings.reports / "perf")
+        return measured[model]
 
     return of
 
@@ -159,7 +159,7 @@ def test_first_order_is_cheaper_than_native_dropout_at_equal_reliability(
     model: str,
     score: str,
     p: float,
-    bench: Bench,
+    session: Session,
     curves: Callable[[str], dict[str, list[study.Point]]],
     judge: Judges,
     record_property: Callable[[str, object], None],
@@ -169,6 +169,6 @@ def test_first_order_is_cheaper_than_native_dropout_at_equal_reliability(
         record_property(f"cost of {way} relative to first order", str(gain))
     others = ", ".join(f"{way} {gain}" for way, gain in gains.items() if way != study.NATIVE)
     print(f"\n{model} {score}, p = {p:g}: times the cost of first order: native {gains[study.NATIVE]}, {others}")
-    judge("perf", _about(model, bench)).at_least(
+    judge("perf", _about(model, session)).at_least(
         f"first_order_gain/{score}/p={p:g}", gains[study.NATIVE], study.GAIN_BARS[p], others
     )

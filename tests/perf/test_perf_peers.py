@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators import Laplace, ZeroShot
-from mcdo.experiments import pass_cost
-from mcdo.experiments.bench import Bench
+from mcdo.experiments.cost import pass_cost
+from mcdo.harness import Features, Images, Session
 from mcdo.perturbation import Dropout, find_sites
 from mcdo.threads import one_thread
 
@@ -70,10 +70,10 @@ PEERS = {"torch_uncertainty": torch_uncertainty, "baal": baal}
 
 @pytest.mark.parametrize("peer", list(PEERS))
 def test_keyed_masks_are_not_dearer_than_a_peer(
-    model: str, peer: str, bench: Bench, record_property: Callable[[str, object], None]
+    model: str, peer: str, session: Session, record_property: Callable[[str, object], None]
 ) -> None:
     pytest.importorskip(peer, reason=f'{peer} is not installed: pip install -e ".[peers]"')
-    encoder, p, passes = bench.encoder(model), bench.settings.dropout.p, 16
+    encoder, p, passes = session.encoder(model), session.settings.dropout.p, 16
     if encoder.resolution > 64:
         pytest.skip("the embedded encoders show it")
     pixels = torch.randn(64, 3, encoder.resolution, encoder.resolution, generator=torch.Generator().manual_seed(0))
@@ -103,15 +103,15 @@ LAPLACE_CEILING = 1.5
 
 
 def test_laplace_of_the_last_layer_costs_about_what_a_peer_s_does(
-    model: str, bench: Bench, record_property: Callable[[str, object], None]
+    model: str, session: Session, record_property: Callable[[str, object], None]
 ) -> None:
     """The posterior over the class weights, fitted on the same features and read on the same others."""
     peer = pytest.importorskip("laplace", reason='laplace-torch is not installed: pip install -e ".[peers]"')
-    encoder, n = bench.encoder(model), 256
+    encoder, n = session.encoder(model), 256
     if encoder.resolution > 64:
         pytest.skip("the embedded encoders show it")
-    images, pixels = bench.images(2 * n), bench.pixels(model, 2 * n).batch(slice(n, None))
-    features = bench.features(model, 2 * n)
+    images, pixels = session.image_set(Images(2 * n)), session.pixels(model, Images(2 * n)).batch(slice(n, None))
+    features = session.measure(Features(model, Images(2 * n)))["features"]
     fitted, new, ids = features[:n], features[n:], images.ids
     head = replace(ZeroShot.of(encoder, images.class_names, TEMPLATES[0]), likelihood="softmax")
     ours = Laplace.last_layer(head, fitted, ids[:n])

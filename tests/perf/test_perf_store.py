@@ -12,21 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcdo.experiments.bench import Bench
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
+from mcdo.harness import Session
 from mcdo.store import Store
 
 pytestmark = pytest.mark.perf
 
 
 def test_keeping_and_reading_a_run_is_free_beside_measuring_it(
-    model: str, bench: Bench, tmp_path: Path, record_property: Callable[[str, object], None]
+    model: str, session: Session, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    experiment = NestedPasses.configured(bench.settings)
-    if bench.encoder(model).resolution > 64:
+    experiment = NestedPasses.configured(session.settings)
+    if session.encoder(model).resolution > 64:
         pytest.skip("the run would take hours on a large tower")
     started = time.perf_counter()
-    run = bench.measure(experiment.run(model))
+    run = session.measure(experiment.run(model))
     measuring = time.perf_counter() - started
     store, key = Store(tmp_path), Store.key({"perf": model})
     seconds = []

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mcdo.experiments import estimator_cost as cost
+from mcdo.experiments.cost import estimator_cost as cost
 from mcdo.stats import reliability
 
 

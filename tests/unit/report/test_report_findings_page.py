@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mcdo.errors import McdoError
-from mcdo.experiments import estimator_cost as cost
+from mcdo.experiments.cost import estimator_cost as cost
 from mcdo.report.findings_page import _costs, interval, table, write_page
 from mcdo.stats import reliability
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mcdo.claims import Judges
-from mcdo.experiments.bench import Settings
+from mcdo.harness import Settings
 from mcdo.studies.backbones.config import BackbonesConfig, load_config
 from mcdo.studies.backbones.features import read_features
 from mcdo.studies.backbones.plants import load_plants

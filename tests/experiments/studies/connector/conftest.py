@@ -11,9 +11,9 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 from connector_subjects import Sources, Written
+from mcdo.experiments.session import Settings
 
 from mcdo.encoders import find_spec
-from mcdo.experiments.bench import Bench, Settings
 from mcdo.names import file_name
 from mcdo.pytest_plugin.options import settings_from
 from mcdo.store import Store
@@ -74,11 +74,11 @@ def study(
     subject: str,
     sources: Sources,
     config: ConnectorConfig,
-    bench: Bench,
+    session: Session,
     checkpoints: Store,
     request: pytest.FixtureRequest,
 ) -> Written:
-    settings = bench.settings
+    settings = session.settings
     with _shown(request.config):
         if sources.model is not None and sources.json is not None and sources.root is not None:
             result = study_llava(
@@ -86,7 +86,7 @@ def study(
             )
         else:
             data: Data = request.getfixturevalue("data")
-            result = study_encoder(bench.encoder(subject), data, config, checkpoints)
+            result = study_encoder(session.encoder(subject), data, config, checkpoints)
     name = "checkpoint" if sources.model else file_name(subject)
     files = write(result, settings.reports / FOLDER / name)
     return Written(result, compare(result.ablations, config.seed), files)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from connector_subjects import Sources, Written
 
-from mcdo.experiments.bench import Bench
+from mcdo.harness import Session
 from mcdo.store import Store
 from mcdo.studies.connector import ARMS, ConnectorConfig, Data, ablate, check_coverage, compare, derangement
 from mcdo.studies.connector.study import black, encoder_pixels, trained_connector
@@ -55,7 +55,7 @@ def test_pictures_dealt_to_the_wrong_items_are_not_passed(
     subject: str,
     sources: Sources,
     config: ConnectorConfig,
-    bench: Bench,
+    session: Session,
     checkpoints: Store,
     request: pytest.FixtureRequest,
 ) -> None:
@@ -63,7 +63,7 @@ def test_pictures_dealt_to_the_wrong_items_are_not_passed(
     if sources.model is not None:
         pytest.skip("a control of the study's own connectors; --connector-model names another one")
     data: Data = request.getfixturevalue("data")
-    encoder = bench.encoder(subject)
+    encoder = session.encoder(subject)
     model, wording, _ = trained_connector(encoder, data.train, config, config.seed, checkpoints)
     items, pixels = data.held_out.items, encoder_pixels(encoder, data.held_out)
     wrong = derangement([item.image for item in items], config.seed + 1)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mcdo.experiments.session import Settings
 
 from mcdo.claims import Judges
-from mcdo.experiments.bench import Bench, Settings
 from mcdo.stats import Estimate
 from mcdo.store import Store
 from mcdo.studies.subtasks import Evaluation, Study, SubtaskConfig, evaluate, load_task
@@ -39,9 +39,9 @@ def cifar10(pytestconfig: pytest.Config) -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def study(model: str, bench: Bench, cifar10: Path | None, pytestconfig: pytest.Config) -> Study:
+def study(model: str, session: Session, cifar10: Path | None, pytestconfig: pytest.Config) -> Study:
     """The study of this session: no network is trained twice."""
-    settings = bench.settings
+    settings = session.settings
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
 
     def unmuted() -> AbstractContextManager[object]:
@@ -50,7 +50,7 @@ def study(model: str, bench: Bench, cifar10: Path | None, pytestconfig: pytest.C
     config = SubtaskConfig.of(settings.protocol, settings.seed)
     store = None if settings.store is None else Store(settings.store)
     task = load_task(config, cifar10, settings.images)
-    return Study(task, bench.encoder(model), config, store, unmuted)
+    return Study(task, session.encoder(model), config, store, unmuted)
 
 
 @pytest.fixture(scope="session")

@@ -1,32 +1,33 @@
 """Reliability against cost: what a trustworthy ranking of images costs with each way of measuring it.
 
 Every way gives scores [K, N] at several budgets; its reliability is the Spearman correlation of two trials, and its
-cost is in forward passes of one image, measured in the same run (:mod:`~mcdo.experiments.pass_cost`). Native dropout
-has the same distribution as keyed masks, so it has their reliability at its own cost.
+cost is in forward passes of one image, measured in the same run (:mod:`~mcdo.experiments.cost.pass_cost`). Native
+dropout has the same distribution as keyed masks, so it has their reliability at its own cost.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import mcdo.estimators as estimators
 from mcdo.estimators.probes import CALIBRATION_IMAGES, CALIBRATION_PASSES
-from mcdo.experiments.base import ExperimentConfig, write_json
-from mcdo.experiments.bench import Bench
-from mcdo.experiments.pass_cost import Cost
+from mcdo.experiments.cost.pass_cost import Cost
+from mcdo.harness import Images, Session, Settings
 from mcdo.names import file_name
-from mcdo.perturbation import Dropout, TiedDropout
+from mcdo.perturbation import Dropout, Perturbation, TiedDropout
 from mcdo.report.figures import save_figure
-from mcdo.report.files import write_text
+from mcdo.report.files import write_json, write_text
 from mcdo.stats import Estimate, Reliability, reliability
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FOLDER = "estimator_cost"
 NATIVE, SPARSE, TIED, TIED_OVER_IMAGES = "native", "sparse", "tied over tokens", "tied over tokens and images"
@@ -37,16 +38,28 @@ GAIN_BARS = {0.01: 10.0, 0.001: 50.0}
 
 
 @dataclass(frozen=True)
-class EstimatorCostConfig(ExperimentConfig):
+class EstimatorCostConfig:
     """N images, K trials, at every p; budgets of passes and of probes."""
 
     QUICK: ClassVar[Mapping[str, Any]] = {"n": 60, "trials": 4, "passes": (4, 16, 64)}
 
+    seed: int = 42
+    dropout: Perturbation = field(default_factory=Dropout)
     n: int = 150
     trials: int = 5
     p: tuple[float, ...] = (0.01, 0.001)
     passes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
     probes: tuple[int, ...] = (2, 4, 8, 16)
+
+    @classmethod
+    def of(cls, settings: Settings) -> EstimatorCostConfig:
+        """Under a session's settings."""
+        sizes = cls.QUICK if settings.protocol == "quick" else {}
+        return cls(**sizes, seed=settings.seed, dropout=settings.dropout)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**asdict(self), "dropout": self.dropout.as_dict()}
 
 
 @dataclass(frozen=True)
@@ -65,11 +78,13 @@ class Point:
         return {**kept, "reliability": self.reliability.as_dict()}
 
 
-def measure(bench: Bench, config: EstimatorCostConfig, model: str, costs: Mapping[str, Cost]) -> dict[str, list[Point]]:
+def measure(
+    session: Session, config: EstimatorCostConfig, model: str, costs: Mapping[str, Cost]
+) -> dict[str, list[Point]]:
     """Points by score, for every way, p and budget.
 
     Args:
-        bench: the session.
+        session: the session.
         config: the protocol.
         model: the encoder.
         costs: forward equivalents of one pass, by way; of first order by ``first order R=…``.
@@ -77,7 +92,7 @@ def measure(bench: Bench, config: EstimatorCostConfig, model: str, costs: Mappin
     """
     points: dict[str, list[Point]] = {"trace_pre": [], "trace_post": []}
     for p in config.p:
-        for way, scores in _passes(bench, config, model, p):
+        for way, scores in _passes(session, config, model, p):
             for (score, t), trials in scores.items():
                 found = reliability(trials, seed=config.seed)
                 points[score].append(Point(way, p, t, t * costs[way].ratio, found))
@@ -85,7 +100,7 @@ def measure(bench: Bench, config: EstimatorCostConfig, model: str, costs: Mappin
                     points[score].append(Point(NATIVE, p, t, t * costs[NATIVE].ratio, found))
     calibration = CALIBRATION_IMAGES * CALIBRATION_PASSES / config.n * costs[SPARSE].ratio
     for count in config.probes:
-        run = _first_order(bench, config, model, count)
+        run = _first_order(session, config, model, count)
         for score, p in ((score, p) for score in points for p in config.p):
             found = reliability(run.scores(score, p), seed=config.seed)
             cost = costs[f"{FIRST_ORDER} R={count}"].ratio + calibration
@@ -94,9 +109,9 @@ def measure(bench: Bench, config: EstimatorCostConfig, model: str, costs: Mappin
 
 
 def _passes(
-    bench: Bench, config: EstimatorCostConfig, model: str, p: float
+    session: Session, config: EstimatorCostConfig, model: str, p: float
 ) -> list[tuple[str, dict[tuple[str, int], NDArray[np.float64]]]]:
-    images, sites = bench.images(config.n), config.dropout.sites
+    images, sites = session.image_set(Images(config.n)), config.dropout.sites
     ways = [
         (SPARSE, Dropout(p, sites), images),
         (COMMON, Dropout(p, sites), images.with_common_masks()),
@@ -106,31 +121,31 @@ def _passes(
     found = []
     for way, kind, shown in ways:
         run = estimators.monte_carlo(
-            bench.encoder(model),
+            session.encoder(model),
             shown,
             kind,
             config.passes,
             config.trials,
             config.seed,
             geometry=(),
-            store=bench.settings.store,
-            pixels=lambda: bench.pixels(model, config.n),
+            store=session.settings.store,
+            pixels=lambda: session.pixels(model, Images(config.n)),
             progress=False,
         )
         found.append((way, {(s, t): run.scores(s, t) for s in ("trace_pre", "trace_post") for t in config.passes}))
     return found
 
 
-def _first_order(bench: Bench, config: EstimatorCostConfig, model: str, probes: int) -> estimators.FirstOrderRun:
+def _first_order(session: Session, config: EstimatorCostConfig, model: str, probes: int) -> estimators.FirstOrderRun:
     return estimators.first_order(
-        bench.encoder(model),
-        bench.images(config.n),
+        session.encoder(model),
+        session.image_set(Images(config.n)),
         Dropout(config.p[0], config.dropout.sites),
         probes,
         config.trials,
         config.seed,
-        store=bench.settings.store,
-        pixels=lambda: bench.pixels(model, config.n),
+        store=session.settings.store,
+        pixels=lambda: session.pixels(model, Images(config.n)),
         progress=False,
     )
 
@@ -205,6 +220,8 @@ def table(points: Mapping[str, Sequence[Point]]) -> list[str]:
 
 
 def _figure(points: Mapping[str, Sequence[Point]], config: EstimatorCostConfig, model: str) -> Figure:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6 * len(config.p), 4.5 * len(points)), layout="constrained")
     panels = figure.subplots(len(points), len(config.p), squeeze=False)
     for row, (score, found) in zip(panels, points.items(), strict=True):
