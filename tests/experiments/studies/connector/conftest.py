@@ -11,9 +11,9 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 from connector_subjects import Sources, Written
-from mcdo.experiments.session import Settings
 
 from mcdo.encoders import find_spec
+from mcdo.harness import Session, Settings
 from mcdo.names import file_name
 from mcdo.pytest_plugin.options import settings_from
 from mcdo.store import Store
