@@ -15,7 +15,7 @@ from mcdo.experiments.base import Need
 from mcdo.harness import Experiment, Subject, first_model
 from mcdo.names import file_name
 from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
-from mcdo.pytest_plugin.options import device_of, models_of, settings_from
+from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
 from mcdo.pytest_plugin.state import MODELS, RUNNER, SESSION
 from mcdo.report.files import check_writable
 
@@ -52,11 +52,19 @@ def _parametrize_experiment(metafunc: pytest.Metafunc, kind: type[Experiment[Any
         parameters = [pytest.param(s, id=file_name(s.name), marks=_family_marks(s)) for s in subjects]
     except McdoError as error:
         raise pytest.UsageError(str(error)) from error
+    if not parameters:
+        parameters = [pytest.param(None, id="none", marks=pytest.mark.skip(reason=_without_subject(kind)))]
     if {"subject", "result", "completed", "claim", "verdict"} & set(metafunc.fixturenames):
         metafunc.parametrize("subject", parameters, scope="session")
     if "claim" in metafunc.fixturenames:
         claims = kind.configured(settings).claims()
         metafunc.parametrize("claim", [pytest.param(claim, id=_readable(claim.name)) for claim in claims])
+
+
+def _without_subject(kind: type[Experiment[Any]]) -> str:
+    """Why an experiment is about nothing here: data of one's own that was not given."""
+    wanted = [f"no {option}; {meaning}" for option, meaning in OWN_DATA.items() if meaning.startswith(f"{kind.key}:")]
+    return f"{kind.__name__}: {'; '.join(wanted) or 'these options leave it no subject'}"
 
 
 def _readable(claim: str) -> str:
@@ -134,7 +142,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         mark, call = item.get_closest_marker("experiment"), getattr(item, "callspec", None)
         kind = experiment_of(item)
         if kind is not None and call is not None and "subject" in call.params:
-            runner.plan(kind.configured(bench.settings), subject_of(item, call.params["subject"]))
+            if call.params["subject"] is not None:
+                runner.plan(kind.configured(bench.settings), subject_of(item, call.params["subject"]))
         elif mark is not None and call is not None and "model" in call.params:
             module, config_type = mark.args
             config = config_type.of(bench.settings.protocol, bench.settings.seed, bench.settings.dropout)

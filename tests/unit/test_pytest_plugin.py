@@ -195,6 +195,9 @@ def test_tracking_files_of_ones_own_are_reported_and_a_bad_frame_is_named(tmp_pa
     refused = run_pytest(*select, f"--tracking={files[0]},{files[1]}")
     assert refused.returncode == 1
     assert re.search(r"two\.json.*frame 1", refused.stdout)
+    without = run_pytest(*select, "-rs")
+    assert without.returncode == 0
+    assert "OwnTracking: no --tracking; exp9: JSON files" in without.stdout
 
 
 def test_one_model_experiments_take_the_first_clip() -> None:
