@@ -91,7 +91,7 @@ class LaplaceCalibration(Fitted):
     the zero-shot head, and ``constants`` [3]: squared norm of the map's weights, the head's bias, and 1 for a softmax.
     """
 
-    what = "laplace calibration 1"
+    what = "laplace calibration"
 
     def compute(self, session: Session) -> Arrays:
         encoder, fitted = session.encoder(self.model), self.calibration(session)
@@ -111,7 +111,7 @@ class LaplaceScores(Fitted):
     precisions that the evidence chose, and ``weight_norm`` [1].
     """
 
-    what = "laplace 1"
+    what = "laplace"
 
     def identity(self, session: Session) -> Mapping[str, Any]:
         return {**super().identity(session), "images": session.image_set(self.shown).fingerprint}

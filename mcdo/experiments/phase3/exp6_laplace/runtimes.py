@@ -31,7 +31,7 @@ class Runtimes(Fitted):
     machine. The fit itself, which is paid once, is left out.
     """
 
-    what = "laplace runtimes 2"
+    what = "laplace runtimes"
 
     dropout: Perturbation
     passes: int
