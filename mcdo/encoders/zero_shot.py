@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mcdo.encoders.encoder import Encoder
 from mcdo.errors import McdoError
 from mcdo.images import ImageSet
 
 TEMPLATES = ("a photo of a {}", "a {}", "an image of a {}")
+
+
+def unit(features: ArrayLike) -> NDArray[np.float64]:
+    """Features ``[..., D]`` at norm one, in float64."""
+    held = np.asarray(features, dtype=np.float64)
+    return np.asarray(held / np.linalg.norm(held, axis=-1, keepdims=True))
 
 
 def zero_shot_logits(encoder: Encoder, features: NDArray[np.float32], images: ImageSet) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from mcdo.encoders import Encoder
+from mcdo.encoders.zero_shot import unit
 from mcdo.errors import McdoError
 from mcdo.estimators.posterior import Array, Likelihood, Posterior, fit_posterior, output_curvature, slices
 from mcdo.images import ImageSet
@@ -38,15 +39,15 @@ class ZeroShot:
         prompts = [template.replace("{}", name) for name in class_names]
         encoder.check_distinct(prompts, class_names)
         text = encoder.encode_text(prompts).double().cpu().numpy()
-        return cls(encoder.logit_scale * _unit(text), encoder.logit_bias, encoder.loss)
+        return cls(encoder.logit_scale * unit(text), encoder.logit_bias, encoder.loss)
 
     def logits(self, features: ArrayLike) -> Array:
         """``[N, D]`` pre-norm features to ``[N, C]``."""
-        return np.asarray(_unit(features) @ self.weights.T + self.bias)
+        return np.asarray(unit(features) @ self.weights.T + self.bias)
 
     def jacobian(self, features: ArrayLike) -> Array:
         """∂ logits/∂ feature, ``[N, C, D]``: (I − f̂ f̂ᵀ)/|f| in front of the weights."""
-        f, hat = np.asarray(features, dtype=np.float64), _unit(features)
+        f, hat = np.asarray(features, dtype=np.float64), unit(features)
         along = hat @ self.weights.T
         turned = self.weights - along[:, :, None] * hat[:, None, :]
         return np.asarray(turned / np.linalg.norm(f, axis=1)[:, None, None])
@@ -75,7 +76,7 @@ class Laplace:
         cls, head: ZeroShot, features: ArrayLike, origins: Sequence[str], *, prior_precision: float | None = None
     ) -> Laplace:
         """Over the class weights, from pre-norm ``features`` [N, D] of calibration images, and their ``origins``."""
-        x, logits = _unit(_paired(features, origins)), head.logits(features)
+        x, logits = unit(_paired(features, origins)), head.logits(features)
 
         def curvature(part: slice) -> Array:
             return output_curvature(logits[part], head.likelihood)
@@ -135,7 +136,7 @@ class Laplace:
             )
         f = _paired(features, ids)
         if self.layer == "head":
-            x: Array = _unit(f)
+            x: Array = unit(f)
         elif inputs is None:
             raise McdoError("the projection's posterior needs the inputs of the projection: projection_inputs()")
         else:
@@ -209,8 +210,3 @@ def _paired(values: ArrayLike, ids: Sequence[str]) -> Array:
     if held.ndim != 2 or len(held) != len(ids):
         raise McdoError(f"values of shape {list(held.shape)} for {len(ids)} images; give [N, D], one row per image")
     return held
-
-
-def _unit(x: ArrayLike) -> Array:
-    held = np.asarray(x, dtype=np.float64)
-    return np.asarray(held / np.linalg.norm(held, axis=-1, keepdims=True))

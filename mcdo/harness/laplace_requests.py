@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mcdo.encoders import Encoder
-from mcdo.encoders.zero_shot import TEMPLATES
+from mcdo.encoders.zero_shot import TEMPLATES, unit
 from mcdo.errors import McdoError
 from mcdo.estimators import prepared
 from mcdo.estimators.laplace import Laplace, ZeroShot, projection_inputs
@@ -124,7 +124,7 @@ class LaplaceScores(Fitted):
         return {
             **{f"head_{name}": score for name, score in head.scores(images, features).items()},
             **{f"projection_{name}": score for name, score in projection.scores(images, features, inputs).items()},
-            "leverage": leverage(_unit(features), _unit(fit_features)),
+            "leverage": leverage(unit(features), unit(fit_features)),
             "prior_head": np.array([head.prior_precision]),
             "prior_projection": np.array([projection.prior_precision]),
             "weight_norm": np.array([np.sqrt(norm)]),
@@ -137,7 +137,3 @@ def captured(encoder: Encoder, pixels: Pixels, rows: int) -> tuple[Array, Array,
     inputs = torch.cat([part[0].cpu() for part in parts]).double().numpy()
     features = torch.cat([part[1].cpu() for part in parts]).double().numpy()
     return inputs, features, parts[0][2]
-
-
-def _unit(x: Array) -> Array:
-    return np.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True))

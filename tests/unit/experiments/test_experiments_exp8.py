@@ -12,6 +12,7 @@ from made_up_inputs import inputs_of
 from made_up_runs import Array, made_up_run
 from scipy.stats import ortho_group
 
+from mcdo.encoders.zero_shot import unit
 from mcdo.errors import McdoError
 from mcdo.estimators.pass_covariance import PassCovariance
 from mcdo.experiments.phase3.exp8_semantic import SemanticResult, SemanticSpace
@@ -21,7 +22,6 @@ from mcdo.experiments.phase3.exp8_semantic.subspace import (
     random_shares,
     semantic_basis,
     share_in,
-    unit,
     without,
 )
 from mcdo.harness import Inputs, Logits, Passes, Request, Subject, TextFeatures

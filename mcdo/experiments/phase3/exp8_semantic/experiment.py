@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.encoders import find_spec
+from mcdo.encoders.zero_shot import unit
 from mcdo.estimators import MonteCarloConfig
 from mcdo.estimators.pass_covariance import PassCovariance, pass_covariance
-from mcdo.experiments.phase3.exp8_semantic.subspace import Share, modality_gap, semantic_basis, share_in, unit
+from mcdo.experiments.phase3.exp8_semantic.subspace import Share, modality_gap, semantic_basis, share_in
 from mcdo.harness import (
     Claim,
     Experiment,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcdo.encoders.zero_shot import unit
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate, Origins, mean
 
@@ -59,12 +60,6 @@ def semantic_basis(text: NDArray[np.floating], gap: Array | None = None, varianc
 def modality_gap(features: NDArray[np.floating], text: NDArray[np.floating]) -> Array:
     """Mean unit image feature minus mean unit text feature, ``[D]``."""
     return np.asarray(unit(features).mean(0) - unit(text).mean(0))
-
-
-def unit(x: NDArray[np.floating]) -> Array:
-    """``[..., D]`` as float64 of norm one."""
-    held = np.asarray(x, dtype=np.float64)
-    return np.asarray(held / np.linalg.norm(held, axis=-1, keepdims=True))
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcdo.encoders.zero_shot import unit
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.phase3.exp9_tracking.association import TrackingResult, chosen_betas, compared
 from mcdo.experiments.phase3.exp9_tracking.experiment import Tracking
 from mcdo.experiments.phase3.exp9_tracking.frames import Array, Frame
-from mcdo.experiments.phase3.exp9_tracking.sequences import Group, Scene, dealt, image_sequence, unit
+from mcdo.experiments.phase3.exp9_tracking.sequences import Group, Scene, dealt, image_sequence
 from mcdo.harness import Claim, Features, Images, Inputs, Logits, Passes, Request, View
 from mcdo.harness.laplace_requests import LaplaceScores
 from mcdo.stats import ambiguity_targets

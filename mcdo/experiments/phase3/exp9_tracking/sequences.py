@@ -158,12 +158,6 @@ def image_sequence(
     return generate(scene, rng, appearance)
 
 
-def unit(x: NDArray[np.floating]) -> Array:
-    """``[..., D]`` as float64 of norm one."""
-    held = np.asarray(x, dtype=np.float64)
-    return np.asarray(held / np.linalg.norm(held, axis=-1, keepdims=True))
-
-
 def cosine_distance(a: Array, b: Array) -> Array:
     """1 − cosine of unit vectors, from the chord: never negative, and exact for near ones."""
     return np.asarray(np.square(a - b).sum(-1) / 2)
