@@ -13,7 +13,6 @@ from mcdo.experiments.cost import estimator_cost
 from mcdo.experiments.findings import Findings
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
-from mcdo.experiments.prelim import loss_or_site as loss_or_site
 from mcdo.stats import LEVEL_BAND, RANKING_BAR
 
 Row = Sequence[str]
@@ -36,12 +35,13 @@ def write_page(reports: Path, page: Path) -> Path:
         "# Findings on the embedded encoders",
         "",
         "Written by `mcdo findings` from the summaries under `reports/`; `make experiments` makes those first. "
-        "Brackets are 95 % intervals over images. One encoder was trained for each loss and tower, so what is said of "
-        "a loss or a tower is said of these encoders.",
+        "Brackets are 95 % intervals over images. One encoder was trained for each loss and tower: nothing says how "
+        "much another training would differ, so what differs between losses or towers differs between these encoders, "
+        "and is not tested.",
         "",
         "## Does the loss, or do the perturbed sites, decide whether the score is valid?",
         "",
-        *_loss_or_site(_read(reports / "prelim" / loss_or_site.FOLDER / f"{loss_or_site.FOLDER}_summary.json")),
+        *_loss_or_site(_read(reports / "prelim" / "prelim_loss_or_site" / "prelim_loss_or_site_summary.json")),
         "## Is first order enough?",
         "",
         *_first_order(_read(reports / "phase1" / FirstOrderReliability.name / "exp0_first_order_summary.json")),
@@ -104,33 +104,36 @@ def _loss_or_site(summary: dict[str, Any]) -> list[str]:
             for contrast in next(iter(effects.values()))
         ]
         lines += [
-            "Main effects (difference of cell means; p corrected by Holm within a column):",
+            "Differences of cell means. Between sites: within encoders, with their spread over the four in interval "
+            "and p (Holm within a column). Between losses and towers: of these four encoders, over images, no test.",
             "",
             *table(head, rows),
         ]
         shares = {name: found["analysis"][name]["shares"] for name in OUTCOMES}
         rows = [[factor, *(interval(shares[name][factor]) for name in OUTCOMES)] for factor in shares["reliability"]]
-        lines += ["Share of the variation between cells:", "", *table(["factor", *OUTCOMES.values()], rows)]
+        lines += ["Share of the variation between these cells:", "", *table(["factor", *OUTCOMES.values()], rows)]
     return lines
 
 
 def _decided(score: str, analysis: Mapping[str, Any]) -> list[str]:
-    """The answer in words: which contrasts stand after correction, and what varies most between cells."""
+    """The answer in words: which contrasts between sites stand after correction, and what varies most."""
     lines = []
     for name, outcome in OUTCOMES.items():
-        stands = [
-            f"{contrast} {of['value']:+.2f}"
-            for contrast, of in analysis[name]["effects"].items()
-            if of["p_holm"] is not None and of["p_holm"] < 0.05
-        ]
-        shares = sorted(analysis[name]["shares"].items(), key=lambda share: -(share[1]["value"] or 0))
-        most, much = shares[0]
+        effects = analysis[name]["effects"]
+        tested = {contrast: of for contrast, of in effects.items() if "p_holm" in of}
+        stands = _said({c: of for c, of in tested.items() if of["p_holm"] is not None and of["p_holm"] < 0.05})
+        differ = _said({contrast: of for contrast, of in effects.items() if contrast not in tested})
+        most, much = max(analysis[name]["shares"].items(), key=lambda share: share[1]["value"] or 0)
         lines.append(
-            f"- {score}, {outcome}: "
-            + (", ".join(stands) if stands else "no main effect stands")
-            + f"; the largest share of the variation between cells is {most}, {interval(much)}."
+            f"- {score}, {outcome}: between sites, over the four encoders, {stands or 'no contrast stands'}; between "
+            f"losses and towers, of these encoders and not tested, {differ}; the largest share of the variation "
+            f"between cells is {most}, {interval(much)}."
         )
     return lines
+
+
+def _said(effects: Mapping[str, Estimate]) -> str:
+    return ", ".join(f"{contrast} {of['value']:+.2f}" for contrast, of in effects.items())
 
 
 def _effect(estimate: Estimate) -> str:

@@ -22,6 +22,7 @@ from mcdo.stats.calibration import (
     reliability_diagram,
 )
 from mcdo.stats.comparison import Difference, auroc_differences, corrected, spearman_differences
+from mcdo.stats.crossed import crossed_mean
 from mcdo.stats.debiased import debiased_ece, debiased_squared_calibration_error
 from mcdo.stats.decision import Usable, any_usable, usable_cells
 from mcdo.stats.detection import auroc, auroc_high, auroc_low
@@ -100,6 +101,7 @@ __all__ = [
     "bootstrap",
     "brier_score",
     "corrected",
+    "crossed_mean",
     "debiased_ece",
     "debiased_squared_calibration_error",
     "disattenuated",

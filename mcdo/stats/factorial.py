@@ -1,8 +1,11 @@
 """Which factor decides? Main effects and shares of the spread in a full grid of cells measured on the same images.
 
-The figure of every cell is recomputed in each resample of the origins, so contrasts between cells are paired. An
-interval says what other originals would have given; where a cell holds one trained model, what another training would
-have given is outside of it.
+The figure of every cell is recomputed in each resample of the origins, so contrasts between cells are paired.
+
+Some factors are what the units are made with (the loss and the tower of a trained encoder), the others what is done to
+each unit (the sites that are perturbed): a split plot (Yates 1935). With one unit for each combination of the former,
+nothing says how much another unit of that combination would differ, so a contrast between them describes these units
+and has no test. A contrast of the latter is seen in every unit, and its error is its spread over them.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +21,9 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, numbers
-from mcdo.stats.comparison import Difference, corrected
+from mcdo.stats.comparison import Difference, holm_of_defined
+from mcdo.stats.crossed import crossed_mean
 from mcdo.stats.resampling import Estimate, percentile_estimate
-from mcdo.stats.sample import normal_p
 
 Contrast = tuple[str, str, str]
 
@@ -30,39 +33,51 @@ class FactorialAnalysis:
     """What :func:`factorial_analysis` found.
 
     Attributes:
-        effects: by (factor, level, other level): marginal mean of the other level less that of the level.
+        between: by (factor, level, other level) of the factors between units: marginal mean of the other level less
+            that of the level. The interval is over images, of these units.
+        within: the same for the factors within units, with the units as the error stratum; Holm over them.
         shares: of the sum of squares between cells: by factor, by pair of factors ("a x b": what the two do together
             beyond their main effects), and "rest", which is left.
         share_differences: by (factor, other factor): share of the other less that of the factor.
 
     """
 
-    effects: Mapping[Contrast, Difference]
+    between: Mapping[Contrast, Estimate]
+    within: Mapping[Contrast, Difference]
     shares: Mapping[str, Estimate]
     share_differences: Mapping[tuple[str, str], Estimate]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
+        """JSON-able: effects of both kinds (those between units without p), shares and their differences."""
+        effects: dict[Contrast, Estimate | Difference] = {**self.between, **self.within}
         return {
-            "effects": {f"{f}: {b} - {a}": d.as_dict() for (f, a, b), d in self.effects.items()},
+            "effects": {f"{f}: {b} - {a}": effect.as_dict() for (f, a, b), effect in effects.items()},
             "shares": {factor: e.as_dict() for factor, e in self.shares.items()},
             "share_differences": {f"{b} - {a}": e.as_dict() for (a, b), e in self.share_differences.items()},
         }
 
 
 def factorial_analysis(
-    factors: Mapping[str, Sequence[str]], values: ArrayLike, draws: ArrayLike, n: int, *, level: float = 0.95
+    factors: Mapping[str, Sequence[str]],
+    values: ArrayLike,
+    draws: ArrayLike,
+    n: int,
+    *,
+    units: Sequence[str],
+    level: float = 0.95,
 ) -> FactorialAnalysis:
     """Balanced analysis of one figure over all combinations of levels.
 
     Shares are SS(factor)/SS(between cells), sums of squares of marginal means about the grand mean (Fisher 1925);
-    without replication they describe these cells, and noise in the cells adds to all of them. Holm over the contrasts.
+    without replication they describe these cells, and noise in the cells adds to all of them. Contrasts within units
+    by :func:`~mcdo.stats.crossed.crossed_mean`, all others with the percentile interval of the draws.
 
     Args:
         factors: levels by factor, in the order of the axes of ``values``.
         values: the figure of each cell, one axis per factor.
         draws: the same in each resample, [R, ...], as :meth:`~mcdo.stats.sample.Sample.both` gives them.
         n: origins behind each figure.
+        units: the factors whose combinations are the units, one unit each.
         level: of the intervals.
 
     """
@@ -73,32 +88,47 @@ def factorial_analysis(
             f"values {list(cells.shape)} and draws {list(resampled.shape)} for a grid of {list(shape)} cells; "
             "give one value per cell, draws [R, ...], and at least two levels of each factor"
         )
+    if not units or not set(units) <= set(factors):
+        raise McdoError(f"units {list(units)}: name one or more of the factors {', '.join(factors)}")
 
     def estimate(value: float, drawn: Array) -> Estimate:
         return percentile_estimate(value, np.full(1, math.nan) if math.isnan(value) else drawn, n, level)
 
-    effects = {}
-    for axis, (factor, levels) in enumerate(factors.items()):
-        mean, means = _marginal(cells[None], axis).ravel(), _marginal(resampled, axis).reshape(len(resampled), -1)
+    stacked = np.concatenate([cells[None], resampled])
+    axes = {factor: 1 + axis for axis, factor in enumerate(factors)}
+    between: dict[Contrast, Estimate] = {}
+    within: dict[Contrast, Difference] = {}
+    for factor, levels in factors.items():
+        stay = [axes[unit] for unit in units if factor not in units]
         for i, j in itertools.combinations(range(len(levels)), 2):
-            value, drawn = float(mean[j] - mean[i]), means[:, j] - means[:, i]
-            p = normal_p(value, drawn)
-            effects[factor, levels[i], levels[j]] = Difference(estimate(value, drawn), p, p)
+            by_unit = _contrast(stacked, axes[factor], i, j, stay)
+            if factor in units:
+                between[factor, levels[i], levels[j]] = estimate(float(by_unit[0, 0]), by_unit[1:, 0])
+            else:
+                within[factor, levels[i], levels[j]] = crossed_mean(by_unit[0], by_unit[1:], n, level=level)
     pairs = [f"{a} x {b}" for a, b in itertools.combinations(factors, 2)] if len(factors) > 2 else []
-    names, share, shares = [*factors, *pairs, "rest"], _shares(cells[None])[0], _shares(resampled)
+    names, shares = [*factors, *pairs, "rest"], _shares(stacked)
     return FactorialAnalysis(
-        effects=_adjusted(effects),
-        shares={name: estimate(float(share[i]), shares[:, i]) for i, name in enumerate(names)},
+        between=between,
+        within=_adjusted(within),
+        shares={name: estimate(float(shares[0, i]), shares[1:, i]) for i, name in enumerate(names)},
         share_differences={
-            (names[i], names[j]): estimate(float(share[j] - share[i]), shares[:, j] - shares[:, i])
+            (names[i], names[j]): estimate(float(shares[0, j] - shares[0, i]), shares[1:, j] - shares[1:, i])
             for i, j in itertools.combinations(range(len(factors)), 2)
         },
     )
 
 
+def _contrast(cells: Array, axis: int, i: int, j: int, stay: Sequence[int]) -> Array:
+    """Level ``j`` less level ``i`` of ``axis`` of [R, ...], mean over all axes but ``stay``; [R, cells of stay]."""
+    difference = np.take(cells, [j], axis) - np.take(cells, [i], axis)
+    gone = tuple(a for a in range(1, cells.ndim) if a not in stay)
+    return np.asarray(difference.mean(axis=gone).reshape(len(cells), -1))
+
+
 def _adjusted(effects: Mapping[Contrast, Difference]) -> dict[Contrast, Difference]:
-    joined = corrected({"": {str(key): difference for key, difference in effects.items()}})[""]
-    return {key: joined[str(key)] for key in effects}
+    p_holm = holm_of_defined([difference.p_value for difference in effects.values()])
+    return {key: replace(d, p_holm=p) for (key, d), p in zip(effects.items(), p_holm, strict=True)}
 
 
 def _marginal(cells: Array, *axes: int) -> Array:

@@ -6,68 +6,69 @@ timm tower} x {all, mlp, attention} are measured under one protocol: the same im
 roles that every tower has; what a tower has beyond them (final projection, pooling head) is perturbed in four further
 cells for comparison, outside the analysis.
 
-Effects are main effects over the balanced grid with intervals over images. There is one trained encoder for each loss
-and tower: what is particular to an encoder falls into loss, tower and their interaction, and another training could
-move those by more than the intervals say. A second analysis therefore sets the encoder as a whole against the sites,
-which are compared within encoders and do not suffer from that.
+There is one trained encoder for each loss and tower. What is particular to an encoder falls into loss, tower and their
+interaction, and nothing here says how much another training would move them: they are differences between these four
+encoders, without a test, and claims about them stay undecided. Sites are compared within encoders; the error of such a
+contrast is its spread over the four encoders, with the noise of the images in it.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
-from mcdo.experiments.base import ExperimentConfig, Need, origin, write_json, write_npz
-from mcdo.perturbation import check_comparable
-from mcdo.report.figures import save_figure
-from mcdo.stats import (
-    AmbiguityTargets,
-    Difference,
-    Estimate,
-    FactorialAnalysis,
-    Reliability,
-    corrected,
-    factorial_analysis,
-    normal_p,
-    reliability,
+from mcdo.experiments.prelim.grid import (
+    CELLS,
+    ENCODERS,
+    FACTORS,
+    FIGURES,
+    SCORES,
+    SITES,
+    UNMATCHED,
+    Cell,
+    GridAnalysis,
+    Measured,
+    analyse,
+    outcomes,
 )
-from mcdo.stats.association import among
-from mcdo.stats.resampling import correlation, multiplicities, percentile_estimate, rank_covariance
+from mcdo.experiments.prelim.grid_figure import draw_cells, draw_shares
+from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Passes, Request, Settings, Subject, View
+from mcdo.perturbation import check_comparable
+from mcdo.report.figures import Panel
+from mcdo.stats import Estimate, Reliability, ambiguity_targets, reliability
 
-FOLDER = "prelim_loss_or_site"
-ENCODERS = {
-    ("softmax", "mha"): "clip_tiny",
-    ("sigmoid", "mha"): "clip_tiny_sigmoid",
-    ("softmax", "timm"): "siglip_tiny_softmax",
-    ("sigmoid", "timm"): "siglip_tiny",
-}
-SITES = {
-    "all": ("qkv", "attention_output", "fc1", "fc2"),
-    "mlp": ("fc1", "fc2"),
-    "attention": ("qkv", "attention_output"),
-}
-"""Roles by level. "all" are the roles that the four towers share."""
-FACTORS = {"loss": ("softmax", "sigmoid"), "tower": ("mha", "timm"), "site": tuple(SITES)}
-UNMATCHED = "everything"
-SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
-Array = NDArray[np.float64]
-Cell = tuple[str, str, str]
+JUDGED = "trace_pre"
+ONE_TRAINING = "one training for each loss and tower: nothing says how much another would differ"
 
 
 @dataclass(frozen=True)
-class LossOrSiteConfig(ExperimentConfig):
+class LossOrSiteResult:
+    """What the grid says.
+
+    Attributes:
+        grid: by score.
+        reliability: by score and cell, those of everything perturbed included.
+
+    """
+
+    grid: Mapping[str, GridAnalysis]
+    reliability: Mapping[str, Mapping[Cell, Reliability]]
+
+
+@dataclass(frozen=True)
+class LossOrSite(Experiment[LossOrSiteResult]):
     """N images of ``images``, K trials at one T for every cell, and one trial at every degradation."""
 
-    QUICK: ClassVar[Mapping[str, Any]] = {"n": 80, "passes": 16, "trials": 2}
+    key = "prelim_loss_or_site"
+    name = "prelim_loss_or_site"
+    phase = "prelim"
+    files = Files(summary="prelim_loss_or_site_summary.json", figure="prelim_loss_or_site.png")
+    quick = {"n": 80, "passes": 16, "trials": 2}
 
     n: int = 500
     passes: int = 64
@@ -76,84 +77,138 @@ class LossOrSiteConfig(ExperimentConfig):
     degradations: tuple[str, ...] = ("blur:4%", "blur:10%")
     resamples: int = 1000
 
+    @classmethod
+    def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
+        """The four embedded encoders together, whatever the models asked for."""
+        return (Subject("all_four", tuple(ENCODERS.values())),)
+
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """The twelve, in the order of :data:`FACTORS`."""
-        return tuple(itertools.product(*FACTORS.values()))  # type: ignore[arg-type]
+        """The twelve, and the four in which everything is perturbed."""
+        return (*CELLS, *((loss, tower, UNMATCHED) for loss, tower in ENCODERS))
 
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Names of the figures of a cell."""
+        return outcomes(self.degradations)
 
-@dataclass(frozen=True)
-class Measured:
-    """What a cell's figures are computed from.
+    def shown(self, degradation: str | None = None) -> Images:
+        """The images, clean or degraded."""
+        return Images(self.n, self.images, degradation)
 
-    Attributes:
-        scores: by name, [K, N].
-        degraded: by degradation and name, [N], under the masks of the first trial.
-        norm: of the deterministic features, [N].
-        entropy: of the softmax over classes, [N].
-        own_entropy: the same for the head the model was trained with.
+    def run(self, cell: Cell, degradation: str | None = None) -> Passes:
+        """A cell's run: K trials of the clean images, one of degraded ones."""
+        loss, tower, site = cell
+        kind = replace(self.dropout, sites="all" if site == UNMATCHED else SITES[site])
+        trials = self.trials if degradation is None else 1
+        protocol = MonteCarloConfig(kind, (self.passes,), trials, self.seed)
+        return Passes(ENCODERS[loss, tower], self.shown(degradation), protocol)
 
-    """
+    def degraded(self, cell: Cell) -> dict[str, Passes]:
+        """A cell's runs of degraded images: none where roles are not matched."""
+        return {} if cell[2] == UNMATCHED else {each: self.run(cell, each) for each in self.degradations}
 
-    scores: dict[str, Array]
-    degraded: dict[str, dict[str, Array]]
-    norm: Array
-    entropy: Array
-    own_entropy: Array
+    def logits(self, cell: Cell) -> Logits:
+        """What the targets of a cell are made of."""
+        return Logits(ENCODERS[cell[:2]], self.shown())
 
+    def requests(self, about: View) -> Iterable[Request[Any]]:
+        asked: list[Request[Any]] = []
+        for cell in self.cells:
+            asked += [self.run(cell), *self.degraded(cell).values(), self.logits(cell)]
+        return asked
 
-@dataclass(frozen=True)
-class LossOrSiteResult:
-    """What the grid says.
+    def compute(self, inputs: Inputs) -> LossOrSiteResult:
+        check_roles({cell: inputs[self.run(cell)] for cell in CELLS})
+        origins = inputs.images(self.shown()).origins
+        measured = self.measured(inputs)
+        return LossOrSiteResult(
+            grid={score: analyse(measured, score, origins, self.seed, self.resamples) for score in SCORES},
+            reliability={
+                score: {
+                    cell: reliability(of.scores[score], origins=origins, shared_noise=False, seed=self.seed)
+                    for cell, of in measured.items()
+                }
+                for score in SCORES
+            },
+        )
 
-    Attributes:
-        figures: by score, outcome and cell.
-        reliability: by score and cell.
-        analyses: by score and outcome: loss, tower and site.
-        by_encoder: by score and outcome: the encoder as a whole and site.
-        within: by score, outcome and (loss, tower): all sites less MLP sites, within one encoder; Holm over them.
-        unmatched: by score and (loss, tower): reliability and ρ(entropy) with everything perturbed that the tower has.
+    def measured(self, inputs: Inputs) -> dict[Cell, Measured]:
+        """What each cell's figures are computed from."""
+        return {cell: self._measured(inputs, cell) for cell in self.cells}
 
-    """
+    def _measured(self, inputs: Inputs, cell: Cell) -> Measured:
+        run, logits, head = inputs[self.run(cell)], inputs[self.logits(cell)]["logits"], cell[0]
+        degraded = {spec: inputs[request] for spec, request in self.degraded(cell).items()}
+        return Measured(
+            scores={name: run.scores(name) for name in SCORES},
+            degraded={spec: {name: of.scores(name)[0] for name in SCORES} for spec, of in degraded.items()},
+            norm=run.feature_norm,
+            entropy=ambiguity_targets(logits, head="softmax").entropy,
+            own_entropy=ambiguity_targets(logits, head=head).entropy,  # type: ignore[arg-type]
+        )
 
-    figures: dict[str, dict[str, dict[Cell, Estimate]]]
-    reliability: dict[str, dict[Cell, Reliability]]
-    analyses: dict[str, dict[str, FactorialAnalysis]]
-    by_encoder: dict[str, dict[str, FactorialAnalysis]]
-    within: dict[str, dict[str, dict[tuple[str, str], Difference]]]
-    unmatched: dict[str, dict[tuple[str, str], dict[str, Estimate]]]
+    def claims(self) -> Sequence[Claim[LossOrSiteResult]]:
+        return [
+            *(_loss_decides(outcome) for outcome in self.outcomes),
+            *(_softmax_above_sigmoid(outcome) for outcome in self.outcomes if outcome != "reliability"),
+            *(_mlp_below_all(outcome) for outcome in self.outcomes),
+            *(_all_above_mlp(outcome, made) for made in ENCODERS for outcome in self.outcomes),
+        ]
 
+    def summary(self, result: LossOrSiteResult) -> Mapping[str, Any]:
+        return {
+            "encoders": {"/".join(made): model for made, model in ENCODERS.items()},
+            "roles": SITES,
+            "scores": {score: self._summary(grid, result.reliability[score]) for score, grid in result.grid.items()},
+            "intervals": "over the originals; of contrasts between sites over the four encoders as well",
+            "tests": f"none between losses or towers: {ONE_TRAINING}. Between sites the four encoders are the error "
+            "stratum. All less mlp is of one encoder each, over the originals",
+            "correction": "Holm over the contrasts between sites of one outcome; over all outcomes and encoders for "
+            "all less mlp",
+        }
 
-def needs_of(config: LossOrSiteConfig, cell: Cell) -> dict[str | None, Need]:
-    """The clean run of a cell (None) and those of its degradations; degraded images are seen in one trial."""
-    loss, tower, site = cell
-    model = ENCODERS[loss, tower]
-    kind = replace(config.dropout, sites="all" if site == UNMATCHED else SITES[site])
-    clean = Need(
-        model, config.n, MonteCarloConfig(kind, (config.passes,), config.trials, config.seed), images=config.images
-    )
-    once = replace(clean.config, trials=1)
-    later = () if site == UNMATCHED else config.degradations
-    return {None: clean} | {spec: replace(clean, config=once, degradation=spec) for spec in later}
+    def _summary(self, grid: GridAnalysis, trials: Mapping[Cell, Reliability]) -> dict[str, Any]:
+        return {
+            "cells": {
+                "/".join(cell): {
+                    **{outcome: grid.figures[outcome][cell].as_dict() for outcome in self.outcomes},
+                    "trials": trials[cell].as_dict(),
+                }
+                for cell in CELLS
+            },
+            "analysis": {outcome: of.as_dict() for outcome, of in grid.analyses.items()},
+            "encoder_or_site": {outcome: of.as_dict() for outcome, of in grid.by_encoder.items()},
+            "all_less_mlp": {
+                outcome: {"/".join(made): difference.as_dict() for made, difference in table.items()}
+                for outcome, table in grid.within.items()
+            },
+            "everything_perturbed": {
+                "/".join(made): {outcome: grid.figures[outcome][(*made, UNMATCHED)].as_dict() for outcome in FIGURES}
+                for made in ENCODERS
+            },
+        }
 
+    def arrays(self, inputs: Inputs, result: LossOrSiteResult) -> Mapping[str, Mapping[str, ArrayLike]]:
+        arrays: dict[str, ArrayLike] = {"paths": np.array(inputs.images(self.shown()).ids)}
+        for cell, of in self.measured(inputs).items():
+            name, model = "/".join(cell), ENCODERS[cell[:2]]
+            arrays |= {f"{name}/{score}": values for score, values in of.scores.items()}
+            arrays |= {f"{name}/{spec}/{s}": v for spec, after in of.degraded.items() for s, v in after.items()}
+            arrays |= {f"{model}/entropy": of.entropy, f"{model}/feature_norm": of.norm}
+        return {"prelim_loss_or_site.npz": arrays}
 
-def measured(
-    config: LossOrSiteConfig,
-    clean: MonteCarloRun,
-    degraded: Mapping[str, MonteCarloRun],
-    targets: AmbiguityTargets,
-    own: AmbiguityTargets,
-) -> Measured:
-    """A cell's measurement, by what its figures need."""
-    return Measured(
-        scores={name: clean.scores(name, config.passes)[: config.trials] for name in SCORES},
-        degraded={
-            spec: {name: run.scores(name, config.passes)[0] for name in SCORES} for spec, run in degraded.items()
-        },
-        norm=clean.feature_norm,
-        entropy=targets.entropy,
-        own_entropy=own.entropy,
-    )
+    def title(self) -> str:
+        return f"{JUDGED}: loss, tower or site? (N={self.n}, T={self.passes}, K={self.trials}, matched roles)"
+
+    def panels(self, inputs: Inputs, result: LossOrSiteResult) -> Sequence[Panel]:
+        """For each outcome the twelve cells, then the shares of the factors."""
+        grid = result.grid[JUDGED]
+        return [
+            lambda axes, outcome=outcome, draw=draw: draw(axes, grid, outcome)  # type: ignore[misc]
+            for draw in (draw_cells, draw_shares)
+            for outcome in self.outcomes
+        ]
 
 
 def check_roles(runs: Mapping[Cell, MonteCarloRun]) -> None:
@@ -167,209 +222,59 @@ def check_roles(runs: Mapping[Cell, MonteCarloRun]) -> None:
         check_comparable({f"{loss}/{tower}": run.roles for (loss, tower, at), run in runs.items() if at == site})
 
 
-def outcomes(config: LossOrSiteConfig) -> tuple[str, ...]:
-    """Names of the figures of a cell."""
-    return (
-        "reliability",
-        "rho_entropy",
-        "rho_entropy_given_norm",
-        "rho_own_entropy",
-        *(f"increased/{spec}" for spec in config.degradations),
+def _loss_decides(outcome: str) -> Claim[LossOrSiteResult]:
+    """S1's explanation: the loss accounts for more of the spread between cells than the sites do."""
+
+    def beside(result: LossOrSiteResult) -> str:
+        grid = result.grid[JUDGED]
+        shares = {**grid.analyses[outcome].shares, "encoder": grid.by_encoder[outcome].shares["encoder"]}
+        return f"share of the sites less share of the loss; {ONE_TRAINING}; " + ", ".join(
+            f"{name} {share}" for name, share in shares.items()
+        )
+
+    return Claim(
+        f"loss_decides/{outcome}",
+        lambda r: r.grid[JUDGED].analyses[outcome].share_differences["loss", "site"],
+        rule=("< 0 over trainings", lambda r: "undecided"),
+        beside=beside,
     )
 
 
-def compute(config: LossOrSiteConfig, cells: Mapping[Cell, Measured]) -> LossOrSiteResult:
-    """Everything.
-
-    Args:
-        config: the protocol.
-        cells: the twelve, and those of site ``everything`` where measured.
-
-    """
-    draws = {
-        (score, cell): _draws(config, cells[cell], score) for score in SCORES for cell in cells
-    }  # {outcome: [1 + R], the sample first}
-    n = len(next(iter(cells.values())).norm)
-
-    def grid(score: str, outcome: str) -> Array:
-        shape = tuple(len(levels) for levels in FACTORS.values())
-        return np.stack([draws[score, cell][outcome] for cell in config.cells], axis=1).reshape(-1, *shape)
-
-    analyses, by_encoder, within = {}, {}, {}
-    encoders = tuple(ENCODERS[key] for key in itertools.product(FACTORS["loss"], FACTORS["tower"]))
-    two = {"encoder": encoders, "site": tuple(SITES)}
-    for score in SCORES:
-        grids = {outcome: grid(score, outcome) for outcome in outcomes(config)}
-        analyses[score] = {o: factorial_analysis(FACTORS, g[0], g[1:], n) for o, g in grids.items()}
-        flat = {o: g.reshape(len(g), -1, len(SITES)) for o, g in grids.items()}
-        by_encoder[score] = {o: factorial_analysis(two, g[0], g[1:], n) for o, g in flat.items()}
-        within[score] = _within(grids, n)
-    return LossOrSiteResult(
-        figures={
-            score: {
-                outcome: {cell: _estimate(draws[score, cell][outcome], n) for cell in config.cells}
-                for outcome in outcomes(config)
-            }
-            for score in SCORES
-        },
-        reliability={
-            score: {cell: reliability(held.scores[score], seed=config.seed) for cell, held in cells.items()}
-            for score in SCORES
-        },
-        analyses=analyses,
-        by_encoder=by_encoder,
-        within=within,
-        unmatched={
-            score: {
-                (loss, tower): {
-                    outcome: _estimate(draws[score, (loss, tower, site)][outcome], n)
-                    for outcome in outcomes(config)[:4]
-                }
-                for loss, tower, site in cells
-                if site == UNMATCHED
-            }
-            for score in SCORES
-        },
+def _softmax_above_sigmoid(outcome: str) -> Claim[LossOrSiteResult]:
+    """The direction of S1's explanation; that the sigmoid loss is the more reliable one is not disputed there."""
+    return Claim(
+        f"softmax_above_sigmoid/{outcome}",
+        lambda r: r.grid[JUDGED].analyses[outcome].between["loss", "softmax", "sigmoid"],
+        rule=("< 0 over trainings", lambda r: "undecided"),
+        beside=lambda r: f"sigmoid less softmax, mean over towers and sites of these encoders; {ONE_TRAINING}",
     )
 
 
-def _draws(config: LossOrSiteConfig, held: Measured, score: str) -> dict[str, Array]:
-    """Every outcome in the sample and in each resample of the images, [1 + R]; the same resamples in every cell."""
-    trials, N = held.scores[score], len(held.norm)
-    weights = np.concatenate([np.ones((1, N)), multiplicities(N, config.resamples, config.seed)])
-    i, j = np.triu_indices(len(trials), 1)
-    pairs = correlation(rank_covariance(trials, weights))[:, i, j]
-    rows = np.stack([trials.mean(axis=0), held.entropy, held.own_entropy, held.norm])
-    ranks = rank_covariance(rows, weights)
-    increased = {spec: after[score] > trials[0] for spec, after in held.degraded.items()}
-    return {
-        "reliability": np.median(pairs, axis=1) if len(i) else np.full(len(weights), math.nan),
-        "rho_entropy": among(0, 1)(ranks),
-        "rho_entropy_given_norm": among(0, 1, 3)(ranks),
-        "rho_own_entropy": among(0, 2)(ranks),
-        **{f"increased/{spec}": weights @ more / N for spec, more in increased.items()},
-    }
+def _mlp_below_all(outcome: str) -> Claim[LossOrSiteResult]:
+    """Over encoders: with MLP sites only the score is less reliable and less valid than with all sites."""
+
+    def beside(result: LossOrSiteResult) -> str:
+        by_encoder = result.grid[JUDGED].within[outcome]
+        within = ", ".join(f"{'/'.join(made)} {difference.estimate}" for made, difference in by_encoder.items())
+        return f"the encoders are the error stratum; all less mlp: {within}"
+
+    return Claim(
+        f"mlp_below_all/{outcome}",
+        lambda r: r.grid[JUDGED].analyses[outcome].within["site", "all", "mlp"].estimate,
+        below=0.0,
+        beside=beside,
+        p_holm=lambda r: r.grid[JUDGED].analyses[outcome].within["site", "all", "mlp"].p_holm,
+    )
 
 
-def _estimate(draws: Array, n: int) -> Estimate:
-    return percentile_estimate(float(draws[0]), draws[1:], n, 0.95)
+def _all_above_mlp(outcome: str, made: tuple[str, str]) -> Claim[LossOrSiteResult]:
+    """The lead, of one encoder: with all sites perturbed the score is more reliable and valid than with MLP sites."""
 
+    def beside(result: LossOrSiteResult) -> str:
+        figures = result.grid[JUDGED].figures[outcome]
+        return "of this encoder; " + ", ".join(f"{site} {figures[(*made, site)]}" for site in FACTORS["site"])
 
-def _within(grids: Mapping[str, Array], n: int) -> dict[str, dict[tuple[str, str], Difference]]:
-    """All sites less MLP sites, for each encoder and outcome."""
-    places = list(itertools.product(enumerate(FACTORS["loss"]), enumerate(FACTORS["tower"])))
-    every, mlp = (FACTORS["site"].index(site) for site in ("all", "mlp"))
-    found: dict[str, dict[str, Difference]] = {}
-    for outcome, grid in grids.items():
-        found[outcome] = {}
-        for (i, loss), (j, tower) in places:
-            difference = grid[:, i, j, every] - grid[:, i, j, mlp]
-            p = normal_p(float(difference[0]), difference[1:])
-            found[outcome][f"{loss}/{tower}"] = Difference(_estimate(difference, n), p, p)
-    joined = corrected(found)
-    return {
-        outcome: {(loss, tower): table[f"{loss}/{tower}"] for (_, loss), (_, tower) in places}
-        for outcome, table in joined.items()
-    }
+    def estimate(result: LossOrSiteResult) -> Estimate:
+        return result.grid[JUDGED].within[outcome][made].estimate
 
-
-def summary(config: LossOrSiteConfig, result: LossOrSiteResult) -> dict[str, Any]:
-    """What stands in ``prelim_loss_or_site_summary.json``, apart from the origin."""
-    return {
-        "encoders": {"/".join(key): model for key, model in ENCODERS.items()},
-        "roles": SITES,
-        "scores": {
-            score: {
-                "cells": {
-                    "/".join(cell): {
-                        **{o: result.figures[score][o][cell].as_dict() for o in outcomes(config)},
-                        "trials": result.reliability[score][cell].as_dict(),
-                    }
-                    for cell in config.cells
-                },
-                "analysis": {outcome: found.as_dict() for outcome, found in result.analyses[score].items()},
-                "encoder_or_site": {outcome: found.as_dict() for outcome, found in result.by_encoder[score].items()},
-                "all_less_mlp": {
-                    outcome: {"/".join(key): d.as_dict() for key, d in table.items()}
-                    for outcome, table in result.within[score].items()
-                },
-                "everything_perturbed": {
-                    "/".join(key): {outcome: e.as_dict() for outcome, e in table.items()}
-                    for key, table in result.unmatched[score].items()
-                },
-            }
-            for score in SCORES
-        },
-        "intervals": "bootstrap over images; one trained encoder per loss and tower, so training is not resampled",
-        "correction": "Holm over the contrasts of one outcome; over all outcomes and encoders for all less mlp",
-    }
-
-
-def write(
-    config: LossOrSiteConfig,
-    cells: Mapping[Cell, Measured],
-    run: MonteCarloRun,
-    result: LossOrSiteResult,
-    reports: Path,
-    session: str,
-) -> Path:
-    """``prelim_loss_or_site_summary.json``, ``prelim_loss_or_site.npz`` and the figure. ``run`` is any cell's."""
-    folder = reports / FOLDER
-    arrays: dict[str, Array] = {}
-    for cell, held in cells.items():
-        name = "/".join(cell)
-        arrays |= {f"{name}/{score}": values for score, values in held.scores.items()}
-        arrays |= {f"{name}/{spec}/{s}": v for spec, after in held.degraded.items() for s, v in after.items()}
-    for (loss, tower), model in ENCODERS.items():
-        held = cells[loss, tower, "all"]
-        arrays |= {f"{model}/entropy": held.entropy, f"{model}/feature_norm": held.norm}
-    write_npz(folder / f"{FOLDER}.npz", paths=np.array(run.ids), **arrays)
-    facts = origin(config, run)
-    facts["sites"] = {site: list(roles) for site, roles in SITES.items()}
-    write_json(folder / f"{FOLDER}_summary.json", {"session": session, **summary(config, result), **facts})
-    return save_figure(figure(config, result), folder / f"{FOLDER}.png")
-
-
-def figure(config: LossOrSiteConfig, result: LossOrSiteResult, score: str = "trace_pre") -> Figure:
-    """Per outcome: the twelve cells, and below the shares of the factors."""
-    shown = outcomes(config)
-    drawn = Figure(figsize=(4.6 * len(shown), 8.5), layout="constrained")
-    drawn.suptitle(f"{score}: loss, tower or site? (N={config.n}, T={config.passes}, K={config.trials}, matched roles)")
-    panels = np.asarray(drawn.subplots(2, len(shown)))
-    sites = FACTORS["site"]
-    for column, outcome in enumerate(shown):
-        top, bottom = panels[:, column]
-        for place, (loss, tower) in enumerate(ENCODERS):
-            cells = [result.figures[score][outcome][loss, tower, site] for site in sites]
-            x = np.arange(len(sites)) + (place - 1.5) * 0.15
-            arms = np.array([[e.value - e.low, e.high - e.value] for e in cells]).T.clip(0)
-            marker = "o" if tower == "mha" else "s"
-            colour = "tab:blue" if loss == "softmax" else "tab:orange"
-            top.errorbar(x, [e.value for e in cells], yerr=np.nan_to_num(arms), fmt=marker, color=colour, capsize=3,
-                         label=f"{loss}, {tower}")  # fmt: skip
-        top.set_xticks(range(len(sites)), sites)
-        top.set_xlabel("perturbed sites")
-        top.set_ylabel(_label(outcome))
-        top.legend(fontsize=7)
-        shares = dict(result.analyses[score][outcome].shares)
-        shares["encoder"] = result.by_encoder[score][outcome].shares["encoder"]
-        values = np.array([[e.value, e.value - e.low, e.high - e.value] for e in shares.values()])
-        bottom.bar(range(len(shares)), values[:, 0], yerr=values[:, 1:].T.clip(0), capsize=4, label="share [95 %]")
-        bottom.set_xticks(range(len(shares)), list(shares), rotation=40, ha="right")
-        bottom.set_ylim(0, 1)
-        bottom.set_xlabel("factor (encoder = loss, tower, loss x tower)")
-        bottom.set_ylabel("share of the spread between cells")
-        bottom.legend(fontsize=7)
-    return drawn
-
-
-def _label(outcome: str) -> str:
-    name, _, spec = outcome.partition("/")
-    words = {
-        "reliability": "Spearman's ρ between trials",
-        "rho_entropy": "ρ with entropy",
-        "rho_entropy_given_norm": "ρ with entropy, given the norm",
-        "rho_own_entropy": "ρ with entropy of the trained head",
-        "increased": f"share more uncertain at {spec}",
-    }
-    return f"{words[name]} [95 %]"
+    return Claim(f"all_above_mlp/{outcome}/{ENCODERS[made]}", estimate, above=0.0, beside=beside)

@@ -1,112 +1,174 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from made_up_inputs import inputs_of
 from made_up_runs import made_up_run, noisy
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloRun
-from mcdo.experiments.prelim import loss_or_site as grid
+from mcdo.experiments.prelim.grid import (
+    CELLS,
+    ENCODERS,
+    FACTORS,
+    SCORES,
+    SITES,
+    UNMATCHED,
+    Cell,
+    GridAnalysis,
+    Measured,
+    analyse,
+    outcomes,
+)
+from mcdo.experiments.prelim.loss_or_site import LossOrSite, LossOrSiteResult, check_roles
+from mcdo.harness import Images, Logits, Passes, Request
 from mcdo.stats import reliability
 
 Array = NDArray[np.float64]
-N = 150
-CONFIG = grid.LossOrSiteConfig(n=N, trials=3, degradations=("blur:4%",), resamples=300)
+N, TRIALS = 150, 3
+ORIGINS = tuple(f"image{i}" for i in range(N))
+EXPERIMENT = LossOrSite(n=N, trials=TRIALS, degradations=("blur:4%",), resamples=300)
 
 
-def cell(validity: float, rise: float, seed: int) -> grid.Measured:
+def cell(validity: float, rise: float, seed: int, trials: int = TRIALS) -> Measured:
     """A score that follows entropy as far as ``validity`` says, and rises by ``rise`` under the degradation."""
     rng = np.random.default_rng(seed)
     entropy = np.random.default_rng(0).random(N)
     true = 1 + validity * entropy + (1 - validity) * rng.random(N)
-    scores = noisy(true, CONFIG.trials, rng, degrees=400)
-    return grid.Measured(
-        scores=dict.fromkeys(grid.SCORES, scores),
-        degraded={"blur:4%": dict.fromkeys(grid.SCORES, scores[0] + rise + rng.normal(scale=0.1, size=N))},
+    scores = noisy(true, trials, rng, degrees=400)
+    return Measured(
+        scores=dict.fromkeys(SCORES, scores),
+        degraded={"blur:4%": dict.fromkeys(SCORES, scores[0] + rise + rng.normal(scale=0.1, size=N))},
         norm=1 + rng.random(N),
         entropy=entropy,
         own_entropy=entropy,
     )
 
 
-def world(decides: str) -> grid.LossOrSiteResult:
-    """Twelve cells in which one factor makes the score valid."""
-    place = list(grid.FACTORS).index(decides)
-    good = grid.FACTORS[decides][0]
+def analysed(cells: Mapping[Cell, Measured], origins: tuple[str, ...] = ORIGINS) -> GridAnalysis:
+    return analyse(cells, "trace_pre", origins, seed=42, resamples=300)
+
+
+def world(decides: str) -> GridAnalysis:
+    """Twelve cells in which one factor makes the score valid, and four of everything perturbed."""
+    place = list(FACTORS).index(decides)
+    good = FACTORS[decides][0]
     cells = {
         key: cell(0.9 if key[place] == good else 0.1, 0.3 if key[place] == good else -0.3, seed)
-        for seed, key in enumerate(CONFIG.cells)
+        for seed, key in enumerate(CELLS)
     }
-    return grid.compute(CONFIG, cells)
+    unmatched = {(*made, UNMATCHED): replace(cell(0.5, 0, 99), degraded={}) for made in ENCODERS}
+    return analysed(cells | unmatched)
 
 
-@pytest.mark.parametrize("factor", list(grid.FACTORS))
+def judged(grid: GridAnalysis) -> dict[str, str]:
+    result = LossOrSiteResult(dict.fromkeys(SCORES, grid), {})
+    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+
+
+@pytest.mark.parametrize("factor", list(FACTORS))
 def test_the_factor_that_decides_is_found(factor: str) -> None:
-    result = world(factor)
+    grid = world(factor)
     for outcome in ("rho_entropy", "rho_entropy_given_norm", "increased/blur:4%"):
-        shares = result.analyses["trace_pre"][outcome].shares
+        shares = grid.analyses[outcome].shares
         assert shares[factor].low > 0.5
         assert max(shares, key=lambda name: shares[name].value) == factor
-    encoder = result.by_encoder["trace_pre"]["rho_entropy"].shares["encoder"]
+    encoder = grid.by_encoder["rho_entropy"].shares["encoder"]
     assert encoder.value < 0.2 if factor == "site" else encoder.value > 0.5
 
 
-def test_the_loss_decides_only_where_its_share_is_reliably_larger() -> None:
-    verdicts = {
-        factor: world(factor).analyses["trace_pre"]["rho_entropy"].share_differences["loss", "site"].verdict(0, "<")
-        for factor in ("loss", "site")
-    }
-    assert verdicts == {"loss": "met", "site": "not met"}
+@pytest.mark.parametrize("factor", list(FACTORS))
+def test_claims_about_losses_stay_undecided_with_one_training_each(factor: str) -> None:
+    """However clearly these encoders differ: another training might differ as much."""
+    grid = world(factor)
+    ends = judged(grid)
+    about_losses = {end for name, end in ends.items() if name.startswith(("loss_decides/", "softmax_above_sigmoid/"))}
+    assert about_losses == {"undecided"}
+    loss = next(claim for claim in EXPERIMENT.claims() if claim.name == "loss_decides/rho_entropy")
+    said = loss.judge(LossOrSiteResult(dict.fromkeys(SCORES, grid), {}))
+    assert "one training for each loss and tower" in said.beside
+    assert said.p_holm is None
+    trials = dict.fromkeys(EXPERIMENT.cells, reliability(cell(0.5, 0, 0).scores["trace_pre"]))
+    written = EXPERIMENT.summary(LossOrSiteResult({"trace_pre": grid}, {"trace_pre": trials}))
+    assert set(written["scores"]["trace_pre"]["everything_perturbed"]) == {"/".join(made) for made in ENCODERS}
+    for kind in ("analysis", "encoder_or_site"):
+        for outcome, analysis in written["scores"]["trace_pre"][kind].items():
+            for contrast, effect in analysis["effects"].items():
+                assert ("p_value" in effect or "p_holm" in effect) == contrast.startswith("site"), outcome
+
+
+def test_sites_are_claimed_over_the_encoders_and_within_each() -> None:
+    ends = judged(world("site"))
+    over = {ends[f"mlp_below_all/{outcome}"] for outcome in ("rho_entropy", "increased/blur:4%")}
+    within = {ends[f"all_above_mlp/{o}/{m}"] for o in ("rho_entropy", "increased/blur:4%") for m in ENCODERS.values()}
+    assert over == within == {"met"}
+
+
+def test_an_effect_in_two_towers_of_four_is_none_over_the_encoders() -> None:
+    """MLP sites cost validity in the MultiheadAttention towers only: clear in each, and open for other encoders."""
+    cells = {key: cell(0.1 if key[2] == "mlp" and key[1] == "mha" else 0.9, 0, seed) for seed, key in enumerate(CELLS)}
+    grid = analysed(cells)
+    effect = grid.analyses["rho_entropy"].within["site", "all", "mlp"]
+    assert effect.estimate.value < -0.2
+    ends = judged(grid)
+    assert ends["mlp_below_all/rho_entropy"] == "undecided"
+    assert ends["all_above_mlp/rho_entropy/clip_tiny"] == ends["all_above_mlp/rho_entropy/clip_tiny_sigmoid"] == "met"
 
 
 def test_what_an_encoder_is_beyond_loss_and_tower_is_the_encoders_share() -> None:
-    """One encoder of four is valid: no main effect, and no evidence on loss or tower."""
+    """One encoder of two is valid in each loss and tower: no main effect, and no evidence on loss or tower."""
     cells = {
-        key: cell(0.9 if (key[0] == "softmax") == (key[1] == "mha") else 0.1, 0, seed)
-        for seed, key in enumerate(CONFIG.cells)
+        key: cell(0.9 if (key[0] == "softmax") == (key[1] == "mha") else 0.1, 0, seed) for seed, key in enumerate(CELLS)
     }
-    result = grid.compute(CONFIG, cells)
-    shares = result.analyses["trace_pre"]["rho_entropy"].shares
+    grid = analysed(cells)
+    shares = grid.analyses["rho_entropy"].shares
     assert shares["loss x tower"].value > 0.8
-    whole = result.by_encoder["trace_pre"]["rho_entropy"].shares["encoder"].value
+    whole = grid.by_encoder["rho_entropy"].shares["encoder"].value
     assert whole == pytest.approx(shares["loss"].value + shares["tower"].value + shares["loss x tower"].value)
 
 
 def test_figures_of_a_cell_are_those_of_the_single_statistics() -> None:
-    cells = {key: cell(0.5, 0.1, seed) for seed, key in enumerate(CONFIG.cells)}
-    result = grid.compute(CONFIG, cells)
+    cells = {key: cell(0.5, 0.1, seed) for seed, key in enumerate(CELLS)}
+    grid = analysed(cells)
     for key, held in cells.items():
-        single = reliability(held.scores["trace_pre"], seed=CONFIG.seed)
-        assert result.figures["trace_pre"]["reliability"][key].value == pytest.approx(single.spearman)
-        assert result.reliability["trace_pre"][key] == single
+        assert grid.figures["reliability"][key].value == pytest.approx(reliability(held.scores["trace_pre"]).spearman)
         more = (held.degraded["blur:4%"]["trace_pre"] > held.scores["trace_pre"][0]).mean()
-        assert result.figures["trace_pre"]["increased/blur:4%"][key].value == pytest.approx(more)
+        assert grid.figures["increased/blur:4%"][key].value == pytest.approx(more)
 
 
-def test_within_an_encoder_all_sites_are_compared_with_the_mlp() -> None:
-    result = world("site")
-    for table in (result.within["trace_pre"][o] for o in ("rho_entropy", "increased/blur:4%")):
-        assert all(d.estimate.low > 0 for d in table.values())
-        assert set(table) == set(grid.ENCODERS)
+def test_variants_of_one_original_are_one_draw() -> None:
+    """Each image three times, with its scores: the same figures, and intervals as wide as without the copies."""
+    once = {key: cell(0.5, 0.1, seed) for seed, key in enumerate(CELLS)}
+
+    def thrice(held: Measured) -> Measured:
+        def copied(values: Any) -> Any:
+            return {name: copied(v) for name, v in values.items()} if isinstance(values, dict) else values.repeat(3, -1)
+
+        return Measured(*(copied(getattr(held, name)) for name in Measured.__dataclass_fields__))
+
+    copies = {key: thrice(held) for key, held in once.items()}
+    one, other = analysed(once), analysed(copies, tuple(origin for origin in ORIGINS for _ in range(3)))
+    for outcome in ("rho_entropy", "increased/blur:4%", "reliability"):
+        for key in CELLS:
+            single, several = one.figures[outcome][key], other.figures[outcome][key]
+            assert several.n == N
+            assert several.high - several.low == pytest.approx(single.high - single.low, rel=0.02)
+        site = ("site", "all", "mlp")
+        first, second = (grid.analyses[outcome].within[site].p_value for grid in (one, other))
+        assert second == pytest.approx(first, rel=0.05)
 
 
 def test_one_trial_has_no_reliability_and_says_so() -> None:
-    config = grid.LossOrSiteConfig(n=N, trials=1, degradations=("blur:4%",), resamples=50)
-    cells = {
-        key: grid.Measured(
-            {name: values[:1] for name, values in held.scores.items()}, held.degraded, held.norm, held.entropy,
-            held.own_entropy,
-        )
-        for seed, key in enumerate(config.cells)
-        for held in [cell(0.5, 0.1, seed)]
-    }  # fmt: skip
-    result = grid.compute(config, cells)
-    assert np.isnan(result.figures["trace_pre"]["reliability"][config.cells[0]].value)
-    assert result.analyses["trace_pre"]["reliability"].share_differences["loss", "site"].verdict(0, "<") == "undecided"
+    grid = analysed({key: cell(0.5, 0.1, seed, trials=1) for seed, key in enumerate(CELLS)})
+    assert np.isnan(grid.figures["reliability"][CELLS[0]].value)
+    assert judged(grid)["mlp_below_all/reliability"] == "undecided"
+    assert np.isfinite(grid.figures["rho_entropy"][CELLS[0]].value)
 
 
 def run_at(roles: tuple[str, ...]) -> MonteCarloRun:
@@ -115,39 +177,50 @@ def run_at(roles: tuple[str, ...]) -> MonteCarloRun:
 
 def test_cells_of_one_level_must_be_perturbed_at_the_same_roles() -> None:
     """Trap 1: the published comparison perturbed 24 maps of one model and 53 with 41 more of the other."""
-    matched = {key: run_at(grid.SITES[key[2]]) for key in CONFIG.cells}
-    grid.check_roles(matched)
-    extra = {key: run_at((*grid.SITES["all"], "pooling_head")) for key in [("softmax", "timm", "everything")]}
-    grid.check_roles(matched | extra)
-    matched["sigmoid", "timm", "all"] = run_at((*grid.SITES["all"], "pooling_head"))
+    matched = {key: run_at(SITES[key[2]]) for key in CELLS}
+    check_roles(matched)
+    extra = {key: run_at((*SITES["all"], "pooling_head")) for key in [("softmax", "timm", "everything")]}
+    check_roles(matched | extra)
+    matched["sigmoid", "timm", "all"] = run_at((*SITES["all"], "pooling_head"))
     with pytest.raises(McdoError, match="pooling_head"):
-        grid.check_roles(matched)
+        check_roles(matched)
 
 
 def test_every_cell_has_the_same_images_passes_trials_and_p() -> None:
-    needs = [grid.needs_of(CONFIG, key)[None] for key in CONFIG.cells]
-    assert {(n.n, n.images, n.config.passes, n.config.trials, n.config.seed, n.config.dropout.p) for n in needs} == {
-        (N, "digits", (64,), 3, 42, 0.01)
-    }
-    assert {n.config.dropout.sites for n in needs} == set(grid.SITES.values())
-    later = grid.needs_of(CONFIG, CONFIG.cells[0])["blur:4%"]
-    assert (later.degradation, later.config.trials, later.config.seed) == ("blur:4%", 1, 42)
-    assert set(grid.needs_of(CONFIG, ("softmax", "mha", grid.UNMATCHED))) == {None}
+    runs = [EXPERIMENT.run(key) for key in CELLS]
+    protocols = {(r.shown, r.config.passes, r.config.trials, r.config.seed, r.config.dropout.p) for r in runs}
+    assert protocols == {(Images(N, "digits"), (64,), 3, 42, 0.01)}
+    assert {run.config.dropout.sites for run in runs} == set(SITES.values())
+    later = EXPERIMENT.degraded(CELLS[0])["blur:4%"]
+    assert (later.shown, later.config.trials, later.config.seed) == (Images(N, "digits", "blur:4%"), 1, 42)
+    assert EXPERIMENT.degraded(("softmax", "mha", UNMATCHED)) == {}
+    asked = set(EXPERIMENT.requests(inputs_of(lambda _: None)))
+    assert len([request for request in asked if isinstance(request, Passes)]) == 12 * 2 + 4
+    assert {request.model for request in asked if isinstance(request, Logits)} == set(ENCODERS.values())
 
 
-def test_files_say_the_same_as_the_result(tmp_path: Path) -> None:
-    cells = {key: cell(0.5, 0.1, seed) for seed, key in enumerate(CONFIG.cells)}
-    cells |= {(loss, tower, grid.UNMATCHED): cell(0.5, 0, 99) for loss, tower in grid.ENCODERS}
-    result = grid.compute(CONFIG, cells)
-    run = made_up_run({"trace_pre": np.ones((1, N))})
-    grid.write(CONFIG, cells, run, result, tmp_path, "session")
-    folder = tmp_path / grid.FOLDER
-    summary = json.loads((folder / "prelim_loss_or_site_summary.json").read_text())
-    written = summary["scores"]["trace_pre"]
-    assert len(written["cells"]) == 12
-    assert len(written["everything_perturbed"]) == 4
-    share = result.analyses["trace_pre"]["rho_entropy"].shares["site"].value
-    assert written["analysis"]["rho_entropy"]["shares"]["site"]["value"] == share
-    with np.load(folder / "prelim_loss_or_site.npz", allow_pickle=False) as arrays:
-        assert arrays["softmax/mha/all/trace_pre"].shape == (3, N)
-    assert (folder / "prelim_loss_or_site.png").read_bytes()[:4] == b"\x89PNG"
+def test_cells_are_computed_from_their_own_runs() -> None:
+    """Scores, degraded scores, norms and entropies of each cell come from the run and the encoder that it names."""
+    rng = np.random.default_rng(3)
+    logits = {model: rng.normal(size=(2, N, 4)) for model in ENCODERS.values()}
+    runs: dict[Request[Any], MonteCarloRun] = {}
+
+    def value(request: Request[Any]) -> Any:
+        if isinstance(request, Logits):
+            return {"logits": logits[request.model]}
+        assert isinstance(request, Passes)
+        if request not in runs:
+            scores = {name: 1 + rng.random((request.config.trials, N)) for name in ("trace_pre", "trace_post")}
+            sites = request.config.dropout.sites
+            runs[request] = made_up_run(scores, roles=SITES["all"] if sites == "all" else sites)
+        return runs[request]
+
+    result = EXPERIMENT.compute(inputs_of(value, image_set=SimpleNamespace(ids=ORIGINS, origins=ORIGINS)))
+    for key in CELLS:
+        trials = runs[EXPERIMENT.run(key)].scores("trace_pre")
+        known = reliability(trials).spearman
+        assert result.grid["trace_pre"].figures["reliability"][key].value == pytest.approx(known)
+        up = runs[EXPERIMENT.run(key, "blur:4%")].scores("trace_pre")[0] > trials[0]
+        assert result.grid["trace_pre"].figures["increased/blur:4%"][key].value == pytest.approx(up.mean())
+    assert set(result.reliability["trace_post"]) == set(EXPERIMENT.cells)
+    assert set(result.grid["trace_pre"].figures) == set(outcomes(EXPERIMENT.degradations)) == set(EXPERIMENT.outcomes)

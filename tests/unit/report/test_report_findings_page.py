@@ -7,8 +7,8 @@ import pytest
 
 from mcdo.errors import McdoError
 from mcdo.experiments.cost import estimator_cost as cost
-from mcdo.report.findings_page import _costs, interval, table, write_page
-from mcdo.stats import reliability
+from mcdo.report.findings_page import OUTCOMES, _costs, _loss_or_site, interval, table, write_page
+from mcdo.stats import factorial_analysis, reliability
 
 
 def test_a_table_is_markdown() -> None:
@@ -24,6 +24,40 @@ def test_a_missing_report_names_the_file_and_the_command(tmp_path: Path) -> None
     with pytest.raises(McdoError, match=r"prelim_loss_or_site_summary.json.*make experiments"):
         write_page(tmp_path, tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
+
+
+def test_no_p_stands_beside_a_loss_or_a_tower() -> None:
+    """One encoder was trained for each of them; sites are compared within encoders."""
+    factors = {"loss": ("softmax", "sigmoid"), "tower": ("mha", "timm"), "site": ("all", "mlp", "attention")}
+    cells = np.zeros((2, 2, 3))
+    cells[1], cells[..., 1] = 0.5, [[-0.19, -0.21], [0.31, 0.29]]  # mlp .2 lower in each encoder, loss .5
+    draws = cells + np.random.default_rng(0).normal(scale=0.001, size=(200, 2, 2, 3))
+    found = factorial_analysis(factors, cells, draws, 500, units=("loss", "tower")).as_dict()
+    names = [
+        f"{loss}/{tower}/{site}" for loss in factors["loss"] for tower in factors["tower"] for site in factors["site"]
+    ]
+    one = {"value": 0.1, "low": 0.0, "high": 0.2}
+    score = {
+        "analysis": dict.fromkeys(OUTCOMES, found),
+        "cells": {name: dict.fromkeys([*OUTCOMES, "increased/blur:10%"], one) for name in names},
+    }
+    summary = {
+        "config": {"degradations": ["blur:10%"]},
+        "num_images": 500,
+        "scores": {"trace_pre": score, "trace_post": score},
+    }
+    lines = _loss_or_site(summary)
+    rows = {
+        line.split(" | ")[0].removeprefix("| "): line
+        for line in lines
+        if line.startswith(("| loss:", "| tower:", "| site:"))
+    }
+    assert "p " not in rows["loss: sigmoid - softmax"] + rows["tower: timm - mha"]
+    assert "0.50 [0.50, 0.50]" in rows["loss: sigmoid - softmax"]
+    assert ", p < 0.001" in rows["site: mlp - all"]
+    (words, *_) = (line for line in lines if line.startswith("- trace_pre, reliability"))
+    assert "over the four encoders, site: mlp - all -0.20, site: attention - mlp +0.20;" in words
+    assert "not tested, loss: sigmoid - softmax +0.50, tower: timm - mha -0.01;" in words
 
 
 def test_costs_stand_beside_first_order_and_what_is_not_reached_is_a_bound(tmp_path: Path) -> None:
