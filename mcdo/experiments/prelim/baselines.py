@@ -14,24 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
-from scipy import ndimage
 
 from mcdo.estimators import MonteCarloConfig
-from mcdo.harness import (
-    Claim,
-    Experiment,
-    Files,
-    Images,
-    Inputs,
-    Logits,
-    Passes,
-    Request,
-    Session,
-    StoredArrays,
-    View,
-)
-from mcdo.images import ImageSet
+from mcdo.experiments.prelim.pixel_baselines import PIXELS, PixelBaselines
+from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Passes, Request, View
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import (
@@ -51,7 +37,6 @@ if TYPE_CHECKING:
 SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
 JUDGED = "trace_pre"
 NORM = "feature_norm"
-PIXELS = ("laplacian_variance", "grey_entropy")
 CHEAP = (NORM, *PIXELS)
 """Baselines that know nothing of the head."""
 ZERO_SHOT = "zero_shot_entropy"
@@ -60,21 +45,6 @@ PAIRS = (*((baseline, target) for baseline in CHEAP for target in ("entropy", "e
 """What the score is claimed to beat, and at what."""
 Array = NDArray[np.float64]
 Key = tuple[str, str, str]
-
-
-@dataclass(frozen=True)
-class PixelBaselines(StoredArrays):
-    """The baselines that need the pictures only: ``laplacian_variance`` and ``grey_entropy``, float64 ``[N]``."""
-
-    what = "pixel baselines 1"
-
-    shown: Images
-
-    def identity(self, session: Session) -> Mapping[str, Any]:
-        return {"images": session.image_set(self.shown).fingerprint}
-
-    def compute(self, session: Session) -> dict[str, NDArray[Any]]:
-        return pixel_baselines(session.image_set(self.shown))
 
 
 @dataclass(frozen=True)
@@ -202,23 +172,6 @@ class Baselines(Experiment[BaselinesResult]):
 
         targets = dict.fromkeys(target for _, _, target in result.advantages)
         return [lambda axes, target=target: draw(axes, target) for target in targets]  # type: ignore[misc]
-
-
-def laplacian_variance(image: Image.Image) -> float:
-    """Variance over pixels of the Laplacian (5-point, edges repeated) of the grey picture in [0, 1]: its sharpness."""
-    grey = np.asarray(image.convert("L"), dtype=np.float64) / 255
-    return float(ndimage.laplace(grey, mode="nearest").var())
-
-
-def grey_entropy(image: Image.Image) -> float:
-    """Entropy in bits of the histogram of the 256 grey values (Shannon 1948)."""
-    return float(image.convert("L").entropy())
-
-
-def pixel_baselines(images: ImageSet) -> dict[str, NDArray[Any]]:
-    """The baselines that need the pictures only, each [N], at native resolution."""
-    pairs = [(laplacian_variance(image), grey_entropy(image)) for image in images]
-    return dict(zip(PIXELS, np.array(pairs).T, strict=True))
 
 
 def _jointly_corrected(ahead: Mapping[Key, Difference]) -> dict[Key, Difference]:

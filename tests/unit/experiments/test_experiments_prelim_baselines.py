@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
 
-from mcdo.experiments.prelim.baselines import (
+from mcdo.experiments.prelim.baselines import ZERO_SHOT, Baselines, BaselinesResult
+from mcdo.experiments.prelim.pixel_baselines import (
     PIXELS,
-    ZERO_SHOT,
-    Baselines,
-    BaselinesResult,
     PixelBaselines,
     grey_entropy,
     laplacian_variance,
