@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -35,12 +35,15 @@ class Images:
         n: how many; None for all.
         source: a specification for :func:`mcdo.load_images`; None for the session's.
         degradation: what is done to them first, such as ``"blur:5"``.
+        half: (seed, 0 or 1) for one half of their origins, with all images of each
+            (:func:`~mcdo.images.sampling.second_half`); None for all.
 
     """
 
     n: int | None
     source: str | None = None
     degradation: str | None = None
+    half: tuple[int, Literal[0, 1]] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 
 from mcdo.encoders import Encoder, Prompts, TextTower, Tokens, load_encoder
@@ -23,6 +24,7 @@ from mcdo.harness.offline import OfflineEncoder, card
 from mcdo.harness.requests import Arrays, Images, Request, Shown, merged
 from mcdo.harness.settings import Settings
 from mcdo.images import ImageSet, Pixels, TooFewImagesError, load_images
+from mcdo.images.sampling import second_half
 from mcdo.store import Store, UnsavedResultWarning
 from mcdo.store.fingerprint import measuring_code
 
@@ -152,14 +154,18 @@ class Session:
     def image_set(self, images: Images) -> ImageSet:
         """The images asked for; all there are where there are fewer."""
         if images not in self._images:
-            if images.degradation is None:
-                self._images[images] = self._read(images)
-            else:
-                from mcdo.images.degradations import degraded
-
-                clean = self.image_set(replace(images, degradation=None))
-                self._images[images] = degraded(clean, images.degradation)
+            self._images[images] = self._made(images)
         return self._images[images]
+
+    def _made(self, images: Images) -> ImageSet:
+        if images.half is not None:
+            (seed, which), whole = images.half, self.image_set(replace(images, half=None))
+            return whole.select(np.flatnonzero(second_half(whole.origins, seed) == which))
+        if images.degradation is not None:
+            from mcdo.images.degradations import degraded
+
+            return degraded(self.image_set(replace(images, degradation=None)), images.degradation)
+        return self._read(images)
 
     def _read(self, images: Images) -> ImageSet:
         spec, seed, skip = images.source or self.settings.images, self.settings.seed, self.settings.skip_unreadable

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_inputs import inputs_of
+from made_up_runs import made_up_run
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
@@ -17,23 +18,21 @@ import mcdo
 from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
 from mcdo.estimators import FirstOrderConfig, FirstOrderRun
-from mcdo.experiments import exp11_concrete_proxy as exp11
-from mcdo.experiments.depth_search import (
-    GRADIENT,
-    ICC_WEIGHT,
-    RANDOM,
-    UNIFORM,
-    WEIGHTS,
+from mcdo.experiments.phase4.exp11_concrete_proxy import GRADIENT, RANDOM, SCORES, UNIFORM, ConcreteProxy, ProxyResult
+from mcdo.experiments.phase4.exp11_concrete_proxy.experiment import contributions
+from mcdo.experiments.phase4.exp11_concrete_proxy.objective import ICC_WEIGHT, WEIGHTS, compare, objectives
+from mcdo.experiments.phase4.exp11_concrete_proxy.search import (
     Budget,
     ChoosingHalf,
     ReportingHalf,
-    agreements,
-    compare,
     depth_groups,
     split,
 )
+from mcdo.harness import FirstOrder, Images, Inputs, Logits, Passes, Request
+from mcdo.images.sampling import second_half
 from mcdo.perturbation import find_sites
-from mcdo.stats import AmbiguityTargets, reliability
+from mcdo.stats import AmbiguityTargets, Estimate, ambiguity_targets, reliability
+from mcdo.stats.sample import Sample
 
 Array = NDArray[np.float64]
 BUDGET = Budget()
@@ -132,9 +131,9 @@ def test_the_objective_is_the_published_sum() -> None:
     mean = scores.mean(0)
     rho = {name: float(stats.spearmanr(mean, values).statistic) for name, values in half.targets.items()}
     by_hand = rho["neg_margin"] + rho["entropy"] + 0.5 * rho["prompt_sensitivity"] + 0.10 * reliability(scores).icc
-    assert agreements(scores[None], half.targets)[0] == pytest.approx(by_hand, abs=1e-12)
+    assert objectives(scores[None], half.targets)[0] == pytest.approx(by_hand, abs=1e-12)
     assert half.objective(np.ones(4)) == pytest.approx(by_hand, abs=1e-12)
-    alone = agreements(scores[None, :1], half.targets)[0]  # one trial has no ICC
+    alone = objectives(scores[None, :1], half.targets)[0]  # one trial has no ICC
     first = {name: float(stats.spearmanr(scores[0], values).statistic) for name, values in half.targets.items()}
     assert alone == pytest.approx(first["neg_margin"] + first["entropy"] + 0.5 * first["prompt_sensitivity"])
 
@@ -217,24 +216,22 @@ def test_no_search_can_be_given_the_reporting_half_and_no_report_the_choosing_on
 def test_a_choice_is_refused_where_it_was_made() -> None:
     choosing, reporting = halves(60, 0)
     best, _ = choosing.random(BUDGET)
-    same = ReportingHalf(choosing.contributions, choosing.targets, choosing.originals)
-    with pytest.raises(McdoError, match="chosen on 30 of the originals"):
+    same = ReportingHalf(choosing.contributions, choosing.targets, choosing.origins)
+    with pytest.raises(McdoError, match="chosen on 30 of the origins"):
         same.compare([best], seed=0)
     reporting.check_unseen([best])
 
 
-def test_variants_of_an_original_stay_in_one_half() -> None:
+def test_variants_of_an_origin_stay_in_one_half() -> None:
     parts, targets = made_up(120, np.random.default_rng(0))
-    originals = [f"digit {i % 20}" for i in range(120)]
-    choosing, reporting = split(parts, targets, originals, 5)
-    assert not set(choosing.originals) & set(reporting.originals)
-    assert len(choosing.originals) == len(reporting.originals) == 60
+    origins = [f"digit {i % 20}" for i in range(120)]
+    choosing, reporting = split(parts, targets, origins, 5)
+    assert not set(choosing.origins) & set(reporting.origins)
+    assert len(choosing.origins) == len(reporting.origins) == 60
     np.testing.assert_array_equal(
         np.sort(np.concatenate([choosing.targets["neg_margin"], reporting.targets["neg_margin"]])),
         np.sort(targets.neg_margin),
     )
-    with pytest.raises(McdoError, match="cannot be halved"):
-        split(parts, targets, [f"digit {i % 9}" for i in range(120)], 5)
 
 
 @pytest.mark.parametrize("name", [RANDOM, GRADIENT])
@@ -255,14 +252,14 @@ def test_on_null_data_the_gain_in_sample_is_optimistic_and_the_held_out_one_is_n
 # ---- the comparison on the reporting half
 
 
-def test_the_comparison_is_paired_and_resamples_originals() -> None:
+def test_the_comparison_is_paired_and_resamples_origins() -> None:
     rng = np.random.default_rng(0)
     parts, targets = made_up(90, rng, 0.5)
     held = {name: getattr(targets, name) for name in WEIGHTS}
     first, second = parts.sum(-1), parts @ np.array([3.0, 1, 1, 1])
     alone = names(90)
     values, differences = compare({"a": first, "b": second}, held, alone, seed=1, resamples=300)
-    whole = agreements(np.stack([first, second]), held)
+    whole = objectives(np.stack([first, second]), held)
     assert [values["a"].value, values["b"].value] == pytest.approx(whole.tolist())
     gap = differences["b - a"].estimate
     assert gap.value == pytest.approx(whole[1] - whole[0])
@@ -271,6 +268,43 @@ def test_the_comparison_is_paired_and_resamples_originals() -> None:
     again, _ = compare({"a": np.tile(first, 3), "b": np.tile(second, 3)}, tripled, alone * 3, seed=1, resamples=300)
     assert again["a"].n == values["a"].n == 90
     assert again["a"].high - again["a"].low == pytest.approx(values["a"].high - values["a"].low, rel=0.05)
+
+
+def test_a_resample_is_the_objective_of_the_images_drawn() -> None:
+    """Multiplicities against repeated columns: the same origins are drawn for scores, targets and ICC."""
+    parts, targets = made_up(40, np.random.default_rng(1), 0.5)
+    held, scores = {name: getattr(targets, name) for name in WEIGHTS}, parts.sum(-1)
+    origins = [f"photo {i // 2}" for i in range(40)]
+    values, _ = compare({"a": scores, "b": scores**2}, held, origins, seed=4, resamples=60)
+    drawn = Sample(40, origins, 4, 60).units.multiplicities(60, 4).astype(int)
+    picked = [np.repeat(np.arange(40), times) for times in drawn]
+    by_hand = [objectives(scores[None][..., at], {n: v[at] for n, v in held.items()})[0] for at in picked]
+    by_hand.sort()
+    assert (values["a"].low, values["a"].high) == pytest.approx((by_hand[1], by_hand[58]), abs=1e-9)
+
+
+def test_probes_that_all_images_share_are_part_of_the_interval() -> None:
+    """Two groups are alike, so choices that mirror each other truly differ by nothing; probes favour one by chance."""
+    rng, covered = np.random.default_rng(0), {True: 0, False: 0}
+    for seed in range(60):
+        difficulty = rng.normal(size=400)
+        groups = np.exp(0.8 * (difficulty + rng.normal(size=(2, 400))))
+        trials = np.einsum("kg,gn->kng", rng.chisquare(4, (6, 2)) / 4, groups)
+        targets = targets_of(difficulty, rng)
+        held = {name: getattr(targets, name) for name in WEIGHTS}
+        choices = {"a": trials @ np.array([2.0, 1.0]), "b": trials @ np.array([1.0, 2.0])}
+        for shared in covered:
+            _, differences = compare(choices, held, names(400), shared_noise=shared, seed=seed, resamples=100)
+            gap = differences["b - a"].estimate
+            covered[shared] += gap.low <= 0 <= gap.high
+    assert covered[True] >= 51, "57 expected; 51 is more than three standard deviations below"
+    assert covered[False] < 51, "a bootstrap over images alone does not see the probes"
+
+
+def test_too_few_trials_to_show_shared_noise_are_refused() -> None:
+    choosing, reporting = halves(60, 0)
+    with pytest.raises(McdoError, match="at least 5 are needed"):
+        reporting.compare([choosing.choice(UNIFORM, np.full(4, 0.01))], seed=0)
 
 
 def test_a_score_against_itself_differs_by_nothing() -> None:
@@ -284,108 +318,169 @@ def test_a_score_against_itself_differs_by_nothing() -> None:
 # ---- the whole of a model
 
 
-def first_order_run(n: int = 80) -> tuple[FirstOrderRun, AmbiguityTargets]:
-    rng = np.random.default_rng(0)
-    found = [
-        ("v.blocks.0.mlp.fc1", "fc1"),
-        ("v.blocks.1.mlp.fc1", "fc1"),
-        ("v.blocks.2.mlp.fc1", "fc1"),
-        ("v.proj", "p"),
-    ]
-    parts, targets = made_up(n, rng, 0.8)
-    run = FirstOrderRun(
-        config=FirstOrderConfig(mcdo.Dropout(), 4, 2, 42),
+EXPERIMENT = ConcreteProxy(n=80)
+BLOCKS = tuple((f"v.blocks.{i}.mlp.fc1", "fc1") for i in range(3))
+
+
+def first_order_run(parts: Array, features: Array | None = None) -> FirstOrderRun:
+    """Of an origin for each image, across [K, N, 4] alone."""
+    K, n, _ = parts.shape
+    return FirstOrderRun(
+        config=FirstOrderConfig(mcdo.Dropout(), 5, K, 42),
         encoder="clip_tiny",
         ids=tuple(names(n)),
         origins=tuple(names(n)),
-        features=np.ones((n, 4), dtype=np.float32),
-        sites=tuple(found),
+        features=np.ones((n, 4), dtype=np.float32) if features is None else features.astype(np.float32),
+        sites=(*BLOCKS, ("v.proj", "p")),
         provenance={"encoder": "clip_tiny"},
-        along=0.1 * parts.mean(0).astype(np.float32),
+        along=np.zeros(parts.shape[1:], dtype=np.float32),
         across=parts.astype(np.float32),
     )
-    return run, targets
 
 
-CONFIG = exp11.Exp11Config(n=80)
-Whole = tuple[FirstOrderRun, exp11.Exp11Result]
+def inputs(run: FirstOrderRun, logits: Array, width: int = 4) -> Inputs:
+    """What a Monte Carlo run at some sites gives is its first-order expectation, for the images asked for."""
+
+    def value(request: Request[Any]) -> Any:
+        if isinstance(request, FirstOrder):
+            return run
+        if isinstance(request, Logits):
+            return {"logits": logits}
+        assert isinstance(request, Passes)
+        assert request.shown == Images(80, half=(42, 1))
+        kind = request.config.dropout
+        shown = run.scores("trace_pre", p=kind.p, sites=kind.sites)[:, second_half(run.origins, 42)]
+        return made_up_run({"trace_pre": np.repeat(shown[:1], request.config.trials, axis=0)}, 32)
+
+    images = SimpleNamespace(labels=None)
+    return inputs_of(value, image_set=images, encoders={"clip_tiny": SimpleNamespace(feature_dim=width)})
+
+
+def made_up_logits(difficulty: Array, rng: np.random.Generator) -> Array:
+    """[2, N, 10]; the larger the difficulty, the flatter."""
+    plain = rng.normal(size=(len(difficulty), 10))
+    both = np.stack([plain, plain + 0.1 * rng.normal(size=plain.shape)])
+    return np.asarray(both * (3 * np.exp(-0.6 * difficulty))[:, None])
+
+
+def measured(trials: int = 1, norm: Array | None = None) -> Inputs:
+    rng = np.random.default_rng(0)
+    difficulty = rng.normal(size=80)
+    base = rng.normal(size=(80, 4))
+    base[:, 0] = 0.8 * difficulty + 0.6 * base[:, 0]
+    parts = np.exp(0.5 * base) * np.exp(0.05 * rng.normal(size=(trials, 80, 4)))
+    features = None
+    if norm is not None:
+        parts[:, :, 3] = norm**2  # the last map's share of trace_pre is the squared norm: what a search can switch off
+        features = np.pad(norm[:, None], ((0, 0), (0, 3)))
+    return inputs(first_order_run(parts, features), made_up_logits(difficulty, rng))
+
+
+def run_of(held: Inputs) -> FirstOrderRun:
+    return held[EXPERIMENT.first_order(held)]
 
 
 @pytest.fixture(scope="module")
-def whole() -> Whole:
-    run, targets = first_order_run()
-    return run, exp11.compute(CONFIG, run, targets)
+def whole() -> ProxyResult:
+    return EXPERIMENT.compute(measured())
 
 
 def test_a_vector_of_p_weighs_contributions_by_its_odds() -> None:
-    run, _ = first_order_run()
+    run = run_of(measured())
     groups = depth_groups([name for name, _ in run.sites], 2)
-    parts = exp11.contributions(run, "trace_pre", groups)
+    parts = contributions(run, "trace_pre", groups)
     uniform = parts @ np.full(2, 0.01 / 0.99)
     np.testing.assert_allclose(uniform, run.scores("trace_pre", p=0.01), rtol=1e-12)
     by_hand = run.scores("trace_pre", p=0.05, sites=groups[0]) + run.scores("trace_pre", p=0.002, sites=groups[1])
     np.testing.assert_allclose(parts @ np.array([0.05 / 0.95, 0.002 / 0.998]), by_hand, rtol=1e-12)
 
 
-def test_choices_are_levelled_to_the_mean_score_of_the_uniform_p(whole: Whole) -> None:
-    run, result = whole
-    for score, found in result.searched.items():
-        parts = exp11.contributions(run, score, result.groups)
-        kept = np.setdiff1d(np.arange(80), result.reported)
-        means = {name: (parts[:, kept] @ (p / (1 - p))).mean() for name, p in found.level.items()}
+def test_choices_are_levelled_to_the_mean_score_of_the_uniform_p(whole: ProxyResult) -> None:
+    run = run_of(measured())
+    for score, searched in whole.searched.items():
+        parts = contributions(run, score, whole.groups)
+        choosing = np.setdiff1d(np.arange(80), whole.reported)
+        level = searched.search.level
+        means = {name: (parts[:, choosing] @ (p / (1 - p))).mean() for name, p in level.items()}
         assert list(means.values()) == pytest.approx([means[UNIFORM]] * 3)
-        np.testing.assert_allclose(found.level[UNIFORM], 0.01)
-    assert result.searched["trace_pre"].optimism(UNIFORM) == 0
+        np.testing.assert_allclose(level[UNIFORM], 0.01)
+    assert whole.searched["trace_pre"].optimism(UNIFORM) == 0
 
 
-def test_each_choice_and_each_group_alone_stand_beside_the_feature_norm(whole: Whole) -> None:
-    run, targets = first_order_run()
-    norm = np.exp(np.random.default_rng(1).normal(size=80)).astype(np.float32)
-    parts = run.across.copy()
-    parts[:, :, 3] = norm**2  # the last map's share of trace_pre is the squared norm: what a search can switch off
-    features = np.zeros((80, 4), dtype=np.float32)
-    features[:, 0] = norm
-    scaled = dataclasses.replace(run, features=features, across=parts, along=np.zeros_like(run.along))
-    found = exp11.compute(CONFIG, scaled, targets)
-    relations = found.relations["trace_pre"]
+def test_each_choice_and_each_group_alone_stand_beside_the_feature_norm() -> None:
+    held = measured(norm=np.exp(np.random.default_rng(1).normal(size=80)))
+    result = EXPERIMENT.compute(held)
+    relations = result.searched["trace_pre"].relations
     assert relations["group_3", "feature_norm"].rho.value == pytest.approx(1)
     assert relations[UNIFORM, "feature_norm"].rho.low > relations[GRADIENT, "feature_norm"].rho.value
-    u = exp11.contributions(scaled, "trace_pre", found.groups).mean(0)[found.reported].sum(-1)
-    plain = stats.spearmanr(u, targets.entropy[found.reported]).statistic
-    assert relations[UNIFORM, "entropy"].rho.value == pytest.approx(plain)
-    assert set(whole[1].relations) == set(exp11.SCORES)
+    score = contributions(run_of(held), "trace_pre", result.groups).mean(0)[result.reported].sum(-1)
+    entropy = ambiguity_targets(held[EXPERIMENT.logits("clip_tiny")]["logits"], None).entropy[result.reported]
+    assert relations[UNIFORM, "entropy"].rho.value == pytest.approx(stats.spearmanr(score, entropy).statistic)
+    assert set(result.searched) == set(SCORES)
 
 
-def test_monte_carlo_is_asked_for_group_by_group_on_the_reporting_half_only(whole: Whole) -> None:
-    run, result = whole
-    asked = exp11.confirmation_protocols(CONFIG, result)
-    assert [one.dropout.sites for one in asked[GRADIENT]] == list(result.groups)
-    np.testing.assert_allclose([one.dropout.p for one in asked[GRADIENT]], result.searched["trace_pre"].level[GRADIENT])
-    assert [one.dropout.p for one in asked[UNIFORM]] == pytest.approx([0.01] * 4)
+def test_first_order_has_no_noise_or_enough_trials_to_show_it() -> None:
+    held = measured()
+    exact = EXPERIMENT.first_order(held)
+    assert (exact.probes, exact.trials, exact.shown) == (5, 1, Images(80))
+    wide = EXPERIMENT.first_order(inputs(run_of(held), np.empty(0), width=512))
+    assert (wide.probes, wide.trials) == (16, 5)
+
+
+def test_noise_of_probes_widens_every_interval_over_the_half() -> None:
+    """Five trials with almost no noise say what one exact trial says; noise that images share says less."""
+    exact, five = (EXPERIMENT.compute(measured(trials)).searched["trace_pre"] for trials in (1, 5))
+    for name, estimate in five.held_out.items():
+        assert estimate.n == exact.held_out[name].n == 40
+    noisy = measured(5)
+    across = run_of(noisy).across * np.random.default_rng(2).chisquare(4, (5, 1, 4)) / 4
+    drawn = dataclasses.replace(run_of(noisy), across=across.astype(np.float32))
+    wide = EXPERIMENT.compute(inputs(drawn, noisy[EXPERIMENT.logits("clip_tiny")]["logits"])).searched["trace_pre"]
+
+    def reach(estimate: Estimate) -> float:
+        return estimate.high - estimate.low
+
+    assert reach(wide.held_out[UNIFORM]) > reach(five.held_out[UNIFORM])
+    assert reach(wide.relations[UNIFORM, "entropy"].rho) > reach(five.relations[UNIFORM, "entropy"].rho)
+
+
+def test_monte_carlo_is_asked_for_group_by_group_on_the_reporting_half_only(whole: ProxyResult) -> None:
+    held = measured()
+    search = whole.searched["trace_pre"].search
+    asked = EXPERIMENT.confirmation("clip_tiny", whole.groups, search)
+    assert list(EXPERIMENT.follow_up(held)) == list(itertools.chain(*asked.values()))
+    assert list(EXPERIMENT.requests(held)) == [EXPERIMENT.first_order(held), EXPERIMENT.logits("clip_tiny")]
+    assert [one.config.dropout.sites for one in asked[GRADIENT]] == list(whole.groups)
+    np.testing.assert_allclose([one.config.dropout.p for one in asked[GRADIENT]], search.level[GRADIENT])
+    assert [one.config.dropout.p for one in asked[UNIFORM]] == pytest.approx([0.01] * 4)
     (joint,) = asked["joint"]
-    assert (joint.dropout.p, set(joint.dropout.sites)) == (0.01, {name for name, _ in run.sites})
-    assert {(one.passes, one.trials) for one in itertools.chain(*asked.values())} == {((32,), 2)}
-    assert exp11.needs(CONFIG, "clip_tiny") == []
+    assert (joint.config.dropout.p, set(joint.config.dropout.sites)) == (0.01, {*dict(BLOCKS), "v.proj"})
+    every = list(itertools.chain(*asked.values()))
+    assert {(one.config.passes, one.config.trials, one.shown) for one in every} == {
+        ((32,), 2, Images(80, half=(42, 1)))
+    }
 
 
-def test_files_hold_what_was_found(tmp_path: Path, whole: Whole) -> None:
-    run, result = whole
-    level, parts = result.searched["trace_pre"].level, exp11.contributions(run, "trace_pre", result.groups)
-    shown = parts[:, result.reported]
-    traces = {name: shown @ (level[name] / (1 - level[name])) for name in (UNIFORM, GRADIENT)}
-    confirmed = exp11.confirm(CONFIG, result, {"joint": traces[UNIFORM], **traces})
+def test_what_adds_up_is_confirmed_and_claims_are_judged_by_intervals(whole: ProxyResult) -> None:
+    confirmed = whole.confirmed
     assert confirmed.additivity.value == pytest.approx(1)
-    first_order = result.searched["trace_pre"].differences[f"{GRADIENT} - {UNIFORM}"].estimate
+    first_order = whole.searched["trace_pre"].differences[f"{GRADIENT} - {UNIFORM}"].estimate
     assert confirmed.differences[f"{GRADIENT} - {UNIFORM}"].estimate.value == pytest.approx(first_order.value)
-    overall = exp11.write(CONFIG, run, result, confirmed, tmp_path, "session")
-    folder = tmp_path / exp11.FOLDER / "clip_tiny"
-    summary = json.loads((folder / "exp11_summary.json").read_text())
-    assert json.loads(overall.read_text())["results"]["clip_tiny"] == summary
+    assert confirmed.additivity.n == len(set(whole.origins)) == 40
+    outcomes = {claim.name: claim.judge(whole).outcome for claim in EXPERIMENT.claims()}
+    assert outcomes["gain/gradient/trace_pre"] == outcomes["gain/monte_carlo/trace_pre"] == "met"
+    assert outcomes["groups_add_up/above"] == outcomes["groups_add_up/below"] == "met"
+    nothing = dataclasses.replace(confirmed, additivity=dataclasses.replace(confirmed.additivity, low=0.7, high=0.8))
+    doubted = dataclasses.replace(whole, confirmed=nothing)
+    outcomes = {claim.name: claim.judge(doubted).outcome for claim in EXPERIMENT.claims()}
+    assert outcomes["groups_add_up/above"] == "not met"
+
+
+def test_the_summary_says_what_was_chosen_where(whole: ProxyResult) -> None:
+    summary = EXPERIMENT.summary(whole)
     assert summary["objective_weights"]["icc"] == ICC_WEIGHT == 0.1
     assert set(summary["scores"]["trace_pre"]["choices"]) == {UNIFORM, RANDOM, GRADIENT}
     assert summary["images_reported"] == 40
-    assert list(json.loads((folder / "exp11_groups.json").read_text())) == [f"group_{i}" for i in range(4)]
-    with np.load(folder / "exp11_outputs.npz", allow_pickle=False) as arrays:
-        assert arrays["trace_pre_candidates_p"].shape == (24, 4)
-        assert arrays["trace_post_contributions"].shape == (2, 80, 4)
-    assert (folder / f"{exp11.FOLDER}.png").stat().st_size > 10_000
+    (arrays,) = EXPERIMENT.arrays(measured(), whole).values()
+    assert np.shape(arrays["trace_pre_candidates_p"]) == (24, 4)
+    assert np.shape(arrays["trace_post_contributions"]) == (1, 80, 4)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import mcdo
 from mcdo.estimators import MonteCarloConfig
-from mcdo.harness import Features, FirstOrder, Images, Logits, Passes, Request
+from mcdo.harness import Features, FirstOrder, Images, Logits, Passes, Request, Session, Settings
 from mcdo.harness.requests import merged
 from mcdo.perturbation import Dropout
 
@@ -77,3 +77,17 @@ def test_a_request_is_given_what_it_alone_would_have_measured() -> None:
             np.testing.assert_array_equal(part.scores(score, t), alone.scores(score, t))
     np.testing.assert_array_equal(part.scores("angular_var", 4), alone.scores("angular_var", 4))
     np.testing.assert_array_equal(part.eigenvalues(4), alone.eigenvalues(4))
+
+
+def test_halves_of_images_share_no_origin_and_are_the_whole_between_them() -> None:
+    """Degraded images stay in the half of their clean ones: halves are of origins."""
+    session = Session(Settings(("clip_tiny",)))
+    whole = session.image_set(Images(900))
+    first, second = (session.image_set(Images(900, half=(3, which))) for which in (0, 1))
+    assert len(set(whole.origins)) < len(whole), "otherwise images would do for origins"
+    assert not set(first.origins) & set(second.origins)
+    assert sorted([*first.ids, *second.ids]) == sorted(whole.ids)
+    assert first.ids == tuple(each for each in whole.ids if each in set(first.ids)), "in the order of the whole"
+    assert session.image_set(Images(900, half=(4, 0))).ids != first.ids
+    degraded = session.image_set(Images(900, degradation="blur:4%", half=(3, 0)))
+    assert degraded.origins == first.origins

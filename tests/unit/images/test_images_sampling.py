@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import time
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcdo.images.sampling import spread_order
+from mcdo.errors import McdoError
+from mcdo.images.sampling import second_half, spread_order
 from mcdo.images.threads import for_each
 
 labellings = st.lists(st.integers(0, 5), min_size=1, max_size=40)
@@ -30,6 +32,25 @@ def test_classes_with_images_left_differ_by_at_most_one(labels: list[int], seed:
     open_classes = taken[taken < available]
     assert (taken <= available).all()
     assert open_classes.size == 0 or taken.max() - open_classes.min() <= 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=40, max_size=60), st.integers(0, 2**32), st.randoms(use_true_random=False))
+def test_halves_cut_no_origin_and_follow_origins_not_their_order(drawn: list[int], seed: int, rng: Random) -> None:
+    origins = [f"photo {i}" for i in [*range(10), *drawn]]
+    second = second_half(origins, seed)
+    parts = [{o for o, take in zip(origins, second, strict=True) if take == which} for which in (False, True)]
+    assert not parts[0] & parts[1]
+    assert 0 <= len(parts[1]) - len(parts[0]) <= 1
+    shuffled = rng.sample(origins, len(origins))
+    assert {o for o, take in zip(shuffled, second_half(shuffled, seed), strict=True) if take} == parts[1]
+
+
+def test_halves_follow_the_seed_and_few_origins_are_refused() -> None:
+    origins = [f"photo {i}" for i in range(40)]
+    assert (second_half(origins, 1) != second_half(origins, 2)).any()
+    with pytest.raises(McdoError, match="9 origins cannot be halved"):
+        second_half(origins[:9] * 5, 1)
 
 
 def test_few_images_of_many_classes_are_not_the_first_classes() -> None:

@@ -1,14 +1,14 @@
 """Searching a drop probability for each depth of a tower, so that what is chosen is never reported where it was chosen.
 
 A :class:`ChoosingHalf` has the searches and no report; a :class:`ReportingHalf` has the report and no search, and
-refuses a choice that saw one of its originals. Everything is pure: arrays of first-order contributions, by group.
+refuses a choice that saw one of its origins. Everything is pure: arrays of first-order contributions, by group.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -17,15 +17,19 @@ from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 from mcdo.errors import McdoError
-from mcdo.stats import AmbiguityTargets, Difference, Estimate, corrected, icc_from_snr, normal_p
-from mcdo.stats.resampling import percentile_estimate
+from mcdo.experiments.phase4.exp11_concrete_proxy.objective import (
+    ICC_WEIGHT,
+    WEIGHTS,
+    Array,
+    Targets,
+    compare,
+    objectives,
+    published_targets,
+)
+from mcdo.images.sampling import second_half
+from mcdo.stats import AmbiguityTargets, Difference, Estimate
 
 UNIFORM, RANDOM, GRADIENT = "uniform", "random", "gradient"
-WEIGHTS = {"neg_margin": 1.0, "entropy": 1.0, "prompt_sensitivity": 0.5}
-ICC_WEIGHT = 0.10
-"""The published objective: ρ(−margin) + ρ(entropy) + .5 ρ(prompt sensitivity) + .10 ICC."""
-Array = NDArray[np.float64]
-Targets = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -64,20 +68,6 @@ def depth_groups(names: Sequence[str], count: int) -> tuple[tuple[str, ...], ...
     return tuple(tuple(itertools.chain(*units[a:b])) for a, b in itertools.pairwise(cuts))
 
 
-def agreements(scores: Array, targets: Targets) -> Array:
-    """The published objective of each of S scores ``[S, K, N]``: the mean over trials is ranked. ``[S]``."""
-    mean = scores.mean(1)
-    ranks = stats.rankdata(np.stack([*mean, *(targets[name] for name in WEIGHTS)]), axis=1)
-    ranks -= ranks.mean(1, keepdims=True)
-    ranks /= np.linalg.norm(ranks, axis=1, keepdims=True)
-    rho = ranks[: len(scores)] @ ranks[len(scores) :].T @ np.array(list(WEIGHTS.values()))
-    K = scores.shape[1]
-    if K < 2:
-        return np.asarray(rho)
-    snr = mean.var(1, ddof=1) / scores.var(1, ddof=1).mean(1)
-    return np.asarray(rho + ICC_WEIGHT * np.array([icc_from_snr(float(value), K) for value in snr]))
-
-
 @dataclass(frozen=True, eq=False)
 class Choice:
     """A vector of drop probabilities ``p`` [G], where it came from, and what it reached where it was chosen."""
@@ -95,14 +85,14 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class _Half:
-    """Contributions [K, n, G], targets [n] and the original of each image."""
+    """Contributions [K, n, G], targets [n] and the origin of each image."""
 
     contributions: Array
     targets: Targets
-    originals: tuple[str, ...]
+    origins: tuple[str, ...]
 
     def objective(self, odds: Array) -> float:
-        return float(agreements((self.contributions @ odds)[None], self.targets)[0])
+        return float(objectives((self.contributions @ odds)[None], self.targets)[0])
 
 
 class ChoosingHalf(_Half):
@@ -110,7 +100,7 @@ class ChoosingHalf(_Half):
 
     def choice(self, name: str, p: Array) -> Choice:
         """A vector with what it reaches here."""
-        return Choice(name, p, self.objective(p / (1 - p)), frozenset(self.originals))
+        return Choice(name, p, self.objective(p / (1 - p)), frozenset(self.origins))
 
     def random(self, budget: Budget) -> tuple[Choice, list[Choice]]:
         """The best of ``candidates`` log-uniform vectors, the first of which is the uniform p; and all of them."""
@@ -180,83 +170,63 @@ def _unit_ranks(values: Array) -> Array:
 
 
 class ReportingHalf(_Half):
-    """What is reported. It has no search, and refuses a choice that saw one of its originals."""
+    """What is reported. It has no search, and refuses a choice that saw one of its origins."""
 
     def check_unseen(self, choices: Sequence[Choice]) -> None:
-        """Raise McdoError where a choice was made on an original of this half."""
+        """Raise McdoError where a choice was made on an origin of this half."""
         for choice in choices:
-            seen = choice.chosen_on & set(self.originals)
+            seen = choice.chosen_on & set(self.origins)
             if seen:
                 raise McdoError(
-                    f"{choice.name}: it was chosen on {len(seen)} of the originals that it is to be reported on "
+                    f"{choice.name}: it was chosen on {len(seen)} of the origins that it is to be reported on "
                     f"({min(seen)}, ...); report on the other half"
                 )
 
     def compare(self, choices: Sequence[Choice], seed: int) -> tuple[dict[str, Estimate], dict[str, Difference]]:
-        """The objective of each choice, and the differences of the pairs, paired over originals."""
+        """The objective of each choice, and the differences of the pairs, paired over origins.
+
+        Several trials are of first order, and share their probes over the images.
+        """
         self.check_unseen(choices)
         scores = {choice.name: self.contributions @ choice.odds for choice in choices}
-        return compare(scores, self.targets, self.originals, seed)
+        shared = len(self.contributions) > 1
+        return compare(scores, self.targets, self.origins, shared_noise=shared, seed=seed)
 
 
 def split(
-    parts: Array, targets: AmbiguityTargets, originals: Sequence[str], seed: int
+    contributions: Array, targets: AmbiguityTargets, origins: Sequence[str], seed: int
 ) -> tuple[ChoosingHalf, ReportingHalf]:
-    """Halve the originals at random, with all their variants: none is in both halves."""
-    ambiguous = published_targets(targets)
-    first = chosen_originals(originals, seed)
-    of = np.array([name in first for name in originals])
-    halves = []
-    for kind, rows in ((ChoosingHalf, of), (ReportingHalf, ~of)):
-        held = tuple(name for name, take in zip(originals, rows, strict=True) if take)
-        halves.append(kind(parts[:, rows], {name: values[rows] for name, values in ambiguous.items()}, held))
-    choosing, reporting = halves
-    assert isinstance(choosing, ChoosingHalf)
-    assert isinstance(reporting, ReportingHalf)
-    return choosing, reporting
+    """Halve the origins at random, with all their images: none is in both halves."""
+    ambiguous, second = published_targets(targets), second_half(origins, seed)
+
+    def part(rows: NDArray[np.bool_]) -> tuple[Array, Targets, tuple[str, ...]]:
+        named = tuple(origin for origin, take in zip(origins, rows, strict=True) if take)
+        return contributions[:, rows], {name: values[rows] for name, values in ambiguous.items()}, named
+
+    return ChoosingHalf(*part(~second)), ReportingHalf(*part(second))
 
 
-def chosen_originals(originals: Sequence[str], seed: int) -> frozenset[str]:
-    """The half of the originals on which p is chosen."""
-    names = sorted(set(originals))
-    if len(names) < 10:
-        raise McdoError(f"{len(names)} originals cannot be halved for choosing and reporting; give at least 10")
-    order = np.random.default_rng(seed).permutation(len(names))
-    return frozenset(names[i] for i in order[: len(names) // 2])
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What one half chose.
 
+    Attributes:
+        choices: the uniform p and the best of either search, by name.
+        tried: all random candidates.
+        level: p of each choice [G], with its odds multiplied so that the mean score is that of the uniform p.
 
-def published_targets(targets: AmbiguityTargets) -> dict[str, Array]:
-    """The three targets of the objective."""
-    if targets.prompt_sensitivity is None:
-        raise McdoError("the objective needs prompt sensitivity: give logits of at least two templates")
-    return {
-        "neg_margin": targets.neg_margin,
-        "entropy": targets.entropy,
-        "prompt_sensitivity": targets.prompt_sensitivity,
-    }
-
-
-def compare(
-    scores: Mapping[str, Array], targets: Targets, originals: Sequence[str], seed: int, resamples: int = 1000
-) -> tuple[dict[str, Estimate], dict[str, Difference]]:
-    """Objectives of scores [K, n], and later less earlier for each pair; whole originals are resampled, for all alike.
-
-    p by :func:`~mcdo.stats.normal_p`; Holm over the pairs.
     """
-    names, which = np.unique(np.asarray(originals), return_inverse=True)
-    members = [np.flatnonzero(which == i) for i in range(len(names))]
-    stack, rng, N = np.stack(list(scores.values())), np.random.default_rng(seed), len(names)
 
-    def on(rows: NDArray[np.intp]) -> Array:
-        return agreements(stack[..., rows], {name: values[rows] for name, values in targets.items()})
+    choices: dict[str, Choice]
+    tried: tuple[Choice, ...]
+    level: dict[str, Array]
 
-    whole = on(np.arange(stack.shape[-1]))
-    draws = np.stack([on(np.concatenate([members[i] for i in rng.integers(0, N, N)])) for _ in range(resamples)])
-    place = {name: i for i, name in enumerate(scores)}
-    found = {name: percentile_estimate(float(whole[i]), draws[:, i], N, 0.95) for name, i in place.items()}
-    differences = {}
-    for (first, a), (second, b) in itertools.combinations(place.items(), 2):
-        gap, gaps = float(whole[b] - whole[a]), draws[:, b] - draws[:, a]
-        p = normal_p(gap, gaps)
-        differences[f"{second} - {first}"] = Difference(percentile_estimate(gap, gaps, N, 0.95), p, p)
-    return found, corrected({"": differences})[""]
+    @classmethod
+    def on(cls, half: ChoosingHalf, budget: Budget) -> Search:
+        """Both searches."""
+        uniform = half.choice(UNIFORM, np.full(half.contributions.shape[-1], budget.uniform))
+        best, tried = half.random(budget)
+        choices = {choice.name: choice for choice in (uniform, best, half.gradient(budget))}
+        mean = half.contributions.mean((0, 1))
+        odds = {name: c.odds * (uniform.odds @ mean) / (c.odds @ mean) for name, c in choices.items()}
+        return cls(choices, tuple(tried), {name: np.asarray(held / (1 + held)) for name, held in odds.items()})
