@@ -1,7 +1,7 @@
 """The harness: it measures each request once, runs experiments, and judges each claim."""
 
 from mcdo.harness.claim import ALPHA, Claim, Judgement, Outcome
-from mcdo.harness.experiment import Experiment, Files, Inputs, Subject, View
+from mcdo.harness.experiment import ALL_MODELS, Experiment, Files, Inputs, Subject, View
 from mcdo.harness.requests import (
     Features,
     FirstOrder,
@@ -19,6 +19,7 @@ from mcdo.harness.session import Session
 from mcdo.harness.settings import Settings, first_model
 
 __all__ = [
+    "ALL_MODELS",
     "ALPHA",
     "Claim",
     "Completed",

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Value = TypeVar("Value")
 Self = TypeVar("Self", bound="Experiment[Any]")
+ALL_MODELS = "all_models"
+"""Name of the subject that is a session's models together."""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,9 @@ from mcdo.experiments.phase1.convergence_sweep import ConvergenceSweep
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
 from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS, BEYOND_NORM, JUDGED, AmbiguityResult, SubsetAmbiguity
-from mcdo.harness import Experiment, Inputs, Request, Settings, Subject, View
+from mcdo.harness import ALL_MODELS, Experiment, Inputs, Request, Settings, Subject, View
 from mcdo.harness.decision import Cell, Validity, Verdict, decide, judged, published, statements, wants_sweep
 from mcdo.stats import Reliability
-
-ALL_MODELS = "all models"
 
 
 @dataclass(frozen=True)

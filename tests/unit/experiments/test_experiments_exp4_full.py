@@ -1,36 +1,52 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from made_up_inputs import inputs_of
 from made_up_runs import made_up_run, noisy
 
 import mcdo
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloRun
-from mcdo.experiments import exp4_full_models as exp4
+from mcdo.experiments.phase2.exp4_full_agreement import AgreementResult, ModelAgreement
+from mcdo.experiments.phase2.exp4_full_models import MATCHED, ModelReliability
+from mcdo.harness import ALL_MODELS, Images, Inputs, Passes, Request, Settings, Subject
 from mcdo.perturbation import Dropout, matched_roles
 
-CONFIG = exp4.Exp4FullConfig(n=200)
 MODELS = ("clip_tiny", "siglip_tiny", "siglip_tiny_softmax")
+N = 200
 
 
-def models() -> dict[str, MonteCarloRun]:
+def models(variants: int = 1) -> dict[str, MonteCarloRun]:
     """Two models that agree, the second noisier, and a third with a ranking of its own."""
     rng = np.random.default_rng(0)
-    same, own = np.exp(0.4 * rng.normal(size=(2, 200)))
+    same, own = np.repeat(np.exp(0.4 * rng.normal(size=(2, N // variants))), variants, axis=1)
     rows = {MODELS[0]: (same, 63), MODELS[1]: (same, 8), MODELS[2]: (own, 63)}
+    origins = [f"digit{i // variants}" for i in range(N)]
     runs = {}
     for model, (true, degrees) in rows.items():
         scores = noisy(true, 10, rng, degrees)
-        runs[model] = made_up_run({"trace_pre": scores, "angular_var": scores}, encoder=model)
+        runs[model] = made_up_run({"trace_pre": scores, "angular_var": scores}, encoder=model, origins=origins)
     return runs
 
 
+def inputs(runs: dict[str, MonteCarloRun], name: str = ALL_MODELS) -> Inputs:
+    def value(request: Request[Any]) -> MonteCarloRun:
+        return runs[request.model]
+
+    return inputs_of(value, subject=Subject(name, tuple(runs)))
+
+
+def outcome(result: AgreementResult) -> str:
+    (claim,) = ModelAgreement().claims()
+    return claim.judge(result).outcome
+
+
 def test_agreement_is_corrected_for_noise_and_reliabilities_are_compared_in_pairs() -> None:
-    matrix = exp4.across(CONFIG, models())["trace_pre"]
+    result = ModelAgreement(n=N).compute(inputs(models()))
+    matrix = result.matrices["trace_pre"]
     assert matrix.disattenuated["clip_tiny", "siglip_tiny"].value == pytest.approx(1, abs=0.05)
     assert matrix.disattenuated["clip_tiny", "siglip_tiny_softmax"].high < 0.3
     gap = matrix.reliability_difference["clip_tiny", "siglip_tiny"]
@@ -39,45 +55,84 @@ def test_agreement_is_corrected_for_noise_and_reliabilities_are_compared_in_pair
     assert matrix.reliability_difference["clip_tiny", "siglip_tiny_softmax"].p_holm > 0.05
 
 
+def test_the_weakest_pair_decides() -> None:
+    runs = models()
+    agreeing = ModelAgreement().compute(inputs({model: runs[model] for model in MODELS[:2]}))
+    assert outcome(agreeing) == "met"
+    mixed = ModelAgreement().compute(inputs(runs))
+    assert MODELS[2] in (mixed.weakest("trace_pre") or ())
+    assert outcome(mixed) == "undecided"
+    opposed = dict(runs)
+    scores = -runs[MODELS[0]].scores("trace_pre")
+    opposed[MODELS[2]] = made_up_run({"trace_pre": scores, "angular_var": scores}, encoder=MODELS[2])
+    assert outcome(ModelAgreement().compute(inputs(opposed))) == "not met"
+
+
+def test_a_model_of_noise_only_leaves_agreement_undecided() -> None:
+    """Its correlations cannot be corrected, which is no agreement and no disagreement."""
+    runs = models()
+    scores = noisy(np.ones(N), 10, np.random.default_rng(1))
+    runs[MODELS[2]] = made_up_run({"trace_pre": scores, "angular_var": scores}, encoder=MODELS[2])
+    result = ModelAgreement().compute(inputs(runs))
+    pair = result.weakest("trace_pre")
+    assert pair is not None
+    assert np.isnan(result.matrices["trace_pre"].disattenuated[pair].low)
+    assert outcome(result) == "undecided"
+
+
+def test_one_model_has_nobody_to_agree_with() -> None:
+    runs = models()
+    result = ModelAgreement().compute(inputs({"clip_tiny": runs["clip_tiny"]}))
+    assert outcome(result) == "not applicable"
+    assert ModelAgreement().overall(result, ModelAgreement().summary(result)) == {}
+
+
 def test_models_perturbed_at_other_roles_are_refused() -> None:
     runs = models()
-    scores = {"trace_pre": np.ones((10, 200)), "angular_var": np.ones((10, 200))}
+    scores = {"trace_pre": np.ones((10, N)), "angular_var": np.ones((10, N))}
     runs["clip_tiny"] = made_up_run(scores, roles=("fc1", "fc2"))
     with pytest.raises(McdoError, match=r"different perturbations cannot be compared \(clip_tiny: fc1, fc2; siglip"):
-        exp4.across(CONFIG, runs)
+        ModelAgreement().compute(inputs(runs))
 
 
-def test_models_perturbed_with_another_p_or_shown_other_images_are_refused() -> None:
-    scores = {"trace_pre": np.ones((10, 200)), "angular_var": np.ones((10, 200))}
-    with pytest.raises(McdoError, match=r"clip_tiny was perturbed with p = 0.02, siglip_tiny"):
-        exp4.across(CONFIG, {**dict(list(models().items())[1:]), "clip_tiny": made_up_run(scores, kind=Dropout(0.02))})
-    other = made_up_run(scores, ids=[f"other{i}" for i in range(200)])
-    with pytest.raises(McdoError, match="clip_tiny saw other images than siglip_tiny"):
-        exp4.across(CONFIG, {**dict(list(models().items())[1:]), "clip_tiny": other})
+def test_variants_of_an_original_are_one_draw() -> None:
+    """Intervals of 50 originals in four variants are wider than those of 200 images, as √4 would have them."""
+    single, clustered = (ModelAgreement(n=N).compute(inputs(models(variants))) for variants in (1, 4))
+    pair = ("clip_tiny", "siglip_tiny_softmax")
+    widths = [
+        r.matrices["trace_pre"].raw[pair].high - r.matrices["trace_pre"].raw[pair].low for r in (single, clustered)
+    ]
+    assert 1.5 < widths[1] / widths[0] < 2.7
+    runs = {"clip_tiny": models(variants=4)["clip_tiny"]}
+    found = ModelReliability(n=N).compute(inputs(runs, "clip_tiny"))
+    assert found.reliability["trace_pre"].n_origins == found.norm.n == found.drift.n == 50
 
 
 def test_the_matched_roles_are_those_that_the_towers_share() -> None:
     encoders = [mcdo.load_encoder(model, device="cpu") for model in ("clip_tiny", "siglip_tiny")]
-    assert matched_roles(*encoders) == exp4.MATCHED
+    assert matched_roles(*encoders) == MATCHED
 
 
 def test_all_sites_mean_the_matched_ones_and_chosen_sites_stay() -> None:
-    assert exp4.Exp4FullConfig().matched == Dropout(0.01, exp4.MATCHED)
-    assert exp4.Exp4FullConfig(dropout=Dropout(0.02, "mlp")).matched == Dropout(0.02, "mlp")
-    need = exp4.needs(exp4.Exp4FullConfig(), "clip_l14")
-    assert (need.n, need.config.passes, need.config.trials, need.config.geometry) == (500, (64,), 10, (64,))
+    assert ModelReliability().matched == Dropout(0.01, MATCHED)
+    assert ModelReliability(dropout=Dropout(0.02, "mlp")).matched == Dropout(0.02, "mlp")
+    run = ModelReliability().run("clip_l14")
+    assert run == ModelAgreement().run("clip_l14"), "both rest on one measurement"
+    assert (run.shown, run.config.passes, run.config.trials, run.config.geometry) == (Images(500), (64,), 10, (64,))
 
 
-def test_files_hold_what_was_found(tmp_path: Path) -> None:
-    runs = models()
-    results = {model: exp4.compute(CONFIG, run) for model, run in runs.items()}
-    for model, run in runs.items():
-        exp4.write(CONFIG, run, results[model], tmp_path, "session")
-    overall = exp4.write_across(CONFIG, results, exp4.across(CONFIG, runs), tmp_path, "session")
-    held = json.loads(overall.read_text())
-    assert set(held["results"]) == set(MODELS)
-    assert held["results"]["clip_tiny"]["trace_pre"]["n_trials"] == 10
-    assert "clip_tiny~siglip_tiny" in held["cross_model"]["trace_pre"]["spearman_disattenuated"]
-    with np.load(tmp_path / exp4.FOLDER / "clip_tiny" / "exp4_full_trials.npz", allow_pickle=False) as arrays:
-        assert arrays["trial_angular_var"].shape == (10, 200)
-    assert (tmp_path / exp4.FOLDER / f"{exp4.FOLDER}.png").stat().st_size > 10_000
+def test_agreement_is_about_all_models_of_the_session_together() -> None:
+    settings = Settings(models=MODELS)
+    (subject,) = ModelAgreement.subjects(settings)
+    asked = list(ModelAgreement().requests(inputs_of(lambda _: None, subject=subject)))
+    assert [request.model for request in asked if isinstance(request, Passes)] == list(MODELS)
+    assert [s.model for s in ModelReliability.subjects(settings)] == list(MODELS)
+
+
+def test_trials_that_grow_drift_and_are_unreliable() -> None:
+    true = np.exp(0.4 * np.random.default_rng(0).normal(size=N))
+    scores = noisy(true, 10, np.random.default_rng(1)) * np.arange(1, 11)[:, None]
+    runs = {"clip_tiny": made_up_run({"trace_pre": scores, "angular_var": scores})}
+    found = ModelReliability(n=N).compute(inputs(runs, "clip_tiny"))
+    assert found.drift.low > 0
+    assert found.reliability["trace_pre"].icc < 0.6
