@@ -10,9 +10,9 @@ from typing import Any
 
 from mcdo.errors import McdoError
 from mcdo.experiments.cost import estimator_cost
-from mcdo.experiments.findings import Findings
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
+from mcdo.harness.negatives import KnownNegatives
 from mcdo.stats import LEVEL_BAND, RANKING_BAR
 
 Row = Sequence[str]
@@ -55,7 +55,7 @@ def write_page(reports: Path, page: Path) -> Path:
         "",
         "Each of these is a strict xfail: it is loud when it starts to hold.",
         "",
-        *_negatives(Findings.load()),
+        *_negatives(KnownNegatives.load()),
     ]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(parts) + "\n", encoding="utf-8")
@@ -252,6 +252,6 @@ def _gain(estimate: Estimate) -> str:
     return f"{value:.1f} [{low:.1f}, {'more' if high is None else f'{high:.1f}'}]"
 
 
-def _negatives(findings: Findings) -> list[str]:
+def _negatives(findings: KnownNegatives) -> list[str]:
     rows = [[f.experiment, f.claim, f.model, f.measured, f.reason] for f in findings.all]
     return table(["experiment", "claim", "model", "measured", "reason"], rows)

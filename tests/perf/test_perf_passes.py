@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from mcdo.claims import Judges
 from mcdo.encoders import Encoder
-from mcdo.experiments.base import add_to_json
 from mcdo.experiments.cost import estimator_cost as study
 from mcdo.experiments.cost import pass_cost
 from mcdo.harness import Session
+from mcdo.harness.judge import Judges
 from mcdo.perturbation import Dropout, TiedDropout
+from mcdo.report.files import add_to_json
 from mcdo.stats import Estimate
 from mcdo.threads import one_thread
 

@@ -16,8 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mcdo.errors import McdoError
-from mcdo.experiments.base import write_json
 from mcdo.names import file_name
+from mcdo.report.files import write_json
 from mcdo.store import canonical_json
 from mcdo.studies.backbones.config import BackbonesConfig
 from mcdo.studies.backbones.series import Series

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mcdo.experiments.base import write_json
 from mcdo.names import file_name
-from mcdo.report.files import write_text
+from mcdo.report.files import write_json, write_text
 from mcdo.studies.backbones.config import BackbonesConfig
 from mcdo.studies.backbones.extract import extract, shard_path
 from mcdo.studies.backbones.features import Features, merge, read_features, union

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.estimators import prepared
-from mcdo.experiments.base import ProtocolName
+from mcdo.harness.settings import ProtocolName
 from mcdo.store import Store
 from mcdo.studies.connector.ablation import Ablation, ablate
 from mcdo.studies.connector.coverage import Coverage

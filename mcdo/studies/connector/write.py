@@ -10,9 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mcdo.experiments.base import write_json, write_npz
 from mcdo.report.figures import save_figure
-from mcdo.report.files import write_text
+from mcdo.report.files import write_json, write_npz, write_text
 from mcdo.report.panels import interval_panel
 from mcdo.stats import Estimate
 from mcdo.studies.connector import published

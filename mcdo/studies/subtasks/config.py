@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from mcdo.experiments.base import ProtocolName
+from mcdo.harness.settings import ProtocolName
 
 Inputs = Literal["labels", "probabilities", "none", "oracle"]
 """What the meta-learner sees beside the embedding: predicted subtask labels, predicted subtask probabilities, nothing,

@@ -11,9 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mcdo.experiments.base import write_json
 from mcdo.report.figures import save_figure
-from mcdo.report.files import write_text
+from mcdo.report.files import write_json, write_text
 from mcdo.stats import Estimate
 from mcdo.stats._checks import jsonable
 from mcdo.studies.subtasks import published

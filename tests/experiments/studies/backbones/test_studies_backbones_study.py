@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcdo.claims import Judges
 from mcdo.harness import Settings
+from mcdo.harness.judge import Judges
 from mcdo.studies.backbones.config import BackbonesConfig, load_config
 from mcdo.studies.backbones.features import read_features
 from mcdo.studies.backbones.plants import load_plants

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mcdo.claims import Judges
 from mcdo.harness import Session, Settings
+from mcdo.harness.judge import Judges
 from mcdo.stats import Estimate
 from mcdo.store import Store
 from mcdo.studies.subtasks import Evaluation, Study, SubtaskConfig, evaluate, load_task

@@ -6,8 +6,8 @@ import pytest
 
 from mcdo.encoders import REGISTRY
 from mcdo.errors import McdoError
-from mcdo.experiments.bench import Settings
-from mcdo.experiments.findings import Findings
+from mcdo.harness import Settings
+from mcdo.harness.negatives import KnownNegatives
 from mcdo.perturbation import Dropout
 
 ENTRY = """
@@ -22,18 +22,18 @@ reason = "because"
 """
 
 
-def _load(tmp_path: Path, text: str) -> Findings:
+def _load(tmp_path: Path, text: str) -> KnownNegatives:
     (tmp_path / "findings.toml").write_text(text)
-    return Findings.load(tmp_path / "findings.toml")
+    return KnownNegatives.load(tmp_path / "findings.toml")
 
 
-def test_a_finding_holds_for_its_own_model_images_and_protocol_only(tmp_path: Path) -> None:
-    findings, settings = _load(tmp_path, ENTRY), Settings(models=("clip_tiny",))
-    found = findings.lookup("exp5", "rho_entropy/trace_pre", "clip_tiny", settings)
+def test_a_known_negative_holds_for_its_own_model_images_and_protocol_only(tmp_path: Path) -> None:
+    negatives, settings = _load(tmp_path, ENTRY), Settings(models=("clip_tiny",))
+    found = negatives.lookup("exp5", "rho_entropy/trace_pre", "clip_tiny", settings)
     assert found is not None
     assert found.reason == "because"
-    assert findings.lookup("exp5", "rho_entropy/trace_post", "clip_tiny", settings) is None
-    assert findings.lookup("exp5", "rho_entropy/trace_pre", "siglip_tiny", settings) is None
+    assert negatives.lookup("exp5", "rho_entropy/trace_post", "clip_tiny", settings) is None
+    assert negatives.lookup("exp5", "rho_entropy/trace_pre", "siglip_tiny", settings) is None
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_finding_holds_for_its_own_model_images_and_protocol_only(tmp_path: Pa
     ],
     ids=["protocol", "images", "seed", "p", "sites"],
 )
-def test_a_finding_says_nothing_about_another_protocol(tmp_path: Path, other: Settings) -> None:
+def test_a_known_negative_says_nothing_about_another_protocol(tmp_path: Path, other: Settings) -> None:
     assert _load(tmp_path, ENTRY).lookup("exp5", "rho_entropy/trace_pre", "clip_tiny", other) is None
 
 
@@ -56,7 +56,7 @@ def test_a_misspelt_key_is_named(tmp_path: Path) -> None:
         _load(tmp_path, ENTRY.replace("measured", "mesured"))
 
 
-def test_the_shipped_findings_are_about_embedded_encoders() -> None:
-    for finding in Findings.load().all:
-        assert REGISTRY[finding.model].embedded
-        assert "n=" in finding.measured, f"{finding.claim}: a measured value has an n"
+def test_the_shipped_negatives_are_about_embedded_encoders() -> None:
+    for negative in KnownNegatives.load().all:
+        assert REGISTRY[negative.model].embedded
+        assert "n=" in negative.measured, f"{negative.claim}: a measured value has an n"
