@@ -42,7 +42,7 @@ from mcdo.stats.prediction import (
 from mcdo.stats.rank_matrix import RankMatrix, rank_matrix
 from mcdo.stats.reading import reading_error
 from mcdo.stats.relations import Relation, advantages, rank_relations
-from mcdo.stats.reliability import THRESHOLDS, Reliability, Thresholds, reliability, status_of
+from mcdo.stats.reliability import Reliability, reliability
 from mcdo.stats.resampling import (
     Estimate,
     NullRate,
@@ -57,6 +57,7 @@ from mcdo.stats.response import ResponseCurve, response_curve
 from mcdo.stats.sample import Inferred, Sample, normal_p
 from mcdo.stats.shares import share
 from mcdo.stats.signal_noise import icc_from_snr
+from mcdo.stats.status import THRESHOLDS, Thresholds, status_of
 from mcdo.stats.tracking import Association, TrackingMetrics, tracking_metrics
 from mcdo.stats.validity import ambiguity_estimates, ambiguity_report, report_of
 

@@ -64,6 +64,9 @@ def usable_cells(
 ) -> dict[Cell, Usable]:
     """For each of ``cells`` whether it is usable, with at most ``alpha`` chance of any wrong "met" among them.
 
+    The bound holds for noise that is independent, or shared and seen to be, which takes about five trials. With three,
+    noise that is half shared and stays unseen makes one cell in ten below the bar a wrong "met".
+
     "Not met" is each cell's own: one of its intervals at 1 − ``alpha`` lies below the bar. A cell without intervals is
     undecided, and counts as looked at.
 

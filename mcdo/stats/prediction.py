@@ -36,8 +36,8 @@ import numpy as np
 from mcdo.errors import McdoError
 from mcdo.stats.growth import ENDS, End
 from mcdo.stats.pilot import Pilot, Run
-from mcdo.stats.reliability import THRESHOLDS, Status, Thresholds, status_of
 from mcdo.stats.resampling import Estimate, Origins
+from mcdo.stats.status import THRESHOLDS, Status, Thresholds, status_of
 
 PredictedStatus = Status | Literal["not predictable"]
 _FARTHEST = 16  # octaves above the pilot within which usable passes are looked for

@@ -17,13 +17,30 @@ which is why the noise-corrected SNR stands beside it.
   (:mod:`mcdo.stats.confidence`). Two trials cannot show it: there is no interval then, and ``reason`` says so.
 
 ICC and corrected SNR are monotone in SNR at a given K; so are their intervals, and the three never disagree.
+
+**Coverage** of the 95 % intervals, 600 simulated data sets each (ICC .75, K = 3, 5, 10; ICC is covered as SNR is):
+
+| scores | ρ, N = 100 | ρ, N = 500 | SNR, N = 100 | SNR, N = 500 |
+|---|---|---|---|---|
+| normal | .97 .96 .95 | .96 .95 .93 | .96 .95 .95 | .94 .95 .94 |
+| log-normal | .97 .96 .94 | .95 .95 .95 | .94 .94 .94 | .96 .95 .96 |
+| clustered (5 variants of an origin) | .95 .94 .93 | .97 .95 .94 | .96 .94 .95 | .96 .95 .95 |
+| a few images carry the variance (t3) | .97 .95 .95 | .96 .95 .94 | .90 .89 .88 | .85 .91 .89 |
+| heavy-tailed noise (t3) | .94 .97 .93 | .95 .95 .94 | .91 .93 .92 | .91 .92 .92 |
+| half the noise shared by the trial | .79 .94 .96 | .80 .94 .97 | .81 .95 .95 | .90 .95 .95 |
+
+What is missed: SNR's upper end where t3 images carry the variance (no resample holds an image more extreme than the
+sample's), its lower end under t3 noise. With K = 3 sharing goes unseen where the trials' common parts happen to lie
+close together, in one to three of ten such data sets, and the interval is then that of images alone. The price of
+asking: one data set in ten with independent noise is widened as well, at K = 3 so much that it decides nothing;
+``shared_noise=False`` saves it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,8 +53,8 @@ from mcdo.stats.rank_influence import spearman_confidence, spearman_influence
 from mcdo.stats.resampling import Estimate, Origins, Units, Verdict, check_resampling
 from mcdo.stats.sharing import noise_sharing
 from mcdo.stats.signal_noise import icc_from_snr, signal_noise, snr_confidence, snr_from_icc
+from mcdo.stats.status import THRESHOLDS, Status, Thresholds, status_of
 
-Status = Literal["usable", "marginal", "failed", "insufficient_trials"]
 Interval = tuple[float, float]
 SHARING_ALPHA = 0.1
 """Noise counts as shared within trials where independence has a p below this."""
@@ -46,20 +63,6 @@ _DEGENERATE = {
     "Spearman": "a trial gives every image the same score, which is no ranking",
 }
 _UNKNOWN = Confidence(math.nan, math.nan, math.nan, 1, "z", 1)
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Usable: all three reached. Failed: ρ or SNR below its lower bound. Marginal: between."""
-
-    usable_spearman: float = 0.80
-    usable_snr: float = 2.0
-    usable_icc: float = 0.75
-    failed_spearman: float = 0.60
-    failed_snr: float = 1.0
-
-
-THRESHOLDS = Thresholds()
 
 
 @dataclass(frozen=True)
@@ -248,18 +251,6 @@ def reliability(
         reason=reason,
         thresholds=thresholds,
     )
-
-
-def status_of(spearman: float, snr: float, icc: float, thresholds: Thresholds = THRESHOLDS) -> Status:
-    """The published status of three figures; bounds are inclusive on the better side."""
-    if any(math.isnan(value) for value in (spearman, snr, icc)):
-        return "insufficient_trials"
-    if spearman < thresholds.failed_spearman or snr < thresholds.failed_snr:
-        return "failed"
-    reached = (
-        spearman >= thresholds.usable_spearman and snr >= thresholds.usable_snr and icc >= thresholds.usable_icc
-    )  # fmt: skip
-    return "usable" if reached else "marginal"
 
 
 def _ratio(signal: float, noise: float) -> float:

@@ -162,4 +162,4 @@ def _normal_spearman(icc: float, shared: float, K: int) -> float:
 
 @lru_cache
 def _large_sample_spearman(population: Population) -> float:
-    return population.large_sample(lambda sample: float(stats.spearmanr(*sample.scores).statistic), K=2, draws=20)
+    return population.large_sample(lambda sample: float(stats.spearmanr(*sample.scores).statistic), K=2, draws=10)
