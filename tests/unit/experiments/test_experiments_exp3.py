@@ -1,94 +1,116 @@
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from made_up_runs import Array, made_up_run, noisy
+from made_up_inputs import inputs_of
+from made_up_runs import made_up_run, noisy
 
 from mcdo.errors import McdoError
-from mcdo.estimators import MonteCarloRun
-from mcdo.experiments import exp3_dropout_types as exp3
 from mcdo.experiments.phase1.exp5_subset_ambiguity import RHO_ENTROPY_BAR
-from mcdo.perturbation import AttentionDropout, Dropout, HiddenDropout, StochasticDepth
+from mcdo.experiments.phase2.exp3_dropout_types import FOLLOWS, TYPES, DropoutTypes, DropoutTypesResult, least_disturbed
+from mcdo.harness import Inputs, Logits, Request, Settings, Subject
+from mcdo.perturbation import AttentionDropout, Dropout, HiddenDropout, Perturbation, StochasticDepth
+from mcdo.stats import entropy
 
 N = 120
-CONFIG = exp3.Exp3Config(n=N)
+EXPERIMENT = DropoutTypes(n=N)
 
 
-def types(model: str = "clip_tiny") -> tuple[dict[str, MonteCarloRun], Array]:
-    """Scores of each type that follow the entropy of ``logits``; type C has a drift, type D is noise."""
+def inputs(model: str = "clip_tiny", variants: int = 1, dead: str = "") -> Inputs:
+    """Scores of each type that follow the entropy of the logits; type C has a drift, D is noise, G has little."""
     rng = np.random.default_rng(0)
-    logits = np.stack([rng.normal(size=(N, 3)) * 3] * 2)
-    p = np.exp(logits[0]) / np.exp(logits[0]).sum(axis=1, keepdims=True)
-    entropy = -(p * np.log(p)).sum(axis=1)
-    runs = {}
-    for kind, perturbation in CONFIG.kinds(model).items():
-        scores = noisy(np.ones(N) if kind == "D" else 0.5 + entropy, 5, rng)
-        if kind == "C":
+    logits = np.repeat(rng.normal(size=(N // variants, 3)) * 3, variants, axis=0)
+    ambiguity = entropy(logits)
+    origins = tuple(f"digit{i // variants}" for i in range(N))
+    norm = 1 + rng.random(N)
+    runs: dict[Perturbation, Any] = {}
+    for name, kind in EXPERIMENT.kinds(model).items():
+        scores = noisy(np.ones(N) if name == "D" else 0.5 + ambiguity, 5, rng, 2000 if name == "G" else 63)
+        if name == "C":
             scores *= np.arange(1, 6)[:, None]
-        runs[kind] = made_up_run(
-            {"trace_pre": scores, "trace_post": scores}, encoder=model, kind=perturbation, norm=1 + rng.random(N)
-        )
-    return runs, logits
+        if name == dead:
+            scores = np.full((5, N), 9e-17)
+        named = {"trace_pre": scores, "trace_post": scores}
+        runs[kind] = made_up_run(named, encoder=model, kind=kind, norm=norm, origins=origins)
 
+    def value(request: Request[Any]) -> Any:
+        return {"logits": np.stack([logits] * 2)} if isinstance(request, Logits) else runs[request.config.dropout]  # type: ignore[attr-defined]
 
-Measured = tuple[dict[str, MonteCarloRun], exp3.Exp3Result]
+    images = SimpleNamespace(origins=origins, labels=None)
+    return inputs_of(value, image_set=images, subject=Subject(model, (model,)))
 
 
 @pytest.fixture(scope="module")
-def clip() -> Measured:
-    runs, logits = types()
-    return runs, exp3.compute(CONFIG, runs, logits, None)
+def clip() -> DropoutTypesResult:
+    return EXPERIMENT.compute(inputs())
 
 
-def test_reliable_valid_and_drifting_types_are_told_apart(clip: Measured) -> None:
-    found = clip[1]
-    key = "rho_uncertainty_vs_entropy"
-    assert found.validity["trace_pre"]["E"][key].verdict(RHO_ENTROPY_BAR, ">") == "met"
-    assert found.validity["trace_pre"]["D"][key].verdict(RHO_ENTROPY_BAR, ">") == "not met"
-    assert found.reliability["trace_pre"]["D"].status == "failed"
-    assert found.reliability["trace_pre"]["C"].icc < 0.3, "trials that drift are not exchangeable"
-    drifting = [kind for kind, drift in found.drift.items() if not drift.low <= 0 <= drift.high]
+def outcomes(result: DropoutTypesResult) -> dict[str, str]:
+    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+
+
+def test_reliable_valid_and_drifting_types_are_told_apart(clip: DropoutTypesResult) -> None:
+    assert clip.validity["trace_pre"]["E"][FOLLOWS].verdict(RHO_ENTROPY_BAR, ">") == "met"
+    assert clip.reliability["trace_pre"]["D"].status == "failed"
+    assert clip.reliability["trace_pre"]["C"].icc < 0.3, "trials that drift are not exchangeable"
+    drifting = [kind for kind, drift in clip.drift.items() if not drift.low <= 0 <= drift.high]
     assert drifting == ["C"]
-    assert found.matrices["trace_pre"].pair("disattenuated", "A", "B").value == pytest.approx(1, abs=0.05)
+    assert clip.matrices["trace_pre"].pair("disattenuated", "A", "B").value == pytest.approx(1, abs=0.05)
+    ends = outcomes(clip)
+    assert (ends["rho_entropy/E"], ends["rho_entropy/D"]) == ("met", "not met")
+    assert (ends["reliable/G"], ends["reliable/D"]) == ("met", "not met")
+    assert set(ends) == {f"{claim}/{kind}" for claim in ("reliable", "rho_entropy") for kind in TYPES}
 
 
 def test_types_are_those_of_the_plan() -> None:
-    kinds = exp3.Exp3Config(dropout=Dropout(0.02, "mlp")).kinds("clip_tiny")
-    assert list(kinds) == list(exp3.TYPES)
+    kinds = DropoutTypes(dropout=Dropout(0.02, "mlp")).kinds("clip_tiny")
+    assert list(kinds) == list(TYPES)
     assert kinds["A"] == AttentionDropout(0.02)
     assert kinds["B"] == HiddenDropout(0.02)
     assert kinds["C"] == StochasticDepth(0.02)
     assert kinds["D"] == Dropout(0.02, "projection"), "the published D was the MLP of block 9"
     assert {kind: kinds[kind].sites for kind in "EGSW"} == dict.fromkeys("EGSW", "mlp")
+    assert not any(kind.shared_by_images for kind in kinds.values()), "every image has masks of its own"
 
 
-def test_a_tower_without_a_final_projection_has_no_type_d_and_says_so(clip: Measured) -> None:
-    kinds = exp3.Exp3Config().kinds("siglip_tiny")
-    assert [kind for kind in exp3.TYPES if kind not in kinds] == ["D"]
-    assert len(exp3.needs(exp3.Exp3Config(), "siglip_tiny")) == 7
-    without = replace(clip[1], means={kind: mean for kind, mean in clip[1].means.items() if kind != "D"})
-    assert exp3.summary(without)["left_out"] == ["D"]
+def test_a_tower_without_a_final_projection_has_no_type_d_and_says_so() -> None:
+    asked = list(EXPERIMENT.requests(inputs("siglip_tiny")))
+    assert len(asked) == 7 + 1
+    result = EXPERIMENT.compute(inputs("siglip_tiny"))
+    assert EXPERIMENT.summary(result)["left_out"] == ["D"]
+    ends = {claim.name: claim.judge(result) for claim in EXPERIMENT.claims()}
+    assert [name for name, end in ends.items() if end.outcome == "not applicable"] == ["reliable/D", "rho_entropy/D"]
+    assert ends["reliable/D"].beside == "this tower has no site for type D (final projection)"
 
 
-def test_a_dead_type_is_no_low_score(clip: Measured) -> None:
-    """Published type A had a trace of 9e-17, which was then ranked."""
-    exp3.check_disturbed("E", clip[0]["E"], 64)
-    rounding = made_up_run({"trace_pre": np.full((5, N), 9e-17)})
-    with pytest.raises(McdoError, match=r"type A \(attention probabilities\) does nothing to image0000"):
-        exp3.check_disturbed("A", rounding, 64)
+def test_only_the_first_clip_model_is_asked() -> None:
+    (subject,) = DropoutTypes.subjects(Settings(models=("siglip_tiny", "clip_tiny")))
+    assert subject.models == ("clip_tiny",)
 
 
-def test_files_hold_what_was_found(tmp_path: Path, clip: Measured) -> None:
-    exp3.write(CONFIG, *clip, tmp_path, "session")
-    folder = tmp_path / exp3.FOLDER / "clip_tiny"
-    summary = json.loads((folder / "exp3_summary.json").read_text())
-    assert set(summary["results_by_type"]) == set(exp3.TYPES)
+def test_the_session_s_own_perturbation_stands_for_the_summary(clip: DropoutTypesResult) -> None:
+    first = next(iter(EXPERIMENT.requests(inputs())))
+    assert first == EXPERIMENT.at("clip_tiny", EXPERIMENT.dropout)
+    summary = EXPERIMENT.summary(clip)
+    assert set(summary["results_by_type"]) == set(TYPES)
     assert summary["perturbations"]["G"]["kind"] == "Gaussian"
-    assert "A~B" in summary["cross_type"]["trace_pre"]["spearman_disattenuated"]
-    with np.load(folder / "exp3_type_W_trials.npz", allow_pickle=False) as arrays:
-        assert arrays["trace_pre"].shape == (5, N)
-    assert (folder / f"{exp3.FOLDER}.png").stat().st_size > 10_000
+
+
+def test_a_dead_type_is_no_low_score() -> None:
+    """Published type A had a trace of 9e-17, which was then ranked."""
+    alive = made_up_run({"trace_pre": np.full((5, N), 0.02)}, norm=np.full(N, 2.0))
+    assert least_disturbed("E", alive) == pytest.approx(0.005)
+    with pytest.raises(McdoError, match=r"type A \(attention probabilities\) does nothing to image\d{4}: its trace is"):
+        EXPERIMENT.compute(inputs(dead="A"))
+
+
+def test_variants_of_an_original_are_one_draw() -> None:
+    result = EXPERIMENT.compute(inputs(variants=3))
+    figures = [*result.means.values(), *result.drift.values(), *result.norm.values()]
+    figures += [e for by_kind in result.validity.values() for of in by_kind.values() for e in of.values()]
+    assert {estimate.n for estimate in figures} == {N // 3}
+    assert {r.n_origins for by_kind in result.reliability.values() for r in by_kind.values()} == {N // 3}
+    assert {e.n for e in result.matrices["trace_pre"].raw.values()} == {N // 3}
