@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mcdo.encoders.zero_shot import unit
 from mcdo.stats import (
     AmbiguityTargets,
     Difference,
@@ -32,10 +33,8 @@ Array = NDArray[np.float64]
 
 def centroid_distance(features: NDArray[np.floating]) -> Array:
     """1 − cosine of each feature [N, D] to the mean of the unit features: how untypical an image is."""
-    unit = features.astype(np.float64)
-    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
-    centre = unit.mean(axis=0)
-    return np.asarray(1 - unit @ (centre / np.linalg.norm(centre)))
+    directions = unit(features)
+    return np.asarray(1 - directions @ unit(directions.mean(axis=0)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -225,27 +225,24 @@ def members(images: ImageSet, chosen: ImageSet) -> NDArray[np.intp]:
     return np.array([place[image_id] for image_id in chosen.ids if image_id in place], dtype=np.intp)
 
 
-def _follows_entropy(angle: int) -> Claim[AnglesResult]:
-    def relation(result: AnglesResult) -> Relation:
-        return result.metrics[angle]["trace_pre", "entropy"]
+def _at_entropy(result: AnglesResult, angle: int) -> Relation:
+    return result.metrics[angle]["trace_pre", "entropy"]
 
-    return Claim(
-        f"follows_entropy/angle{angle}",
-        lambda r: relation(r).rho,
-        above=0.0,
-        beside=lambda r: f"given the norm {relation(r).given}; Holm p {relation(r).p_holm:.2g}",
-    )
+
+def _follows_entropy(angle: int) -> Claim[AnglesResult]:
+    def beside(result: AnglesResult) -> str:
+        relation = _at_entropy(result, angle)
+        return f"given the norm {relation.given}; Holm p {relation.p_holm:.2g}"
+
+    return Claim(f"follows_entropy/angle{angle}", lambda r: _at_entropy(r, angle).rho, above=0.0, beside=beside)
 
 
 def _follows_entropy_given_norm(angle: int) -> Claim[AnglesResult]:
-    def relation(result: AnglesResult) -> Relation:
-        return result.metrics[angle]["trace_pre", "entropy"]
-
     return Claim(
         f"follows_entropy_given_norm/angle{angle}",
-        lambda r: relation(r).given,
+        lambda r: _at_entropy(r, angle).given,
         above=0.0,
-        beside=lambda r: f"not held fixed {relation(r).rho}",
+        beside=lambda r: f"not held fixed {_at_entropy(r, angle).rho}",
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mcdo.encoders.zero_shot import unit
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.prelim.damage import (
     FREE,
@@ -112,8 +113,7 @@ class DegradationTest(Experiment[DegradationResult]):
         logits = inputs[self.logits(inputs.model, degradation)]["logits"][0]
         scores = {name: run.scores(name)[trial] for name in SCORES}
         scores |= {"entropy": entropy(logits), "feature_norm": run.feature_norm.astype(np.float64)}
-        unit = run.features.astype(np.float64) / run.feature_norm[:, None]
-        return Version(scores, unit, None if labels is None else logits.argmax(axis=1) == labels)
+        return Version(scores, unit(run.features), None if labels is None else logits.argmax(axis=1) == labels)
 
     def claims(self) -> Sequence[Claim[DegradationResult]]:
         return [
