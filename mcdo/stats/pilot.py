@@ -108,7 +108,7 @@ class Pilot:
         return self._estimate(odds_of(getattr(icc, end)) + 1 / self.run.n_trials for end in ENDS)
 
     def spearman(self, passes: float) -> Estimate:
-        """As the run measures it; beyond, by the law that errs less within the run, the interval over all."""
+        """As the run measures it; beyond, by :meth:`_better` of two laws, the interval over all."""
         point, *others = (self.laws(passes, lost) for lost in self._losses(passes))
         if "run" in point:
             return _hull(point["run"], *(laws.get("run", laws["spearman_brown"]) for laws in others))
@@ -149,8 +149,7 @@ class Pilot:
         if self.carriers.units < FEWEST_CARRIERS or self.carriers.share < LEAST_SHARE:
             reasons.append(f"{self.carriers.units:.0f} of {run.n_origins} images carry the variance")
         laws = self.laws(passes, self.lost)
-        values = [law.value for law in laws.values()]
-        if "run" not in laws and max(values) - min(values) > AGREEMENT:
+        if "run" not in laws and _spread(laws) > AGREEMENT:
             said = ", ".join(f"{name} {law.value:.2f}" for name, law in laws.items())
             reasons.append(f"laws disagree at T={passes:.0f}: {said}")
         return "; ".join(reasons)
@@ -165,8 +164,8 @@ class Pilot:
         return icc
 
     def _better(self, laws: Mapping[str, Estimate]) -> str:
-        """The law that errs less within the run; the lower one where the run cannot test Spearman–Brown."""
-        if (span := self._span(self.ranks)) is None:
+        """The law that errs less within the run; the lower where the run cannot test them or they disagree."""
+        if (span := self._span(self.ranks)) is None or _spread(laws) > AGREEMENT:
             return min(("icc", "spearman_brown"), key=lambda name: laws[name].value)
         start, stop = span
         at = stop.clock(self.lost)
@@ -210,6 +209,11 @@ def _share_point(run: Reliability, passes: int) -> GrowthPoint:
 def _normal_spearman(icc: float) -> float:
     """ρ between two normals with correlation ``icc`` (Pearson 1907)."""
     return 6 / math.pi * math.asin(icc / 2)
+
+
+def _spread(laws: Mapping[str, Estimate]) -> float:
+    values = [law.value for law in laws.values()]
+    return max(values) - min(values)
 
 
 def _hull(point: Estimate, *others: Estimate) -> Estimate:

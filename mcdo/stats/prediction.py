@@ -14,14 +14,21 @@ normal over passes (``degrees_lost=1``); the intervals hold both.
 - ``growth``: odds of ρ grow by the power of T that the run itself shows.
 
 Up to K/2 times its T, no law is needed: means of disjoint blocks of trials measure ρ there (``run``, see
-:mod:`mcdo.stats.growth`). Beyond, the laws start from the largest blocks; the value is that of ``icc`` or
-``spearman_brown``, whichever errs less on the run's own blocks or smaller T (the lower one where there are neither),
-and the interval holds all three, each with its sampling error.
+:mod:`mcdo.stats.growth`). Beyond, the laws start from the largest blocks, and the interval holds all three, each with
+its sampling error. The value is that of ``icc`` or ``spearman_brown``: the one that errs less on the run's own blocks
+or smaller T; the lower one where there are neither, or where the laws disagree.
 
 **Not predictable** is a status that the intervals leave open where there is a reason to distrust single values: the
 laws lie more than .1 apart, the run is not above chance, or a few images carry the variance, fewer than ten or than a
 quarter of the number in normal scores (:func:`mcdo.stats.growth.carriers`). Where all lower and all upper ends give one
-status, that status stands. SIMULATED
+status, that status stands.
+
+**Simulated** in tests/calibration, twelve populations from even images and near-normal passes to one image in a hundred
+30 times as uncertain and one pass in a hundred disturbed: 95 % intervals of ρ cover .97–1.00 on average and .90 at
+least, where Spearman–Brown with sampling error only covers .41–.95, and nothing where passes are disturbed. ICC covers
+.94–.96 from K = 5 on and .89–.91 at K = 3; less where the sample cannot know (few samples hold a strange image; an
+energy without third moment). A decided status was better than measured in 4 of 270 predictions of that last population
+and in none of the eleven others. docs/experiments/convergence.md has the table.
 """
 
 from __future__ import annotations
@@ -50,7 +57,7 @@ class PredictedReliability:
 
     Attributes:
         passes: T.
-        spearman: ρ as the run measures it in blocks of trials, beyond that the lower of the two laws.
+        spearman: ρ as the run measures it in blocks of trials, beyond them by a law.
         snr: at as many trials as the run has.
         icc: ICC(1).
         status: that of the three values; "not predictable" where it is not decided and there is a ``reason``.

@@ -88,17 +88,14 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
 
     def _predicted(self, passes: int) -> Claim[ConvergenceResult]:
         def measured(r: ConvergenceResult) -> Estimate | None:
-            return None if r.predicted[passes].reason else r.measured[passes].estimate("spearman")
+            open_ = r.predicted[passes].status == "not predictable"
+            return None if open_ else r.measured[passes].estimate("spearman")
 
         return Claim(
             f"predicted/T={passes}",
             measured,
             rule=("the interval predicted from a smaller T meets the measured one", lambda r: r.agrees(passes)),
-            beside=lambda r: (
-                f"not predictable: {r.predicted[passes].reason}"
-                if r.predicted[passes].reason
-                else f"predicted from T={self.predict_from}: {r.predicted[passes].spearman}"
-            ),
+            beside=lambda r: _said(r.predicted[passes], self.predict_from),
         )
 
     def summary(self, result: ConvergenceResult) -> Mapping[str, Any]:
@@ -139,3 +136,8 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
             },
         }
         return (lambda axes: interval_panel(axes, series, THRESHOLDS.usable_spearman, "Spearman's ρ of two trials"),)
+
+
+def _said(predicted: PredictedReliability, start: int) -> str:
+    words = f"predicted from T={start}: {predicted.spearman}, {predicted.status}"
+    return f"{words} ({predicted.reason})" if predicted.reason else words
