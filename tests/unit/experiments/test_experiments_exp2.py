@@ -1,26 +1,55 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
+from made_up_inputs import inputs_of
 from made_up_runs import made_up_run, noisy
 
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloRun
-from mcdo.experiments import exp2_synthetic as exp2
+from mcdo.experiments.phase2.exp2_synthetic import (
+    NATURAL,
+    PREDICTED,
+    SYNTHETIC,
+    SyntheticNatural,
+    SyntheticResult,
+)
+from mcdo.harness import Images, Inputs, Request, Settings
+from mcdo.stats import group_differences
 
-CONFIG = exp2.Exp2Config()
+EXPERIMENT = SyntheticNatural()
 
 
-def categories(levels: dict[str, float], n: int = 40) -> dict[str, MonteCarloRun]:
+def inputs(runs: Mapping[str, MonteCarloRun]) -> Inputs:
+    shown = {images: name for name, images in EXPERIMENT.images("clip_tiny").items()}
+
+    def value(request: Request[Any]) -> MonteCarloRun:
+        return runs[shown[request.shown]]  # type: ignore[attr-defined]
+
+    return inputs_of(value)
+
+
+def categories(levels: dict[str, float], n: int = 40, variants: int = 1) -> dict[str, MonteCarloRun]:
+    """Scores around a level; natural images come in ``variants`` of one original."""
     rng = np.random.default_rng(0)
     runs = {}
-    for name in (*exp2.SYNTHETIC, exp2.NATURAL):
-        scores = noisy(levels.get(name, 1.0) * np.exp(0.2 * rng.normal(size=n)), 5, rng)
-        runs[name] = made_up_run({"trace_pre": scores, "trace_post": scores}, norm=1 + 0.1 * rng.random(n))
+    for name in (*SYNTHETIC, NATURAL):
+        each = variants if name == NATURAL else 1
+        true = np.repeat(levels.get(name, 1.0) * np.exp(0.2 * rng.normal(size=n // each)), each)
+        scores = noisy(true, 5, rng)
+        runs[name] = made_up_run(
+            {"trace_pre": scores, "trace_post": scores},
+            norm=1 + 0.1 * rng.random(n),
+            origins=[f"{name}{i // each}" for i in range(n)],
+        )
     return runs
+
+
+def outcomes(result: SyntheticResult) -> dict[str, str]:
+    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
 
 
 @pytest.mark.parametrize(
@@ -35,57 +64,82 @@ def categories(levels: dict[str, float], n: int = 40) -> dict[str, MonteCarloRun
     ids=["lowest", "highest", "equal", "ties-with-one", "one-is-lower"],
 )
 def test_familiarity_needs_all_three_differences(levels: dict[str, float], verdict: str) -> None:
-    assert exp2.compute(CONFIG, categories(levels)).familiarity("trace_pre") == verdict
+    assert outcomes(EXPERIMENT.compute(inputs(categories(levels))))["natural_lowest/trace_pre"] == verdict
 
 
 def test_the_order_is_by_mean() -> None:
-    found = exp2.compute(CONFIG, categories({"natural": 0.3, "gradient": 0.6, "noise": 1.2, "solid": 2.4}))
-    assert found.order("trace_pre") == exp2.PREDICTED
+    levels = {"natural": 0.3, "gradient": 0.6, "noise": 1.2, "solid": 2.4}
+    result = EXPERIMENT.compute(inputs(categories(levels)))
+    assert result.order("trace_pre") == PREDICTED
+    assert EXPERIMENT.summary(result)["ascending_uncertainty_order"] == list(PREDICTED)
 
 
 def test_a_score_that_grows_with_the_norm_is_seen_through_by_its_control() -> None:
     """Natural images with large norms: highest trace, no higher relative trace."""
     rng = np.random.default_rng(1)
     runs = {}
-    for name in (*exp2.SYNTHETIC, exp2.NATURAL):
-        norm = (2.0 if name == exp2.NATURAL else 1.0) * np.exp(0.1 * rng.normal(size=40))
+    for name in (*SYNTHETIC, NATURAL):
+        norm = (2.0 if name == NATURAL else 1.0) * np.exp(0.1 * rng.normal(size=40))
         scores = noisy(norm**2 * np.exp(0.2 * rng.normal(size=40)), 5, rng)
-        runs[name] = made_up_run({"trace_pre": scores, "trace_post": scores}, norm=norm)
-    found = exp2.compute(CONFIG, runs)
-    assert found.order("trace_pre")[-1] == "natural"
-    assert found.familiarity("trace_pre") == "not met"
-    assert found.familiarity("trace_pre_relative") == "undecided"
+        origins = [f"{name}{i}" for i in range(40)]
+        runs[name] = made_up_run({"trace_pre": scores, "trace_post": scores}, norm=norm, origins=origins)
+    result = EXPERIMENT.compute(inputs(runs))
+    assert result.order("trace_pre")[-1] == "natural"
+    ends = outcomes(result)
+    assert ends["natural_lowest/trace_pre"] == "not met"
+    assert ends["natural_lowest/trace_pre_relative"] == "undecided"
+
+
+def test_variants_of_an_original_are_one_draw() -> None:
+    """Forty natural images of ten originals: their mean is known half as well, and n says why."""
+    result = EXPERIMENT.compute(inputs(categories({}, variants=4)))
+    over_originals = result.means["trace_pre"][NATURAL]
+    assert over_originals.n == 10
+    assert result.reliability[NATURAL].n_origins == 10
+    assert result.above("trace_pre", "solid").difference.n == 40 + 10
+    alone = group_differences(dict(result.values["trace_pre"]), seed=42)["solid", NATURAL].difference
+    clustered = result.above("trace_pre", "solid").difference
+    assert clustered.value == alone.value
+    assert clustered.high - clustered.low > 1.3 * (alone.high - alone.low)
+
+
+def test_natural_images_that_are_one_of_the_synthetic_sets_are_no_other_group() -> None:
+    runs = categories({})
+    with pytest.raises(McdoError, match="groups 'noise' and 'natural' share 40 origins"):
+        EXPERIMENT.compute(inputs({**runs, NATURAL: runs["noise"]}))
 
 
 def test_synthetic_images_have_the_encoder_s_input_size() -> None:
     """Noise of 224 px shown to an encoder of 32 px would be averaged to grey."""
-    assert [need.images for need in exp2.needs(CONFIG, "clip_tiny")] == [
-        "synthetic:solid:32", "synthetic:gradient:32", "synthetic:noise:32", None
-    ]  # fmt: skip
-    assert exp2.needs(CONFIG, "siglip2_so400m")[2].images == "synthetic:noise:378"
+    assert EXPERIMENT.images("clip_tiny") == {
+        "solid": Images(100, "synthetic:solid:32"),
+        "gradient": Images(100, "synthetic:gradient:32"),
+        "noise": Images(100, "synthetic:noise:32"),
+        "natural": Images(100),
+    }
+    assert EXPERIMENT.images("siglip2_so400m")["noise"].source == "synthetic:noise:378"
 
 
-@pytest.mark.parametrize("config", [exp2.Exp2Config.of("full"), exp2.Exp2Config.of("quick")], ids=["full", "quick"])
-def test_every_protocol_has_at_least_forty_images_of_each(config: exp2.Exp2Config) -> None:
-    assert config.n >= 40
+def test_natural_images_stand_for_the_summary() -> None:
+    asked = list(EXPERIMENT.requests(inputs({})))
+    assert asked[0].shown == Images(100)
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize("protocol", ["full", "quick"])
+def test_every_protocol_has_at_least_forty_images_of_each(protocol: Any) -> None:
+    assert SyntheticNatural.configured(Settings(("clip_tiny",), protocol=protocol)).n >= 40
 
 
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(McdoError, match="too few images to compare means"):
-        exp2.compute(CONFIG, categories({}, n=9))
+        EXPERIMENT.compute(inputs(categories({}, n=9)))
 
 
-def test_files_hold_what_was_found(tmp_path: Path) -> None:
-    runs = categories({"natural": 0.5})
-    exp2.write(CONFIG, runs, exp2.compute(CONFIG, runs), tmp_path, "session")
-    folder = tmp_path / exp2.FOLDER / "clip_tiny"
-    summary = json.loads((folder / "exp2_summary.json").read_text())
+def test_the_summary_has_every_pair_and_every_mean_with_its_interval() -> None:
+    summary = EXPERIMENT.summary(EXPERIMENT.compute(inputs(categories({"natural": 0.5}))))
     assert summary["ascending_uncertainty_order"][0] == "natural"
     assert summary["natural_is_lowest"] == "met"
-    stats = summary["category_stats"]["solid"]
-    assert stats["mean_ci"][0] < stats["mean"] < stats["mean_ci"][1]
+    low, high = summary["category_stats"]["solid"]["mean_ci"]
+    assert low < summary["category_stats"]["solid"]["mean"] < high
     assert len(summary["pairs"]) == 6
-    with np.load(folder / "exp2_uncertainty_by_category.npz", allow_pickle=False) as arrays:
-        assert arrays["noise_trace_pre"].shape == (40,)
-        assert arrays["noise_paths"].shape == (40,)
-    assert (folder / f"{exp2.FOLDER}.png").stat().st_size > 10_000
