@@ -18,11 +18,16 @@ class McdoError(Exception):
         super().__init__(printable(message, kept="\n\t"))
 
 
-class McdoWarning(UserWarning):
+class _PrintableWarning(UserWarning):
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message, kept="\n\t"))
+
+
+class McdoWarning(_PrintableWarning):
     """Something that makes a number doubtful. Under pytest it is an error, unlike the warnings of libraries."""
 
 
-class UnwrittenWarning(UserWarning):
+class UnwrittenWarning(_PrintableWarning):
     """Something that was measured could not be written where it belongs. It never costs what was measured."""
 
 

@@ -6,11 +6,16 @@ keeps them as lone surrogates), control characters, letters that a terminal cann
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import TextIO
 
 _PLAIN = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
@@ -22,6 +27,8 @@ _LONGEST = 80
 # Controls (a terminal obeys them), separators and overrides of direction (they reorder a line), lone surrogates and
 # non-characters (neither UTF-8 nor XML has them).
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+_BROKEN = re.compile("[\ud800-\udfff]")
 
 _ASCII = str.maketrans(
     {
@@ -44,6 +51,11 @@ def file_name(name: str) -> str:
     return "-".join(filter(None, (words[-_LONGEST:].lstrip(".-"), digest)))
 
 
+def is_unicode(name: str) -> bool:
+    """Whether a name is text, and holds no bytes that are no UTF-8."""
+    return not _BROKEN.search(name)
+
+
 def as_bytes(name: str) -> bytes:
     """Bytes of a name for a digest: UTF-8, in which lone surrogates stand for themselves. Never raises."""
     return name.encode("utf-8", "surrogatepass")
@@ -57,6 +69,27 @@ def from_path(path: str | os.PathLike[str]) -> str:
 def to_path(text: str) -> str:
     """The inverse of :func:`from_path`."""
     return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+@cache
+def utf8_path(path: Path) -> Path:
+    """The same file or folder under a path that libraries written in Rust can open: they take UTF-8 alone.
+
+    Where the bytes of ``path`` are no UTF-8, or another text under this locale, that is a link in a temporary folder.
+    """
+    text = str(path)
+    if is_unicode(text) and os.fsencode(text) == text.encode():
+        return path
+    link = _links() / file_name(text)
+    link.symlink_to(path.absolute())
+    return link
+
+
+@cache
+def _links() -> Path:
+    folder = tempfile.mkdtemp(prefix="mcdo-links-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def printable(text: str, kept: str = "") -> str:
@@ -87,6 +120,11 @@ def encodable(text: str, encoding: str | None) -> str:
     except UnicodeEncodeError:
         return text.translate(_ASCII).encode(encoding, "backslashreplace").decode(encoding)
     return text
+
+
+def markdown(text: str) -> str:
+    """A name inside a table of Markdown: nothing in it ends the cell or is taken for HTML."""
+    return re.sub("<(?=[A-Za-z/!?])", "&lt;", printable(text)).replace("|", "&#124;")
 
 
 def columns(rows: Sequence[tuple[str, ...]], encoding: str | None = "utf-8") -> list[str]:

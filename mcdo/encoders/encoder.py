@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,9 +15,7 @@ from torch.nn import functional
 
 from mcdo.encoders.spec import EncoderSpec, Loss, Precision
 from mcdo.errors import McdoError
-
-_BROKEN = re.compile("[\ud800-\udfff]")
-"""What stands for bytes that are no UTF-8."""
+from mcdo.names import is_unicode
 
 Tokenizer = Callable[[list[str]], Tensor]
 NamedModules = tuple[tuple[str, nn.Module], ...]
@@ -158,11 +155,14 @@ class Encoder:
         """int64 [n, L] on the device.
 
         Raises:
-            McdoError: when the tokenizer's files are not on disk, and for a text that is no Unicode.
+            McdoError: when the tokenizer's files are not on disk, for a text that is no Unicode, and for a bare text,
+                whose letters would be taken for texts.
 
         """
+        if isinstance(texts, str):
+            raise McdoError(f"{self.key}: {_shortened(texts)} is one text and not a list of them; put it in brackets")
         for text in texts:
-            if not isinstance(text, str) or _BROKEN.search(text):
+            if not isinstance(text, str) or not is_unicode(text):
                 raise McdoError(
                     f"{self.key}: the prompt '{text}' holds bytes that are no UTF-8, so no tokenizer reads it; rename "
                     "the class directory or file that it comes from"
@@ -174,14 +174,16 @@ class Encoder:
 
         Tokenizers change case, spaces and normal forms, and cut what is beyond the context length.
         """
+        names = prompts if names is None else names
+        if isinstance(names, str):
+            raise McdoError(f"{self.key}: {_shortened(names)} is one name and not a list of them; put it in brackets")
         first: dict[tuple[int, ...], int] = {}
         for i, tokens in enumerate(self.tokenize(prompts).tolist()):
             j = first.setdefault(tuple(tokens), i)
             if j != i:
-                one, other = (prompts if names is None else names)[j], (prompts if names is None else names)[i]
                 raise McdoError(
-                    f"{self.key}: {_shortened(one)} and {_shortened(other)} are the same to its tokenizer, which drops "
-                    f"case, spaces and what is beyond {len(tokens)} tokens, and may not know the words; rename them"
+                    f"{self.key}: {_shortened(names[j])} and {_shortened(names[i])} are the same to its tokenizer, "
+                    f"which drops case, spaces and whatever follows {len(tokens)} tokens, or knows neither; rename them"
                 )
 
     @cached_property

@@ -21,6 +21,7 @@ from mcdo.encoders.quiet import quiet_libraries
 from mcdo.encoders.spec import EncoderSpec, square_side
 from mcdo.encoders.weights import absent, brief, cached, is_hub_id, missing, refuse_adapters, refuse_pickles
 from mcdo.errors import McdoError, nearest
+from mcdo.names import utf8_path
 
 MODEL_TYPES = ("clip", "siglip", "siglip2")
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -90,7 +91,7 @@ def _config(key: str, source: str) -> Any:
     folder = _folder(key, source)
     try:
         with quiet_libraries():
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever the library makes of a value
         raise McdoError(
             f"{key}: {folder}/config.json is no configuration that transformers reads: {brief(error)}"
@@ -130,7 +131,7 @@ def _pretrained(spec: EncoderSpec, folder: Path) -> Any:
         refuse_pickles(shard)
     try:
         model, report = AutoModel.from_pretrained(
-            folder,
+            utf8_path(folder),
             output_loading_info=True,
             local_files_only=True,
             use_safetensors=safe,
@@ -144,6 +145,12 @@ def _pretrained(spec: EncoderSpec, folder: Path) -> Any:
         raise McdoError(
             f"{spec.key}: the checkpoint of {spec.name} lacks {len(lacking)} parameters or has them in another shape "
             f"({', '.join(lacking[:3])}, ...), which transformers would leave random; it belongs to another model"
+        )
+    surplus = sorted(key for key in map(str, report["unexpected_keys"]) if not key.endswith("position_ids"))
+    if surplus:
+        raise McdoError(
+            f"{spec.key}: the checkpoint of {spec.name} holds {len(surplus)} tensors that its model has no place for "
+            f"({', '.join(surplus[:3])}, ...), such as an adapter's; they would be left out"
         )
     return model
 
@@ -195,7 +202,7 @@ def _tokenizer(spec: EncoderSpec, folder: Path, config: Any) -> Tokenizer:
         raise absent(spec.key, "the tokenizer's files", spec.name)
     try:
         with quiet_libraries():
-            words = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            words = AutoTokenizer.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
         raise McdoError(f"{spec.key}: the tokenizer of {folder} cannot be read: {brief(error)}") from error
     length = int(config.text_config.max_position_embeddings)

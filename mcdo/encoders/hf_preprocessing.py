@@ -22,6 +22,7 @@ from mcdo.encoders.quiet import quiet_libraries
 from mcdo.encoders.spec import EncoderSpec
 from mcdo.encoders.weights import absent, brief
 from mcdo.errors import McdoError
+from mcdo.names import utf8_path
 
 _FILES = ("preprocessor_config.json", "processor_config.json")
 _KNOWN = {"crop_size", "do_center_crop", "do_convert_rgb", "default_to_square", "data_format", "input_data_format"}
@@ -39,7 +40,9 @@ def preprocessing(spec: EncoderSpec, folder: Path, naflex: bool) -> Preprocessin
     path, stated = _settings(spec, folder)
     try:
         with quiet_libraries():
-            processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            processor = AutoImageProcessor.from_pretrained(
+                utf8_path(folder), local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # as above
         raise McdoError(f"{spec.key}: the image processor of {folder} cannot be read: {brief(error)}") from error
     _check_stated(path, stated, type(processor)().to_dict(), naflex)

@@ -42,6 +42,7 @@ from mcdo.encoders.weights import (
     refuse_pickles,
 )
 from mcdo.errors import McdoError
+from mcdo.names import utf8_path
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
 
@@ -174,7 +175,7 @@ def _folder_source(key: str, folder: Path) -> _Source:
     refuse_adapters(key, folder)
     model_cfg, preprocess_cfg = read_configuration(config)
     preprocess_cfg = {name: value for name, value in preprocess_cfg.items() if name != "size"}  # the tower's own counts
-    return _Source(f"{LOCAL_DIR}{folder}", model_cfg, preprocess_cfg, folder=folder)
+    return _Source(f"{LOCAL_DIR}{utf8_path(folder)}", model_cfg, preprocess_cfg, folder=folder)
 
 
 def _folder_hint(folder: Path) -> str:
@@ -197,7 +198,7 @@ def _load_weights(key: str, model: Any, checkpoint: Path) -> None:
     refuse_pickles(checkpoint)
     try:
         with _no_resampling(key, checkpoint):
-            load_checkpoint(model, str(checkpoint), strict=True, weights_only=True)
+            load_checkpoint(model, str(utf8_path(checkpoint.parent) / checkpoint.name), strict=True, weights_only=True)
     except McdoError:
         raise
     except (RuntimeError, SafetensorError, KeyError, AssertionError, AttributeError) as error:

@@ -83,7 +83,7 @@ class FirstOrderRun(EncoderRun):
     across: NDArray[np.float32] = field(repr=False)
     domain: Domain = field(default_factory=dict, repr=False)
 
-    def scores(self, name: str, p: float | None = None, sites: Sequence[str] | None = None) -> Scores:
+    def scores(self, name: str, p: float | None = None, sites: str | Sequence[str] | None = None) -> Scores:
         """float64 ``[K, N]`` (trials × images), as if measured with ``p`` at ``sites`` alone.
 
         With a :attr:`domain`, a score that was compared and does not agree, or was not compared, comes with an
@@ -92,7 +92,7 @@ class FirstOrderRun(EncoderRun):
         Args:
             name: ``trace_pre``, ``trace_post``, ``trace_pre_relative`` or ``norm_var``.
             p: another drop probability than the run's; the score is linear in p / (1 - p).
-            sites: names or roles of some of the run's sites; all by default.
+            sites: a name or role, or several, of some of the run's sites; all by default.
 
         Raises:
             McdoError: if the score or a site is unknown, or ``p`` is outside [0, 1).
@@ -102,6 +102,7 @@ class FirstOrderRun(EncoderRun):
         if sites is None:
             self._check_domain(name, p, frozenset(site for site, _ in self.sites))
             return np.asarray(parts.sum(-1))
+        sites = (sites,) if isinstance(sites, str) else sites
         known = {word for site in self.sites for word in site}
         unknown = [word for word in sites if word not in known]
         if unknown or not sites:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mcdo.errors import nearest
+from mcdo.names import is_unicode, printable
 
 TIERS = ("cpu", "mps", "cuda")
 LATER_PHASES = ("phase2", "phase3", "phase4")
@@ -52,9 +53,18 @@ def pytest_configure(config: pytest.Config) -> None:
     _check_mark_expression(config)
     if config.getoption("--benchmark") and (config.getoption("numprocesses", None) or hasattr(config, "workerinput")):
         raise pytest.UsageError("--benchmark measures times, which workers would spoil: leave out -n")
+    if config.getoption("numprocesses", None):
+        _check_words(config)
     workers = getattr(config, "workerinput", {}).get("workercount", 1)
     if workers > 1:  # or every worker would take all cores, and wait for the others
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+def _check_words(config: pytest.Config) -> None:
+    """Refuse options that xdist cannot hand to its workers."""
+    broken = [word for word in config.invocation_params.args if not is_unicode(str(word))]
+    if broken:
+        raise pytest.UsageError(f"{printable(str(broken[0]))} is no UTF-8, which workers cannot be told: leave out -n")
 
 
 def _check_mark_expression(config: pytest.Config) -> None:

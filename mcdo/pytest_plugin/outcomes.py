@@ -12,6 +12,7 @@ from _pytest.terminal import TerminalReporter
 from mcdo.errors import McdoError
 from mcdo.harness import Completed
 from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
+from mcdo.names import printable
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
 from mcdo.pytest_plugin.options import session_id
 from mcdo.pytest_plugin.state import GATES, SESSION, OwnGates
@@ -46,7 +47,25 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if call.excinfo is not None and call.excinfo.errisinstance(McdoError) and report.outcome == "failed":
         report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
+    _make_printable(report)
     return report
+
+
+def _make_printable(report: Any) -> None:
+    """Names in a report come from outside: nothing in it may steer a terminal or break the XML."""
+    report.user_properties = [
+        (key, printable(v, "\n\t") if isinstance(v, str) else v) for key, v in report.user_properties
+    ]
+    said = report.longrepr
+    if isinstance(said, str):
+        report.longrepr = printable(said, "\n\t")
+    elif isinstance(said, tuple):  # a skip: path, line, reason
+        report.longrepr = (*said[:2], printable(said[2], "\n\t"))
+    for trace, crash, _ in getattr(said, "chain", ()):
+        if crash is not None:
+            crash.message = printable(crash.message, "\n\t")
+        for entry in trace.reprentries:
+            entry.lines = [printable(line, "\t") for line in getattr(entry, "lines", ())]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -13,6 +13,7 @@ from mcdo.experiments.cost import estimator_cost
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
 from mcdo.harness.negatives import KnownNegatives
+from mcdo.names import markdown
 from mcdo.stats import LEVEL_BAND, RANKING_BAR
 
 Row = Sequence[str]
@@ -73,7 +74,7 @@ def _read(path: Path) -> dict[str, Any]:
 def table(head: Row, rows: Iterable[Row]) -> list[str]:
     """A Markdown table, and an empty line."""
     lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+    return ["| " + " | ".join(map(markdown, line)) + " |" for line in lines] + [""]
 
 
 def interval(estimate: Estimate, digits: int = 2) -> str:

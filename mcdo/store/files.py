@@ -15,6 +15,8 @@ import safetensors
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from mcdo.names import utf8_path
+
 Arrays = Mapping[str, NDArray[Any]]
 
 DAMAGE = (safetensors.SafetensorError, KeyError, TypeError, ValueError, EOFError)
@@ -48,7 +50,7 @@ def write(path: Path, arrays: Arrays, facts: Mapping[str, Any]) -> None:
 
 def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Arrays and facts. Raises one of DAMAGE if they are not what was written, or OSError."""
-    with safetensors.safe_open(path, framework="numpy") as file:
+    with _opened(path) as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
     if metadata["checksum"] != checksum(arrays, metadata["facts"]):
@@ -58,9 +60,13 @@ def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 
 def read_facts(path: Path) -> dict[str, Any]:
     """Facts alone, from the file's head and unverified. Raises as :func:`read` does."""
-    with safetensors.safe_open(path, framework="numpy") as file:
+    with _opened(path) as file:
         facts: dict[str, Any] = json.loads(file.metadata()["facts"])
     return facts
+
+
+def _opened(path: Path) -> Any:
+    return safetensors.safe_open(utf8_path(path.parent) / path.name, framework="numpy")
 
 
 def checksum(arrays: Arrays, facts: str) -> str:

@@ -26,7 +26,7 @@ _HALF = 32
 _ROOM = 2**16
 
 
-class StoreWarning(UserWarning):
+class StoreWarning(UnwrittenWarning):
     """Something is wrong with the store, and the measurement goes on."""
 
 
@@ -34,7 +34,7 @@ class DamagedResultWarning(StoreWarning):
     """A stored result was damaged and has been set aside."""
 
 
-class UnsavedResultWarning(StoreWarning, UnwrittenWarning):
+class UnsavedResultWarning(StoreWarning):
     """Something that was measured could not be kept."""
 
 
@@ -150,7 +150,8 @@ class Unfinished:
             tell(f"{path.stem[:8]} is being measured by {_text(path) or 'another process'}; waiting for it")
             self._lock.acquire(poll_interval=0.1)
         with suppress(OSError):
-            path.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}")
+            said = f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}"
+            path.write_text(said, encoding="utf-8", errors="replace")
 
     def parts(self) -> Iterator[dict[str, NDArray[Any]]]:
         """The parts that are here; damaged ones are set aside."""
@@ -198,7 +199,7 @@ def _set_aside(path: Path, damage: Exception) -> None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 

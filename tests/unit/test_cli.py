@@ -226,3 +226,19 @@ def test_the_list_is_shown_in_the_letters_of_the_terminal(tmp_path: Path) -> Non
         assert shown in done.stdout
         assert "caf\\xe9" in done.stdout
         assert "\x1b" not in done.stdout
+
+
+def test_a_file_system_that_fails_is_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["findings", "--reports", str(tmp_path), "--page", str(tmp_path / "file" / "page.md")]) == 2
+    assert "mcdo: " in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error(tmp_path: Path) -> None:
+    put(tmp_path, "a")
+    command = [sys.executable, "-m", "mcdo", "store", "list", "--store", str(tmp_path)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

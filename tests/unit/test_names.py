@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mcdo.encoders import REGISTRY
 from mcdo.errors import McdoError
-from mcdo.names import as_bytes, columns, encodable, file_name, from_path, printable, say, to_path
+from mcdo.names import as_bytes, columns, encodable, file_name, from_path, markdown, printable, say, to_path
 
 any_text = st.text(st.characters())  # lone surrogates, controls and all
 
@@ -114,3 +114,17 @@ def test_a_line_is_said_in_the_letters_of_its_stream(tmp_path: Path) -> None:
         say("ρ of mod\u00e8le\x07", stream)
         stream.seek(0)
         assert stream.read() == "rho of mod\\xe8le\\x07\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("clip_tiny", "clip_tiny"),
+        ("a|b", "a&#124;b"),
+        ("p < 0.001, > 2", "p < 0.001, > 2"),
+        ("<script>alert(1)</script>", "&lt;script>alert(1)&lt;/script>"),
+        ("two\nlines\x1b", "two\\x0alines\\x1b"),
+    ],
+)
+def test_a_name_stays_inside_its_cell_of_a_markdown_table(name: str, cell: str) -> None:
+    assert markdown(name) == cell

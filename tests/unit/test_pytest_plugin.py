@@ -241,14 +241,29 @@ def test_names_of_models_reach_no_report_raw(suite: Path) -> None:
     model = suite / "\x1b[31m\u202e\u6a21"
     shutil.copytree(ROOT / "data/models/clip_tiny", model)
     (suite / "test_model.py").write_text(
-        "from mcdo.errors import McdoError\n\n"
-        "def test_model(model, bench) -> None:\n    raise McdoError(f'{model}: {bench.encoder(model)}')\n"
+        "import pytest\nfrom mcdo.errors import McdoError\n\n"
+        "def test_error(model, bench) -> None:\n    raise McdoError(f'{model}: {bench.encoder(model)}')\n\n"
+        "def test_assertion(model, record_property) -> None:\n"
+        "    record_property('m', model)\n    assert not model, model\n\n"
+        "def test_skip(model) -> None:\n    pytest.skip(model)\n\n"
+        "def test_other(model) -> None:\n    raise ValueError(model)\n"
     )
-    done = run_pytest(f"--models=local-dir:{model}", f"--reports={suite}", "--junitxml=junit.xml", "-v", cwd=suite)
+    done = run_pytest(
+        f"--models=local-dir:{model}", f"--reports={suite}", "--junitxml=junit.xml", "-v", "-rA", cwd=suite
+    )
     assert done.returncode == 1
-    assert "\\x1b[31m\\u202e" in done.stdout
+    assert done.stdout.count("\\x1b[31m\\u202e\u6a21") >= 4
     written = (suite / "junit.xml").read_text(encoding="utf-8")
     ET.fromstring(written)
     for raw in ("\x1b[31m", "\u202e"):
         assert raw not in done.stdout
         assert raw not in written
+
+
+def test_workers_are_told_nothing_that_is_no_utf8(suite: Path) -> None:
+    (suite / "test_nothing.py").write_text("def test_nothing() -> None:\n    pass\n")
+    images = f"--images=folder:{suite}/for\udceat"
+    refused = run_pytest(images, "-n", "2", cwd=suite)
+    assert refused.returncode == 4
+    assert "for\\xeat is no UTF-8, which workers cannot be told: leave out -n" in refused.stdout
+    assert run_pytest(images, cwd=suite).returncode == 0

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mcdo.errors import McdoError
+from mcdo.names import say
 from mcdo.studies.backbones.config import BackbonesConfig, load_config
 from mcdo.studies.backbones.extract import extract, shard_path
 from mcdo.studies.backbones.features import merge, read_features
@@ -54,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; an error that the user can act on is one line on stderr and exit status 2."""
     asked = _parser().parse_args(arguments)
     try:
-        print(_run(asked, _config(asked)))
+        say(_run(asked, _config(asked)))
     except McdoError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return 2
     return 0
 

@@ -17,6 +17,7 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from mcdo.errors import McdoError
+from mcdo.names import printable
 from mcdo.store.locks import acquired, file_lock
 from mcdo.studies.backbones.features import Features, Identity, read_features, union, write_features
 from mcdo.studies.backbones.plants import PlantImages, View
@@ -108,7 +109,7 @@ def _extract(
         )
     if path.exists():
         return path
-    with tqdm(total=len(views), initial=len(held), desc=backbone.name, unit="image", disable=None) as bar:
+    with tqdm(total=len(views), initial=len(held), desc=printable(backbone.name), unit="image", disable=None) as bar:
         for places in _chunks(left, block):
             piece = _measured(plants, backbone, identity, [views[place] for place in places], batch_size, bar)
             done.append((write_features(folder / f"block-{places[0]:08d}.h5", piece), piece))

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mcdo.errors import McdoError
-from mcdo.names import file_name
+from mcdo.names import file_name, printable
 from mcdo.report.files import write_json
 from mcdo.store import canonical_json
 from mcdo.studies.backbones.config import BackbonesConfig
@@ -50,7 +50,7 @@ def train_tasks(series: Series, tasks: Sequence[Task], config: BackbonesConfig, 
     left = [task for task in tasks if _held(series, task, config, runs) is None]
     chunks = [left[start : start + AT_ONCE] for start in range(0, len(left), AT_ONCE)]
     total = len(chunks) * config.training.max_epochs
-    with tqdm(total=total, desc=f"training on {series.name}", unit="epoch", disable=None) as bar:
+    with tqdm(total=total, desc=printable(f"training on {series.name}"), unit="epoch", disable=None) as bar:
         for number, chunk in enumerate(chunks, start=1):
             for found in train(series, chunk, config, lambda running: _show(bar, running)):
                 write_json(run_path(runs, series.name, found.task), _as_json(found, _key(series, config)))

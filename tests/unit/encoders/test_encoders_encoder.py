@@ -177,3 +177,12 @@ def test_classes_whose_prompts_are_the_same_tokens_are_refused_by_name(key: str,
 def test_a_class_name_with_braces_is_a_name() -> None:
     logits = encoder_of("clip_tiny").zero_shot_logits(torch.zeros(1, 48), ["{x}", "nine"], "a {}")
     assert logits.shape == (1, 2)
+
+
+def test_a_bare_text_is_not_taken_for_its_letters() -> None:
+    encoder = encoder_of("clip_tiny")
+    for call in (encoder.tokenize, encoder.encode_text, encoder.text_collapse, encoder.check_distinct):
+        with pytest.raises(McdoError, match=r"'a seven' is one \w+ and not a list of them"):
+            call("a seven")
+    with pytest.raises(McdoError, match="'seven' is one name and not a list of them"):
+        encoder.zero_shot_logits(torch.zeros(1, 48), "seven", "a {}")

@@ -254,3 +254,12 @@ def test_an_adapter_beside_the_weights_is_not_passed_over(name: str, tmp_path: P
     (folder / name).write_text("{}", encoding="utf-8")
     with pytest.raises(McdoError, match=rf"holds an adapter \({re.escape(name)}\).*Merge it"):
         load_encoder(f"hf:{folder}")
+
+
+def test_tensors_that_the_model_has_no_place_for_are_refused(tmp_path: Path) -> None:
+    folder = make_checkpoint("clip", tmp_path / "model")
+    state = {k: v.clone() for k, v in load_file(folder / "model.safetensors").items()}
+    state["vision_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"] = torch.zeros(2, 16)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(McdoError, match=r"1 tensors that its model has no place for \(.*lora_A"):
+        load_encoder(f"hf:{folder}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ from PIL import Image
 
 import mcdo
 from mcdo import McdoError
+from mcdo.encoders.spec import MODELS_DIR
 from mcdo.images import load_images, read_manifest
 from mcdo.perturbation.masks import image_keys
+from mcdo.store.upkeep import entries, verified
 
 CAFE, FORET = b"caf\xe9", b"for\xeat"  # Latin-1
 
@@ -62,6 +65,24 @@ def test_an_unreadable_file_with_such_a_name_is_named_printably(tmp_path: Path) 
         pass
     with pytest.raises(McdoError, match=r"zero/\\x1b\[31mcaf\\xe9\.png: the file is empty"):
         load_images(f"folder:{root}")
+
+
+def test_models_and_stores_lie_in_folders_of_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "mod\udce8le"
+    try:
+        shutil.copytree(MODELS_DIR / "clip_tiny", folder)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    encoder, images = mcdo.load_encoder(f"local-dir:{folder}"), load_images("digits", n=3)
+    shipped = mcdo.load_encoder("clip_tiny")
+    assert encoder.weights_hash == shipped.weights_hash
+    assert torch.equal(encoder.tokenize(["a seven"]), shipped.tokenize(["a seven"]))
+    store = mcdo.Store(tmp_path / "sto\udce8re")
+    run = mcdo.monte_carlo(encoder, images, mcdo.Dropout(0.01), passes=2, trials=1, store=store)
+    again = mcdo.monte_carlo(encoder, images, mcdo.Dropout(0.01), passes=2, trials=1, store=store)
+    assert (again.scores("trace_pre") == run.scores("trace_pre")).all()
+    assert [entry.label["encoder"] for entry in entries(store.root)] == [f"local-dir:{folder}"]
+    assert [error for _, error in verified(store.root)] == [None]
 
 
 LISTING = """
