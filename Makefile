@@ -26,10 +26,10 @@ perf: env  ## costs of a pass, reliability against cost, the store; alone on the
 	  --random-weights=clip_b32 --junitxml=reports/perf/junit.xml
 
 test: env  ## the test suite, with every experiment and study at its quick sizes
-	$(PYTEST) $(STRICT) -m "not slow" --protocol quick --store none --reports reports/quick
+	$(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary --reports reports/quick
 
 slow: env  ## what takes minutes: real architectures with random weights, the memory of a run of 10 000 images
-	$(PYTEST) -m slow --protocol quick --store none --reports reports/quick
+	$(PYTEST) -m slow --protocol quick --store temporary --reports reports/quick
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

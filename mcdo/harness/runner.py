@@ -23,12 +23,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Completed(Generic[Result]):
-    """An experiment about a subject, computed and judged; ``files`` are those that were written."""
+    """An experiment about a subject, computed and judged; ``summary`` and ``files`` are what was written."""
 
     experiment: Experiment[Result]
     inputs: Inputs
     result: Result
     judgements: Mapping[str, Judgement]
+    summary: Mapping[str, Any]
     files: tuple[Path, ...]
 
 
@@ -63,8 +64,14 @@ class Runner:
         _check_noise(experiment, inputs.requests)
         result = experiment.compute(inputs)
         judgements = {claim.name: claim.judge(result) for claim in experiment.claims()}
-        files = _written(experiment, inputs, result, judgements)
-        return Completed(experiment, inputs, result, judgements, files)
+        summary = {
+            "model": subject.name,
+            **experiment.summary(result),
+            "claims": [judgement.as_dict() for judgement in judgements.values()],
+            **provenance(experiment, inputs),
+        }
+        files = _written(experiment, inputs, result, summary)
+        return Completed(experiment, inputs, result, judgements, summary, files)
 
 
 def _check_noise(experiment: Experiment[Any], requests: Iterable[Request[Any]]) -> None:
@@ -107,7 +114,7 @@ def _yields_run(request: Request[Any]) -> bool:
 
 
 def _written(
-    experiment: Experiment[Result], inputs: Inputs, result: Result, judgements: Mapping[str, Judgement]
+    experiment: Experiment[Result], inputs: Inputs, result: Result, summary: Mapping[str, Any]
 ) -> tuple[Path, ...]:
     settings, about, files = inputs.settings, inputs.subject.name, experiment.files
     folder = settings.reports / experiment.phase / experiment.name
@@ -117,12 +124,6 @@ def _written(
 
     written = [write_npz(place(name), **arrays) for name, arrays in experiment.arrays(inputs, result).items()]
     written += [write_json(place(name), value) for name, value in experiment.documents(inputs, result).items()]
-    summary = {
-        "model": about,
-        **experiment.summary(result),
-        "claims": [judgement.as_dict() for judgement in judgements.values()],
-        **provenance(experiment, inputs),
-    }
     if files.summary:
         written.append(write_json(place(files.summary), summary))
     sections = experiment.overall(result, summary) if files.overall else {}

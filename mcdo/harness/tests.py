@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mcdo.harness.claim import Claim
 from mcdo.harness.experiment import Experiment
 from mcdo.harness.judge import Judges
-from mcdo.harness.runner import Completed
+from mcdo.harness.runner import Completed, Runner
+from mcdo.harness.session import Session
+
+SMALLEST_FIGURE = 5_000
+"""Bytes: an empty pair of axes takes less."""
 
 
 def of_experiment(experiment: type[Experiment[Any]]) -> list[pytest.MarkDecorator]:
@@ -32,3 +40,40 @@ def claims_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
     for mark in of_experiment(experiment):
         claim_holds = mark(claim_holds)
     return claim_holds
+
+
+def contract_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
+    """A test function like :func:`claims_of`: what is written is whole, and the store alone gives the same again."""
+
+    def contract_holds(completed: Completed[Any], tmp_path: Path) -> None:
+        _check_files(completed)
+        settings = completed.inputs.settings
+        if settings.store is not None and not settings.from_store:
+            again = Runner(Session(replace(settings, from_store=True, reports=tmp_path)))
+            offline = again.run(completed.experiment, completed.inputs.subject)
+            assert not again.session.loads, "a model was loaded"
+            assert offline.summary == completed.summary, "the store alone gives other numbers"
+
+    for mark in of_experiment(experiment):
+        contract_holds = mark(contract_holds)
+    return contract_holds
+
+
+def _check_files(completed: Completed[Any]) -> None:
+    assert all(path.exists() for path in completed.files), "a file that was to be written is not there"
+    for path in completed.files:
+        if path.suffix == ".json":
+            json.loads(
+                path.read_text(encoding="utf-8"), parse_constant=lambda word: pytest.fail(f"{path.name}: {word}")
+            )
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                assert all(arrays[name].dtype != object for name in arrays.files)
+        else:
+            assert path.stat().st_size > SMALLEST_FIGURE, "a figure shows nothing"
+    assert {"config", "sites", "provenance", "claims"} <= set(completed.summary)
+    assert "torch" in completed.summary["provenance"]["versions"]
+
+
+def _not_json(word: str) -> None:
+    raise AssertionError(f"{word} is not JSON")

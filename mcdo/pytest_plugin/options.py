@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import uuid
 from pathlib import Path
 from typing import get_args
@@ -63,7 +64,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what phase 1 judges: Monte Carlo passes, first order, or both (default: mc)",
     )
     group.addoption("--reports", default="reports", help="where summaries and arrays are written (default: reports)")
-    group.addoption("--store", default="store", help="where measurements are kept; none measures anew (default: store)")
+    group.addoption(
+        "--store",
+        default="store",
+        help="where measurements are kept; temporary: for this run and all its workers; none: nowhere (default: store)",
+    )
     group.addoption(
         "--from-store", action="store_true", help="load no model: compute from what is in the store, or fail"
     )
@@ -103,6 +108,16 @@ def session_id(config: pytest.Config) -> str:
     return str(worker["testrunuid"]) if worker else config.stash.setdefault(SESSION_ID, uuid.uuid4().hex)
 
 
+def temporary_store(config: pytest.Config) -> Path:
+    """Where ``--store=temporary`` keeps measurements: one folder for the workers of a run, removed at its end."""
+    return Path(tempfile.gettempdir()) / f"mcdo-store-{session_id(config)}"
+
+
+def _store(config: pytest.Config) -> Path | None:
+    asked: str = config.getoption("--store")
+    return {"none": None, "temporary": temporary_store(config)}.get(asked, Path(asked))
+
+
 def settings_from(config: pytest.Config) -> Settings:
     """The session's settings from its options."""
     option = config.getoption
@@ -115,7 +130,6 @@ def settings_from(config: pytest.Config) -> Settings:
         raise McdoError(
             f"--random-weights {', '.join(sorted(random - set(models)))}: not among --models {', '.join(models)}"
         )
-    store = option("--store")
     return Settings(
         models=models,
         images=option("--images"),
@@ -124,7 +138,7 @@ def settings_from(config: pytest.Config) -> Settings:
         seed=option("--seed"),
         dropout=Dropout(option("--dropout"), sites[0] if len(sites) == 1 else sites),
         reports=Path(option("--reports")),
-        store=None if store == "none" else Path(store),
+        store=_store(config),
         batch_size=option("--batch-size"),
         random_weights=random,
         skip_unreadable=option("--skip-unreadable"),

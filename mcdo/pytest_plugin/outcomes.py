@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from mcdo.harness import Completed
 from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
 from mcdo.names import printable
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
-from mcdo.pytest_plugin.options import session_id
+from mcdo.pytest_plugin.options import session_id, temporary_store
 from mcdo.pytest_plugin.state import GATES, SESSION, OwnGates
 from mcdo.report.terminal import lines
 
@@ -74,6 +75,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if hasattr(config, "workerinput") or SESSION not in config.stash:
         return
+    if config.getoption("--store") == "temporary":
+        shutil.rmtree(temporary_store(config), ignore_errors=True)
     found = _of_session(config)
     if found is not None and found.own_gates is None:
         found.with_gates(config.stash[GATES].outcomes).write(_folder(config))

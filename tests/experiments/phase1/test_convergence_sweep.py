@@ -8,11 +8,12 @@ import pytest
 
 from mcdo.experiments.phase1.convergence_sweep import ConvergenceResult, ConvergenceSweep
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = [*of_experiment(ConvergenceSweep), pytest.mark.estimator("mc")]
 
 test_claims = claims_of(ConvergenceSweep)
+test_contract = contract_of(ConvergenceSweep)
 
 
 def test_measured_and_predicted_reliability_are_reported(

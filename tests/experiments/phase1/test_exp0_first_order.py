@@ -9,11 +9,12 @@ import pytest
 
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability, FirstOrderResult
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = [*of_experiment(FirstOrderReliability), pytest.mark.estimator("first_order")]
 
 test_claims = pytest.mark.gate(claims_of(FirstOrderReliability))
+test_contract = contract_of(FirstOrderReliability)
 
 
 def test_reliability_and_domain_are_reported(

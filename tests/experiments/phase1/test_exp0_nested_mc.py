@@ -8,12 +8,13 @@ import pytest
 
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses, NestedResult
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 from mcdo.stats import icc_from_snr, stacked_drift
 
 pytestmark = [*of_experiment(NestedPasses), pytest.mark.estimator("mc")]
 
 test_claims = claims_of(NestedPasses)
+test_contract = contract_of(NestedPasses)
 
 
 def test_reliability_is_measured_at_every_t(

@@ -9,11 +9,12 @@ import pytest
 
 from mcdo.experiments.phase1.exp0b_norm_geometry import GeometryResult, NormGeometry
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = [*of_experiment(NormGeometry), pytest.mark.estimator("mc")]
 
 test_claims = claims_of(NormGeometry)
+test_contract = contract_of(NormGeometry)
 
 
 def test_the_parts_of_the_geometry_fit_together(

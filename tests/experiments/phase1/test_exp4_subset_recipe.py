@@ -9,11 +9,12 @@ import pytest
 
 from mcdo.experiments.phase1.exp4_subset_recipe import RecipeResult, SubsetRecipe
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = [*of_experiment(SubsetRecipe), pytest.mark.estimator("mc")]
 
 test_claims = claims_of(SubsetRecipe)
+test_contract = contract_of(SubsetRecipe)
 
 
 def test_both_scores_are_reported(

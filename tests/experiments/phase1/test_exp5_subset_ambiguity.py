@@ -9,11 +9,12 @@ import pytest
 
 from mcdo.experiments.phase1.exp5_subset_ambiguity import AmbiguityResult, SubsetAmbiguity
 from mcdo.harness import Completed, Images
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(SubsetAmbiguity)
 
 test_claims = pytest.mark.gate(claims_of(SubsetAmbiguity))
+test_contract = contract_of(SubsetAmbiguity)
 
 
 def test_ambiguity_is_reported_for_every_score_and_head(

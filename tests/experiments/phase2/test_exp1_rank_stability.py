@@ -8,12 +8,13 @@ import numpy as np
 
 from mcdo.experiments.phase2.exp1_rank_stability import FIRST_ORDER, RankStability, StabilityResult
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 from mcdo.stats import stacked_drift
 
 pytestmark = of_experiment(RankStability)
 
 test_claims = claims_of(RankStability)
+test_contract = contract_of(RankStability)
 
 
 def test_trials_at_one_p_do_not_drift(

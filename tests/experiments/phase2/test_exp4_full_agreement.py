@@ -10,11 +10,12 @@ import pytest
 
 from mcdo.experiments.phase2.exp4_full_agreement import AgreementResult, ModelAgreement
 from mcdo.harness import Subject
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(ModelAgreement)
 
 test_claims = claims_of(ModelAgreement)
+test_contract = contract_of(ModelAgreement)
 
 
 def test_every_two_models_are_compared_on_the_same_images(

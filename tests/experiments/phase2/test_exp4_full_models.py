@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from mcdo.experiments.phase2.exp4_full_models import MATCHED, ModelReliability, ModelReliabilityResult
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 from mcdo.stats import stacked_drift
 
 pytestmark = of_experiment(ModelReliability)
 
 test_claims = claims_of(ModelReliability)
+test_contract = contract_of(ModelReliability)
 
 
 def test_model_is_perturbed_at_the_matched_roles_only(

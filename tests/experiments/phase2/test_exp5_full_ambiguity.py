@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 from mcdo.experiments.phase2.exp5_full_ambiguity import BASELINE, SCORES, FullAmbiguity, FullAmbiguityResult
 from mcdo.harness import Completed, Images
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(FullAmbiguity)
 
 test_claims = claims_of(FullAmbiguity)
+test_contract = contract_of(FullAmbiguity)
 
 
 def test_every_figure_is_over_originals(

@@ -8,12 +8,13 @@ import pytest
 
 from mcdo.experiments.phase2.exp5_retrieval import OPTION, CaptionRetrieval, RetrievalResult
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 from mcdo.images.retrieval import read_items
 
 pytestmark = of_experiment(CaptionRetrieval)
 
 test_claims = claims_of(CaptionRetrieval)
+test_contract = contract_of(CaptionRetrieval)
 
 
 def test_every_entry_of_the_file_has_a_rank(

@@ -11,11 +11,12 @@ from mcdo.experiments.phase3.exp6_laplace.experiment import LAPLACE, NORM, REFER
 from mcdo.experiments.phase3.exp6_laplace.runtimes import TIMED, in_plain_passes
 from mcdo.harness import Completed, Images
 from mcdo.harness.laplace_requests import calibration_images
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(LaplaceComparison)
 
 test_claims = claims_of(LaplaceComparison)
+test_contract = contract_of(LaplaceComparison)
 
 
 def test_every_score_is_compared_on_the_same_images(

@@ -8,11 +8,12 @@ import numpy as np
 
 from mcdo.experiments.phase3.exp7_aleatoric import DETERMINISTIC, AleatoricEpistemic, AleatoricResult
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(AleatoricEpistemic)
 
 test_claims = claims_of(AleatoricEpistemic)
+test_contract = contract_of(AleatoricEpistemic)
 
 
 def test_every_family_is_reported(

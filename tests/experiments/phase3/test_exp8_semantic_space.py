@@ -8,11 +8,12 @@ import numpy as np
 
 from mcdo.experiments.phase3.exp8_semantic import SemanticResult, SemanticSpace
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(SemanticSpace)
 
 test_claims = claims_of(SemanticSpace)
+test_contract = contract_of(SemanticSpace)
 
 
 def test_shares_stand_beside_chance_and_images(

@@ -16,14 +16,16 @@ from mcdo.experiments.phase3.exp9_tracking import (
     TrackingResult,
 )
 from mcdo.harness import Completed, Images
-from mcdo.harness.tests import about, claims_of
+from mcdo.harness.tests import about, claims_of, contract_of
 
 pytestmark = pytest.mark.phase3
 
 Record = Callable[[str, object], None]
 
 test_claims_on_synthetic_sequences = claims_of(SyntheticTracking)
+test_contract_on_synthetic_sequences = contract_of(SyntheticTracking)
 test_claims_on_sequences_of_images = claims_of(ImageTracking)
+test_contract_on_sequences_of_images = contract_of(ImageTracking)
 
 
 def record(result: TrackingResult, record_property: Record) -> None:

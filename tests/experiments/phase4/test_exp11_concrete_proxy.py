@@ -8,11 +8,12 @@ import numpy as np
 
 from mcdo.experiments.phase4.exp11_concrete_proxy import UNIFORM, ConcreteProxy, ProxyResult
 from mcdo.harness import Completed, Images, Passes
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(ConcreteProxy)
 
 test_claims = claims_of(ConcreteProxy)
+test_contract = contract_of(ConcreteProxy)
 
 
 def test_no_origin_is_both_chosen_on_and_reported_on(completed: Completed[ProxyResult]) -> None:

@@ -10,11 +10,12 @@ import pytest
 from mcdo.experiments.prelim.angle_view import CONTROLS, METRICS
 from mcdo.experiments.prelim.angles import Angles, AnglesResult
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(Angles)
 
 test_claims = claims_of(Angles)
+test_contract = contract_of(Angles)
 
 
 def test_every_angle_has_its_images(completed: Completed[AnglesResult]) -> None:

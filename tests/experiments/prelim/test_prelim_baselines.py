@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from mcdo.experiments.prelim.baselines import PAIRS, SCORES, Baselines, BaselinesResult
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(Baselines)
 
 test_claims = claims_of(Baselines)
+test_contract = contract_of(Baselines)
 
 
 def test_every_score_is_set_against_every_baseline(

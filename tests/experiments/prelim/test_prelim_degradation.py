@@ -9,11 +9,12 @@ import pytest
 from mcdo.experiments.prelim.damage import SCORES, DegradationResult
 from mcdo.experiments.prelim.degradation import DegradationTest
 from mcdo.harness import Completed, Images
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(DegradationTest)
 
 test_claims = claims_of(DegradationTest)
+test_contract = contract_of(DegradationTest)
 
 
 def test_every_degradation_is_reported_with_both_kinds_of_masks(

@@ -10,11 +10,12 @@ from mcdo.encoders import find_spec
 from mcdo.experiments.prelim.grid import CELLS, ENCODERS, SITES, UNMATCHED
 from mcdo.experiments.prelim.loss_or_site import LossOrSite, LossOrSiteResult
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(LossOrSite)
 
 test_claims = claims_of(LossOrSite)
+test_contract = contract_of(LossOrSite)
 
 
 def test_all_sites_are_the_roles_that_the_four_towers_share(completed: Completed[LossOrSiteResult]) -> None:

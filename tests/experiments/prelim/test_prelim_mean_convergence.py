@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcdo.experiments.prelim.mean_convergence import MeanConvergence, MeanConvergenceResult
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(MeanConvergence)
 
 test_claims = claims_of(MeanConvergence)
+test_contract = contract_of(MeanConvergence)
 
 
 def test_the_noise_of_the_fit_is_the_trace(
