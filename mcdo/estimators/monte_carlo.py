@@ -190,8 +190,15 @@ def _seen(
         features=features[columns],
         sites=tuple((name, role) for name, role in facts["sites"]),
         provenance=provenance(encoder, images),
-        _values={(name, t): value[trials, columns] for (name, t), value in values.items() if t in taken[name]},
-        _eigenvalues={t: value[trials, columns] for t, value in eigenvalues.items() if t in config.geometry},
+        # in the order of a measurement: sums over other strides differ in the last bit
+        _values={
+            (name, t): np.ascontiguousarray(value[trials, columns])
+            for (name, t), value in values.items()
+            if t in taken[name]
+        },
+        _eigenvalues={
+            t: np.ascontiguousarray(value[trials, columns]) for t, value in eigenvalues.items() if t in config.geometry
+        },
     )
 
 
