@@ -136,6 +136,11 @@ class Encoder:
         """``n`` rows of what :meth:`forward_image` takes, for looking at the tower's shapes."""
         return torch.zeros(n, 3, self.resolution, self.resolution, device=self.device)
 
+    def calibration_inputs(self, n: int) -> Tensor:
+        """``n`` fixed inputs of :meth:`forward_image`, smooth noise, which no image set can change."""
+        coarse = torch.randn(n, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        return functional.interpolate(coarse, size=(self.resolution,) * 2, mode="bicubic").to(self.device)
+
     def forward_image(self, pixels: Tensor) -> Tensor:
         """Pre-norm image features [B, D] of normalised pixels [B, 3, H, W]; autograd works through it."""
         with self._autocast():

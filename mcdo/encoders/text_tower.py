@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from mcdo.names import as_bytes
 
 IDENTITY = "text tower, the encoder's own tokenizer"
 """Takes the place of the preprocessing in the keys of what is stored."""
+_WORDS = ("a", "detailed", "photo", "of", "something", "in", "an", "image")
 
 
 class TextTower(Encoder):
@@ -39,6 +41,10 @@ class TextTower(Encoder):
         """``n`` rows of tokens."""
         return self.tokenize(["a"] * n)
 
+    def calibration_inputs(self, n: int) -> Tensor:
+        """``n`` fixed prompts of one to n words."""
+        return self.tokenize([" ".join(islice(cycle(_WORDS), words)) for words in range(1, n + 1)])
+
     def token_counts(self, prompts: Sequence[str]) -> NDArray[np.int64]:
         """Tokens before the padding, ``[n]``; where padding and end of text are one token, the end is not counted."""
         tokens, padding = self.tokenize(prompts).cpu(), self.blank(1)[0, -1].cpu()
@@ -49,8 +55,9 @@ class TextTower(Encoder):
 class Prompts:
     """Prompts in the place of an image set; ``ids`` are the prompts themselves, so they must be distinct.
 
-    ``origins`` name what each prompt is about, such as a class: prompts about one thing are wordings of one sampled
-    unit. Each prompt is its own where nothing else is given. As for images, they decide no score and are in no key.
+    ``origins`` name the sampled unit of each prompt: its wording, where given classes fill the gap in one, or its
+    class, where wordings are given. Each prompt is its own where nothing else is said. As for images, they decide no
+    score and are in no key.
     """
 
     ids: tuple[str, ...]

@@ -5,8 +5,8 @@ where images are to be *ranked*. Probes shared by all images make errors that im
 And random signs only leave an error from the off-diagonal of Σ; in the eigenbasis of the mean Σ little is off the
 diagonal. So each of R probes is the signed sum of every R-th axis of that basis, and together they use each axis once.
 
-The basis must not depend on the images that are scored. It is taken once from a few passes on fixed smooth noise: it
-only decides how noisy the estimate is, never what it estimates.
+The basis must not depend on the images that are scored. It is taken once from a few passes on fixed inputs of the
+encoder's own (smooth noise, or prompts): it only decides how noisy the estimate is, never what it estimates.
 """
 
 from __future__ import annotations
@@ -15,21 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from mcdo.encoders import Encoder
 from mcdo.perturbation import Perturbation, image_keys, perturbed
 
 CALIBRATION_IMAGES, CALIBRATION_PASSES = 8, 64
-"""Passes on noise that give the basis: their cost, in forward passes, is the product, once for a run."""
+"""Passes on fixed inputs that give the basis: their cost, in forward passes, is the product, once for a run."""
 
 
 def noise_basis(encoder: Encoder, kind: Perturbation) -> NDArray[np.float64]:
-    """Axes ``[D, D]`` (columns) along which the feature moves most under ``kind``, for inputs of smooth noise."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(CALIBRATION_IMAGES, 3, 4, 4, generator=generator)
-    size = encoder.resolution
-    inputs = functional.interpolate(coarse, size=(size, size), mode="bicubic").to(encoder.device)
+    """Axes ``[D, D]`` (columns) along which the feature moves most under ``kind``, for the encoder's fixed inputs."""
+    inputs = encoder.calibration_inputs(CALIBRATION_IMAGES)
     keys = image_keys([f"smooth noise {i}" for i in range(CALIBRATION_IMAGES)], encoder.device)
     moved = []
     with perturbed(encoder, kind, seed=0) as tower:

@@ -1,25 +1,36 @@
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_inputs import inputs_of
 from made_up_runs import Array, made_up_run, noisy
 from numpy.typing import NDArray
 
+import mcdo
 from mcdo.encoders import Prompts, TextTower, load_encoder
 from mcdo.encoders.recipe import CLASS_NAMES
+from mcdo.encoders.text_tower import Tokens
 from mcdo.errors import McdoError
-from mcdo.estimators import MonteCarloRun
-from mcdo.experiments import exp10_text_tower as exp10
-from mcdo.experiments.bench import Bench, Settings
-from mcdo.experiments.prompt_bank import (
+from mcdo.estimators import FirstOrderRun, MonteCarloRun
+from mcdo.experiments.phase4.exp10_text_tower import FIRST_ORDER, ROLES, SCORES, TextResult, TextTowerDropout
+from mcdo.experiments.phase4.exp10_text_tower.fixed_length import (
+    crossed,
+    frame_means,
+    generic_differences,
+    level_ratio,
+    same_length_ranks,
+    style_means,
+)
+from mcdo.experiments.phase4.exp10_text_tower.prompt_bank import (
     NEGATIVE,
     POSITIVE,
     PUBLISHED,
@@ -31,11 +42,12 @@ from mcdo.experiments.prompt_bank import (
     unknown_words,
     wording,
 )
+from mcdo.harness import FirstOrder, Inputs, Passes, Request, Session, Settings, TokenCounts
 from mcdo.perturbation import Dropout
 from mcdo.stats import group_differences
 
 BANK = bank("clip_tiny", CLASS_NAMES)
-CONFIG = exp10.Exp10Config()
+EXPERIMENT = TextTowerDropout()
 
 # ---- the bank
 
@@ -57,10 +69,10 @@ def test_style_and_specificity_are_crossed_with_length() -> None:
     """The published bank has one frame for each style: at any one length all its prompts are equally specific."""
     texts = [prompt.text for prompt in BANK]
     tokens = np.array([len(text.replace("-", " - ").split()) + 1 for text in texts])
-    assert exp10.crossed(tokens, specificity(texts, tokens)).mean() > 0.8
+    assert crossed(tokens, specificity(texts, tokens)).mean() > 0.8
     published = [prompt.text for prompt in BANK if prompt.frame in PUBLISHED.values()]
     few = np.array([len(text.split()) for text in published])
-    assert not exp10.crossed(few, specificity(published, few)).any()
+    assert not crossed(few, specificity(published, few)).any()
 
 
 def test_other_encoders_get_the_published_generic_prompts_and_no_frames_for_numbers() -> None:
@@ -94,18 +106,6 @@ def test_specificity_is_the_published_figure(prompt: str, tokens: int, by_hand: 
     assert specificity([prompt], [tokens])[0] == pytest.approx(max(0, by_hand))
 
 
-def test_a_prompt_s_origin_is_its_class_and_itself_where_it_names_none() -> None:
-    origins: dict[str, set[str]] = {}
-    for prompt in BANK:
-        origins.setdefault(prompt.origin, set()).add(prompt.text)
-    for name in CLASS_NAMES:
-        assert all(name in text.split() for text in origins[name])
-    generic = {prompt.text for prompt in BANK if prompt.style == "generic"}
-    assert generic
-    assert all(origins[text] == {text} for text in generic)
-    assert set(origins) == {*CLASS_NAMES, *generic}
-
-
 def test_words_are_whole_and_none_is_in_both_lists() -> None:
     assert not POSITIVE & NEGATIVE
     assert wording(["anything within coloring", "Something", "something, something", "lighting"]).tolist() == [
@@ -128,7 +128,7 @@ GOOD = tuple(f"simple\ta {name}" for name in CLASS_NAMES[:6])
 def test_a_file_of_prompts_is_read_sorted_each_a_frame(tmp_path: Path) -> None:
     found = read_prompts(lines(tmp_path, "own\tsomething", *GOOD), "clip_tiny")
     assert [prompt.text for prompt in found] == sorted(prompt.text for prompt in found)
-    assert Prompt("something", "own", "something", "something") in found
+    assert Prompt("something", "own", "something") in found
     assert len(found) == 7
 
 
@@ -167,25 +167,43 @@ def test_a_file_that_is_missing_too_short_or_no_text_is_refused(tmp_path: Path) 
 
 
 def test_ranks_among_prompts_of_one_length_by_hand() -> None:
-    ranks = exp10.same_length_ranks([5.0, 1, 9, 9, 7], [2, 2, 3, 3, 4])
+    ranks = same_length_ranks([5.0, 1, 9, 9, 7], [2, 2, 3, 3, 4])
     assert ranks.tolist() == pytest.approx([0.75, 0.25, 0.5, 0.5, 0.5])
 
 
 @given(st.lists(st.tuples(st.integers(-5, 5), st.integers(1, 3)), min_size=1, max_size=30))
 def test_no_length_ranks_above_another(rows: list[tuple[int, int]]) -> None:
     values, tokens = (np.array(column) for column in zip(*rows, strict=True))
-    ranks = exp10.same_length_ranks(values, tokens)
+    ranks = same_length_ranks(values, tokens)
     for length in set(tokens.tolist()):
         assert ranks[tokens == length].mean() == pytest.approx(0.5)
-    np.testing.assert_allclose(exp10.same_length_ranks(np.exp(values) + 100 * tokens, tokens), ranks)
+    np.testing.assert_allclose(same_length_ranks(np.exp(values) + 100 * tokens, tokens), ranks)
 
 
 def test_crossed_lengths_by_hand() -> None:
-    held = exp10.crossed([2, 2, 3, 3, 4], [0.1, 0.2, 0.3, 0.3, 0.9])
+    held = crossed([2, 2, 3, 3, 4], [0.1, 0.2, 0.3, 0.3, 0.9])
     assert held.tolist() == [True, True, False, False, False]
 
 
-Made = tuple[tuple[Prompt, ...], NDArray[np.int64], MonteCarloRun, dict[str, Array]]
+@dataclasses.dataclass(frozen=True)
+class Made:
+    prompts: tuple[Prompt, ...]
+    tokens: NDArray[np.int64]
+    run: MonteCarloRun
+    first_order: Array
+
+    def inputs(self, **parts: Any) -> Inputs:
+        """As a session would give them; first-order scores [K, N] are the same before and after normalisation."""
+
+        def value(request: Request[Any]) -> Any:
+            if isinstance(request, FirstOrder):
+                return SimpleNamespace(
+                    scores=lambda name: self.first_order, config=SimpleNamespace(trials=len(self.first_order))
+                )
+            return self.run if isinstance(request, Passes) else {"tokens": self.tokens}
+
+        images, encoder = SimpleNamespace(class_names=CLASS_NAMES), SimpleNamespace(feature_dim=64)
+        return inputs_of(value, image_set=images, encoders={"clip_tiny": encoder}, **parts)
 
 
 def made_up(by_length: float = 0.0, by_wording: float = 0.0, by_style: float = 0.0) -> Made:
@@ -193,18 +211,18 @@ def made_up(by_length: float = 0.0, by_wording: float = 0.0, by_style: float = 0
     rng, texts = np.random.default_rng(0), [prompt.text for prompt in BANK]
     tokens = np.array([len(text.replace("-", " - ").split()) + 1 for text in texts])
     generic = np.array([prompt.style == "generic" for prompt in BANK])
-    frames = dict(zip(sorted({prompt.frame for prompt in BANK}), rng.normal(size=99), strict=False))
-    shared = np.array([frames[prompt.frame] for prompt in BANK])
+    of_frame = dict(zip(sorted({prompt.frame for prompt in BANK}), rng.normal(size=99), strict=False))
+    shared = np.array([of_frame[prompt.frame] for prompt in BANK])
     true = np.exp(by_length * np.log(tokens) - by_wording * wording(texts) + by_style * generic + 0.1 * shared)
-    scores = {name: noisy(true, 3, rng, 2000) for name in exp10.SCORES}
-    norm = np.exp(0.1 * rng.normal(size=len(texts)))
-    run = made_up_run(scores, encoder="clip_tiny:text", ids=texts, norm=norm, roles=exp10.ROLES)
-    return BANK, tokens, run, dict.fromkeys(exp10.FIRST_ORDER, true)
+    scores = {name: noisy(true, 3, rng, 2000) for name in SCORES}
+    norm, origins = np.exp(0.1 * rng.normal(size=len(texts))), [prompt.frame for prompt in BANK]
+    run = made_up_run(scores, encoder="clip_tiny:text", ids=texts, origins=origins, norm=norm, roles=ROLES)
+    return Made(BANK, tokens, run, true[None])
 
 
 @cache
-def result_of(by_length: float = 0.0, by_wording: float = 0.0, by_style: float = 0.0) -> exp10.Exp10Result:
-    return exp10.compute(CONFIG, *made_up(by_length, by_wording, by_style))
+def result_of(by_length: float = 0.0, by_wording: float = 0.0, by_style: float = 0.0) -> TextResult:
+    return EXPERIMENT.compute(made_up(by_length, by_wording, by_style).inputs())
 
 
 def test_a_score_that_follows_length_alone_follows_specificity_only_while_length_is_free() -> None:
@@ -240,92 +258,196 @@ def test_generic_frames_are_told_from_named_ones_by_frames() -> None:
 def test_intervals_count_frames_not_prompts() -> None:
     result = result_of(by_length=1.0)
     assert result.specific["trace_pre"].rho.n == result.frames < len(BANK) / 5
+    assert result.reliability["trace_pre"].n_origins == result.ratio.n == result.frames
+    assert result.detects["trace_pre"]["auroc"].n == result.frames
     assert result.styles["trace_pre"]["generic"].n == 15
     assert result.ratio.value == pytest.approx(1, abs=0.01)
 
 
-def test_scores_of_other_prompts_and_prompts_that_are_not_crossed_are_refused() -> None:
-    prompts, tokens, run, linear = made_up()
-    with pytest.raises(McdoError, match="other prompts"):
-        exp10.compute(CONFIG, prompts[::-1], tokens, run, linear)
-    alone = np.arange(len(prompts))
+def test_frames_are_the_origins_of_prompts_in_every_request() -> None:
+    inputs = made_up().inputs()
+    passes, linear, counts = EXPERIMENT.requests(inputs)
+    assert isinstance(passes, Passes)
+    assert isinstance(linear, FirstOrder)
+    assert isinstance(counts, TokenCounts)
+    texts, frames = tuple(p.text for p in BANK), tuple(p.frame for p in BANK)
+    assert passes.shown == linear.shown
+    assert (passes.shown.prompts, passes.shown.origins, counts.prompts) == (texts, frames, texts)  # type: ignore[union-attr]
+    assert (linear.probes, linear.trials) == (65, 1)
+    wide = inputs_of(
+        lambda _: None,
+        image_set=inputs.images(cast("Any", None)),
+        encoders={"clip_tiny": SimpleNamespace(feature_dim=512)},
+    )
+    many = EXPERIMENT.first_order(wide, BANK)
+    assert (many.probes, many.trials) == (16, 5)
+
+
+def test_prompts_that_are_not_crossed_are_refused() -> None:
+    made = made_up()
+    alone = dataclasses.replace(made, tokens=np.arange(len(BANK)))
     with pytest.raises(McdoError, match="length cannot be held fixed"):
-        exp10.compute(CONFIG, prompts, alone, run, linear)
+        EXPERIMENT.compute(alone.inputs())
+
+
+def test_prompts_of_a_file_take_the_place_of_the_bank_s(tmp_path: Path) -> None:
+    path = lines(tmp_path, "own\tsomething", *GOOD)
+    settings = Settings(models=("clip_tiny",), own_data={"--prompts": str(path)})
+    experiment = TextTowerDropout.configured(settings)
+    assert experiment.as_dict()["own"] == str(path)
+    found = experiment.prompts(made_up().inputs())
+    assert {prompt.text for prompt in found} == {"something", *(f"a {name}" for name in CLASS_NAMES[:6])}
+    assert all(prompt.frame == prompt.text for prompt in found)
+
+
+def test_claims_are_judged_by_their_intervals() -> None:
+    outcomes = {c.name: c.judge(result_of(by_style=1.0)).outcome for c in EXPERIMENT.claims()}
+    assert outcomes["generic_at_same_length/first_order_pre"] == "met"
+    outcomes = {c.name: c.judge(result_of(by_length=1.0)).outcome for c in EXPERIMENT.claims()}
+    assert outcomes["repeats/trace_pre"] == "met"
+    assert outcomes["specificity_given_length/trace_pre"] != "met"
+    assert outcomes["generic_at_same_length/trace_pre"] != "met"
+    none = dataclasses.replace(result_of(by_length=1.0), generic={})
+    judged = {c.name: c.judge(none) for c in EXPERIMENT.claims()}["generic_at_same_length/trace_pre"]
+    assert (judged.outcome, "fewer than two generic frames" in judged.beside) == ("not applicable", True)
+
+
+# ---- probes that all prompts share
+
+
+def test_noise_of_probes_is_in_every_interval_about_first_order() -> None:
+    """A trial's probes favour one of two parts of the variance, which prompts weigh differently."""
+    made = made_up(by_length=1.0)
+    rng = np.random.default_rng(3)
+    weigh = rng.uniform(size=len(BANK))
+    probes = rng.chisquare(3, (5, 2, 1)) / 3
+    drawn = made.first_order * (probes[:, 0] * weigh + probes[:, 1] * (1 - weigh))
+    probed, blind, exact = (
+        EXPERIMENT.compute(dataclasses.replace(made, first_order=held).inputs())
+        for held in (drawn, drawn.mean(axis=0, keepdims=True), made.first_order)
+    )
+
+    def reaches(result: TextResult, name: str) -> Array:
+        given, rho = result.specific[name].given, result.length[name].rho
+        estimates = (given, rho, result.detects[name]["auroc"], result.generic[name].exceedance)
+        return np.array([estimate.high - estimate.low for estimate in estimates])
+
+    assert (reaches(probed, "first_order_pre") > reaches(blind, "first_order_pre")).all()
+    assert probed.ratio.high - probed.ratio.low > 3 * (exact.ratio.high - exact.ratio.low)
+    np.testing.assert_allclose(reaches(probed, "trace_pre"), reaches(exact, "trace_pre"))  # masks are each prompt's own
+
+
+def test_the_ratio_to_first_order_covers_what_other_probes_would_have_given() -> None:
+    rng, inside = np.random.default_rng(0), 0
+    for seed in range(60):
+        true = np.exp(0.3 * rng.normal(size=120))
+        probes = 1 + 0.05 * rng.normal(size=(5, 1))
+        ratio = level_ratio(noisy(true, 3, rng), true * probes, np.arange(120) // 3, seed)
+        inside += ratio.low <= 1 <= ratio.high
+    assert inside >= 51  # 57 expected; 51 is more than three standard deviations below
+
+
+def test_too_few_generic_frames_have_no_interval_however_far_apart_they_lie() -> None:
+    """The percentile bootstrap of the exceedance says [1, 1] here."""
+    prompts = [Prompt(f"{style} {i}", style, f"{style} {i}") for style in ("generic", "simple") for i in range(12)]
+    ranks = np.linspace(0.9, 0.1, 24)
+    few = generic_differences({"a": ranks[5:]}, prompts[5:], 0)["a"]
+    assert few.exceedance.value == 1
+    assert np.isnan(few.exceedance.low)
+    many = generic_differences({"a": ranks}, prompts, 0)["a"]
+    assert 0.5 < many.exceedance.low < many.exceedance.value == 1
+
+
+def test_frames_count_once_however_many_classes_fill_them() -> None:
+    prompts = [Prompt(f"a {i}", "simple", "a {}") for i in range(3)] + [Prompt("a thing", "generic", "a thing")]
+    means = frame_means([1.0, 2, 6, 5], prompts)
+    assert {style: held.tolist() for style, held in means.items()} == {"generic": [[5.0]], "simple": [[3.0]]}
+    assert style_means([1.0, 2, 6, 5], prompts)["simple"].value == 3
+    assert np.isnan(style_means([1.0, 2, 6, 5], prompts)["simple"].low), "one frame has no interval"
+    assert generic_differences({"a": [1.0, 2, 6, 5]}, prompts, 0) == {}
 
 
 # ---- first order of the text tower
 
 
-def test_first_order_traces_are_those_of_a_jacobian() -> None:
+ALL = 49
+"""Probes of clip_tiny that leave no noise: D + 1."""
+
+
+def text_run(prompts: tuple[str, ...], kind: Dropout, probes: int = ALL, trials: int = 1) -> FirstOrderRun:
+    tower, shown = TextTower(load_encoder("clip_tiny", device="cpu")), Prompts(prompts)
+    return mcdo.first_order(
+        tower,
+        cast("Any", shown),
+        kind,
+        probes,
+        trials,
+        pixels=lambda: cast("Any", Tokens.of(tower, shown)),
+        progress=False,
+    )
+
+
+def test_first_order_of_a_text_tower_is_that_of_a_jacobian() -> None:
     """Against a Jacobian column by column: silence one unit of the last map, and everything before it stays."""
+    prompts = ("a two", "something that might be a six", "a photo")
+    run = text_run(prompts, Dropout(0.01, "final_projection"))
     tower = TextTower(load_encoder("clip_tiny", device="cpu"))
-    tokens = tower.tokenize(["a two", "something that might be a six"])
-    found = exp10.first_order_traces(tower, tokens, Dropout(0.01, "final_projection"))
-    features = tower.encode_text(["a two", "something that might be a six"]).double().numpy()
+    features = tower.encode_text(list(prompts)).double().numpy()
     norm = np.square(features).sum(1)
-    np.testing.assert_allclose(found["first_order_pre"], 0.01 / 0.99 * norm / features.shape[1], rtol=1e-5)
+    np.testing.assert_allclose(run.scores("trace_pre")[0], 0.01 / 0.99 * norm / features.shape[1], rtol=1e-5)
     # of diag(x²), the part across x: |x|² - Σ x⁴/|x|²
     across = norm - (features**4).sum(1) / norm
-    np.testing.assert_allclose(found["first_order_post"], 0.01 / 0.99 * across / norm / features.shape[1], rtol=1e-5)
+    np.testing.assert_allclose(run.scores("trace_post")[0], 0.01 / 0.99 * across / norm / features.shape[1], rtol=1e-5)
 
 
-def test_first_order_is_what_monte_carlo_measures_at_a_small_p(tmp_path: Path) -> None:
-    encoder = load_encoder("clip_tiny", device="cpu")
+def test_fewer_probes_of_a_text_tower_agree_with_all() -> None:
+    prompts, kind = tuple(prompt.text for prompt in sample(BANK, 30, 0)), Dropout(0.01, ROLES)
+    exact, probed = text_run(prompts, kind), text_run(prompts, kind, 9, trials=8)
+    for score in FIRST_ORDER.values():
+        by_trial = probed.scores(score).mean(axis=1) / exact.scores(score).mean()
+        error = by_trial.std(ddof=1) / np.sqrt(len(by_trial))
+        assert 0 < error < 0.1
+        assert abs(by_trial.mean() - 1) < 4 * error
+
+
+def test_first_order_is_what_monte_carlo_measures_at_a_small_p_and_comes_from_the_store_alone(tmp_path: Path) -> None:
     settings = Settings(models=("clip_tiny",), store=tmp_path)
-    bench, kind = Bench(settings), exp10.Exp10Config(dropout=Dropout(0.005)).perturbation
-    texts = tuple(prompt.text for prompt in sample(BANK, 24, 0))
-    config = exp10.Exp10Config(passes=96, trials=3, dropout=Dropout(0.005)).protocol
-    run = bench.run_on("clip_tiny", Prompts(texts), config)
-    found = exp10.first_order_traces(TextTower(encoder), encoder.tokenize(texts), kind)
-    for score, linear in zip(("trace_pre", "trace_post"), found.values(), strict=True):
-        ratios = run.scores(score, 96) / linear  # masks differ between prompts, so each is a draw
+    session, experiment = Session(settings), TextTowerDropout(passes=96, dropout=Dropout(0.005))
+    prompts = sample(BANK, 24, 0)
+    asked = experiment.run("clip_tiny", prompts)
+    linear = FirstOrder("clip_tiny", asked.shown, experiment.perturbation, ALL)
+    run, first_order = session.measure(asked), session.measure(linear)
+    for score in FIRST_ORDER.values():
+        ratios = run.scores(score, 96) / first_order.scores(score)  # masks differ between prompts, so each is a draw
         error = ratios.std(ddof=1) / np.sqrt(ratios.size)
         assert error < 0.06
         assert abs(ratios.mean() - 1) < 4 * error
-    # and from the store alone, without a model
-    again = Bench(Settings(models=("clip_tiny",), store=tmp_path, from_store=True))
-    again_run = again.run_on("clip_tiny", Prompts(texts), config)
-    np.testing.assert_array_equal(again_run.scores("trace_pre", 96), run.scores("trace_pre", 96))
+    assert first_order.origins == tuple(prompt.frame for prompt in prompts)
+    again = Session(dataclasses.replace(settings, from_store=True))
+    np.testing.assert_array_equal(again.measure(asked).scores("trace_pre"), run.scores("trace_pre"))
+    np.testing.assert_array_equal(again.measure(linear).scores("trace_pre"), first_order.scores("trace_pre"))
     assert again.loads == Counter()
     with pytest.raises(McdoError, match="run once without --from-store"):
-        again.run_on("clip_tiny", Prompts((*texts[:3], "a new prompt")), config)
-
-
-def test_wide_features_are_probed_and_agree_with_the_sum_over_axes(monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = TextTower(load_encoder("clip_tiny", device="cpu"))
-    tokens = tower.tokenize([prompt.text for prompt in sample(BANK, 40, 0)])
-    kind = exp10.Exp10Config().perturbation
-    exact = exp10.first_order_traces(tower, tokens, kind)
-    monkeypatch.setattr(exp10, "EXACT_UP_TO", 40)
-    probed = exp10.first_order_traces(tower, tokens, kind)
-    for name, values in exact.items():
-        assert not np.array_equal(probed[name], values)
-        assert probed[name].mean() / values.mean() == pytest.approx(1, abs=0.3)
-    assert torch.is_grad_enabled()
+        again.measure(experiment.run("clip_tiny", (*prompts[:3], Prompt("a new prompt", "own", "a new prompt"))))
 
 
 # ---- configuration and files
 
 
 def test_the_matched_roles_are_asked_for_unless_the_session_names_sites() -> None:
-    assert CONFIG.perturbation == Dropout(0.01, exp10.ROLES)
-    assert {"qkv", "attention_output"} <= set(CONFIG.protocol.dropout.sites)
-    assert exp10.Exp10Config(dropout=Dropout(0.02, "mlp")).perturbation == Dropout(0.02, "mlp")
-    assert (CONFIG.n, CONFIG.protocol.passes, CONFIG.protocol.trials) == (1000, (64,), 3)
-    assert exp10.needs(CONFIG, "clip_tiny") == []
+    assert EXPERIMENT.perturbation == Dropout(0.01, ROLES)
+    assert {"qkv", "attention_output"} <= set(EXPERIMENT.run("clip_tiny", BANK).config.dropout.sites)
+    assert TextTowerDropout(dropout=Dropout(0.02, "mlp")).perturbation == Dropout(0.02, "mlp")
+    config = EXPERIMENT.run("clip_tiny", BANK).config
+    assert (EXPERIMENT.n, config.passes, config.trials) == (1000, (64,), 3)
 
 
-def test_files_hold_what_was_found(tmp_path: Path) -> None:
-    prompts, _, run, _ = made_up(by_style=1.0)
-    result = result_of(by_style=1.0)
-    overall = exp10.write(CONFIG, prompts, run, result, tmp_path, "session")
-    folder = tmp_path / exp10.FOLDER / "clip_tiny"
-    summary = json.loads((folder / "exp10_summary.json").read_text())
-    assert json.loads(overall.read_text())["results"]["clip_tiny"] == summary
-    assert summary["num_prompts"] == len(json.loads((folder / "exp10_prompt_manifest.json").read_text())) == len(BANK)
-    assert summary["sites"]["requested"] == list(exp10.ROLES)
+def test_the_summary_and_the_arrays_hold_every_prompt() -> None:
+    made, result = made_up(by_style=1.0), result_of(by_style=1.0)
+    summary = EXPERIMENT.summary(result)
+    (manifest,) = EXPERIMENT.documents(made.inputs(), result).values()
+    assert summary["num_prompts"] == len(manifest) == len(BANK)
     assert summary["specificity_given_tokens"]["trace_pre"]["given"]["n"] == result.frames
-    with np.load(folder / "exp10_outputs.npz", allow_pickle=False) as arrays:
-        assert arrays["trace_pre_trials"].shape == (3, len(BANK))
-        assert arrays["prompts"].tolist() == [prompt.text for prompt in BANK]
-    assert (folder / f"{exp10.FOLDER}.png").stat().st_size > 10_000
+    (arrays,) = EXPERIMENT.arrays(made.inputs(), result).values()
+    assert np.shape(arrays["trace_pre_trials"]) == (3, len(BANK))
+    assert np.asarray(arrays["prompts"]).tolist() == [prompt.text for prompt in BANK]

@@ -64,6 +64,8 @@ NUMBER_FRAMES = {
                   "something that might be a handwritten {}", "a scan of something that might be the number {}",
                   "something in an image of a scan of the number {}"),
 }  # fmt: skip
+GENERIC_STYLE = "generic"
+"""Of frames that name no class."""
 POSITIVE = frozenset(
     {"detailed", "close", "closeup", "high", "resolution", "wearing", "with", "next", "under", "inside", "outdoor",
      "indoor", "lighting", "texture", "color"}
@@ -75,15 +77,11 @@ NEGATIVE = frozenset(
 
 @dataclass(frozen=True, order=True)
 class Prompt:
-    """A prompt, its style, the frame that it was made from, and its origin: the class that it is about.
-
-    Frame and origin are the prompt itself where it names no class, or comes from a file, whose classes nobody stated.
-    """
+    """A prompt, its style, and the frame that it was made from: the prompt itself where it comes from a file."""
 
     text: str
     style: str
     frame: str
-    origin: str
 
 
 def bank(model: str, class_names: Sequence[str]) -> tuple[Prompt, ...]:
@@ -97,7 +95,7 @@ def bank(model: str, class_names: Sequence[str]) -> tuple[Prompt, ...]:
     for style, frame in frames:
         for name in class_names:
             text = frame.format(name)
-            made[text] = Prompt(text, style, frame, frame if text == frame else name)
+            made[text] = Prompt(text, style, frame)
     return tuple(sorted(made.values()))
 
 
@@ -130,7 +128,7 @@ def read_prompts(path: Path, model: str) -> tuple[Prompt, ...]:
             raise McdoError(f"{where}: the prompt {text!r} stands in the file already; give each once")
         if find_spec(model).embedded:
             _check_words(where, model, text)
-        found[text] = Prompt(text, style, text, text)
+        found[text] = Prompt(text, style, text)
     if len(found) < 5:
         raise McdoError(f"{path.name}: {len(found)} prompts are too few for any statistic; give at least 5")
     return tuple(sorted(found.values()))
