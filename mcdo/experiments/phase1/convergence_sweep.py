@@ -75,7 +75,8 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
         run = inputs[self.run(inputs.model)]
         scores = {t: run.scores(self.score, t) for t in self.passes}
         pilot = {t: scores[t] for t in self.passes if t <= self.predict_from}
-        how: dict[str, Any] = {"origins": run.origins, "seed": self.seed}
+        # masks are each image's own, and few trials cannot judge that from the data
+        how: dict[str, Any] = {"origins": run.origins, "shared_noise": False, "seed": self.seed}
         return ConvergenceResult(
             score=self.score,
             measured={t: reliability(scores[t], **how) for t in self.passes},
