@@ -11,7 +11,6 @@ import pytest
 
 from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
-from mcdo.experiments.base import Need
 from mcdo.harness import Experiment, Subject, first_model
 from mcdo.names import file_name
 from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
@@ -135,23 +134,17 @@ def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: Callabl
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Plan what the selected tests need, so that overlapping needs are measured once."""
-    bench, runner = session.config.stash[SESSION], session.config.stash[RUNNER]
+    """Plan what the selected tests request, so that overlapping requests are measured once."""
+    settings, runner = session.config.stash[SESSION].settings, session.config.stash[RUNNER]
     session.config.stash[MODELS] = frozenset(_models(session.items))
     for item in session.items:
-        mark, call = item.get_closest_marker("experiment"), getattr(item, "callspec", None)
-        kind = experiment_of(item)
-        if kind is not None and call is not None and "subject" in call.params:
-            if call.params["subject"] is not None:
-                runner.plan(kind.configured(bench.settings), subject_of(item, call.params["subject"]))
-        elif mark is not None and call is not None and "model" in call.params:
-            module, config_type = mark.args
-            config = config_type.of(bench.settings.protocol, bench.settings.seed, bench.settings.dropout)
-            needs = module.needs(config, call.params["model"])
-            bench.plan([needs] if isinstance(needs, Need) else needs)
-    measuring = any({"bench", "runner"} & set(getattr(item, "fixturenames", ())) for item in session.items)
+        kind, call = experiment_of(item), getattr(item, "callspec", None)
+        subject = None if call is None else call.params.get("subject")
+        if kind is not None and subject is not None:
+            runner.plan(kind.configured(settings), subject_of(item, subject))
+    measuring = any({"session", "runner"} & set(getattr(item, "fixturenames", ())) for item in session.items)
     if measuring and not session.config.option.collectonly and not hasattr(session.config, "workerinput"):
         try:
-            check_writable(bench.settings.reports)
+            check_writable(settings.reports)
         except McdoError as error:
             raise pytest.UsageError(str(error)) from error

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from mcdo.errors import McdoError
-from mcdo.experiments.bench import Bench
 from mcdo.harness import Completed, Runner, Session, Settings, Subject
 from mcdo.harness.judge import Judges
 from mcdo.harness.negatives import KnownNegatives
@@ -28,28 +27,22 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         capture = session.config.pluginmanager.getplugin("capturemanager")
         return nullcontext() if capture is None else capture.global_and_fixture_disabled()
 
-    session.config.stash[SESSION] = Bench(settings, unmuted)
+    session.config.stash[SESSION] = Session(settings, unmuted)
     session.config.stash[RUNNER] = Runner(session.config.stash[SESSION])
     session.config.stash[GATES] = gates = OwnGates()
     session.config.pluginmanager.register(gates, "mcdo-own-gates")
 
 
 @pytest.fixture(scope="session")
-def bench(pytestconfig: pytest.Config) -> Bench:
-    """Encoders, images, pixels and runs of this session."""
+def session(pytestconfig: pytest.Config) -> Session:
+    """Encoders, image sets, pixels and measurements of this session."""
     made = pytestconfig.stash[SESSION]
     check_writable(made.settings.reports)  # each worker for itself
     return made
 
 
 @pytest.fixture(scope="session")
-def session(bench: Bench) -> Session:
-    """Encoders, image sets, pixels and measurements of this session."""
-    return bench
-
-
-@pytest.fixture(scope="session")
-def runner(bench: Bench, pytestconfig: pytest.Config) -> Runner:
+def runner(session: Session, pytestconfig: pytest.Config) -> Runner:
     """The experiments of this session."""
     return pytestconfig.stash[RUNNER]
 
@@ -70,9 +63,9 @@ def result(completed: Completed[Any]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def settings(bench: Bench) -> Settings:
+def settings(session: Session) -> Settings:
     """What the command line decided."""
-    return bench.settings
+    return session.settings
 
 
 @pytest.fixture(scope="session")

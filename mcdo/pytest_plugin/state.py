@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mcdo.experiments.bench import Bench
-from mcdo.harness import Runner
+from mcdo.harness import Runner, Session
 
 SESSION_ID = pytest.StashKey[str]()
-SESSION = pytest.StashKey[Bench]()
+SESSION = pytest.StashKey[Session]()
 RUNNER = pytest.StashKey[Runner]()
 
 

@@ -211,7 +211,7 @@ def test_reports_that_cannot_be_written_are_noticed_before_measuring(
 ) -> None:
     (suite / "file").touch()
     (suite / "test_measuring.py").write_text(
-        "from pathlib import Path\n\ndef test_measuring(bench) -> None:\n    Path('measured').touch()\n"
+        "from pathlib import Path\n\ndef test_measuring(session) -> None:\n    Path('measured').touch()\n"
     )
     refused = run_pytest(f"--reports={suite / 'file' / 'reports'}", *workers, cwd=suite)
     assert refused.returncode == code, refused.stdout
@@ -242,7 +242,7 @@ def test_names_of_models_reach_no_report_raw(suite: Path) -> None:
     shutil.copytree(ROOT / "data/models/clip_tiny", model)
     (suite / "test_model.py").write_text(
         "import pytest\nfrom mcdo.errors import McdoError\n\n"
-        "def test_error(model, bench) -> None:\n    raise McdoError(f'{model}: {bench.encoder(model)}')\n\n"
+        "def test_error(model, session) -> None:\n    raise McdoError(f'{model}: {session.encoder(model)}')\n\n"
         "def test_assertion(model, record_property) -> None:\n"
         "    record_property('m', model)\n    assert not model, model\n\n"
         "def test_skip(model) -> None:\n    pytest.skip(model)\n\n"
