@@ -11,12 +11,13 @@ import numpy as np
 
 from mcdo.experiments.phase4.exp10_text_tower import FIRST_ORDER, ROLES, SCORES, TextResult, TextTowerDropout
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 from mcdo.perturbation import GROUPS, check_comparable
 
 pytestmark = of_experiment(TextTowerDropout)
 
 test_claims = claims_of(TextTowerDropout)
+test_contract = contract_of(TextTowerDropout)
 
 
 def test_every_text_tower_is_perturbed_at_the_same_roles(completed: Completed[TextResult]) -> None:
