@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 import torch
 
+from mcdo import arguments
 from mcdo.encoders import REGISTRY, find_spec
 from mcdo.encoders.load import device_named
 from mcdo.encoders.spec import Precision
@@ -121,7 +122,7 @@ def _store(config: pytest.Config) -> Path | None:
 def settings_from(config: pytest.Config) -> Settings:
     """The session's settings from its options."""
     option = config.getoption
-    sites = words(option("--sites"))
+    sites, rows = words(option("--sites")), option("--batch-size")
     random = frozenset(words(option("--random-weights")))
     models = models_of(config)
     for model in models:
@@ -135,11 +136,11 @@ def settings_from(config: pytest.Config) -> Settings:
         images=option("--images"),
         device=device_of(config),
         protocol=option("--protocol"),
-        seed=option("--seed"),
+        seed=arguments.seed(option("--seed")),
         dropout=Dropout(option("--dropout"), sites[0] if len(sites) == 1 else sites),
         reports=Path(option("--reports")),
         store=_store(config),
-        batch_size=option("--batch-size"),
+        batch_size=None if rows is None else arguments.whole("--batch-size", rows, least=1),
         random_weights=random,
         skip_unreadable=option("--skip-unreadable"),
         from_store=option("--from-store"),

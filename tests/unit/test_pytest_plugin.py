@@ -43,11 +43,13 @@ def collected(*arguments: str) -> set[str]:
         (["--models=clip_tny"], "unknown encoder 'clip_tny'; the nearest: clip_tiny"),
         (["--random-weights=clip_b32"], "--random-weights clip_b32: not among --models"),
         (["--dropout=1.0"], "it must be a number in [0, 1)"),
+        (["--seed=-1"], "seed = -1: it must be at least 0"),
+        (["--batch-size=0"], "--batch-size = 0: it must be at least 1"),
         (["--device=gpu"], "unknown device 'gpu'; the nearest: cpu"),
         (["--device=meta"], "unknown device 'meta'"),
         (["--device=xpu:1"], "unknown device 'xpu:1'"),
     ],
-    ids=["mark", "mark-in-expression", "model", "random-weights", "p", "gpu", "meta", "xpu"],
+    ids=["mark", "mark-in-expression", "model", "random-weights", "p", "seed", "batch-size", "gpu", "meta", "xpu"],
 )
 def test_a_mistyped_option_ends_with_the_nearest_real_one(arguments: list[str], said: str, tmp_path: Path) -> None:
     done = run_pytest("tests/gates", f"--reports={tmp_path}", *arguments)
