@@ -17,6 +17,8 @@ from mcdo.estimators.run import Scores
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses, NestedResult
 from mcdo.experiments.phase1.exp5_subset_ambiguity import (
     AUROC_ENTROPY_BAR,
+    BEYOND_NORM,
+    BEYOND_NORM_BAR,
     RHO_ENTROPY_BAR,
     AmbiguityResult,
     SubsetAmbiguity,
@@ -24,7 +26,7 @@ from mcdo.experiments.phase1.exp5_subset_ambiguity import (
 from mcdo.harness import Completed, Images, Session
 from mcdo.harness.tests import about
 from mcdo.perturbation import Dropout, count_by_role, deterministic_features, find_sites, image_keys, perturbed
-from mcdo.stats import null_pass_rate, reliability
+from mcdo.stats import ambiguity_estimates, null_pass_rate, reliability
 
 pytestmark = [pytest.mark.phase1, pytest.mark.gate, pytest.mark.own_gate]
 
@@ -174,6 +176,45 @@ def test_permuted_trials_are_not_reliable(completed: Completed[NestedResult]) ->
         r = reliability(shuffled, resamples=2)
         assert r.status == "failed", f"{inputs.model}: shuffled trials are {r.status} (ρ={r.spearman:.3f})"
         assert r.snr == pytest.approx(1 / experiment.trials, abs=0.15), "under pure noise SNR tends to 1/K"
+
+
+NOISE: dict[str, Callable[[np.random.Generator, int, int], Scores]] = {
+    "normal": lambda rng, K, N: rng.normal(size=(K, N)),
+    "heavy-tailed": lambda rng, K, N: rng.standard_t(2, size=(K, N)),
+    "shared-by-trial": lambda rng, K, N: rng.normal(size=(K, 1)) * rng.normal(size=N) + rng.normal(size=(K, N)),
+}
+"""Scores [K, N] that hold nothing of the images."""
+
+
+@about(NestedPasses)
+@pytest.mark.parametrize("noise", list(NOISE))
+def test_noise_alone_is_not_usable(noise: str, completed: Completed[NestedResult]) -> None:
+    """The verdict's own decision, on as many images of as many originals, must not be met by noise."""
+    experiment, inputs = completed.experiment, completed.inputs
+    assert isinstance(experiment, NestedPasses)
+    run = inputs[experiment.run(inputs.model)]
+    rng = np.random.default_rng(experiment.seed)
+    for _ in range(20):
+        r = reliability(NOISE[noise](rng, experiment.trials, len(run.ids)), origins=run.origins, resamples=100)
+        assert r.decision() != "met", f"{noise} noise is usable: ρ={r.spearman:.3f}, SNR={r.snr:.2f}"
+
+
+@about(SubsetAmbiguity)
+def test_the_norm_plus_noise_is_not_valid_beyond_the_norm(
+    completed: Completed[AmbiguityResult], record_property: Callable[[str, object], None]
+) -> None:
+    """A score that repeats what ‖x‖ says may follow ambiguity; it must not pass for more than ‖x‖."""
+    experiment, inputs = completed.experiment, completed.inputs
+    assert isinstance(experiment, SubsetAmbiguity)
+    run = inputs[next(iter(experiment.requests(inputs)))]
+    targets, rng = completed.result.targets["softmax"], np.random.default_rng(experiment.seed)
+    sign = np.sign(np.corrcoef(rankdata(run.feature_norm), rankdata(targets.entropy))[0, 1])
+    score = sign * run.feature_norm + 0.3 * run.feature_norm.std() * rng.normal(size=len(run.ids))
+    figures = ambiguity_estimates(score, targets, run.feature_norm, origins=run.origins, seed=experiment.seed)
+    beyond = figures[BEYOND_NORM]
+    record_property("ρ(entropy) of the norm plus noise", str(figures["rho_uncertainty_vs_entropy"]))
+    record_property("given the norm", str(beyond))
+    assert beyond.verdict(BEYOND_NORM_BAR, ">") != "met", f"{inputs.model}: the norm plus noise passes at {beyond}"
 
 
 def test_images_are_spread_over_the_classes(session: Session) -> None:
