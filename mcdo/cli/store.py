@@ -1,41 +1,19 @@
-"""The command line: ``mcdo store`` looks after what was measured, ``mcdo findings`` writes up what was found."""
+"""``mcdo store``: what was measured is listed, verified and pruned."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from mcdo.errors import McdoError
 from mcdo.names import columns, say
 from mcdo.store import upkeep
 
 UNITS = ((2**30, "GB"), (2**20, "MB"), (2**10, "kB"), (1, "B"))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 1 where something is damaged, or 2 for a request that cannot be met."""
-    asked = _parser().parse_args(arguments)
-    try:
-        return int(asked.run(asked))
-    except BrokenPipeError:  # as in mcdo store list | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (McdoError, OSError) as error:
-        say(f"mcdo: {error}", sys.stderr)
-        return 2
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mcdo", description="Uncertainty of frozen vision-language encoders.")
-    rooms = parser.add_subparsers(required=True, metavar="COMMAND")
-    page = rooms.add_parser("findings", help="write the page of findings from what the experiments reported")
-    page.add_argument("--reports", type=Path, default=Path("reports"), help="where they wrote (default: reports)")
-    page.add_argument("--page", type=Path, default=Path("docs/findings.md"), help="default: docs/findings.md")
-    page.set_defaults(run=_findings)
-    store = rooms.add_parser("store", help="look after what was measured")
+def add_commands(store: argparse.ArgumentParser) -> None:
+    """Add what ``mcdo store`` does."""
     commands = store.add_subparsers(required=True, metavar="list|verify|prune")
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument("--store", type=Path, default=Path("store"), help="folder of the store (default: store)")
@@ -57,14 +35,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--other-versions", action="store_true", help="results of other versions of the libraries as well"
     )
-    return parser
-
-
-def _findings(asked: argparse.Namespace) -> int:
-    from mcdo.report.findings_page import write_page  # the store's commands need no models and no figures
-
-    say(str(write_page(asked.reports, asked.page)))
-    return 0
 
 
 def _list(asked: argparse.Namespace) -> int:
@@ -124,7 +94,3 @@ def _size(size: int) -> str:
 def _age(days: float) -> str:
     hours = 24 * days
     return f"{days:.0f} d" if days >= 2 else f"{hours:.0f} h" if hours >= 2 else f"{60 * hours:.0f} min"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mcdo.cli.findings import OUTCOMES, _costs, _loss_or_site, interval, table, write_page
 from mcdo.errors import McdoError
 from mcdo.experiments.cost import estimator_cost as cost
-from mcdo.report.findings_page import OUTCOMES, _costs, _loss_or_site, interval, table, write_page
 from mcdo.stats import factorial_analysis, reliability
 
 

@@ -1,0 +1,44 @@
+"""The command line: ``mcdo store`` looks after what was measured, ``mcdo findings`` writes up what was found."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mcdo.cli import store
+from mcdo.errors import McdoError
+from mcdo.names import say
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 1 where something is damaged, or 2 for a request that cannot be met."""
+    asked = _parser().parse_args(arguments)
+    try:
+        return int(asked.run(asked))
+    except BrokenPipeError:  # as in mcdo store list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (McdoError, OSError) as error:
+        say(f"mcdo: {error}", sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mcdo", description="Uncertainty of frozen vision-language encoders.")
+    rooms = parser.add_subparsers(required=True, metavar="COMMAND")
+    page = rooms.add_parser("findings", help="write the page of findings from what the experiments reported")
+    page.add_argument("--reports", type=Path, default=Path("reports"), help="where they wrote (default: reports)")
+    page.add_argument("--page", type=Path, default=Path("docs/findings.md"), help="default: docs/findings.md")
+    page.set_defaults(run=_findings)
+    store.add_commands(rooms.add_parser("store", help="look after what was measured"))
+    return parser
+
+
+def _findings(asked: argparse.Namespace) -> int:
+    from mcdo.cli.findings import write_page  # the store's commands need no experiments
+
+    say(str(write_page(asked.reports, asked.page)))
+    return 0

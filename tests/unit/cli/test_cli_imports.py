@@ -1,0 +1,32 @@
+"""What a command waits for before it starts: the heavy libraries are imported where they are used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+LIST = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules} - before))"
+
+
+def brought_in(statement: str) -> set[str]:
+    """Top-level modules outside the standard library that a statement imports into a fresh interpreter."""
+    code = f"import sys; before = {{name.partition('.')[0] for name in sys.modules}}\n{statement}\n{LIST}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split()) - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("statement", "allowed"),
+    [
+        ("import mcdo", {"mcdo"}),
+        ("import mcdo.cli", {"mcdo", "numpy", "filelock", "safetensors"}),
+    ],
+)
+def test_what_an_import_brings_in(statement: str, allowed: set[str]) -> None:
+    assert brought_in(statement) <= allowed
+
+
+def test_a_room_that_measures_brings_in_more() -> None:
+    assert "torch" in brought_in("import mcdo.encoders")
