@@ -28,7 +28,7 @@ perf: env  ## costs of a pass, reliability against cost, the store; alone on the
 test: env  ## the test suite, with every experiment and study at its quick sizes
 	$(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary --reports reports/quick
 
-slow: env  ## what takes minutes: real architectures with random weights, the memory of a run of 10 000 images
+slow: env  ## what takes minutes: real architectures with random weights, memory, the coverage of every interval
 	$(PYTEST) -m slow --protocol quick --store temporary --reports reports/quick
 
 lint: $(VENV)/.dev
