@@ -31,6 +31,10 @@ class UnwrittenWarning(_PrintableWarning):
     """Something that was measured could not be written where it belongs. It never costs what was measured."""
 
 
+class SiteWarning(UserWarning):
+    """What to know of a tower's linear maps before reading numbers that were measured at them."""
+
+
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> str:
     """The choices most like ``name``, as text for an error message (all of them when nothing is close)."""
     known = sorted(choices)

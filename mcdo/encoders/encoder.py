@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mcdo.encoders.checksum import Checksum, checksum, sha256
 from mcdo.encoders.spec import EncoderSpec, Loss, Precision
 from mcdo.errors import McdoError
 from mcdo.names import is_unicode
@@ -78,6 +79,7 @@ class Encoder:
         self.mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=device)
         self.std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device)
         self._load_tokenizer = load_tokenizer
+        self._hashed: tuple[Checksum, str] | None = None
 
     def __repr__(self) -> str:
         weights = "random" if self.random_weights else "pretrained"
@@ -114,14 +116,23 @@ class Encoder:
         bias = getattr(self.model, "logit_bias", None)
         return 0.0 if bias is None else float(bias.detach().reshape(()))
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of the state dict, sorted by name."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """SHA-256 over names, types, shapes and bytes of the state dict, sorted by name.
+
+        Weights change under a running program (a merged adapter, ``load_state_dict``, a step of an optimiser), so each
+        look compares a checksum, at the speed of memory, and hashes again what has changed.
+        """
+        state = self.model.state_dict()
+        seen = checksum(state)
+        if self._hashed is None or self._hashed[0] != seen:
+            self._hashed = (seen, sha256(state))
+        return self._hashed[1]
+
+    @property
+    def modules_hash(self) -> str:
+        """SHA-256 of the tree of modules in words: what a layer without weights does, such as an activation."""
+        return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(self.model)).encode()).hexdigest()
 
     def to_uint8(self, image: Image.Image) -> Tensor:
         """The model's own resize and crop: RGB picture to uint8 [3, H, W] on the CPU. Safe in several threads."""
@@ -141,18 +152,32 @@ class Encoder:
         coarse = torch.randn(n, 3, 4, 4, generator=torch.Generator().manual_seed(0))
         return functional.interpolate(coarse, size=(self.resolution,) * 2, mode="bicubic").to(self.device)
 
-    def forward_image(self, pixels: Tensor) -> Tensor:
-        """Pre-norm image features [B, D] of normalised pixels [B, 3, H, W]; autograd works through it."""
-        with self._autocast():
-            return self.towers.image(pixels).float()
+    def forward_image(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
+        """Pre-norm image features [B, D] of normalised pixels [B, 3, H, W]; autograd works through it.
+
+        ``exact`` carries linear maps out in float32 whatever the precision.
+        """
+        with self._autocast(exact):
+            return self._features(self.towers.image(pixels))
 
     def forward_text(self, tokens: Tensor) -> Tensor:
         """Pre-norm text features [B, D] of tokens [B, L]; autograd works through it."""
         with self._autocast():
-            return self.towers.text(tokens).float()
+            return self._features(self.towers.text(tokens))
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.precision == "float32":
+    def _features(self, features: Tensor) -> Tensor:
+        """float32 [B, D] of what a tower returned; a pooling head with one query returns [B, 1, D]."""
+        if features.dim() == 3 and features.shape[1] == 1:
+            features = features.squeeze(1)
+        if features.dim() != 2 or features.shape[1] != self.feature_dim:
+            raise McdoError(
+                f"{self.key}: a tower returned features of shape {list(features.shape)}, not [B, {self.feature_dim}]; "
+                "pool the tokens to one vector an input"
+            )
+        return features.float()
+
+    def _autocast(self, exact: bool = False) -> AbstractContextManager[object]:
+        if exact or self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
 

@@ -74,7 +74,7 @@ def load(spec: EncoderSpec, *, random: bool, seed: int, device: torch.device) ->
             _load_weights(spec.key, model, checkpoint)
     check_activation(spec, model)
     _check_size(spec.key, source, model)
-    towers = Towers(_first(model.encode_image), _first(model.encode_text), *_tower_modules(model))
+    towers = Towers(_prenorm(model.encode_image), _prenorm(model.encode_text), *_tower_modules(model))
     return Encoder(
         spec,
         model,
@@ -233,11 +233,11 @@ def _tower_modules(model: Any) -> tuple[NamedModules, NamedModules]:
     return (("visual", model.visual),), text
 
 
-def _first(forward: Any) -> Any:
-    """Towers that also return tokens return them second."""
+def _prenorm(forward: Any) -> Any:
+    """Features before normalisation, which is CoCa's default. Towers that also return tokens return them second."""
 
     def features(x: Tensor) -> Tensor:
-        result = forward(x)
+        result = forward(x, normalize=False)
         first: Tensor = result[0] if isinstance(result, tuple) else result
         return first
 
