@@ -15,14 +15,17 @@ from torch import Tensor, nn
 
 from mcdo.compiled import compiled
 from mcdo.encoders import Encoder
+from mcdo.errors import McdoError
 from mcdo.perturbation import Perturbation, Site, find_sites
 from mcdo.perturbation.intercept import Compute, LinearMaps
+from mcdo.perturbation.sites import forget_sites
 
 
 class SiteGraph:
     """A forward pass of ``pixels`` with a graph from what is disturbed at each site to the feature.
 
-    ``features`` is ``[B, D]`` before normalisation. Weights are frozen and take no gradient.
+    ``features`` is ``[B, D]`` before normalisation. Weights are frozen and take no gradient. Whatever the encoder's
+    precision, the derivative is taken in float32: small gradients would vanish in float16.
     """
 
     def __init__(self, encoder: Encoder, pixels: Tensor, kind: Perturbation, sites: tuple[Site, ...]) -> None:
@@ -32,7 +35,14 @@ class SiteGraph:
         self._attentions = iter(self._table.attentions)
         attention = self._attention if kind.where == "probabilities" else None
         with torch.enable_grad(), LinearMaps(self._handle, probabilities=attention):
-            self.features = encoder.forward_image(pixels)
+            self.features = encoder.forward_image(pixels, exact=True)
+        if len(self._reached) < len(sites):
+            missing = next(site.name for site in sites if site not in self._reached)
+            forget_sites(encoder)
+            raise McdoError(
+                f"{encoder.key}: {missing} was not carried out, unlike when its sites were found: the tower has "
+                "changed since. Measure again to look at it anew"
+            )
         self._disturbed = [self._reached[site] for site in sites]
 
     def _handle(self, weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
@@ -44,8 +54,8 @@ class SiteGraph:
         return self._reach(site, compute())
 
     def _attention(self, probabilities: Tensor) -> Tensor:
-        site = next(self._attentions)
-        return self._reach(site, probabilities) if site in self._sites else probabilities
+        site = next(self._attentions, None)
+        return probabilities if site is None or site not in self._sites else self._reach(site, probabilities)
 
     def _reach(self, site: Site, y: Tensor) -> Tensor:
         if not y.requires_grad:  # nothing before it has a gradient: the graph begins here
@@ -72,11 +82,12 @@ class SiteGraph:
 
     def _term(self, site: Site, y: Tensor, gradient: Tensor) -> Tensor:
         outer, units, inner = site.layout(self._kind)
+        y, gradient = (x.detach().reshape(len(self.features), -1) for x in (y, gradient))  # windows: rows of an image
         if self._kind.noise == "additive":
-            return y.square().flatten(1).mean(1) * gradient.square().flatten(1).sum(1)
+            return y.square().mean(1) * gradient.square().sum(1)
         if outer * inner == 1:
-            return _sum_of_squares(y.detach().flatten(1), gradient.flatten(1))
-        return (y * gradient).view(len(y), outer, units, inner).sum(dim=(1, 3)).square_().sum(1)
+            return _sum_of_squares(y, gradient)
+        return (y * gradient).view(-1, outer, units, inner).sum(dim=(1, 3)).square_().sum(1)
 
 
 def _sum_of_squares(y: Tensor, gradient: Tensor) -> Tensor:

@@ -13,17 +13,8 @@ from mcdo.perturbation.kinds import (
     TiedDropout,
 )
 from mcdo.perturbation.masks import PASS_BLOCK, SCHEME, KeyedMasks, MaskedSite, image_keys
-from mcdo.perturbation.sites import (
-    GROUPS,
-    Role,
-    Site,
-    SiteTable,
-    check_comparable,
-    count_by_role,
-    find_sites,
-    matched_roles,
-    role_of,
-)
+from mcdo.perturbation.roles import GROUPS, Role, role_of
+from mcdo.perturbation.sites import Site, SiteTable, check_comparable, count_by_role, find_sites, matched_roles
 
 __all__ = [
     "GROUPS",

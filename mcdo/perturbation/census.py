@@ -14,10 +14,10 @@ from mcdo.errors import McdoError
 from mcdo.perturbation.context import deterministic_features, live_sites, perturbed
 from mcdo.perturbation.intercept import Compute, LinearMaps
 from mcdo.perturbation.kinds import Perturbation
-from mcdo.perturbation.sites import Site, find_sites
+from mcdo.perturbation.sites import Site, SiteTable, find_sites
 
-_ALIVE: WeakKeyDictionary[Encoder, set[Site]] = WeakKeyDictionary()
-"""Sites found alive: a frozen tower's do not die, so each is looked at once."""
+_ALIVE: WeakKeyDictionary[Encoder, tuple[SiteTable, set[Site]]] = WeakKeyDictionary()
+"""The sites of a table that are alive: a frozen tower's do not die, so each is looked at once."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,10 @@ def check_alive(encoder: Encoder, pixels: Tensor, dropout: Perturbation) -> tupl
         McdoError: naming every site that is dead.
 
     """
-    sites = live_sites(encoder, find_sites(encoder), dropout)
-    alive = _ALIVE.setdefault(encoder, set())
+    table = find_sites(encoder, verify=True)
+    if encoder not in _ALIVE or _ALIVE[encoder][0] is not table:
+        _ALIVE[encoder] = (table, set())
+    sites, alive = live_sites(encoder, table, dropout), _ALIVE[encoder][1]
     if not alive.issuperset(sites):
         plain = deterministic_features(encoder, pixels)
         alive.update(s for s in sites if s not in alive and not torch.equal(plain, _without(encoder, pixels, s)))
@@ -62,7 +64,8 @@ def check_alive(encoder: Encoder, pixels: Tensor, dropout: Perturbation) -> tupl
     if dead:
         raise McdoError(
             f"{encoder.key}: dead site {', '.join(dead)}: its output can be zeroed and the features stay the same, so "
-            "dropout there would do nothing. Leave it out by naming the others in sites="
+            f"dropout there would do nothing. Leave it out by name: sites=('all', '-{dead[0]}') in Python, "
+            f"--sites=all,-{dead[0]} for pytest"
         )
     return sites
 

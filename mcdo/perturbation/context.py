@@ -16,7 +16,7 @@ from mcdo.perturbation.intercept import Compute, Handler, LinearMaps, Probabilit
 from mcdo.perturbation.kinds import Perturbation
 from mcdo.perturbation.masks import PASS_BLOCK, KeyedMasks, MaskedSite, zero_units_
 from mcdo.perturbation.normals import KeyedNormals
-from mcdo.perturbation.sites import Site, SiteTable, find_sites
+from mcdo.perturbation.sites import Site, SiteTable, find_sites, forget_sites
 
 Disturb = Callable[[Tensor, int], Tensor]
 
@@ -26,12 +26,13 @@ _ACTIVE: WeakKeyDictionary[Encoder, PerturbedTower] = WeakKeyDictionary()
 class PerturbedTower:
     """A tower under a perturbation. Call it inside :func:`perturbed` only."""
 
-    def __init__(self, encoder: Encoder, kind: Perturbation, seed: int) -> None:
+    def __init__(self, encoder: Encoder, kind: Perturbation, seed: int, exact: bool = False) -> None:
         table = find_sites(encoder)
-        self.encoder, self.kind = encoder, kind
+        self.encoder, self.kind, self._exact = encoder, kind, exact
         self.sites = live_sites(encoder, table, kind)
         self._local = threading.local()  # blocks of images may be measured by several threads
-        self._index = {key: self.sites.index(site) for key, site in table.by_weight.items() if site in self.sites}
+        number = {site.name: i for i, site in enumerate(self.sites)}
+        self._index = {key: number.get(site.name) for key, site in table.by_weight.items()}  # None: left alone
         self._attentions = [self.sites.index(site) if site in self.sites else None for site in table.attentions]
         self._noise = _noise(kind, self.sites, seed, encoder.device) if kind.p else None
 
@@ -66,15 +67,19 @@ class PerturbedTower:
         passes = last - first
         if self._noise is None:  # one pass serves them all: exactly the deterministic features, exactly no variance
             with LinearMaps():
-                return self.encoder.forward_image(pixels)[:, None].expand(-1, passes, -1)
+                features = self.encoder.forward_image(pixels, exact=self._exact)
+            return features[:, None].expand(-1, passes, -1)
         rows = self._repeated(pixels, passes)
         if self.kind.shared_by_images:
             keys = torch.zeros_like(keys)
         disturb = self._disturbance(self._noise, keys, trial, block, first, last)
-        attention = self._probabilities(disturb) if self.kind.where == "probabilities" else None
-        with LinearMaps(self._handler(disturb), rows, passes, attention):
-            features = self.encoder.forward_image(rows)
-            return features.view(len(pixels), passes, -1)
+        waiting = set(range(len(self.sites)))  # for their turn in this pass
+        attention = self._probabilities(disturb, waiting) if self.kind.where == "probabilities" else None
+        with LinearMaps(self._handler(disturb, waiting), rows, passes, attention):
+            features = self.encoder.forward_image(rows, exact=self._exact)
+        if waiting:
+            raise self._changed(f"{self.sites[min(waiting)].name} was not carried out")
+        return features.view(len(pixels), passes, -1)
 
     def passes(self, pixels: Tensor, keys: Tensor, trial: int, count: int, rows: int | None = None) -> Iterator[Tensor]:
         """The first ``count`` passes of a trial in their order, in pieces ``[B, P, D]``; arguments as for a call.
@@ -103,10 +108,7 @@ class PerturbedTower:
     ) -> Disturb:
         """What is done in place to the numbers of site number ``index`` in these passes."""
         rows = len(keys) * (last - first)
-        # the CPU's kernels walk float32 arrays; other types and devices take the tensor's way, to the same masks
-        walks = self.encoder.device.type == "cpu" and self.encoder.precision == "float32"
-        on_device = isinstance(noise, KeyedMasks) and not walks
-        drawn = noise.draw(trial, block, keys, first, last) if isinstance(noise, KeyedMasks) and on_device else []
+        drawn: list[Tensor] = []
 
         def disturb(y: Tensor, index: int) -> Tensor:
             site = noise.sites[index]
@@ -115,35 +117,57 @@ class PerturbedTower:
                     f"{self.encoder.key}: {self.sites[index].name} has output {tuple(y.shape)} for {rows} rows, not "
                     f"{site.size} units each; images must have {self.encoder.resolution} px"
                 )
+            y = y.contiguous()  # an output may be stored channels last; units are counted in the order of its axes
             if isinstance(noise, KeyedNormals):
                 return noise.disturb_(y, index, trial, block, keys, first, last)
-            if on_device:
-                return zero_units_(y, drawn[index], site.outer, site.inner)
-            return noise.zero_(y, index, trial, block, keys, first, last)
+            # the CPU's kernel walks float32 arrays; other types and devices take the tensor's way, to the same masks
+            if y.device.type == "cpu" and y.dtype == torch.float32:
+                return noise.zero_(y, index, trial, block, keys, first, last)
+            if not drawn:
+                drawn.extend(noise.draw(trial, block, keys, first, last))
+            return zero_units_(y, drawn[index], site.outer, site.inner)
 
         return disturb
 
-    def _handler(self, disturb: Disturb) -> Handler:
+    def _handler(self, disturb: Disturb, waiting: set[int]) -> Handler:
         scale, on_input = self.kind.scale, self.kind.where == "input"
 
         def handle(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
-            index = self._index.get((id(weight), part))
-            if index is None:
-                return compute()
+            try:
+                index = self._index[id(weight), part]
+                if index is None:
+                    return compute()
+                waiting.remove(index)
+            except KeyError:
+                raise self._changed(f"a map of shape {tuple(weight.shape)} was carried out anew") from None
             if on_input:
                 return compute(before=lambda x: disturb(x * scale, index))
             return disturb(compute(scale), index)
 
         return handle
 
-    def _probabilities(self, disturb: Disturb) -> ProbabilityHandler:
+    def _probabilities(self, disturb: Disturb, waiting: set[int]) -> ProbabilityHandler:
         calls = iter(self._attentions)
 
         def handle(probabilities: Tensor) -> Tensor:
-            index = next(calls)
-            return probabilities if index is None else disturb(probabilities.mul_(self.kind.scale), index)
+            try:
+                index = next(calls)
+            except StopIteration:
+                raise self._changed("an attention was carried out anew") from None
+            if index is None:
+                return probabilities
+            waiting.remove(index)
+            return disturb(probabilities.mul_(self.kind.scale), index)
 
         return handle
+
+    def _changed(self, what: str) -> McdoError:
+        forget_sites(self.encoder)
+        return McdoError(
+            f"{self.encoder.key}: {what}, unlike when its sites were found: the tower has changed since (an adapter "
+            "switched off, a layer replaced), or what it carries out depends on the image, which is not supported. "
+            "Measure again to look at it anew"
+        )
 
 
 def _noise(kind: Perturbation, sites: tuple[Site, ...], seed: int, device: torch.device) -> KeyedMasks | KeyedNormals:
@@ -162,27 +186,48 @@ def live_sites(encoder: Encoder, table: SiteTable, dropout: Perturbation) -> tup
     """The sites that ``dropout`` asks for.
 
     Raises:
-        McdoError: if one of them is never carried out: dropout there would do nothing.
+        McdoError: if one of them, or of those that may belong to them, cannot be disturbed; with the reason.
 
     """
-    sites = table.select_for(dropout)
-    if not sites:
-        raise McdoError(f"{encoder.key}: {type(dropout).__name__} finds nothing to disturb in this tower")
-    dead = [site.name for site in sites if not site.calls]
-    if dead:
+    kind, sites = type(dropout).__name__, table.select_for(dropout)
+    if dropout.where == "probabilities" and dropout.sites == "all" and table.by_hand:
         raise McdoError(
-            f"{encoder.key}: dead site {', '.join(dead)}: the tower declares it and never carries it out, so dropout "
-            "there would do nothing. Leave it out by naming the others in sites="
+            f"{encoder.key}: {kind} misses {len(table.by_hand)} of {len(table.by_hand) + len(sites)} attentions, those "
+            f"after {'; '.join(table.by_hand)}: their probabilities are formed by neither scaled_dot_product_attention "
+            "nor nn.MultiheadAttention. Build the tower with these (attn_implementation='sdpa' in transformers, "
+            "timm.layers.set_fused_attn(True) in timm), or name the attentions that are meant with .at(...)"
+        )
+    if not sites:
+        raise McdoError(f"{encoder.key}: {kind} finds nothing to disturb in this tower")
+    hindered = table.hindered(dropout)
+    if hindered:
+        reasons: dict[str, list[str]] = {}
+        for site in hindered:
+            reasons.setdefault(site.obstacle, []).append(site.name if site.calls else f"dead site {site.name}")
+        said = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+        raise McdoError(
+            f"{encoder.key}: {said}. Leave out by name what is not to be disturbed (* stands for anything): "
+            f"sites=('all', '-{hindered[0].name}') in Python, --sites=all,-{hindered[0].name} for pytest"
+        )
+    if dropout.where == "input" and not all(site.input_shape for site in sites):
+        names = ", ".join(site.name for site in sites if not site.input_shape)
+        raise McdoError(f"{encoder.key}: the input of {names} has no images in its first axis: masks cannot be keyed")
+    parts = [site.name for site in sites if site.name in table.wrapped]
+    if parts and (dropout.where == "input" or dropout.together == "branch"):
+        raise McdoError(
+            f"{encoder.key}: {kind} disturbs what {', '.join(parts)} share as one, but these are parts of one layer, "
+            "such as an adapter's, and would be disturbed apart. Merge the adapter (merge_and_unload in peft)"
         )
     return sites
 
 
 @contextmanager
-def perturbed(encoder: Encoder, dropout: Perturbation, seed: int) -> Iterator[PerturbedTower]:
+def perturbed(encoder: Encoder, dropout: Perturbation, seed: int, *, exact: bool = False) -> Iterator[PerturbedTower]:
     """The encoder's image tower under dropout, to be called for as long as the context lasts.
 
     Only calls of the yielded tower are perturbed. The model's state and modules are never changed, so they are the same
-    afterwards, also after an exception. Native dropout modules stay off.
+    afterwards, also after an exception. Native dropout modules stay off. ``exact`` carries linear maps out in float32
+    whatever the encoder's precision.
 
     Raises:
         McdoError: if the encoder is perturbed already, a module of it is in training mode, or a wanted site is unknown
@@ -198,7 +243,7 @@ def perturbed(encoder: Encoder, dropout: Perturbation, seed: int) -> Iterator[Pe
         raise McdoError(
             f"{encoder.key}: {training[0]} is in training mode, so native dropout may be on; call model.eval()"
         )
-    tower = PerturbedTower(encoder, dropout, seed)
+    tower = PerturbedTower(encoder, dropout, seed, exact)
     _ACTIVE[encoder] = tower
     try:
         yield tower

@@ -28,8 +28,9 @@ class Perturbation:
     Args:
         p: probability that a unit is zeroed, in [0, 1). The published value is 0.01. Kinds with normal noise have the
             variance of a dropout with this p.
-        sites: ``"all"``, a group (``"mlp"``, ``"attention"``, ``"projection"``), a role (``"qkv"``, ...), a site name,
-            or a sequence of these. ``"all"`` leaves out the patch embedding, which must be asked for.
+        sites: ``"all"``, a group (``"mlp"``, ``"attention"``, ``"projection"``), a role (``"qkv"``, ...), a site name
+            in which ``*`` stands for anything, or a sequence of these; one with a minus before it is left out.
+            ``"all"`` is without the patch embedding, which must be asked for, and without maps that see no image.
 
     Raises:
         McdoError: if ``p`` is not a number in [0, 1), or ``sites`` is empty.

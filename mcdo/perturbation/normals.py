@@ -54,13 +54,15 @@ class KeyedNormals:
         run = _mix(_mix(_mix(self._seed ^ trial) ^ block) ^ self._site_keys[index])
         sd = math.sqrt(site.p / (1 - site.p))
         rows = y.view(len(keys), last - first, site.size)
-        scale = rows.square().mean(-1).sqrt_().mul_(sd) if self.additive else rows.new_full(rows.shape[:2], sd)
+        # in float32 or better: the square of a large activation overflows float16
+        exact = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        scale = exact.square().mean(-1).sqrt_().mul_(sd) if self.additive else exact.new_full(rows.shape[:2], sd)
         if y.device.type == "cpu" and y.dtype == torch.float32:
             streams = keys.numpy().view(np.uint64)
             _disturb_streams(rows.numpy(), scale.numpy(), streams, np.uint64(run), site.size * first, self.additive)
             return y
         noise = _normals(keys, run, site.size * first, site.size * last).view_as(rows).mul_(scale[..., None])
-        rows.add_(noise if self.additive else noise.mul_(rows))
+        rows.add_(noise if self.additive else noise.mul_(rows))  # the noise is float32, and rounded only here
         return y
 
 

@@ -1,69 +1,31 @@
 """Sites: every linear map of an image tower, with a stable name, a role and a size.
 
-They are found twice. A traced forward pass shows every map that is carried out with a Parameter, however it is
-written; the module tree shows every map that its author declared. A map that is declared and never carried out is kept
-with ``calls = 0``, and whoever asks for it gets an error.
+They are found twice. A traced forward pass shows every map that is carried out, watched or not (:mod:`.trace`); the
+module tree shows every map that its author declared. A map that cannot be disturbed is a site too, with the obstacle
+in words, and whoever asks for it gets an error.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import re
+import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from fnmatch import fnmatchcase
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mcdo.encoders import Encoder
-from mcdo.errors import McdoError, nearest
-from mcdo.perturbation.intercept import Compute, LinearMaps
+from mcdo.errors import McdoError, SiteWarning, nearest
 from mcdo.perturbation.kinds import Perturbation
+from mcdo.perturbation.roles import GROUPS, Role, role_of, roles, wrapped
+from mcdo.perturbation.trace import SeenMap, Trace, trace
 
-
-class Role(str, Enum):
-    """What a linear map does in its tower."""
-
-    QKV = "qkv"
-    ATTENTION_OUTPUT = "attention_output"
-    FC1 = "fc1"
-    FC2 = "fc2"
-    POOLING_HEAD = "pooling_head"
-    FINAL_PROJECTION = "final_projection"
-    PATCH_EMBEDDING = "patch_embedding"
-    ATTENTION_PROBABILITIES = "attention_probabilities"
-    OTHER = "other"
-
-
-GROUPS: dict[str, tuple[Role, ...]] = {
-    "all": tuple(role for role in Role if role not in (Role.PATCH_EMBEDDING, Role.ATTENTION_PROBABILITIES)),
-    "mlp": (Role.FC1, Role.FC2),
-    "attention": (Role.QKV, Role.ATTENTION_OUTPUT),
-    "projection": (Role.FINAL_PROJECTION,),
-}
-"""Shorthands for ``sites=``."""
-
-# First match wins. The names are those of open_clip, timm and transformers.
-_ROLE_PATTERNS: tuple[tuple[str, Role], ...] = (
-    (r"(^|\.)(patch_embed|patch_embedding|conv1)(\.|$)", Role.PATCH_EMBEDDING),
-    (
-        r"(^|\.)(visual\.proj|visual\.head\.(proj|mlp\.fc[12])|visual_projection|text_projection|text_model\.head)$",
-        Role.FINAL_PROJECTION,
-    ),
-    (r"(^|\.)(attn_pool|head\.(attention|mlp))(\.|$)", Role.POOLING_HEAD),
-    (r"\.(attn|self_attn)\.(in_proj|qkv|[qkv]_proj|[qkv])(\.|$)", Role.QKV),
-    (r"\.(attn|self_attn)\.(out_proj|proj)$", Role.ATTENTION_OUTPUT),
-    (r"\.mlp\.(c_fc|fc1)$", Role.FC1),
-    (r"\.mlp\.(c_proj|fc2)$", Role.FC2),
-)
-
-
-def role_of(name: str) -> Role:
-    """The role that a site's name tells; :attr:`Role.OTHER` when it tells none."""
-    return next((role for pattern, role in _ROLE_PATTERNS if re.search(pattern, name)), Role.OTHER)
+_ROLE_NAMES = frozenset(role.value for role in Role)
 
 
 @dataclass(frozen=True)
@@ -76,8 +38,11 @@ class Site:
         role: what it does.
         units: number of outputs per image and pass (tokens × features).
         calls: how often one forward pass carries it out.
-        shape: of its output for one image: (tokens, features), or (channels, height, width) of a convolution.
-        input_shape: of its input for one image.
+        shape: of its output for one image: (tokens, features), or (channels, height, width) of a convolution; where
+            the first axis holds several windows of an image, their number comes first.
+        input_shape: of its input for one image; empty where the input does not hold image after image.
+        convolution: features are the third axis from the end, not the last.
+        obstacle: why it cannot be disturbed; empty where it can.
 
     An attention's probabilities are a site too, for :class:`~mcdo.perturbation.AttentionDropout` only: its output is
     (heads, queries, keys).
@@ -90,6 +55,8 @@ class Site:
     calls: int
     shape: tuple[int, ...] = ()
     input_shape: tuple[int, ...] = ()
+    convolution: bool = False
+    obstacle: str = ""
 
     def layout(self, kind: Perturbation) -> tuple[int, int, int]:
         """(outer, units, inner) of what ``kind`` acts on for one image: a unit is disturbed over all of the others."""
@@ -99,9 +66,8 @@ class Site:
             return 1, size, 1
         if kind.together == "branch":
             return 1, 1, size
-        if self.role is Role.PATCH_EMBEDDING and len(shape) == 3:
-            return 1, shape[0], size // shape[0]
-        return size // shape[-1], shape[-1], 1
+        features, inner = (shape[-3], math.prod(shape[-2:])) if self.convolution else (shape[-1], 1)
+        return size // (features * inner), features, inner
 
 
 SiteKey = tuple[int, str]
@@ -112,13 +78,18 @@ SiteKey = tuple[int, str]
 class SiteTable:
     """All sites of one encoder, in the order of a forward pass, and the way from a weight to its site.
 
-    ``attentions`` are its attentions' probabilities, in the same order.
+    ``attentions`` are its attentions' probabilities, in the same order. ``unplaced`` are the sites that are not watched
+    and whose role is unknown: they may belong to any group. ``by_hand`` names, for each attention whose probabilities
+    cannot be reached, the maps before it; ``wrapped`` the ends of branches that are parts of one layer.
     """
 
     sites: tuple[Site, ...]
     by_weight: dict[SiteKey, Site]
     weights: tuple[nn.Parameter, ...]
     attentions: tuple[Site, ...]
+    unplaced: tuple[Site, ...] = ()
+    by_hand: tuple[str, ...] = ()
+    wrapped: frozenset[str] = frozenset()
 
     def select_for(self, kind: Perturbation) -> tuple[Site, ...]:
         """The sites that ``kind`` asks for; see :meth:`select`."""
@@ -129,46 +100,93 @@ class SiteTable:
         return tuple(site for site in self.attentions if site.name in kind.sites)
 
     def select(self, wanted: str | Sequence[str]) -> tuple[Site, ...]:
-        """The sites that ``wanted`` names: groups, roles or names, in forward order.
+        """The sites that ``wanted`` names, in forward order.
+
+        A word is a group, a role, or a name, in which ``*`` stands for anything. With a minus before it, it leaves
+        out: ``("all", "-visual.head.proj")``.
 
         Raises:
             McdoError: for an unknown name, or a role or group of which the tower has no site.
 
         """
-        chosen: set[str] = set()
-        for word in (wanted,) if isinstance(wanted, str) else wanted:
+        words = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+        chosen = self._named(word for word in words if not word.startswith("-"))
+        left_out = self._named(word[1:] for word in words if word.startswith("-"))
+        if not chosen:
+            raise McdoError(f"sites {words} only leave out: say of what, such as ('all', {words[0]!r})")
+        return tuple(site for site in self.sites if site.name in chosen - left_out)
+
+    def hindered(self, kind: Perturbation) -> tuple[Site, ...]:
+        """The sites that ``kind`` asks for, or may ask for, and that cannot be disturbed."""
+        chosen = self.select_for(kind)
+        words = (kind.sites,) if isinstance(kind.sites, str) else kind.sites
+        by_group = any(word in GROUPS or word in _ROLE_NAMES for word in words)
+        if kind.where != "probabilities" and by_group:
+            left_out = self._named(word[1:] for word in words if word.startswith("-"))
+            chosen += tuple(site for site in self.unplaced if site.name not in left_out and site not in chosen)
+        return tuple(site for site in chosen if site.obstacle)
+
+    def _named(self, words: Iterable[str]) -> set[str]:
+        named: set[str] = set()
+        for word in words:
             found = {site.name for site in self.sites if self._means(word, site)}
             if not found:
                 raise McdoError(self._unknown(word))
-            chosen |= found
-        return tuple(site for site in self.sites if site.name in chosen)
+            named |= found
+        return named
 
     @staticmethod
     def _means(word: str, site: Site) -> bool:
+        if "*" in word:
+            return fnmatchcase(site.name, word)
         return word == site.name or word == site.role.value or site.role in GROUPS.get(word, ())
 
     def _unknown(self, word: str) -> str:
         present = sorted({site.role.value for site in self.sites})
-        if word in GROUPS or word in {role.value for role in Role}:
+        if word in GROUPS or word in _ROLE_NAMES:
             return f"sites {word!r}: this tower has none; it has {', '.join(present)}"
         known = [*GROUPS, *present, *(site.name for site in self.sites)]
         return f"unknown site {word!r}: did you mean {nearest(word, known)}?"
 
 
-_TABLES: WeakKeyDictionary[Encoder, SiteTable] = WeakKeyDictionary()
+@dataclass(frozen=True)
+class _Looked:
+    """A table, and the modules, the parameters and the hash of the weights that it is of."""
+
+    table: SiteTable
+    parts: tuple[nn.Module | nn.Parameter, ...]
+    weights: str
 
 
-def find_sites(encoder: Encoder) -> SiteTable:
-    """Every linear map of the encoder's image tower (traced once per encoder).
+_TABLES: WeakKeyDictionary[Encoder, _Looked] = WeakKeyDictionary()
+
+
+def find_sites(encoder: Encoder, *, verify: bool = False) -> SiteTable:
+    """Every linear map of the encoder's image tower.
+
+    Traced once per encoder, and again when one of its modules or parameters is not the one that was looked at.
+
+    Args:
+        encoder: whose image tower is looked at.
+        verify: look again also where a weight was written to, because merging an adapter changes which maps are
+            carried out. This reads all weights once, so it is for the start of a run.
 
     Raises:
-        McdoError: if a map is carried out twice in one pass, or its output does not have images in its first axis:
-            masks could not be keyed.
+        McdoError: if the features are no pre-norm features (their norm is constant), or not finite.
 
     """
-    if encoder not in _TABLES:
-        _TABLES[encoder] = _trace(encoder)
-    return _TABLES[encoder]
+    parts: tuple[nn.Module | nn.Parameter, ...] = (*encoder.model.modules(), *encoder.model.parameters())
+    held = _TABLES.get(encoder)
+    same = held is not None and len(held.parts) == len(parts) and all(map(operator.is_, held.parts, parts))
+    if held is None or not same or (verify and held.weights != encoder.weights_hash):
+        held = _TABLES[encoder] = _Looked(_table(encoder), parts, encoder.weights_hash)
+        _warn(encoder, held.table)
+    return held.table
+
+
+def forget_sites(encoder: Encoder) -> None:
+    """Look anew when the sites are wanted next, because the tower has changed."""
+    _TABLES.pop(encoder, None)
 
 
 def _site_name(parameter: str, part: str) -> str:
@@ -176,68 +194,85 @@ def _site_name(parameter: str, part: str) -> str:
     return f"{name}.{part}" if part else name
 
 
-def _declared(encoder: Encoder) -> set[str]:
-    """Names of the weights that the tower's ``nn.Linear``, ``nn.Conv2d`` and ``nn.MultiheadAttention`` declare."""
+def _idle(encoder: Encoder, seen: Trace) -> set[str]:
+    """Names of the tower's parameters that are a map's by the look of them, and of no map that is carried out.
+
+    These are the weights of ``nn.Linear``, ``nn.Conv2d`` and ``nn.MultiheadAttention``, and whatever else has rows and
+    columns and takes part in nothing.
+    """
+    carried = {key for key, _ in seen.keys}
     names = set()
     for prefix, root in encoder.image_modules:
         for name, module in root.named_modules(prefix=prefix):
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                names.add(f"{name}.weight")
-            elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
-                names.add(f"{name}.in_proj_weight")
-    return names
+            packed = isinstance(module, nn.MultiheadAttention)
+            weight = getattr(module, "in_proj_weight" if packed else "weight", None)
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.MultiheadAttention)) and isinstance(weight, nn.Parameter):
+                names |= {f"{name}.{'in_proj_weight' if packed else 'weight'}"} if id(weight) not in carried else set()
+        for name, parameter in root.named_parameters(prefix=prefix):
+            if sum(size > 1 for size in parameter.shape) > 1 and id(parameter) not in seen.touched:
+                names.add(name)
+    return {_site_name(name, "") for name in names}
 
 
-def _trace(encoder: Encoder) -> SiteTable:
-    batch = 3
-    names = {id(p): name for name, p in encoder.model.named_parameters(remove_duplicate=False)}
-    shapes: dict[str, torch.Size] = {}
-    inputs: dict[str, torch.Size] = {}
-    calls: Counter[str] = Counter()
-    keys: dict[SiteKey, str] = {}
-    held: list[nn.Parameter] = []
-    attentions: list[Site] = []
+_NEVER = "the tower declares it and never carries it out, so dropout there would do nothing"
 
-    def record(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
-        if id(weight) not in names:
-            return compute()
-        name = _site_name(names[id(weight)], part)
 
-        def look(x: Tensor) -> Tensor:
-            inputs[name] = x.shape
-            return x
-
-        y = compute(before=look)
-        keys[id(weight), part] = name
-        shapes[name] = y.shape
-        calls[name] += 1
-        held.append(weight)
-        return y
-
-    def record_attention(probabilities: Tensor) -> Tensor:
-        # named after the module whose projections were carried out last
-        name = f"{next(reversed(shapes)).rpartition('.')[0]}.probabilities"
-        shape = tuple(probabilities.shape[1:])
-        attentions.append(Site(name, Role.ATTENTION_PROBABILITIES, math.prod(shape), 1, shape))
-        return probabilities
-
-    with torch.inference_mode(), LinearMaps(record, probabilities=record_attention):
-        encoder.forward_image(encoder.blank(batch))
-    for name, shape in shapes.items():
-        if calls[name] > 1:
-            raise McdoError(
-                f"{encoder.key}: site {name} is carried out {calls[name]} times in one pass; this is not supported"
-            )
-        if shape[0] != batch:
-            raise McdoError(f"{encoder.key}: site {name} has output {tuple(shape)}, without images in its first axis")
-    sites = [
-        Site(n, role_of(n), s.numel() // batch, calls[n], tuple(s[1:]), tuple(inputs[n][1:])) for n, s in shapes.items()
-    ]
-    carried = {names[weight] for weight, _ in keys}
-    sites += [Site(n, role_of(n), 0, 0) for n in (_site_name(d, "") for d in sorted(_declared(encoder) - carried))]
+def _table(encoder: Encoder) -> SiteTable:
+    seen = trace(encoder, _site_name)
+    found = roles({name: each.place for name, each in seen.maps.items()}, seen.feeding, seen.last)
+    missed = {_site_name(name, ""): op for name, op in sorted(seen.missed.items())}
+    sites = [_site(name, each, found[name], missed.get(name, "")) for name, each in seen.maps.items()]
+    hidden = {name: _hidden(op) for name, op in missed.items() if name not in seen.maps}
+    idle = dict.fromkeys(sorted(_idle(encoder, seen) - hidden.keys()), _NEVER)
+    sites += [Site(name, role_of(name), 0, 0, obstacle=obstacle) for name, obstacle in (hidden | idle).items()]
     by_name = {site.name: site for site in sites}
-    by_weight = {key: by_name[name] for key, name in keys.items()}
-    return SiteTable(tuple(sites), by_weight, tuple(held), tuple(attentions))
+    return SiteTable(
+        sites=tuple(sites),
+        by_weight={key: by_name[name] for key, name in seen.keys.items()},
+        weights=tuple(seen.held),
+        attentions=tuple(_site(name, each, Role.ATTENTION_PROBABILITIES, "") for name, each in seen.attentions.items()),
+        unplaced=tuple(site for site in sites if site.name in missed and site.role is Role.OTHER),
+        by_hand=tuple(", ".join(sorted(before)) or "the input" for before in seen.by_hand),
+        wrapped=wrapped({name: each.place for name, each in seen.maps.items()}, found),
+    )
+
+
+def _hidden(op: str) -> str:
+    return (
+        f"its weight takes part in a product ({op}) in a way that is not watched, so dropout would never act there. "
+        "Watched are F.linear, conv2d, @, addmm and multi-head attention with the Parameter itself for weight: write "
+        "it so, or undo TorchScript and weight norm"
+    )
+
+
+def _site(name: str, seen: SeenMap, role: Role, missed: str) -> Site:
+    obstacle, output = "", seen.output
+    if not seen.registered:
+        obstacle = "its weight is no parameter of encoder.model, so a change of it would not be noticed"
+    elif missed:
+        obstacle = _hidden(missed)
+    elif seen.calls > 1:
+        obstacle = f"it is carried out {seen.calls} times in one pass, and masks are drawn once"
+    elif seen.shape is None and not seen.place.image:
+        role = Role.CONSTANT if role is not Role.ATTENTION_PROBABILITIES else role
+        obstacle = f"its output {output} is the same whatever the image, so that no image's masks fit it"
+    elif seen.shape is None:
+        obstacle = f"it has output {output}, without images in its first axis, so that masks cannot be keyed by image"
+    shape = output[1:] if seen.shape is None else seen.shape
+    input_shape = seen.input_shape or ()
+    return Site(name, role, math.prod(shape), seen.calls, shape, input_shape, seen.place.convolution, obstacle)
+
+
+def _warn(encoder: Encoder, table: SiteTable) -> None:
+    """Say what a reader of numbers "at all sites" or "at the MLPs" would not expect."""
+    said = {
+        Role.OTHER: "their role is not known, so no group but 'all' takes these maps",
+        Role.CONSTANT: "they see no image, so not even 'all' takes these maps",
+    }
+    for role, what in said.items():
+        names = [site.name for site in table.sites if site.role is role and site.calls]
+        if names:
+            warnings.warn(f"{encoder.key}: {what}: {', '.join(names)}", SiteWarning, stacklevel=3)
 
 
 def count_by_role(sites: Sequence[Site]) -> dict[str, int]:

@@ -138,7 +138,7 @@ def test_native_dropout_stays_off() -> None:
     def build(p: float) -> Encoder:
         shape: dict[str, Any] = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
         rates = {"drop_rate": p, "pos_drop_rate": p, "proj_drop_rate": p, "attn_drop_rate": p, "drop_path_rate": p}
-        return encoder_of(seeded(lambda: Toy(VisionTransformer(num_classes=0, **shape, **rates))), 16)
+        return encoder_of(seeded(lambda: Toy(VisionTransformer(num_classes=16, **shape, **rates))), 16)
 
     without, with_dropout = build(0.0), build(0.5)
     assert sum(isinstance(m, nn.Dropout) and m.p > 0 for m in with_dropout.model.modules()) >= 7

@@ -151,7 +151,7 @@ def test_a_role_that_the_tower_lacks_is_an_error_naming_those_it_has(wanted: str
 
 
 def test_all_means_every_role_but_the_patch_embedding() -> None:
-    assert set(Role) - set(GROUPS["all"]) == {Role.PATCH_EMBEDDING, Role.ATTENTION_PROBABILITIES}
+    assert set(Role) - set(GROUPS["all"]) == {Role.PATCH_EMBEDDING, Role.ATTENTION_PROBABILITIES, Role.CONSTANT}
 
 
 def test_a_declared_map_that_no_pass_carries_out_is_dead() -> None:
@@ -168,14 +168,19 @@ def test_a_declared_map_that_no_pass_carries_out_is_dead() -> None:
     assert len(check_alive(encoder, pixels_for(encoder), Dropout(0.1, "mlp"))) == 2
 
 
-def test_a_map_that_is_carried_out_twice_is_refused() -> None:
-    with pytest.raises(McdoError, match=r"visual\.shared is carried out 2 times"):
-        find_sites(toy(SharedMap))
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+def test_a_map_that_is_carried_out_twice_is_refused_and_the_others_are_not() -> None:
+    encoder = toy(SharedMap)
+    with pytest.raises(McdoError, match=r"visual\.shared: it is carried out 2 times in one pass"):
+        check_alive(encoder, pixels_for(encoder), Dropout(0.1))
+    assert len(check_alive(encoder, pixels_for(encoder), Dropout(0.1, ("all", "-visual.shared")))) == 2
+    assert len(check_alive(encoder, pixels_for(encoder), Dropout(0.1, "mlp"))) == 2
 
 
 def test_a_map_without_images_in_its_first_axis_is_refused() -> None:
-    with pytest.raises(McdoError, match=r"c_fc has output \(4, 3, 12\), without images"):
-        find_sites(toy(TokensFirst))
+    encoder = toy(TokensFirst)
+    with pytest.raises(McdoError, match=r"c_fc: it has output \(4, 3, 12\), without images"):
+        check_alive(encoder, pixels_for(encoder), Dropout(0.1))
 
 
 def test_a_bare_parameter_is_a_site() -> None:

@@ -1,0 +1,291 @@
+"""Every way of writing a linear map that is not watched is seen all the same, and what is no map is left in peace."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from toy_towers import KINDS, LinearTower, fresh, pixels_for, seeded, tower, toy
+
+from mcdo.encoders import Encoder
+from mcdo.errors import McdoError
+from mcdo.perturbation import AttentionDropout, Dropout, HiddenDropout, check_alive, find_sites
+
+WIDTH = 12
+
+
+class Extra(nn.Module):
+    """A square map of features, with its weight as a Parameter ``w`` and its way of writing as ``way``."""
+
+    def __init__(self, way: Callable[[Any, Tensor], Tensor], shape: tuple[int, ...] = (WIDTH, WIDTH)) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(shape))
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.way(self, x)
+
+
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        return x @ w.t()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise NotImplementedError
+
+
+def with_extra(build: Callable[[], nn.Module]) -> Encoder:
+    """The linear tower with a further module between its two linear maps."""
+    encoder = toy(LinearTower)
+    hidden: Any = encoder.model.get_submodule("visual.mlp")
+    extra = seeded(build).eval()
+    for parameter in extra.parameters():
+        parameter.requires_grad_(False)
+    encoder.model.get_submodule("visual").mlp = nn.Sequential()
+    for name, module in (("c_fc", hidden.c_fc), ("extra", extra), ("c_proj", hidden.c_proj)):
+        encoder.model.get_submodule("visual.mlp").add_module(name, module)
+    encoder.model.eval()
+    return encoder
+
+
+def script() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted: Any = torch.jit.script(nn.Linear(WIDTH, WIDTH))
+        return nn.Sequential(scripted)
+
+
+def cached_view() -> Any:
+    module: Any = Extra(lambda m, x: x @ m.turned)
+    module.turned = module.w.data.t()
+    return module
+
+
+def as_buffer() -> nn.Module:
+    module = Extra(lambda m, x: F.linear(x, m.frozen))
+    module.register_buffer("frozen", torch.randn(WIDTH, WIDTH))
+    del module.w
+    return module
+
+
+def low_rank() -> nn.Module:
+    module = Extra(lambda m, x: x @ (m.w @ m.v), (WIDTH, 2))
+    module.v = nn.Parameter(torch.randn(2, WIDTH))
+    return module
+
+
+def old_weight_norm() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.utils.weight_norm(nn.Linear(WIDTH, WIDTH))
+
+
+EXTRA = "visual.mlp.extra"
+HIDDEN: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
+    "einsum": (lambda: Extra(lambda m, x: torch.einsum("btd,ed->bte", x, m.w)), {f"{EXTRA}.w"}),
+    "tensordot": (lambda: Extra(lambda m, x: torch.tensordot(x, m.w, dims=1)), {f"{EXTRA}.w"}),
+    "conv1d": (lambda: Extra(lambda m, x: F.conv1d(x.mT, m.w).mT, (WIDTH, WIDTH, 1)), {f"{EXTRA}.w"}),
+    "conv3d": (
+        lambda: Extra(lambda m, x: F.conv3d(x.mT[..., None, None], m.w)[..., 0, 0].mT, (WIDTH, WIDTH, 1, 1, 1)),
+        {f"{EXTRA}.w"},
+    ),
+    "bmm": (lambda: Extra(lambda m, x: torch.bmm(x, m.w.expand(len(x), -1, -1))), {f"{EXTRA}.w"}),
+    "from the left": (lambda: Extra(lambda m, x: m.w @ x, (4, 4)), {f"{EXTRA}.w"}),
+    "view": (lambda: Extra(lambda m, x: x @ m.w.t()), {f"{EXTRA}.w"}),
+    "slice": (lambda: Extra(lambda m, x: F.linear(x, m.w[:WIDTH]), (2 * WIDTH, WIDTH)), {f"{EXTRA}.w"}),
+    "cached view": (cached_view, {f"{EXTRA}.w"}),
+    "detached": (lambda: Extra(lambda m, x: F.linear(x, m.w.detach())), {f"{EXTRA}.w"}),
+    "cast": (lambda: Extra(lambda m, x: F.linear(x.double(), m.w.double()).float()), {f"{EXTRA}.w"}),
+    "multiplied and summed": (lambda: Extra(lambda m, x: (x[..., None, :] * m.w).sum(-1)), {f"{EXTRA}.w"}),
+    "autograd function": (lambda: Extra(lambda m, x: Product.apply(x, m.w)), {f"{EXTRA}.w"}),
+    "bilinear": (lambda: nn.Sequential(Square()), {f"{EXTRA}.0.map"}),
+    "product of two": (low_rank, {f"{EXTRA}.w", f"{EXTRA}.v"}),
+    "buffer": (as_buffer, {f"{EXTRA}.frozen"}),
+    "TorchScript": (script, {f"{EXTRA}.0"}),
+    "weight norm": (
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH)),
+        {f"{EXTRA}.parametrizations.weight.original{i}" for i in (0, 1)},
+    ),
+    "old weight norm": (old_weight_norm, {f"{EXTRA}.weight_g", f"{EXTRA}.weight_v"}),
+    "spectral norm": (
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(WIDTH, WIDTH)),
+        {f"{EXTRA}.parametrizations.weight.original"},
+    ),
+}
+
+
+class Square(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Bilinear(WIDTH, WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.map(x, x)
+        return out
+
+
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+@pytest.mark.parametrize("way", HIDDEN)
+def test_a_map_that_is_not_watched_is_named_and_refused_until_it_is_excluded_by_name(way: str) -> None:
+    build, names = HIDDEN[way]
+    encoder = with_extra(build)
+    pixels = pixels_for(encoder, 1)
+    for sites in ("all", "mlp"):
+        with pytest.raises(McdoError) as refused:
+            check_alive(encoder, pixels, Dropout(0.1, sites))
+        assert all(name in str(refused.value) for name in names)
+        assert "not watched" in str(refused.value)
+    excluded = check_alive(encoder, pixels, Dropout(0.1, ("all", *(f"-{name}" for name in names))))
+    assert [site.name for site in excluded] == ["visual.mlp.c_fc", "visual.mlp.c_proj"]
+    named = check_alive(encoder, pixels, Dropout(0.1, ("visual.mlp.c_proj",)))  # asked for by name: nothing is missing
+    assert [site.name for site in named] == ["visual.mlp.c_proj"]
+    with pytest.raises(McdoError, match="not watched"):
+        check_alive(encoder, pixels, Dropout(0.1, (min(names),)))
+
+
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+def test_a_weight_that_is_used_in_both_ways_is_refused() -> None:
+    encoder = with_extra(lambda: Extra(lambda m, x: F.linear(x, m.w) + torch.einsum("btd,ed->bte", x, m.w)))
+    with pytest.raises(McdoError, match=rf"{EXTRA}\.w: its weight takes part"):
+        check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))
+
+
+class Harmless(nn.Module):
+    """Parameters with rows and columns that are no map's: added, looked up, concatenated, scaling one axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(1, 4, WIDTH))
+        self.table = nn.Parameter(torch.randn(7, WIDTH))
+        self.token = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.scale = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.norm = nn.LayerNorm([5, WIDTH])
+        self.register_buffer("angles", torch.randn(5, WIDTH))
+        self.lookup = nn.Embedding(3, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.position + self.table[torch.tensor([0, 3, 3, 1])]
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1) * self.scale
+        x = self.norm(x) * torch.cos(self.angles)  # type: ignore[arg-type]
+        which = (x[:, 0, 0] > 0).long()
+        out: Tensor = torch.where(x > 3, self.token, x)[:, 1:] + self.lookup(which)[:, None]
+        return out
+
+
+def test_positions_tokens_scales_and_tables_are_no_maps() -> None:
+    encoder = with_extra(Harmless)
+    assert [site.name for site in find_sites(encoder).sites if site.obstacle] == []
+    assert len(check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_tower_of_the_libraries_hides_a_map(kind: str) -> None:
+    table = find_sites(tower(kind))
+    assert [site.name for site in table.sites if site.obstacle] == []
+    assert not table.by_hand
+
+
+def test_a_parameter_with_rows_and_columns_that_takes_part_in_nothing_is_dead() -> None:
+    encoder = with_extra(lambda: Extra(lambda m, x: x))
+    with pytest.raises(McdoError, match=rf"dead site {EXTRA}\.w: the tower declares it and never carries it out"):
+        check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))
+
+
+def test_what_is_left_out_must_exist_and_something_must_be_left() -> None:
+    table = find_sites(tower("clip_tiny"))
+    with pytest.raises(McdoError, match=r"unknown site 'visual\.prj': did you mean.*visual\.proj"):
+        table.select(("all", "-visual.prj"))
+    with pytest.raises(McdoError, match="only leave out"):
+        table.select("-visual.proj")
+    block = "visual.transformer.resblocks.1"
+    assert [s.name for s in table.select(("attention", f"-{block}.*"))] == [
+        f"visual.transformer.resblocks.{i}.attn.{name}" for i in (0, 2) for name in ("in_proj", "out_proj")
+    ]
+    assert table.select(("all", "-mlp", "-projection")) == table.select("attention")
+
+
+class ByHand(nn.Module):
+    """Attention without the functions that form its probabilities."""
+
+    def __init__(self, einsum: bool) -> None:
+        super().__init__()
+        self.qkv, self.out, self.einsum = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH), einsum
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        logits = torch.einsum("btd,bsd->bts", q, k) if self.einsum else q @ k.mT
+        return x + self.out(logits.softmax(-1) @ v)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("einsum", [False, True])
+def test_attention_by_hand_is_refused_for_dropout_of_probabilities_and_for_nothing_else(einsum: bool) -> None:
+    encoder = with_extra(lambda: ByHand(einsum))
+    pixels, table = pixels_for(encoder, 1), find_sites(encoder)
+    with pytest.raises(McdoError, match=rf"misses 1 of 1 attentions, those after {EXTRA}\.qkv"):
+        check_alive(encoder, pixels, AttentionDropout(0.1))
+    assert {s.name: s.role.value for s in table.sites if "extra" in s.name} == {
+        f"{EXTRA}.qkv": "qkv",
+        f"{EXTRA}.out": "attention_output",
+    }
+    assert len(check_alive(encoder, pixels, Dropout(0.1))) == 4
+    assert len(check_alive(encoder, pixels, HiddenDropout(0.1))) == 1
+
+
+@pytest.mark.parametrize("kind", ["hf_clip", "hf_siglip"])
+def test_eager_attention_of_a_configuration_is_refused(kind: str) -> None:
+    """Its pooling head alone used to be reached, through nn.MultiheadAttention."""
+    encoder = fresh(kind)
+    for module in encoder.model.modules():
+        config: Any = getattr(module, "config", None)
+        if config is not None:
+            config._attn_implementation = "eager"
+    pixels, layers = pixels_for(encoder, 1), 2
+    with pytest.raises(McdoError, match=rf"misses {layers} of .*attn_implementation='sdpa'"):
+        check_alive(encoder, pixels, AttentionDropout(0.1))
+    whole = [(site.name, site.role) for site in find_sites(tower(kind)).sites]
+    assert [(site.name, site.role) for site in find_sites(encoder).sites] == whole
+
+
+class Grouped(ByHand):
+    """One key and value for two queries."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (6, 6)).transpose(1, 2).split((4, 1, 1), dim=1)
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return x + self.out(y[:, :2].transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def test_grouped_query_attention_is_measured_and_only_its_probabilities_are_refused() -> None:
+    encoder = with_extra(lambda: Grouped(False))
+    assert len(check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))) == 4
+    with pytest.raises(McdoError, match="misses 1 of 1 attentions"):
+        check_alive(encoder, pixels_for(encoder, 1), AttentionDropout(0.1))
+
+
+class Detour(nn.Module):
+    """Activations that leave torch for NumPy on their way from one map to the next."""
+
+    def __init__(self, hidden: bool) -> None:
+        super().__init__()
+        self.map, self.hidden = nn.Linear(WIDTH, WIDTH), hidden
+
+    def forward(self, x: Tensor) -> Tensor:
+        lost = torch.from_numpy(x.numpy().copy())
+        y = torch.einsum("btd,ed->bte", lost, self.map.weight) if self.hidden else self.map(lost)
+        return x + torch.from_numpy(y.numpy().copy())
+
+
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+def test_activations_are_known_by_their_numbers_where_their_way_is_lost() -> None:
+    table = find_sites(with_extra(lambda: Detour(False)))
+    assert [(s.name, s.obstacle) for s in table.sites][2] == (f"{EXTRA}.map", "")
+    encoder = with_extra(lambda: Detour(True))
+    with pytest.raises(McdoError, match=rf"dead site {EXTRA}\.map: its weight takes part"):
+        check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))
