@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import overload
 
 import numpy as np
 import torch
 
 from mcdo import arguments
-from mcdo.encoders import Encoder
+from mcdo.encoders import Encoder, Prompts, TextTower, Tokens
 from mcdo.errors import McdoError
 from mcdo.estimators.resumption import Keeper
+from mcdo.estimators.shown import Prepared, Shown
 from mcdo.images import ImageSet, Pixels, prepare_pixels
 from mcdo.perturbation import Perturbation, Site, check_alive
 from mcdo.threads import one_thread
@@ -27,23 +29,36 @@ def check_inputs(encoder: object, images: object, dropout: object) -> None:
     arguments.instance("dropout", dropout, Perturbation, "give a perturbation, such as mcdo.Dropout(0.01)")
 
 
-def prepared(encoder: Encoder, images: ImageSet, pixels: Pixels | Callable[[], Pixels] | None = None) -> Pixels:
-    """Pixels of ``images`` as the encoder wants them, on its device: made, or those given (or how to get them).
+@overload
+def prepared(encoder: Encoder, images: ImageSet, pixels: Pixels | Callable[[], Pixels] | None = None) -> Pixels: ...
+
+
+@overload
+def prepared(encoder: Encoder, images: Shown, pixels: Prepared | Callable[[], Prepared] | None = None) -> Prepared: ...
+
+
+def prepared(encoder: Encoder, images: Shown, pixels: Prepared | Callable[[], Prepared] | None = None) -> Prepared:
+    """What ``images`` are to the encoder, on its device: made, or those given (or how to get them).
 
     Raises:
-        McdoError: for pixels of another number of images.
+        McdoError: for pixels of another number of images, and for images in the place of prompts or prompts in theirs.
 
     """
+    if isinstance(images, Prompts) is not isinstance(encoder, TextTower):
+        raise McdoError(f"{encoder.key} on {images.name}: a text tower takes Prompts, an encoder takes images")
+    if pixels is None and isinstance(images, Prompts):
+        return Tokens.of(encoder, images)
     if pixels is None:
+        assert isinstance(images, ImageSet)
         preprocessing = encoder.preprocessing
         return prepare_pixels(images, encoder.to_uint8, preprocessing.mean, preprocessing.std, encoder.device)
-    ready = pixels if isinstance(pixels, Pixels) else pixels()
+    ready = pixels() if callable(pixels) else pixels
     if len(ready) != len(images):
         raise McdoError(f"{len(ready)} prepared pixels for {len(images)} images of {images.name}")
     return ready
 
 
-def alive_sites(encoder: Encoder, pixels: Pixels, dropout: Perturbation) -> tuple[Site, ...]:
+def alive_sites(encoder: Encoder, pixels: Prepared, dropout: Perturbation) -> tuple[Site, ...]:
     """The sites of ``dropout``, each of which fires and changes the features of the first image.
 
     Raises:

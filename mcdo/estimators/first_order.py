@@ -23,12 +23,13 @@ from mcdo.errors import McdoError
 from mcdo.estimators.blocks import BlockLoop, alive_sites, check_inputs, prepared
 from mcdo.estimators.first_order_run import FirstOrderConfig, FirstOrderRun
 from mcdo.estimators.jacobian import SiteGraph
+from mcdo.estimators.overflow import advice
 from mcdo.estimators.probes import noise_basis, stratified_probes
 from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.provenance import identity, provenance
 from mcdo.estimators.resumption import Keeper, measured_once
 from mcdo.estimators.scores import pixel_rows
-from mcdo.images import ImageSet, Pixels
+from mcdo.estimators.shown import Prepared, Shown
 from mcdo.perturbation import Perturbation
 from mcdo.store import Arrays, Store, Unfinished
 
@@ -38,7 +39,7 @@ _GRAPH_ROWS = 4
 
 def first_order(
     encoder: Encoder,
-    images: ImageSet,
+    images: Shown,
     dropout: Perturbation,
     probes: int = 8,
     trials: int = 10,
@@ -46,14 +47,14 @@ def first_order(
     *,
     batch_size: int | None = None,
     store: Store | Path | str | None = None,
-    pixels: Pixels | Callable[[], Pixels] | None = None,
+    pixels: Prepared | Callable[[], Prepared] | None = None,
     progress: bool = True,
 ) -> FirstOrderRun:
     """First-order scores of every image in every trial, site by site.
 
     Args:
-        encoder: from :func:`mcdo.load_encoder`; its weights stay frozen.
-        images: from :func:`mcdo.load_images`.
+        encoder: from :func:`mcdo.load_encoder`, or its :class:`~mcdo.encoders.TextTower`; weights stay frozen.
+        images: from :func:`mcdo.load_images`; for a text tower :class:`~mcdo.encoders.Prompts`.
         dropout: kind, probability and sites.
         probes: R, vector-Jacobian products a trial: one along the feature itself, which gives the first-order variance
             of its norm without noise and is shared by the trials, and R - 1 random ones across it. Between 2 and D + 1;
@@ -101,9 +102,9 @@ class _Measurement:
     def __init__(
         self,
         encoder: Encoder,
-        images: ImageSet,
+        images: Shown,
         config: FirstOrderConfig,
-        pixels: Pixels,
+        pixels: Prepared,
         batch_size: int | None,
     ) -> None:
         self.encoder, self.images, self.config, self.pixels = encoder, images, config, pixels
@@ -171,6 +172,13 @@ class _Measurement:
         if bad.any():
             raise McdoError(
                 f"{self.encoder.key}: the features of {self.images.ids[start + int(bad.argmax())]} are zero or not "
-                "finite; look at its pixels and at the model's weights"
+                f"finite; {advice(self.encoder)}"
             )
-        self.along[start:stop], self.across[:, start:stop] = along.cpu().numpy(), across.cpu().numpy()
+        terms = torch.cat((along[None], across)).cpu().numpy()
+        bad = ~np.isfinite(terms).all(axis=(0, 2))
+        if bad.any():
+            raise McdoError(
+                f"{self.encoder.key}: the derivative of the features of {self.images.ids[start + int(bad.argmax())]} "
+                "is not finite, unlike the features: somewhere the tower divides by zero or takes the root of it"
+            )
+        self.along[start:stop], self.across[:, start:stop] = terms[0], terms[1:]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mcdo.arguments import real
 from mcdo.errors import McdoError, McdoWarning, nearest
 from mcdo.estimators.run import EncoderRun, Scores
-from mcdo.images import ImageSet
+from mcdo.estimators.shown import Shown
 from mcdo.perturbation import Perturbation
 from mcdo.store import Arrays
 
@@ -151,7 +151,7 @@ class FirstOrderRun(EncoderRun):
         """What stands beside the arrays in the store."""
         return {"protocol": self.config.as_dict(), "sites": self.sites, "provenance": self.provenance}
 
-    def label(self, images: ImageSet) -> dict[str, str]:
+    def label(self, images: Shown) -> dict[str, str]:
         """What the run is, for people who list the store."""
         config = self.config
         protocol = f"{config.dropout}, first order, R = {config.probes}, {config.trials} trials, seed {config.seed}"
@@ -159,7 +159,7 @@ class FirstOrderRun(EncoderRun):
 
     @staticmethod
     def from_store(
-        arrays: Arrays, facts: Mapping[str, Any], config: FirstOrderConfig, encoder: str, images: ImageSet
+        arrays: Arrays, facts: Mapping[str, Any], config: FirstOrderConfig, encoder: str, images: Shown
     ) -> FirstOrderRun:
         """The inverse of :meth:`arrays` and :meth:`facts`."""
         return FirstOrderRun(

@@ -17,11 +17,12 @@ from torch import Tensor
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators.blocks import BlockLoop
+from mcdo.estimators.overflow import advice, check_finite
 from mcdo.estimators.progress import Progress
 from mcdo.estimators.resumption import Keeper
 from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun, Scores
 from mcdo.estimators.scores import EIGENVALUES, DimensionWeights, PassMoments, geometry_scores
-from mcdo.images import ImageSet, Pixels
+from mcdo.estimators.shown import Prepared, Shown
 from mcdo.perturbation import PASS_BLOCK, PerturbedTower, deterministic_features, image_keys, perturbed
 from mcdo.store import Arrays
 
@@ -42,9 +43,9 @@ class Measurement:
     def __init__(
         self,
         encoder: Encoder,
-        images: ImageSet,
+        images: Shown,
         config: MonteCarloConfig,
-        pixels: Pixels,
+        pixels: Prepared,
         weights: DimensionWeights | None,
         rows: int,
     ) -> None:
@@ -92,11 +93,14 @@ class Measurement:
         if bad.any():
             raise McdoError(
                 f"{self.encoder.key}: the features of {self.images.ids[start + int(bad.argmax())]} are not finite; "
-                "look at its pixels and at the model's weights"
+                f"{advice(self.encoder)}"
             )
-        results = [
-            self._trial(tower, pixels, plain, self.keys[start:stop], trial) for trial in range(self.config.trials)
-        ]
+        results, finite = [], []
+        for trial in range(self.config.trials):
+            scores, eigenvalues, whole = self._trial(tower, pixels, plain, start, trial)
+            results.append((scores, eigenvalues))
+            finite.append(whole)
+        check_finite(self.encoder, torch.stack(finite).cpu(), self.images.ids[start:stop])
         for trial, (scores, eigenvalues) in enumerate(results):
             for key, value in scores.items():
                 self._scores(key)[trial, start:stop] = value.double().cpu().numpy()
@@ -110,16 +114,24 @@ class Measurement:
         return self.values[key]
 
     def _trial(
-        self, tower: PerturbedTower, pixels: Tensor, plain: Tensor, keys: Tensor, trial: int
-    ) -> tuple[dict[tuple[str, int], Tensor], dict[int, Tensor]]:
-        """One trial of one block of images: scores ``[B]`` by (name, T), leading eigenvalues by T."""
+        self, tower: PerturbedTower, pixels: Tensor, plain: Tensor, start: int, trial: int
+    ) -> tuple[dict[tuple[str, int], Tensor], dict[int, Tensor], Tensor]:
+        """One trial of the images from ``start`` on.
+
+        Returns:
+            scores ``[B]`` by (name, T), leading eigenvalues by T, and whether each pass is finite, bool ``[B, T]``.
+
+        """
+        keys = self.keys[start : start + len(pixels)]
         moments = PassMoments.empty()
         kept: list[Tensor] = []
+        finite: list[Tensor] = []
         scores: dict[tuple[str, int], Tensor] = {}
         eigenvalues: dict[int, Tensor] = {}
         keep_until = max(self.config.geometry, default=0)
         done = 0
         for features in tower.passes(pixels, keys, trial, self.config.passes[-1], self.loop.rows):
+            finite.append(features.isfinite().all(-1))
             for piece in _cut(features, done, self.config.passes):
                 moments.update(piece)
                 done += piece.shape[1]
@@ -128,9 +140,11 @@ class Measurement:
                 if done in self.config.passes:
                     scores |= {(name, done): s for name, s in moments.scores(plain, self.weights).items()}
                 if done in self.config.geometry:
+                    whole = torch.cat(finite, dim=1)[:, :done].cpu()  # the spectrum is taken on the CPU too
+                    check_finite(self.encoder, whole[None], self.images.ids[start : start + len(pixels)], trial)
                     extra, eigenvalues[done] = geometry_scores(torch.cat(kept, dim=1))
                     scores |= {(name, done): s for name, s in extra.items()}
-        return scores, eigenvalues
+        return scores, eigenvalues, torch.cat(finite, dim=1)
 
 
 def _cut(features: Tensor, done: int, passes: Sequence[int]) -> list[Tensor]:

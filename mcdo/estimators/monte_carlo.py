@@ -18,14 +18,14 @@ from mcdo.estimators.provenance import identity, image_tokens, provenance
 from mcdo.estimators.resumption import Keeper, measured_once
 from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun
 from mcdo.estimators.scores import GEOMETRY_SCORES, DimensionWeights, pixel_rows
-from mcdo.images import ImageSet, Pixels
+from mcdo.estimators.shown import Prepared, Shown
 from mcdo.perturbation import Perturbation, SiteRecord, check_alive, image_keys, site_variance
 from mcdo.store import Arrays, Store, Unfinished
 
 
 def monte_carlo(
     encoder: Encoder,
-    images: ImageSet,
+    images: Shown,
     dropout: Perturbation,
     passes: int | Sequence[int] = (4, 16, 64),
     trials: int = 10,
@@ -34,7 +34,7 @@ def monte_carlo(
     geometry: int | Sequence[int] | None = None,
     batch_size: int | None = None,
     store: Store | Path | str | None = None,
-    pixels: Pixels | Callable[[], Pixels] | None = None,
+    pixels: Prepared | Callable[[], Prepared] | None = None,
     weights: DimensionWeights | None = None,
     progress: bool = True,
 ) -> MonteCarloRun:
@@ -87,9 +87,9 @@ def monte_carlo(
 
 def _measure(
     encoder: Encoder,
-    images: ImageSet,
+    images: Shown,
     config: MonteCarloConfig,
-    pixels: Pixels,
+    pixels: Prepared,
     weights: DimensionWeights | None,
     rows: int,
     progress: bool,
@@ -120,9 +120,7 @@ def _measure(
 # ---- the store
 
 
-def run_key(
-    encoder: Encoder, images: ImageSet, config: MonteCarloConfig, weights: DimensionWeights | None = None
-) -> str:
+def run_key(encoder: Encoder, images: Shown, config: MonteCarloConfig, weights: DimensionWeights | None = None) -> str:
     """The store's name of a run: a digest of all that decides its numbers.
 
     A run can be part of another one of its family, of which there are more images, trials or T.
@@ -138,9 +136,7 @@ def run_key(
     return Store.key(family, member)
 
 
-def _stored(
-    shelf: Store, key: str, encoder: Encoder, images: ImageSet, config: MonteCarloConfig
-) -> MonteCarloRun | None:
+def _stored(shelf: Store, key: str, encoder: Encoder, images: Shown, config: MonteCarloConfig) -> MonteCarloRun | None:
     """The run, or the part of a larger one that it is: masks are keyed, so the numbers are the same up to rounding."""
     found = shelf.get(key)
     if found is not None:
@@ -174,7 +170,7 @@ def _seen(
     found: tuple[Arrays, Mapping[str, Any]],
     columns: NDArray[np.int64] | slice,
     encoder: Encoder,
-    images: ImageSet,
+    images: Shown,
     config: MonteCarloConfig,
 ) -> MonteCarloRun:
     """A stored run as if no more than ``config`` asks for had been measured."""
@@ -202,7 +198,7 @@ def _seen(
     )
 
 
-def _packed(run: MonteCarloRun, images: ImageSet) -> tuple[Arrays, dict[str, Any]]:
+def _packed(run: MonteCarloRun, images: Shown) -> tuple[Arrays, dict[str, Any]]:
     facts = {
         "label": _label(run.encoder, images, run.config),
         "protocol": run.config.as_dict(),
@@ -212,7 +208,7 @@ def _packed(run: MonteCarloRun, images: ImageSet) -> tuple[Arrays, dict[str, Any
     return {**run.arrays(), "images": image_tokens(images)}, facts
 
 
-def _label(encoder: str, images: ImageSet, config: MonteCarloConfig) -> dict[str, str]:
+def _label(encoder: str, images: Shown, config: MonteCarloConfig) -> dict[str, str]:
     """What the run is, for people who list the store."""
     passes = ", ".join(map(str, config.passes))
     return {
@@ -223,7 +219,7 @@ def _label(encoder: str, images: ImageSet, config: MonteCarloConfig) -> dict[str
 
 
 def census(
-    encoder: Encoder, images: ImageSet, dropout: Perturbation, *, seed: int = 0, limit: int | None = None
+    encoder: Encoder, images: Shown, dropout: Perturbation, *, seed: int = 0, limit: int | None = None
 ) -> tuple[SiteRecord, ...]:
     """What every requested site does on its own, on the first ``limit`` images (8, or 1 for inputs above 64 px).
 

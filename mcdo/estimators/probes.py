@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcdo.encoders import Encoder
+from mcdo.estimators.overflow import check_finite
 from mcdo.perturbation import Perturbation, image_keys, perturbed
 
 CALIBRATION_IMAGES, CALIBRATION_PASSES = 8, 64
@@ -24,14 +25,20 @@ CALIBRATION_IMAGES, CALIBRATION_PASSES = 8, 64
 
 
 def noise_basis(encoder: Encoder, kind: Perturbation) -> NDArray[np.float64]:
-    """Axes ``[D, D]`` (columns) along which the feature moves most under ``kind``, for the encoder's fixed inputs."""
+    """Axes ``[D, D]`` (columns) along which the feature moves most under ``kind``, for the encoder's fixed inputs.
+
+    Raises:
+        McdoError: for passes that are not finite.
+
+    """
     inputs = encoder.calibration_inputs(CALIBRATION_IMAGES)
     keys = image_keys([f"smooth noise {i}" for i in range(CALIBRATION_IMAGES)], encoder.device)
     moved = []
-    with perturbed(encoder, kind, seed=0) as tower:
+    with perturbed(encoder, kind, seed=0, exact=True) as tower:
         for i in range(CALIBRATION_IMAGES):
             pieces = list(tower.passes(inputs[i : i + 1], keys[i : i + 1], 0, CALIBRATION_PASSES))
             passes = torch.cat(pieces, dim=1)[0].cpu().double()
+            check_finite(encoder, passes.isfinite().all(-1)[None, None], [f"number {i} of smooth noise"])
             moved.append(passes - passes.mean(0))
     deviations = torch.cat(moved)
     _, axes = torch.linalg.eigh(deviations.mT @ deviations)

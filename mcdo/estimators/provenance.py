@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from mcdo.encoders import Encoder
-from mcdo.images import ImageSet
+from mcdo.estimators.shown import Shown
 from mcdo.perturbation import SCHEME
 from mcdo.store.fingerprint import measuring_code
 
@@ -29,7 +29,7 @@ def versions() -> Mapping[str, str]:
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def provenance(encoder: Encoder, images: ImageSet) -> dict[str, Any]:
+def provenance(encoder: Encoder, images: Shown) -> dict[str, Any]:
     """Where numbers come from: for result files and, where it changes them, for store keys."""
     return {
         "encoder": encoder.key,
@@ -46,17 +46,17 @@ def provenance(encoder: Encoder, images: ImageSet) -> dict[str, Any]:
     }
 
 
-def identity(encoder: Encoder, images: ImageSet) -> dict[str, Any]:
+def identity(encoder: Encoder, images: Shown) -> dict[str, Any]:
     """What decides numbers wherever they are stored, but for the images and the protocol: part of every store key.
 
     An encoder's key is only a name, so it is not in here: the weights decide.
     """
     facts = provenance(encoder, images)
     del facts["encoder"], facts["images"]
-    return {"code": measuring_code(), **facts}
+    return {"code": measuring_code(), "modules": encoder.modules_hash, **facts}
 
 
-def image_tokens(images: ImageSet) -> NDArray[np.uint64]:
+def image_tokens(images: Shown) -> NDArray[np.uint64]:
     """``[N, 2]``: 128 bits of a digest of what decides the numbers of each image: its content and its masks' name."""
     named = zip(images.content_hashes, images.mask_ids, strict=True)
     digests = b"".join(hashlib.sha256(json.dumps(name).encode()).digest()[:16] for name in named)

@@ -20,7 +20,7 @@ from mcdo.arguments import whole
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators.moments import RunningMoments, accumulator_dtype
-from mcdo.images import ImageSet
+from mcdo.estimators.shown import Shown
 
 MOMENT_SCORES = ("trace_pre", "trace_post", "mean_cosine_dev", "max_dim_var", "norm_var", "mean_shift")
 """Scores that follow from running moments: they cost next to nothing and are taken at every T."""
@@ -80,7 +80,7 @@ class DimensionWeights:
         top = np.argsort(-spread, kind="stable")[:k]
         return cls(spread / spread.sum(), top, frozenset(origins))
 
-    def check_unseen(self, images: ImageSet) -> None:
+    def check_unseen(self, images: Shown) -> None:
         """Raise McdoError if an image of the same origin as a scored one took part in the calibration."""
         seen = self.origins.intersection((*images.ids, *images.origins))
         if seen:
