@@ -44,7 +44,7 @@ def prepared(encoder: Encoder, images: Shown, pixels: Prepared | Callable[[], Pr
         McdoError: for pixels of another number of images, and for images in the place of prompts or prompts in theirs.
 
     """
-    if isinstance(images, Prompts) is not isinstance(encoder, TextTower):
+    if isinstance(encoder, Encoder) and isinstance(images, Prompts) is not isinstance(encoder, TextTower):
         raise McdoError(f"{encoder.key} on {images.name}: a text tower takes Prompts, an encoder takes images")
     if pixels is None and isinstance(images, Prompts):
         return Tokens.of(encoder, images)

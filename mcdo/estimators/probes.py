@@ -38,7 +38,7 @@ def noise_basis(encoder: Encoder, kind: Perturbation) -> NDArray[np.float64]:
         for i in range(CALIBRATION_IMAGES):
             pieces = list(tower.passes(inputs[i : i + 1], keys[i : i + 1], 0, CALIBRATION_PASSES))
             passes = torch.cat(pieces, dim=1)[0].cpu().double()
-            check_finite(encoder, passes.isfinite().all(-1)[None, None], [f"number {i} of smooth noise"])
+            check_finite(encoder, passes.isfinite().all(-1)[None, None], [f"calibration input {i}"])
             moved.append(passes - passes.mean(0))
     deviations = torch.cat(moved)
     _, axes = torch.linalg.eigh(deviations.mT @ deviations)

@@ -22,6 +22,7 @@ class OfflineEncoder:
 
     key: str
     weights_hash: str
+    modules_hash: str
     preprocess_id: str
     random_weights: bool
     resolution: int
@@ -48,6 +49,7 @@ class OfflineEncoder:
         return cls(
             encoder.key,
             encoder.weights_hash,
+            encoder.modules_hash,
             encoder.preprocess_id,
             encoder.random_weights,
             encoder.resolution,

@@ -88,7 +88,7 @@ def trace(encoder: Encoder, site_name: Callable[[str, str], str]) -> Trace:
     tracer = _Tracer(flow, names, site_name)
     try:
         with torch.inference_mode(False), torch.no_grad(), flow:  # in inference mode fewer operations are taken apart
-            inputs = encoder.noise(2)[[0, 1, 0]]
+            inputs = encoder.calibration_inputs(2)[[0, 1, 0]]
             flow.enter(inputs)
             with tracer:
                 features = encoder.forward_image(inputs, exact=True)
@@ -204,11 +204,13 @@ def _per_image(x: Tensor, sees: bool) -> tuple[int, ...] | None:
 
 def _check_features(encoder: Encoder, features: Tensor) -> None:
     if not bool(features.isfinite().all()):
-        raise McdoError(f"{encoder.key}: its features of smooth noise are not finite; look at the model's weights")
+        raise McdoError(
+            f"{encoder.key}: its features of fixed calibration inputs are not finite; look at the model's weights"
+        )
     if not _one_norm(features[:2]):
         return
     with torch.no_grad():  # two may agree by chance
-        if _one_norm(encoder.forward_image(encoder.noise(8), exact=True)):
+        if _one_norm(encoder.forward_image(encoder.calibration_inputs(8), exact=True)):
             raise McdoError(
                 f"{encoder.key}: the features of different inputs have one and the same norm "
                 f"({float(features[0].norm()):.4f}): they are normalised already (or end in a LayerNorm that was never "

@@ -56,7 +56,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--protocol", default="full", choices=("full", "quick"), help="sizes: published (full) or small (quick)"
     )
     group.addoption("--seed", type=int, default=42, help="seed of images, masks and intervals (default: 42)")
-    group.addoption("--sites", default="all", help="sites: all, mlp, attention, projection, roles or names, by commas")
+    group.addoption(
+        "--sites",
+        default="all",
+        help="sites, by commas: all, mlp, attention, projection, roles or names (* is anything); -NAME leaves out",
+    )
     group.addoption("--dropout", type=float, default=0.01, help="probability that a unit is dropped (default: 0.01)")
     group.addoption(
         "--estimator",

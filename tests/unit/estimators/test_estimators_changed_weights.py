@@ -67,7 +67,7 @@ def assign_others(encoder: Encoder) -> None:
 def step(encoder: Encoder) -> None:
     parameters = [p.requires_grad_() for p in encoder.model.parameters()]
     optimiser = torch.optim.SGD(parameters, lr=0.05)
-    torch.autograd.backward(encoder.forward_image(encoder.noise(2)).square().sum())
+    torch.autograd.backward(encoder.forward_image(encoder.calibration_inputs(2)).square().sum())
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     encoder.model.requires_grad_(False)

@@ -82,14 +82,14 @@ def test_every_site_of_windowed_and_convolutional_towers_is_alive(kind: str) -> 
 @pytest.mark.parametrize("kind", TIMM)
 def test_variance_is_that_of_torch_s_own_dropout_at_every_map(kind: str) -> None:
     encoder = library_tower(kind)
-    assert_same_variance(encoder, encoder.noise(2), p=0.02, passes=64)
+    assert_same_variance(encoder, encoder.calibration_inputs(2), p=0.02, passes=64)
 
 
 @pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
 @pytest.mark.parametrize("kind", ["convnext", "swin", "maxvit"])
 def test_features_follow_from_the_keys_and_not_from_the_batch(kind: str) -> None:
     encoder, keys = library_tower(kind), image_keys(["a", "b", "c"])
-    pixels = encoder.noise(3)
+    pixels = encoder.calibration_inputs(3)
     for dropout in (Dropout(0.05), TiedDropout(0.05)):
         with perturbed(encoder, dropout, seed=3) as drop:
             whole = drop(pixels, keys, 0, 0)
@@ -106,7 +106,7 @@ def test_maps_of_positions_are_named_left_out_and_refused_when_asked_for() -> No
     assert {site.name.rpartition("attn.")[2] for site in constant} == {"rel_pos.mlp.fc1", "rel_pos.mlp.fc2"}
     assert len(table.select("fc2")) == len(table.select("qkv")) == 9
     with pytest.raises(McdoError, match=r"rel_pos\.mlp\.fc1: its output \(7, 7, \d+\) is the same whatever the image"):
-        check_alive(encoder, encoder.noise(1), Dropout(0.1, constant[0].name))
+        check_alive(encoder, encoder.calibration_inputs(1), Dropout(0.1, constant[0].name))
 
 
 class Windowed(LinearTower):

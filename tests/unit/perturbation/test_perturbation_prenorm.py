@@ -39,7 +39,7 @@ def test_coca_is_read_before_it_normalises(vision: dict[str, Any], tmp_path: Pat
     """encode_image and encode_text normalise unless told not to; some of its pooling heads keep a token axis."""
     encoder = coca(tmp_path, **vision)
     model: Any = encoder.model
-    pixels, tokens = encoder.noise(4), encoder.tokenize(["a cat", "two dogs", "the sea"])
+    pixels, tokens = encoder.calibration_inputs(4), encoder.tokenize(["a cat", "two dogs", "the sea"])
     with torch.no_grad():
         for ours, theirs in (
             (encoder.forward_image(pixels), model.encode_image(pixels).reshape(4, 32)),
@@ -139,5 +139,5 @@ def test_a_text_tower_that_normalises_is_refused() -> None:
 def test_features_that_are_not_finite_are_refused() -> None:
     encoder = toy(BareProjection, 5)
     encoder.model.get_parameter("visual.proj").data[0, 0] = torch.nan
-    with pytest.raises(McdoError, match="its features of smooth noise are not finite"):
+    with pytest.raises(McdoError, match="its features of fixed calibration inputs are not finite"):
         find_sites(encoder)
