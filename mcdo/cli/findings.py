@@ -36,7 +36,7 @@ def write_page(reports: Path, page: Path) -> Path:
         "# Findings on the embedded encoders",
         "",
         "Written by `mcdo findings` from the summaries under `reports/`; `make experiments` makes those first. "
-        "Brackets are 95 % intervals over images. One encoder was trained for each loss and tower: nothing says how "
+        "Brackets are 95 % intervals over originals. One encoder was trained for each loss and tower: nothing says how "
         "much another training would differ, so what differs between losses or towers differs between these encoders, "
         "and is not tested.",
         "",
@@ -157,7 +157,7 @@ def _first_order(summary: dict[str, Any]) -> list[str]:
         "",
         *table([*head, "ranking", "level"], by_group),
     ]
-    head = ["model", "score", "probes R", "Spearman of two trials", "SNR", "ICC", "status"]
+    head = ["model", "score", "probes R", "Spearman of two trials", "SNR", "ICC", "status", "by interval"]
     return lines + table(head, _reliability_rows(summary["results"], "R="))
 
 
@@ -175,11 +175,20 @@ def _passes(summary: dict[str, Any]) -> list[str]:
     lines = []
     for model, budgets in summary["results"].items():
         for space, score in SPACES.items():
-            usable = [budget for budget, spaces in budgets.items() if spaces[space]["status"] == "usable"]
-            said = f"usable from {usable[0]} on" if usable else "usable at no T that was measured"
-            lines.append(f"- {model}, {score}: {said}.")
-    head = ["model", "score", "T", "Spearman of two trials", "SNR", "ICC", "status"]
+            said = [
+                f"{words} from {usable[0]} on" if usable else f"{words} at no T that was measured"
+                for words, usable in (
+                    ("usable by its three intervals", _where(budgets, space, "decision", "met")),
+                    ("by the published point rule", _where(budgets, space, "status", "usable")),
+                )
+            ]
+            lines.append(f"- {model}, {score}: {', '.join(said)}.")
+    head = ["model", "score", "T", "Spearman of two trials", "SNR", "ICC", "status", "by interval"]
     return [*lines, "", *table(head, _reliability_rows(summary["results"], "T="))]
+
+
+def _where(budgets: Mapping[str, Any], space: str, key: str, word: str) -> list[str]:
+    return [budget for budget, spaces in budgets.items() if spaces[space][key] == word]
 
 
 def _reliability_rows(results: dict[str, Any], prefix: str) -> list[list[str]]:
@@ -192,6 +201,7 @@ def _reliability_rows(results: dict[str, Any], prefix: str) -> list[list[str]]:
             f"{of['snr']:.2f}",
             f"{of['icc']:.3f}",
             of["status"],
+            of["decision"],
         ]
         for model, budgets in results.items()
         for budget, spaces in budgets.items()

@@ -83,10 +83,17 @@ def _models(items: Iterable[pytest.Item]) -> Iterator[str]:
     for item in items:
         call = getattr(item, "callspec", None)
         if call is not None and item.get_closest_marker("decision") is None:
-            subject = call.params.get("subject")
+            subject = _own_subject(item)
             yield from () if subject is None else subject.models
-            if "model" in call.params:
+            if isinstance(call.params.get("model"), str):
                 yield call.params["model"]
+
+
+def _own_subject(item: pytest.Item) -> Subject | None:
+    """The subject an experiment's test was given; a test of another kind may call anything "subject"."""
+    call = getattr(item, "callspec", None)
+    subject = None if call is None else call.params.get("subject")
+    return subject if isinstance(subject, Subject) else None
 
 
 def _family_marks(subject: Subject) -> list[pytest.MarkDecorator]:
@@ -138,8 +145,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     settings, runner = session.config.stash[SESSION].settings, session.config.stash[RUNNER]
     session.config.stash[MODELS] = frozenset(_models(session.items))
     for item in session.items:
-        kind, call = experiment_of(item), getattr(item, "callspec", None)
-        subject = None if call is None else call.params.get("subject")
+        kind, subject = experiment_of(item), _own_subject(item)
         if kind is not None and subject is not None:
             runner.plan(kind.configured(settings), subject_of(item, subject))
     measuring = any({"session", "runner"} & set(getattr(item, "fixturenames", ())) for item in session.items)
