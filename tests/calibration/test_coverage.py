@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import errors
+import numpy as np
 import pytest
 from counts import AIM, Cell, Count, counted, plan
 from figures import GROUPS, Group, truth
 from known import KNOWN, REASONS
 from page import shortfalls
 from populations import POPULATIONS, normal_spearman
+
+from mcdo.stats import reliability
 
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 RUNS = 300
@@ -54,11 +57,12 @@ def test_every_interval_covers_what_is_stated(group: Group, name: str, K: int, N
     strict(counted(group, name, K, N, RUNS))
 
 
-@pytest.mark.parametrize("group", GROUPS, ids=lambda group: group.label)
-@pytest.mark.parametrize("name", ["normal", "heavy_noise", "clustered", "shared_noise"])
-def test_small_samples_are_covered_as_stated(group: Group, name: str) -> None:
-    if name in group.populations:
-        check(counted(group, name, 5, 100, 60, resamples=100), CHANCE)
+SMALL = [cell for cell in plan((100,)) if cell[1] in ("normal", "heavy_noise", "clustered", "shared_noise")]
+
+
+@pytest.mark.parametrize(("group", "name", "K", "N"), SMALL, ids=lambda value: str(getattr(value, "label", value)))
+def test_few_data_sets_are_covered_as_stated(group: Group, name: str, K: int, N: int) -> None:
+    check(counted(group, name, K, N, 60, resamples=100), CHANCE)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +73,18 @@ def test_variants_taken_for_independent_images_lose_coverage(group: Group) -> No
     counts = counted(group, "clustered", 5, 100, 60, resamples=100, as_images=True)
     least = min(counts.values(), key=lambda count: count.share)
     assert least.range(CHANCE)[1] < AIM[0]
+
+
+def test_three_trials_that_share_noise_do_not_print_an_interval_over_images_alone() -> None:
+    population, runs = POPULATIONS["shared_noise"], 100
+    goal, hits = population.snr(3), np.zeros(2)
+    for sample in population.samples(runs, 3, 500, seed=3):
+        for j, known in enumerate((None, False)):
+            low, high = reliability(sample.scores, shared_noise=known, resamples=200).snr_ci
+            hits[j] += low <= goal <= high
+    judged, images_only = hits / runs
+    assert images_only < 0.4  # .2 in longer runs
+    assert judged > 0.75  # .87
 
 
 def test_large_samples_agree_with_closed_forms() -> None:
