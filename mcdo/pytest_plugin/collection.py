@@ -85,7 +85,7 @@ def _models(items: Iterable[pytest.Item]) -> Iterator[str]:
         if call is not None and item.get_closest_marker("decision") is None:
             subject = _own_subject(item)
             yield from () if subject is None else subject.models
-            if isinstance(call.params.get("model"), str):
+            if "model" in call.params:
                 yield call.params["model"]
 
 
