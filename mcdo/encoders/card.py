@@ -13,9 +13,20 @@ from scipy.stats import binomtest
 
 from mcdo.encoders.encoder import Encoder
 from mcdo.encoders.load import load_encoder
-from mcdo.encoders.recipe import CLASS_NAMES, CONTEXT_LENGTH, TEMPLATES, TEXT_LAYERS, Recipe
+from mcdo.encoders.recipe import (
+    CLASS_NAMES,
+    CONTEXT_LENGTH,
+    HEADS,
+    LAYERS,
+    MLP_RATIO,
+    PATCH,
+    RESOLUTION,
+    TEMPLATES,
+    TEXT_LAYERS,
+    WIDTH,
+    Recipe,
+)
 from mcdo.encoders.registry import REGISTRY
-from mcdo.encoders.towers import HEADS, LAYERS, MLP_RATIO, PATCH, RESOLUTION, WIDTH
 from mcdo.images.digits import digits
 
 TEMPLATE = TEMPLATES[0]

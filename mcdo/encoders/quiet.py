@@ -11,9 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
-from huggingface_hub import constants
-from transformers.utils import hub
-
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
@@ -46,6 +43,9 @@ def _keep(record: logging.LogRecord) -> bool:
 @contextmanager
 def _offline() -> Iterator[None]:
     """What is not in the cache is an error at once, and not after minutes of trying."""
+    from huggingface_hub import constants
+    from transformers.utils import hub
+
     with ExitStack() as stack:
         stack.enter_context(patch.object(constants, "HF_HUB_OFFLINE", True))
         if hasattr(hub, "_is_offline_mode"):  # transformers 4 remembers what it was at import

@@ -10,14 +10,13 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any
 
 from mcdo.encoders.registry import REGISTRY
 from mcdo.encoders.spec import EncoderSpec
-from mcdo.encoders.towers import HEADS, LAYERS, MLP_RATIO, PATCH, RESOLUTION, WIDTH
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 EMBEDDED = tuple(key for key, spec in REGISTRY.items() if spec.embedded)
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -33,6 +32,7 @@ TEMPLATES = (
 )
 CONTEXT_LENGTH = 16
 TEXT_LAYERS = 2
+RESOLUTION, PATCH, WIDTH, LAYERS, HEADS, MLP_RATIO = 32, 8, 48, 3, 1, 2.0
 _SPECIAL = ("<pad>", "<unk>", "<eos>")
 _PREPROCESS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
 # The losses' own initial values: Radford et al. 2021, section 2.5; Zhai et al. 2023, section 3.2. The bias there, -10,
@@ -89,6 +89,9 @@ class Recipe:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """A word-level tokenizer over the words of the captions; every text ends with <eos>."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     splitter = pre_tokenizers.Whitespace()
     words = {word for text in (*TEMPLATES, *CLASS_NAMES) for word, _ in splitter.pre_tokenize_str(text.format(""))}
     vocabulary = {word: i for i, word in enumerate((*_SPECIAL, *sorted(words)))}

@@ -11,7 +11,7 @@ from typing import Any
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 
-RESOLUTION, PATCH, WIDTH, LAYERS, HEADS, MLP_RATIO = 32, 8, 48, 3, 1, 2.0
+from mcdo.encoders.recipe import HEADS, LAYERS, MLP_RATIO, PATCH, RESOLUTION, WIDTH
 
 
 # timm warns when a name is registered twice from one module; a re-import (importlib.reload) does not matter here.

@@ -11,8 +11,6 @@ import warnings
 from pathlib import Path
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 
 from mcdo.errors import McdoError
@@ -35,6 +33,9 @@ _CONVERT = "save its tensors as open_clip_model.safetensors (safetensors.torch.s
 
 def cached(repo: str, filename: str) -> Path | None:
     """The file of a HuggingFace repository in the local cache, or None."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
     try:
         found = try_to_load_from_cache(repo, filename)
     except HFValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
@@ -17,6 +18,16 @@ from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
 from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
 from mcdo.pytest_plugin.state import MODELS, RUNNER, SESSION
 from mcdo.report.files import check_writable
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Without the garbage collector, which would walk all that was imported again and again, and finds nothing."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -144,12 +155,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan what the selected tests request, so that overlapping requests are measured once."""
     settings, runner = session.config.stash[SESSION].settings, session.config.stash[RUNNER]
     session.config.stash[MODELS] = frozenset(_models(session.items))
+    if session.config.option.collectonly:  # nothing will be measured
+        return
     for item in session.items:
         kind, subject = experiment_of(item), _own_subject(item)
         if kind is not None and subject is not None:
             runner.plan(kind.configured(settings), subject_of(item, subject))
     measuring = any({"session", "runner"} & set(getattr(item, "fixturenames", ())) for item in session.items)
-    if measuring and not session.config.option.collectonly and not hasattr(session.config, "workerinput"):
+    if measuring and not hasattr(session.config, "workerinput"):
         try:
             check_writable(settings.reports)
         except McdoError as error:

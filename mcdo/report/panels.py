@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from mcdo.stats import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def correlation_panel(axes: Axes, names: Sequence[str], matrix: ArrayLike, title: str) -> None:

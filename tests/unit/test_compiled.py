@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numba.core import caching
 
 import mcdo
 from mcdo.compiled import compiled
@@ -26,6 +25,8 @@ def test_a_compiled_function_is_the_function(tmp_path: Path) -> None:
 
 
 def test_no_place_for_the_machine_code_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.core import caching
+
     def none(self: object, function: object) -> None:
         raise RuntimeError("cannot cache function: no locator available for file")
 
@@ -34,6 +35,8 @@ def test_no_place_for_the_machine_code_costs_nothing(monkeypatch: pytest.MonkeyP
 
 
 def test_machine_code_that_cannot_be_written_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba.core import caching
+
     tried = []
 
     def full(self: object, signature: object, code: object) -> None:

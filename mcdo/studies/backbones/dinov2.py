@@ -11,8 +11,6 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torchvision.transforms import CenterCrop, InterpolationMode, Resize
-from transformers import Dinov2Config, Dinov2Model
 
 from mcdo.encoders.quiet import quiet_libraries
 from mcdo.encoders.weights import cached, loading_failed, missing
@@ -20,7 +18,6 @@ from mcdo.errors import McdoError
 
 PREPROCESSING = "shortest side 256 px, bicubic, centre crop 224 px, mean and std of ImageNet"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_RESIZE, _CROP = Resize(256, InterpolationMode.BICUBIC), CenterCrop(224)
 
 
 def load(repo: str, random: bool, seed: int, device: str) -> tuple[nn.Module, str]:
@@ -38,7 +35,9 @@ def load(repo: str, random: bool, seed: int, device: str) -> tuple[nn.Module, st
 
 def to_uint8(image: Image.Image) -> Tensor:
     """RGB picture to uint8 [3, 224, 224]."""
-    shown = _CROP(_RESIZE(image.convert("RGB")))
+    from torchvision.transforms import CenterCrop, InterpolationMode, Resize
+
+    shown = CenterCrop(224)(Resize(256, InterpolationMode.BICUBIC)(image.convert("RGB")))
     return torch.from_numpy(np.asarray(shown).copy()).permute(2, 0, 1).contiguous()
 
 
@@ -50,6 +49,8 @@ def class_token(model: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def _untrained(seed: int) -> Any:
+    from transformers import Dinov2Config, Dinov2Model
+
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return Dinov2Model(Dinov2Config(image_size=518, patch_size=14))  # 518: the grid of its position embedding
@@ -64,6 +65,8 @@ def _pretrained(repo: str) -> Any:
 
 def from_folder(folder: Path) -> Any:
     """A checkpoint's folder, config.json and model.safetensors; every parameter must be filled."""
+    from transformers import Dinov2Model
+
     try:
         model, report = Dinov2Model.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,6 +66,8 @@ def write_features(path: Path, features: Features) -> Path:
         McdoError: if a vector is not finite float32 of the stated size.
 
     """
+    import h5py
+
     for view, vector in features.vectors.items():
         if vector.shape != (features.identity.feature_size,) or vector.dtype != np.float32:
             raise McdoError(
@@ -108,6 +109,8 @@ def read_features(path: Path) -> Features:
         McdoError: if it is not there, damaged or none of ours.
 
     """
+    import h5py
+
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mcdo.report.figures import save_figure
 from mcdo.studies.backbones.table import METRICS, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _NAMES = {"f1": "F1 per fold", "auc": "AUC per fold", "onset_mae_days": "onset MAE (days)"}
 
 
 def draw_table(table: Table, path: Path, shown: str) -> Path:
     """Write the figure; the onsets are those of the baseline and of the backbone ``shown``."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     panels = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.3])
     for panel, name in zip(panels, METRICS, strict=False):

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import submitit
+from typing import TYPE_CHECKING, Any
 
 from mcdo.errors import McdoError, nearest
 from mcdo.studies.backbones.config import BackbonesConfig
@@ -19,6 +17,9 @@ from mcdo.studies.backbones.plants import load_plants
 from mcdo.studies.backbones.registry import find_backbone
 from mcdo.studies.backbones.study import collect, extract_shard, train_some
 from mcdo.studies.backbones.training import Task
+
+if TYPE_CHECKING:
+    import submitit
 
 CLUSTERS = ("slurm", "local", "debug")
 
@@ -105,6 +106,8 @@ def submit(
 def _executor(
     root: Path, cluster: str, stage: Stage, ids: Mapping[str, list[str]], parameters: Mapping[str, Any]
 ) -> submitit.AutoExecutor:
+    import submitit
+
     waits: dict[str, Any] = {}
     if cluster == "slurm" and stage.after is not None:
         array = ids[stage.after][0].split("_")[0]  # the jobs of an array are ARRAY_0, ARRAY_1, …

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score, roc_auc_score
 
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate, bootstrap, holm, wilcoxon_increase
@@ -41,6 +40,8 @@ def fold_figures(series: Series, prediction: Prediction) -> dict[str, float]:
     f1: at one half, 0 when nothing is found. auc: NaN with one class only. onset_mae_days: mean absolute error over
     the plants that wilt. false_alarms: the share of the others that are called wilting in any round.
     """
+    from sklearn.metrics import f1_score, roc_auc_score
+
     places = [series.plants.index(name) for name in prediction.plants]
     labels, seen, onset = series.labels[places], series.seen[places], series.onset[places]
     truth, score = labels[seen], prediction.probability[seen]

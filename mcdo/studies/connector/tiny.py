@@ -7,15 +7,17 @@ architecture in a few tens of thousands of parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.studies.connector.models import inject
+
+if TYPE_CHECKING:
+    from transformers import Qwen3Config
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class TinyConnector(nn.Module):
     """
 
     def __init__(self, encoder: Encoder, vocabulary: int, image_token_id: int, config: TinyConfig, seed: int) -> None:
+        from transformers import Qwen3ForCausalLM
+
         super().__init__()
         self.image_token_id, self.config = image_token_id, config
         self._encoder = (encoder,)  # in a tuple, so that its modules are not registered here
@@ -102,6 +106,8 @@ class TinyConnector(nn.Module):
 
 
 def _qwen3(vocabulary: int, config: TinyConfig) -> Qwen3Config:
+    from transformers import Qwen3Config
+
     return Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=config.width,

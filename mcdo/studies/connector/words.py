@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PAD, UNKNOWN, BEGIN, END, IMAGE = SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<image>")
 
 
 def word_tokenizer(texts: Iterable[str], size: int = 4000) -> PreTrainedTokenizerFast:
     """A word-level tokenizer with the ``size`` most frequent words of ``texts`` (ties by alphabet), in lower case."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     normalizer, splitter = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     plain = (normalizer.normalize_str(text.replace(IMAGE, " ")) for text in texts)
     counts = Counter(word for text in plain for word, _ in splitter.pre_tokenize_str(text))

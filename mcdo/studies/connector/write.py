@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mcdo.report.figures import save_figure
 from mcdo.report.files import write_json, write_npz, write_text
@@ -18,6 +16,10 @@ from mcdo.studies.connector import published
 from mcdo.studies.connector.ablation import Ablation, Comparison, compare
 from mcdo.studies.connector.arms import CORRECT
 from mcdo.studies.connector.study import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FOLDER = Path("studies") / "connector"
 HEADER = "| arm | seed | loss [95 %] | minus correct [95 %] | items worse | p (Holm) | verdict | published loss |"
@@ -105,6 +107,8 @@ def _arrays(result: Result) -> dict[str, Any]:
 
 
 def _figure(result: Result, compared: Sequence[dict[str, Comparison]]) -> Figure:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     series = {

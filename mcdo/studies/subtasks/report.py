@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mcdo.report.figures import save_figure
 from mcdo.report.files import write_json, write_text
@@ -19,6 +17,10 @@ from mcdo.studies.subtasks import published
 from mcdo.studies.subtasks.dropout import CLASSES
 from mcdo.studies.subtasks.evaluate import OPTIONS, OTHER_ERRORS, Evaluation
 from mcdo.studies.subtasks.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FOLDER = Path("studies") / "subtasks"
 _PER_CENT = ("accuracy", "ece", "brier")
@@ -200,6 +202,8 @@ def _published_table() -> str:
 
 def figure(found: Evaluation) -> Figure:
     """Left: reliability of A before and after temperature. Right: accuracy inside each triage class."""
+    from matplotlib.figure import Figure
+
     drawn = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = drawn.subplots(1, 2)
     _draw_reliability(left, found)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
 
 from mcdo.encoders import Encoder
 from mcdo.estimators import provenance
@@ -144,6 +143,8 @@ class Study:
 
     def _linear_probe(self, seed: int) -> Run:
         """Multinomial logistic regression on the embedding alone (L2, C = 1); the same for every seed."""
+        from sklearn.linear_model import LogisticRegression
+
         splits = self.splits
         probe = LogisticRegression(max_iter=5000).fit(splits.train.features, splits.train.labels)
         found = [np.asarray(probe.decision_function(s.features)) for s in (splits.calibration, splits.test)]

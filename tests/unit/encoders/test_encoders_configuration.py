@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
 
 from mcdo.encoders import REGISTRY, load_encoder
-from mcdo.encoders.configuration import CONFIG, read_configuration
 from mcdo.encoders.quiet import quiet_libraries
 from mcdo.encoders.spec import MODELS_DIR, square_side
 from mcdo.errors import McdoError
@@ -35,6 +33,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def copied(key: str, tmp_path: Path, change: Change | None = None) -> Path:
+    from mcdo.encoders.configuration import CONFIG
+
     folder = tmp_path / "model"
     shutil.copytree(MODELS_DIR / key, folder)
     contents = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -117,6 +117,8 @@ def test_a_wrong_configuration_is_an_error_with_file_and_remedy(name: str, tmp_p
 
 @pytest.mark.parametrize("key", [key for key, spec in REGISTRY.items() if spec.embedded])
 def test_the_embedded_configurations_are_right(key: str) -> None:
+    from mcdo.encoders.configuration import CONFIG, read_configuration
+
     _, preprocess = read_configuration(MODELS_DIR / key / CONFIG)
     assert set(preprocess) >= {"mean", "std", "interpolation", "resize_mode"}
     assert "not stated" not in load_encoder(key).preprocess_id
@@ -189,7 +191,7 @@ def test_absent_tokenizer_files_are_an_error_when_text_is_wanted(tmp_path: Path)
 
 
 def test_no_library_reaches_the_network_while_a_model_loads() -> None:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     before = constants.HF_HUB_OFFLINE

@@ -6,13 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mcdo.encoders import REGISTRY, Encoder, load_encoder, open_clip_backend
+from mcdo.encoders import REGISTRY, Encoder, load_encoder
 from mcdo.encoders.recipe import CLASS_NAMES
 from mcdo.errors import McdoError
 from mcdo.estimators import ZeroShot
@@ -31,6 +30,8 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def library_preprocess(model: nn.Module) -> Callable[[Image.Image], Tensor]:
+    import open_clip
+
     settings: Any = model.visual.preprocess_cfg  # type: ignore[union-attr]
     cfg = open_clip.transform.PreprocessCfg(**settings)
     transform: Callable[[Image.Image], Tensor] = open_clip.transform.image_transform_v2(cfg, is_train=False)
@@ -49,6 +50,10 @@ def test_own_preprocessing_equals_the_library_bit_for_bit(key: str, size: tuple[
 @pytest.mark.parametrize("key", [key for key, spec in REGISTRY.items() if not spec.embedded])
 def test_full_size_preprocessing_equals_the_library_bit_for_bit(key: str) -> None:
     """The settings are the tag's, so this needs no model."""
+    import open_clip
+
+    from mcdo.encoders import open_clip_backend
+
     spec = REGISTRY[key]
     settings = open_clip.get_pretrained_cfg(spec.name, spec.pretrained)
     kept = {name: settings[name] for name in ("mean", "std", "interpolation", "resize_mode")}
@@ -147,6 +152,8 @@ def test_weights_hash_sees_values_and_names() -> None:
 
 
 def test_siglip2_text_needs_the_tokenizer_and_images_do_not(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mcdo.encoders import open_clip_backend
+
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     source = open_clip_backend._source("siglip2_b16", "ViT-B-16-SigLIP2", "webli")
     with pytest.raises(McdoError, match="hf download timm/ViT-B-16-SigLIP2"):

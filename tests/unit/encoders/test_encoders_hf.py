@@ -14,19 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoImageProcessor,
-    AutoTokenizer,
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    Siglip2Config,
-    Siglip2ImageProcessor,
-    Siglip2Model,
-    SiglipConfig,
-    SiglipImageProcessor,
-    SiglipModel,
-)
 
 from mcdo.encoders import load_encoder
 from mcdo.encoders.recipe import tokenizer
@@ -41,6 +28,18 @@ def _text(words: Any) -> dict[str, Any]:
 
 
 def make_checkpoint(kind: str, folder: Path) -> Path:
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        Siglip2Config,
+        Siglip2ImageProcessor,
+        Siglip2Model,
+        SiglipConfig,
+        SiglipImageProcessor,
+        SiglipModel,
+    )
+
     words = tokenizer()
     vision = {**_TOWER, "image_size": 16, "patch_size": 8}
     with torch.random.fork_rng(devices=[]):
@@ -89,6 +88,8 @@ def test_checkpoint_loads_with_its_family_loss_and_size(checkpoint: tuple[str, P
 
 
 def test_features_equal_those_of_the_library(checkpoint: tuple[str, Path]) -> None:
+    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, Siglip2Model, SiglipModel
+
     kind, folder = checkpoint
     encoder = load_encoder(f"hf:{folder}")
     picture = _picture()

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mcdo.encoders import REGISTRY, load_encoder, open_clip_backend, registered_keys
+from mcdo.encoders import REGISTRY, load_encoder, registered_keys
 from mcdo.encoders.spec import MODELS_DIR
 from mcdo.encoders.weights import refuse_pickles
 from mcdo.errors import McdoError
@@ -59,6 +58,8 @@ def test_registry_has_the_published_and_the_embedded_keys() -> None:
 
 @pytest.mark.parametrize("key", [key for key, spec in REGISTRY.items() if not spec.embedded])
 def test_entry_agrees_with_the_architecture_and_tag_of_open_clip(key: str) -> None:
+    import open_clip
+
     spec = REGISTRY[key]
     cfg = open_clip.get_model_config(spec.name)
     tag = open_clip.get_pretrained_cfg(spec.name, spec.pretrained)
@@ -97,6 +98,8 @@ def test_absent_accelerator_is_an_error() -> None:
 
 @pytest.mark.parametrize("key", [key for key, spec in REGISTRY.items() if not spec.embedded])
 def test_missing_weights_are_a_quick_error_with_the_command(key: str, empty_cache: Path) -> None:
+    import open_clip
+
     repo = open_clip.get_pretrained_cfg(REGISTRY[key].name, REGISTRY[key].pretrained)["hf_hub"].rstrip("/")
     started = time.perf_counter()
     with pytest.raises(McdoError, match=rf"hf download {repo}\n.*weights='random'"):
@@ -125,6 +128,8 @@ def test_hub_repository_on_disk_loads_offline(own: Path, empty_cache: Path) -> N
 
 
 def test_registered_weights_on_disk_load_offline(empty_cache: Path, tmp_path: Path) -> None:
+    from mcdo.encoders import open_clip_backend
+
     model = open_clip_backend.build("ViT-B-32-quickgelu", seed=7)
     (tmp_path / "files").mkdir()
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "files" / WEIGHTS)
@@ -151,6 +156,8 @@ def test_own_folder_is_loaded_as_the_embedded_ones_are(own: Path) -> None:
 
 @pytest.mark.parametrize("key", [key for key, spec in REGISTRY.items() if spec.embedded])
 def test_family_and_loss_are_inferred_for_own_encoders(key: str) -> None:
+    from mcdo.encoders import open_clip_backend
+
     inferred = open_clip_backend.own_spec(f"local-dir:{MODELS_DIR / key}")
     assert (inferred.family, inferred.loss) == (REGISTRY[key].family, REGISTRY[key].loss)
 
@@ -177,6 +184,8 @@ def test_missing_embedded_folder_says_where_the_models_are(tmp_path: Path, monke
 
 
 def test_open_clip_reads_the_embedded_folder_by_itself() -> None:
+    import open_clip
+
     folder = MODELS_DIR / "siglip_tiny"
     model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
     assert torch.equal(model.logit_bias, load_encoder("siglip_tiny").model.get_parameter("logit_bias"))
@@ -244,6 +253,8 @@ def test_checkpoint_without_the_bias_its_configuration_asks_for_is_refused(own: 
 
 def test_openai_weights_without_quick_gelu_are_refused() -> None:
     """Trap 4: the plain configuration of ViT-B-32 runs OpenAI's weights with another activation."""
+    from mcdo.encoders import open_clip_backend
+
     spec = REGISTRY["clip_b32"]
     with pytest.raises(McdoError, match="trained with QuickGELU, but 24 activations of the built model are GELU"):
         open_clip_backend.check_activation(spec, open_clip_backend.build("ViT-B-32", 0))

@@ -9,16 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
-import open_clip
 import pytest
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
-from transformers import CLIPConfig, CLIPImageProcessor, SiglipConfig, SiglipImageProcessor
 
 from mcdo.encoders import Encoder, Prompts, TextTower, Tokens, load_encoder
 from mcdo.encoders.encoder import Preprocessing, Towers
-from mcdo.encoders.open_clip_backend import _tower_modules
 from mcdo.encoders.recipe import tokenizer
 from mcdo.encoders.spec import EncoderSpec
 from mcdo.errors import McdoError
@@ -33,6 +29,10 @@ TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num
 
 def plain_clip() -> Encoder:
     """open_clip's CLIP: its text tower is spread over the root, and its text projection a bare Parameter there."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    from mcdo.encoders.open_clip_backend import _tower_modules
+
     words = tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -54,6 +54,8 @@ def plain_clip() -> Encoder:
 
 
 def hf(kind: str) -> Encoder:
+    from transformers import CLIPConfig, CLIPImageProcessor, SiglipConfig, SiglipImageProcessor
+
     words = tokenizer()
     ids = {"pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id, "bos_token_id": words.unk_token_id}
     text = {**TEXT, "vocab_size": len(words), "max_position_embeddings": 16, **ids}
@@ -196,6 +198,8 @@ def test_tokens_are_counted_before_the_padding(kind: str, extra: int) -> None:
 
 
 def test_a_full_row_and_clips_own_tokenizer_are_counted_too() -> None:
+    import open_clip
+
     tower = copy.copy(TextTower(encoder_of("clip_tiny")))
     assert tower.token_counts([" ".join(["a"] * 40)]).tolist() == [16]
     vars(tower)["_tokenizer"] = open_clip.SimpleTokenizer(context_length=77)  # pads with 0, starts and ends each text

@@ -12,7 +12,6 @@ from mcdo.encoders import REGISTRY, load_encoder
 from mcdo.encoders.card import held_out
 from mcdo.encoders.recipe import EMBEDDED, Recipe, model_config, tokenizer, write_untrained
 from mcdo.encoders.spec import MODELS_DIR
-from mcdo.encoders.train import _groups, distort, fit, train
 from mcdo.images.digits import training_split
 
 SHORT = replace(Recipe(), steps=12, warmup=3, groups=4)
@@ -92,6 +91,8 @@ def test_towers_are_equal_in_width_depth_and_heads() -> None:
 
 @pytest.mark.parametrize("key", ["clip_tiny", "siglip_tiny"])
 def test_recipe_runs_learns_and_repeats_itself(key: str, tmp_path: Path) -> None:
+    from mcdo.encoders.train import train
+
     before = torch.get_rng_state(), torch.get_num_threads()
     first = train(key, tmp_path / "a", SHORT)
     again = train(key, tmp_path / "b", SHORT)
@@ -105,6 +106,8 @@ def test_recipe_runs_learns_and_repeats_itself(key: str, tmp_path: Path) -> None
 
 
 def test_what_can_be_shared_starts_equal(tmp_path: Path) -> None:
+    from mcdo.encoders.train import fit
+
     images, labels = training_split()
     states = {}
     for key in EMBEDDED:
@@ -118,6 +121,8 @@ def test_what_can_be_shared_starts_equal(tmp_path: Path) -> None:
 
 
 def test_each_group_holds_every_digit_once() -> None:
+    from mcdo.encoders.train import _groups
+
     _, labels = training_split()
     members = [torch.from_numpy((labels == c).nonzero()[0]) for c in range(10)]
     rows, classes = _groups(members, 5, torch.Generator().manual_seed(0))
@@ -127,6 +132,8 @@ def test_each_group_holds_every_digit_once() -> None:
 
 
 def test_distortion_without_strength_is_only_normalisation() -> None:
+    from mcdo.encoders.train import distort
+
     views = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     still = replace(Recipe(), noise=0.0, blur=0.0, occlusion=0)
     shown = distort(views, still, torch.Generator().manual_seed(1))

@@ -9,7 +9,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import linalg
-from sklearn.linear_model import BayesianRidge
 from torch.func import hessian, jacrev
 
 from mcdo.encoders import load_encoder
@@ -154,6 +153,8 @@ def test_the_prior_precision_maximises_the_evidence(rng: np.random.Generator) ->
 
 def dense_leverage(leverage_of: Callable[..., Array]) -> None:
     """The law that trap 6 breaks, against scikit-learn's posterior of ridge regression."""
+    from sklearn.linear_model import BayesianRidge
+
     rng = np.random.default_rng(3)
     mixing = rng.normal(size=(D, D))
     X, new = rng.normal(size=(30, D)) @ mixing, rng.normal(size=(9, D)) @ mixing  # correlated, as features are

@@ -8,8 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.neighbors import KNeighborsClassifier
 
 from mcdo.errors import McdoError
 from mcdo.images import ImageSet, load_images
@@ -36,6 +34,8 @@ def test_training_and_heldout_share_no_image_and_leave_none_out() -> None:
 
 
 def test_ids_numbers_and_labels_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
     target = load_digits().target
     images = load_images("digits", 700, seed=5)
     assert images.labels is not None
@@ -73,6 +73,8 @@ def test_every_variant_is_an_image_of_its_own() -> None:
 
 
 def test_labels_fit_the_pixels_also_of_variants() -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
     train, labels = training_split()
     assert train.shape == (1197, 32, 32)
     assert train.dtype == np.uint8

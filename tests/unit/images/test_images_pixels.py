@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import functional as reference
 
 from mcdo.errors import McdoError
 from mcdo.images import Pixels, load_images, prepare_pixels
@@ -24,6 +23,8 @@ def prepared(workers: int | None = None) -> Pixels:
 
 
 def test_a_batch_is_bit_for_bit_what_torchvision_makes_of_the_images() -> None:
+    from torchvision.transforms import functional as reference
+
     pixels = prepared()
     expected = torch.stack([reference.normalize(reference.to_tensor(image), list(MEAN), list(STD)) for image in DIGITS])
     assert len(pixels) == 12

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from toy_towers import (
     EMBEDDED,
@@ -135,6 +134,8 @@ def test_a_model_in_training_mode_is_refused(part: str) -> None:
 
 
 def test_native_dropout_stays_off() -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
     def build(p: float) -> Encoder:
         shape: dict[str, Any] = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
         rates = {"drop_rate": p, "pos_drop_rate": p, "proj_drop_rate": p, "attn_drop_rate": p, "drop_path_rate": p}

@@ -11,14 +11,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessor,
-    Siglip2Config,
-    Siglip2ImageProcessor,
-    SiglipConfig,
-    SiglipImageProcessor,
-)
 
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.encoders.encoder import Preprocessing, Towers
@@ -131,6 +123,15 @@ def _open_clip(**vision: Any) -> Any:
 
 
 def _hf(kind: str) -> Encoder:
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessor,
+        Siglip2Config,
+        Siglip2ImageProcessor,
+        SiglipConfig,
+        SiglipImageProcessor,
+    )
+
     text = {**_SHAPE, "vocab_size": 16, "max_position_embeddings": 4}
     vision = {**_SHAPE, "image_size": SIZE, "patch_size": 8}
     processor: Any

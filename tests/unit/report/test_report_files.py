@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from mcdo.errors import McdoError
 from mcdo.report import files
@@ -40,6 +39,8 @@ def test_a_folder_that_cannot_be_written_is_noticed_before(no_folder: Path, tmp_
 
 
 def test_numbers_outlive_a_folder_that_fails_after_the_measurement(no_folder: Path, elsewhere: Path) -> None:
+    from matplotlib.figure import Figure
+
     folder = no_folder / "phase1" / "exp0" / "clip_tiny"
     with pytest.warns(UnwrittenReportWarning, match=f"exp0_summary.json cannot be written: .* It is {elsewhere}"):
         path = write_json(folder / "exp0_summary.json", {"a": 1})
@@ -110,6 +111,8 @@ def test_summaries_are_filled_where_the_file_system_has_no_locks(
 
 @pytest.mark.parametrize("name", ["模型", "$x$ and $\\bad", "caf\udce9", "a\x1b[31m\x00", "$"])
 def test_no_name_in_a_figure_costs_it(name: str, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
     figure = Figure()
     axes = figure.subplots()
     axes.set_title(name)
@@ -125,6 +128,8 @@ def test_no_name_in_a_figure_costs_it(name: str, tmp_path: Path) -> None:
 
 
 def test_powers_of_ten_stay_formulas(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
     figure = Figure()
     axes = figure.subplots()
     axes.plot([1, 2], [1, 100])

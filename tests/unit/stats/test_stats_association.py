@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.linear_model import LinearRegression
 
 from mcdo.errors import McdoError
 from mcdo.stats import partial_spearman, spearman, spearman_permutation_p
@@ -46,6 +45,8 @@ def test_spearman_of_a_constant_is_undefined_and_of_itself_one() -> None:
 @law
 @given(tied)
 def test_partial_spearman_is_the_formula_for_one_and_the_regression_residual_for_two(rows: NDArray[np.float64]) -> None:
+    from sklearn.linear_model import LinearRegression
+
     noise = np.random.default_rng(5).normal(size=(3, 12)) / 100
     x, y, z = np.round(rows + noise, 2)  # a few ties survive, exact dependence does not
     r = stats.spearmanr(np.stack([x, y, z]), axis=1).statistic

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from sklearn.metrics import log_loss
 
 from mcdo.errors import McdoError
 from mcdo.stats import (
@@ -106,6 +105,8 @@ def test_malformed_input_is_refused(error: Any, confidence: Any, correct: Any, b
 
 
 def test_proper_scores_match_their_references() -> None:
+    from sklearn.metrics import log_loss
+
     rng = np.random.default_rng(0)
     p, labels = rng.dirichlet(np.ones(4), 50), rng.integers(0, 4, 50)
     assert negative_log_likelihood(p, labels) == pytest.approx(log_loss(labels, p))

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import special, stats
-from sklearn.metrics import roc_auc_score
 
 from mcdo.errors import McdoError
 from mcdo.stats import auroc, auroc_differences, auroc_high, auroc_low
@@ -44,6 +43,8 @@ def delong(first: Array, second: Array, positive: Array) -> tuple[Array, Array, 
 @law
 @given(tied)
 def test_the_area_is_scikit_learn_s_with_ties(rows: Array) -> None:
+    from sklearn.metrics import roc_auc_score
+
     positive = rows[1] > 2
     assume(0 < positive.sum() < 12)
     found = auroc(rows[0], positive).value
@@ -77,6 +78,8 @@ def test_the_interval_is_delong_s_on_the_logit_scale(decimals: int) -> None:
 
 
 def test_the_interval_is_near_that_of_a_naive_bootstrap() -> None:
+    from sklearn.metrics import roc_auc_score
+
     positive = np.quantile(Y, 0.8) < Y
     found = auroc(X, positive)
     draws = [roc_auc_score(positive[i], X[i]) for i in RNG.integers(0, 300, (400, 300))]

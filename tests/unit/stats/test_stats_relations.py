@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 from mcdo.errors import McdoError
 from mcdo.stats import bootstrap, partial_spearman, spearman
@@ -81,6 +80,8 @@ def test_a_constant_quantity_or_one_that_is_the_covariate_is_undefined_and_no_te
 
 
 def test_an_advantage_is_the_directed_difference_of_single_figures() -> None:
+    from sklearn.metrics import roc_auc_score
+
     x = sample()
     found = advantages(
         {"score": x["score"]},

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import optimize
-from sklearn.isotonic import isotonic_regression
 
 from mcdo.errors import McdoError
 from mcdo.stats.response import ResponseCurve, response_curve
@@ -102,6 +101,8 @@ def noise(seed: int) -> NDArray[np.float64]:
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 20), min_size=2, max_size=6))
 def test_the_fit_is_the_nearest_non_decreasing_curve(means: list[int]) -> None:
+    from sklearn.isotonic import isotonic_regression
+
     y = np.array(means, dtype=float)
     curve = response_curve(range(len(y)), responses(list(y), n=20), resamples=5)
     fitted = np.array([e.value for e in curve.fitted])

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 from mcdo.errors import McdoError
 from mcdo.stats import (
@@ -28,6 +27,8 @@ TARGETS = ambiguity_targets(LOGITS, np.random.default_rng(9).integers(0, 5, 200)
 
 
 def test_report_holds_the_published_keys_with_their_figures() -> None:
+    from sklearn.metrics import roc_auc_score
+
     assert TARGETS.prompt_sensitivity is not None
     assert TARGETS.correct is not None
     score = TARGETS.entropy + np.random.default_rng(1).normal(size=200)

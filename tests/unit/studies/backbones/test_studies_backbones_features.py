@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -31,6 +30,8 @@ def _features(*views: View, identity: Identity = IDENTITY) -> Features:
 
 
 def test_a_vector_lies_at_plant_round_view_with_its_provenance(tmp_path: Path) -> None:
+    import h5py
+
     path = write_features(tmp_path / "f.h5", _features(View("p", 2, "top")))
     with h5py.File(path, "r") as file:
         held = file["p/2/top"]
@@ -117,6 +118,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
+    import h5py
+
     path = write_features(tmp_path / "f.h5", _features(View("p", 0, "top")))
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(McdoError, match=r"f\.h5 is damaged"):
@@ -130,6 +133,8 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_lost_an_image_is_refused(tmp_path: Path) -> None:
+    import h5py
+
     path = write_features(tmp_path / "f.h5", _features(View("p", 0, "top"), View("q", 0, "top")))
     with h5py.File(path, "a") as file:
         del file["q/0/top"]

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import open_clip
 import pytest
 import torch
 from PIL import Image
-from transformers import Dinov2Config, Dinov2Model
 
-from mcdo.encoders import load_encoder, open_clip_backend
+from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
 from mcdo.studies.backbones import dinov2, registry
 from mcdo.studies.backbones.registry import AFTER_PROJECTION, BACKBONES, BEFORE_PROJECTION, find_backbone, load_backbone
@@ -35,6 +33,8 @@ def test_the_four_of_the_study_state_768_and_bioclip2_a_batch_of_32() -> None:
 def test_768_is_before_the_projection_of_a_base_and_after_that_of_a_large_tower(
     architecture: str, width: int, projected: int
 ) -> None:
+    import open_clip
+
     config = open_clip.get_model_config(architecture)
     assert (config["vision_cfg"]["width"], config["embed_dim"]) == (width, projected)
 
@@ -88,6 +88,7 @@ def test_before_the_projection_times_the_projection_is_encode_image(
     monkeypatch: pytest.MonkeyPatch, picture: Image.Image
 ) -> None:
     """On a small tower of the same class; the projection is what the entry leaves out."""
+    from mcdo.encoders import open_clip_backend
     from mcdo.encoders.registry import REGISTRY
 
     spec = REGISTRY["clip_tiny"]
@@ -104,6 +105,8 @@ def test_before_the_projection_times_the_projection_is_encode_image(
 
 
 def test_a_dinov2_checkpoint_is_read_whole_or_refused(tmp_path: Path, picture: Image.Image) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
     config = Dinov2Config(hidden_size=768, num_hidden_layers=1, image_size=518, patch_size=14)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(1)

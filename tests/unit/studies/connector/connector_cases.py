@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen3Config
 
 from mcdo.encoders import Encoder
 from mcdo.studies.connector.items import Captioned, Item
@@ -16,6 +15,9 @@ from mcdo.studies.connector.samples import Sample, Wording
 from mcdo.studies.connector.study import black, encoder_pixels
 from mcdo.studies.connector.tiny import TinyConfig, TinyConnector
 from mcdo.studies.connector.words import IMAGE, word_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import LlavaConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,8 @@ def tiny_case(encoder: Encoder, digits: Captioned, seed: int = 0, config: TinyCo
 
 def llava_config(vocabulary: int, image_token_id: int) -> LlavaConfig:
     """A LLaVA of two layers each: 32 px in patches of 8, so 16 visual embeddings."""
+    from transformers import CLIPVisionConfig, LlavaConfig, Qwen3Config
+
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
     )
@@ -60,6 +64,8 @@ def llava_config(vocabulary: int, image_token_id: int) -> LlavaConfig:
 
 
 def llava_model(vocabulary: int, image_token_id: int, seed: int = 0) -> Any:
+    from transformers import LlavaForConditionalGeneration
+
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return LlavaForConditionalGeneration(llava_config(vocabulary, image_token_id)).eval()

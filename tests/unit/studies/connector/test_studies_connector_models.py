@@ -7,7 +7,6 @@ import torch
 from connector_cases import Case, llava_model, tiny_case
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPImageProcessor
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
@@ -53,6 +52,8 @@ def test_a_model_of_another_layout_is_refused_by_what_it_lacks() -> None:
 
 @pytest.fixture
 def checkpoint(tiny: Case, tmp_path: Path) -> Path:
+    from transformers import CLIPImageProcessor
+
     llava_model(len(tiny.wording.tokenizer), tiny.wording.image_token_id).save_pretrained(tmp_path)
     tiny.wording.tokenizer.save_pretrained(tmp_path)
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from connector_cases import Case, llava_model
-from transformers import CLIPImageProcessor
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
@@ -80,6 +79,8 @@ def test_own_data_goes_all_the_way_to_table_figure_and_json(
 
 @pytest.fixture
 def checkpoint(tiny: Case, tmp_path: Path) -> Path:
+    from transformers import CLIPImageProcessor
+
     folder = tmp_path / "checkpoint"
     llava_model(len(tiny.wording.tokenizer), tiny.wording.image_token_id).save_pretrained(folder)
     tiny.wording.tokenizer.save_pretrained(folder)

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import softmax
-from sklearn.metrics import log_loss
 
 from mcdo.errors import McdoError
 from mcdo.stats import expected_calibration_error
@@ -34,6 +33,8 @@ def drawn(seed: int, n: int = 400, true_t: float = 1.0) -> Predictions[Calibrati
 
 
 def nll(held: Predictions[CalibrationSplit], t: float) -> float:
+    from sklearn.metrics import log_loss
+
     return float(log_loss(held.split.labels, softmax(held.logits / t, axis=1), labels=np.arange(5)))
 
 

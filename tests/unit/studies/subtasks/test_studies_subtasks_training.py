@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from mcdo.errors import McdoError
@@ -122,6 +121,8 @@ def test_training_stops_when_the_validation_accuracy_has_not_risen_for_four_epoc
 
 
 def test_training_learns_what_there_is_to_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+
     found = train(replace(JOB, training=Training(32, 3e-3, 12, 12)), examples(0, 600), examples(1, 600))
     probe = (
         LogisticRegression().fit(examples(0, 600).x, examples(0, 600).y).score(examples(1, 600).x, examples(1, 600).y)
