@@ -140,7 +140,9 @@ def _open_clip(spec: BackboneSpec, random: bool, seed: int, device: str) -> Back
         )
     weights = encoder.weights_hash  # of the whole model, before the projection is taken off
     if spec.reads == BEFORE_PROJECTION:
-        encoder.model.get_submodule("visual").register_parameter("proj", None)
+        visual = encoder.model.get_submodule("visual")
+        encoder.feature_dim = visual.get_parameter("proj").shape[0]  # [width, projected]
+        visual.register_parameter("proj", None)
     return _of_encoder(spec, encoder, weights)
 
 

@@ -43,7 +43,7 @@ def test_768_is_before_the_projection_of_a_base_and_after_that_of_a_large_tower(
 def test_weights_that_are_not_here_are_an_error_with_the_command(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("mcdo.encoders.weights.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(McdoError, match=r"hf download \S+/\S+"):
         load_backbone(name)
 
