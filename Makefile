@@ -8,7 +8,7 @@ STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWa
   -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.store.StoreWarning
 endif
 
-.PHONY: gate experiments studies perf test slow lint models env clean
+.PHONY: gate experiments studies perf test test-experiments test-rest slow lint models env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
@@ -25,8 +25,16 @@ perf: env  ## costs of a pass, reliability against cost, the store; alone on the
 	$(PYTEST) tests/perf --benchmark -s --models=clip_tiny,clip_tiny_sigmoid,siglip_tiny_softmax,siglip_tiny,clip_b32 \
 	  --random-weights=clip_b32 --junitxml=reports/perf/junit.xml
 
-test: env  ## the test suite, with every experiment and study at its quick sizes
-	$(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary --reports reports/quick
+QUICK := $(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary
+
+test: env  ## the test suite, with every experiment and study at its quick sizes, as two processes side by side
+	$(MAKE) --no-print-directory -j2 test-experiments test-rest
+
+test-experiments: env  # one process, since phases 2-4 want the verdict of phase 1
+	$(QUICK) --reports reports/quick tests/experiments tests/gates
+
+test-rest: env
+	$(QUICK) --reports reports/quick-rest tests --ignore=tests/experiments --ignore=tests/gates
 
 slow: env  ## what takes minutes: real architectures with random weights, memory, the coverage of every interval
 	$(PYTEST) -m slow --protocol quick --store temporary --reports reports/quick
