@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from native import assert_same_variance
 from torch import Tensor, nn
@@ -56,6 +55,8 @@ class Headed(nn.Module):
 
 @cache
 def library_tower(kind: str) -> Encoder:
+    import timm
+
     name, options = TIMM[kind]
 
     def build() -> nn.Module:

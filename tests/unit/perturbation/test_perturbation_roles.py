@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 from toy_towers import LinearTower, Toy, encoder_of, fresh, pixels_for, seeded, tower, toy
-from transformers import Dinov2Config, Dinov2Model
 
 import mcdo
 from mcdo.encoders import Encoder
@@ -71,6 +69,8 @@ def test_every_map_that_sees_the_pixels_is_a_patch_embedding() -> None:
 
 @pytest.mark.parametrize("pool", ["gap", "map"])
 def test_the_patch_embedding_of_a_naflex_tower_is_found_among_its_linear_maps(pool: str) -> None:
+    import timm
+
     def build() -> nn.Module:
         trunk = timm.create_model(
             f"naflexvit_base_patch16_{pool}", embed_dim=16, depth=2, num_heads=2, num_classes=8, pretrained=False
@@ -99,6 +99,8 @@ class FirstToken(nn.Module):
 @pytest.mark.parametrize("gated", [False, True])
 def test_roles_of_dinov2_do_not_hang_on_the_names_that_transformers_gives(gated: bool) -> None:
     """Its patch embedding was under 'all', and 'attention' selected nothing."""
+    from transformers import Dinov2Config, Dinov2Model
+
     config = Dinov2Config(
         **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
         use_swiglu_ffn=gated,

@@ -1,0 +1,45 @@
+"""Libraries that take long to import are imported where they are used, so that collecting the tests does not wait."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SLOW = {"h5py", "huggingface_hub", "matplotlib", "numba", "open_clip", "sklearn", "timm", "torchvision", "transformers"}
+BACKENDS = {  # themselves imported where a model is built
+    f"mcdo.encoders.{name}"
+    for name in ("configuration", "hf_backend", "hf_preprocessing", "open_clip_backend", "towers", "train")
+}
+
+
+def imported_at_once(path: Path) -> Iterator[str]:
+    """What the module imports when it is itself imported."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def slow_imports(path: Path) -> set[str]:
+    return {name for name in imported_at_once(path) if name.partition(".")[0] in SLOW or name in BACKENDS}
+
+
+def test_nothing_but_a_backend_imports_a_slow_library_at_once() -> None:
+    paths = [path for room in ("mcdo", "tests") for path in (ROOT / room).rglob("*.py")]
+    found = {str(path.relative_to(ROOT)): slow_imports(path) for path in paths}
+    allowed = {f"{name.replace('.', '/')}.py" for name in BACKENDS}
+    assert {path: names for path, names in found.items() if names and path not in allowed} == {}
+
+
+@pytest.mark.parametrize("line", ["import timm.models", "from mcdo.encoders import Encoder, open_clip_backend"])
+def test_a_slow_import_is_seen(line: str, tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(f"{line}\n\ndef late():\n    import sklearn\n", encoding="utf-8")
+    assert slow_imports(module)
+    module.write_text("def late():\n    import sklearn\n", encoding="utf-8")
+    assert not slow_imports(module)
