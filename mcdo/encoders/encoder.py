@@ -125,6 +125,9 @@ class Encoder:
         look compares a checksum, at the speed of memory, and hashes again what has changed.
         """
         state = self.model.state_dict()
+        odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
+        if odd is not None:
+            raise McdoError(f"{self.key}: {odd} is no tensor but packed, as by quantisation, and cannot be perturbed")
         seen = checksum(state)
         if self._hashed is None or self._hashed[0] != seen:
             self._hashed = (seen, sha256(state))

@@ -289,3 +289,30 @@ def test_activations_are_known_by_their_numbers_where_their_way_is_lost() -> Non
     encoder = with_extra(lambda: Detour(True))
     with pytest.raises(McdoError, match=rf"dead site {EXTRA}\.map: its weight takes part"):
         check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))
+
+
+class BiasedKeys(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(WIDTH, 2, add_bias_kv=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.attn(x, x, x, need_weights=False)[0]
+        return x + out
+
+
+def test_attention_of_a_kind_that_is_not_handled_is_refused_in_words() -> None:
+    encoder = with_extra(BiasedKeys)
+    with pytest.raises(McdoError, match=r"toy: this tower has attention with bias_k.*, which is not handled"):
+        check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))
+
+
+def test_a_quantised_layer_is_refused_by_name() -> None:
+    encoder = toy(LinearTower)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantise: Any = torch.ao.quantization.quantize_dynamic
+        quantise(encoder.model, {nn.Linear}, inplace=True)
+    encoder.model.eval()
+    with pytest.raises(McdoError, match=r"visual\.mlp\.c_fc\.\S+ is no tensor but packed"):
+        check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))

@@ -18,7 +18,9 @@ from mcdo.errors import McdoError, SiteWarning
 from mcdo.estimators.jacobian import SiteGraph
 from mcdo.perturbation import (
     PASS_BLOCK,
+    AttentionDropout,
     Dropout,
+    Perturbation,
     TiedDropout,
     check_alive,
     deterministic_features,
@@ -76,6 +78,13 @@ def test_every_site_of_windowed_and_convolutional_towers_is_alive(kind: str) -> 
     sites = check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))
     assert [site.name for site in sites if site.obstacle] == []
     assert len(sites) >= 14
+
+
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+@pytest.mark.parametrize(("kind", "attentions"), [("maxvit", 8), ("coatnet", 3), ("relpos", 9)])
+def test_probabilities_of_every_window_are_reached(kind: str, attentions: int) -> None:
+    encoder = library_tower(kind)
+    assert len(check_alive(encoder, pixels_for(encoder, 1), AttentionDropout(0.1))) == attentions
 
 
 @pytest.mark.slow
@@ -257,11 +266,13 @@ def test_a_latent_query_is_keyed_where_each_image_has_its_own_and_left_out_by_na
     assert_same_variance(shared, pixels_for(shared), p=0.1, passes=96)
 
 
-def test_first_order_terms_of_windows_are_those_of_passes() -> None:
-    encoder, kind = toy(Windowed), Dropout(0.01)
+@pytest.mark.parametrize("build", [Windowed, ChannelsLast])
+@pytest.mark.parametrize("kind", [Dropout(0.01), TiedDropout(0.01)], ids=lambda kind: type(kind).__name__)
+def test_first_order_terms_are_those_of_passes(build: type[nn.Module], kind: Perturbation) -> None:
+    encoder = toy(build)
     pixels = pixels_for(encoder)
     graph = SiteGraph(encoder, pixels, kind, find_sites(encoder).select("all"))
     exact = torch.stack([graph.terms(axis).sum(-1) for axis in torch.eye(6)]).sum(0) * kind.variance
     with perturbed(encoder, kind, seed=2) as drop:
         passes = torch.cat([drop(pixels, keys_for(), 0, block) for block in range(400)], dim=1)
-    np.testing.assert_allclose(passes.var(1).sum(-1), exact, rtol=0.15)
+    np.testing.assert_allclose(passes.var(1).sum(-1), exact, rtol=0.2)
