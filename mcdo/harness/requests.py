@@ -21,10 +21,13 @@ from mcdo.estimators.scores import pixel_rows
 from mcdo.perturbation import Perturbation, deterministic_features
 
 if TYPE_CHECKING:
+    from mcdo.harness.experiment import View
     from mcdo.harness.session import Session
 
 Value = TypeVar("Value")
 Arrays = dict[str, NDArray[Any]]
+EXACT_UP_TO = 64
+"""Feature sizes D for which first order is taken with all D + 1 probes, so without noise of its own."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,18 @@ class FirstOrder(Request[FirstOrderRun]):
     probes: int = 8
     trials: int = 1
     seed: int = 42
+
+    @classmethod
+    def exact_or(
+        cls, probes: int, trials: int, about: View, shown: Shown, dropout: Perturbation, seed: int
+    ) -> FirstOrder:
+        """All D + 1 probes in one trial where that is affordable: no noise is left in the scores.
+
+        Else ``probes`` in each of ``trials`` trials, whose spread shows the noise that all images share.
+        """
+        D = about.encoder().feature_dim
+        probes, trials = (D + 1, 1) if D <= EXACT_UP_TO else (probes, trials)
+        return cls(about.model, shown, dropout, probes, trials, seed)
 
     def measure(self, session: Session) -> FirstOrderRun:
         """Of the image tower, or of the text tower where prompts are shown."""

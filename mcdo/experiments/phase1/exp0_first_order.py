@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Outcome, Passes, Request, View
+from mcdo.harness.requests import EXACT_UP_TO
 from mcdo.perturbation import GROUPS
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
@@ -33,8 +34,6 @@ from mcdo.stats import (
     reliability,
 )
 
-EXACT_UP_TO = 64
-"""Feature sizes D for which the subset's first order is taken with all D + 1 probes, so without noise of its own."""
 DOMAIN_SCORES = ("trace_pre", "trace_post", "norm_var")
 """Compared with Monte Carlo; of the first two it is claimed that they agree."""
 
@@ -94,9 +93,8 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
 
     def reference(self, about: View) -> FirstOrder:
         """First order on the subset: all probes where that is affordable, else many in several trials."""
-        D = about.encoder().feature_dim
-        probes, trials = (D + 1, 1) if D <= EXACT_UP_TO else (EXACT_UP_TO, self.domain_trials)
-        return FirstOrder(about.model, Images(self.subset), self.dropout, probes, trials, self.seed)
+        shown = Images(self.subset)
+        return FirstOrder.exact_or(EXACT_UP_TO, self.domain_trials, about, shown, self.dropout, self.seed)
 
     def monte_carlo(self, model: str, p: float, group: str | None = None) -> Passes:
         """Monte Carlo on the subset at one p, of the session's sites or of one group of them."""

@@ -53,8 +53,6 @@ BARS = {
 BEYOND_NORM = "rho_uncertainty_vs_entropy_given_norm"
 JUDGED = ("trace_pre", "trace_post")
 NORM = "feature_norm"
-EXACT_UP_TO = 64
-"""Feature sizes D for which all D + 1 probes are taken."""
 SUFFIX = {"mc": "", "first_order": "/first_order"}
 Figures = Mapping[str, Estimate]
 
@@ -147,9 +145,7 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
 
     def first_order(self, about: View) -> FirstOrder:
         """All probes in one trial where that is affordable, else enough trials for the spread between them."""
-        D = about.encoder().feature_dim
-        probes, trials = (D + 1, 1) if D <= EXACT_UP_TO else (self.probes, self.probe_trials)
-        return FirstOrder(about.model, Images(self.n), self.dropout, probes, trials, self.seed)
+        return FirstOrder.exact_or(self.probes, self.probe_trials, about, Images(self.n), self.dropout, self.seed)
 
     def logits(self, model: str) -> Logits:
         """What the targets are made of."""

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 STABLE = 0.8
 """Two p rank alike when their correlation lies above this."""
-EXACT_UP_TO = 64
-"""Feature sizes D for which first order is taken with all D + 1 probes, so without noise of its own."""
 SCORES = ("trace_pre", "trace_pre_relative")
 Scores = NDArray[np.float64]
 
@@ -112,9 +110,8 @@ class RankStability(Experiment[StabilityResult]):
 
     def first_order(self, about: View) -> FirstOrder:
         """One run of the prediction serves every p."""
-        kind, D = replace(self.dropout, p=self.reference), about.encoder().feature_dim
-        probes, trials = (D + 1, 1) if D <= EXACT_UP_TO else (self.probes, self.probe_trials)
-        return FirstOrder(about.model, Images(self.n), kind, probes, trials, self.seed)
+        kind = replace(self.dropout, p=self.reference)
+        return FirstOrder.exact_or(self.probes, self.probe_trials, about, Images(self.n), kind, self.seed)
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
         return (*(self.at(about.model, p) for p in self.p), self.first_order(about))

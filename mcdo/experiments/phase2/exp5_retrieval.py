@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mcdo.encoders.zero_shot import unit
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.phase1.exp5_subset_ambiguity import AUROC_ENTROPY_BAR, RHO_ENTROPY_BAR
@@ -148,7 +149,7 @@ def gap_and_rank(
     The rank counts the captions that are strictly better than the right one, plus one.
     """
     place = {caption: i for i, caption in enumerate(prompts(items))}
-    image, text = (_unit(features) for features in (images, texts))
+    image, text = (unit(features) for features in (images, texts))
     gaps, ranks = [], []
     for row, item in zip(image, items, strict=True):
         captions = text[[place[caption] for caption in item.captions]]
@@ -183,11 +184,6 @@ def _check_distinct(item: RetrievalItem, captions: Array) -> None:
             f"{item.image_path}: the captions {item.captions[i]!r} and {item.captions[j]!r} are the same to the text "
             "tower (its tokenizer drops case, spaces and what is beyond the context length); leave one out"
         )
-
-
-def _unit(features: NDArray[np.float32]) -> Array:
-    wide = features.astype(np.float64)
-    return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True))
 
 
 def _follows(bar: str, score: str) -> Claim[RetrievalResult | None]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun
-from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS, EXACT_UP_TO
+from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS
 from mcdo.experiments.phase3.exp6_laplace.runtimes import Runtimes, in_plain_passes
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Logits, Passes, Request, View
 from mcdo.harness.laplace_requests import LaplaceScores
@@ -115,9 +115,7 @@ class LaplaceComparison(Experiment[LaplaceResult]):
 
     def first_order(self, about: View) -> FirstOrder:
         """Without noise where all probes are affordable, else with trials enough to see it."""
-        D = about.encoder().feature_dim
-        probes, trials = (D + 1, 1) if D <= EXACT_UP_TO else (self.probes, self.probe_trials)
-        return FirstOrder(about.model, Images(self.n), self.dropout, probes, trials, self.seed)
+        return FirstOrder.exact_or(self.probes, self.probe_trials, about, Images(self.n), self.dropout, self.seed)
 
     def laplace(self, model: str) -> LaplaceScores:
         """Both posteriors' scores."""

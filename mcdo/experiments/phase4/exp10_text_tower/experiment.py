@@ -28,7 +28,6 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
-from mcdo.experiments.phase1.exp5_subset_ambiguity import EXACT_UP_TO
 from mcdo.experiments.phase4.exp10_text_tower.fixed_length import (
     Array,
     crossed,
@@ -125,9 +124,7 @@ class TextTowerDropout(Experiment[TextResult]):
 
     def first_order(self, about: View, prompts: Sequence[Prompt]) -> FirstOrder:
         """All probes in one trial where that is affordable, else enough trials for the spread between them."""
-        D = about.encoder().feature_dim
-        probes, trials = (D + 1, 1) if D <= EXACT_UP_TO else (self.probes, self.probe_trials)
-        return FirstOrder(about.model, _texts(prompts), self.perturbation, probes, trials, self.seed)
+        return FirstOrder.exact_or(self.probes, self.probe_trials, about, _texts(prompts), self.perturbation, self.seed)
 
     def counts(self, model: str, prompts: Sequence[Prompt]) -> TokenCounts:
         """How long each prompt is."""

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig
-from mcdo.experiments.phase1.exp5_subset_ambiguity import EXACT_UP_TO
 from mcdo.experiments.phase4.exp11_concrete_proxy.objective import ICC_WEIGHT, WEIGHTS, Array
 from mcdo.experiments.phase4.exp11_concrete_proxy.result import JOINT, Confirmation, Groups, ProxyResult, Searched
 from mcdo.experiments.phase4.exp11_concrete_proxy.search import (
@@ -86,9 +85,7 @@ class ConcreteProxy(Experiment[ProxyResult]):
 
     def first_order(self, about: View) -> FirstOrder:
         """All probes in one trial where that is affordable, else enough trials for the spread between them."""
-        D = about.encoder().feature_dim
-        probes, trials = (D + 1, 1) if D <= EXACT_UP_TO else (self.probes, self.probe_trials)
-        return FirstOrder(about.model, Images(self.n), self.dropout, probes, trials, self.seed)
+        return FirstOrder.exact_or(self.probes, self.probe_trials, about, Images(self.n), self.dropout, self.seed)
 
     def logits(self, model: str) -> Logits:
         """What the targets are made of."""
