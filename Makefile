@@ -8,7 +8,7 @@ STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWa
   -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.store.StoreWarning
 endif
 
-.PHONY: gate experiments studies perf test test-experiments test-rest slow lint models env clean
+.PHONY: gate experiments studies perf test test-experiments test-rest slow faults lint models env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
@@ -37,7 +37,10 @@ test-rest: env
 	$(QUICK) --reports reports/quick-rest tests --ignore=tests/experiments --ignore=tests/gates
 
 slow: env  ## what takes minutes: real architectures with random weights, memory, the coverage of every interval
-	$(PYTEST) -m slow --protocol quick --store temporary --reports reports/quick
+	$(PYTEST) -m "slow and not faults" --protocol quick --store temporary --reports reports/quick
+
+faults: env  ## killed processes, damaged files, hostile inputs: what was injected and what held goes to docs/faults.md
+	$(BIN)/python tests/faults/faults_page.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

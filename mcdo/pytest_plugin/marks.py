@@ -25,6 +25,7 @@ MARKS = {
     "own_gate": "a gate of the harness itself: without it there is no verdict",
     "decision": "the verdict; it comes after the experiments that it rests on",
     "perf": "throughput floors and ratios; only with --benchmark",
+    "faults": "injects faults on purpose: killed processes, damaged files, hostile inputs",
     "slow": "takes more than a few seconds, or a large model",
     "clip": "a CLIP-style tower",
     "siglip": "a SigLIP-style tower",

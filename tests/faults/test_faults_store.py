@@ -1,0 +1,41 @@
+"""Files of a store that are not what was written: each is named and measured again, never served."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcdo.store import DamagedResultWarning, Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+FLIPS = 400
+Held = Callable[[str, int, str], None]
+
+
+def filled(root: Path, names: str) -> tuple[Store, dict[str, str]]:
+    store, rng = Store(root), np.random.default_rng(0)
+    keys = {name: Store.key({"name": name}) for name in names}
+    for key in keys.values():
+        store.put(key, {"scores": rng.standard_normal((3, 40))}, {"label": {"encoder": "tiny"}})
+    return store, keys
+
+
+def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path, held: Held) -> None:
+    store, keys = filled(tmp_path, "a")
+    path = store.path(keys["a"])
+    whole, rng, found = path.read_bytes(), np.random.default_rng(1), store.get(keys["a"])
+    assert found is not None
+    for place in rng.choice(8 * len(whole), FLIPS, replace=False):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DamagedResultWarning)
+            again = store.get(keys["a"])
+        assert again is None or (np.array_equal(again[0]["scores"], found[0]["scores"]) and again[1] == found[1])
+    held("one bit of a stored result flipped", FLIPS, "set aside and measured again, or read as it was written")
