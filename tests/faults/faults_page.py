@@ -1,9 +1,10 @@
-"""``python tests/faults/faults_page.py``: injects every fault and writes what held to docs/faults.md, unless something did not."""
+"""Injects every fault and writes what held to docs/faults.md, unless something did not: ``make faults``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "faults.md"
 HEAD = """# What was injected, and what held
 
-Written by `make faults` (`python tests/faults/faults_page.py`): faults are injected into real runs, stores and inputs, most of them in
-processes of their own. It is only written when all of them hold; each line is a test of the file above it.
+Written by `make faults`: faults are injected into real runs, stores and inputs, most of them in processes of their own.
+It is only written when all of them hold; each line is a test of the file above it.
 
 """
 
@@ -25,10 +26,10 @@ class Table:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """What a test that passed has recorded."""
-        for name, value in report.user_properties if report.when == "call" and report.passed else ():
+        recorded: list[tuple[str, Any]] = report.user_properties if report.when == "call" and report.passed else []
+        for name, value in recorded:
             if name == "fault":
-                injected, count, outcome = value  # type: ignore[misc]
-                self.rows.setdefault(report.location[0], []).append(f"| {injected} | {count} | {outcome} |\n")
+                self.rows.setdefault(report.location[0], []).append(f"| {' | '.join(map(str, value))} |\n")
 
     def page(self) -> str:
         """One table for each file."""
