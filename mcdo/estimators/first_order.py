@@ -4,7 +4,7 @@ For a small perturbation the covariance of the feature is p / (1 - p) · Σ over
 :mod:`~mcdo.estimators.jacobian`), so R vector-Jacobian products give an unbiased estimate of its trace with none of the
 noise of the masks. It is linear in p / (1 - p) and a sum over sites: one run serves every p and every subset of sites.
 Where perturbations are not small it is another number than Monte Carlo's: see
-:mod:`~mcdo.experiments.first_order_domain`.
+`docs/first_order.md`.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ def first_order(
         family = {"method": "first_order", "protocol": config.as_dict(), **identity(encoder, images)}
         return Store.key(family, {"images": images.fingerprint})
 
-    def find(shelf: Store, name: str) -> FirstOrderRun | None:
-        found = shelf.get(name)
+    def find(opened: Store, name: str) -> FirstOrderRun | None:
+        found = opened.get(name)
         return None if found is None else FirstOrderRun.from_store(*found, config, encoder.key, images)
 
     def packed(run: FirstOrderRun) -> tuple[Arrays, dict[str, Any]]:
         return run.arrays(), {"label": run.label(images), **run.facts()}
 
-    return measured_once(store, key, find, measure, packed, tell=progress)
+    return measured_once(store, key, find, measure, packed, progress=progress)
 
 
 class _Measurement:

@@ -76,12 +76,12 @@ def monte_carlo(
     return measured_once(
         store,
         key=lambda: run_key(encoder, images, config, weights),
-        find=lambda shelf, key: _stored(shelf, key, encoder, images, config),
+        find=lambda opened, key: _stored(opened, key, encoder, images, config),
         measure=lambda parts: _measure(
             encoder, images, config, prepared(encoder, images, pixels), weights, rows, progress, parts
         ),
         packed=lambda run: _packed(run, images),
-        tell=progress,
+        progress=progress,
     )
 
 
@@ -136,15 +136,15 @@ def run_key(encoder: Encoder, images: Shown, config: MonteCarloConfig, weights: 
     return Store.key(family, member)
 
 
-def _stored(shelf: Store, key: str, encoder: Encoder, images: Shown, config: MonteCarloConfig) -> MonteCarloRun | None:
+def _stored(opened: Store, key: str, encoder: Encoder, images: Shown, config: MonteCarloConfig) -> MonteCarloRun | None:
     """The run, or the part of a larger one that it is: masks are keyed, so the numbers are the same up to rounding."""
-    found = shelf.get(key)
+    found = opened.get(key)
     if found is not None:
         return _seen(found, slice(None), encoder, images, config)
     tokens = image_tokens(images)
-    for larger, facts in shelf.family(key):
+    for larger, facts in opened.family(key):
         if _holds(facts["protocol"], config):
-            found = shelf.get(larger)
+            found = opened.get(larger)
             columns = None if found is None else _columns(found[0]["images"], tokens)
             if found is not None and columns is not None:
                 return _seen(found, columns, encoder, images, config)

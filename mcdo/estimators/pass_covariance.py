@@ -108,7 +108,7 @@ def pass_covariance(
     def packed(found: PassCovariance) -> tuple[Arrays, Mapping[str, Any]]:
         return dict(vars(found)), {"label": _label(encoder, images, config), "protocol": config.as_dict()}
 
-    return measured_once(store, key, find, measure, packed, tell=progress)
+    return measured_once(store, key, find, measure, packed, progress=progress)
 
 
 def _units(directions: ArrayLike, encoder: Encoder) -> Tensor:

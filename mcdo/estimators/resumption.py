@@ -34,7 +34,7 @@ def measured_once(
     find: Callable[[Store, str], Result | None],
     measure: Callable[[Unfinished | None], Result],
     packed: Callable[[Result], tuple[Arrays, Mapping[str, Any]]],
-    tell: bool,
+    progress: bool,
 ) -> Result:
     """A run from the store, or measured and kept there.
 
@@ -44,36 +44,36 @@ def measured_once(
         find: the run in a store under a key, or None.
         measure: the run, from what an earlier process has left of it.
         packed: arrays and facts of a run, for the store.
-        tell: say whom this process waits for.
+        progress: say whom this process waits for.
 
     Raises:
         McdoError: for a store that cannot be written, before anything is measured. If it fails afterwards, the run is
             returned with an UnsavedResultWarning.
 
     """
-    shelf = open_store(store)
-    if shelf is None:
+    opened = open_store(store)
+    if opened is None:
         return measure(None)
     name = key()
-    run = find(shelf, name)
+    run = find(opened, name)
     if run is not None:
         return run
-    shelf.check_writable()
-    parts = shelf.unfinished(name)
-    with parts.held(_tell if tell else _say_nothing):
-        run = find(shelf, name)  # by the process that was waited for
+    opened.check_writable()
+    parts = opened.unfinished(name)
+    with parts.held(_notify if progress else _say_nothing):
+        run = find(opened, name)  # by the process that was waited for
         if run is not None:
             return run
         run = measure(parts)
         try:
-            shelf.put(name, *packed(run))
+            opened.put(name, *packed(run))
             parts.remove()
         except McdoError as error:  # a full disk must not cost a finished measurement
             warnings.warn(f"the run is not kept: {error}", UnsavedResultWarning, stacklevel=3)
     return run
 
 
-def _tell(line: str) -> None:
+def _notify(line: str) -> None:
     say(line, sys.stderr)
 
 

@@ -111,7 +111,7 @@ class Claim(Generic[Result]):
     def _outcome(self, estimate: Estimate) -> Outcome:
         if self.within is None:
             direction, bar = self._threshold()
-            return estimate.verdict(bar, direction)
+            return estimate.outcome(bar, direction)
         low, high = self.within
         if math.isnan(estimate.low) or math.isnan(estimate.high):
             return "undecided"

@@ -31,8 +31,6 @@ from mcdo.names import as_bytes
 # Part of every content hash: to be changed with anything below that changes a pixel.
 _RECIPE = "degradation 1"
 _SEPARATOR = "::"
-PUBLISHED_SIDE = 375
-"""Shorter side, in pixels, of the photographs for which the published radii and factors were chosen."""
 SMALL_SIDE = 100
 """Shorter side below which :func:`graded` gives counterparts: a blur of 15 px would leave nothing of a digit."""
 

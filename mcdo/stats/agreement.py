@@ -19,7 +19,7 @@ from mcdo.stats.association import spearman
 from mcdo.stats.attenuation import disattenuated_spearman
 from mcdo.stats.means import median
 from mcdo.stats.rank_matrix import rank_matrix
-from mcdo.stats.resampling import Estimate, Origins, Verdict
+from mcdo.stats.resampling import Estimate, IntervalOutcome, Origins
 
 LEVEL_BAND = (0.8, 1.25)
 """Median ratio that counts as the same level."""
@@ -43,15 +43,15 @@ class Agreement:
     corrected: Estimate
 
     @property
-    def ranking(self) -> Verdict:
+    def ranking(self) -> IntervalOutcome:
         """Whether the corrected correlation reaches :data:`RANKING_BAR`."""
-        return self.corrected.verdict(RANKING_BAR, ">=")
+        return self.corrected.outcome(RANKING_BAR, ">=")
 
     @property
-    def level(self) -> Verdict:
+    def level(self) -> IntervalOutcome:
         """Whether the ratio lies in :data:`LEVEL_BAND`."""
         low, high = LEVEL_BAND
-        ends = {self.ratio.verdict(low, ">="), self.ratio.verdict(high, "<=")}
+        ends = {self.ratio.outcome(low, ">="), self.ratio.outcome(high, "<=")}
         return "not met" if "not met" in ends else "undecided" if "undecided" in ends else "met"
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Does one quantity follow another? Spearman's ρ, plain and with a third held fixed, by the bootstrap over origins.
 
-A figure that the data leave undefined (a constant argument) is NaN with a NaN interval, so that its verdict is
+A figure that the data leave undefined (a constant argument) is NaN with a NaN interval, so that its outcome is
 "undecided"; malformed input is an error. Scores may be [N] or [K, N], see :mod:`mcdo.stats.trials`.
 
 Coverage of the 95 % percentile interval in simulation: .93–.96 at N = 100 and .92–.97 at N = 500 (normal, bivariate t

@@ -45,7 +45,7 @@ import numpy as np
 
 from mcdo.errors import McdoError
 from mcdo.stats.reliability import Reliability
-from mcdo.stats.resampling import Verdict, holm
+from mcdo.stats.resampling import IntervalOutcome, holm
 
 Cell = TypeVar("Cell", bound=Hashable)
 
@@ -54,7 +54,7 @@ Cell = TypeVar("Cell", bound=Hashable)
 class Usable:
     """Whether a cell is usable, with one-sided ``p`` of "it is not" and ``p_adjusted`` over the family."""
 
-    decision: Verdict
+    decision: IntervalOutcome
     p: float
     p_adjusted: float
 
@@ -92,13 +92,13 @@ def usable_cells(
     }
 
 
-def any_usable(cells: Mapping[Cell, Usable]) -> Verdict:
+def any_usable(cells: Mapping[Cell, Usable]) -> IntervalOutcome:
     """Whether the family holds a usable cell: "met" by one, "not met" only where every cell is "not met"."""
     decisions = {found.decision for found in cells.values()}
     return "met" if "met" in decisions else "not met" if decisions == {"not met"} else "undecided"
 
 
-def _decided(found: Reliability, p_adjusted: float, alpha: float) -> Verdict:
+def _decided(found: Reliability, p_adjusted: float, alpha: float) -> IntervalOutcome:
     if p_adjusted <= alpha:
         return "met"
     return "not met" if found.decision(level=1 - alpha) == "not met" else "undecided"

@@ -7,7 +7,7 @@ Student's, with degrees of freedom from the numbers of origins with positives an
 1946). Two classes that are wholly apart leave no variance; the interval is then the score interval with Hanley &
 McNeil's variance (Newcombe 2006, method 5) at the numbers of origins.
 
-Fewer than ``LEAST_CLASS`` origins with positives, or with negatives, are too few: the interval is NaN, the verdict
+Fewer than ``LEAST_CLASS`` origins with positives, or with negatives, are too few: the interval is NaN, the outcome
 "undecided". Coverage of the 95 % interval in simulation (positives as spread as negatives, twice and half as much;
 100 and 450 negatives; areas .5, .6, .8): .94–.98 with 10 to 50 positives, .91–.98 with 8, .87–.97 with 5, .85–.95 with
 3; the percentile bootstrap covered .64 with 2 and .80 with 5. Differences of two areas, also of two directed ones:

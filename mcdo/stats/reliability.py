@@ -50,7 +50,7 @@ from mcdo.errors import McdoError, nearest
 from mcdo.stats._checks import Array, jsonable, trials
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.rank_influence import spearman_confidence, spearman_influence
-from mcdo.stats.resampling import Estimate, Origins, Units, Verdict, check_resampling
+from mcdo.stats.resampling import Estimate, IntervalOutcome, Origins, Units, check_resampling
 from mcdo.stats.sharing import noise_sharing
 from mcdo.stats.signal_noise import icc_from_snr, signal_noise, snr_confidence, snr_from_icc
 from mcdo.stats.status import THRESHOLDS, Status, Thresholds, status_of
@@ -125,7 +125,7 @@ class Reliability:
         low, high = getattr(self, f"{name}_ci")
         return Estimate(getattr(self, name), low, high, self.n_origins, self.level)
 
-    def decision(self, level: float | None = None) -> Verdict:
+    def decision(self, level: float | None = None) -> IntervalOutcome:
         """Whether the score is usable, by the intervals at ``level`` (None: the reliability's own).
 
         "met" where all three lie above their bars, "not met" where one lies below its own, else "undecided". No
@@ -133,12 +133,12 @@ class Reliability:
         """
         r = self if level is None else replace(self, level=level)
         bars = self.thresholds
-        verdicts = {
-            r.estimate("spearman").verdict(bars.usable_spearman),
-            r.estimate("snr").verdict(bars.usable_snr),
-            r.estimate("icc").verdict(bars.usable_icc),
+        outcomes = {
+            r.estimate("spearman").outcome(bars.usable_spearman),
+            r.estimate("snr").outcome(bars.usable_snr),
+            r.estimate("icc").outcome(bars.usable_icc),
         }
-        return "not met" if "not met" in verdicts else "undecided" if "undecided" in verdicts else "met"
+        return "not met" if "not met" in outcomes else "undecided" if "undecided" in outcomes else "met"
 
     @property
     def p_usable(self) -> float:

@@ -24,7 +24,8 @@ from mcdo.stats._checks import Array, images, jsonable, numbers
 Direction = Literal[">=", ">", "<=", "<"]
 Origins = Sequence[str] | NDArray[Any]
 """The origin of each image, [N]: names or numbers; images with the same one are one draw."""
-Verdict = Literal["met", "not met", "undecided"]
+IntervalOutcome = Literal["met", "not met", "undecided"]
+"""How a comparison of an interval with a bar ends."""
 _BLOCK = 320_000  # ranks held at once (2.5 MB): larger blocks fall out of the cache
 
 
@@ -38,7 +39,7 @@ class Estimate:
     n: int
     level: float = 0.95
 
-    def verdict(self, threshold: float, direction: Direction = ">=") -> Verdict:
+    def outcome(self, threshold: float, direction: Direction = ">=") -> IntervalOutcome:
         """Whether ``value <direction> threshold`` holds: "met" on the whole interval, "not met" on none of it.
 
         An interval that straddles the threshold, or is not defined, is "undecided".

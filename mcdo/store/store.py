@@ -119,18 +119,18 @@ class Unfinished:
         self._lock = file_lock(result.with_suffix(LOCK))
 
     @contextmanager
-    def held(self, tell: Callable[[str], None]) -> Iterator[None]:
+    def held(self, notify: Callable[[str], None]) -> Iterator[None]:
         """Wait until no other process works on this measurement, and keep others away meanwhile.
 
         Args:
-            tell: is told whom this process waits for.
+            notify: is told whom this process waits for.
 
         Raises:
             McdoError: if the folder cannot be written.
 
         """
         try:
-            self._acquire(tell)
+            self._acquire(notify)
         except OSError as error:
             raise _unwritable(self._result.parent, error) from error
         try:
@@ -140,14 +140,14 @@ class Unfinished:
                 os.unlink(self._lock.lock_file)
             self._lock.release()
 
-    def _acquire(self, tell: Callable[[str], None]) -> None:
+    def _acquire(self, notify: Callable[[str], None]) -> None:
         path = Path(self._lock.lock_file)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             if not acquired(self._lock, timeout=0):  # both measure, and the results are equal
                 return
         except Timeout:
-            tell(f"{path.stem[:8]} is being measured by {_text(path) or 'another process'}; waiting for it")
+            notify(f"{path.stem[:8]} is being measured by {_text(path) or 'another process'}; waiting for it")
             self._lock.acquire(poll_interval=0.1)
         with suppress(OSError):
             said = f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}"

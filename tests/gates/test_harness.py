@@ -214,7 +214,7 @@ def test_the_norm_plus_noise_is_not_valid_beyond_the_norm(
     beyond = figures[BEYOND_NORM]
     record_property("ρ(entropy) of the norm plus noise", str(figures["rho_uncertainty_vs_entropy"]))
     record_property("given the norm", str(beyond))
-    assert beyond.verdict(BEYOND_NORM_BAR, ">") != "met", f"{inputs.model}: the norm plus noise passes at {beyond}"
+    assert beyond.outcome(BEYOND_NORM_BAR, ">") != "met", f"{inputs.model}: the norm plus noise passes at {beyond}"
 
 
 def test_images_are_spread_over_the_classes(session: Session) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -43,3 +46,30 @@ def test_a_slow_import_is_seen(line: str, tmp_path: Path) -> None:
     assert slow_imports(module)
     module.write_text("def late():\n    import sklearn\n", encoding="utf-8")
     assert not slow_imports(module)
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name leads to a module, or to what one holds."""
+    head, _, last = name.rpartition(".")
+    try:
+        if find_spec(name) is not None:
+            return True
+    except ModuleNotFoundError:
+        pass
+    return bool(head) and exists(head) and hasattr(_held(head), last)
+
+
+def _held(name: str) -> object:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        head, _, last = name.rpartition(".")
+        return getattr(import_module(head), last)
+
+
+def test_references_in_docstrings_lead_somewhere() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "mcdo").rglob("*.py"))
+    names = set(re.findall(r":[a-z]+:`~?(mcdo\.[\w.]+)`", text))
+    assert len(names) > 10
+    assert {name for name in names if not exists(name)} == set()
+    assert not exists("mcdo.experiments.first_order_domain")

@@ -85,14 +85,14 @@ class AmbiguityResult:
         figures = self.of(score, estimator)
         if figures is None or self.head_reason:
             return "not applicable"
-        return figures[BARS["rho_entropy"][0]].verdict(RHO_ENTROPY_BAR, ">")
+        return figures[BARS["rho_entropy"][0]].outcome(RHO_ENTROPY_BAR, ">")
 
     def beyond_norm(self, score: str, estimator: str = "mc") -> Outcome:
         """Whether a score follows ambiguity, and more than the feature norm does."""
         figures = self.of(score, estimator)
         if figures is None or self.head_reason:
             return "not applicable"
-        ends = {self.follows(score, estimator), figures[BEYOND_NORM].verdict(BEYOND_NORM_BAR, ">")}
+        ends = {self.follows(score, estimator), figures[BEYOND_NORM].outcome(BEYOND_NORM_BAR, ">")}
         return "not met" if "not met" in ends else "undecided" if "undecided" in ends else "met"
 
     @property

@@ -78,7 +78,7 @@ class StabilityResult:
         """For every pair of p whether its correlation lies above :data:`STABLE`: met, not met or undecided."""
         matrix = self.matrices[score]
         pairs = itertools.combinations(self.means, 2)
-        return {(a, b): matrix.pair(kind, f"{a:g}", f"{b:g}").verdict(STABLE, ">") for a, b in pairs}
+        return {(a, b): matrix.pair(kind, f"{a:g}", f"{b:g}").outcome(STABLE, ">") for a, b in pairs}
 
 
 @dataclass(frozen=True)

@@ -198,8 +198,8 @@ def _curve(
 
 def grade(fraction: Estimate) -> Literal["pass", "weak", "fail", "undecided"]:
     """The published words: pass from 75 %, weak from 60 %, by the whole interval; otherwise fail or undecided."""
-    if fraction.verdict(PASS_BAR) == "met":
+    if fraction.outcome(PASS_BAR) == "met":
         return "pass"
-    if fraction.verdict(WEAK_BAR) == "not met":
+    if fraction.outcome(WEAK_BAR) == "not met":
         return "fail"
-    return "weak" if fraction.verdict(WEAK_BAR) == "met" and fraction.verdict(PASS_BAR) == "not met" else "undecided"
+    return "weak" if fraction.outcome(WEAK_BAR) == "met" and fraction.outcome(PASS_BAR) == "not met" else "undecided"

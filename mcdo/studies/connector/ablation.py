@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate, holm, wilcoxon_increase
-from mcdo.stats.resampling import Verdict, multiplicities, percentile_estimate
+from mcdo.stats.resampling import IntervalOutcome, multiplicities, percentile_estimate
 from mcdo.studies.connector.arms import ARMS, CORRECT, visual_for
 from mcdo.studies.connector.items import Item
 from mcdo.studies.connector.models import ConnectorModel, inject
@@ -43,9 +43,9 @@ class Comparison:
     p_holm: float
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> IntervalOutcome:
         """Of "the loss with the correct image is lower": met takes both the interval and p after Holm below 0.05."""
-        by_interval = self.difference.verdict(0, ">")
+        by_interval = self.difference.outcome(0, ">")
         return "undecided" if by_interval == "met" and self.p_holm >= 0.05 else by_interval
 
     def as_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from mcdo.studies.connector.faults import TruncationError, TruncationWarning
 from mcdo.studies.connector.samples import Sample
 
 WARN_TRUNCATED, FAIL = 0.01, 0.02
-Verdict = Literal["ok", "warn", "fail"]
+Grade = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Coverage:
         return self.label_tokens / self.n
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Grade:
         """On the counted shares themselves: they are all samples of the epoch, not a draw from them."""
         truncated, without = self.truncated / self.n, self.without_labels / self.n
         if max(truncated, without) > FAIL:

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -214,9 +213,3 @@ def _provenance(data: Data, config: ConnectorConfig, device: torch.device) -> di
         "device": str(device),
         "versions": {name: version(name) for name in ("mcdo", "torch", "transformers", "tokenizers", "numpy")},
     }
-
-
-def mean_losses(result: Result) -> dict[str, float]:
-    """Mean loss by arm over items and connectors."""
-    arms = result.ablations[0].losses
-    return {arm: float(np.mean([a.losses[arm].mean() for a in result.ablations])) for arm in arms}

@@ -41,12 +41,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-class Shelf:
+class Parts:
     """Parts in memory; a save takes ``cost`` seconds, and fails while ``full``."""
 
     def __init__(self, clock: Clock, cost: float = 0.0) -> None:
         self.clock, self.cost, self.full, self.tries = clock, cost, False, 0
-        self.kept: list[list[int]] = []
+        self.saved: list[list[int]] = []
 
     def add(self, arrays: Arrays, facts: Mapping[str, Any]) -> None:
         self.tries += 1
@@ -54,49 +54,49 @@ class Shelf:
         if self.full:
             raise McdoError("the store is full")
         assert arrays["x"].tolist() == (2 * arrays["columns"]).tolist()
-        self.kept.append(arrays["columns"].tolist())
+        self.saved.append(arrays["columns"].tolist())
 
 
-def keeper_of(shelf: Any) -> Keeper:
-    return Keeper(shelf, lambda columns: {"x": 2 * columns}, {})
+def keeper_of(parts: Any) -> Keeper:
+    return Keeper(parts, lambda columns: {"x": 2 * columns}, {})
 
 
 def test_blocks_are_saved_once_each_and_not_more_often_than_the_interval(clock: Clock) -> None:
-    shelf = Shelf(clock)
-    keeper = keeper_of(shelf)
+    parts = Parts(clock)
+    keeper = keeper_of(parts)
     for start in (4, 0, 2, 6):
         keeper.add(start, start + 2)
         clock.now += SAVE_EVERY_S / 2
-    assert shelf.kept == [[0, 1, 2, 3, 4, 5]]
+    assert parts.saved == [[0, 1, 2, 3, 4, 5]]
     keeper.save()
     keeper.save()
-    assert shelf.kept == [[0, 1, 2, 3, 4, 5], [6, 7]]
+    assert parts.saved == [[0, 1, 2, 3, 4, 5], [6, 7]]
 
 
 def test_blocks_that_take_longer_than_the_interval_are_saved_each(clock: Clock) -> None:
-    shelf = Shelf(clock)
-    keeper = keeper_of(shelf)
+    parts = Parts(clock)
+    keeper = keeper_of(parts)
     for start in range(3):
         clock.now += 10 * SAVE_EVERY_S
         keeper.add(start, start + 1)
-    assert shelf.kept == [[0], [1], [2]]
+    assert parts.saved == [[0], [1], [2]]
 
 
 def test_saving_takes_no_more_than_its_share_of_the_time(clock: Clock) -> None:
-    shelf = Shelf(clock, cost=3.0)
-    keeper = keeper_of(shelf)
+    parts = Parts(clock, cost=3.0)
+    keeper = keeper_of(parts)
     began = clock.now
     for start in range(5000):
         clock.now += 1
         keeper.add(start, start + 1)
-    assert shelf.tries * shelf.cost <= COST * (clock.now - began) + shelf.cost
-    assert shelf.tries >= 15
+    assert parts.tries * parts.cost <= COST * (clock.now - began) + parts.cost
+    assert parts.tries >= 15
 
 
 def test_what_cannot_be_saved_is_warned_of_once_and_tried_again(clock: Clock) -> None:
-    shelf = Shelf(clock)
-    keeper = keeper_of(shelf)
-    shelf.full = True
+    parts = Parts(clock)
+    keeper = keeper_of(parts)
+    parts.full = True
     clock.now += 2 * SAVE_EVERY_S
     with pytest.warns(UnsavedResultWarning, match="parts of the run are not kept: the store is full"):
         keeper.add(0, 1)
@@ -105,10 +105,10 @@ def test_what_cannot_be_saved_is_warned_of_once_and_tried_again(clock: Clock) ->
         for start in (1, 2, 3):
             clock.now += 2 * SAVE_EVERY_S
             keeper.add(start, start + 1)
-    assert (shelf.tries, shelf.kept) == (4, [])
-    shelf.full = False
+    assert (parts.tries, parts.saved) == (4, [])
+    parts.full = False
     keeper.save()
-    assert shelf.kept == [[0, 1, 2, 3]]
+    assert parts.saved == [[0, 1, 2, 3]]
 
 
 def test_without_a_store_nothing_is_kept(clock: Clock) -> None:

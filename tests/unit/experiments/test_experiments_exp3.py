@@ -53,7 +53,7 @@ def outcomes(result: DropoutTypesResult) -> dict[str, str]:
 
 
 def test_reliable_valid_and_drifting_types_are_told_apart(clip: DropoutTypesResult) -> None:
-    assert clip.validity["trace_pre"]["E"][FOLLOWS].verdict(RHO_ENTROPY_BAR, ">") == "met"
+    assert clip.validity["trace_pre"]["E"][FOLLOWS].outcome(RHO_ENTROPY_BAR, ">") == "met"
     assert clip.reliability["trace_pre"]["D"].status == "failed"
     assert clip.reliability["trace_pre"]["C"].icc < 0.3, "trials that drift are not exchangeable"
     drifting = [kind for kind, drift in clip.drift.items() if not drift.low <= 0 <= drift.high]

@@ -38,7 +38,7 @@ def test_spearman_interval_matches_a_naive_bootstrap() -> None:
 def test_spearman_of_a_constant_is_undefined_and_of_itself_one() -> None:
     constant = spearman([1, 1, 1, 1], [1, 2, 3, 4])
     assert math.isnan(constant.value)
-    assert constant.verdict(0.3, ">") == "undecided"
+    assert constant.outcome(0.3, ">") == "undecided"
     assert spearman([1, 2, 3, 4], [10, 20, 30, 40]).value == 1.0
 
 
@@ -59,7 +59,7 @@ def test_partial_spearman_is_the_formula_for_one_and_the_regression_residual_for
 
 
 def test_partial_spearman_removes_a_common_cause() -> None:
-    assert spearman(X, Y).verdict(0.3) == "met"
+    assert spearman(X, Y).outcome(0.3) == "met"
     assert abs(partial_spearman(X, Y, Z).value) < 0.12
     assert partial_spearman(X, Y, Z).low < 0 < partial_spearman(X, Y, Z).high
 

@@ -73,7 +73,7 @@ def test_the_interval_covers() -> None:
 def test_pure_noise_is_not_corrected() -> None:
     found = disattenuated_spearman(RNG.normal(size=(3, 60)), OWN[:60])
     assert math.isnan(found.value)
-    assert found.verdict(0.5) == "undecided"
+    assert found.outcome(0.5) == "undecided"
 
 
 def test_it_is_the_rank_matrix_s_correction_where_the_other_score_has_no_noise() -> None:

@@ -41,7 +41,7 @@ def test_the_intervals_hold_the_truth_of_a_simulation(bias: float, noise: float)
     found = mean_bias(shifts(bias, noise), PASSES, seed=1)
     assert found.bias.low <= bias <= found.bias.high
     assert found.noise.low <= noise <= found.noise.high
-    assert found.bias_squared.verdict(0, ">") == "met"
+    assert found.bias_squared.outcome(0, ">") == "met"
 
 
 def test_an_interval_covers_as_often_as_it_says() -> None:

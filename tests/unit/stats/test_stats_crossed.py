@@ -76,7 +76,7 @@ def test_edges() -> None:
     assert crossed_mean(np.zeros(3), same, 10).p_value == 1
     undefined = crossed_mean([1.0, math.nan], np.ones((5, 2)), 10)
     assert math.isnan(undefined.p_value)
-    assert undefined.estimate.verdict(0, ">") == "undecided"
+    assert undefined.estimate.outcome(0, ">") == "undecided"
     holes = np.array([[1.0, 2.0], [math.nan, 1.0], [3.0, 4.0]])
     assert crossed_mean([1.0, 2.0], holes, 10).estimate.value == 1.5
     with pytest.raises(McdoError, match="one unit says nothing"):

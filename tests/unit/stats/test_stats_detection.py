@@ -124,7 +124,7 @@ def test_too_few_of_a_class_have_a_value_and_no_interval() -> None:
         found = auroc(X, rare, origins=origins)
         assert 0 < found.value < 1
         assert math.isnan(found.low)
-        assert found.verdict(0.1) == "undecided"
+        assert found.outcome(0.1) == "undecided"
         difference = auroc_differences({"x": X, "y": Y}, "y", rare, origins=origins)["x"]
         assert math.isnan(difference.p_value)
         assert math.isnan(difference.p_holm)

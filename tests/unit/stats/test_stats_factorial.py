@@ -44,7 +44,7 @@ def test_a_table_by_hand() -> None:
         abs=1e-12,
     )
     assert found.share_differences["loss", "site"].value == pytest.approx(12 / 36)
-    assert found.share_differences["loss", "site"].verdict(0, ">") == "met"
+    assert found.share_differences["loss", "site"].outcome(0, ">") == "met"
 
 
 def test_an_interaction_is_no_main_effect() -> None:
@@ -108,7 +108,7 @@ def test_a_contrast_within_units_is_judged_by_its_spread_over_them() -> None:
     found = analysis(values, np.tile(values, (5, 1, 1, 1)))
     attention = found.within["site", "all", "attention"]
     assert attention.p_value == pytest.approx(stats.ttest_1samp([0.08, 0.01, 0.04, 0.01], 0).pvalue)
-    assert attention.estimate.verdict(0, ">") == "undecided"
+    assert attention.estimate.outcome(0, ">") == "undecided"
     draws = spread(values, 0.05)
     found = analysis(values, draws, 500)
     by_unit = (values[..., 2] - values[..., 1]).ravel(), (draws[..., 2] - draws[..., 1]).reshape(-1, 4)
@@ -142,7 +142,7 @@ def test_an_undefined_cell_leaves_its_contrasts_undefined_and_is_no_test() -> No
     assert np.isnan(found.between["loss", "softmax", "sigmoid"].value)
     assert np.isnan(found.within["site", "all", "mlp"].p_holm)
     assert found.within["site", "mlp", "attention"].estimate.value == 0
-    assert found.shares["site"].verdict(0.5, ">") == "undecided"
+    assert found.shares["site"].outcome(0.5, ">") == "undecided"
 
 
 @pytest.mark.parametrize(

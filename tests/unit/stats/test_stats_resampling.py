@@ -18,7 +18,7 @@ few_values = hnp.arrays(np.float64, (3, 8), elements=st.integers(0, 4).map(float
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "direction", "verdict"),
+    ("low", "high", "direction", "outcome"),
     [
         (0.8, 0.9, ">=", "met"),
         (0.8, 0.9, ">", "undecided"),
@@ -32,13 +32,13 @@ few_values = hnp.arrays(np.float64, (3, 8), elements=st.integers(0, 4).map(float
         (math.nan, 0.9, ">=", "undecided"),
     ],
 )
-def test_verdict_is_met_or_not_only_when_the_whole_interval_agrees(low, high, direction, verdict):  # type: ignore[no-untyped-def]
-    assert Estimate(0.8, low, high, 10).verdict(0.8, direction) == verdict
+def test_outcome_is_met_or_not_only_when_the_whole_interval_agrees(low, high, direction, outcome):  # type: ignore[no-untyped-def]
+    assert Estimate(0.8, low, high, 10).outcome(0.8, direction) == outcome
 
 
 def test_verdict_refuses_an_unknown_direction() -> None:
     with pytest.raises(McdoError, match="direction"):
-        Estimate(1, 0, 2, 3).verdict(1, "==")  # type: ignore[arg-type]
+        Estimate(1, 0, 2, 3).outcome(1, "==")  # type: ignore[arg-type]
 
 
 def test_estimate_reads_short_and_serialises_strictly() -> None:

@@ -82,7 +82,7 @@ def test_null_pass_rate_counts_and_holds_its_level() -> None:
     assert found.rate.high == pytest.approx(1 - 0.025 ** (1 / 100))
     np.testing.assert_array_equal(seen[-1][1], 2 * seen[-1][0])
     np.testing.assert_array_equal(np.sort(seen[-1][0]), np.sort(scores[0]))
-    assert null_pass_rate(lambda s: bool(s[0] < 0), Z, permutations=400).rate.verdict(0.25, ">") == "met"
+    assert null_pass_rate(lambda s: bool(s[0] < 0), Z, permutations=400).rate.outcome(0.25, ">") == "met"
 
 
 def test_malformed_input_is_named() -> None:

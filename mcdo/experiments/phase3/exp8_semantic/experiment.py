@@ -248,9 +248,9 @@ class SemanticSpace(Experiment[SemanticResult]):
 
         def outcome(result: SemanticResult) -> Outcome:
             share = result.shares[basis]
-            if share.observed.verdict(share.null[1], ">") == "met":
+            if share.observed.outcome(share.null[1], ">") == "met":
                 return "met"
-            return "not met" if share.observed.verdict(share.chance, "<=") == "met" else "undecided"
+            return "not met" if share.observed.outcome(share.chance, "<=") == "met" else "undecided"
 
         return Claim(
             f"parallel_share/{basis}",

@@ -52,7 +52,7 @@ def test_the_embedded_encoder_beats_mean_colour(study: Study, figure: str, judge
     if not study.embedded:
         pytest.skip("a claim about the embedded encoder on the drawn plants; --plants names others")
     found = study.table.comparison("clip_tiny", figure)
-    outcome = found.difference.verdict(0, ">")
+    outcome = found.difference.outcome(0, ">")
     if outcome == "met" and found.p_holm >= LEVEL:
         outcome = "undecided"  # too few folds to tell: a test that does not reject refutes nothing
     said = f"improvement {found.difference}, p (Holm) {found.p_holm:.2g}"

@@ -166,6 +166,6 @@ def test_claim_of_s2(
 ) -> None:
     estimate, bar, direction = CLAIMS[claim](evaluation)
     said = f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}] n={estimate.n} origins"
-    outcome = estimate.verdict(bar, direction)  # type: ignore[arg-type]
+    outcome = estimate.outcome(bar, direction)  # type: ignore[arg-type]
     about = model if cifar10 is None else f"{model} on CIFAR-10"  # findings hold for the digits only
     judge("subtasks", about).outcome(claim, outcome, f"{said} against {direction} {bar}")

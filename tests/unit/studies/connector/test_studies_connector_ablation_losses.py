@@ -28,7 +28,7 @@ def test_every_arm_is_measured_on_every_item_and_random_weights_show_no_use_of_t
     assert tuple(found.losses) == ARMS
     assert all(each.shape == (64,) and each.dtype == np.float64 for each in found.losses.values())
     assert found.ids == tuple(item.id for item in case.items)
-    assert compare([found])[0]["shuffled"].difference.verdict(0.1, ">=") == "not met"
+    assert compare([found])[0]["shuffled"].difference.outcome(0.1, ">=") == "not met"
 
 
 def test_the_loss_is_that_of_transformers_itself(llava: Case) -> None:
