@@ -83,7 +83,7 @@ def checked(value: Any, kind: Any, where: object, *, from_text: bool = False) ->
         raise McdoError(f"{where} is nested too deeply") from error
     except msgspec.ValidationError as error:
         expected, _, place = str(error).partition(" - at ")
-        raise McdoError(_said(where, value, place.strip("`"), expected)) from error
+        raise McdoError(_said(where, value, kind, place.strip("`"), expected)) from error
     return found
 
 
@@ -308,8 +308,8 @@ def _refuse_odd(value: Any, where: object, *, any_name: bool) -> None:
                 raise McdoError(f"{_at(where, place)} holds a NUL or a letter that is none: {reprlib.repr(held)}")
         elif isinstance(held, float) and not math.isfinite(held):
             raise McdoError(f"{_at(where, place)} is {held}, which is no number")
-        elif isinstance(held, int) and abs(held) >= 2**63:
-            raise McdoError(f"{_at(where, place)} is a whole number of {held.bit_length()} bits; at most 63 are read")
+        elif isinstance(held, int) and abs(held) >= 2**128:
+            raise McdoError(f"{_at(where, place)} is a whole number of {held.bit_length()} bits; at most 128 are read")
 
 
 @cache
@@ -347,15 +347,33 @@ def _at(where: object, place: str) -> str:
     return f"{where}: {place.removeprefix('.')}" if place else f"{where}"
 
 
-def _said(where: object, value: Any, place: str, expected: str) -> str:
+def _said(where: object, value: Any, kind: Any, place: str, expected: str) -> str:
     """The message for a value of another kind: the place, what stands there, and what is expected."""
     place = place.removeprefix("$")
+    info: inspect.Type | None = _info(kind)
     try:
         for index, key in _STEP.findall(place):
-            value = value[int(index)] if index else value[key]
+            value, info = value[int(index) if index else key], _inside(info, key)
     except (KeyError, IndexError, TypeError, ValueError):
         return f"{_at(where, place)}: {expected}"
     missing = re.fullmatch(r"Object missing required field `(.*)`", expected)
     if missing:
         return f"{_at(where, place)} lacks the key {missing[1]}"
+    choices = [str(each) for part in _parts(info) if isinstance(part, inspect.LiteralType) for each in part.values]
+    if expected.startswith("Invalid enum value") and choices:
+        expected = f"say {', '.join(map(repr, choices))}"
     return f"{_at(where, place)} is {reprlib.repr(value)}: {expected.replace('`', '')}"
+
+
+def _parts(info: inspect.Type | None) -> tuple[inspect.Type | None, ...]:
+    return info.types if isinstance(info, inspect.UnionType) else (info,)
+
+
+def _inside(info: inspect.Type | None, key: str) -> inspect.Type | None:
+    """The kind at a key of a record, or of an element where the key is empty; None where that is not one kind."""
+    for part in _parts(info):
+        if key and isinstance(part, (inspect.StructType, inspect.DataclassType)):
+            return next((field.type for field in part.fields if field.encode_name == key), None)
+        if not key and isinstance(part, (inspect.ListType, inspect.VarTupleType)):
+            return part.item_type
+    return None

@@ -1,60 +1,182 @@
 """An ``open_clip_config.json``, checked before anything is built from it.
 
 open_clip fills in whatever is not stated (OpenAI's mean and crop, for SigLIP weights as well), lets a mistyped key of
-the preprocessing pass, and answers other mistakes with a traceback or a download. Here each is an error that names the
-file, the key and the nearest real one.
+the preprocessing pass, hands some settings on to other libraries (one of them runs code that lies in the folder), and
+answers other mistakes with a traceback or a download. Here every setting is on a list with its type and range.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import timm
-from open_clip.coca_model import CoCa, MultimodalCfg
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
-from open_clip.transform import PreprocessCfg
+from msgspec import UNSET, Meta, UnsetType
 
-from mcdo import arguments
 from mcdo.encoders.spec import square_side
 from mcdo.errors import McdoError, nearest
+from mcdo.schema import Count, Positive, Record, Share, checked, read_json
 
 CONFIG = "open_clip_config.json"
-MODES = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "longest", "squash"), "mode": ("RGB",)}
 STATED = ("mean", "std")
 """Keys of the preprocessing without which pretrained weights mean nothing."""
 ASSUMED = ("interpolation", "resize_mode")
 """Keys that many published files leave to open_clip's default, which is then part of what is recorded."""
 _CLIP_VOCABULARY = 49408
 
+Layers = Annotated[int, Meta(ge=1, le=512)]
+Width = Annotated[int, Meta(ge=1, le=2**16)]
+Side = Annotated[int, Meta(ge=1, le=2**13)]
+Ratio = Annotated[float, Meta(gt=0, le=64)]
+HubName = Annotated[str, Meta(pattern=r"^([A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)?$", max_length=200)]
+"""OWNER/NAME, NAME or nothing: no path, no prefix, no address."""
+
+
+class Activation(Record, frozen=True):
+    """Arguments of the activation."""
+
+    approximate: Literal["none", "tanh"] = "none"
+
+
+class Norm(Record, frozen=True):
+    """Arguments of the normalisation."""
+
+    eps: Annotated[float, Meta(gt=0, le=1)] = 1e-5
+    elementwise_affine: bool = True
+    bias: bool = True
+
+
+class Blocks(Record, frozen=True):
+    """What image and text towers have in common."""
+
+    width: Width | UnsetType = UNSET
+    mlp_ratio: Ratio | UnsetType = UNSET
+    ls_init_value: float | None = None
+    final_ln_after_pool: bool = False
+    output_tokens: bool = False
+    act_kwargs: Activation | None = None
+    norm_kwargs: Norm | None = None
+    block_type: Literal["default", "custom"] | None = None
+    qk_norm: bool = False
+    scaled_cosine_attn: bool = False
+    scale_heads: bool = False
+    scale_attn_inner: bool = False
+    scale_attn: bool = False
+    scale_fc: bool = False
+
+
+class Vision(Blocks, frozen=True):
+    """``vision_cfg``."""
+
+    layers: Layers | Annotated[tuple[Layers, ...], Meta(min_length=4, max_length=4)] | UnsetType = UNSET
+    head_width: Width | UnsetType = UNSET
+    patch_size: Side | None = None
+    image_size: Side | Annotated[tuple[Side, ...], Meta(min_length=2, max_length=2)] = 224
+    patch_dropout: Share = 0.0
+    attentional_pool: bool | Literal["parallel", "cascade"] = False
+    attn_pooler_queries: Width = 256
+    attn_pooler_heads: Width = 8
+    no_ln_pre: bool = False
+    pos_embed_type: Literal["learnable", "sin_cos_2d"] = "learnable"
+    pool_type: Literal["tok", "avg", "none"] = "tok"
+    timm_model_name: str | None = None
+    timm_model_pretrained: bool = False
+    timm_pool: Literal["", "avg", "avgmax", "max", "token", "map", "abs_attn", "rot_attn"] = "avg"
+    timm_proj: Literal["", "linear", "mlp", "none"] | None = "linear"
+    timm_proj_bias: bool = False
+    timm_drop: Share = 0.0
+    timm_drop_path: Share | None = None
+
+
+class TokenizerSettings(Record, frozen=True):
+    """``tokenizer_kwargs``: cleaning of the text, and nothing that reaches another library."""
+
+    clean: Literal["canonicalize", "lower", "whitespace"] = "whitespace"
+    strip_sep_token: bool = False
+    language: Annotated[str, Meta(pattern=r"^\w{2,12}$")] | None = None
+
+
+class Text(Blocks, frozen=True):
+    """``text_cfg``."""
+
+    layers: Layers | UnsetType = UNSET
+    context_length: Annotated[int, Meta(ge=1, le=2**16)] = 77
+    vocab_size: Annotated[int, Meta(ge=1, le=2**22)] = _CLIP_VOCABULARY
+    hf_tokenizer_name: HubName | None = None
+    tokenizer_mode: Literal["", "clips"] | None = None
+    tokenizer_kwargs: TokenizerSettings | None = None
+    heads: Width = 8
+    embed_cls: bool = False
+    pad_id: Count = 0
+    eos_id: Count = 2
+    no_causal_mask: bool = False
+    pool_type: Literal["first", "last", "argmax", "eos", "none"] = "argmax"
+    proj_bias: bool = False
+    proj_type: Literal["linear", "none"] | None = "linear"
+    hf_model_name: HubName | None = None
+    hf_model_pretrained: bool = True
+    hf_proj_type: Literal["linear", "mlp"] | None = "mlp"
+    hf_pooler_type: Literal["mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler"] | None = None
+
+
+class Multimodal(Text, frozen=True):
+    """``multimodal_cfg``: CoCa's decoder, which is never run here."""
+
+    dim_head: Width = 64
+    n_queries: Width = 256
+    attn_pooler_heads: Width = 8
+
+
+class Model(Record, frozen=True):
+    """``model_cfg``."""
+
+    embed_dim: Width
+    vision_cfg: Vision
+    text_cfg: Text
+    multimodal_cfg: Multimodal | None = None
+    quick_gelu: bool = False
+    custom_text: bool = False
+    init_logit_scale: float | None = None
+    init_logit_bias: float | None = None
+    nonscalar_logit_scale: bool = False
+    output_dict: bool = False
+
+
+class Preprocess(Record, frozen=True):
+    """``preprocess_cfg``."""
+
+    size: Side | Annotated[tuple[Side, ...], Meta(min_length=1, max_length=3)] | None = None
+    mode: Literal["RGB"] | None = None
+    mean: Annotated[tuple[float, ...], Meta(min_length=3, max_length=3)] | None = None
+    std: Annotated[tuple[Positive, ...], Meta(min_length=3, max_length=3)] | None = None
+    interpolation: Literal["bicubic", "bilinear"] | None = None
+    resize_mode: Literal["shortest", "longest", "squash"] | None = None
+    fill_color: Annotated[int, Meta(ge=0, le=255)] | None = None
+
 
 def read_configuration(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``model_cfg`` and ``preprocess_cfg`` of a file.
+    """``model_cfg`` and ``preprocess_cfg`` of a file, as they stand there.
 
     Raises:
         McdoError: for a file that is none, an unknown key, or a value that open_clip could not use.
 
     """
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-        model, preprocess = contents["model_cfg"], contents.get("preprocess_cfg") or {}
-        arguments.whole("embed_dim", model["embed_dim"], least=1)
-        parts = {"vision_cfg": model["vision_cfg"], "text_cfg": model["text_cfg"], "preprocess_cfg": preprocess}
-        if not all(isinstance(part, dict) for part in parts.values()):
-            raise TypeError("vision_cfg, text_cfg and preprocess_cfg must be objects")
-    except (OSError, ValueError, KeyError, TypeError, McdoError) as error:
-        raise McdoError(f"{path} is not an open_clip configuration: {type(error).__name__} {error}") from error
+    contents = read_json(path, dict[str, Any], "an open_clip configuration has model_cfg and preprocess_cfg")
     mistyped = [key for key in contents if key != "preprocess_cfg" and get_close_matches(key, ["preprocess_cfg"])]
-    _check_keys(path, "the file", mistyped, {"preprocess_cfg"})
-    _check_model(path, model)
-    _check_preprocessing(path, preprocess, square_side(path, model["vision_cfg"].get("image_size", 224)))
-    return model, preprocess
+    if mistyped:
+        raise McdoError(f"{path}: the file has the unknown key {mistyped[0]!r}; the nearest: preprocess_cfg")
+    stated = {"model_cfg": contents.get("model_cfg"), "preprocess_cfg": contents.get("preprocess_cfg") or {}}
+    found = checked(stated, _Configuration, path)
+    _check_model(path, found.model_cfg)
+    _check_size(path, found.preprocess_cfg, square_side(path, found.model_cfg.vision_cfg.image_size))
+    return stated["model_cfg"], stated["preprocess_cfg"]
+
+
+class _Configuration(Record, frozen=True):
+    model_cfg: Model
+    preprocess_cfg: Preprocess
 
 
 def assumed(preprocess: Mapping[str, Any]) -> tuple[str, ...]:
@@ -73,58 +195,38 @@ def check_stated(path: str, preprocess: Mapping[str, Any]) -> None:
         )
 
 
-def _check_model(path: Path, model: Mapping[str, Any]) -> None:
-    vision, text = model["vision_cfg"], model["text_cfg"]
-    kinds = (CLIP, CustomTextCLIP, CoCa)
-    known = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters} - {"self", "cast_dtype"}
-    _check_keys(path, "model_cfg", model, known | {"custom_text"})
-    _check_keys(path, "model_cfg.vision_cfg", vision, _names(CLIPVisionCfg))
-    _check_keys(path, "model_cfg.text_cfg", text, _names(CLIPTextCfg))
-    _check_keys(path, "model_cfg.multimodal_cfg", model.get("multimodal_cfg") or {}, _names(MultimodalCfg))
-    name = vision.get("timm_model_name")
-    if name is not None and not (isinstance(name, str) and ":" not in name and timm.is_model(name)):
+def _check_model(path: Path, model: Model) -> None:
+    name = model.vision_cfg.timm_model_name
+    if name is not None and not (":" not in name and timm.is_model(name)):
         raise McdoError(
             f"{path}: model_cfg.vision_cfg.timm_model_name = {name!r} is no architecture of timm {timm.__version__}; "
-            f"the nearest: {nearest(str(name), timm.list_models())}"
+            f"the nearest: {nearest(name, timm.list_models())}"
         )
-    vocabulary = text.get("vocab_size", _CLIP_VOCABULARY)
-    if not any(text.get(key) for key in ("hf_tokenizer_name", "hf_model_name")) and vocabulary != _CLIP_VOCABULARY:
+    text = model.text_cfg
+    if not text.hf_tokenizer_name and (text.hf_model_name or text.vocab_size != _CLIP_VOCABULARY):
+        held = f"the tower {text.hf_model_name}" if text.hf_model_name else f"a vocabulary of {text.vocab_size}"
         raise McdoError(
-            f"{path}: model_cfg.text_cfg has a vocabulary of {vocabulary} and names no tokenizer, so that of CLIP with "
-            f"{_CLIP_VOCABULARY} tokens would stand in; add hf_tokenizer_name and put the tokenizer's files beside it"
+            f"{path}: model_cfg.text_cfg has {held} and names no tokenizer, so that of CLIP with {_CLIP_VOCABULARY} "
+            "tokens would stand in; add hf_tokenizer_name and put the tokenizer's files beside it"
         )
 
 
-def _names(configuration: Any) -> set[str]:
-    return {field.name for field in fields(configuration)}
-
-
-def _check_keys(path: Path, where: str, keys: Iterable[str], known: set[str]) -> None:
-    for key in keys:
-        if key not in known:
-            raise McdoError(f"{path}: {where} has the unknown key {key!r}; the nearest: {nearest(key, known, 1)}")
-
-
-def _check_preprocessing(path: Path, preprocess: Mapping[str, Any], side: int) -> None:
-    _check_keys(path, "preprocess_cfg", preprocess, _names(PreprocessCfg))
-    for key, choices in MODES.items():
-        value = preprocess.get(key)
-        if value is not None and value not in choices:
-            raise McdoError(f"{path}: preprocess_cfg.{key} = {value!r}: say {' or '.join(choices)}")
-    for key in STATED:
-        value = preprocess.get(key)
-        if value is not None and not _is_triple(value, positive=key == "std"):
-            raise McdoError(f"{path}: preprocess_cfg.{key} = {value!r}: give three numbers, one for each colour")
-    size = preprocess.get("size")
-    if (
-        size is not None
-        and square_side(f"{path}: preprocess_cfg", size[-2:] if isinstance(size, list) else size) != side
-    ):
+def _check_size(path: Path, preprocess: Preprocess, side: int) -> None:
+    size = preprocess.size
+    if size is None:
+        return
+    if square_side(f"{path}: preprocess_cfg", size[-2:] if isinstance(size, tuple) else size) != side:
         raise McdoError(f"{path}: preprocess_cfg.size = {size}, but the image tower takes {side} px; leave size out")
 
 
-def _is_triple(value: Any, positive: bool) -> bool:
-    found = [arguments.number(each) for each in value] if isinstance(value, (list, tuple)) else []
-    return len(found) == 3 and all(
-        each is not None and math.isfinite(each) and (each > 0 or not positive) for each in found
-    )
+def least_parameters(model: Mapping[str, Any]) -> int:
+    """Fewer parameters than a checked ``model_cfg`` describes: attention and embedding of towers that it sizes."""
+    vision, text = model["vision_cfg"], model["text_cfg"]
+    own = 0 if vision.get("timm_model_name") or isinstance(vision.get("layers"), list) else _attention(vision)
+    if text.get("hf_model_name"):
+        return own
+    return own + _attention(text) + int(text.get("vocab_size", _CLIP_VOCABULARY)) * int(text.get("width", 512))
+
+
+def _attention(tower: Mapping[str, Any]) -> int:
+    return int(tower.get("layers", 12)) * 4 * int(tower.get("width", 512)) ** 2

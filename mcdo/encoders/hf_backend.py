@@ -17,9 +17,19 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from mcdo.encoders.encoder import Encoder, NamedModules, Tokenizer, Towers
 from mcdo.encoders.hf_preprocessing import preprocessing
+from mcdo.encoders.hf_settings import check_configuration, check_index, check_tokenizer, model_type
 from mcdo.encoders.quiet import quiet_libraries
 from mcdo.encoders.spec import EncoderSpec, square_side
-from mcdo.encoders.weights import absent, brief, cached, is_hub_id, missing, refuse_adapters, refuse_pickles
+from mcdo.encoders.weights import (
+    absent,
+    brief,
+    cached,
+    check_extent,
+    is_hub_id,
+    missing,
+    refuse_adapters,
+    refuse_pickles,
+)
 from mcdo.errors import McdoError, nearest
 from mcdo.names import utf8_path
 
@@ -50,6 +60,7 @@ def load(spec: EncoderSpec, *, random: bool, seed: int, device: torch.device) ->
     config, folder = _config(spec.key, spec.name), _folder(spec.key, spec.name)
     _check_activation(spec, config)
     refuse_adapters(spec.key, folder)
+    check_extent(f"{folder}/config.json", _least_parameters(config), None if random else _weights(spec, folder))
     with quiet_libraries():
         model = _untrained(spec.key, config, seed) if random else _pretrained(spec, folder)
     naflex = config.model_type == "siglip2"
@@ -89,19 +100,17 @@ def _folder(key: str, source: str) -> Path:
 
 def _config(key: str, source: str) -> Any:
     folder = _folder(key, source)
+    path = folder / "config.json"
+    kind = model_type(path)
+    if kind not in MODEL_TYPES:
+        likely = nearest(kind, MODEL_TYPES)
+        raise McdoError(f"{key}: the model type {kind!r} of {source} is not handled; the nearest: {likely}")
+    check_configuration(path, AutoConfig.for_model(kind).to_dict())
     try:
         with quiet_libraries():
-            config = AutoConfig.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
+            return AutoConfig.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever the library makes of a value
-        raise McdoError(
-            f"{key}: {folder}/config.json is no configuration that transformers reads: {brief(error)}"
-        ) from error
-    if config.model_type not in MODEL_TYPES:
-        likely = nearest(config.model_type, MODEL_TYPES)
-        raise McdoError(
-            f"{key}: the model type {config.model_type!r} of {source} is not handled; the nearest: {likely}"
-        )
-    return config
+        raise McdoError(f"{key}: {path} is no configuration that transformers reads: {brief(error)}") from error
 
 
 def _check_activation(spec: EncoderSpec, config: Any) -> None:
@@ -122,13 +131,28 @@ def _untrained(key: str, config: Any, seed: int) -> Any:
             raise McdoError(f"{key}: transformers cannot build the model of its config.json: {brief(error)}") from error
 
 
-def _pretrained(spec: EncoderSpec, folder: Path) -> Any:
-    safe = any((folder / name).is_file() for name in _SAFETENSORS)
+def _least_parameters(config: Any) -> int:
+    """Fewer parameters than the configuration describes: attention and embedding of its towers."""
+    text, vision = config.text_config, config.vision_config
+    attention = sum(4 * each.num_hidden_layers * each.hidden_size**2 for each in (text, vision))
+    return int(attention + text.vocab_size * text.hidden_size)
+
+
+def _weights(spec: EncoderSpec, folder: Path) -> list[Path]:
+    """The files of weights. Raises McdoError where there are none, or none that may be read."""
+    if any((folder / name).is_file() for name in _SAFETENSORS):
+        check_index(folder / _SAFETENSORS[1])
+        return sorted(folder.glob("model*.safetensors"))
     pickles = sorted(folder.glob("pytorch_model*.bin"))
-    if not safe and not pickles:
+    if not pickles:
         raise absent(spec.key, "the weights", spec.name)
-    for shard in () if safe else pickles:
+    for shard in pickles:
         refuse_pickles(shard)
+    return pickles
+
+
+def _pretrained(spec: EncoderSpec, folder: Path) -> Any:
+    safe = _weights(spec, folder)[0].suffix == ".safetensors"
     try:
         model, report = AutoModel.from_pretrained(
             utf8_path(folder),
@@ -200,6 +224,7 @@ def _patched_image_tower(model: Any) -> Any:
 def _tokenizer(spec: EncoderSpec, folder: Path, config: Any) -> Tokenizer:
     if not (folder / "tokenizer_config.json").is_file():
         raise absent(spec.key, "the tokenizer's files", spec.name)
+    check_tokenizer(folder)
     try:
         with quiet_libraries():
             words = AutoTokenizer.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)

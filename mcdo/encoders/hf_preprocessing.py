@@ -5,9 +5,7 @@ transformers fills in its own defaults for whatever is not stated and passes ove
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +16,21 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from mcdo.encoders.encoder import Preprocessing
+from mcdo.encoders.hf_settings import check_processor
 from mcdo.encoders.quiet import quiet_libraries
 from mcdo.encoders.spec import EncoderSpec
 from mcdo.encoders.weights import absent, brief
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, nearest
 from mcdo.names import utf8_path
+from mcdo.schema import checked, read_json
 
 _FILES = ("preprocessor_config.json", "processor_config.json")
-_KNOWN = {"crop_size", "do_center_crop", "do_convert_rgb", "default_to_square", "data_format", "input_data_format"}
-_MISTYPED = 0.8
-"""Likeness (of difflib) to a known key from which an unknown one is taken for a mistake."""
+_KNOWN = {
+    *("crop_size", "do_center_crop", "do_convert_rgb", "do_pad", "default_to_square", "data_format", "device"),
+    *("input_data_format", "disable_grouping", "feature_extractor_type", "image_processor_type", "pad_size"),
+    *("processor_class", "return_tensors"),
+}
+"""What files of other versions of transformers state beside the processor's own settings."""
 
 
 def preprocessing(spec: EncoderSpec, folder: Path, naflex: bool) -> Preprocessing:
@@ -89,20 +92,17 @@ def _settings(spec: EncoderSpec, folder: Path) -> tuple[Path, Mapping[str, Any]]
     path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if path is None:
         raise absent(spec.key, f"the image processor's settings ({_FILES[0]})", spec.name)
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        stated = stated.get("image_processor", stated)
-        return path, dict(stated)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise McdoError(f"{spec.key}: {path} cannot be read: {brief(error)}") from error
+    held = read_json(path, dict[str, Any])
+    stated = checked(held.get("image_processor", held), dict[str, Any], f"{path}: image_processor")
+    check_processor(path, stated)
+    return path, stated
 
 
 def _check_stated(path: Path, stated: Mapping[str, Any], defaults: Mapping[str, Any], naflex: bool) -> None:
     known = {*defaults, *_KNOWN}
     for key in stated:
-        likely = get_close_matches(key, known, 1, _MISTYPED)
-        if key not in known and likely:
-            raise McdoError(f"{path} has the unknown key {key!r}; the nearest: {likely[0]}")
+        if key not in known:
+            raise McdoError(f"{path} has the unknown key {key!r}; the nearest: {nearest(key, known, 1)}")
     normal = stated.get("do_normalize", defaults["do_normalize"])
     needed = ["resample", *(() if naflex else ("size",)), *(("image_mean", "image_std") if normal else ())]
     lacking = [key for key in needed if stated.get(key) is None]

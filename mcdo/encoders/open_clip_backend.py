@@ -25,25 +25,30 @@ from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from transformers import AutoConfig
 
 from mcdo.encoders import towers as _towers  # noqa: F401  (registers the embedded tower with timm)
-from mcdo.encoders.configuration import CONFIG, assumed, check_stated, read_configuration
+from mcdo.encoders.configuration import CONFIG, assumed, check_stated, least_parameters, read_configuration
 from mcdo.encoders.encoder import Encoder, NamedModules, Preprocessing, Tokenizer, Towers
+from mcdo.encoders.hf_settings import check_configuration, check_tokenizer, model_type
 from mcdo.encoders.quiet import quiet_libraries
 from mcdo.encoders.spec import EncoderSpec, square_side
 from mcdo.encoders.weights import (
     brief,
     cached,
     cached_checkpoint,
+    check_extent,
     checkpoint_in,
     loading_failed,
     missing,
     refuse_adapters,
     refuse_pickles,
+    refuse_surplus,
 )
 from mcdo.errors import McdoError
 from mcdo.names import utf8_path
 
+TEXT_TOWERS = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
 
 
@@ -67,6 +72,8 @@ def load(spec: EncoderSpec, *, random: bool, seed: int, device: torch.device) ->
     """Build, load and check the encoder that ``spec`` describes. Raises McdoError, never falls back."""
     source = _source(spec.key, spec.source, spec.pretrained)
     checkpoint = None if random else _checkpoint(spec, source)
+    parameters = least_parameters(source.model_cfg)
+    check_extent(source.place, parameters, None if checkpoint is None else [checkpoint])
     model = _built(spec.key, source, seed)
     if checkpoint is not None:
         check_stated(source.place, source.preprocess_cfg)
@@ -104,13 +111,24 @@ def own_spec(key: str) -> EncoderSpec:
 def _built(key: str, source: _Source, seed: int) -> Any:
     """The architecture of a source. Raises McdoError for one that open_clip cannot build, or not from this disk."""
     text_tower = source.model_cfg["text_cfg"].get("hf_model_name")
-    if text_tower and not Path(text_tower).is_dir() and cached(text_tower, "config.json") is None:
-        raise missing(key, "the files of the text tower", text_tower)
+    if text_tower:
+        _check_text_tower(key, text_tower)
     try:
         with quiet_libraries():
             return build(source.build_name, seed, source.preprocess_cfg)
     except Exception as error:  # whatever a library makes of a value that no check here knows
         raise McdoError(f"{key}: open_clip cannot build the model of {source.place}: {brief(error)}") from error
+
+
+def _check_text_tower(key: str, repo: str) -> None:
+    """Raise McdoError unless the configuration of a text tower of transformers is in the cache, and names no code."""
+    config = cached(repo, "config.json")
+    if config is None:
+        raise missing(key, "the files of the text tower", repo)
+    kind = model_type(config)
+    if kind not in TEXT_TOWERS:
+        raise McdoError(f"{key}: the text tower {repo} is a {kind!r}; those that open_clip takes are {TEXT_TOWERS}")
+    check_configuration(config, AutoConfig.for_model(kind).to_dict())
 
 
 def build(name: str, seed: int, preprocess_cfg: dict[str, Any] | None = None) -> Any:
@@ -195,6 +213,7 @@ def _checkpoint(spec: EncoderSpec, source: _Source) -> Path:
 
 
 def _load_weights(key: str, model: Any, checkpoint: Path) -> None:
+    refuse_surplus(checkpoint, sum(each.numel() for each in model.parameters()))
     refuse_pickles(checkpoint)
     try:
         with _no_resampling(key, checkpoint):
@@ -271,18 +290,23 @@ def _tokenizer(key: str, source: _Source) -> Tokenizer:
     hub_name = text_cfg.get("hf_tokenizer_name")
     try:
         with quiet_libraries():
-            if not hub_name or source.folder is not None:
+            if not hub_name:
                 tokenizer: Tokenizer = open_clip.get_tokenizer(source.build_name)
                 return tokenizer
-            settings = cached(hub_name, "tokenizer_config.json")
-            if settings is None:
-                raise missing(key, "the tokenizer's files", hub_name)
+            folder = source.folder
+            if folder is None:
+                settings = cached(hub_name, "tokenizer_config.json")
+                if settings is None:
+                    raise missing(key, "the tokenizer's files", hub_name)
+                folder = settings.parent  # and not the id, so that nothing is looked up on the network
+            check_tokenizer(folder)
             hub_tokenizer: Tokenizer = HFTokenizer(
-                str(settings.parent),  # the folder and not the id, so that nothing is looked up on the network
+                str(utf8_path(folder)),
                 context_length=text_cfg.get("context_length", 77),
                 tokenizer_mode=text_cfg.get("tokenizer_mode"),
                 local_files_only=True,
-                **text_cfg.get("tokenizer_kwargs", {}),
+                trust_remote_code=False,
+                **(text_cfg.get("tokenizer_kwargs") or {}),
             )
             return hub_tokenizer
     except McdoError:

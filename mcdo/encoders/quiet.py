@@ -11,12 +11,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
+from mcdo.errors import McdoError
+
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No log line below ERROR from open_clip, transformers and huggingface_hub, no progress bar, no request, inside."""
+    """No log line below ERROR from open_clip, transformers and huggingface_hub, no progress bar, no request inside.
+
+    Nor is any code run that lies beside a model, whatever its settings say.
+    """
     with ExitStack() as stack:
         stack.enter_context(_offline())
+        stack.enter_context(_no_code_of_a_model())
         stack.enter_context(_quiet_open_clip())
         for name in ("transformers", "huggingface_hub"):
             stack.enter_context(_at_least_error(name))
@@ -50,6 +56,21 @@ def _offline() -> Iterator[None]:
         stack.enter_context(patch.object(constants, "HF_HUB_OFFLINE", True))
         if hasattr(hub, "_is_offline_mode"):  # transformers 4 remembers what it was at import
             stack.enter_context(patch.object(hub, "_is_offline_mode", True))
+        yield
+
+
+@contextmanager
+def _no_code_of_a_model() -> Iterator[None]:
+    """The last lock behind the checks of settings: transformers imports a model's own modules through these alone."""
+    from transformers import dynamic_module_utils
+
+    def refuse(*_: object, **__: object) -> None:
+        raise McdoError("the settings name code that comes with the model, which is never run here")
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0))  # nothing asks the terminal
+        for name in ("get_cached_module_file", "get_class_in_module"):
+            stack.enter_context(patch.object(dynamic_module_utils, name, refuse))
         yield
 
 

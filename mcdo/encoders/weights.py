@@ -6,8 +6,11 @@ without a network.
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,6 +30,8 @@ CHECKPOINT_NAMES = (
     "model.pth",
 )
 _PICKLED = (".bin", ".pt", ".pth")
+_BUILT_AT_ONCE = 10**8
+"""Parameters that are allocated in no time; what does not fit so small a model is said when it is loaded."""
 _ADAPTER = re.compile(r"^adapter_config\.json$|^adapter_model\b|(^|[_.-])lora([_.-].*)?\.(safetensors|bin|pt)$", re.I)
 _CONVERT = "save its tensors as open_clip_model.safetensors (safetensors.torch.save_file) and put that there instead"
 
@@ -102,6 +107,58 @@ def refuse_adapters(key: str, folder: Path) -> None:
         )
 
 
+def check_extent(place: str, parameters: int, checkpoint: Sequence[Path] | None) -> None:
+    """Raise McdoError where a configuration describes more than its weights hold, or than this machine has room for.
+
+    Args:
+        place: of the configuration, for the message.
+        parameters: that it describes at the least.
+        checkpoint: the files of weights; None for random ones.
+
+    """
+    if parameters < _BUILT_AT_ONCE:
+        return
+    held = None if checkpoint is None else sum(path.stat().st_size for path in checkpoint)
+    if held is not None and parameters > held:
+        raise McdoError(
+            f"{place} describes more than {parameters:.1e} parameters, but its weights have {held} bytes; the two do "
+            "not belong together"
+        )
+    room = _memory()
+    if room is not None and 4 * parameters > room:
+        raise McdoError(f"{place} describes more than {parameters:.1e} parameters, which {room:.1e} bytes do not hold")
+
+
+def _memory() -> int | None:
+    """Bytes of memory of this machine, where it says so."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def refuse_surplus(checkpoint: Path, parameters: int) -> None:
+    """Raise McdoError for a checkpoint far larger than a model of so many parameters, before it is read.
+
+    Trained in double precision and kept with an optimiser's state of three numbers each, it has 32 bytes for each.
+    """
+    size, most = checkpoint.stat().st_size, 32 * parameters + 2**26
+    if size > most:
+        raise McdoError(
+            f"{checkpoint} has {size} bytes, but its model of {parameters} parameters takes less than {most}"
+        )
+
+
+def _refuse_packed(checkpoint: Path) -> None:
+    """Raise McdoError for an archive that unpacks to more than it is: torch stores its own without compression."""
+    if zipfile.is_zipfile(checkpoint):
+        with zipfile.ZipFile(checkpoint) as archive:
+            packed = [each.filename for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED]
+            claimed = sum(each.file_size for each in archive.infolist())
+        if packed or claimed > checkpoint.stat().st_size:
+            raise McdoError(f"{checkpoint} is a packed archive ({claimed} bytes unpacked) and is not read; {_CONVERT}")
+
+
 def refuse_pickles(checkpoint: Path) -> None:
     """Raise McdoError for a checkpoint that is neither safetensors nor loadable with ``weights_only=True``."""
     if checkpoint.suffix == ".safetensors":
@@ -109,10 +166,13 @@ def refuse_pickles(checkpoint: Path) -> None:
     if checkpoint.suffix not in _PICKLED:
         raise McdoError(f"{checkpoint}: {checkpoint.suffix} files are not read; {_CONVERT}")
     try:
+        _refuse_packed(checkpoint)
         # Read once more before the library does: open_clip's fallback for old versions of torch omits weights_only.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol|.*TorchScript archive")
             torch.load(checkpoint, map_location="meta", weights_only=True)
+    except McdoError:
+        raise
     except Exception as error:  # damaged or hostile bytes can fail anywhere in the reader
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise McdoError(

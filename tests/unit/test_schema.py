@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from mcdo.schema import LIMIT, NotNegative, Record, Size, read_bytes, read_csv, 
 class Part(Record, frozen=True):
     width: Size = 1
     rate: NotNegative = 0.5
+    pool: Literal["avg", "map"] | None = None
 
 
 class Whole(Record, frozen=True):
@@ -52,6 +53,7 @@ def refusal(read: Any, path: Path, kind: Any = Whole) -> str:
         ('{"parts": []}', " lacks the key name"),
         ('{"name": "a", "parts": [{}, {"width": 0}]}', ": parts[1].width is 0: Expected int >= 1"),
         ('{"name": "a", "parts": [{"rate": -1}]}', ": parts[0].rate is -1: Expected float >= 0.0"),
+        ('{"name": "a", "parts": [{"pool": "mop"}]}', ": parts[0].pool is 'mop': say 'avg', 'map'"),
         ('{"name": "a", "parts": [{"widht": 1}]}', ": parts[0] has the unknown key 'widht'; the nearest: width"),
         ('{"name": "a", "parts": [{"rate": NaN}]}', ": parts[0].rate is nan, which is no number"),
         ('{"name": "a", "parts": [{"rate": 1e400}]}', ": parts[0].rate is inf, which is no number"),

@@ -173,7 +173,7 @@ def test_folder_without_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(McdoError, match=r"open_clip_config.json is missing; a local directory holds"):
         load_encoder(f"local-dir:{tmp_path}")
     (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {}}', encoding="utf-8")
-    with pytest.raises(McdoError, match=r"not an open_clip configuration.*embed_dim"):
+    with pytest.raises(McdoError, match=r"model_cfg lacks the key embed_dim"):
         load_encoder(f"local-dir:{tmp_path}")
 
 
