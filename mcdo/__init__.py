@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mcdo.encoders import Encoder, load_encoder
+    from mcdo.encoders import Encoder, load_encoder, register_encoder
     from mcdo.errors import McdoError
-    from mcdo.estimators import DimensionWeights, FirstOrderRun, MonteCarloRun
+    from mcdo.estimators import DimensionWeights, FirstOrderRun, MonteCarloRun, register_score
     from mcdo.estimators.first_order import first_order
     from mcdo.estimators.monte_carlo import census, monte_carlo
     from mcdo.images import ImageSet, load_images
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
         Gaussian,
         HiddenDropout,
         Multiplicative,
+        Perturbation,
         StochasticDepth,
         TiedDropout,
         matched_roles,
+        register_kind,
     )
     from mcdo.stats import expected_calibration_error, with_domain
     from mcdo.stats.reliability import Reliability, reliability
@@ -31,9 +33,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "encoders": ("Encoder", "load_encoder"),
+    "encoders": ("Encoder", "load_encoder", "register_encoder"),
     "errors": ("McdoError",),
-    "estimators": ("DimensionWeights", "FirstOrderRun", "MonteCarloRun", "census", "first_order", "monte_carlo"),
+    "estimators": (
+        "DimensionWeights",
+        "FirstOrderRun",
+        "MonteCarloRun",
+        "census",
+        "first_order",
+        "monte_carlo",
+        "register_score",
+    ),
     "images": ("ImageSet", "load_images"),
     "perturbation": (
         "AttentionDropout",
@@ -41,9 +51,11 @@ _ROOMS = {
         "Gaussian",
         "HiddenDropout",
         "Multiplicative",
+        "Perturbation",
         "StochasticDepth",
         "TiedDropout",
         "matched_roles",
+        "register_kind",
     ),
     "stats": ("Reliability", "expected_calibration_error", "reliability", "with_domain"),
     "store": ("Store",),
@@ -62,6 +74,7 @@ __all__ = [
     "McdoError",
     "MonteCarloRun",
     "Multiplicative",
+    "Perturbation",
     "Reliability",
     "StochasticDepth",
     "Store",
@@ -73,6 +86,9 @@ __all__ = [
     "load_images",
     "matched_roles",
     "monte_carlo",
+    "register_encoder",
+    "register_kind",
+    "register_score",
     "reliability",
     "with_domain",
 ]

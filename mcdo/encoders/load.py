@@ -8,6 +8,7 @@ import torch
 
 from mcdo import arguments
 from mcdo.encoders.encoder import Encoder
+from mcdo.encoders.registered import FACTORIES, is_registered, make, unloaded_spec
 from mcdo.encoders.registry import REGISTRY
 from mcdo.encoders.spec import EncoderSpec, Precision
 from mcdo.errors import McdoError, nearest
@@ -26,7 +27,10 @@ def load_encoder(
     backend: str | None = None,
     precision: Precision = "float32",
 ) -> Encoder:
-    """Load an encoder: a registered key, ``local-dir:PATH``, ``hf-hub:ID`` (open_clip) or ``hf:ID_OR_PATH``.
+    """Load an encoder: a known key, ``local-dir:PATH``, ``hf-hub:ID`` (open_clip) or ``hf:ID_OR_PATH``.
+
+    Keys are mcdo's own, those given to :func:`mcdo.register_encoder`, those that installed packages offer, and
+    ``python:PACKAGE.MODULE:FACTORY``.
 
     ``weights`` is "pretrained", or "random" for an untrained model drawn from ``seed``. ``backend="hf"`` loads a
     registered encoder's HuggingFace checkpoint instead of the open_clip one. ``precision`` other than float32 carries
@@ -41,6 +45,12 @@ def load_encoder(
     if precision not in get_args(Precision):
         raise McdoError(f"precision={precision!r}: say {', '.join(get_args(Precision))}")
     spec, target = find_spec(key, backend), _available(device)
+    if spec.backend == "own":
+        if weights == "random":
+            raise McdoError(f"{key}: random weights are its factory's to make; register one that makes them")
+        encoder = make(key, target, precision)
+        encoder.precision = precision
+        return encoder
     if spec.backend == "hf":
         from mcdo.encoders import hf_backend
 
@@ -63,10 +73,15 @@ def find_spec(key: str, backend: str | None = None) -> EncoderSpec:
         from mcdo.encoders.open_clip_backend import own_spec
 
         return own_spec(key)
+    if is_registered(key):
+        if backend is not None:
+            raise McdoError(f"{key} is made by a factory, which no backend={backend!r} replaces; leave backend out")
+        return unloaded_spec(key)
     if key not in REGISTRY:
         raise McdoError(
-            f"unknown encoder {key!r}; the nearest: {nearest(key, REGISTRY)}. "
-            "An encoder of one's own is local-dir:PATH, hf-hub:ID or hf:ID_OR_PATH"
+            f"unknown encoder {key!r}; the nearest: {nearest(key, FACTORIES)}. There are: {FACTORIES}. An encoder of "
+            "one's own is local-dir:PATH, hf-hub:ID, hf:ID_OR_PATH, python:PACKAGE.MODULE:FACTORY, or what "
+            "mcdo.register_encoder was given"
         )
     spec = REGISTRY[key]
     if backend != "hf":

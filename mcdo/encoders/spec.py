@@ -10,7 +10,7 @@ from mcdo import arguments
 from mcdo.errors import McdoError
 
 Family = Literal["clip", "siglip"]
-Backend = Literal["open_clip", "hf"]
+Backend = Literal["open_clip", "hf", "own"]
 Loss = Literal["softmax", "sigmoid"]
 Precision = Literal["float32", "bfloat16", "float16"]
 

@@ -2,29 +2,17 @@
 
 from mcdo.estimators.blocks import prepared
 from mcdo.estimators.first_order import first_order
-from mcdo.estimators.first_order_run import (
-    FIRST_ORDER_SCORES,
-    FirstOrderConfig,
-    FirstOrderRun,
-    OutsideDomainWarning,
-)
+from mcdo.estimators.first_order_run import FirstOrderConfig, FirstOrderRun, OutsideDomainWarning
 from mcdo.estimators.laplace import Laplace, ZeroShot
 from mcdo.estimators.monte_carlo import census, monte_carlo
 from mcdo.estimators.provenance import provenance
 from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun
-from mcdo.estimators.scores import (
-    GEOMETRY_SCORES,
-    MOMENT_SCORES,
-    WEIGHTED_SCORES,
-    DimensionWeights,
-    off_diagonal_floor,
-)
+from mcdo.estimators.score_table import SCORES, TRACES, Score, names_from, register_score
+from mcdo.estimators.scores import DimensionWeights, off_diagonal_floor
 
 __all__ = [
-    "FIRST_ORDER_SCORES",
-    "GEOMETRY_SCORES",
-    "MOMENT_SCORES",
-    "WEIGHTED_SCORES",
+    "SCORES",
+    "TRACES",
     "DimensionWeights",
     "FirstOrderConfig",
     "FirstOrderRun",
@@ -32,11 +20,14 @@ __all__ = [
     "MonteCarloConfig",
     "MonteCarloRun",
     "OutsideDomainWarning",
+    "Score",
     "ZeroShot",
     "census",
     "first_order",
     "monte_carlo",
+    "names_from",
     "off_diagonal_floor",
     "prepared",
     "provenance",
+    "register_score",
 ]

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from mcdo.arguments import real
 from mcdo.errors import McdoError, McdoWarning, nearest
 from mcdo.estimators.run import EncoderRun, Scores
+from mcdo.estimators.score_table import SCORES
+from mcdo.estimators.scores import Terms
 from mcdo.estimators.shown import Shown
 from mcdo.perturbation import Perturbation
 from mcdo.store import Arrays
@@ -36,8 +38,6 @@ class DomainFigure(Protocol):
 
 Domain = Mapping[tuple[str, float, frozenset[str]], DomainFigure]
 """By score, p and names of sites; see :func:`mcdo.stats.with_domain`."""
-
-FIRST_ORDER_SCORES = ("trace_pre", "trace_post", "trace_pre_relative", "norm_var")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class FirstOrderRun(EncoderRun):
         OutsideDomainWarning that holds the figures.
 
         Args:
-            name: ``trace_pre``, ``trace_post``, ``trace_pre_relative`` or ``norm_var``.
+            name: of a score with a definition to first order, or from features or other scores.
             p: another drop probability than the run's; the score is linear in p / (1 - p).
             sites: a name or role, or several, of some of the run's sites; all by default.
 
@@ -98,6 +98,9 @@ class FirstOrderRun(EncoderRun):
             McdoError: if the score or a site is unknown, or ``p`` is outside [0, 1).
 
         """
+        score = SCORES.find(name) if name in SCORES else None
+        if score is not None and "terms" not in score.definitions and name in self.score_names:
+            return self._derived(score, lambda other: self.scores(other, p, sites), self.config.trials)
         parts = self.decomposition(name, p)
         if sites is None:
             self._check_domain(name, p, frozenset(site for site, _ in self.sites))
@@ -125,22 +128,22 @@ class FirstOrderRun(EncoderRun):
             said = f"ranking {found.ranking}, level {found.level}: {found}"
             warnings.warn(f"{what} is outside its domain ({said})", OutsideDomainWarning, stacklevel=3)
 
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Names that :meth:`scores` knows."""
+        inputs = {"terms", "features", "scores"}
+        return tuple(name for name, score in SCORES.registered.items() if inputs & set(score.definitions))
+
     def decomposition(self, name: str, p: float | None = None) -> NDArray[np.float64]:
         """float64 ``[K, N, S]``: what each site contributes to a score; contributions add up."""
         p = self.config.dropout.p if p is None else real("p", p)
         if not 0 <= p < 1:
             raise McdoError(f"p = {p}: it must be in [0, 1)")
-        along, across = self.along.astype(np.float64), self.across.astype(np.float64)
-        squared_norm = np.square(self.feature_norm)[:, None]
-        width = self.features.shape[1]
-        if name not in FIRST_ORDER_SCORES:
-            raise McdoError(f"no score {name!r} to first order; the nearest: {nearest(name, FIRST_ORDER_SCORES)}")
-        value = {
-            "trace_pre": (across + along) / width,
-            "trace_post": across / (width * squared_norm),
-            "trace_pre_relative": (across + along) / (width * squared_norm),
-            "norm_var": np.broadcast_to(along, across.shape),
-        }[name]
+        definition = SCORES.find(name).definitions.get("terms") if name in SCORES else None
+        if definition is None:
+            raise McdoError(f"no score {name!r} to first order; the nearest: {nearest(name, self.score_names)}")
+        terms = (self.along.astype(np.float64), self.across.astype(np.float64), self.features.astype(np.float64))
+        value = definition(Terms(*terms))
         return np.asarray(value * (p / (1 - p)))
 
     def arrays(self) -> dict[str, NDArray[Any]]:

@@ -21,7 +21,8 @@ from mcdo.estimators.overflow import advice, check_finite
 from mcdo.estimators.progress import Progress
 from mcdo.estimators.resumption import Keeper
 from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun, Scores
-from mcdo.estimators.scores import EIGENVALUES, DimensionWeights, PassMoments, geometry_scores
+from mcdo.estimators.score_table import geometry_scores, moment_scores
+from mcdo.estimators.scores import EIGENVALUES, DimensionWeights, PassMoments
 from mcdo.estimators.shown import Prepared, Shown
 from mcdo.perturbation import PASS_BLOCK, PerturbedTower, deterministic_features, image_keys, perturbed
 from mcdo.store import Arrays
@@ -124,25 +125,26 @@ class Measurement:
         """
         keys = self.keys[start : start + len(pixels)]
         moments = PassMoments.empty()
-        kept: list[Tensor] = []
+        held: list[Tensor] = []
         finite: list[Tensor] = []
         scores: dict[tuple[str, int], Tensor] = {}
         eigenvalues: dict[int, Tensor] = {}
-        keep_until = max(self.config.geometry, default=0)
+        hold_until = max(self.config.geometry, default=0)
         done = 0
         for features in tower.passes(pixels, keys, trial, self.config.passes[-1], self.loop.rows):
             finite.append(features.isfinite().all(-1))
             for piece in _cut(features, done, self.config.passes):
                 moments.update(piece)
                 done += piece.shape[1]
-                if done <= keep_until:
-                    kept.append(piece)
+                if done <= hold_until:
+                    held.append(piece)
                 if done in self.config.passes:
-                    scores |= {(name, done): s for name, s in moments.scores(plain, self.weights).items()}
+                    taken = moment_scores(moments.at(plain, self.weights), self.config.scores)
+                    scores |= {(name, done): s for name, s in taken.items()}
                 if done in self.config.geometry:
                     whole = torch.cat(finite, dim=1)[:, :done].cpu()  # the spectrum is taken on the CPU too
                     check_finite(self.encoder, whole[None], self.images.ids[start : start + len(pixels)], trial)
-                    extra, eigenvalues[done] = geometry_scores(torch.cat(kept, dim=1))
+                    extra, eigenvalues[done] = geometry_scores(torch.cat(held, dim=1), self.config.scores)
                     scores |= {(name, done): s for name, s in extra.items()}
         return scores, eigenvalues, torch.cat(finite, dim=1)
 

@@ -17,7 +17,8 @@ from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.provenance import identity, image_tokens, provenance
 from mcdo.estimators.resumption import Keeper, measured_once
 from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun
-from mcdo.estimators.scores import GEOMETRY_SCORES, DimensionWeights, pixel_rows
+from mcdo.estimators.score_table import SCORES
+from mcdo.estimators.scores import DimensionWeights, pixel_rows
 from mcdo.estimators.shown import Prepared, Shown
 from mcdo.perturbation import Perturbation, SiteRecord, check_alive, image_keys, site_variance
 from mcdo.store import Arrays, Store, Unfinished
@@ -36,6 +37,7 @@ def monte_carlo(
     store: Store | Path | str | None = None,
     pixels: Prepared | Callable[[], Prepared] | None = None,
     weights: DimensionWeights | None = None,
+    scores: Sequence[str] | None = None,
     progress: bool = True,
 ) -> MonteCarloRun:
     """Scores of every image in every trial, at every T of ``passes``.
@@ -57,6 +59,7 @@ def monte_carlo(
             any pass is spent; if it still fails afterwards, the run is returned with an UnsavedResultWarning.
         pixels: prepared pixels of ``images``, or how to get them, where the caller keeps them.
         weights: from a calibration set, for weighted_trace and topk_trace.
+        scores: registered scores to be taken beside mcdo's own (default: all that are registered or installed).
         progress: report progress, and whom this process waits for.
 
     Raises:
@@ -69,7 +72,7 @@ def monte_carlo(
     passes, trials, seed = arguments.wholes("passes", passes), arguments.whole("trials", trials), arguments.seed(seed)
     geometry = passes if geometry is None else arguments.wholes("geometry", geometry)
     rows = pixel_rows(encoder, batch_size)
-    config = MonteCarloConfig(dropout, passes, trials, seed, geometry)
+    config = MonteCarloConfig(dropout, passes, trials, seed, geometry, tuple(SCORES if scores is None else scores))
     if weights is not None:
         weights.check_unseen(images)
 
@@ -123,17 +126,17 @@ def _measure(
 def run_key(encoder: Encoder, images: Shown, config: MonteCarloConfig, weights: DimensionWeights | None = None) -> str:
     """The store's name of a run: a digest of all that decides its numbers.
 
-    A run can be part of another one of its family, of which there are more images, trials or T.
+    A run can be part of another one of its family, of which there are more images, trials, T or scores.
     """
     protocol = config.as_dict()
-    member = {name: protocol.pop(name) for name in ("passes", "trials", "geometry")} | {"images": images.fingerprint}
+    member = {name: protocol.pop(name) for name in ("passes", "trials", "geometry", "scores")}
     family = {
         "method": "monte_carlo",
         "protocol": protocol,
         "dimension_weights": None if weights is None else weights.identity,
         **identity(encoder, images),
     }
-    return Store.key(family, member)
+    return Store.key(family, {**member, "images": images.fingerprint})
 
 
 def _stored(opened: Store, key: str, encoder: Encoder, images: Shown, config: MonteCarloConfig) -> MonteCarloRun | None:
@@ -156,6 +159,7 @@ def _holds(protocol: Mapping[str, Any], config: MonteCarloConfig) -> bool:
         set(protocol["passes"]) >= set(config.passes)
         and set(protocol["geometry"]) >= set(config.geometry)
         and protocol["trials"] >= config.trials
+        and protocol["scores"].items() >= config.as_dict()["scores"].items()
     )
 
 
@@ -176,7 +180,6 @@ def _seen(
     """A stored run as if no more than ``config`` asks for had been measured."""
     arrays, facts = found
     features, values, eigenvalues = MonteCarloRun.split_arrays(arrays)
-    taken = {name: config.geometry if name in GEOMETRY_SCORES else config.passes for name, _ in values}
     trials = slice(config.trials)
     return MonteCarloRun(
         config=config,
@@ -190,7 +193,7 @@ def _seen(
         _values={
             (name, t): np.ascontiguousarray(value[trials, columns])
             for (name, t), value in values.items()
-            if t in taken[name]
+            if t in config.taken_at(name)
         },
         _eigenvalues={
             t: np.ascontiguousarray(value[trials, columns]) for t, value in eigenvalues.items() if t in config.geometry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mcdo.arguments import whole
 from mcdo.errors import McdoError, nearest
-from mcdo.estimators.scores import GEOMETRY_SCORES
+from mcdo.estimators.score_table import BUILT_IN, INPUTS, SCORES, Score, further
 from mcdo.perturbation import Perturbation
 
 Scores = NDArray[np.float64]
@@ -27,6 +27,8 @@ class MonteCarloConfig:
         trials: K, independent repetitions.
         seed: seed of the masks.
         geometry: the T (among ``passes``) at which scores that need the passes themselves are taken.
+        scores: registered scores that are taken beside mcdo's own; those of ``scores`` that follow from others, or are
+            mcdo's, are left out here.
 
     """
 
@@ -35,6 +37,7 @@ class MonteCarloConfig:
     trials: int = 10
     seed: int = 42
     geometry: tuple[int, ...] = ()
+    scores: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.passes or list(self.passes) != sorted(set(self.passes)) or self.passes[0] < 2:
@@ -43,10 +46,19 @@ class MonteCarloConfig:
             raise McdoError(f"trials = {self.trials}: at least one is needed (two or more for reliability)")
         if not set(self.geometry) <= set(self.passes):
             raise McdoError(f"geometry = {self.geometry} must be among passes = {self.passes}")
+        object.__setattr__(self, "scores", further(self.scores))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return {**asdict(self), "dropout": self.dropout.as_dict()}
+        """JSON-able form; scores from outside with a fingerprint of their code."""
+        codes = {name: SCORES.find(name).code for name in self.scores}
+        return {**asdict(self), "dropout": self.dropout.as_dict(), "scores": codes}
+
+    def taken_at(self, name: str) -> tuple[int, ...]:
+        """The T at which a score is taken while passes are made; none for one that this run does not take."""
+        score = SCORES.find(name) if name in self.scores else BUILT_IN.get(name)
+        if score is None or score.while_measuring is None:
+            return ()
+        return self.geometry if score.while_measuring == "passes" else self.passes
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +89,41 @@ class EncoderRun:
         norm: Scores = np.linalg.norm(self.features.astype(np.float64), axis=1)
         return norm
 
+    def _derived(self, score: Score, lookup: Callable[[str], Scores], trials: int) -> Scores:
+        """A score that follows from others and the features, float64 ``[K, N]``."""
+        if "scores" in score.definitions:
+            value = score.definitions["scores"](RunView(self, lookup))
+        else:
+            value = score.definitions["features"](self.features.astype(np.float64))
+        try:
+            return np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), (trials, len(self.ids))))
+        except (TypeError, ValueError):
+            said = f"gave {np.shape(value)} for {trials} trials of {len(self.ids)} images"
+            raise McdoError(f"the score {score.name} {said}; it must give [K, N] or [N]") from None
+
     @property
     def roles(self) -> tuple[str, ...]:
         """Roles that were perturbed."""
         return tuple(dict.fromkeys(role for _, role in self.sites))
+
+
+class RunView:
+    """What a score is computed from that follows from others: :meth:`scores`, and the deterministic features.
+
+    Attributes:
+        scores: gives another score of the run by name, float64 ``[K, N]``.
+        features: float64 ``[N, D]``, before normalisation.
+        feature_norm: float64 ``[N]``.
+
+    """
+
+    def __init__(self, run: EncoderRun, scores: Callable[[str], Scores]) -> None:
+        self.scores, self.feature_norm = scores, run.feature_norm
+        self.features: Scores = run.features.astype(np.float64)
+
+
+def _follows(score: Score) -> bool:
+    return bool({"scores", "features"} & set(score.definitions))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,25 +143,27 @@ class MonteCarloRun(EncoderRun):
         """float64 ``[K, N]`` (trials × images); ``passes`` defaults to the largest T.
 
         Raises:
-            McdoError: if the score is unknown, or was not taken at that T.
+            McdoError: if the score is unknown, or was not taken, or not at that T.
 
         """
         passes = self.config.passes[-1] if passes is None else whole("passes", passes)
-        if name == "trace_pre_relative":
-            return self.scores("trace_pre", passes) / np.square(self.feature_norm)
         if (name, passes) in self._values:
             return self._values[name, passes]
-        names = {n for n, _ in self._values} | {"trace_pre_relative"}
-        if name not in names:
-            raise McdoError(f"no score {name!r} in this run; the nearest: {nearest(name, names)}")
+        score = SCORES.find(name) if name in SCORES else None
+        if score is not None and _follows(score):
+            return self._derived(score, lambda other: self.scores(other, passes), self.config.trials)
+        if name not in {n for n, _ in self._values}:
+            known = "" if score is None else f" (it is computed from {INPUTS[next(iter(score.definitions))]})"
+            raise McdoError(f"no score {name!r} in this run{known}; the nearest: {nearest(name, self.score_names)}")
         raise McdoError(
             f"{name} was not taken at T = {passes}; it was at T = {[t for n, t in self._values if n == name]}"
         )
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """Names that :meth:`scores` knows."""
-        return (*dict.fromkeys(name for name, _ in self._values), "trace_pre_relative")
+        """Names of what was taken while measuring, and of scores that follow from others."""
+        after = [name for name, score in SCORES.registered.items() if _follows(score)]
+        return tuple(dict.fromkeys((*(name for name, _ in self._values), *after)))
 
     def eigenvalues(self, passes: int) -> Scores:
         """float64 ``[K, N, 10]``: leading eigenvalues of the pre-norm covariance at ``passes``."""
@@ -149,9 +194,7 @@ class MonteCarloRun(EncoderRun):
             self,
             config=config,
             _values={
-                (name, t): value[trials]
-                for (name, t), value in self._values.items()
-                if t in (config.geometry if name in GEOMETRY_SCORES else config.passes)
+                (name, t): value[trials] for (name, t), value in self._values.items() if t in config.taken_at(name)
             },
             _eigenvalues={t: value[trials] for t, value in self._eigenvalues.items() if t in config.geometry},
         )

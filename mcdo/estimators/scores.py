@@ -1,7 +1,7 @@
-"""Per-image scores of a set of passes: what "uncertainty" may mean. Definitions as in the README's table of scores.
+"""What scores are computed from: moments of the passes, the passes themselves, the terms of first order.
 
-All take tensors of one batch of images and return one number per image; variances are sample variances (ddof 1). Where
-all passes are equal, variances are exactly zero and shares of them are NaN.
+Tensors are of one batch of images; variances are sample variances (ddof 1). Where all passes are equal, variances are
+exactly zero and shares of them are NaN. The scores themselves stand in :mod:`mcdo.estimators.score_table`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,29 +22,6 @@ from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators.moments import RunningMoments, accumulator_dtype
 from mcdo.estimators.shown import Shown
-
-MOMENT_SCORES = ("trace_pre", "trace_post", "mean_cosine_dev", "max_dim_var", "norm_var", "mean_shift")
-"""Scores that follow from running moments: they cost next to nothing and are taken at every T."""
-
-WEIGHTED_SCORES = ("weighted_trace", "topk_trace")
-"""Scores that need :class:`DimensionWeights` from a calibration set."""
-
-GEOMETRY_SCORES = (
-    "angular_var",
-    "top_eigenvalue",
-    "effective_rank",
-    "spectral_entropy",
-    "top1_ratio",
-    "offdiag_l1_pre",
-    "offdiag_l1_post",
-    "offdiag_frobenius_pre",
-    "offdiag_frobenius_post",
-    "offdiag_l1_pre_floor",
-    "offdiag_l1_post_floor",
-    "offdiag_frobenius_pre_floor",
-    "offdiag_frobenius_post_floor",
-)
-"""Scores that need the passes themselves."""
 
 _TINY = 1e-12
 """Norm below which a feature has no direction: torch's own bound in ``normalize``."""
@@ -115,27 +93,136 @@ class PassMoments:
         self.post.update(passes / norm.clamp_min(_TINY))
         self.norm.update(norm.squeeze(-1))
 
-    def scores(self, plain: Tensor, weights: DimensionWeights | None = None) -> dict[str, Tensor]:
-        """Moment scores ``[B]`` each; ``plain`` holds the deterministic features ``[B, D]``."""
+    def at(self, plain: Tensor, calibration: DimensionWeights | None = None) -> Moments:
+        """What scores are computed from after the passes so far; ``plain``: deterministic features ``[B, D]``."""
         variance = self.pre.variance
-        trace_post = self.post.variance.mean(-1)
-        count = self.post.count
-        # 1 − m² is the population trace of the unit features, so 1 − m follows without cancellation.
-        spread = trace_post * plain.shape[-1] * (count - 1) / count
-        plain = plain.to(variance.dtype)
-        scores = {
-            "trace_pre": variance.mean(-1),
-            "trace_post": trace_post,
-            "mean_cosine_dev": spread / (1 + (1 - spread).clamp(min=0).sqrt()),
-            "max_dim_var": variance.amax(-1),
-            "norm_var": self.norm.variance,
-            "mean_shift": (self.pre.mean - plain).norm(dim=-1) / plain.norm(dim=-1),
-        }
-        if weights is not None:
-            w = torch.as_tensor(weights.weights, dtype=variance.dtype, device=variance.device)
-            scores["weighted_trace"] = variance @ w
-            scores["topk_trace"] = variance[:, torch.as_tensor(weights.top, device=variance.device)].mean(-1)
-        return scores
+        return Moments(
+            count=self.pre.count,
+            mean=self.pre.mean,
+            variance=variance,
+            post_variance=self.post.variance,
+            norm_variance=self.norm.variance,
+            plain=plain.to(variance.dtype),
+            calibration=calibration,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Moments of ``count`` passes of one batch.
+
+    Attributes:
+        count: T.
+        mean, variance: ``[B, D]``, of features before normalisation.
+        post_variance: ``[B, D]``, of L2-normalised features.
+        norm_variance: ``[B]``, of the norm.
+        plain: ``[B, D]``, deterministic features before normalisation.
+        calibration: weights of dimensions, where they were given.
+
+    """
+
+    count: int
+    mean: Tensor
+    variance: Tensor
+    post_variance: Tensor
+    norm_variance: Tensor
+    plain: Tensor
+    calibration: DimensionWeights | None = None
+
+    @property
+    def weights(self) -> DimensionWeights:
+        """The calibration's.
+
+        Raises:
+            McdoError: where none was given.
+
+        """
+        if self.calibration is None:
+            raise McdoError("this score needs DimensionWeights from a calibration set: give weights=")
+        return self.calibration
+
+
+class PassCloud:
+    """All passes of one batch, and what several scores need of them, each computed when it is first wanted.
+
+    Attributes:
+        pre: float64 ``[B, T, D]``, before normalisation, on the CPU.
+
+    """
+
+    def __init__(self, pre: Tensor) -> None:
+        self.pre = pre
+
+    @cached_property
+    def post(self) -> Tensor:
+        """``[B, T, D]``, L2-normalised."""
+        return torch.nn.functional.normalize(self.pre, dim=-1, eps=_TINY)
+
+    @cached_property
+    def angular_variance(self) -> Tensor:
+        """``[B]``, see :func:`angular_variance`."""
+        return angular_variance(self.post)
+
+    @cached_property
+    def spectrum(self) -> Tensor:
+        """``[B, min(T, D)]``, eigenvalues of the covariance over passes, descending."""
+        return covariance_spectrum(self.pre)
+
+    @cached_property
+    def total(self) -> Tensor:
+        """``[B]``, sum of the eigenvalues."""
+        return self.spectrum.sum(-1)
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """``[B, min(T, D)]``, of the eigenvalues in their sum."""
+        return self.spectrum / self.total[:, None]
+
+    @cached_property
+    def off_diagonal_pre(self) -> tuple[Tensor, Tensor]:
+        """``[B]`` each, see :func:`off_diagonal_mass`."""
+        return off_diagonal_mass(self.pre)
+
+    @cached_property
+    def off_diagonal_post(self) -> tuple[Tensor, Tensor]:
+        """The same of L2-normalised features."""
+        return off_diagonal_mass(self.post)
+
+    @cached_property
+    def floor_pre(self) -> tuple[Tensor, Tensor]:
+        """``[B]`` each, see :func:`off_diagonal_floor`."""
+        return off_diagonal_floor(_centred(self.pre).var(1), self.pre.shape[1])
+
+    @cached_property
+    def floor_post(self) -> tuple[Tensor, Tensor]:
+        """The same of L2-normalised features."""
+        return off_diagonal_floor(_centred(self.post).var(1), self.post.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """What a first-order score is computed from, for p / (1 - p) = 1.
+
+    Attributes:
+        along: float64 ``[N, S]``, variance along the feature, by site.
+        across: float64 ``[K, N, S]``, total variance across it, by site.
+        features: float64 ``[N, D]``, deterministic.
+
+    """
+
+    along: NDArray[np.float64]
+    across: NDArray[np.float64]
+    features: NDArray[np.float64]
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.features.shape[1])
+
+    @property
+    def squared_norm(self) -> NDArray[np.float64]:
+        """``[N, 1]``, of the features."""
+        return np.asarray(np.square(np.linalg.norm(self.features, axis=1))[:, None])
 
 
 def angular_variance(post: Tensor) -> Tensor:
@@ -198,39 +285,6 @@ def off_diagonal_floor(variances: Tensor, passes: int) -> tuple[Tensor, Tensor]:
     off_l1 = mean_r * (variances.sqrt().sum(-1).square() - total)
     off_squares = (total.square() - squares) / (passes - 1)
     return off_l1 / (off_l1 + total), (off_squares / (off_squares + squares)).sqrt()
-
-
-def geometry_scores(passes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Scores that need the passes ``[B, T, D]`` (pre-norm): those of GEOMETRY_SCORES, and the leading eigenvalues.
-
-    Computed in float64 on the CPU: MPS has neither float64 nor ``eigvalsh``, and this is outside the pass loop.
-    """
-    pre = passes.cpu().double()
-    post = torch.nn.functional.normalize(pre, dim=-1, eps=_TINY)
-    spectrum = covariance_spectrum(pre)
-    total = spectrum.sum(-1)
-    q = spectrum / total[:, None]
-    l1_pre, frobenius_pre = off_diagonal_mass(pre)
-    l1_post, frobenius_post = off_diagonal_mass(post)
-    floor_pre, floor_post = (off_diagonal_floor(_centred(each).var(1), each.shape[1]) for each in (pre, post))
-    scores = {
-        "angular_var": angular_variance(post),
-        "top_eigenvalue": spectrum[:, 0],
-        "effective_rank": total.square() / spectrum.square().sum(-1),
-        "spectral_entropy": torch.special.entr(q).sum(-1),
-        "top1_ratio": q[:, 0],
-        "offdiag_l1_pre": l1_pre,
-        "offdiag_l1_post": l1_post,
-        "offdiag_frobenius_pre": frobenius_pre,
-        "offdiag_frobenius_post": frobenius_post,
-        "offdiag_l1_pre_floor": floor_pre[0],
-        "offdiag_l1_post_floor": floor_post[0],
-        "offdiag_frobenius_pre_floor": floor_pre[1],
-        "offdiag_frobenius_post_floor": floor_post[1],
-    }
-    leading = torch.zeros(len(pre), EIGENVALUES, dtype=torch.float64)
-    leading[:, : spectrum.shape[1]] = spectrum[:, :EIGENVALUES]
-    return scores, leading
 
 
 def pixel_rows(encoder: Encoder, rows: int | None) -> int:

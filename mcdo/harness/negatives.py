@@ -18,6 +18,7 @@ else:
 
 from mcdo.errors import McdoError
 from mcdo.harness.settings import Settings
+from mcdo.perturbation import Dropout
 
 FILE = Path(__file__).resolve().parents[2] / "data" / "findings.toml"
 _KEYS = {"experiment", "claim", "model", "images", "protocols", "measured", "reason"}
@@ -72,7 +73,7 @@ class KnownNegatives:
 
     def lookup(self, experiment: str, claim: str, model: str, settings: Settings) -> KnownNegative | None:
         """The finding about a claim under the session's settings; only the published perturbation has any."""
-        if settings.seed != 42 or settings.dropout.p != 0.01 or settings.dropout.sites != "all":
+        if settings.seed != 42 or settings.dropout != Dropout():
             return None
         wanted = (experiment, claim, model, settings.images)
         return next(

@@ -98,6 +98,7 @@ class Passes(Request[MonteCarloRun]):
                 self.config.trials,
                 self.config.seed,
                 geometry=self.config.geometry,
+                scores=self.config.scores,
                 batch_size=session.settings.batch_size,
                 store=session.store,
                 pixels=pixels,
@@ -115,6 +116,7 @@ class Passes(Request[MonteCarloRun]):
             passes=tuple(sorted({*mine.passes, *its.passes})),
             trials=max(mine.trials, its.trials),
             geometry=tuple(sorted({*mine.geometry, *its.geometry})),
+            scores=tuple(sorted({*mine.scores, *its.scores})),
         )
         return replace(self, config=config)
 

@@ -3,6 +3,7 @@
 from mcdo.perturbation.census import SiteRecord, check_alive, site_variance
 from mcdo.perturbation.context import PerturbedTower, deterministic_features, perturbed
 from mcdo.perturbation.kinds import (
+    KINDS,
     AttentionDropout,
     Dropout,
     Gaussian,
@@ -11,6 +12,9 @@ from mcdo.perturbation.kinds import (
     Perturbation,
     StochasticDepth,
     TiedDropout,
+    kind_name,
+    parse_perturbation,
+    register_kind,
 )
 from mcdo.perturbation.masks import PASS_BLOCK, SCHEME, KeyedMasks, MaskedSite, image_keys
 from mcdo.perturbation.roles import GROUPS, Role, role_of
@@ -18,6 +22,7 @@ from mcdo.perturbation.sites import Site, SiteTable, check_comparable, count_by_
 
 __all__ = [
     "GROUPS",
+    "KINDS",
     "PASS_BLOCK",
     "SCHEME",
     "AttentionDropout",
@@ -41,8 +46,11 @@ __all__ = [
     "deterministic_features",
     "find_sites",
     "image_keys",
+    "kind_name",
     "matched_roles",
+    "parse_perturbation",
     "perturbed",
+    "register_kind",
     "role_of",
     "site_variance",
 ]

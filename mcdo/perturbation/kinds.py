@@ -9,12 +9,16 @@ variance that one injects relative to the signal is p / (1 - p), so kinds at the
 from __future__ import annotations
 
 import copy
+import inspect
+import re
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from mcdo.arguments import number
 from mcdo.errors import McdoError
+from mcdo.registration import Table
+from mcdo.store.own_code import is_outside, own_code
 
 Where = Literal["output", "input", "probabilities"]
 Together = Literal["element", "feature", "branch"]
@@ -81,8 +85,68 @@ class Perturbation:
         return other
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able form, with the name of the kind: part of the key of whatever was measured under it."""
-        return {"kind": type(self).__name__, **asdict(self)}
+        """JSON-able form, with the name of the kind: part of the key of whatever was measured under it.
+
+        A kind from outside of mcdo comes with a fingerprint of its code.
+        """
+        code = {"code": own_code(type(self))} if is_outside(type(self)) else {}
+        return {"kind": type(self).__name__, **asdict(self), **code}
+
+
+def kind_name(kind: type[Perturbation]) -> str:
+    """What ``--perturbation`` calls a kind: ``tied_dropout`` for TiedDropout."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()
+
+
+def _accepted(name: str, found: object) -> type[Perturbation]:
+    if not (isinstance(found, type) and issubclass(found, Perturbation) and kind_name(found) == name):
+        raise McdoError(
+            f"the entry point {name!r} of mcdo.kinds names {found!r}, and no subclass of mcdo.Perturbation of that name"
+        )
+    return found
+
+
+KINDS: Table[type[Perturbation]] = Table("kind of perturbation", "mcdo.kinds", _accepted)
+"""All kinds by name: those below, then what was registered and what installed packages offer."""
+Kind = TypeVar("Kind", bound=type[Perturbation])
+
+
+def register_kind(kind: Kind) -> Kind:
+    """Decorates a subclass of :class:`Perturbation`, which ``--perturbation`` then knows by :func:`kind_name`.
+
+    Raises:
+        McdoError: for a name that is taken.
+
+    """
+    KINDS.add(kind_name(kind), kind)
+    return kind
+
+
+def parse_perturbation(text: str) -> Perturbation:
+    """A perturbation as ``KIND[:p][@sites]``, such as ``gaussian:0.05@fc1,fc2``; 0.01 and "all" where left out.
+
+    Raises:
+        McdoError: for an unknown kind, a p that is no number in [0, 1), or sites of a kind that has its own.
+
+    """
+    head, at, places = text.partition("@")
+    name, colon, p = head.partition(":")
+    kind, given = KINDS.find(name.strip()), {}
+    if colon:
+        try:
+            given["p"] = float(p)
+        except ValueError:
+            raise McdoError(f"{text!r}: p = {p!r} is no number; write KIND[:p][@sites], such as {name}:0.01") from None
+    if at and "sites" not in inspect.signature(kind).parameters:
+        raise McdoError(f"{text!r}: {name} acts at places of its own, so leave out @{places}")
+    return kind(**given, **({"sites": _words(text, places)} if at else {}))  # type: ignore[arg-type]
+
+
+def _words(text: str, sites: str) -> str | tuple[str, ...]:
+    names = tuple(word.strip() for word in sites.split(",") if word.strip())
+    if not names:
+        raise McdoError(f"{text!r}: no sites after the @; name at least one, or leave it out for all")
+    return names[0] if len(names) == 1 else names
 
 
 def _probability(kind: str, p: object) -> float:
@@ -104,11 +168,13 @@ def _sites(kind: str, sites: Any) -> str | tuple[str, ...]:
     return names
 
 
+@register_kind
 @dataclass(frozen=True, init=False)
 class Dropout(Perturbation):
     """Dropout on the output of linear maps: inverted scaling, every unit of every token on its own."""
 
 
+@register_kind
 @dataclass(frozen=True, init=False)
 class TiedDropout(Perturbation):
     """Dropout of output features, one mask over all tokens: rows of the weight matrix drop out.
@@ -131,6 +197,7 @@ class TiedDropout(Perturbation):
         return self.over_images
 
 
+@register_kind
 @dataclass(frozen=True, init=False)
 class Multiplicative(Perturbation):
     """Outputs times 1 + sqrt(p / (1 - p)) · N(0, 1), each on its own: Gaussian dropout (Srivastava et al. 2014)."""
@@ -138,6 +205,7 @@ class Multiplicative(Perturbation):
     noise: ClassVar[Noise] = "multiplicative"
 
 
+@register_kind
 @dataclass(frozen=True, init=False)
 class Gaussian(Perturbation):
     """Outputs plus sqrt(p / (1 - p)) · r · N(0, 1), with r the root mean square of that image's own output."""
@@ -145,6 +213,7 @@ class Gaussian(Perturbation):
     noise: ClassVar[Noise] = "additive"
 
 
+@register_kind
 @dataclass(frozen=True, init=False)
 class AttentionDropout(Perturbation):
     """Dropout of attention probabilities, after the softmax, in every attention of the tower."""
@@ -155,6 +224,7 @@ class AttentionDropout(Perturbation):
         super().__init__(p, "all")
 
 
+@register_kind
 @dataclass(frozen=True, init=False)
 class HiddenDropout(Perturbation):
     """Dropout of an MLP's hidden activation, after the nonlinearity: the input of fc2."""
@@ -165,6 +235,7 @@ class HiddenDropout(Perturbation):
         super().__init__(p, "fc2")
 
 
+@register_kind
 @dataclass(frozen=True, init=False)
 class StochasticDepth(Perturbation):
     """Residual branches (attention and MLP) dropped whole, image by image, and rescaled (Huang et al. 2016)."""

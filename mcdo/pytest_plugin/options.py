@@ -16,7 +16,7 @@ from mcdo.encoders.load import device_named
 from mcdo.encoders.spec import Precision
 from mcdo.errors import McdoError
 from mcdo.harness import Settings
-from mcdo.perturbation import Dropout
+from mcdo.perturbation import KINDS, Dropout, Perturbation, parse_perturbation
 from mcdo.pytest_plugin.marks import TIERS
 from mcdo.pytest_plugin.state import SESSION_ID
 
@@ -57,11 +57,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--seed", type=int, default=42, help="seed of images, masks and intervals (default: 42)")
     group.addoption(
-        "--sites",
-        default="all",
-        help="sites, by commas: all, mlp, attention, projection, roles or names (* is anything); -NAME leaves out",
+        "--perturbation",
+        default=None,
+        metavar="KIND[:p][@sites]",
+        help=f"a perturbation other than dropout, such as gaussian:0.05@fc1,fc2; kinds: {KINDS}",
     )
-    group.addoption("--dropout", type=float, default=0.01, help="probability that a unit is dropped (default: 0.01)")
+    group.addoption(
+        "--sites",
+        default=None,
+        help="sites of dropout, by commas: all (the default), mlp, attention, projection, roles or names (* is "
+        "anything); -NAME leaves out",
+    )
+    group.addoption("--dropout", type=float, help="probability that a unit is dropped (default: 0.01)")
     group.addoption(
         "--estimator",
         default="mc",
@@ -123,10 +130,25 @@ def _store(config: pytest.Config) -> Path | None:
     return {"none": None, "temporary": temporary_store(config)}.get(asked, Path(asked))
 
 
+def perturbation_of(config: pytest.Config) -> Perturbation:
+    """The perturbation asked for, whole or by the short form for dropout."""
+    whole, p, sites = (config.getoption(name) for name in ("--perturbation", "--dropout", "--sites"))
+    if whole is not None:
+        short = [f"--{name}={value}" for name, value in (("dropout", p), ("sites", sites)) if value is not None]
+        if short:
+            raise McdoError(
+                f"--perturbation={whole} says kind, p and sites, and {' '.join(short)} says them again: leave one out, "
+                "or write --perturbation=KIND:p@sites"
+            )
+        return parse_perturbation(whole)
+    places = words("all" if sites is None else sites)
+    return Dropout(0.01 if p is None else p, places[0] if len(places) == 1 else places)
+
+
 def settings_from(config: pytest.Config) -> Settings:
     """The session's settings from its options."""
     option = config.getoption
-    sites, rows = words(option("--sites")), option("--batch-size")
+    rows = option("--batch-size")
     random = frozenset(words(option("--random-weights")))
     models = models_of(config)
     for model in models:
@@ -141,7 +163,7 @@ def settings_from(config: pytest.Config) -> Settings:
         device=device_of(config),
         protocol=option("--protocol"),
         seed=arguments.seed(option("--seed")),
-        dropout=Dropout(option("--dropout"), sites[0] if len(sites) == 1 else sites),
+        dropout=perturbation_of(config),
         reports=Path(option("--reports")),
         store=_store(config),
         batch_size=None if rows is None else arguments.whole("--batch-size", rows, least=1),

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 
 from mcdo.errors import McdoError
-from mcdo.estimators import FirstOrderRun, MonteCarloRun
+from mcdo.estimators import FirstOrderRun, MonteCarloRun, names_from
 from mcdo.stats.agreement import Agreement, agreement
 
-SCORES = ("trace_pre", "trace_post", "norm_var")
+
+def compared_scores() -> tuple[str, ...]:
+    """Scores that both estimators have, each by a definition of its own."""
+    to_first_order = names_from("terms")
+    return tuple(name for name in names_from("moments") if name in to_first_order)
 
 
 def with_domain(linear: FirstOrderRun, *runs: MonteCarloRun, **resampling: Any) -> FirstOrderRun:
@@ -36,7 +40,7 @@ def with_domain(linear: FirstOrderRun, *runs: MonteCarloRun, **resampling: Any) 
             reason = f"{run.encoder} on {len(missing)} other images, at sites {', '.join(sorted(unknown)) or 'it has'}"
             raise McdoError(f"first order of {linear.encoder} cannot be compared with a run of {reason}")
         columns, p = np.array([places[name] for name in run.ids]), run.config.dropout.p
-        for score in SCORES:
+        for score in compared_scores():
             others = linear.scores(score, p, sorted(sites))[:, columns]
             domain[score, p, sites] = agreement(run.scores(score), others, origins=run.origins, **resampling)
     return replace(linear, domain=domain)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -14,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcdo.encoders import load_encoder
-from mcdo.estimators import DimensionWeights, MonteCarloConfig, monte_carlo
+from mcdo.estimators import SCORES, DimensionWeights, MonteCarloConfig, monte_carlo, register_score
 from mcdo.estimators.monte_carlo import run_key
 from mcdo.estimators.provenance import LIBRARIES, image_tokens
+from mcdo.estimators.scores import Moments
 from mcdo.images import ImageSet, load_images
 from mcdo.perturbation import Dropout, Gaussian, Multiplicative, TiedDropout
 from mcdo.store import Store, canonical_json
@@ -36,6 +38,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "trials": st.integers(1, 20),
     "seed": st.integers(0, 2**40),
     "geometry": st.booleans(),
+    "scores": st.sampled_from([(), ("score_of_these_keys",)]),
     "dimension weights": st.none() | st.integers(1, 5),
     # the images, in order: (id, content, name of its masks)
     "images": st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=4, unique_by=lambda image: image[0]),
@@ -53,6 +56,18 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "code": st.sampled_from(["a", "b", "c"]),
 }
 SITUATION = st.fixed_dictionaries(FIELDS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def score_from_outside() -> Iterator[None]:
+    with mock.patch.object(SCORES, "_entries", dict(SCORES.registered)):
+
+        @register_score("moments")
+        def score_of_these_keys(m: Moments) -> torch.Tensor:
+            """Variance of the first dimension."""
+            return m.variance[:, 0]
+
+        yield
 
 
 def config_of(situation: dict[str, Any]) -> MonteCarloConfig:
@@ -99,10 +114,10 @@ def test_any_change_of_an_ingredient_changes_the_key_and_of_nothing_else(
 
 @settings(max_examples=60, derandomize=True, deadline=None)
 @given(SITUATION, st.data())
-def test_only_passes_trials_geometry_and_images_differ_within_a_family(
+def test_only_passes_trials_geometry_scores_and_images_differ_within_a_family(
     situation: dict[str, Any], data: st.DataObject
 ) -> None:
-    inside = ("passes", "trials", "geometry", "images")
+    inside = ("passes", "trials", "geometry", "scores", "images")
     other = situation | {name: data.draw(FIELDS[name]) for name in inside}
     assert key_of(situation)[:32] == key_of(other)[:32]
     field = data.draw(st.sampled_from(sorted(set(FIELDS) - set(inside))))

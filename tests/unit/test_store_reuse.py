@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mcdo.encoders import Encoder, load_encoder
-from mcdo.estimators import GEOMETRY_SCORES, MonteCarloRun, monte_carlo
+from mcdo.estimators import MonteCarloRun, monte_carlo, names_from
 from mcdo.images import ImageSet, load_images
 from mcdo.perturbation import Dropout
 from mcdo.store import DamagedResultWarning
@@ -127,7 +127,7 @@ def test_origins_are_those_of_the_images_asked_for_never_of_the_stored_run(
 def test_a_part_knows_no_more_than_was_asked_for(encoder: Encoder, tmp_path: Path) -> None:
     measure(encoder, tmp_path)
     found = measure(encoder, tmp_path, passes=(4, 20), geometry=())
-    assert not set(GEOMETRY_SCORES) & set(found.score_names)
+    assert not set(names_from("passes")) & set(found.score_names)
     assert {name.partition("@")[2] for name in found.arrays()} == {"", "4", "20"}
 
 

@@ -30,11 +30,12 @@ from mcdo.stats import (
     Estimate,
     Reliability,
     agreement,
+    compared_scores,
     rank_matrix,
     reliability,
 )
 
-DOMAIN_SCORES = ("trace_pre", "trace_post", "norm_var")
+DOMAIN_SCORES = compared_scores()
 """Compared with Monte Carlo; of the first two it is claimed that they agree."""
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.encoders.spec import Precision
 from mcdo.errors import McdoError
-from mcdo.estimators import DimensionWeights, MonteCarloRun, census, monte_carlo, provenance
+from mcdo.estimators import DimensionWeights, MonteCarloRun, census, monte_carlo, names_from, provenance
 from mcdo.images import ImageSet, load_images, prepare_pixels
 from mcdo.perturbation import (
     PASS_BLOCK,
@@ -449,7 +449,9 @@ def test_a_run_says_which_scores_it_has() -> None:
         assert found.scores(name, 16).shape == (2, 6)
     features, values, eigenvalues = MonteCarloRun.split_arrays(found.arrays())
     assert np.array_equal(features, found.features)
-    assert set(values) == {(name, t) for name in found.score_names[:-1] for t in (4, 16, 20)}
+    measured = names_from("moments") + names_from("passes")
+    assert found.score_names == (*measured, "trace_pre_relative", "feature_norm")
+    assert set(values) == {(name, t) for name in measured for t in (4, 16, 20)}
     assert set(eigenvalues) == {4, 16, 20}
 
 

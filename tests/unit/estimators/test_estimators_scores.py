@@ -14,8 +14,9 @@ from scipy import stats
 
 from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
-from mcdo.estimators import GEOMETRY_SCORES, MOMENT_SCORES, DimensionWeights, off_diagonal_floor
-from mcdo.estimators.scores import PassMoments, angular_variance, geometry_scores, off_diagonal_mass, pixel_rows
+from mcdo.estimators import DimensionWeights, names_from, off_diagonal_floor
+from mcdo.estimators.score_table import geometry_scores, moment_scores
+from mcdo.estimators.scores import PassMoments, angular_variance, off_diagonal_mass, pixel_rows
 from mcdo.images import degraded, load_images
 
 Array = NDArray[np.float64]
@@ -94,8 +95,8 @@ def test_every_score_follows_its_definition(passes: int, dim: int, spread: float
     for part in drawn.split(5, dim=1):  # type: ignore[no-untyped-call]
         running.update(part)
     geometry, leading = geometry_scores(drawn)
-    found = running.scores(plain) | geometry
-    assert tuple(found) == MOMENT_SCORES + GEOMETRY_SCORES
+    found = moment_scores(running.at(plain)) | geometry
+    assert tuple(found) == names_from("moments") + names_from("passes")
     for i in range(4):
         expected = reference(drawn[i].double().numpy(), plain[i].double().numpy())
         got = {name: float(values[i]) for name, values in found.items()}
@@ -113,7 +114,7 @@ def test_mean_cosine_dev_and_trace_post_say_the_same() -> None:
     drawn, plain = noisy(30, 20, 8, 0.5)
     running = PassMoments.empty()
     running.update(drawn)
-    scores = running.scores(plain)
+    scores = moment_scores(running.at(plain))
     m = 1 - scores["mean_cosine_dev"]
     np.testing.assert_allclose(8 * scores["trace_post"] * 19 / 20, 1 - m**2, rtol=1e-12)
 
@@ -140,7 +141,7 @@ def test_equal_passes_have_no_variance_and_no_shares_of_it() -> None:
     running = PassMoments.empty()
     running.update(drawn[:, :3])
     running.update(drawn[:, 3:])
-    for name, values in running.scores(plain).items():
+    for name, values in moment_scores(running.at(plain)).items():
         assert torch.count_nonzero(values) == 0, name
     geometry, leading = geometry_scores(drawn)
     assert all(torch.count_nonzero(geometry[name]) == 0 for name in ("angular_var", "top_eigenvalue"))
@@ -154,7 +155,7 @@ def test_a_pass_without_a_direction_spoils_no_score() -> None:
     running = PassMoments.empty()
     running.update(drawn)
     geometry, _ = geometry_scores(drawn)
-    assert all(value.isfinite().all() for value in (running.scores(plain) | geometry).values())
+    assert all(value.isfinite().all() for value in (moment_scores(running.at(plain)) | geometry).values())
 
 
 MARGINALS: dict[str, Callable[[np.random.Generator, int], Array]] = {
@@ -233,7 +234,7 @@ def test_weighted_scores_follow_their_definition() -> None:
     drawn, plain = noisy(4, 10, 12, 0.2)
     running = PassMoments.empty()
     running.update(drawn)
-    scores = running.scores(plain, weights)
+    scores = moment_scores(running.at(plain, weights))
     variance = drawn.double().numpy().var(1, ddof=1)
     spread = calibration.var(0, ddof=1)
     np.testing.assert_allclose(scores["weighted_trace"], (variance * spread).sum(1) / spread.sum(), rtol=1e-12)

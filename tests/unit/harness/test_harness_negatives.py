@@ -8,7 +8,7 @@ from mcdo.encoders import REGISTRY
 from mcdo.errors import McdoError
 from mcdo.harness import Settings
 from mcdo.harness.negatives import KnownNegatives
-from mcdo.perturbation import Dropout
+from mcdo.perturbation import Dropout, Gaussian
 
 ENTRY = """
 [[finding]]
@@ -44,8 +44,9 @@ def test_a_known_negative_holds_for_its_own_model_images_and_protocol_only(tmp_p
         Settings(models=("clip_tiny",), seed=1),
         Settings(models=("clip_tiny",), dropout=Dropout(0.05)),
         Settings(models=("clip_tiny",), dropout=Dropout(0.01, "mlp")),
+        Settings(models=("clip_tiny",), dropout=Gaussian(0.01)),
     ],
-    ids=["protocol", "images", "seed", "p", "sites"],
+    ids=["protocol", "images", "seed", "p", "sites", "kind"],
 )
 def test_a_known_negative_says_nothing_about_another_protocol(tmp_path: Path, other: Settings) -> None:
     assert _load(tmp_path, ENTRY).lookup("exp5", "rho_entropy/trace_pre", "clip_tiny", other) is None
