@@ -63,6 +63,7 @@ class Claim(Generic[Result]):
         beside: what a reader should see with it; where the claim does not apply, why.
         p_holm: p of the test that the figure lies at the bar, corrected over its family; unless it is below
             :data:`ALPHA` nothing is decided. NaN stands for a test that could not be done.
+        one_sided: whether that test has the claim's own direction: then it is no word against "not met".
 
     """
 
@@ -75,6 +76,7 @@ class Claim(Generic[Result]):
     rule: tuple[str, Callable[[Result], Outcome]] | None = None
     beside: Callable[[Result], object] = lambda result: ""
     p_holm: Callable[[Result], float] | None = None
+    one_sided: bool = False
 
     def __post_init__(self) -> None:
         bars = (self.above, self.at_least, self.below, self.within, self.rule)
@@ -98,7 +100,7 @@ class Claim(Generic[Result]):
             return Judgement(self.name, "not applicable", None, self.bar, beside)
         p = None if self.p_holm is None else self.p_holm(result)
         outcome = self._outcome(estimate) if self.rule is None else self.rule[1](result)
-        if p is not None and (math.isnan(p) or p >= ALPHA):
+        if p is not None and (math.isnan(p) or p >= ALPHA) and not (self.one_sided and outcome == "not met"):
             outcome = "undecided"
         return Judgement(self.name, outcome, estimate, self.bar, beside, p)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from numpy.typing import ArrayLike
@@ -131,8 +132,10 @@ class Experiment(ABC, Generic[Result]):
         key: its name in claims and known negatives, such as ``exp1``.
         name: its folder under the reports, as the runbook names it.
         phase: the mark that selects it, and the folder above ``name``.
+        folder: the folder above ``name`` where it is not ``phase``.
         files: what it writes.
         quick: fields under ``--protocol=quick``.
+        perturbs: whether it perturbs encoders; one that does not has neither ``dropout`` nor sites in its summary.
         knows_shared_noise: whether its intervals hold noise that all images of a pass share; an experiment that does
             not know it is not run under such a perturbation.
         seed: of images, masks and intervals.
@@ -143,8 +146,10 @@ class Experiment(ABC, Generic[Result]):
     key: ClassVar[str]
     name: ClassVar[str]
     phase: ClassVar[str]
+    folder: ClassVar[str] = ""
     files: ClassVar[Files] = Files()
     quick: ClassVar[Mapping[str, Any]] = {}
+    perturbs: ClassVar[bool] = True
     knows_shared_noise: ClassVar[bool] = False
 
     seed: int = 42
@@ -195,7 +200,7 @@ class Experiment(ABC, Generic[Result]):
         return {}
 
     def documents(self, inputs: Inputs, result: Result) -> Mapping[str, Any]:
-        """Further JSON files, by name."""
+        """Further files by name (``{}`` stands for the subject): text as it is, anything else as JSON."""
         return {}
 
     def panels(self, inputs: Inputs, result: Result) -> Sequence[Panel]:
@@ -208,4 +213,11 @@ class Experiment(ABC, Generic[Result]):
 
     def as_dict(self) -> dict[str, Any]:
         """The configuration, JSON-able: part of every result file."""
-        return {**asdict(self), "dropout": self.dropout.as_dict()}
+        config = {**asdict(self), "dropout": self.dropout.as_dict()}
+        if not self.perturbs:
+            del config["dropout"]
+        return config
+
+    def place(self, reports: Path) -> Path:
+        """Where its files go."""
+        return reports / (self.folder or self.phase) / self.name

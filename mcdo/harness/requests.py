@@ -167,14 +167,18 @@ class FirstOrder(Request[FirstOrderRun]):
 class StoredArrays(Request[Arrays]):
     """A measurement that yields named arrays; adding a kind is a subclass with three members.
 
-    ``what`` names the kind in the store's keys and listings.
+    Attributes:
+        what: names the kind in the store's keys and listings.
+        code: the package or module that makes them, whose code is part of the key; "" for the kind's own module.
+
     """
 
     what: ClassVar[str]
+    code: ClassVar[str] = ""
 
     @abstractmethod
     def identity(self, session: Session) -> Mapping[str, Any]:
-        """What decides the arrays beside the encoder, JSON-able."""
+        """What decides the arrays beside the encoder (and is all where ``model`` is ""), JSON-able."""
 
     @abstractmethod
     def compute(self, session: Session) -> Arrays:
@@ -182,8 +186,8 @@ class StoredArrays(Request[Arrays]):
 
     def measure(self, session: Session) -> Arrays:
         """From the store, or computed now and stored."""
-        identity, module = self.identity(session), type(self).__module__
-        return session.stored(self.what, self.model, identity, lambda: self.compute(session), module)
+        identity, code = self.identity(session), self.code or type(self).__module__
+        return session.stored(self.what, self.model, identity, lambda: self.compute(session), code)
 
 
 @dataclass(frozen=True)

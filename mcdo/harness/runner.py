@@ -16,7 +16,7 @@ from mcdo.harness.experiment import Experiment, Inputs, Subject, View
 from mcdo.harness.requests import FirstOrder, Passes, Request
 from mcdo.harness.session import Session
 from mcdo.names import file_name
-from mcdo.report.files import add_to_json, write_json, write_npz
+from mcdo.report.files import add_to_json, write_json, write_npz, write_text
 
 Result = TypeVar("Result")
 
@@ -88,42 +88,54 @@ def _check_noise(experiment: Experiment[Any], requests: Iterable[Request[Any]]) 
 
 
 def provenance(experiment: Experiment[Any], inputs: Inputs) -> dict[str, Any]:
-    """What stands in every summary: configuration, sites, seed, device and versions."""
-    runs = [inputs[request] for request in inputs.requests if _yields_run(request)]
+    """What stands in every summary: configuration, sites, seed, device, versions; by model if several."""
+    config, models = experiment.as_dict(), inputs.subject.models
+    runs: dict[str, list[EncoderRun]] = {}
+    for request in inputs.requests:
+        if isinstance(request, Passes | FirstOrder):
+            runs.setdefault(request.model, []).append(inputs[cast("Request[Any]", request)])
     if not runs:
-        weights = {model: inputs.encoder(model).weights_hash for model in inputs.subject.models}
+        weights = {model: inputs.encoder(model).weights_hash for model in models}
         facts = {"weights": weights, "versions": dict(versions())}
-        sites = {"requested": experiment.dropout.sites} if inputs.subject.models else None  # nothing was perturbed
-        return {"config": experiment.as_dict(), "sites": sites, "provenance": facts}
-    run: EncoderRun = runs[0]
+        sites = {"requested": experiment.dropout.sites} if models and experiment.perturbs else None
+        return {"config": config, "sites": sites, "provenance": facts}
+    first = next(iter(runs.values()))[0]
+    counts = {"config": config, "num_images": len(first.ids), "num_origins": len(set(first.origins))}
+    if len(runs) == 1:
+        return {**counts, "sites": _sites(runs.popitem()[1]), "provenance": dict(first.provenance)}
     return {
-        "config": experiment.as_dict(),
-        "num_images": len(run.ids),
-        "num_origins": len(set(run.origins)),
-        "sites": {
-            "requested": run.config.dropout.sites,  # type: ignore[attr-defined]
-            "live": [name for name, _ in run.sites],
-            "roles": list(run.roles),
+        **counts,
+        "sites": {model: _sites(found) for model, found in runs.items()},
+        "provenance": {
+            "versions": first.provenance["versions"],
+            "models": {model: dict(found[0].provenance) for model, found in runs.items()},
         },
-        "provenance": dict(run.provenance),
     }
 
 
-def _yields_run(request: Request[Any]) -> bool:
-    return isinstance(request, Passes | FirstOrder)
+def _sites(runs: Iterable[EncoderRun]) -> dict[str, Any] | list[dict[str, Any]]:
+    """Sites of one model's runs: what was asked for, and what was alive; a list where they are not the same in all."""
+    found: list[dict[str, Any]] = []
+    for run in runs:
+        requested = run.config.dropout.sites  # type: ignore[attr-defined]
+        sites = {"requested": requested, "live": [name for name, _ in run.sites], "roles": list(run.roles)}
+        if sites not in found:
+            found.append(sites)
+    return found[0] if len(found) == 1 else found
 
 
 def _written(
     experiment: Experiment[Result], inputs: Inputs, result: Result, summary: Mapping[str, Any]
 ) -> tuple[Path, ...]:
     settings, about, files = inputs.settings, inputs.subject.name, experiment.files
-    folder = settings.reports / experiment.phase / experiment.name
+    folder = experiment.place(settings.reports)
 
     def place(name: str) -> Path:
         return folder / name.replace("{}", file_name(about))
 
     written = [write_npz(place(name), **arrays) for name, arrays in experiment.arrays(inputs, result).items()]
-    written += [write_json(place(name), value) for name, value in experiment.documents(inputs, result).items()]
+    for name, value in experiment.documents(inputs, result).items():
+        written.append((write_text if isinstance(value, str) else write_json)(place(name), value))
     if files.summary:
         written.append(write_json(place(files.summary), summary))
     sections = experiment.overall(result, summary) if files.overall else {}

@@ -72,29 +72,29 @@ class Session:
         return request.part_of(cast("Value", self._values[planned]))
 
     def stored(
-        self, what: str, model: str, identity: Mapping[str, Any], compute: Callable[[], Arrays], module: str = __name__
+        self, what: str, model: str, identity: Mapping[str, Any], compute: Callable[[], Arrays], code: str = __name__
     ) -> Arrays:
         """Arrays from this session, from the store, or computed now and stored.
 
         Args:
             what: what is computed.
-            model: the encoder; its weights and preprocessing are part of the key.
+            model: the encoder, whose weights and preprocessing are part of the key; "" for none.
             identity: everything else that decides the arrays; JSON-able.
             compute: makes them; the only place that may need the loaded model.
-            module: where that is written: its code is part of the key.
+            code: the module or package where that is written: its code is part of the key.
 
         """
-        encoder = self.encoder(model)
-        facts = {
-            "kind": what,
-            "code": measuring_code(module),
-            "weights": encoder.weights_hash,
-            "preprocessing": encoder.preprocess_id,
-            "device": encoder.device.type,
-            "dtype": encoder.dtype,
-            "torch": torch.__version__,
-            **identity,
-        }
+        facts = {"kind": what, "code": measuring_code(code), "torch": torch.__version__, **identity}
+        if model:
+            encoder = self.encoder(model)
+            facts |= {
+                "weights": encoder.weights_hash,
+                "preprocessing": encoder.preprocess_id,
+                "device": encoder.device.type,
+                "dtype": encoder.dtype,
+            }
+        else:
+            facts["device"] = torch.device(self.settings.device).type
         key = Store.key(facts)
         if key not in self._arrays:
             entry = None if self.store is None else self.store.get(key)

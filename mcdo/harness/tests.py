@@ -67,6 +67,8 @@ def _check_files(completed: Completed[Any]) -> None:
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 assert all(arrays[name].dtype != object for name in arrays.files)
+        elif path.suffix == ".md":
+            assert path.read_text(encoding="utf-8").strip()
         else:
             assert path.stat().st_size > SMALLEST_FIGURE, "a figure shows nothing"
     assert {"config", "sites", "provenance", "claims"} <= set(completed.summary)

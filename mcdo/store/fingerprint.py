@@ -28,15 +28,22 @@ EXEMPT = frozenset(
         "mcdo.estimators.progress",
         "mcdo.estimators.provenance",  # keys themselves
         "mcdo.estimators.resumption",
+        "mcdo.studies.connector.published",
+        "mcdo.studies.connector.report",
+        "mcdo.studies.connector.study",
     }
 )
-"""Modules of those rooms that cannot change a number."""
+"""Modules of those rooms, and of studies, that cannot change a number."""
 
 
 @cache
 def measuring_code(*modules: str) -> str:
-    """Fingerprint of the measuring rooms and of further ``modules``, such as the one that declares a measurement."""
-    return code_fingerprint(*(name for room in MEASURING for name in _modules(room)), *modules)
+    """Fingerprint of the measuring rooms and of further ``modules``, such as the one that declares a measurement.
+
+    A package stands for all its modules but the exempt ones.
+    """
+    rooms = (*MEASURING, *(name for name in modules if _file(name).stem == "__init__"))
+    return code_fingerprint(*(name for room in rooms for name in _modules(room)), *modules)
 
 
 def code_fingerprint(*modules: str) -> str:

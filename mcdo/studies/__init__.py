@@ -1,1 +1,1 @@
-"""The neighbouring studies: subtasks, backbones and connector, on the same rooms."""
+"""Neighbouring studies: subtasks and calibration (S2), backbones (S3), connector (S4)."""

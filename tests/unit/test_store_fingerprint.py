@@ -64,3 +64,15 @@ def test_the_measuring_rooms_are_whole_but_for_what_is_exempt_by_name() -> None:
     for name in EXEMPT:
         code_fingerprint(name)  # a name that is gone would exempt nothing
     assert measuring_code() != measuring_code("mcdo.harness.requests")
+
+
+def test_a_package_stands_for_its_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "package_of_a_test").mkdir()
+    for name in ("__init__", "inner"):
+        (tmp_path / "package_of_a_test" / f"{name}.py").write_text(SOURCE)
+    before = measuring_code("package_of_a_test")
+    (tmp_path / "package_of_a_test" / "inner.py").write_text(SOURCE.replace("3", "4"))
+    measuring_code.cache_clear()
+    assert measuring_code("package_of_a_test") != before
+    measuring_code.cache_clear()

@@ -17,39 +17,32 @@ from mcdo.studies.connector.faults import (
 )
 from mcdo.studies.connector.items import Captioned, Item
 from mcdo.studies.connector.models import ConnectorModel, LlavaConnector, load_llava
+from mcdo.studies.connector.requests import Connector
 from mcdo.studies.connector.samples import Sample, Wording
-from mcdo.studies.connector.study import (
-    ConnectorConfig,
-    Data,
-    Result,
-    digits_data,
-    json_data,
-    study_encoder,
-    study_llava,
-)
+from mcdo.studies.connector.study import ConnectorResult, ConnectorStudy
 from mcdo.studies.connector.tiny import TinyConfig, TinyConnector
-from mcdo.studies.connector.write import FOLDER, write
+from mcdo.studies.connector.training import TrainingConfig
 
 __all__ = [
     "ARMS",
-    "FOLDER",
     "Ablation",
     "Captioned",
     "Comparison",
-    "ConnectorConfig",
+    "Connector",
     "ConnectorModel",
+    "ConnectorResult",
+    "ConnectorStudy",
     "Coverage",
-    "Data",
     "InjectionError",
     "Item",
     "LabelError",
     "LlavaConnector",
     "PlaceholderError",
     "ProjectorError",
-    "Result",
     "Sample",
     "TinyConfig",
     "TinyConnector",
+    "TrainingConfig",
     "TruncationError",
     "TruncationWarning",
     "Wording",
@@ -57,10 +50,5 @@ __all__ = [
     "check_coverage",
     "compare",
     "derangement",
-    "digits_data",
-    "json_data",
     "load_llava",
-    "study_encoder",
-    "study_llava",
-    "write",
 ]

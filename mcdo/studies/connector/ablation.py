@@ -1,15 +1,15 @@
 """The ablation: teacher-forced loss of each held-out item under each arm, and what the correct image is worth.
 
-Loss of an item: mean negative log-likelihood of its label tokens, in nats. Items are the sample; the differences to the
-correct arm are paired by item, with a bootstrap interval of their mean and a one-sided Wilcoxon test, corrected by Holm
-over the arms.
+Loss of an item: mean negative log-likelihood of its label tokens, in nats. The differences to the correct arm are
+paired by item, with a bootstrap interval of their mean over the images' origins and a one-sided Wilcoxon test,
+corrected by Holm over the arms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,14 +19,15 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from mcdo.errors import McdoError
-from mcdo.stats import Estimate, holm, wilcoxon_increase
-from mcdo.stats.resampling import IntervalOutcome, multiplicities, percentile_estimate
+from mcdo.harness.claim import Claim, Outcome
+from mcdo.stats import Estimate, holm, mean, wilcoxon_increase
 from mcdo.studies.connector.arms import ARMS, CORRECT, visual_for
 from mcdo.studies.connector.items import Item
 from mcdo.studies.connector.models import ConnectorModel, inject
 from mcdo.studies.connector.preflight import check_model, check_samples
 from mcdo.studies.connector.samples import IGNORED, Batch, Sample, Wording, collate, without_image
 
+Result = TypeVar("Result")
 Array = NDArray[np.float64]
 FEWEST, MOST = 64, 256
 """The protocol's held-out set."""
@@ -43,10 +44,9 @@ class Comparison:
     p_holm: float
 
     @property
-    def verdict(self) -> IntervalOutcome:
-        """Of "the loss with the correct image is lower": met takes both the interval and p after Holm below 0.05."""
-        by_interval = self.difference.outcome(0, ">")
-        return "undecided" if by_interval == "met" and self.p_holm >= 0.05 else by_interval
+    def verdict(self) -> Outcome:
+        """Of "the loss with the correct image is lower"."""
+        return lower_loss("", lambda comparison: comparison).judge(self).outcome
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -54,11 +54,24 @@ class Comparison:
         return {**estimates, "p_value": self.p_value, "p_holm": self.p_holm, "verdict": self.verdict}
 
 
+def lower_loss(name: str, of: Callable[[Result], Comparison], beside: str = "") -> Claim[Result]:
+    """The claim that the loss is lower with the correct image: by the interval, and by the test after Holm."""
+    return Claim(
+        name,
+        lambda result: of(result).difference,
+        above=0.0,
+        beside=lambda result: f"{of(result).worse.value:.0%} of items lose{beside}",
+        p_holm=lambda result: of(result).p_holm,
+        one_sided=True,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """Losses [N] by arm in nats, the number of label tokens [N] of each item, and the items' ids."""
+    """Losses [N] by arm in nats, and of each item its id, its image's origin and its number of label tokens, [N]."""
 
     ids: tuple[str, ...]
+    origins: tuple[str, ...]
     losses: Mapping[str, Array]
     label_tokens: NDArray[np.int64]
 
@@ -68,29 +81,23 @@ class Ablation:
 
     def mean(self, arm: str, seed: int = 0) -> Estimate:
         """Mean loss over items, with its interval."""
-        return mean_over_items(self.losses[arm], seed)
+        return mean(self.losses[arm], origins=self.origins, seed=seed)
 
     def token_mean(self, arm: str) -> float:
         """Mean loss over label tokens, as a trainer reports it: longer answers weigh more."""
         return float(np.average(self.losses[arm], weights=self.label_tokens))
 
 
-def mean_over_items(values: Array, seed: int, resamples: int = 1000, level: float = 0.95) -> Estimate:
-    """Mean of ``values`` [N] with its percentile bootstrap interval over items."""
-    draws = multiplicities(len(values), resamples, seed) @ values / len(values)
-    return percentile_estimate(float(values.mean()), draws, len(values), level)
-
-
 def compare(ablations: Sequence[Ablation], seed: int = 0) -> list[dict[str, Comparison]]:
     """Every arm but the correct one beside it, for each connector; Holm over the arms of all connectors together."""
     others = [(ablation, arm) for ablation in ablations for arm in ablation.losses if arm != CORRECT]
     # one resample: the relative change, which is all that is resampled there, is not used here
-    paired = [wilcoxon_increase(a.losses[arm], a.losses[CORRECT], resamples=1) for a, arm in others]
+    paired = [wilcoxon_increase(a.losses[arm], a.losses[CORRECT], origins=a.origins, resamples=1) for a, arm in others]
     found: dict[int, dict[str, Comparison]] = {id(ablation): {} for ablation in ablations}
     for (ablation, arm), each, p in zip(others, paired, holm([each.p_value for each in paired]), strict=True):
         found[id(ablation)][arm] = Comparison(
             loss=ablation.mean(arm, seed),
-            difference=mean_over_items(ablation.difference(arm), seed),
+            difference=mean(ablation.difference(arm), origins=ablation.origins, seed=seed),
             worse=each.fraction,
             p_value=each.p_value,
             p_holm=float(p),
@@ -106,6 +113,7 @@ def ablate(
     blank: Tensor,
     *,
     seed: int,
+    origins: Sequence[str] | None = None,
     arms: Sequence[str] = ARMS,
     batch_size: int = 32,
     make_sample: Callable[[Item], Sample] | None = None,
@@ -119,6 +127,7 @@ def ablate(
         pixels: their normalised images, [N, 3, H, W].
         blank: the blank image, normalised, [1, 3, H, W].
         seed: of derangement and noise.
+        origins: the original behind each item's image, [N]; None: each image is its own.
         arms: which arms.
         batch_size: items of one forward pass.
         make_sample: another way from item to sample than ``wording.sample``: it is checked like that one.
@@ -135,12 +144,12 @@ def ablate(
     check_samples(items, samples, wording)
     check_model(model, samples, pixels, wording.pad_id)
     visual = _embedded(model, pixels, batch_size)
-    images = [item.image for item in items]
+    images = tuple(item.image for item in items) if origins is None else tuple(origins)
     losses = {}
     for arm in tqdm(arms, desc="ablation", unit="arm", disable=None):
         shown = visual_for(arm, model, visual, blank, images, seed)
         losses[arm] = item_losses(model, samples, shown, wording.pad_id, batch_size)
-    return Ablation(tuple(item.id for item in items), losses, np.array([s.label_tokens for s in samples]))
+    return Ablation(tuple(item.id for item in items), images, losses, np.array([s.label_tokens for s in samples]))
 
 
 def _embedded(model: ConnectorModel, pixels: Tensor, batch_size: int) -> Tensor:

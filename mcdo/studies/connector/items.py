@@ -47,6 +47,11 @@ class Captioned:
         return np.array([place[item.image] for item in self.items], dtype=np.intp)
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """The original behind each item's image, [N]."""
+        return tuple(self.images.origins[row] for row in self.rows)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over all texts and the contents of all images."""
         texts = [[item.id, item.image, item.prompt, item.answer] for item in self.items]

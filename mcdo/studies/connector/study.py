@@ -1,215 +1,238 @@
-"""The study from data to result: a connector trained here, or a LLaVA checkpoint of one's own, and its ablation."""
+"""The study: connectors trained on each encoder, or a LLaVA checkpoint of one's own, and what their ablation says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import torch
-from PIL import Image
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike
 
-from mcdo.encoders import Encoder
-from mcdo.estimators import prepared
-from mcdo.harness.settings import ProtocolName
-from mcdo.store import Store
-from mcdo.studies.connector.ablation import Ablation, ablate
+from mcdo.errors import McdoError
+from mcdo.harness import Claim, Experiment, Files, Inputs, Request, Settings, Subject, View
+from mcdo.report.panels import interval_panel
+from mcdo.studies.connector import published
+from mcdo.studies.connector.ablation import Ablation, Comparison, compare, lower_loss
+from mcdo.studies.connector.arms import ARMS, CORRECT
 from mcdo.studies.connector.coverage import Coverage
-from mcdo.studies.connector.items import Captioned, Item, digit_items
-from mcdo.studies.connector.llava_json import read_items, split, with_images
-from mcdo.studies.connector.models import load_llava
-from mcdo.studies.connector.samples import Wording
-from mcdo.studies.connector.tiny import TinyConfig, TinyConnector
-from mcdo.studies.connector.training import Progress, Stage, TrainingConfig, train_stage
-from mcdo.studies.connector.words import IMAGE, word_tokenizer
+from mcdo.studies.connector.data import Source, load_data, load_held_out
+from mcdo.studies.connector.report import differences_panel, table
+from mcdo.studies.connector.requests import CheckpointLosses, Connector, Losses
+from mcdo.studies.connector.tiny import TinyConfig
+from mcdo.studies.connector.training import TrainingConfig
 
-_CHUNK = 256
-_TEXTS = 10_000
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from mcdo.report.figures import Panel
+
+
+@dataclass(frozen=True, eq=False)
+class ConnectorResult:
+    """The connectors by seed, each beside its comparisons with the correct arm.
+
+    Attributes:
+        subject: the encoder's key, or the checkpoint's folder.
+        connectors: by the seed of their training.
+        compared: the arms of each, by the same seeds.
+        control: shuffled against correct where "correct" pictures are those of other items; None for a checkpoint.
+        data: names, sizes and fingerprint of what was trained on and held out.
+
+    """
+
+    subject: str
+    connectors: Mapping[int, Connector]
+    compared: Mapping[int, Mapping[str, Comparison]]
+    control: Comparison | None
+    data: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The first."""
+        return next(iter(self.connectors))
+
+    @property
+    def coverage(self) -> Coverage:
+        """Of the items that were trained on; the same for all connectors."""
+        return self.connectors[self.seed].coverage
+
+    @property
+    def ablations(self) -> Mapping[int, Ablation]:
+        """By seed."""
+        return {seed: connector.ablation for seed, connector in self.connectors.items()}
 
 
 @dataclass(frozen=True)
-class ConnectorConfig:
-    """The study. ``connectors`` have the seeds seed, seed + 1, …; ``train`` caps the training items of a JSON."""
+class ConnectorStudy(Experiment[ConnectorResult]):
+    """S4: does the language model use its visual tokens?
 
-    QUICK: ClassVar[Mapping[str, Any]] = {
+    ``connectors`` have the seeds seed, seed + 1, …; ``train`` caps the training items of a file.
+    """
+
+    key = "connector"
+    name = "connector"
+    phase = "connector"
+    folder = "studies"
+    perturbs = False
+    files = Files(summary="{}/ablation.json", figure="{}/ablation.png")
+    quick = {
         "held_out": 128,
         "connectors": 1,
         "training": TrainingConfig(language_epochs=5, connector_epochs=4),
     }
 
-    seed: int = 42
     held_out: int = 256
     connectors: int = 3
     train: int = 4900
     tiny: TinyConfig = field(default_factory=TinyConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    json: str = ""
+    image_root: str = ""
+    checkpoint: str = ""
+    skip_unreadable: bool = False
 
     @classmethod
-    def of(cls, protocol: ProtocolName, seed: int = 42, max_seq_len: int = 512) -> ConnectorConfig:
-        """The configuration under a protocol."""
-        return cls(**(cls.QUICK if protocol == "quick" else {}), seed=seed, tiny=TinyConfig(max_seq_len=max_seq_len))
-
-
-@dataclass(frozen=True)
-class Data:
-    """Items to train on and held-out ones; no image is in both."""
-
-    train: Captioned
-    held_out: Captioned
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """One ablation per connector, what each epoch of its training showed, and where all of it comes from.
-
-    ``coverage`` is of the items that were trained on (of the whole file for a checkpoint of one's own).
-    """
-
-    subject: str
-    seeds: tuple[int, ...]
-    ablations: tuple[Ablation, ...]
-    histories: tuple[tuple[Progress, ...], ...]
-    coverage: Coverage
-    provenance: Mapping[str, Any]
-
-
-def digits_data(config: ConnectorConfig) -> Data:
-    """All training digits, and held-out ones spread over the classes."""
-    return Data(digit_items("digits:train", None, config.seed), digit_items("digits", config.held_out, config.seed))
-
-
-def json_data(config: ConnectorConfig, path: Path, root: Path, *, skip_bad: bool = False) -> Data:
-    """A seeded choice from a LLaVA-Pretrain file; raises as :mod:`mcdo.studies.connector.llava_json` does."""
-    listing = read_items(path, skip_bad=skip_bad)
-    train, held = split(listing, config.held_out, config.train, config.seed)
-    return Data(
-        with_images(listing, train, root, skip_bad=skip_bad), with_images(listing, held, root, skip_bad=skip_bad)
-    )
-
-
-def study_encoder(encoder: Encoder, data: Data, config: ConnectorConfig, store: Store | None) -> Result:
-    """Train ``config.connectors`` connectors on an encoder and ablate each on the held-out items.
-
-    Raises:
-        McdoError: one of ``faults``, or what the data or the encoder refuse.
-
-    """
-    connectors = [
-        trained_connector(encoder, data.train, config, config.seed + i, store) for i in range(config.connectors)
-    ]
-    pixels = encoder_pixels(encoder, data.held_out)
-    ablations = [
-        ablate(model, wording, data.held_out.items, pixels, black(encoder), seed=config.seed)
-        for model, wording, _ in connectors
-    ]
-    wording = connectors[0][1]
-    return Result(
-        subject=encoder.key,
-        seeds=tuple(config.seed + i for i in range(config.connectors)),
-        ablations=tuple(ablations),
-        histories=tuple(tuple(history) for _, _, history in connectors),
-        coverage=Coverage.of(map(wording.sample, data.train.items), wording.max_seq_len),
-        provenance={
-            **_provenance(data, config, encoder.device),
-            "encoder": {"key": encoder.key, "weights": encoder.weights_hash, "random_weights": encoder.random_weights},
-            "parameters": {
-                "language": sum(p.numel() for p in connectors[0][0].lm.parameters()),
-                "projector": sum(p.numel() for p in connectors[0][0].projector.parameters()),
-            },
-        },
-    )
-
-
-def trained_connector(
-    encoder: Encoder, train: Captioned, config: ConnectorConfig, seed: int, store: Store | None
-) -> tuple[TinyConnector, Wording, list[Progress]]:
-    """A connector trained in two stages, with its wording and what each epoch showed."""
-    texts = [text for item in train.items[:_TEXTS] for text in (item.prompt, item.answer)]
-    tokenizer = word_tokenizer(texts)
-    model = TinyConnector(encoder, len(tokenizer), int(tokenizer.convert_tokens_to_ids(IMAGE)), config.tiny, seed)
-    wording = Wording(tokenizer, model.image_token_id, model.tokens_per_image, config.tiny.max_seq_len)
-    samples = [wording.sample(item) for item in train.items]
-    language = {
-        "texts": Store.key({"items": [[i.prompt, i.answer] for i in train.items]}),
-        "tiny": asdict(config.tiny),
-        "tokens_per_image": model.tokens_per_image,
-        "torch": torch.__version__,
-        "device": encoder.device.type,
-    }
-    tower = {"encoder": encoder.weights_hash, "preprocessing": encoder.preprocess_id, "data": train.fingerprint}
-
-    def tokens() -> Tensor:
-        pixels, rows = prepared(encoder, train.images), train.rows
-        return torch.cat([model.tower(pixels.batch(rows[i : i + _CHUNK])) for i in range(0, len(rows), _CHUNK)])
-
-    identities: dict[Stage, dict[str, Any]] = {"language": language, "connector": {**language, **tower}}
-    history: list[Progress] = []
-    for stage, identity in identities.items():
-        history += train_stage(
-            stage, model, samples, tokens, wording, config.training, seed, store=store, identity=identity
+    def options(cls, settings: Settings) -> Mapping[str, Any]:
+        json, root, checkpoint = (
+            settings.own_data.get(option, "") for option in ("--llava-json", "--image-root", "--connector-model")
         )
-    return model, wording, history
+        if bool(json) != bool(root):
+            raise McdoError("--llava-json and --image-root belong together: the file, and where its images lie")
+        if checkpoint and not json:
+            raise McdoError("--connector-model needs --llava-json and --image-root: held-out items to judge it on")
+        length = settings.own_data.get("--max-seq-len", "512")
+        if not length.isdigit() or not int(length):
+            raise McdoError(f"--max-seq-len {length!r}; give a whole number of tokens, such as 512")
+        return {
+            "json": json,
+            "image_root": root,
+            "checkpoint": checkpoint,
+            "tiny": TinyConfig(max_seq_len=int(length)),
+            "skip_unreadable": settings.skip_unreadable,
+            **({"connectors": 1} if checkpoint else {}),
+        }
 
+    @classmethod
+    def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
+        return (Subject("checkpoint", ()),) if cls.options(settings)["checkpoint"] else super().subjects(settings)
 
-def encoder_pixels(encoder: Encoder, data: Captioned) -> Tensor:
-    """The normalised image of every item, float32 [N, 3, H, W]."""
-    return prepared(encoder, data.images).batch(data.rows)
+    @property
+    def source(self) -> Source:
+        """The items."""
+        return Source(self.held_out, self.train, self.seed, self.json, self.image_root, self.skip_unreadable)
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the connectors."""
+        return tuple(self.seed + i for i in range(self.connectors))
 
-def black(encoder: Encoder) -> Tensor:
-    """A black picture as the encoder is shown it, [1, 3, H, W]."""
-    return encoder.normalise(torch.zeros(1, 3, encoder.resolution, encoder.resolution, dtype=torch.uint8))
+    def requests(self, about: View) -> Iterable[Request[Any]]:
+        if self.checkpoint:
+            return (CheckpointLosses("", self.source, self.checkpoint, self.tiny.max_seq_len),)
+        return (*(self._losses(about, seed) for seed in self.seeds), self._losses(about, self.seed, dealt=True))
 
+    def _losses(self, about: View, seed: int, *, dealt: bool = False) -> Losses:
+        return Losses(about.model, self.source, self.tiny, self.training, seed, dealt)
 
-def study_llava(
-    folder: Path, path: Path, root: Path, config: ConnectorConfig, device: str, *, skip_bad: bool = False
-) -> Result:
-    """Ablate a LLaVA checkpoint on held-out items of a JSON; coverage is counted over all of its items.
+    def compute(self, inputs: Inputs) -> ConnectorResult:
+        source, found = self.source, [inputs[request] for request in inputs.requests]
+        held_out = load_held_out(source) if self.checkpoint else load_data(source).held_out
+        train = held_out if self.checkpoint else load_data(source).train
+        connectors = [Connector.of(arrays, held_out) for arrays in found]
+        own = dict(zip(self.seeds, connectors, strict=False))  # the last may be the control
+        compared = compare([each.ablation for each in own.values()], self.seed)
+        control = None if self.checkpoint else compare([connectors[-1].ablation], self.seed)[0]["shuffled"]
+        skipped = dict.fromkeys((*train.skipped, *held_out.skipped))
+        return ConnectorResult(
+            subject=self.checkpoint or inputs.model,
+            connectors=own,
+            compared=dict(zip(own, compared, strict=True)),
+            control=control,
+            data={
+                "train": {"name": train.name, "items": len(train)},
+                "held_out": {"name": held_out.name, "items": len(held_out), "sha256": held_out.fingerprint},
+                "skipped": [asdict(each) for each in skipped],
+            },
+        )
 
-    Raises:
-        McdoError: as the data, the checkpoint and ``faults`` say, before anything is measured.
+    def claims(self) -> Sequence[Claim[ConnectorResult]]:
+        """That the loss with the correct image is lower than under each other arm, for every connector."""
+        beside = (
+            "; where it is not lower the connector is not used: look for placeholders that are not replaced, labels "
+            "that are masked wrongly, and image tokens that are not put in"
+        )
 
-    """
-    listing = read_items(path, skip_bad=skip_bad)
-    _, held = split(listing, config.held_out, 0, config.seed)
-    data = with_images(listing, held, root, skip_bad=skip_bad)
-    model, tokenizer, processor = load_llava(folder, device)
-    pixels = torch.cat([_processed(processor, data.images.image(int(row)), model.device) for row in data.rows])
-    blank = _processed(processor, Image.new("RGB", (pixels.shape[-1], pixels.shape[-2])), model.device)
-    with torch.no_grad():
-        per_image = model.visual(blank).shape[1]
-    wording = Wording(tokenizer, model.image_token_id, per_image, config.tiny.max_seq_len)
-    ablation = ablate(model, wording, data.items, pixels, blank, seed=config.seed, batch_size=8)
-    return Result(
-        subject=str(folder),
-        seeds=(config.seed,),
-        ablations=(ablation,),
-        histories=((),),
-        coverage=_coverage_of(listing.items, wording),
-        provenance={**_provenance(Data(data, data), config, model.device), "checkpoint": str(folder)},
-    )
+        def of(result: ConnectorResult, seed: int, arm: str) -> Comparison:
+            return result.compared[seed][arm]
 
+        return [
+            lower_loss(f"lower_loss/{arm}/seed={seed}", partial(of, seed=seed, arm=arm), beside)
+            for seed in self.seeds
+            for arm in ARMS
+            if arm != CORRECT
+        ]
 
-def _processed(processor: Any, image: Image.Image, device: torch.device) -> Tensor:
-    pixels: Tensor = processor(images=[image], return_tensors="pt")["pixel_values"]
-    return pixels.to(device)
+    def summary(self, result: ConnectorResult) -> Mapping[str, Any]:
+        language, projector = result.connectors[result.seed].parameters
+        return {
+            "subject": result.subject,
+            "items": len(result.ablations[result.seed].ids),
+            "connectors": [
+                {
+                    "seed": seed,
+                    CORRECT: ablation.mean(CORRECT, result.seed).as_dict(),
+                    "arms": {arm: comparison.as_dict() for arm, comparison in result.compared[seed].items()},
+                    "mean_over_label_tokens": {arm: ablation.token_mean(arm) for arm in ablation.losses},
+                }
+                for seed, ablation in result.ablations.items()
+            ],
+            "holm": "over all arms of all connectors",
+            "control": None if result.control is None else result.control.as_dict(),
+            "published": published.as_dict(),
+            "data": result.data,
+            "parameters": {"language": language, "projector": projector} if result.control is not None else None,
+        }
 
+    def arrays(self, inputs: Inputs, result: ConnectorResult) -> Mapping[str, Mapping[str, ArrayLike]]:
+        """Losses by arm, [connectors, N]."""
+        ablations = list(result.ablations.values())
+        losses = {arm: np.stack([each.losses[arm] for each in ablations]) for arm in ARMS}
+        facts: dict[str, ArrayLike] = {
+            "ids": ablations[0].ids,
+            "seeds": self.seeds,
+            "label_tokens": ablations[0].label_tokens,
+        }
+        return {"{}/losses.npz": {**facts, **losses}}
 
-def _coverage_of(items: Sequence[Item], wording: Wording) -> Coverage:
-    return Coverage.of((wording.sample(item) for item in items), wording.max_seq_len)
+    def documents(self, inputs: Inputs, result: ConnectorResult) -> Mapping[str, Any]:
+        coverage = {
+            "subject": result.subject,
+            **result.coverage.as_dict(),
+            "epochs": {
+                str(seed): [progress.as_dict() for progress in connector.history]
+                for seed, connector in result.connectors.items()
+            },
+            "published": dict(published.COVERAGE),
+        }
+        text = table(result.subject, result.ablations, result.compared, result.coverage)
+        return {"{}/ablation.md": text, "{}/coverage.json": coverage}
 
+    def title(self) -> str:
+        return f"loss by arm, {self.held_out} held-out items"
 
-def _provenance(data: Data, config: ConnectorConfig, device: torch.device) -> dict[str, Any]:
-    return {
-        "config": asdict(config),
-        "data": {
-            "train": {"name": data.train.name, "items": len(data.train)},
-            "held_out": {"name": data.held_out.name, "items": len(data.held_out), "sha256": data.held_out.fingerprint},
-            "skipped": [asdict(each) for each in (*data.train.skipped, *data.held_out.skipped)],
-        },
-        "device": str(device),
-        "versions": {name: version(name) for name in ("mcdo", "torch", "transformers", "tokenizers", "numpy")},
-    }
+    def panels(self, inputs: Inputs, result: ConnectorResult) -> Sequence[Panel]:
+        """Loss by arm, and the paired difference of every item."""
+        series = {
+            f"seed {seed}": {
+                CORRECT: ablation.mean(CORRECT, result.seed),
+                **{arm: comparison.loss for arm, comparison in result.compared[seed].items()},
+            }
+            for seed, ablation in result.ablations.items()
+        }
+
+        def losses(axes: Axes) -> None:
+            interval_panel(axes, series, None, "loss per label token, nats (mean over items, 95 %)")
+
+        return losses, partial(differences_panel, ablations=result.ablations, compared=result.compared)

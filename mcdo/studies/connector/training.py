@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mcdo.store import Store
+from mcdo.store.fingerprint import measuring_code
 from mcdo.studies.connector.ablation import token_cross_entropy
 from mcdo.studies.connector.coverage import Coverage, check_coverage
 from mcdo.studies.connector.preflight import check_placeholders
@@ -32,7 +33,7 @@ from mcdo.threads import one_thread
 
 Stage = Literal["language", "connector"]
 Arrays = dict[str, NDArray[Any]]
-_STAGES: tuple[Stage, ...] = ("language", "connector")
+STAGES: tuple[Stage, ...] = ("language", "connector")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def train_stage(
     check_coverage(Coverage.of(samples, wording.max_seq_len))
     trained = model.lm if stage == "language" else model.projector
     run = _Run(stage, model, trained, config, seed, -(-len(samples) // config.batch_size))
-    key = Store.key({"kind": "connector 1", "stage": stage, "config": vars(config), "seed": seed, **(identity or {})})
+    facts = {"kind": "connector", "code": measuring_code("mcdo.studies.connector"), "stage": stage}
+    key = Store.key({**facts, "config": vars(config), "seed": seed, **(identity or {})})
     history = run.restore(store.get(key) if store else None)
     epochs = config.language_epochs if stage == "language" else config.connector_epochs
     shown = tokens() if stage == "connector" and len(history) < epochs else torch.empty(0)
@@ -136,7 +138,7 @@ class _Run:
 
     def epoch(self, epoch: int, epochs: int, samples: Sequence[Sample], tokens: Tensor, wording: Wording) -> Progress:
         """Every sample once, in the order of this epoch."""
-        rng = np.random.default_rng([self.seed, _STAGES.index(self.stage), epoch])
+        rng = np.random.default_rng([self.seed, STAGES.index(self.stage), epoch])
         order = rng.permutation(len(samples))
         noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
         total, counted = 0.0, 0

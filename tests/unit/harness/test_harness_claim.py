@@ -50,6 +50,20 @@ def test_without_a_significant_test_nothing_is_decided(p_holm: float, outcome: s
     assert claim.judge(estimate(-0.2, -0.1)).outcome == outcome
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "p", "outcome"),
+    [
+        (0.1, 0.2, 0.01, "met"),
+        (0.1, 0.2, 0.05, "undecided"),
+        (-0.1, 0.2, 0.01, "undecided"),
+        (-0.2, -0.1, 1, "not met"),
+    ],
+)
+def test_a_one_sided_test_cannot_speak_against_not_met(low: float, high: float, p: float, outcome: str) -> None:
+    claim: Claim[Estimate] = Claim("x", lambda result: result, above=0.0, p_holm=lambda _: p, one_sided=True)
+    assert claim.judge(estimate(low, high)).outcome == outcome
+
+
 def test_a_claim_that_does_not_apply_says_why() -> None:
     claim: Claim[None] = Claim("x", lambda _: None, above=0.0, beside=lambda _: "no labels")
     judgement = claim.judge(None)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +11,8 @@ from hypothesis import strategies as st
 
 import mcdo
 from mcdo.estimators import MonteCarloConfig
-from mcdo.harness import Features, FirstOrder, Images, Logits, Passes, Request, Session, Settings
-from mcdo.harness.requests import merged
+from mcdo.harness import Features, FirstOrder, Images, Logits, Passes, Request, Session, Settings, StoredArrays
+from mcdo.harness.requests import Arrays, merged
 from mcdo.perturbation import Dropout
 
 
@@ -91,3 +94,32 @@ def test_halves_of_images_share_no_origin_and_are_the_whole_between_them() -> No
     assert session.image_set(Images(900, half=(4, 0))).ids != first.ids
     degraded = session.image_set(Images(900, degradation="blur:4%", half=(3, 0)))
     assert degraded.origins == first.origins
+
+
+@dataclass(frozen=True)
+class Doubled(StoredArrays):
+    """A measurement that no encoder has a part in."""
+
+    what = "doubled"
+    code = "mcdo.names"
+
+    number: int
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        return {"number": self.number}
+
+    def compute(self, session: Session) -> Arrays:
+        MADE.append(self.number)
+        return {"doubled": np.array([2 * self.number])}
+
+
+MADE: list[int] = []
+
+
+def test_arrays_of_no_encoder_are_stored_too(tmp_path: Path) -> None:
+    MADE.clear()
+    for _ in range(2):
+        session = Session(Settings((), store=tmp_path))
+        assert [session.measure(Doubled("", number))["doubled"].tolist() for number in (1, 2)] == [[2], [4]]
+        assert not session.loads
+    assert MADE == [1, 2]

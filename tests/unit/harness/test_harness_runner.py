@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
+from mcdo.estimators import MonteCarloConfig
 from mcdo.harness import (
     Claim,
     Experiment,
@@ -18,6 +19,7 @@ from mcdo.harness import (
     Files,
     Images,
     Inputs,
+    Passes,
     Request,
     Runner,
     Session,
@@ -25,6 +27,7 @@ from mcdo.harness import (
     Subject,
     View,
 )  # fmt: skip
+from mcdo.perturbation import Dropout
 from mcdo.stats import Estimate, mean
 
 COMPUTED: list[str] = []
@@ -119,3 +122,62 @@ def test_a_configuration_follows_the_session(tmp_path: Path) -> None:
 def test_a_subject_of_several_models_has_no_model_of_its_own() -> None:
     with pytest.raises(McdoError, match="about 2 models"):
         _ = Subject("both", ("a", "b")).model
+
+
+@dataclass(frozen=True)
+class SeveralModels(FeatureNorms):
+    """Passes of each model, of the first under two sets of sites."""
+
+    name = "several_models"
+
+    def requests(self, about: View) -> Iterable[Request[Any]]:
+        first = self.run(about.subject.models[0], "all"), self.run(about.subject.models[0], "mlp")
+        return (*first, *(self.run(model, "mlp") for model in about.subject.models[1:]))
+
+    def run(self, model: str, sites: str) -> Passes:
+        return Passes(model, Images(self.n), MonteCarloConfig(Dropout(0.01, sites), (2,), 1, self.seed))
+
+    def follow_up(self, inputs: Inputs) -> Iterable[Request[Any]]:
+        return ()
+
+    def compute(self, inputs: Inputs) -> Estimate:
+        return mean(inputs[inputs.requests[0]].scores("trace_pre", passes=2)[0])
+
+    def arrays(self, inputs: Inputs, result: Estimate) -> Mapping[str, Mapping[str, ArrayLike]]:
+        return {}
+
+
+def test_a_summary_over_several_models_says_the_sites_of_each(tmp_path: Path) -> None:
+    models = ("clip_tiny", "siglip_tiny")
+    settings = Settings(models=models, reports=tmp_path / "reports", session="s")
+    run = Runner(Session(settings))
+    both = run.run(SeveralModels(), Subject("both", models)).summary
+    alone = {model: run.run(SeveralModels(), Subject(model, (model,))).summary for model in models}
+    assert both["sites"] == {"clip_tiny": alone["clip_tiny"]["sites"], "siglip_tiny": alone["siglip_tiny"]["sites"][1]}
+    assert [each["requested"] for each in both["sites"]["clip_tiny"]] == ["all", "mlp"]
+    assert set(both["sites"]["siglip_tiny"]["live"]).isdisjoint(both["sites"]["clip_tiny"][0]["live"])
+    assert {m: facts["weights"] for m, facts in both["provenance"]["models"].items()} == {
+        model: summary["provenance"]["weights"] for model, summary in alone.items()
+    }
+    assert both["provenance"]["versions"] == alone["clip_tiny"]["provenance"]["versions"]
+
+
+@dataclass(frozen=True)
+class Unperturbed(FeatureNorms):
+    """One that perturbs nothing, writes text, and lies elsewhere."""
+
+    name = "unperturbed"
+    folder = "elsewhere"
+    perturbs = False
+
+    def documents(self, inputs: Inputs, result: Estimate) -> Mapping[str, Any]:
+        return {"{}/table.md": "| a |\n", "{}/facts.json": ["a"]}
+
+
+def test_what_is_not_perturbed_has_no_sites_and_text_is_written_as_it_is(tmp_path: Path) -> None:
+    done = runner(tmp_path).run(Unperturbed(), MODEL)
+    assert done.summary["sites"] is None
+    assert "dropout" not in done.summary["config"]
+    folder = tmp_path / "reports" / "elsewhere" / "unperturbed" / "clip_tiny"
+    assert (folder / "table.md").read_text() == "| a |\n"
+    assert json.loads((folder / "facts.json").read_text()) == ["a"]

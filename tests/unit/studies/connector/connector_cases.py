@@ -11,8 +11,8 @@ from torch import Tensor
 from mcdo.encoders import Encoder
 from mcdo.studies.connector.items import Captioned, Item
 from mcdo.studies.connector.models import LlavaConnector
+from mcdo.studies.connector.requests import black, encoder_pixels
 from mcdo.studies.connector.samples import Sample, Wording
-from mcdo.studies.connector.study import black, encoder_pixels
 from mcdo.studies.connector.tiny import TinyConfig, TinyConnector
 from mcdo.studies.connector.words import IMAGE, word_tokenizer
 

@@ -11,8 +11,8 @@ from scipy import stats
 from torch import nn
 
 from mcdo.errors import McdoError
-from mcdo.stats import Estimate, bootstrap
-from mcdo.studies.connector.ablation import Ablation, Comparison, ablate, compare, item_losses, mean_over_items
+from mcdo.stats import Estimate
+from mcdo.studies.connector.ablation import Ablation, Comparison, ablate, compare, item_losses
 from mcdo.studies.connector.arms import ARMS
 from mcdo.studies.connector.samples import collate, without_image
 
@@ -86,9 +86,10 @@ def test_ablating_changes_neither_weights_nor_global_randomness(case: Case) -> N
     assert len(case.model.projector._forward_hooks) == hooks
 
 
-def made(**losses_of: np.ndarray) -> Ablation:
+def made(origins: tuple[str, ...] | None = None, **losses_of: np.ndarray) -> Ablation:
     n = len(losses_of["correct"])
-    return Ablation(tuple(map(str, range(n))), MappingProxyType(losses_of), np.full(n, 3))
+    ids = tuple(map(str, range(n)))
+    return Ablation(ids, origins or ids, MappingProxyType(losses_of), np.full(n, 3))
 
 
 def test_comparisons_are_paired_and_corrected_over_all_connectors() -> None:
@@ -134,10 +135,14 @@ def test_the_mean_over_tokens_weighs_items_by_their_label_tokens() -> None:
     assert ablation.token_mean("correct") == pytest.approx(1.75)
 
 
-def test_the_interval_of_a_mean_is_the_generic_bootstrap_of_it() -> None:
-    values = np.random.default_rng(0).normal(1, 0.3, 100)
-    one, other = mean_over_items(values, seed=3, resamples=4000), bootstrap(np.mean, values, seed=4, resamples=4000)
-    assert one.value == pytest.approx(values.mean())
-    assert (one.low, one.high) == pytest.approx((other.low, other.high), abs=0.005)
-    half = stats.t.ppf(0.975, 99) * values.std(ddof=1) / 10
-    assert (one.low, one.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+def test_items_of_one_picture_are_one_draw() -> None:
+    rng = np.random.default_rng(0)
+    correct, more = rng.normal(1, 0.2, 80), rng.normal(0.1, 0.2, 80)
+    once = compare([made(correct=correct, shuffled=correct + more)])[0]["shuffled"]
+    twice = compare(
+        [made(tuple(map(str, range(80))) * 2, correct=np.tile(correct, 2), shuffled=np.tile(correct + more, 2))]
+    )
+    assert twice[0]["shuffled"].difference.n == 80
+    widths = [each.difference.high - each.difference.low for each in (once, twice[0]["shuffled"])]
+    assert widths[1] == pytest.approx(widths[0], rel=0.05)
+    assert twice[0]["shuffled"].p_value == pytest.approx(once.p_value, rel=0.2), "a copy of every item proves nothing"
