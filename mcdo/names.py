@@ -18,7 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import TextIO
 
-_PLAIN = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+# No capitals: on many file systems LR1 and lr1 are one file.
+_PLAIN = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _DIGEST = 12
 _ENDS_LIKE_ESCAPED = re.compile(rf"-[0-9a-f]{{{_DIGEST}}}")
 _LONGEST = 80
@@ -39,9 +40,10 @@ _ASCII = str.maketrans(
 
 
 def file_name(name: str) -> str:
-    """A name for a file or folder, ASCII and without separators: different for different names.
+    """A name for a file or folder, ASCII and without separators: different for different names, also apart from case.
 
-    A plain name is left as it is. Any other is made readable, and a digest of the whole name is put behind it.
+    A plain name (without capitals) is left as it is. Any other is made readable, and a digest of the whole name is put
+    behind it.
     """
     plain = len(name) <= _LONGEST and _PLAIN.fullmatch(name)
     if plain and not _ENDS_LIKE_ESCAPED.search(name, len(name) - _DIGEST - 1):

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from mcdo.encoders.checksum import Checksum, checksum, sha256
 from mcdo.encoders.spec import EncoderSpec, Loss, Precision
+from mcdo.encoders.state import plain_tensors, unsaved_buffers
 from mcdo.errors import McdoError
 from mcdo.names import is_unicode
 
@@ -81,6 +82,7 @@ class Encoder:
         self.std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device)
         self._load_tokenizer = load_tokenizer
         self._hashed: tuple[Checksum, str] | None = None
+        self._plain, self._unsaved = tuple(plain_tensors(self.model)), tuple(unsaved_buffers(self.model))
 
     def __repr__(self) -> str:
         weights = "random" if self.random_weights else "pretrained"
@@ -119,12 +121,14 @@ class Encoder:
 
     @property
     def weights_hash(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of the state dict, sorted by name.
+        """SHA-256 over names, types, shapes and bytes of the state dict and of plain tensors, sorted by name.
 
-        Weights change under a running program (a merged adapter, ``load_state_dict``, a step of an optimiser), so each
-        look compares a checksum, at the speed of memory, and hashes again what has changed.
+        Plain tensors are those that modules held as attributes when the encoder was made; what a pass leaves behind
+        later is no weight. Weights change under a running program (a merged adapter, ``load_state_dict``, a step of an
+        optimiser), so each look compares a checksum, at the speed of memory, and hashes again what has changed.
         """
-        state = self.model.state_dict()
+        plain = plain_tensors(self.model)
+        state = self.model.state_dict() | {name: plain[name] for name in self._plain if name in plain}
         odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
         if odd is not None:
             raise McdoError(f"{self.key}: {odd} is no tensor but packed, as by quantisation, and cannot be perturbed")
@@ -135,8 +139,13 @@ class Encoder:
 
     @property
     def modules_hash(self) -> str:
-        """SHA-256 of the tree of modules in words: what a layer without weights does, such as an activation."""
-        return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", repr(self.model)).encode()).hexdigest()
+        """SHA-256 of the tree of modules in words: what a layer without weights does, such as an activation.
+
+        With it go the buffers that the state dict leaves out, as they were made by the code.
+        """
+        buffers = dict(self.model.named_buffers())
+        held = sha256({name: buffers[name] for name in self._unsaved if name in buffers})
+        return hashlib.sha256(f"{re.sub(r' at 0x[0-9a-f]+', '', repr(self.model))} {held}".encode()).hexdigest()
 
     def to_uint8(self, image: Image.Image) -> Tensor:
         """The model's own resize and crop: RGB picture to uint8 [3, H, W] on the CPU. Safe in several threads."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcdo.compiled import compiled
 from mcdo.encoders import Encoder
@@ -32,12 +32,12 @@ class SiteGraph:
         self._kind, self._sites = kind, sites
         self._table = find_sites(encoder)
         self._reached: dict[Site, Tensor] = {}
-        self._attentions = iter(self._table.attentions)
+        self._attentions = iter(self._table.probabilities)
         attention = self._attention if kind.where == "probabilities" else None
-        with torch.enable_grad(), LinearMaps(self._handle, probabilities=attention):
+        with torch.enable_grad(), LinearMaps(self._handle, probabilities=attention) as maps:
             self.features = encoder.forward_image(pixels, exact=True)
-        if len(self._reached) < len(sites):
-            missing = next(site.name for site in sites if site not in self._reached)
+        if len(self._reached) < len(sites) or maps.made != self._table.made:
+            missing = next((site.name for site in sites if site not in self._reached), "a product")
             forget_sites(encoder)
             raise McdoError(
                 f"{encoder.key}: {missing} was not carried out, unlike when its sites were found: the tower has "
@@ -45,8 +45,8 @@ class SiteGraph:
             )
         self._disturbed = [self._reached[site] for site in sites]
 
-    def _handle(self, weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
-        site = self._table.by_weight.get((id(weight), part))
+    def _handle(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
+        site = self._table.at(weight, part)
         if site not in self._sites or site is None:
             return compute()
         if self._kind.where == "input":

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.encoders.zero_shot import unit
@@ -175,16 +175,16 @@ def projection_inputs(encoder: Encoder, pixels: Tensor) -> tuple[Tensor, Tensor,
 
     """
     last = [site for site in find_sites(encoder).sites if site.calls][-1]
-    table, held, shift = find_sites(encoder).by_weight, [], torch.zeros(encoder.feature_dim, device=encoder.device)
+    table, held, shift = find_sites(encoder), [], torch.zeros(encoder.feature_dim, device=encoder.device)
     norm = 0.0
 
     def keep(x: Tensor) -> Tensor:
         held.append(x)
         return x
 
-    def watch(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
+    def watch(weight: Tensor, part: str, compute: Compute) -> Tensor:
         nonlocal norm
-        site = table.get((id(weight), part))
+        site = table.at(weight, part)
         if site is None or site.name != last.name:
             return compute(1.0)
         norm = float(weight.double().square().sum())
@@ -193,7 +193,8 @@ def projection_inputs(encoder: Encoder, pixels: Tensor) -> tuple[Tensor, Tensor,
 
     with LinearMaps(watch):
         features = encoder.forward_image(pixels)
-        shift = torch.linspace(-1.0, 1.0, len(shift), device=shift.device)
+    shift = torch.linspace(-1.0, 1.0, len(shift), device=shift.device)
+    with LinearMaps(watch):
         moved = encoder.forward_image(pixels[:1]) - features[:1]
     inputs = held[0]
     single = inputs.numel() == len(pixels) * inputs.shape[-1]

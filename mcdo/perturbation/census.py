@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
@@ -72,11 +72,11 @@ def check_alive(encoder: Encoder, pixels: Tensor, dropout: Perturbation) -> tupl
 
 def _without(encoder: Encoder, pixels: Tensor, silenced: Site) -> Tensor:
     table = find_sites(encoder)
-    attentions = iter(table.attentions)
+    attentions = iter(table.probabilities)
 
-    def silence(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
+    def silence(weight: Tensor, part: str, compute: Compute) -> Tensor:
         y = compute()
-        return torch.zeros_like(y) if table.by_weight.get((id(weight), part)) == silenced else y
+        return torch.zeros_like(y) if table.at(weight, part) == silenced else y
 
     def silence_attention(probabilities: Tensor) -> Tensor:
         return torch.zeros_like(probabilities) if next(attentions) == silenced else probabilities

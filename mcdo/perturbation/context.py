@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.perturbation.intercept import Compute, Handler, LinearMaps, ProbabilityHandler
+from mcdo.perturbation.intercept import Compute, Handler, LinearMaps, MapKey, ProbabilityHandler, map_key
 from mcdo.perturbation.kinds import Perturbation
 from mcdo.perturbation.masks import PASS_BLOCK, KeyedMasks, MaskedSite, zero_units_
 from mcdo.perturbation.normals import KeyedNormals
@@ -32,8 +32,10 @@ class PerturbedTower:
         self.sites = live_sites(encoder, table, kind)
         self._local = threading.local()  # blocks of images may be measured by several threads
         number = {site.name: i for i, site in enumerate(self.sites)}
-        self._index = {key: number.get(site.name) for key, site in table.by_weight.items()}  # None: left alone
-        self._attentions = [self.sites.index(site) if site in self.sites else None for site in table.attentions]
+        self._made = table.made
+        self._index: dict[MapKey, int | None] = {(0, f"made {turn}"): None for turn in range(1, table.made + 1)}
+        self._index |= {key: number.get(site.name) for key, site in table.by_key.items()}  # None: left alone
+        self._attentions = [self.sites.index(site) if site in self.sites else None for site in table.probabilities]
         self._noise = _noise(kind, self.sites, seed, encoder.device) if kind.p else None
 
     @torch.inference_mode()
@@ -75,8 +77,10 @@ class PerturbedTower:
         disturb = self._disturbance(self._noise, keys, trial, block, first, last)
         waiting = set(range(len(self.sites)))  # for their turn in this pass
         attention = self._probabilities(disturb, waiting) if self.kind.where == "probabilities" else None
-        with LinearMaps(self._handler(disturb, waiting), rows, passes, attention):
+        with LinearMaps(self._handler(disturb, waiting), rows, passes, attention) as maps:
             features = self.encoder.forward_image(rows, exact=self._exact)
+        if maps.made != self._made:
+            raise self._changed(f"{maps.made} products were carried out, and not {self._made}")
         if waiting:
             raise self._changed(f"{self.sites[min(waiting)].name} was not carried out")
         return features.view(len(pixels), passes, -1)
@@ -132,9 +136,9 @@ class PerturbedTower:
     def _handler(self, disturb: Disturb, waiting: set[int]) -> Handler:
         scale, on_input = self.kind.scale, self.kind.where == "input"
 
-        def handle(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
+        def handle(weight: Tensor, part: str, compute: Compute) -> Tensor:
             try:
-                index = self._index[id(weight), part]
+                index = self._index[map_key(weight, part)]
                 if index is None:
                     return compute()
                 waiting.remove(index)

@@ -3,13 +3,19 @@
 Wrapping ``nn.Linear`` misses the maps that matter: ``nn.MultiheadAttention`` reads the weight of its output projection
 and keeps its input projection as a bare Parameter, and CLIP's last projection is ``x @ self.proj``. So nothing is
 wrapped. A ``TorchFunctionMode`` watches the calls that carry out a linear map (``F.linear``, ``@``, ``addmm``,
-``conv2d`` and ``F.multi_head_attention_forward``) and hands those whose weight is a Parameter to a handler. The model
-itself is never touched, so there is nothing to restore.
+``conv2d`` and ``F.multi_head_attention_forward``) and hands them to a handler. The model itself is never touched, so
+there is nothing to restore.
+
+A map is known by its Parameter, and by its turn where one Parameter is used again. A weight that is no Parameter
+(normalised, standardised, cast, a view, a plain tensor) may be a new tensor in each pass, so it is known by its turn
+among all such calls; products of two activations are among them, and the handler lets these pass.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -30,14 +36,29 @@ class Compute(Protocol):
         ...
 
 
-Handler = Callable[[nn.Parameter, str, Compute], Tensor]
-"""``handler(weight, part, compute)`` returns the output. ``part`` names the slice of a packed weight, or is empty."""
+Handler = Callable[[Tensor, str, Compute], Tensor]
+"""``handler(weight, part, compute)`` returns the output.
+
+``part`` names the slice of a packed weight, or is empty; the second call of a Parameter adds ``#2``. Of a weight that
+is no Parameter it is the number of the call: ``made 1``, ``made 2``, ...
+"""
 
 ProbabilityHandler = Callable[[Tensor], Tensor]
-"""Takes and returns attention probabilities ``[B, heads, L, S]``; called once for each attention, in order."""
+"""Takes and returns what a softmax gave: probabilities ``[B, heads, L, S]`` of an attention, or those of anything else.
+
+Called once for each fused attention and for each softmax that is carried out by name, in order.
+"""
+
+MapKey = tuple[int, str]
+"""What a map is known by: (id of its Parameter, part), or (0, part) where its weight is no Parameter."""
 
 
-def carry_out(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
+def map_key(weight: Tensor, part: str) -> MapKey:
+    """The key of what a handler is called with."""
+    return (id(weight) if isinstance(weight, nn.Parameter) else 0), part
+
+
+def carry_out(weight: Tensor, part: str, compute: Compute) -> Tensor:
     """The handler that changes nothing."""
     return compute(1.0)
 
@@ -51,7 +72,7 @@ def _scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float)
 
 
 class LinearMaps(TorchFunctionMode):
-    """While active, sends every linear map with a Parameter for weight through ``handler``.
+    """While active, sends every linear map through ``handler``. Enter it anew for each pass.
 
     Attention of ``nn.MultiheadAttention`` is carried out batch-first with ``scaled_dot_product_attention``; no
     attention weights are returned.
@@ -75,6 +96,7 @@ class LinearMaps(TorchFunctionMode):
         super().__init__()
         self.handler, self._repeated, self._repeats = handler, repeated, repeats
         self._probabilities = probabilities
+        self._turns: Counter[MapKey] = Counter()
         self._watched: dict[Any, Callable[..., Any]] = {
             F.linear: self._linear,
             F.conv2d: self._conv2d,
@@ -89,13 +111,29 @@ class LinearMaps(TorchFunctionMode):
         }
         if probabilities is not None:
             self._watched[F.scaled_dot_product_attention] = self._scaled_dot_product
+            for softmax in (F.softmax, torch.softmax, torch.Tensor.softmax):
+                self._watched[softmax] = partial(self._softmax, softmax)
+
+    @property
+    def made(self) -> int:
+        """How many maps had a weight that is no Parameter, products of activations among them."""
+        return self._turns[0, ""]
+
+    def __enter__(self) -> Any:
+        self._turns.clear()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         watched = self._watched.get(func)
         return func(*args, **(kwargs or {})) if watched is None else watched(*args, **(kwargs or {}))
 
     def _map(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
-        return self.handler(weight, part, compute) if isinstance(weight, nn.Parameter) else compute()
+        key = map_key(weight, part if isinstance(weight, nn.Parameter) else "")
+        self._turns[key] += 1
+        turn = self._turns[key]
+        if not isinstance(weight, nn.Parameter):
+            return self.handler(weight, f"made {turn}", compute)
+        return self.handler(weight, part if turn == 1 else f"{part}#{turn}", compute)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         def compute(scale: float = 1.0, before: Change | None = None) -> Tensor:
@@ -198,6 +236,10 @@ class LinearMaps(TorchFunctionMode):
             return _scaled_linear(x if before is None else before(x), piece, offset, scale)
 
         return self._map(weight, part, compute)
+
+    def _softmax(self, softmax: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        assert self._probabilities is not None
+        return self._probabilities(softmax(*args, **kwargs))
 
     def _scaled_dot_product(
         self,

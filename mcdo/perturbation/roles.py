@@ -52,7 +52,8 @@ _ROLE_PATTERNS: tuple[tuple[str, Role], ...] = (
 
 def role_of(name: str) -> Role:
     """The role that a site's name says; :attr:`Role.OTHER` when it says none."""
-    return next((role for pattern, role in _ROLE_PATTERNS if re.search(pattern, name)), Role.OTHER)
+    plain = name.partition("#")[0]  # a map that is carried out again
+    return next((role for pattern, role in _ROLE_PATTERNS if re.search(pattern, plain)), Role.OTHER)
 
 
 @dataclass(frozen=True)

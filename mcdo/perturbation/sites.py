@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from weakref import WeakKeyDictionary
 
-from torch import nn
+from torch import Tensor, nn
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError, SiteWarning, nearest
+from mcdo.perturbation.intercept import MapKey, map_key
 from mcdo.perturbation.kinds import Perturbation
 from mcdo.perturbation.roles import GROUPS, Role, role_of, roles, wrapped
 from mcdo.perturbation.trace import SeenMap, Trace, trace
@@ -37,7 +38,7 @@ class Site:
             or ``.kv``.
         role: what it does.
         units: number of outputs per image and pass (tokens × features).
-        calls: how often one forward pass carries it out.
+        calls: 1, or 0 where no forward pass carries it out. A weight that is used again is a further site, ``name#2``.
         shape: of its output for one image: (tokens, features), or (channels, height, width) of a convolution; where
             the first axis holds several windows of an image, their number comes first.
         input_shape: of its input for one image; empty where the input does not hold image after image.
@@ -70,26 +71,31 @@ class Site:
         return size // (features * inner), features, inner
 
 
-SiteKey = tuple[int, str]
-"""(id of the Parameter, part). The table that uses it holds the Parameter too, so an id cannot come to mean another."""
-
-
 @dataclass(frozen=True)
 class SiteTable:
     """All sites of one encoder, in the order of a forward pass, and the way from a weight to its site.
 
-    ``attentions`` are its attentions' probabilities, in the same order. ``unplaced`` are the sites that are not watched
-    and whose role is unknown: they may belong to any group. ``by_hand`` names, for each attention whose probabilities
-    cannot be reached, the maps before it; ``wrapped`` the ends of branches that are parts of one layer.
+    ``attentions`` are its attentions' probabilities, in the same order; ``probabilities`` says for each call of a
+    handler of probabilities which of them it is, or None. ``made`` counts the calls with a weight that is no Parameter.
+    The table holds its Parameters (``weights``), so that an id cannot come to mean another. ``unplaced`` are the sites
+    that are not watched and whose role is unknown: they may belong to any group. ``by_hand`` names, for each attention
+    whose probabilities cannot be reached, the maps before it; ``wrapped`` the ends of branches that are parts of one
+    layer.
     """
 
     sites: tuple[Site, ...]
-    by_weight: dict[SiteKey, Site]
+    by_key: dict[MapKey, Site]
     weights: tuple[nn.Parameter, ...]
     attentions: tuple[Site, ...]
+    probabilities: tuple[Site | None, ...]
+    made: int = 0
     unplaced: tuple[Site, ...] = ()
     by_hand: tuple[str, ...] = ()
     wrapped: frozenset[str] = frozenset()
+
+    def at(self, weight: Tensor, part: str) -> Site | None:
+        """The site that a handler is called for; None for what is no site."""
+        return self.by_key.get(map_key(weight, part))
 
     def select_for(self, kind: Perturbation) -> tuple[Site, ...]:
         """The sites that ``kind`` asks for; see :meth:`select`."""
@@ -151,11 +157,11 @@ class SiteTable:
 
 @dataclass(frozen=True)
 class _Looked:
-    """A table, and the modules, the parameters and the hash of the weights that it is of."""
+    """A table, and the modules, the parameters and the hashes of the state that it is of."""
 
     table: SiteTable
     parts: tuple[nn.Module | nn.Parameter, ...]
-    weights: str
+    state: tuple[str, str]
 
 
 _TABLES: WeakKeyDictionary[Encoder, _Looked] = WeakKeyDictionary()
@@ -178,10 +184,14 @@ def find_sites(encoder: Encoder, *, verify: bool = False) -> SiteTable:
     parts: tuple[nn.Module | nn.Parameter, ...] = (*encoder.model.modules(), *encoder.model.parameters())
     held = _TABLES.get(encoder)
     same = held is not None and len(held.parts) == len(parts) and all(map(operator.is_, held.parts, parts))
-    if held is None or not same or (verify and held.weights != encoder.weights_hash):
-        held = _TABLES[encoder] = _Looked(_table(encoder), parts, encoder.weights_hash)
+    if held is None or not same or (verify and held.state != _state(encoder)):
+        held = _TABLES[encoder] = _Looked(_table(encoder), parts, _state(encoder))
         _warn(encoder, held.table)
     return held.table
+
+
+def _state(encoder: Encoder) -> tuple[str, str]:
+    return encoder.weights_hash, encoder.modules_hash
 
 
 def forget_sites(encoder: Encoder) -> None:
@@ -191,7 +201,7 @@ def forget_sites(encoder: Encoder) -> None:
 
 def _site_name(parameter: str, part: str) -> str:
     name = re.sub(r"[._]weight$", "", parameter)
-    return f"{name}.{part}" if part else name
+    return f"{name}{'' if part.startswith('#') else '.'}{part}" if part else name
 
 
 def _idle(encoder: Encoder, seen: Trace) -> set[str]:
@@ -200,7 +210,7 @@ def _idle(encoder: Encoder, seen: Trace) -> set[str]:
     These are the weights of ``nn.Linear``, ``nn.Conv2d`` and ``nn.MultiheadAttention``, and whatever else has rows and
     columns and takes part in nothing.
     """
-    carried = {key for key, _ in seen.keys}
+    carried = {key for key, _ in seen.keys} | seen.made_of
     names = set()
     for prefix, root in encoder.image_modules:
         for name, module in root.named_modules(prefix=prefix):
@@ -221,17 +231,21 @@ def _table(encoder: Encoder) -> SiteTable:
     seen = trace(encoder, _site_name)
     found = roles({name: each.place for name, each in seen.maps.items()}, seen.feeding, seen.last)
     missed = {_site_name(name, ""): op for name, op in sorted(seen.missed.items())}
+    unseen = missed.keys() | {name for name, each in seen.maps.items() if not each.registered}
     sites = [_site(name, each, found[name], missed.get(name, "")) for name, each in seen.maps.items()]
     hidden = {name: _hidden(op) for name, op in missed.items() if name not in seen.maps}
     idle = dict.fromkeys(sorted(_idle(encoder, seen) - hidden.keys()), _NEVER)
     sites += [Site(name, role_of(name), 0, 0, obstacle=obstacle) for name, obstacle in (hidden | idle).items()]
     by_name = {site.name: site for site in sites}
+    attentions = {name: _site(name, each, Role.ATTENTION_PROBABILITIES, "") for name, each in seen.attentions.items()}
     return SiteTable(
         sites=tuple(sites),
-        by_weight={key: by_name[name] for key, name in seen.keys.items()},
+        by_key={key: by_name[name] for key, name in seen.keys.items()},
         weights=tuple(seen.held),
-        attentions=tuple(_site(name, each, Role.ATTENTION_PROBABILITIES, "") for name, each in seen.attentions.items()),
-        unplaced=tuple(site for site in sites if site.name in missed and site.role is Role.OTHER),
+        attentions=tuple(attentions.values()),
+        probabilities=tuple(attentions.get(name) for name in seen.probabilities),
+        made=seen.made,
+        unplaced=tuple(site for site in sites if site.name in unseen and site.role is Role.OTHER),
         by_hand=tuple(", ".join(sorted(before)) or "the input" for before in seen.by_hand),
         wrapped=wrapped({name: each.place for name, each in seen.maps.items()}, found),
     )
@@ -240,19 +254,20 @@ def _table(encoder: Encoder) -> SiteTable:
 def _hidden(op: str) -> str:
     return (
         f"its weight takes part in a product ({op}) in a way that is not watched, so dropout would never act there. "
-        "Watched are F.linear, conv2d, @, addmm and multi-head attention with the Parameter itself for weight: write "
-        "it so, or undo TorchScript and weight norm"
+        "Watched are F.linear, conv2d, x @ weight, addmm and multi-head attention: write it so, undo TorchScript, and "
+        "multiply weights with each other before (merge an adapter)"
     )
 
 
 def _site(name: str, seen: SeenMap, role: Role, missed: str) -> Site:
     obstacle, output = "", seen.output
     if not seen.registered:
-        obstacle = "its weight is no parameter of encoder.model, so a change of it would not be noticed"
+        obstacle = (
+            f"its weight of shape {seen.weight} is held by no module of encoder.model, so a change of it would not be "
+            "noticed; make it a Parameter or a buffer"
+        )
     elif missed:
         obstacle = _hidden(missed)
-    elif seen.calls > 1:
-        obstacle = f"it is carried out {seen.calls} times in one pass, and masks are drawn once"
     elif seen.shape is None and not seen.place.image:
         role = Role.CONSTANT if role is not Role.ATTENTION_PROBABILITIES else role
         obstacle = f"its output {output} is the same whatever the image, so that no image's masks fit it"
@@ -260,7 +275,7 @@ def _site(name: str, seen: SeenMap, role: Role, missed: str) -> Site:
         obstacle = f"it has output {output}, without images in its first axis, so that masks cannot be keyed by image"
     shape = output[1:] if seen.shape is None else seen.shape
     input_shape = seen.input_shape or ()
-    return Site(name, role, math.prod(shape), seen.calls, shape, input_shape, seen.place.convolution, obstacle)
+    return Site(name, role, math.prod(shape), 1, shape, input_shape, seen.place.convolution, obstacle)
 
 
 def _warn(encoder: Encoder, table: SiteTable) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import re
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mcdo.encoders import Encoder
+from mcdo.encoders.state import plain_tensors
 from mcdo.errors import McdoError
-from mcdo.perturbation.flow import Flow
-from mcdo.perturbation.intercept import Compute, LinearMaps
+from mcdo.perturbation.flow import BATCH, Flow, distances, sees
+from mcdo.perturbation.intercept import Compute, LinearMaps, MapKey, map_key
 from mcdo.perturbation.roles import Place
-
-_BATCH = 3
-"""Inputs of the pass; the first and the last are the same."""
 
 _ROUNDING = 2e-3
 """How far from one rounding takes the norm of a feature that was normalised, in float16 at worst."""
@@ -27,14 +28,14 @@ class SeenMap:
     """A map or an attention's probabilities, as seen.
 
     ``shape`` and ``input_shape`` are for one image; None where the first axis does not hold image after image.
-    ``output`` is the whole shape of the output.
+    ``output`` is the whole shape of the output, ``weight`` that of the weight.
     """
 
     output: tuple[int, ...]
     shape: tuple[int, ...] | None
     input_shape: tuple[int, ...] | None
     place: Place
-    calls: int = 1
+    weight: tuple[int, ...] = ()
     registered: bool = True
 
 
@@ -45,8 +46,11 @@ class Trace:
     Attributes:
         maps: by site name, in order.
         attentions: probabilities that can be disturbed, by site name, in order.
-        keys: site name by (id of the Parameter, part).
-        held: these Parameters, so that no id comes to mean another.
+        probabilities: for each call of a handler of probabilities, the attention's name, or nothing.
+        keys: site name by key.
+        held: the Parameters of the keys, so that no id comes to mean another.
+        made: calls with a weight that is no Parameter.
+        made_of: ids of the Parameters that such a weight was made of.
         missed: weights that took part in a product that is not watched, with its name in ATen.
         touched: ids of the Parameters that took part in anything.
         feeding: maps whose output is a query, key or value.
@@ -57,8 +61,11 @@ class Trace:
 
     maps: dict[str, SeenMap] = field(default_factory=dict)
     attentions: dict[str, SeenMap] = field(default_factory=dict)
-    keys: dict[tuple[int, str], str] = field(default_factory=dict)
+    probabilities: list[str] = field(default_factory=list)
+    keys: dict[MapKey, str] = field(default_factory=dict)
     held: list[nn.Parameter] = field(default_factory=list)
+    made: int = 0
+    made_of: set[int] = field(default_factory=set)
     missed: dict[str, str] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)
     feeding: set[str] = field(default_factory=set)
@@ -79,12 +86,12 @@ def trace(encoder: Encoder, site_name: Callable[[str, str], str]) -> Trace:
 
     """
     model = encoder.model
-    stored = model.state_dict().keys()
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
     listed = dict(model.named_parameters(remove_duplicate=False))  # once: some adapters make new ones at each listing
     names = {id(p): name for name, p in listed.items()}
     parameters = {name: listed[name] for name in names.values()}
-    flow = Flow(parameters, buffers)
+    plain = plain_tensors(model)
+    names.update((id(value), name) for name, value in plain.items() if isinstance(value, nn.Parameter))
+    flow = Flow(parameters, {**dict(model.named_buffers()), **plain})
     tracer = _Tracer(flow, names, site_name)
     try:
         with torch.inference_mode(False), torch.no_grad(), flow:  # in inference mode fewer operations are taken apart
@@ -99,48 +106,74 @@ def trace(encoder: Encoder, site_name: Callable[[str, str], str]) -> Trace:
     _check_features(encoder, features)
     seen = tracer.seen
     seen.touched = {id(parameters[name]) for name in flow.touched & parameters.keys()}
+    seen.made = tracer.made
+    seen.made_of = {id(parameters[name]) for name in tracer.made_of & parameters.keys()}
     seen.missed, seen.feeding, seen.last = flow.missed, flow.feeding, last
-    seen.by_hand += flow.by_hand.values()
+    seen.by_hand += (before for name, before in flow.by_hand.items() if name not in tracer.reached)
     return seen
 
 
 class _Tracer(LinearMaps):
-    """Notes every map that a pass carries out, and leaves it as it is."""
+    """Notes every map that a pass carries out, and leaves it as it is.
+
+    ``made_of`` names what weights that are no Parameters were made of, ``reached`` the attentions by hand whose softmax
+    was seen.
+    """
 
     def __init__(self, flow: Flow, names: dict[int, str], site_name: Callable[[str, str], str]) -> None:
         super().__init__(self._note, probabilities=self._note_probabilities)
-        self.seen = Trace()
+        self.seen, self.made_of, self.reached = Trace(), set[str](), set[str]()
         self._flow, self._names, self._site_name = flow, names, site_name
+        self._parameters = frozenset(names.values())
 
-    def _note(self, weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
-        registered = id(weight) in self._names
-        parameter = self._names.get(id(weight), f"parameter of shape {tuple(weight.shape)} outside the model")
-        name, inputs = self._site_name(parameter, part), []
+    def _note(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
+        inputs: list[Tensor] = []
 
         def look(x: Tensor) -> Tensor:
             inputs.append(x)
             return x
 
+        made_of = frozenset[str]()
+        if isinstance(weight, nn.Parameter):
+            self.seen.held.append(weight)
+            unknown = f"parameter of shape {tuple(weight.shape)} outside the model"
+            name = self._site_name(self._names.get(id(weight), unknown), part)
+        else:
+            made_of = self._flow.made_of(weight)
+            if not made_of:  # a product of two activations
+                return compute()
+            name = self._site_name(_common_name(made_of & self._parameters or made_of), "")
         with self._flow.watching(weight):
             y = compute(before=look)
         trail = self._flow.of(inputs[0])
-        image = trail.image or _sees(y)
-        if name in self.seen.maps:
-            self.seen.maps[name].calls += 1
-        else:
-            place = Place(image, trail.raw, trail.nearest, trail.bent, convolution=weight.dim() > 2)
-            shape, input_shape = (_per_image(z, image) for z in (y, inputs[0]))
-            self.seen.maps[name] = SeenMap(tuple(y.shape), shape, input_shape, place, registered=registered)
-            self.seen.keys[id(weight), part] = name
-            self.seen.held.append(weight)
+        image = trail.image or sees(y)
+        if made_of and not (image or trail.nearest):  # a weight made of weights
+            return y
+        self.made_of |= made_of
+        place = Place(image, trail.raw, trail.nearest, trail.bent, convolution=weight.dim() > 2)
+        shape, input_shape = (_per_image(z, image) for z in (y, inputs[0]))
+        name = _next_free(name, self.seen.maps)
+        registered = id(weight) in self._names or (bool(made_of) and not made_of & self._flow.strange)
+        self.seen.maps[name] = SeenMap(tuple(y.shape), shape, input_shape, place, tuple(weight.shape), registered)
+        self.seen.keys[map_key(weight, part)] = name
         self._flow.put_out(y, name, (inputs[0], weight), image)
         return y
 
+    def _softmax(self, softmax: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        logits = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        attention = self._flow.attention_of(logits)
+        if attention is None:
+            self.seen.probabilities.append("")
+            return softmax(*args, **kwargs)
+        self.reached.add(attention)
+        return super()._softmax(softmax, *args, **kwargs)
+
     def _note_probabilities(self, probabilities: Tensor) -> Tensor:
         # named after the module whose projections were carried out last
-        name = f"{next(reversed(self.seen.maps), '').rpartition('.')[0]}.probabilities"
+        name = f"{next(reversed(self.seen.maps), '').partition('#')[0].rpartition('.')[0]}.probabilities"
         if name in self.seen.attentions:
             name = f"{name}.{len(self.seen.attentions)}"
+        self.seen.probabilities.append(name)
         image = self._flow.of(probabilities).image
         shape, place = _per_image(probabilities, image), Place(image, False, frozenset(), False, False)
         self.seen.attentions[name] = SeenMap(tuple(probabilities.shape), shape, None, place)
@@ -171,31 +204,34 @@ class _Tracer(LinearMaps):
         return y
 
 
-def _distances(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How far the numbers of the other and of the last input are from the first's, and what rounding makes of that."""
-    first, other, again = x.detach().reshape(_BATCH, -1).float()
-    return (other - first).abs().amax(), (again - first).abs().amax(), 1e-6 * first.abs().amax()
+def _common_name(names: Iterable[str]) -> str:
+    """The name of a weight that was made of these: that of the only one, or of the module that holds them all."""
+    own = sorted({re.sub(r"\.parametrizations\.(\w+)\..*", r".\1", name) for name in names})
+    parts = list(zip(*(name.split(".") for name in own), strict=False))
+    shared = [each[0] for each in itertools.takewhile(lambda each: len(set(each)) == 1, parts)]
+    return ".".join(shared) or own[0]
 
 
-def _sees(x: Tensor) -> bool:
-    """Whether numbers say that they depend on the input: those of the first and last agree, the other's do not."""
-    if x.dim() == 0 or not x.numel() or len(x) % _BATCH:
-        return False
-    apart, twins, rounding = _distances(x)
-    return bool((apart > rounding) & (twins <= torch.maximum(apart * 1e-2, rounding)))
+def _next_free(name: str, taken: Container[str]) -> str:
+    """The name, or with ``#2``, ``#3``, ... behind it where it is taken: a weight is used again."""
+    turns = itertools.count(2)
+    free = name
+    while free in taken:
+        free = f"{name}#{next(turns)}"
+    return free
 
 
-def _per_image(x: Tensor, sees: bool) -> tuple[int, ...] | None:
+def _per_image(x: Tensor, seeing: bool) -> tuple[int, ...] | None:
     """Shape for one image of what holds image after image in its first axis, each in one row or several (windows).
 
     The first and the last image are the same, so their numbers are, and those of the other differ. What depends on no
     image has one row for each, all the same.
     """
-    if x.dim() == 0 or not len(x) or len(x) % _BATCH:
+    if x.dim() == 0 or not len(x) or len(x) % BATCH:
         return None
-    apart, twins, rounding = _distances(x)
-    rows = len(x) // _BATCH
-    if not sees:
+    apart, twins, rounding = distances(x)
+    rows = len(x) // BATCH
+    if not seeing:
         return tuple(x.shape[1:]) if rows == 1 and bool(torch.maximum(apart, twins) <= rounding) else None
     if not bool(twins <= torch.maximum(apart * 1e-2, rounding)):
         return None

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from mcdo.encoders import Encoder
@@ -86,9 +86,9 @@ def native(encoder: Encoder, pixels: Tensor, passes: int, kind: Perturbation) ->
     rows = pixels.repeat_interleave(passes, dim=0)
     table, sites = find_sites(encoder), set(find_sites(encoder).select_for(kind))
 
-    def drop(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
+    def drop(weight: Tensor, part: str, compute: Compute) -> Tensor:
         y = compute()
-        wanted = table.by_weight.get((id(weight), part)) in sites
+        wanted = table.at(weight, part) in sites
         return functional.dropout(y, kind.p, training=True) if wanted else y
 
     def run() -> int:

@@ -151,6 +151,37 @@ def test_weights_hash_sees_values_and_names() -> None:
     assert changed.weights_hash != first.weights_hash
 
 
+def test_hashes_see_tensors_that_no_state_dict_holds() -> None:
+    first, second = load_encoder("clip_tiny"), load_encoder("clip_tiny")
+    for encoder, value in ((first, 1.0), (second, 1.0)):
+        head: Any = encoder.model.visual
+        head.held = {"scale": [torch.full((3,), value)]}
+        head.register_buffer("unsaved", torch.full((3,), value), persistent=False)
+    first, second = (_made_anew(encoder) for encoder in (first, second))
+    hashes = first.weights_hash, first.modules_hash
+    assert hashes == (second.weights_hash, second.modules_hash)
+    assert hashes[0] != load_encoder("clip_tiny").weights_hash
+    heads: list[Any] = [encoder.model.visual for encoder in (first, second)]
+    heads[0].held["scale"][0][1] = 2.0
+    heads[1].unsaved[1] = 2.0
+    assert (first.weights_hash != hashes[0], first.modules_hash != hashes[1]) == (True, False)
+    assert (second.weights_hash != hashes[0], second.modules_hash != hashes[1]) == (False, True)
+    heads[1].cache = torch.zeros(3)  # left behind by a pass
+    assert second.weights_hash == hashes[0]
+
+
+def _made_anew(encoder: Encoder) -> Encoder:
+    return Encoder(
+        encoder.spec,
+        encoder.model,
+        encoder.towers,
+        encoder.preprocessing,
+        encoder._load_tokenizer,
+        random_weights=True,
+        device=encoder.device,
+    )
+
+
 def test_siglip2_text_needs_the_tokenizer_and_images_do_not(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     from mcdo.encoders import open_clip_backend
 

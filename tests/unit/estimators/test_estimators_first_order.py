@@ -74,7 +74,7 @@ def reference(encoder: Encoder, kind: Perturbation, pixels: torch.Tensor, post: 
                 return moved.reshape(y.shape)
 
             def handle(weight: Any, part: str, compute: Compute) -> torch.Tensor:
-                if table.by_weight.get((id(weight), part)) != site:
+                if table.at(weight, part) != site:
                     return compute()
                 return compute(before=disturb) if kind.where == "input" else disturb(compute())
 

@@ -9,12 +9,34 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from native import assert_same_variance
 from torch import Tensor, nn
-from toy_towers import KINDS, LinearTower, fresh, pixels_for, seeded, tower, toy
+from toy_towers import (
+    KINDS,
+    LinearTower,
+    SharedMap,
+    Toy,
+    encoder_of,
+    fresh,
+    keys_for,
+    pixels_for,
+    seeded,
+    tower,
+    toy,
+)
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.perturbation import AttentionDropout, Dropout, HiddenDropout, check_alive, find_sites
+from mcdo.estimators.jacobian import SiteGraph
+from mcdo.perturbation import (
+    AttentionDropout,
+    Dropout,
+    HiddenDropout,
+    TiedDropout,
+    check_alive,
+    find_sites,
+    perturbed,
+)
 
 WIDTH = 12
 
@@ -87,6 +109,34 @@ def old_weight_norm() -> nn.Module:
         return nn.utils.weight_norm(nn.Linear(WIDTH, WIDTH))
 
 
+def lone_multiplier() -> nn.Module:
+    """A map to one number: scaled along the features, summed over them."""
+    return Extra(lambda m, x: (x * m.w).sum(-1, keepdim=True), (WIDTH,))
+
+
+def turned_multiplier() -> nn.Module:
+    """The same through changes of shape, and with something added that depends on no image."""
+    return Extra(
+        lambda m, x: (x.mT * m.w[:, None] + 1).flatten(1).unflatten(1, (WIDTH, -1)).mean(1)[..., None], (WIDTH,)
+    )
+
+
+def plain_multiplier() -> nn.Module:
+    return without_parameter(Extra(lambda m, x: (x[..., None, :] * m.plain).sum(-1)))
+
+
+def closed_over(way: Callable[[Tensor, Tensor], Tensor]) -> nn.Module:
+    weight = torch.randn(WIDTH, WIDTH)
+    return without_parameter(Extra(lambda m, x: way(x, weight)))
+
+
+def without_parameter(module: Any) -> nn.Module:
+    """Its weight as a plain tensor."""
+    module.plain = module.w.data
+    del module.w
+    return module  # type: ignore[no-any-return]
+
+
 EXTRA = "visual.mlp.extra"
 HIDDEN: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "einsum": (lambda: Extra(lambda m, x: torch.einsum("btd,ed->bte", x, m.w)), {f"{EXTRA}.w"}),
@@ -98,27 +148,141 @@ HIDDEN: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     ),
     "bmm": (lambda: Extra(lambda m, x: torch.bmm(x, m.w.expand(len(x), -1, -1))), {f"{EXTRA}.w"}),
     "from the left": (lambda: Extra(lambda m, x: m.w @ x, (4, 4)), {f"{EXTRA}.w"}),
-    "view": (lambda: Extra(lambda m, x: x @ m.w.t()), {f"{EXTRA}.w"}),
-    "slice": (lambda: Extra(lambda m, x: F.linear(x, m.w[:WIDTH]), (2 * WIDTH, WIDTH)), {f"{EXTRA}.w"}),
-    "cached view": (cached_view, {f"{EXTRA}.w"}),
-    "detached": (lambda: Extra(lambda m, x: F.linear(x, m.w.detach())), {f"{EXTRA}.w"}),
-    "cast": (lambda: Extra(lambda m, x: F.linear(x.double(), m.w.double()).float()), {f"{EXTRA}.w"}),
     "multiplied and summed": (lambda: Extra(lambda m, x: (x[..., None, :] * m.w).sum(-1)), {f"{EXTRA}.w"}),
-    "autograd function": (lambda: Extra(lambda m, x: Product.apply(x, m.w)), {f"{EXTRA}.w"}),
+    "multiplied and summed along one axis": (lone_multiplier, {f"{EXTRA}.w"}),
+    "multiplied, turned and averaged": (turned_multiplier, {f"{EXTRA}.w"}),
+    "multiplied with a plain tensor and summed": (plain_multiplier, {f"{EXTRA}.plain"}),
+    "vector in einsum": (
+        lambda: Extra(lambda m, x: torch.einsum("btd,d->bt", x, m.w)[..., None], (WIDTH,)),
+        {f"{EXTRA}.w"},
+    ),
+    "plain tensor in einsum": (
+        lambda: without_parameter(Extra(lambda m, x: torch.einsum("btd,ed->bte", x, m.plain))),
+        {f"{EXTRA}.plain"},
+    ),
+    "tensor of a closure": (lambda: closed_over(F.linear), {"constant.1"}),
+    "tensor of a closure in einsum": (
+        lambda: closed_over(lambda x, w: torch.einsum("btd,ed->bte", x, w)),
+        {"constant.1"},
+    ),
+    "array of NumPy": (
+        lambda: Extra(lambda m, x: x @ torch.from_numpy(m.w.detach().numpy().copy())),
+        {"constant.1"},
+    ),
     "bilinear": (lambda: nn.Sequential(Square()), {f"{EXTRA}.0.map"}),
     "product of two": (low_rank, {f"{EXTRA}.w", f"{EXTRA}.v"}),
-    "buffer": (as_buffer, {f"{EXTRA}.frozen"}),
     "TorchScript": (script, {f"{EXTRA}.0"}),
-    "weight norm": (
-        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH)),
-        {f"{EXTRA}.parametrizations.weight.original{i}" for i in (0, 1)},
-    ),
-    "old weight norm": (old_weight_norm, {f"{EXTRA}.weight_g", f"{EXTRA}.weight_v"}),
-    "spectral norm": (
-        lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(WIDTH, WIDTH)),
-        {f"{EXTRA}.parametrizations.weight.original"},
-    ),
 }
+
+
+def turned(w: Tensor) -> Tensor:
+    return w.t().contiguous()
+
+
+MADE: dict[str, tuple[Callable[[], Any], str, Callable[[Any], Tensor]]] = {
+    "view": (lambda: Extra(lambda m, x: x @ m.w.t()), "w", lambda m: m.w),
+    "slice": (lambda: Extra(lambda m, x: F.linear(x, m.w[:WIDTH]), (2 * WIDTH, WIDTH)), "w", lambda m: m.w[:WIDTH]),
+    "cached view": (cached_view, "w", lambda m: m.w),
+    "detached": (lambda: Extra(lambda m, x: F.linear(x, m.w.detach())), "w", lambda m: m.w),
+    "cast": (lambda: Extra(lambda m, x: F.linear(x.double(), m.w.double()).float()), "w", lambda m: m.w),
+    "autograd function": (lambda: Extra(lambda m, x: Product.apply(x, m.w)), "w", lambda m: m.w),
+    "buffer": (as_buffer, "frozen", lambda m: m.frozen),
+    "plain tensor": (
+        lambda: without_parameter(Extra(lambda m, x: F.linear(x, m.plain))), "plain", lambda m: m.plain,
+    ),
+    "list of tensors": (lambda: in_a_list(), "plain.0", lambda m: m.plain[0]),
+    "weight norm": (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH)), "", lambda m: m.weight),
+    "old weight norm": (old_weight_norm, "", lambda m: m.weight),
+    "spectral norm": (lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(WIDTH, WIDTH)), "", lambda m: m.weight),
+}  # fmt: skip
+"""(a module whose weight is no Parameter when it is carried out, the weight's name, the weight)."""
+
+
+def in_a_list() -> nn.Module:
+    module: Any = without_parameter(Extra(lambda m, x: F.linear(x, m.plain[0])))
+    module.plain = [module.plain]
+    return module  # type: ignore[no-any-return]
+
+
+class Named(nn.Module):
+    """The map written plainly, its Parameter under a dotted name."""
+
+    def __init__(self, name: str, weight: Tensor, bias: Tensor | None, residual: bool) -> None:
+        super().__init__()
+        *parents, last = name.split(".")
+        holder: nn.Module = self
+        for parent in parents:
+            holder.add_module(parent, nn.Module())
+            holder = holder.get_submodule(parent)
+        holder.register_parameter(last, nn.Parameter(weight))
+        self.name, self.bias, self.residual = name, bias, residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.get_parameter(self.name), self.bias)
+        return x + y if self.residual else y
+
+
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+@pytest.mark.parametrize("way", MADE)
+def test_a_weight_that_is_no_parameter_is_measured_as_if_it_were_one(way: str) -> None:
+    """Same site, same masks, so the very same passes as of a tower with the Parameter itself."""
+    build, name, weight = MADE[way]
+    encoder = with_extra(build)
+    extra: Any = encoder.model.get_submodule(EXTRA)
+    written = (name or "weight", weight(extra).detach().clone(), getattr(extra, "bias", None), bool(name))
+    plain = with_extra(lambda: Named(*written))
+    for dropout in (Dropout(0.2), TiedDropout(0.2)):
+        passes = []
+        for each in (encoder, plain):
+            assert [site.name for site in check_alive(each, pixels_for(each, 1), dropout)][1:] == [
+                ".".join(filter(None, (EXTRA, name))), "visual.mlp.c_proj",
+            ]  # fmt: skip
+            with perturbed(each, dropout, seed=3) as drop:
+                passes.append(drop(pixels_for(each), keys_for(), 0, 0))
+        torch.testing.assert_close(passes[0], passes[1], rtol=1e-4, atol=1e-5)
+        assert passes[0].std(1).min() > 0
+
+
+class Standardised(nn.Module):
+    """A convolution whose weight is standardised in each pass, as in timm's resnetv2 and nfnet."""
+
+    def __init__(self) -> None:
+        from timm.layers import ScaledStdConv2d, StdConv2d
+
+        super().__init__()
+        self.conv1, self.proj = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 6)
+        self.a, self.b = StdConv2d(8, 8, 3, padding=1, bias=True), ScaledStdConv2d(8, 8, 3, padding=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        out: Tensor = self.proj(self.b(self.a(self.conv1(pixels)).relu()).relu().mean((2, 3)))
+        return out
+
+
+def test_standardised_convolutions_are_measured() -> None:
+    encoder = encoder_of(seeded(lambda: Toy(Standardised())), 6)
+    assert [s.name for s in find_sites(encoder).select("convolution")] == ["visual.a", "visual.b"]
+    assert_same_variance(encoder, pixels_for(encoder), p=0.1, passes=48)
+
+
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+def test_first_order_terms_of_made_weights_and_repeated_maps_are_those_of_passes() -> None:
+    for encoder in (with_extra(MADE["weight norm"][0]), toy(SharedMap)):
+        pixels, kind = pixels_for(encoder), Dropout(0.01)
+        graph = SiteGraph(encoder, pixels, kind, find_sites(encoder).select("all"))
+        exact = torch.stack([graph.terms(axis).sum(-1) for axis in torch.eye(6)]).sum(0) * kind.variance
+        with perturbed(encoder, kind, seed=2) as drop:
+            passes = torch.cat([drop(pixels, keys_for(), 0, block) for block in range(300)], dim=1)
+        torch.testing.assert_close(passes.var(1).sum(-1), exact, rtol=0.2, atol=0)
+
+
+def test_a_product_that_was_not_there_when_the_sites_were_found_is_refused() -> None:
+    encoder = with_extra(MADE["view"][0])
+    extra: Any = encoder.model.get_submodule(EXTRA)
+    with perturbed(encoder, Dropout(0.1), 0) as drop:
+        way = extra.way
+        extra.way = lambda m, x: way(m, x) + 0 * (x @ x.mT)[..., :1]
+        with pytest.raises(McdoError, match="the tower has changed since"):
+            drop(pixels_for(encoder), keys_for(), 0, 0)
 
 
 class Square(nn.Module):
@@ -141,12 +305,12 @@ def test_a_map_that_is_not_watched_is_named_and_refused_until_it_is_excluded_by_
         with pytest.raises(McdoError) as refused:
             check_alive(encoder, pixels, Dropout(0.1, sites))
         assert all(name in str(refused.value) for name in names)
-        assert "not watched" in str(refused.value)
+        assert "not watched" in str(refused.value) or "held by no module" in str(refused.value)
     excluded = check_alive(encoder, pixels, Dropout(0.1, ("all", *(f"-{name}" for name in names))))
     assert [site.name for site in excluded] == ["visual.mlp.c_fc", "visual.mlp.c_proj"]
     named = check_alive(encoder, pixels, Dropout(0.1, ("visual.mlp.c_proj",)))  # asked for by name: nothing is missing
     assert [site.name for site in named] == ["visual.mlp.c_proj"]
-    with pytest.raises(McdoError, match="not watched"):
+    with pytest.raises(McdoError, match=r"not watched|held by no module"):
         check_alive(encoder, pixels, Dropout(0.1, (min(names),)))
 
 
@@ -158,7 +322,7 @@ def test_a_weight_that_is_used_in_both_ways_is_refused() -> None:
 
 
 class Harmless(nn.Module):
-    """Parameters with rows and columns that are no map's: added, looked up, concatenated, scaling one axis."""
+    """Weights that are no map's: added, looked up, concatenated, scaling numbers or one axis and summed over others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,6 +330,7 @@ class Harmless(nn.Module):
         self.table = nn.Parameter(torch.randn(7, WIDTH))
         self.token = nn.Parameter(torch.randn(1, 1, WIDTH))
         self.scale = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.each = nn.Parameter(torch.randn(5, WIDTH))
         self.norm = nn.LayerNorm([5, WIDTH])
         self.register_buffer("angles", torch.randn(5, WIDTH))
         self.lookup = nn.Embedding(3, WIDTH)
@@ -173,7 +338,9 @@ class Harmless(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.position + self.table[torch.tensor([0, 3, 3, 1])]
         x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1) * self.scale
-        x = self.norm(x) * torch.cos(self.angles)  # type: ignore[arg-type]
+        x = self.norm(x) * torch.cos(self.angles) * self.each  # type: ignore[arg-type]
+        x = x + self.scale[0, 0] * F.gelu(x).mean(1, keepdim=True) + torch.ones(5, 5) @ x
+        x = (x - x.mean(-1, keepdim=True)) + (x * self.scale).mean(1, keepdim=True)
         which = (x[:, 0, 0] > 0).long()
         out: Tensor = torch.where(x > 3, self.token, x)[:, 1:] + self.lookup(which)[:, None]
         return out
@@ -224,12 +391,25 @@ class ByHand(nn.Module):
         return x + self.out(logits.softmax(-1) @ v)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("einsum", [False, True])
-def test_attention_by_hand_is_refused_for_dropout_of_probabilities_and_for_nothing_else(einsum: bool) -> None:
-    encoder = with_extra(lambda: ByHand(einsum))
+class Scripted(ByHand):
+    """Its softmax is out of reach."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return x + self.out(torch._C._nn.gelu(torch.special.softmax(q @ k.mT, -1)) @ v)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("einsum", [False, True, None])
+def test_attention_by_hand_is_reached_at_its_softmax_or_refused_for_dropout_of_probabilities(
+    einsum: bool | None,
+) -> None:
+    encoder = with_extra(lambda: Scripted(False) if einsum is None else ByHand(einsum))
     pixels, table = pixels_for(encoder, 1), find_sites(encoder)
-    with pytest.raises(McdoError, match=rf"misses 1 of 1 attentions, those after {EXTRA}\.qkv"):
-        check_alive(encoder, pixels, AttentionDropout(0.1))
+    if einsum is None:
+        with pytest.raises(McdoError, match=rf"misses 1 of 1 attentions, those after {EXTRA}\.qkv"):
+            check_alive(encoder, pixels, AttentionDropout(0.1))
+    else:
+        assert [s.name for s in check_alive(encoder, pixels, AttentionDropout(0.1))] == [f"{EXTRA}.probabilities"]
     assert {s.name: s.role.value for s in table.sites if "extra" in s.name} == {
         f"{EXTRA}.qkv": "qkv",
         f"{EXTRA}.out": "attention_output",
@@ -239,18 +419,45 @@ def test_attention_by_hand_is_refused_for_dropout_of_probabilities_and_for_nothi
 
 
 @pytest.mark.parametrize("kind", ["hf_clip", "hf_siglip"])
-def test_eager_attention_of_a_configuration_is_refused(kind: str) -> None:
+def test_eager_attention_is_disturbed_as_fused_attention_is(kind: str) -> None:
     """Its pooling head alone used to be reached, through nn.MultiheadAttention."""
-    encoder = fresh(kind)
+    encoder, fused = fresh(kind), tower(kind)
     for module in encoder.model.modules():
         config: Any = getattr(module, "config", None)
         if config is not None:
             config._attn_implementation = "eager"
-    pixels, layers = pixels_for(encoder, 1), 2
-    with pytest.raises(McdoError, match=rf"misses {layers} of .*attn_implementation='sdpa'"):
-        check_alive(encoder, pixels, AttentionDropout(0.1))
-    whole = [(site.name, site.role) for site in find_sites(tower(kind)).sites]
-    assert [(site.name, site.role) for site in find_sites(encoder).sites] == whole
+    pixels, passes = pixels_for(encoder), []
+    assert [s.name for s in find_sites(encoder).sites] == [s.name for s in find_sites(fused).sites]
+    for each in (encoder, fused):
+        assert len(check_alive(each, pixels[:1], AttentionDropout(0.3))) == (2 if kind == "hf_clip" else 3)
+        with perturbed(each, AttentionDropout(0.3), seed=4) as drop:
+            passes.append(drop(pixels, keys_for(), 0, 0))
+    torch.testing.assert_close(passes[0], passes[1], rtol=1e-3, atol=1e-5)
+    assert passes[0].std(1).min() > 0
+
+
+class Gated(nn.Module):
+    """A softmax that is no attention's, between two that are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate, self.second = ByHand(False), nn.Linear(WIDTH, WIDTH), ByHand(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        out: Tensor = self.second(x * self.gate(x).softmax(-1))
+        return out
+
+
+def test_a_softmax_that_is_no_attention_s_is_left_alone() -> None:
+    encoder = with_extra(Gated)
+    names = [f"{EXTRA}.{each}.probabilities" for each in ("first", "second")]
+    assert [s.name for s in check_alive(encoder, pixels_for(encoder, 1), AttentionDropout(0.1))] == names
+    seen: list[Tensor] = []
+    encoder.model.get_submodule(f"{EXTRA}.second.qkv").register_forward_hook(lambda m, i, y: seen.append(y))
+    with perturbed(encoder, AttentionDropout(0.5).at(names[1]), 0) as drop:
+        drop(pixels_for(encoder, 1), keys_for(1), 0, 0)
+    assert torch.equal(seen[0], seen[0][:1].expand_as(seen[0]))  # nothing before the second was disturbed
 
 
 class Grouped(ByHand):

@@ -21,7 +21,7 @@ class Seen:
         self.maps: list[tuple[int, str]] = []
         self.computes: list[Compute] = []
 
-    def __call__(self, weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
+    def __call__(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
         self.maps.append((id(weight), part))
         self.computes.append(compute)
         return compute(1.0)
@@ -154,7 +154,7 @@ def test_every_way_of_writing_a_map_is_seen_once_and_scaled_exactly(name: str, s
     carry_out, weight, shape = MAPS[name]
     x, maps = noise(*shape), []
 
-    def handler(seen: nn.Parameter, part: str, compute: Compute) -> Tensor:
+    def handler(seen: Tensor, part: str, compute: Compute) -> Tensor:
         maps.append((id(seen), part))
         return compute(scale)
 
@@ -166,12 +166,15 @@ def test_every_way_of_writing_a_map_is_seen_once_and_scaled_exactly(name: str, s
         assert torch.equal(found, carry_out(x))
 
 
-def test_products_of_activations_are_left_alone() -> None:
+def test_products_without_a_parameter_are_counted_and_maps_are_told_apart_by_their_turn() -> None:
     x, seen = noise(BATCH, TARGET, WIDTH), Seen()
-    with LinearMaps(seen):
-        for product in (x @ x.mT, torch.matmul(x, x.mT), torch.bmm(x, x.mT), F.linear(x, noise(6, WIDTH))):
-            assert product.isfinite().all()
-    assert seen.maps == []
+    for _ in range(2):  # each pass begins anew
+        with LinearMaps(seen) as maps:
+            for product in (x @ x.mT, F.linear(x, ROWS), torch.bmm(x, x.mT), F.linear(x, noise(6, WIDTH)), x @ WEIGHT):
+                assert product.isfinite().all()
+            F.linear(x, ROWS)
+        assert maps.made == 2
+    assert [part for _, part in seen.maps] == ["made 1", "", "made 2", "", "#2"] * 2
 
 
 def test_a_convolution_of_repeated_images_is_carried_out_once_per_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +200,7 @@ def test_a_convolution_of_repeated_images_is_carried_out_once_per_image(monkeypa
 def test_nothing_is_seen_outside_the_mode_also_after_an_exception() -> None:
     seen = Seen()
 
-    def fail(weight: nn.Parameter, part: str, compute: Compute) -> Tensor:
+    def fail(weight: Tensor, part: str, compute: Compute) -> Tensor:
         raise ValueError("inside")
 
     with pytest.raises(ValueError, match="inside"), LinearMaps(fail):

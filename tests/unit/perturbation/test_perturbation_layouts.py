@@ -92,7 +92,7 @@ def test_probabilities_of_every_window_are_reached(kind: str, attentions: int) -
 @pytest.mark.parametrize("kind", TIMM)
 def test_variance_is_that_of_torch_s_own_dropout_at_every_map(kind: str) -> None:
     encoder = library_tower(kind)
-    assert_same_variance(encoder, encoder.calibration_inputs(2), p=0.02, passes=64)
+    assert_same_variance(encoder, encoder.calibration_inputs(2), p=0.1, passes=32)
 
 
 @pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")

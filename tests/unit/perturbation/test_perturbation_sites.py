@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from native import assert_same_variance
 from toy_towers import (
     KINDS,
     BareProjection,
@@ -169,12 +170,11 @@ def test_a_declared_map_that_no_pass_carries_out_is_dead() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
-def test_a_map_that_is_carried_out_twice_is_refused_and_the_others_are_not() -> None:
+def test_a_map_that_is_carried_out_twice_is_two_sites_with_masks_of_their_own() -> None:
     encoder = toy(SharedMap)
-    with pytest.raises(McdoError, match=r"visual\.shared: it is carried out 2 times in one pass"):
-        check_alive(encoder, pixels_for(encoder), Dropout(0.1))
-    assert len(check_alive(encoder, pixels_for(encoder), Dropout(0.1, ("all", "-visual.shared")))) == 2
-    assert len(check_alive(encoder, pixels_for(encoder), Dropout(0.1, "mlp"))) == 2
+    names = [site.name for site in check_alive(encoder, pixels_for(encoder), Dropout(0.1, ("all", "-mlp")))]
+    assert names == ["visual.shared", "visual.shared#2"]
+    assert_same_variance(encoder, pixels_for(encoder), p=0.1, passes=48)
 
 
 def test_a_map_without_images_in_its_first_axis_is_refused() -> None:
