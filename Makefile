@@ -8,15 +8,16 @@ STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWa
   -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.store.StoreWarning
 endif
 
-.PHONY: gate experiments studies perf test test-experiments test-rest slow faults lint models env clean
+.PHONY: gate experiments studies perf test test-experiments test-rest slow faults browser lint models env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
 
-experiments: env  ## Phases 1-4 and the preliminary investigation at the full sizes, then docs/findings.md
+experiments: env  ## Phases 1-4 and the preliminary investigation at the full sizes, then docs/findings.md and the page
 	$(PYTEST) tests/experiments tests/gates -m "phase1 or prelim or phase2 or phase3 or phase4" --estimator=both \
 	  --junitxml=reports/experiments.xml
 	$(BIN)/mcdo findings
+	$(BIN)/mcdo report --out reports/report.html
 
 studies: env  ## the three neighbouring studies at their full embedded sizes
 	$(PYTEST) tests/experiments/studies -m "subtasks or backbones or connector" --junitxml=reports/studies.xml
@@ -41,6 +42,10 @@ slow: env  ## what takes minutes: real architectures with random weights, memory
 
 faults: env  ## killed processes, damaged files, hostile inputs: what was injected and what held goes to docs/faults.md
 	$(BIN)/python tests/faults/faults_page.py
+
+browser: env  ## the page in a real browser; needs Chromium, as Debian's package of that name
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
+	$(PYTEST) tests/unit/report -m browser --store temporary --reports reports/quick
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """The harness: it measures each request once, runs experiments, and judges each claim."""
 
-from mcdo.harness.claim import ALPHA, Claim, Judgement, Outcome
+from mcdo.harness.claim import ALPHA, Claim
 from mcdo.harness.experiment import ALL_MODELS, Experiment, Files, Inputs, Subject, View
 from mcdo.harness.requests import (
     Features,
@@ -17,6 +17,7 @@ from mcdo.harness.requests import (
 from mcdo.harness.runner import Completed, Runner
 from mcdo.harness.session import Session
 from mcdo.harness.settings import Settings, first_model
+from mcdo.report.judgement import Judgement, Outcome
 
 __all__ = [
     "ALL_MODELS",

@@ -5,50 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 from mcdo.errors import McdoError
+from mcdo.report.judgement import Judgement, Outcome
 from mcdo.stats import Estimate
 from mcdo.stats.resampling import Direction
 
 Result = TypeVar("Result")
-Outcome = Literal["met", "not met", "undecided", "not applicable"]
 ALPHA = 0.05
 """Level of a test, after Holm's correction over its family."""
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """How a claim ended.
-
-    Attributes:
-        claim: its name.
-        outcome: of the interval, and of the test where there is one.
-        estimate: what decided; None where the claim does not apply.
-        bar: what it was held against, such as "> 0.3".
-        beside: what a reader should see with it: a control, or the same figure otherwise; or why it does not apply.
-        p_holm: p of "it lies at the bar", corrected over its family; None without a test.
-
-    """
-
-    claim: str
-    outcome: Outcome
-    estimate: Estimate | None
-    bar: str
-    beside: str = ""
-    p_holm: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        p = None if self.p_holm is None or math.isnan(self.p_holm) else self.p_holm
-        estimate = None if self.estimate is None else self.estimate.as_dict()
-        facts = {"claim": self.claim, "outcome": self.outcome, "bar": self.bar, "beside": self.beside, "p_holm": p}
-        return {**facts, "estimate": estimate}
-
-    def __str__(self) -> str:
-        test = "" if self.p_holm is None else f", p_holm={self.p_holm:.2g}"
-        measured = "" if self.estimate is None else f"{self.estimate}{test} against {self.bar}"
-        return "; ".join(part for part in (measured, self.beside) if part)
 
 
 @dataclass(frozen=True)
@@ -97,12 +63,18 @@ class Claim(Generic[Result]):
         """How the claim ends on ``result``."""
         estimate, beside = self.estimate(result), str(self.beside(result))
         if estimate is None:
-            return Judgement(self.name, "not applicable", None, self.bar, beside)
+            return Judgement(self.name, "not applicable", None, self.bar, beside, at=self._at)
         p = None if self.p_holm is None else self.p_holm(result)
         outcome = self._outcome(estimate) if self.rule is None else self.rule[1](result)
         if p is not None and (math.isnan(p) or p >= ALPHA) and not (self.one_sided and outcome == "not met"):
             outcome = "undecided"
-        return Judgement(self.name, outcome, estimate, self.bar, beside, p)
+        return Judgement(self.name, outcome, estimate, self.bar, beside, p, self._at)
+
+    @property
+    def _at(self) -> tuple[float, ...]:
+        if self.rule is not None:
+            return ()
+        return self.within if self.within is not None else (self._threshold()[1],)
 
     def _threshold(self) -> tuple[Direction, float]:
         bars: tuple[tuple[Direction, float | None], ...] = (

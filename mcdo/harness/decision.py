@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mcdo.errors import McdoError
-from mcdo.harness.claim import ALPHA, Outcome
+from mcdo.harness.claim import ALPHA
 from mcdo.report.files import read_json, write_json
+from mcdo.report.judgement import Outcome
 from mcdo.report.terminal import Table, interval
 from mcdo.stats import THRESHOLDS, Estimate, Reliability, usable_cells
 

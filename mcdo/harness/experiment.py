@@ -7,6 +7,8 @@ all (:mod:`mcdo.harness.runner`). So it runs from pytest, from the command line 
 
 from __future__ import annotations
 
+import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from mcdo.encoders import Encoder
     from mcdo.harness.runner import Runner
     from mcdo.harness.session import Session
+    from mcdo.harness.sheets import Sheet
     from mcdo.images import ImageSet
     from mcdo.report.figures import Panel
 
@@ -115,7 +118,7 @@ class Files:
     Attributes:
         summary: of one subject.
         overall: of all subjects.
-        figure: of one subject.
+        figure: of one subject; SVG and PDF are written beside the PNG.
 
     """
 
@@ -207,9 +210,19 @@ class Experiment(ABC, Generic[Result]):
         """What the figure shows, one panel each."""
         return ()
 
+    def sheets(self, inputs: Inputs, result: Result) -> Sequence[Sheet]:
+        """Images that a reader should see, in an experiment about one model; none where nobody may see them."""
+        return ()
+
     def title(self) -> str:
         """The figure's title, after the subject's name."""
         return self.name
+
+    def described(self) -> dict[str, str]:
+        """What a reader is told of it: its names, its question, and how to read it, as its module says."""
+        question, _, reading = (inspect.getdoc(sys.modules[type(self).__module__]) or self.name).partition("\n\n")
+        words = {"question": " ".join(question.split()), "reading": reading}
+        return {"key": self.key, "name": self.name, "phase": self.phase, **words}
 
     def as_dict(self) -> dict[str, Any]:
         """The configuration, JSON-able: part of every result file."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from mcdo.harness.claim import Claim, Judgement, Outcome
+from mcdo.harness.claim import Claim
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.harness.settings import Settings
+from mcdo.report.judgement import Judgement, Outcome
 from mcdo.stats import Estimate
 
 

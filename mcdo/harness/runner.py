@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from mcdo.errors import McdoError
 from mcdo.estimators.provenance import versions
 from mcdo.estimators.run import EncoderRun
-from mcdo.harness.claim import Judgement
 from mcdo.harness.experiment import Experiment, Inputs, Subject, View
 from mcdo.harness.requests import FirstOrder, Passes, Request
 from mcdo.harness.session import Session
 from mcdo.names import file_name
 from mcdo.report.files import add_to_json, write_json, write_npz, write_text
+from mcdo.report.judgement import Judgement
+from mcdo.report.made import made
 
 Result = TypeVar("Result")
 
@@ -69,9 +70,19 @@ class Runner:
             **experiment.summary(result),
             "claims": [judgement.as_dict() for judgement in judgements.values()],
             **provenance(experiment, inputs),
+            "experiment": experiment.described(),
+            "files": _names(experiment, subject),
+            "made": made(),
         }
-        files = _written(experiment, inputs, result, summary)
+        files = (*_written(experiment, inputs, result, summary), *_sheets(self.session, experiment, inputs, result))
         return Completed(experiment, inputs, result, judgements, summary, files)
+
+
+def _names(experiment: Experiment[Any], subject: Subject) -> dict[str, str]:
+    """What the experiment writes about a subject, below its own folder."""
+    return {
+        what: name.replace("{}", file_name(subject.name)) for what, name in asdict(experiment.files).items() if name
+    }
 
 
 def _check_noise(experiment: Experiment[Any], requests: Iterable[Request[Any]]) -> None:
@@ -149,3 +160,16 @@ def _written(
 
         written.append(save_figure(draw(panels, f"{about}: {experiment.title()}"), place(files.figure)))
     return tuple(written)
+
+
+def _sheets(session: Session, experiment: Experiment[Result], inputs: Inputs, result: Result) -> list[Path]:
+    """Contact sheets; with ``--from-store`` no encoder is there to say what it would be shown."""
+    settings = inputs.settings
+    sheets = experiment.sheets(inputs, result) if settings.thumbnails and not settings.from_store else ()
+    if not sheets:
+        return []
+    from mcdo.harness.sheets import drawn
+
+    about, folder = inputs.subject, settings.reports / experiment.phase / experiment.name
+    value = {"model": about.name, "sheets": drawn(session, about.model, sheets)}
+    return [write_json(folder / f"{file_name(about.name)}_sheets.json", value)]

@@ -6,6 +6,7 @@ import gc
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
 from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
 from mcdo.pytest_plugin.state import MODELS, RUNNER, SESSION
 from mcdo.report.files import check_writable
+from mcdo.report.page import check_page
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -165,5 +167,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if measuring and not hasattr(session.config, "workerinput"):
         try:
             check_writable(settings.reports)
+            if (page := session.config.getoption("--page")) is not None:
+                check_page(Path(page))
         except McdoError as error:
             raise pytest.UsageError(str(error)) from error

@@ -26,6 +26,7 @@ MARKS = {
     "decision": "the verdict; it comes after the experiments that it rests on",
     "perf": "throughput floors and ratios; only with --benchmark",
     "faults": "injects faults on purpose: killed processes, damaged files, hostile inputs",
+    "browser": "opens a page in Chromium; skipped where there is none",
     "slow": "takes more than a few seconds, or a large model",
     "clip": "a CLIP-style tower",
     "siglip": "a SigLIP-style tower",

@@ -76,6 +76,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what phase 1 judges: Monte Carlo passes, first order, or both (default: mc)",
     )
     group.addoption("--reports", default="reports", help="where summaries and arrays are written (default: reports)")
+    group.addoption("--page", default=None, help="write one HTML page of all that stands in --reports, at the end")
+    group.addoption("--no-thumbnails", action="store_true", help="keep no pictures of images beside the results")
     group.addoption(
         "--store",
         default="store",
@@ -173,5 +175,6 @@ def settings_from(config: pytest.Config) -> Settings:
         estimator=option("--estimator"),
         precision=option("--precision"),
         session=session_id(config),
+        thumbnails=not option("--no-thumbnails"),
         own_data={name: option(name) for name in OWN_DATA if option(name) is not None},
     )

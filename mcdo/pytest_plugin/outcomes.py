@@ -13,7 +13,7 @@ from _pytest.terminal import TerminalReporter
 from mcdo.errors import McdoError
 from mcdo.harness import Completed
 from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
-from mcdo.names import printable
+from mcdo.names import encodable, printable
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
 from mcdo.pytest_plugin.options import session_id, temporary_store
 from mcdo.pytest_plugin.state import GATES, SESSION, OwnGates
@@ -90,6 +90,21 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.C
         encoding = getattr(terminalreporter._tw._file, "encoding", None)
         for line in lines(tables(found), closing(found, _folder(config)), encoding):
             terminalreporter.write_line(line)
+    _write_page(terminalreporter, config)
+
+
+def _write_page(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    page = config.getoption("--page")
+    if page is None or config.getoption("collectonly"):
+        return
+    from mcdo.report.page import write_page
+
+    settings = config.stash[SESSION].settings
+    try:
+        said = f"Page: {write_page(settings.reports, Path(page), settings.thumbnails)}"
+    except McdoError as error:  # which never hides how the tests ended
+        said = f"There is no page: {error}"
+    terminalreporter.write_line(encodable(printable(said), getattr(terminalreporter._tw._file, "encoding", None)))
 
 
 def _folder(config: pytest.Config) -> Path:

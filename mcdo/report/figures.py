@@ -12,6 +12,7 @@ from mcdo.names import printable
 from mcdo.report.files import written
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Text
@@ -39,12 +40,19 @@ def draw(panels: Sequence[Panel], title: str, columns: int = 3) -> Figure:
     return figure
 
 
+FORMATS = {"png": {"Software": ""}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""Formats of a figure, and what of their metadata would differ from run to run."""
+MOST_POINTS = 500
+"""Points above which a cloud is one picture inside a vector file."""
+
+
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write ``figure`` as PNG to ``path``; as :func:`mcdo.report.files.written`.
+    """Write ``figure`` to ``path`` (PNG), and as SVG and PDF beside it; as :func:`mcdo.report.files.written`.
 
     Titles hold names from outside: a dollar in one starts no formula, and a letter that the font lacks is a box and a
     warning, never an error.
     """
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     for text in _texts(figure):
@@ -53,14 +61,23 @@ def save_figure(figure: Figure, path: Path) -> Path:
             text.set_parse_math(False)
         text.set_text(printable(said, kept="\n"))
 
-    def draw(part: Path) -> None:
-        FigureCanvasAgg(figure).print_figure(
-            part, format="png", dpi=120, bbox_inches="tight", metadata={"Software": ""}
-        )
+    for cloud in figure.findobj(lambda artist: _points(artist) > MOST_POINTS):
+        cloud.set_rasterized(True)
 
-    with warnings.catch_warnings():
+    def draw(part: Path) -> None:
+        form = part.suffix[1:]
+        FigureCanvasAgg(figure).print_figure(part, format=form, dpi=120, bbox_inches="tight", metadata=FORMATS[form])
+
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "mcdo"}):
         warnings.simplefilter("default")
-        return written(path, draw)
+        first, *_ = [written(path.with_suffix(f".{form}"), draw) for form in FORMATS]
+        return first
+
+
+def _points(artist: Artist) -> int:
+    if hasattr(artist, "get_xydata"):
+        return len(artist.get_xydata())
+    return len(artist.get_offsets()) if hasattr(artist, "get_offsets") else 0
 
 
 def _texts(figure: Figure) -> list[Text]:

@@ -62,8 +62,17 @@ class Estimate:
             "level": self.level,
         }
 
+    @property
+    def decimals(self) -> int:
+        """Digits behind the point that show the interval: two, or more where two would round its ends together."""
+        width = self.high - self.low
+        if not (np.isfinite(width) and width > 0):
+            width = abs(self.value)
+        return 2 if not np.isfinite(width) or width == 0 else int(np.clip(-np.floor(np.log10(width / 2)), 2, 12))
+
     def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}] n={self.n}"
+        digits = self.decimals
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}] n={self.n}"
 
 
 def check_resampling(resamples: int, level: float) -> None:

@@ -31,6 +31,7 @@ from mcdo.harness import (
     Settings,
     View,
 )
+from mcdo.harness.sheets import Sheet, disagreement, extremes
 from mcdo.images import Skipped
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
@@ -243,6 +244,25 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
                 "feature_norm": norm,
             }
         }
+
+    def sheets(self, inputs: Inputs, result: AmbiguityResult) -> Sequence[Sheet]:
+        """The ends of each judged score, and where it disagrees with another score and with what it should follow."""
+        images, targets = inputs.images(Images(self.n)), result.targets["softmax"]
+        scores = {name: score.mean(axis=0) for name, score in self._scores(inputs, self.estimators[0])[0].items()}
+        said = [images.class_names[c] if c < len(images.class_names) else str(c) for c in targets.predicted]
+        found = []
+        for name in JUDGED:
+            beneath = [
+                f"{name} {value:.3g}, entropy {ambiguity:.2f}, said {word}"
+                for value, ambiguity, word in zip(scores[name], targets.entropy, said, strict=True)
+            ]
+            found += extremes(Images(self.n), name, scores[name], beneath)
+        first, second = JUDGED
+        return [
+            *found,
+            disagreement(Images(self.n), (first, second), (scores[first], scores[second])),
+            disagreement(Images(self.n), (second, "entropy"), (scores[second], targets.entropy)),
+        ]
 
     def title(self) -> str:
         return f"does the score follow ambiguity? (N={self.n}, T={self.passes})"

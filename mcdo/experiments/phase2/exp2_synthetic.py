@@ -18,6 +18,7 @@ from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.harness import ALPHA, Claim, Experiment, Files, Images, Inputs, Outcome, Passes, View
+from mcdo.harness.sheets import EACH, Sheet, Tile
 from mcdo.report.figures import Panel
 from mcdo.stats import Estimate, GroupDifference, Reliability, group_differences, mean, reliability
 
@@ -169,6 +170,16 @@ class SyntheticNatural(Experiment[SyntheticResult]):
                 **{f"{name}_{score}": v for score, groups in result.values.items() for name, v in groups.items()},
             }
         }
+
+    def sheets(self, inputs: Inputs, result: SyntheticResult) -> Sequence[Sheet]:
+        """Of each category the images at even steps from the lowest score to the highest."""
+        score, found = JUDGED[-1], []
+        for category, shown in self.images(inputs.model).items():
+            values = result.values[score][category]
+            chosen = np.argsort(values, kind="stable")[np.linspace(0, len(values) - 1, EACH).astype(int)]
+            tiles = tuple(Tile(shown, int(i), f"{score} {values[i]:.3g}") for i in chosen)
+            found.append(Sheet(f"{category} images, from the lowest {score} to the highest", tiles))
+        return found
 
     def title(self) -> str:
         return f"synthetic and natural images (n={self.n} of each, T={self.passes}, K={self.trials})"

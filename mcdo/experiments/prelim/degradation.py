@@ -41,6 +41,7 @@ from mcdo.experiments.prelim.damage import (
 )
 from mcdo.experiments.prelim.degradation_figure import draw_curves, draw_shares
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Outcome, Passes, Request, View
+from mcdo.harness.sheets import Sheet, Tile
 from mcdo.images import ImageSet
 from mcdo.images.degradations import COUNTERPARTS, FAMILIES, PUBLISHED, Degradation, graded, published
 from mcdo.report.figures import Panel
@@ -153,6 +154,19 @@ class DegradationTest(Experiment[DegradationResult]):
                 **{name: np.stack([after.scores[name] for after in damaged.values()]) for name in (*SCORES, *FREE)},
             }
         }
+
+    def sheets(self, inputs: Inputs, result: DegradationResult) -> Sequence[Sheet]:
+        """One image, of the median clean score, clean and after each degradation, with what became of its score."""
+        clean, _, damaged = self._versions(inputs)
+        judged = clean.scores[JUDGED]
+        i = int(np.argsort(judged, kind="stable")[len(judged) // 2])
+        before = judged[i]
+        tiles = [
+            Tile(Images(self.n, degradation=spec), i, f"{spec}: {after.scores[JUDGED][i] / before:.2f} x")
+            for spec, after in damaged.items()
+        ]
+        whole = Tile(Images(self.n), i, f"clean: {JUDGED} {before:.3g}")
+        return [Sheet(f"one image, degraded: its {JUDGED} over that of the clean one", (whole, *tiles))]
 
     def title(self) -> str:
         return f"degradation (N={self.n}, T={self.passes}, p={self.dropout.p:g})"

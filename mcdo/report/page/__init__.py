@@ -1,0 +1,313 @@
+"""The page: a folder of reports as one HTML file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcdo.errors import McdoError
+from mcdo.names import printable
+from mcdo.report.files import check_writable, write_text
+from mcdo.report.judgement import Judgement
+from mcdo.report.results import Reported, Reports
+from mcdo.stats import Estimate
+
+LARGEST = 10_000_000
+"""Bytes of a page; beyond that, thumbnails are left out, and the page says so."""
+MOST_FIGURES = 200
+"""Estimates of one summary that are listed; the rest is in the file that the page names."""
+PHASES = ("phase1", "prelim", "phase2", "phase3", "phase4")
+
+
+def write_page(folder: Path, page: Path, thumbnails: bool = True) -> Path:
+    """Write the page of the reports in ``folder``; returns where it is.
+
+    Args:
+        folder: of reports.
+        page: the HTML file.
+        thumbnails: show the pictures that the reports hold.
+
+    Raises:
+        McdoError: if there is nothing to show, or the page cannot be written.
+
+    """
+    reports = Reports.read(folder)
+    text = rendered(reports, thumbnails)
+    if len(text) > LARGEST and thumbnails:
+        text = rendered(reports, False, left_out=f"they would make the page larger than {LARGEST // 10**6} MB")
+    return write_text(page, text)
+
+
+def rendered(reports: Reports, thumbnails: bool = True, left_out: str = "") -> str:
+    """The page as text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # only who asks for a page should wait for it
+
+    environment = Environment(
+        loader=PackageLoader("mcdo.report.page", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.finalize = lambda value: printable(value, "\n\t") if type(value) is str else value
+    sections = _sections(reports, thumbnails)
+    return environment.get_template("page.html.j2").render(
+        style=_beside("page.css"),
+        script=_beside("page.js"),
+        verdict=reports.verdict,
+        not_said=_not_said(reports),
+        measured=_measured(reports),
+        cells=[_cell(cell) for cell in (reports.verdict or {}).get("cells", ())],
+        rows=[row for section in sections for part in section.parts for row in part.rows],
+        sections=sections,
+        thumbnails=thumbnails,
+        left_out=left_out,
+        outcomes=("met", "not met", "undecided", "not applicable"),
+    )
+
+
+def _beside(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+# ---- claims
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A claim's interval and bar on a small axis, as shares of its width in percent."""
+
+    low: float
+    high: float
+    value: float
+    bars: tuple[float, ...]
+
+    @classmethod
+    def of(cls, estimate: Estimate, bars: Sequence[float]) -> Axis | None:
+        """None where there is no interval to draw: a bare point would read as exact."""
+        marks = (estimate.low, estimate.high, estimate.value, *bars)
+        if not all(map(math.isfinite, marks)):
+            return None
+        low, high = min(marks), max(marks)
+        room = 0.08 * (high - low) or 1.0
+
+        def place(x: float) -> float:
+            return round(100 * (x - low + room) / (high - low + 2 * room), 2)
+
+        return cls(place(estimate.low), place(estimate.high), place(estimate.value), tuple(map(place, bars)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim as a row of the table."""
+
+    phase: str
+    experiment: str
+    anchor: str
+    subject: str
+    judgement: Judgement
+    axis: Axis | None
+
+    @property
+    def figure(self) -> str:
+        """Estimate and interval as text."""
+        estimate = self.judgement.estimate
+        return "" if estimate is None else shown(estimate)
+
+    @property
+    def distance(self) -> float:
+        """For sorting: how far the estimate lies from its bar, in widths of the interval."""
+        e, at = self.judgement.estimate, self.judgement.at
+        if e is None or not at or not math.isfinite(e.value) or not e.high > e.low:
+            return 0.0
+        return round(min(abs(e.value - bar) for bar in at) / (e.high - e.low), 4)
+
+
+def shown(estimate: Estimate) -> str:
+    """``0.42 [0.40, 0.44]``; what JSON could not hold is a dash."""
+
+    def number(x: float) -> str:
+        return "–" if not math.isfinite(x) else f"{x:.{estimate.decimals}f}" if abs(x) < 1e5 else f"{x:.3g}"
+
+    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+# ---- experiments
+
+
+@dataclass(frozen=True)
+class Part:
+    """One subject of an experiment."""
+
+    subject: str
+    rows: tuple[Row, ...]
+    svg: str
+    estimates: tuple[tuple[str, str, int], ...]
+    more: int
+    sheets: tuple[Mapping[str, Any], ...]
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment."""
+
+    anchor: str
+    experiment: Mapping[str, str]
+    reading: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+
+def _sections(reports: Reports, thumbnails: bool) -> list[Section]:
+    by_folder: dict[str, list[Reported]] = {}
+    for each in reports.experiments:
+        by_folder.setdefault(each.key[0], []).append(each)
+    known = {phase: place for place, phase in enumerate(PHASES)}
+    order = sorted(by_folder, key=lambda folder: (known.get(folder.split("/")[0], len(known)), folder))
+    return [_section(reports.folder, by_folder[folder], thumbnails) for folder in order]
+
+
+def _section(folder: Path, found: Sequence[Reported], thumbnails: bool) -> Section:
+    experiment = found[0].experiment
+    anchor = re.sub(r"[^A-Za-z0-9_-]", "-", found[0].key[0])
+    paragraphs = tuple(" ".join(part.split()) for part in experiment["reading"].split("\n\n") if part.strip())
+    reading = tuple(re.sub(r":\w+:`~?\.?(?:\w+\.)*(\w+)`", r"\1", each).replace("``", "") for each in paragraphs)
+    return Section(anchor, experiment, reading, tuple(_part(folder, each, anchor, thumbnails) for each in found))
+
+
+def _part(folder: Path, reported: Reported, anchor: str, thumbnails: bool) -> Part:
+    phase, name = reported.experiment["phase"], reported.experiment["name"]
+    rows = tuple(
+        Row(phase, name, anchor, reported.subject, j, None if j.estimate is None else Axis.of(j.estimate, j.at))
+        for j in reported.claims
+    )
+    figure = reported.figure(folder)
+    svg = "" if figure is None else base64.b64encode(figure.read_bytes()).decode("ascii")
+    claims_apart = {key: value for key, value in reported.summary.items() if key != "claims"}
+    estimates = list(_estimates(claims_apart))
+    sheets = tuple(reported.sheets(folder)) if thumbnails else ()
+    listed = tuple((path, shown(e), e.n) for path, e in estimates[:MOST_FIGURES])
+    return Part(
+        reported.subject, rows, svg, listed, max(0, len(estimates) - MOST_FIGURES), sheets, _facts(folder, reported)
+    )
+
+
+def _estimates(value: Any, path: str = "") -> Iterable[tuple[str, Estimate]]:
+    """Every estimate in a summary, under the keys that lead to it."""
+    if not isinstance(value, dict):
+        return
+    if value.keys() >= {"value", "low", "high", "n"}:
+        yield path.removesuffix(" · "), _estimate(value)
+        return
+    for key, each in value.items():
+        interval = value.get(f"{key}_ci")
+        if isinstance(interval, list) and len(interval) == 2 and isinstance(each, int | float):
+            ends = {"value": each, "low": interval[0], "high": interval[1]}
+            yield f"{path}{key}", _estimate({**ends, "n": value.get("n") or value.get("n_origins")})
+        else:
+            yield from _estimates(each, f"{path}{key} · ")
+
+
+def _estimate(held: Mapping[str, Any]) -> Estimate:
+    """An estimate in JSON; what it could not hold was NaN or infinite."""
+    numbers = {k: math.nan if held[k] is None else float(held[k]) for k in ("value", "low", "high")}
+    return Estimate(**numbers, n=int(held["n"] or 0))
+
+
+def _facts(folder: Path, reported: Reported) -> tuple[tuple[str, str], ...]:
+    """Configuration, sites, versions, time and files of one summary, as text."""
+    s = reported.summary
+    files = {"summary": str(reported.file.relative_to(folder)), **s.get("files", {})}
+    said = {
+        "configuration": _flat(s["config"]),
+        "images": f"{s['num_images']} of {s['num_origins']} originals" if "num_images" in s else "",
+        "sites": _sites(s.get("sites")),
+        "device": _flat({k: v for k, v in s["provenance"].items() if k in ("device", "dtype", "machine")}),
+        "versions": _flat(s["provenance"].get("versions", {})),
+        "made": _flat(s.get("made", {})),
+        "files": _flat(files),
+    }
+    return tuple((name, text) for name, text in said.items() if text)
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_flat(each)}" for key, each in value.items() if each not in (None, "", [], {}))
+    return ", ".join(map(_flat, value)) if isinstance(value, list) else str(value)
+
+
+def _sites(sites: Any) -> str:
+    if not isinstance(sites, dict):
+        return ""
+    live = sites.get("live")
+    return f"{_flat(sites.get('requested', ''))}" + (f": {len(live)} linear maps" if live else "")
+
+
+# ---- what the head of the page says
+
+
+def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell of the verdict, its three figures as text."""
+    figures = {name: shown(_estimate(cell[name])) for name in ("spearman", "snr", "icc")}
+    budget = f"{cell['passes']}" if cell["estimator"] == "mc" else f"R = {cell['passes']} (first order)"
+    return {**cell, **figures, "budget": budget}
+
+
+def _measured(reports: Reports) -> list[tuple[str, str]]:
+    verdict = reports.verdict or {}
+    provenances = [each.summary["provenance"] for each in reports.experiments]
+    made = [each.summary["made"] for each in reports.experiments if "made" in each.summary]
+
+    def every(key: str, of: Iterable[Mapping[str, Any]]) -> str:
+        return ", ".join(dict.fromkeys(_flat(facts[key]) for facts in of if facts.get(key)))
+
+    times = sorted(facts["time"] for facts in made)
+    said = {
+        "encoders": ", ".join(dict.fromkeys(m for m in verdict.get("models", ()))) or every("encoder", provenances),
+        "images": _flat(verdict.get("images", "")),
+        "originals": _flat(verdict.get("originals", "")),
+        "perturbation": f"p = {verdict['dropout']}, sites {_flat(verdict['sites'])}" if "dropout" in verdict else "",
+        "protocol": _flat(verdict.get("protocol", "")),
+        "device": every("device", provenances),
+        "versions": every("versions", provenances[:1]),
+        "mcdo": every("mcdo", made) + (f" ({every('commit', made)})" if every("commit", made) else ""),
+        "time": " to ".join(dict.fromkeys((times[0], times[-1]))) if times else "",
+    }
+    return [(name, text) for name, text in said.items() if text]
+
+
+def _not_said(reports: Reports) -> list[str]:
+    """What nobody should read into the verdict."""
+    said = []
+    verdict = reports.verdict
+    if verdict is None:
+        said.append("There is no verdict: Phase 1 did not run into this folder.")
+    else:
+        said.append("A GO says that one score is the same when measured again. Validity stands in the lines above.")
+        said.append("It holds for these encoders, images, sites and this perturbation, and for no others.")
+        if verdict.get("protocol") == "quick":
+            said.append("The quick protocol is smaller than the published one: read nothing final from it.")
+    random = sorted({
+        str(each.summary["provenance"].get("encoder", each.subject))
+        for each in reports.experiments
+        if each.summary["provenance"].get("random_weights")
+    })  # fmt: skip
+    if random:
+        said.append(f"Random weights, which decide nothing: {', '.join(random)}.")
+    undecided = sum(j.outcome == "undecided" for each in reports.experiments for j in each.claims)
+    if undecided:
+        said.append(f"{undecided} claims are undecided: their intervals straddle their bars, which shows nothing.")
+    return said
+
+
+def check_page(page: Path) -> Path:
+    """Raise McdoError unless a page can be written here: to be asked before a measurement is paid for."""
+    if page.is_dir():
+        raise McdoError(f"{page} is a folder; name a file for the page, such as {page / 'report.html'}")
+    check_writable(page.absolute().parent)
+    return page

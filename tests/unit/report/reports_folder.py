@@ -1,0 +1,95 @@
+"""A folder of reports as experiments write it, made by hand."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mcdo.names import file_name
+from mcdo.report.figures import save_figure
+from mcdo.report.files import write_json
+from mcdo.report.judgement import Judgement, Outcome
+from mcdo.stats import Estimate
+
+NAME = "exp_norms"
+
+
+def judgement(claim: str, outcome: Outcome, value: float, low: float, high: float, bar: float = 0.3) -> Judgement:
+    return Judgement(claim, outcome, Estimate(value, low, high, 120), f"> {bar:g}", "beside it", None, (bar,))
+
+
+JUDGEMENTS = (
+    judgement("follows/trace_pre", "met", 0.5, 0.4, 0.6),
+    judgement("follows/trace_post", "not met", 0.1, 0.05, 0.15),
+    judgement("beyond/trace_post", "undecided", 0.3, 0.2, 0.4),
+    Judgement("beyond/other", "not applicable", None, "> 0.3", "no labels", None, (0.3,)),
+)
+
+
+def summary(model: str = "clip_tiny", **changed: Any) -> dict[str, Any]:
+    return {
+        "model": model,
+        "accuracy": Estimate(0.975, 0.96, 0.985, 120).as_dict(),
+        "rho": 0.5,
+        "rho_ci": [0.4, 0.6],
+        "n": 120,
+        "claims": [each.as_dict() for each in JUDGEMENTS],
+        "config": {"seed": 42, "dropout": {"kind": "Dropout", "p": 0.01, "sites": "all"}},
+        "num_images": 500,
+        "num_origins": 120,
+        "sites": {"requested": "all", "live": ["a", "b"], "roles": ["fc1", "fc2"]},
+        "provenance": {"encoder": model, "random_weights": False, "device": "cpu", "versions": {"torch": "2"}},
+        "experiment": {
+            "key": "norms",
+            "name": NAME,
+            "phase": "phase1",
+            "question": "Does the score follow the norm?",
+            "reading": "It is read in :mod:`mcdo.some.where`.\n\nTwice.",
+        },
+        "files": {"summary": "{}", "figure": "norms.png"},
+        "made": {"time": "2026-01-02T03:04:05+00:00", "mcdo": "0.1.0", "python": "3.11.7", "commit": "abc"},
+        **changed,
+    }
+
+
+VERDICT = {
+    "decision": "GO",
+    "reason": "usable from T=64 on",
+    "published": "GO",
+    "statements": ["clip_tiny trace_pre: reliable from T=64 on, not valid"],
+    "cells": [
+        {
+            "model": "clip_tiny", "score": "trace_pre", "passes": 64, "estimator": "mc", "n_images": 500,
+            "n_trials": 10, "status": "usable", "p_usable": 0.001, "usable": "met",
+            **{name: Estimate(0.9, 0.85, 0.95, 120).as_dict() for name in ("spearman", "snr", "icc")},
+        }
+    ],
+    "models": ["clip_tiny"], "images": "digits", "originals": 120, "protocol": "quick", "dropout": 0.01,
+    "sites": "all", "own_gates": {"a": "passed", "b": "skipped"},
+}  # fmt: skip
+
+
+def png() -> str:
+    held = io.BytesIO()
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(held, "PNG")
+    return base64.b64encode(held.getvalue()).decode("ascii")
+
+
+def write(folder: Path, model: str = "clip_tiny", **changed: Any) -> Path:
+    """One experiment with its figure and a contact sheet, and a verdict."""
+    place = folder / "phase1" / NAME
+    write_json(place / f"{file_name(model)}_summary.json", summary(model, **changed))
+    figure = Figure()
+    figure.subplots().plot(range(3), range(3))
+    save_figure(figure, place / "norms.png")
+    tiles = [{"id": f"image {i}", "class": "seven", "caption": f"trace_pre {i}", "png": png()} for i in range(12)]
+    sheets = {"model": model, "sheets": [{"title": "most uncertain by trace_pre", "tiles": tiles}]}
+    write_json(place / f"{file_name(model)}_sheets.json", sheets)
+    write_json(folder / "phase1" / "verdict.json", VERDICT)
+    return folder

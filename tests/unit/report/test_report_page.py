@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mcdo.cli import main
+from mcdo.errors import McdoError
+from mcdo.report import page as pages
+from mcdo.report.judgement import Judgement
+from mcdo.report.page import Axis, write_page
+from mcdo.report.results import Reports
+from mcdo.stats import Estimate
+from tests.unit.report.reports_folder import JUDGEMENTS, NAME, VERDICT, summary, write
+
+NASTY = '<script>alert("x")</script>'
+
+
+class Elements(HTMLParser):
+    """Every start tag of a page with its attributes, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page_of(folder: Path, tmp_path: Path, *, thumbnails: bool = True) -> Elements:
+    return Elements(write_page(folder, tmp_path / "report.html", thumbnails).read_text(encoding="utf-8"))
+
+
+def test_a_page_shows_verdict_claims_figure_and_pictures(tmp_path: Path) -> None:
+    page = page_of(write(tmp_path / "reports"), tmp_path)
+    rows = [row for row in page.all("tr") if "data-claim" in row]
+    assert [(row["data-claim"], row["data-outcome"]) for row in rows] == [(j.claim, j.outcome) for j in JUDGEMENTS]
+    assert all(words in page.text for words in ("GO", VERDICT["reason"], "1 passed, 0 failed, 1 skipped"))
+    assert "0.50 [0.40, 0.60]" in page.text
+    sources = [str(image["src"]) for image in page.all("img")]
+    assert sum(source.startswith("data:image/png") for source in sources) == 12
+    assert sum(source.startswith("data:image/svg+xml") for source in sources) == 1
+    assert all(image["alt"] for image in page.all("img"))
+    assert "read in where" in page.text, "a reference of the source is shown as it is written"
+
+
+def test_a_page_asks_for_nothing_beside_itself(tmp_path: Path) -> None:
+    page = page_of(write(tmp_path / "reports"), tmp_path)
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "action", "data"):
+            target = attributes.get(name)
+            assert not target or target.startswith(("#", "data:")), f"<{tag} {name}={target[:80]}>"
+    policy = next(meta for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in str(policy["content"])
+
+
+@pytest.mark.parametrize("key", ["model", "claim", "beside", "question", "reason", "figure"])
+def test_no_name_is_taken_for_html(tmp_path: Path, key: str) -> None:
+    folder = write(tmp_path / "plain")
+    count = len(page_of(folder, tmp_path).all("script"))
+    claims = [each.as_dict() for each in JUDGEMENTS]
+    claims[0].update({key: NASTY} if key in ("claim", "beside") else {})
+    experiment = {**summary()["experiment"], **({"question": NASTY} if key == "question" else {})}
+    extra = {NASTY: Estimate(1, 0, 2, 9).as_dict()} if key == "figure" else {}
+    folder = write(tmp_path / "odd", NASTY if key == "model" else "m", claims=claims, experiment=experiment, **extra)
+    if key == "reason":
+        (folder / "phase1" / "verdict.json").write_text(json.dumps({**VERDICT, "reason": NASTY}))
+    page = page_of(folder, tmp_path)
+    assert len(page.all("script")) == count
+    assert NASTY in page.text
+
+
+def test_control_characters_in_names_are_shown_as_escapes(tmp_path: Path) -> None:
+    page = page_of(write(tmp_path / "reports", "a\x1b[31m\u202eb"), tmp_path)
+    assert "\x1b" not in page.text
+    assert "a\\x1b[31m\\u202eb" in page.text
+
+
+def test_pictures_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path / "reports")
+    assert not [i for i in page_of(folder, tmp_path, thumbnails=False).all("img") if "png;" in str(i["src"])]
+    monkeypatch.setattr(pages, "LARGEST", 1000)
+    page = page_of(folder, tmp_path)
+    assert not [image for image in page.all("img") if "png;" in str(image["src"])]
+    assert "Thumbnails are left out: they would make the page larger" in page.text
+
+
+def test_the_axis_holds_interval_estimate_and_bars() -> None:
+    axis = Axis.of(Estimate(0.5, 0.4, 0.6, 9), (0.3,))
+    assert axis is not None
+    assert axis.bars[0] < axis.low < axis.value < axis.high
+    # from 0.3 to 0.6 with 8 % of room on either side: (0.4 - 0.3 + 0.024) / (0.3 + 0.048)
+    assert axis.low == pytest.approx(100 * 0.124 / 0.348, abs=0.01)
+    assert Axis.of(Estimate(0.5, math.nan, math.nan, 9), (0.3,)) is None, "a bare point reads as exact"
+    one_point = Axis.of(Estimate(1, 1, 1, 9), (1,))
+    assert one_point is not None
+    assert one_point.value == 50
+
+
+def test_a_judgement_survives_its_file() -> None:
+    for judgement in JUDGEMENTS:
+        assert Judgement.of(json.loads(json.dumps(judgement.as_dict()))) == judgement
+
+
+def test_summaries_are_found_in_files_of_one_and_of_all_subjects(tmp_path: Path) -> None:
+    folder = write(tmp_path, "a")
+    overall = {"session": "1", "results": {"a": summary("a"), "b": summary("b")}}
+    (folder / "phase1" / NAME / "overall.json").write_text(json.dumps(overall))
+    reports = Reports.read(folder)
+    assert sorted(each.subject for each in reports.experiments) == ["a", "b"]
+    assert {each.key[0] for each in reports.experiments} == {f"phase1/{NAME}"}
+
+
+def test_a_folder_without_reports_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(McdoError, match="holds no reports; run pytest -m phase1"):
+        Reports.read(tmp_path)
+    assert main(["report", "--reports", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 2
+    assert "holds no reports" in capsys.readouterr().err
+
+
+def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, claims=[{"odd": 1}])
+    with pytest.raises(McdoError, match=r"_summary\.json is no summary of this version"):
+        Reports.read(folder)
+
+
+def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, page = write(tmp_path / "reports"), tmp_path / "page.html"
+    assert main(["report", "--reports", str(folder), "--out", str(page)]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert main(["report", "--reports", str(folder), "--out", str(tmp_path)]) == 2
+    assert "name a file for the page" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(0.42, 0.4, 0.44, 9), "0.42 [0.40, 0.44]"),
+        (Estimate(-0.0026, -0.0046, -0.0006, 9), "-0.003 [-0.005, -0.001]"),
+        (Estimate(5.61e-4, 5.2e-4, 6.1e-4, 9), "0.00056 [0.00052, 0.00061]"),
+        (Estimate(28.36, 23.77, 34.35, 9), "28.36 [23.77, 34.35]"),
+        (Estimate(1.0, 1.0, 1.0, 9), "1.00 [1.00, 1.00]"),
+    ],
+)
+def test_two_decimals_never_erase_a_figure(estimate: Estimate, text: str) -> None:
+    assert re.sub(r" n=\d+$", "", str(estimate)) == text
+
+
+def test_figures_are_written_in_three_formats_and_the_same_twice(tmp_path: Path) -> None:
+    first, second = (write(tmp_path / name) / "phase1" / NAME for name in "ab")
+    for form in ("png", "svg", "pdf"):
+        assert (first / f"norms.{form}").read_bytes() == (second / f"norms.{form}").read_bytes()
