@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from mcdo.names import file_name
@@ -58,7 +57,7 @@ def summary(model: str = "clip_tiny", **changed: Any) -> dict[str, Any]:
     }
 
 
-VERDICT = {
+VERDICT: dict[str, Any] = {
     "decision": "GO",
     "reason": "usable from T=64 on",
     "published": "GO",
@@ -83,6 +82,8 @@ def png() -> str:
 
 def write(folder: Path, model: str = "clip_tiny", **changed: Any) -> Path:
     """One experiment with its figure and a contact sheet, and a verdict."""
+    from matplotlib.figure import Figure
+
     place = folder / "phase1" / NAME
     write_json(place / f"{file_name(model)}_summary.json", summary(model, **changed))
     figure = Figure()

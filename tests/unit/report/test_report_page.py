@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from reports_folder import JUDGEMENTS, NAME, VERDICT, summary, write
 
 from mcdo.cli import main
 from mcdo.errors import McdoError
@@ -15,7 +16,6 @@ from mcdo.report.judgement import Judgement
 from mcdo.report.page import Axis, write_page
 from mcdo.report.results import Reports
 from mcdo.stats import Estimate
-from tests.unit.report.reports_folder import JUDGEMENTS, NAME, VERDICT, summary, write
 
 NASTY = '<script>alert("x")</script>'
 
