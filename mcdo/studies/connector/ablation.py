@@ -19,7 +19,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from mcdo.errors import McdoError
-from mcdo.harness.claim import Claim, Outcome
+from mcdo.harness.claim import Claim
+from mcdo.report.judgement import Outcome
 from mcdo.stats import Estimate, holm, mean, wilcoxon_increase
 from mcdo.studies.connector.arms import ARMS, CORRECT, visual_for
 from mcdo.studies.connector.items import Item
