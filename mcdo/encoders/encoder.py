@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,14 +12,23 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mcdo.encoders.architecture import coarse, fingerprint
 from mcdo.encoders.checksum import Checksum, checksum, sha256
 from mcdo.encoders.spec import EncoderSpec, Loss, Precision
 from mcdo.encoders.state import plain_tensors, unsaved_buffers
 from mcdo.errors import McdoError
 from mcdo.names import is_unicode
+from mcdo.threads import one_thread
 
 Tokenizer = Callable[[list[str]], Tensor]
 NamedModules = tuple[tuple[str, nn.Module], ...]
+PROBE_TEXTS = (
+    "a photo of a seven",
+    "  Two  WORDS, \u00e9t\u00e9!",
+    "",
+    "a b c d e f g h i j k l m n o p q r s t u v w x y z " * 4,
+)
+"""Texts in which tokenizers differ: case, spaces, accents, nothing at all, and more than a context holds."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,8 @@ class Encoder:
         self._load_tokenizer = load_tokenizer
         self._hashed: tuple[Checksum, str] | None = None
         self._plain, self._unsaved = tuple(plain_tensors(self.model)), tuple(unsaved_buffers(self.model))
+        self._probed: dict[str, tuple[tuple[str, str], str]] = {}
+        self._tokenizer_hash: str | None = None
 
     def __repr__(self) -> str:
         weights = "random" if self.random_weights else "pretrained"
@@ -138,14 +147,39 @@ class Encoder:
         return self._hashed[1]
 
     @property
-    def modules_hash(self) -> str:
-        """SHA-256 of the tree of modules in words: what a layer without weights does, such as an activation.
+    def architecture(self) -> str:
+        """SHA-256 of what the model does with its weights, and of what a picture goes through before.
 
-        With it go the buffers that the state dict leaves out, as they were made by the code.
+        See :func:`~mcdo.encoders.architecture.fingerprint`; it follows the model as it is now. With it go the buffers
+        that the state dict leaves out, as they were made by the code.
         """
-        buffers = dict(self.model.named_buffers())
-        held = sha256({name: buffers[name] for name in self._unsaved if name in buffers})
-        return hashlib.sha256(f"{re.sub(r' at 0x[0-9a-f]+', '', repr(self.model))} {held}".encode()).hexdigest()
+        held = dict(self.model.named_buffers())
+        unsaved = {name: held[name] for name in self._unsaved if name in held}
+        return fingerprint(self.model, self.towers.image, self.towers.text, self.preprocessing.to_uint8, unsaved)
+
+    @property
+    def probe(self) -> str:
+        """Digest, to two digits, of the image features of a fixed input: the architecture as it is carried out."""
+        return self._carried_out("image", lambda: self.forward_image(self.calibration_inputs(1), exact=True))
+
+    @property
+    def text_identity(self) -> str:
+        """Digest of the tokenizer, of what it makes of fixed texts, and of their features to two digits.
+
+        Raises:
+            McdoError: when the tokenizer's files are not on disk.
+
+        """
+        if self._tokenizer_hash is None:
+            self._tokenizer_hash = fingerprint(self._tokenizer, self.tokenize(PROBE_TEXTS).tolist())
+        return f"{self._tokenizer_hash} {self._carried_out('text', lambda: self.encode_text(PROBE_TEXTS))}"
+
+    def _carried_out(self, tower: str, features: Callable[[], Tensor]) -> str:
+        now = self.weights_hash, self.architecture
+        if tower not in self._probed or self._probed[tower][0] != now:
+            with torch.no_grad(), one_thread():
+                self._probed[tower] = now, coarse(features())
+        return self._probed[tower][1]
 
     def to_uint8(self, image: Image.Image) -> Tensor:
         """The model's own resize and crop: RGB picture to uint8 [3, H, W] on the CPU. Safe in several threads."""

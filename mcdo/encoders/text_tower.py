@@ -33,9 +33,20 @@ class TextTower(Encoder):
 
     def __init__(self, encoder: Encoder) -> None:
         vars(self).update(vars(encoder))  # the same model and device: nothing is loaded or copied
+        self._encoder = encoder
         self.key = f"{encoder.key}:text"
         self.towers = replace(encoder.towers, image=encoder.towers.text, image_modules=encoder.towers.text_modules)
         self.preprocessing = replace(encoder.preprocessing, identity=IDENTITY)
+
+    @property
+    def architecture(self) -> str:
+        """The encoder's own, in which both towers are."""
+        return self._encoder.architecture
+
+    @property
+    def probe(self) -> str:
+        """The encoder's own: :attr:`text_identity` says what this tower does."""
+        return self._encoder.probe
 
     def blank(self, n: int) -> Tensor:
         """``n`` rows of tokens."""

@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mcdo.encoders import Encoder
+from mcdo.encoders import Encoder, Prompts
 from mcdo.estimators.shown import Shown
 from mcdo.perturbation import SCHEME
 from mcdo.store.fingerprint import measuring_code
 
-LIBRARIES = ("torch", "numba", "pillow", "open_clip_torch", "timm", "transformers", "numpy")
+LIBRARIES = (
+    *("torch", "torchvision", "numpy", "numba", "pillow", "open_clip_torch", "timm"),
+    *("transformers", "tokenizers", "sentencepiece"),
+)
 """Libraries that take part in a number, from decoding an image to its score."""
 
 
@@ -31,29 +34,37 @@ def versions() -> Mapping[str, str]:
 
 def provenance(encoder: Encoder, images: Shown) -> dict[str, Any]:
     """Where numbers come from: for result files and, where it changes them, for store keys."""
+    facts = {"encoder": encoder.key, "images": images.fingerprint, "masks": SCHEME, **_made_by(encoder)}
+    return facts
+
+
+def _made_by(encoder: Encoder) -> dict[str, Any]:
     return {
-        "encoder": encoder.key,
         "weights": encoder.weights_hash,
         "random_weights": encoder.random_weights,
+        "architecture": encoder.architecture,
         "preprocessing": encoder.preprocess_id,
-        "images": images.fingerprint,
         "device": encoder.device.type,
         "dtype": encoder.dtype,
         "matmul_precision": torch.get_float32_matmul_precision(),
-        "masks": SCHEME,
         "versions": dict(versions()),
         "machine": platform.machine(),
     }
 
 
-def identity(encoder: Encoder, images: Shown) -> dict[str, Any]:
-    """What decides numbers wherever they are stored, but for the images and the protocol: part of every store key.
+def encoder_identity(encoder: Encoder, *, text: bool = False) -> dict[str, Any]:
+    """What decides an encoder's features, of ``text`` if asked for: part of every store key.
 
-    An encoder's key is only a name, so it is not in here: the weights decide.
+    An encoder's key is only a name, so it is not in here: what it does decides.
     """
-    facts = provenance(encoder, images)
-    del facts["encoder"], facts["images"]
-    return {"code": measuring_code(), "modules": encoder.modules_hash, **facts}
+    identity = {"probe": encoder.probe, **_made_by(encoder)}
+    return identity | ({"text": encoder.text_identity} if text else {})
+
+
+def identity(encoder: Encoder, images: Shown) -> dict[str, Any]:
+    """What decides numbers wherever they are stored, but for the images and the protocol: part of every store key."""
+    shown = encoder_identity(encoder, text=isinstance(images, Prompts))
+    return {"code": measuring_code(), "masks": SCHEME, **shown}
 
 
 def image_tokens(images: Shown) -> NDArray[np.uint64]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mcdo.encoders import Encoder
+from mcdo.encoders import REGISTRY, Encoder
 from mcdo.errors import McdoError
 from mcdo.harness.settings import Settings
-from mcdo.names import file_name
-from mcdo.store import Store
+from mcdo.names import file_name, from_path
+from mcdo.store import Store, canonical_json
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,9 @@ class OfflineEncoder:
 
     key: str
     weights_hash: str
-    modules_hash: str
+    architecture: str
+    probe: str
+    text: str | None
     preprocess_id: str
     random_weights: bool
     resolution: int
@@ -35,6 +40,13 @@ class OfflineEncoder:
         """Where the results were measured."""
         return torch.device(self.device_type)
 
+    @property
+    def text_identity(self) -> str:
+        """Of the tokenizer and the text tower. Raises McdoError where no session has looked at them yet."""
+        if self.text is None:
+            self.__getattr__("text_identity")
+        return str(self.text)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -44,12 +56,14 @@ class OfflineEncoder:
         )
 
     @classmethod
-    def of(cls, encoder: Encoder) -> OfflineEncoder:
-        """The identity of a loaded encoder."""
+    def of(cls, encoder: Encoder, text: str | None = None) -> OfflineEncoder:
+        """The identity of a loaded encoder; ``text`` is its :attr:`~mcdo.encoders.Encoder.text_identity`, if known."""
         return cls(
             encoder.key,
             encoder.weights_hash,
-            encoder.modules_hash,
+            encoder.architecture,
+            encoder.probe,
+            text,
             encoder.preprocess_id,
             encoder.random_weights,
             encoder.resolution,
@@ -59,9 +73,14 @@ class OfflineEncoder:
         )
 
     def write(self, path: Path) -> None:
-        """As JSON, whole or not at all."""
+        """As JSON; what an earlier session knew of the text tower of the same encoder is kept."""
+        if self.text is None:
+            with suppress(McdoError):
+                known = OfflineEncoder.read(path)
+                if replace(known, text=None) == self:
+                    return
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
+        part = path.with_name(f".{os.getpid()}.{path.name}")
         part.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         part.replace(path)
 
@@ -87,6 +106,13 @@ def card(store: Store, settings: Settings, model: str) -> Path:
 
 
 def _absolute(model: str) -> str:
-    """A model's key for a store that several folders share: ``local-dir:last`` is another model in each of them."""
-    kind, colon, place = model.partition(":")
-    return f"{kind}:{Path(place).expanduser().resolve()}" if colon and Path(place).expanduser().is_dir() else model
+    """A model's key for a store that several folders and machines share, in which the same path holds other files."""
+    spec = REGISTRY.get(model)
+    kind, colon, place = (model if spec is None or not spec.embedded else spec.source).partition(":")
+    folder = Path(place).expanduser()
+    if not colon or not folder.is_dir():
+        return model
+    files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    held = canonical_json([(from_path(name), stat.st_size, stat.st_mtime_ns) for name, stat in files])
+    where = str(folder.resolve()) if spec is None else model
+    return f"{kind}:{where} {hashlib.sha256(held.encode()).hexdigest()}"

@@ -170,11 +170,13 @@ class StoredArrays(Request[Arrays]):
     Attributes:
         what: names the kind in the store's keys and listings.
         code: the package or module that makes them, whose code is part of the key; "" for the kind's own module.
+        text: whether the tokenizer or the text tower takes part.
 
     """
 
     what: ClassVar[str]
     code: ClassVar[str] = ""
+    text: ClassVar[bool] = True
 
     @abstractmethod
     def identity(self, session: Session) -> Mapping[str, Any]:
@@ -187,7 +189,7 @@ class StoredArrays(Request[Arrays]):
     def measure(self, session: Session) -> Arrays:
         """From the store, or computed now and stored."""
         identity, code = self.identity(session), self.code or type(self).__module__
-        return session.stored(self.what, self.model, identity, lambda: self.compute(session), code)
+        return session.stored(self.what, self.model, identity, lambda: self.compute(session), code, text=self.text)
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ class Features(_Deterministic):
     """Deterministic features before normalisation: ``features`` float32 ``[N, D]``."""
 
     what = "features"
+    text = False
 
     def compute(self, session: Session) -> Arrays:
         encoder, pixels = session.encoder(self.model), session.pixels(self.model, self.shown)

@@ -20,6 +20,7 @@ from mcdo.encoders import Encoder, Prompts, TextTower, Tokens, load_encoder
 from mcdo.encoders.text_tower import IDENTITY
 from mcdo.errors import McdoError
 from mcdo.estimators import prepared
+from mcdo.estimators.provenance import encoder_identity, versions
 from mcdo.harness.offline import OfflineEncoder, card
 from mcdo.harness.requests import Arrays, Images, Request, Shown, merged
 from mcdo.harness.settings import Settings
@@ -51,6 +52,7 @@ class Session:
         self.unmuted = unmuted
         self.store = None if settings.store is None else Store(settings.store)
         self._encoders: dict[str, Encoder] = {}
+        self._text: set[str] = set()
         self._images: dict[Images, ImageSet] = {}
         self._pixels: dict[tuple[str, str], Pixels] = {}
         self._arrays: dict[str, Arrays] = {}
@@ -72,29 +74,31 @@ class Session:
         return request.part_of(cast("Value", self._values[planned]))
 
     def stored(
-        self, what: str, model: str, identity: Mapping[str, Any], compute: Callable[[], Arrays], code: str = __name__
+        self,
+        what: str,
+        model: str,
+        identity: Mapping[str, Any],
+        compute: Callable[[], Arrays],
+        code: str = __name__,
+        *,
+        text: bool = True,
     ) -> Arrays:
         """Arrays from this session, from the store, or computed now and stored.
 
         Args:
             what: what is computed.
-            model: the encoder, whose weights and preprocessing are part of the key; "" for none.
+            model: the encoder, of which all that decides its features is part of the key; "" for none.
             identity: everything else that decides the arrays; JSON-able.
             compute: makes them; the only place that may need the loaded model.
             code: the module or package where that is written: its code is part of the key.
+            text: whether the tokenizer or the text tower takes part.
 
         """
-        facts = {"kind": what, "code": measuring_code(code), "torch": torch.__version__, **identity}
         if model:
-            encoder = self.encoder(model)
-            facts |= {
-                "weights": encoder.weights_hash,
-                "preprocessing": encoder.preprocess_id,
-                "device": encoder.device.type,
-                "dtype": encoder.dtype,
-            }
+            made_by = encoder_identity(self.text_encoder(model) if text else self.encoder(model), text=text)
         else:
-            facts["device"] = torch.device(self.settings.device).type
+            made_by = {"versions": dict(versions()), "device": torch.device(self.settings.device).type}
+        facts = {"kind": what, "code": measuring_code(code), "provenance": made_by, **identity}
         key = Store.key(facts)
         if key not in self._arrays:
             entry = None if self.store is None else self.store.get(key)
@@ -133,6 +137,17 @@ class Session:
                 OfflineEncoder.of(encoder).write(card(self.store, settings, model))
         return encoder
 
+    def text_encoder(self, model: str) -> Encoder:
+        """The encoder as :meth:`encoder` gives it, its tokenizer and text tower among what ``--from-store`` knows."""
+        encoder = self.encoder(model)
+        if self.settings.from_store and cast("OfflineEncoder", encoder).text is None:
+            self._encoders[model] = encoder = self._offline(model)  # known by now, perhaps
+        if self.store is not None and not self.settings.from_store and model not in self._text:
+            self._text.add(model)
+            with suppress(OSError):  # as above
+                OfflineEncoder.of(encoder, encoder.text_identity).write(card(self.store, self.settings, model))
+        return encoder
+
     def _offline(self, model: str) -> Encoder:
         if self.store is None:
             raise McdoError("--from-store needs a store: leave out --store=none")
@@ -140,7 +155,7 @@ class Session:
 
     def tower(self, model: str, shown: Shown) -> tuple[Encoder, ImageSet, Callable[[], Pixels]]:
         """The tower that is shown images or prompts, these as an image set, and how to get them ready."""
-        encoder = self.encoder(model)
+        encoder = self.encoder(model) if isinstance(shown, Images) else self.text_encoder(model)
         if isinstance(shown, Images):
             images = self.image_set(shown)
             if len(images) < LEAST_IMAGES:

@@ -191,7 +191,7 @@ def find_sites(encoder: Encoder, *, verify: bool = False) -> SiteTable:
 
 
 def _state(encoder: Encoder) -> tuple[str, str]:
-    return encoder.weights_hash, encoder.modules_hash
+    return encoder.weights_hash, encoder.architecture
 
 
 def forget_sites(encoder: Encoder) -> None:

@@ -64,16 +64,16 @@ def _file(module: str) -> Path:
 def code_of(source: str) -> str:
     """What a module does, as text: its compiled code without docstrings and line numbers."""
     # asserts are left out as well: they stop a measurement and do not change it
-    return _text(compile(source, "", "exec", dont_inherit=True, optimize=2))
+    return text_of(compile(source, "", "exec", dont_inherit=True, optimize=2))
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """A constant as text that does not depend on the order of a set."""
     if isinstance(value, CodeType):
         parts = (value.co_name, value.co_code, value.co_names, value.co_varnames, value.co_freevars, value.co_flags)
-        return repr(parts) + _text(value.co_consts)
+        return repr(parts) + text_of(value.co_consts)
     if isinstance(value, tuple):
-        return f"({','.join(map(_text, value))})"
+        return f"({','.join(map(text_of, value))})"
     return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,14 +43,15 @@ def measure(store: Any, encoder: Encoder | None = None, images: ImageSet | None 
 
 
 def counted(encoder: Encoder) -> list[int]:
-    """The rows of every pass from now on."""
-    image, rows = encoder.towers.image, []
+    """The rows of every pass of a measurement from now on."""
+    forward, rows = encoder.forward_image, []
+    assert encoder.probe
 
-    def forward(pixels: Tensor) -> Tensor:
+    def counting(pixels: Tensor, **options: Any) -> Tensor:
         rows.append(len(pixels))
-        return image(pixels)
+        return forward(pixels, **options)
 
-    encoder.towers = replace(encoder.towers, image=forward)
+    vars(encoder)["forward_image"] = counting
     return rows
 
 

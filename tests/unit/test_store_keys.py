@@ -44,7 +44,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "images": st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=4, unique_by=lambda image: image[0]),
     # the encoder and where it runs
     "weights": WORDS,
-    "modules": WORDS,
+    "architecture": WORDS,
+    "probe": WORDS,
     "preprocessing": WORDS,
     "device": st.sampled_from(["cpu", "cuda", "mps"]),
     "dtype": st.sampled_from(["float32", "bfloat16"]),
@@ -80,7 +81,8 @@ def key_of(situation: dict[str, Any], encoder: str = "clip", folder: str = "here
     tower: Any = SimpleNamespace(
         key=encoder,
         weights_hash=situation["weights"],
-        modules_hash=situation["modules"],
+        architecture=situation["architecture"],
+        probe=situation["probe"],
         random_weights=False,
         preprocess_id=preprocess_id,
         device=device,

@@ -22,6 +22,7 @@ class PixelBaselines(StoredArrays):
     """The baselines that need the pictures only: ``laplacian_variance`` and ``grey_entropy``, float64 ``[N]``."""
 
     what = "pixel baselines"
+    text = False
 
     shown: Images
 

@@ -7,8 +7,10 @@ operating system takes the lock back from a killed one.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,21 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from mcdo.errors import McdoError
+from mcdo.estimators.provenance import versions
 from mcdo.names import printable
+from mcdo.store import canonical_json
+from mcdo.store.fingerprint import measuring_code
 from mcdo.store.locks import acquired, file_lock
 from mcdo.studies.backbones.features import Features, Identity, read_features, union, write_features
 from mcdo.studies.backbones.plants import PlantImages, View
 from mcdo.studies.backbones.registry import Backbone
+
+
+@cache
+def software() -> str:
+    """SHA-256 of the code that makes a vector of a picture, and of the versions of its libraries."""
+    code = measuring_code(*(f"mcdo.studies.backbones.{name}" for name in ("extract", "registry", "dinov2")))
+    return hashlib.sha256(canonical_json([code, dict(versions())]).encode()).hexdigest()
 
 
 def identity_of(plants: PlantImages, backbone: Backbone) -> Identity:
@@ -31,7 +43,9 @@ def identity_of(plants: PlantImages, backbone: Backbone) -> Identity:
         backbone.feature_size,
         backbone.random_weights,
         backbone.weights,
+        backbone.architecture,
         backbone.preprocessing,
+        software(),
         plants.fingerprint,
     )
 

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from mcdo.encoders import REGISTRY as ENCODERS
 from mcdo.encoders import Encoder, find_spec, load_encoder
+from mcdo.encoders.architecture import fingerprint
 from mcdo.encoders.spec import EncoderSpec
+from mcdo.encoders.state import unsaved_buffers
 from mcdo.errors import McdoError, nearest
 
 RANDOM = "random:"
@@ -26,13 +28,17 @@ _OWN = ("local-dir:", "hf-hub:", "hf:")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A loaded backbone: ``prepare`` makes a picture a tensor on the CPU, ``forward`` a stack of them [B, D]."""
+    """A loaded backbone: ``prepare`` makes a picture a tensor on the CPU, ``forward`` a stack of them [B, D].
+
+    ``weights`` and ``architecture`` are digests of what the model holds and of what it does with it.
+    """
 
     name: str
     feature_size: int
     batch_size: int
     random_weights: bool
     weights: str
+    architecture: str
     preprocessing: str
     prepare: Callable[[Image.Image], Tensor]
     forward: Callable[[Tensor], Tensor]
@@ -100,6 +106,7 @@ def _of_encoder(spec: BackboneSpec, encoder: Encoder, weights: str) -> Backbone:
         batch_size=spec.batch_size,
         random_weights=encoder.random_weights,
         weights=weights,
+        architecture=encoder.architecture,
         preprocessing=f"{encoder.preprocess_id}; {spec.reads}",
         prepare=encoder.to_uint8,
         forward=lambda pixels: encoder.forward_image(encoder.normalise(pixels)),
@@ -156,6 +163,7 @@ def _dinov2(spec: BackboneSpec, random: bool, seed: int, device: str) -> Backbon
         batch_size=spec.batch_size,
         random_weights=random,
         weights=weights,
+        architecture=fingerprint(model, dinov2.to_uint8, unsaved_buffers(model)),
         preprocessing=f"{dinov2.PREPROCESSING}; {spec.reads}",
         prepare=dinov2.to_uint8,
         forward=lambda pixels: dinov2.class_token(model, pixels.to(device)),
@@ -175,7 +183,8 @@ def _without_weights(measure: Callable[[Image.Image], Tensor]) -> Callable[[Back
             raise McdoError(f"{RANDOM}{spec.key}: {spec.key} has no weights that could be random; leave {RANDOM} out")
         nothing = hashlib.sha256(b"").hexdigest()
         size, batch = spec.feature_size, spec.batch_size
-        return Backbone(spec.key, size, batch, False, nothing, spec.reads, prepare=measure, forward=torch.Tensor.float)
+        did = fingerprint(measure)
+        return Backbone(spec.key, size, batch, False, nothing, did, spec.reads, measure, torch.Tensor.float)
 
     return build
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from mcdo.errors import McdoError
 from mcdo.names import file_name, printable
 from mcdo.report.files import write_json
 from mcdo.store import canonical_json
+from mcdo.store.fingerprint import code_fingerprint
 from mcdo.studies.backbones.config import BackbonesConfig
 from mcdo.studies.backbones.series import Series
 from mcdo.studies.backbones.training import Prediction, Task, train
@@ -83,7 +85,8 @@ def read_runs(series: Series, tasks: Sequence[Task], config: BackbonesConfig, ru
 
 
 def _key(series: Series, config: BackbonesConfig) -> str:
-    return hashlib.sha256(canonical_json([series.key, config.training_key()]).encode()).hexdigest()
+    made_by = [code_fingerprint("mcdo.studies.backbones.training", "mcdo.studies.backbones.series"), torch.__version__]
+    return hashlib.sha256(canonical_json([series.key, config.training_key(), made_by]).encode()).hexdigest()
 
 
 def _as_json(found: Prediction, key: str) -> dict[str, Any]:

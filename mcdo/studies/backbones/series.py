@@ -21,7 +21,7 @@ class Series:
     ``features`` float32 [P, R, D]: the mean over the views of a round, 0 where there is none. ``seen`` bool [P, R].
     ``labels`` bool [P, R]: whether the day of the round is at or after the plant's onset. ``days`` float64 [R].
     ``onset`` float64 [P], the first *photographed* day with the label, NaN for a plant without one. ``key`` hashes the
-    features' identity and the pictures that they were extracted from.
+    features, their identity and the pictures that they were extracted from.
     """
 
     name: str
@@ -83,5 +83,8 @@ def series_of(plants: PlantImages, features: Features) -> Series:
 
 
 def _key(features: Features) -> str:
-    pictures = [[view.address, features.hashes[view]] for view in sorted(features.hashes)]
-    return hashlib.sha256(canonical_json([asdict(features.identity), pictures]).encode()).hexdigest()
+    digest = hashlib.sha256(canonical_json(asdict(features.identity)).encode())
+    for view in sorted(features.vectors):
+        digest.update(f"{view.address} {features.hashes[view]} ".encode())
+        digest.update(features.vectors[view].tobytes())
+    return digest.hexdigest()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.estimators import prepared
+from mcdo.estimators.provenance import encoder_identity
 from mcdo.harness import Request, Session, StoredArrays
 from mcdo.harness.requests import Arrays
 from mcdo.store import Store
@@ -104,6 +105,7 @@ class Losses(StoredArrays):
 
     what = "connector losses"
     code = _CODE
+    text = False
 
     source: Source
     tiny: TinyConfig
@@ -140,6 +142,7 @@ class CheckpointLosses(StoredArrays):
 
     what = "connector losses of a checkpoint"
     code = _CODE
+    text = False
 
     source: Source
     folder: str
@@ -185,7 +188,7 @@ def trained_connector(
         "libraries": _libraries(),
         "device": encoder.device.type,
     }
-    tower = {"encoder": encoder.weights_hash, "preprocessing": encoder.preprocess_id, "data": train.fingerprint}
+    tower = {"encoder": encoder_identity(encoder), "data": train.fingerprint}
 
     def tokens() -> Tensor:
         pixels, rows = prepared(encoder, train.images), train.rows

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from mcdo.errors import McdoError
 from mcdo.store import Store
+from mcdo.store.fingerprint import code_fingerprint
 from mcdo.studies.subtasks.config import Architecture, Training
 from mcdo.studies.subtasks.network import Perceptron, generator
 from mcdo.studies.subtasks.observe import keep
@@ -71,7 +72,9 @@ class Job:
         """Of everything that decides the result; the name is only a name."""
         facts = {k: v for k, v in asdict(self).items() if k != "name"}
         arrays = [_digest(each) for each in (train.x, train.y, validation.x, validation.y)]
-        facts |= {"kind": "subtasks network 1", "arrays": arrays, "torch": torch.__version__, "device": device.type}
+        code = code_fingerprint(__name__, Perceptron.__module__)
+        facts |= {"kind": "subtasks network", "code": code, "arrays": arrays}
+        facts |= {"torch": torch.__version__, "device": device.type}
         return Store.key(facts)
 
 

@@ -158,14 +158,14 @@ def test_hashes_see_tensors_that_no_state_dict_holds() -> None:
         head.held = {"scale": [torch.full((3,), value)]}
         head.register_buffer("unsaved", torch.full((3,), value), persistent=False)
     first, second = (_made_anew(encoder) for encoder in (first, second))
-    hashes = first.weights_hash, first.modules_hash
-    assert hashes == (second.weights_hash, second.modules_hash)
+    hashes = first.weights_hash, first.architecture
+    assert hashes == (second.weights_hash, second.architecture)
     assert hashes[0] != load_encoder("clip_tiny").weights_hash
     heads: list[Any] = [encoder.model.visual for encoder in (first, second)]
     heads[0].held["scale"][0][1] = 2.0
     heads[1].unsaved[1] = 2.0
-    assert (first.weights_hash != hashes[0], first.modules_hash != hashes[1]) == (True, False)
-    assert (second.weights_hash != hashes[0], second.modules_hash != hashes[1]) == (False, True)
+    assert (first.weights_hash != hashes[0], first.architecture != hashes[1]) == (True, False)
+    assert (second.weights_hash != hashes[0], second.architecture != hashes[1]) == (False, True)
     heads[1].cache = torch.zeros(3)  # left behind by a pass
     assert second.weights_hash == hashes[0]
 

@@ -22,7 +22,7 @@ def small_plants() -> PlantImages:
 def oracle_series() -> Series:
     """Features that are the label and noise: what a perfect backbone would give."""
     plants, size, rng = small_plants(), 4, np.random.default_rng(0)
-    identity = Identity("oracle", size, False, "0" * 64, "none", plants.fingerprint)
+    identity = Identity("oracle", size, False, "0" * 64, "none", "none", "none", plants.fingerprint)
     vectors = {}
     for view in plants.views:
         onset = plants.by_name[view.plant].onset_day

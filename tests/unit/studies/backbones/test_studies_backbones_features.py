@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from studies_backbones_data import small_plants
 
 from mcdo.errors import McdoError
-from mcdo.studies.backbones.features import Features, Identity, merge, read_features, write_features
+from mcdo.studies.backbones.features import Features, Identity, merge, read_features, seal, write_features
 from mcdo.studies.backbones.plants import PlantImages, View
 from mcdo.studies.backbones.series import series_of
 
-IDENTITY = Identity("some", 3, False, "ab" * 32, "squash", "cd" * 32)
+IDENTITY = Identity("some", 3, False, "ab" * 32, "relu", "squash", "torch", "cd" * 32)
 
 
 @pytest.fixture
@@ -67,6 +68,8 @@ def test_merged_shards_are_byte_for_byte_one_extraction(tmp_path: Path) -> None:
     [
         ("backbone", "other"),
         ("weights", "00"),
+        ("architecture", "gelu"),
+        ("software", "another torch"),
         ("preprocessing", "crop"),
         ("plants", "1"),
         ("random_weights", True),
@@ -126,7 +129,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
         read_features(path)
     with h5py.File(tmp_path / "g.h5", "w") as file:
         file["p/0/top"] = np.zeros(3)
-    with pytest.raises(McdoError, match=r"g\.h5 is not a feature file"):
+    with pytest.raises(McdoError, match=r"g\.h5 is damaged, or no feature file of this version"):
         read_features(tmp_path / "g.h5")
     with pytest.raises(McdoError, match=r"is not there; run: python -m mcdo\.studies\.backbones extract"):
         read_features(tmp_path / "none.h5")
@@ -138,8 +141,70 @@ def test_a_file_that_lost_an_image_is_refused(tmp_path: Path) -> None:
     path = write_features(tmp_path / "f.h5", _features(View("p", 0, "top"), View("q", 0, "top")))
     with h5py.File(path, "a") as file:
         del file["q/0/top"]
+    seal(path)
     with pytest.raises(McdoError, match="holds 1 images, but was written with 2"):
         read_features(path)
+
+
+Change = Callable[[Any, Path], object]
+
+
+def _replaced(name: str, **how: Any) -> Change:
+    def change(file: Any, folder: Path) -> None:
+        facts = dict(file[name].attrs)
+        del file[name]
+        file.create_dataset(name, **how).attrs.update(facts)
+
+    return change
+
+
+def _linked(file: Any, folder: Path) -> None:
+    import h5py
+
+    with h5py.File(folder / "other.h5", "w") as other:
+        other["vector"] = np.zeros(3, np.float32)
+    del file["q/0/top"]
+    file["q/0/top"] = h5py.ExternalLink(str(folder / "other.h5"), "vector")
+
+
+def _outside(file: Any, folder: Path) -> None:
+    (folder / "raw").write_bytes(bytes(12))
+    _replaced("q/0/top", shape=(3,), dtype=np.float32, external=[(str(folder / "raw"), 0, 12)])(file, folder)
+
+
+FOREIGN: dict[str, Change] = {
+    "another shape": _replaced("q/0/top", data=np.zeros(4, np.float32)),
+    "another type": _replaced("q/0/top", data=np.zeros(3)),
+    "not finite": _replaced("q/0/top", data=np.array([0, np.nan, 1], np.float32)),
+    "a terabyte": _replaced("q/0/top", shape=(2**38,), dtype=np.float32, chunks=(2**16,)),
+    "a link": _linked,
+    "storage outside": _outside,
+    "a group": lambda file, folder: file.create_group("q/0/side"),
+    "a data set for a group": lambda file, folder: file.create_dataset("r", data=np.zeros(3, np.float32)),
+}
+
+
+@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN)
+def test_what_was_not_written_here_is_refused(change: Change, tmp_path: Path) -> None:
+    import h5py
+
+    path = write_features(tmp_path / "f.h5", _features(View("p", 0, "top"), View("q", 0, "top")))
+    with h5py.File(path, "a") as file:
+        change(file, tmp_path)
+    with pytest.raises(McdoError, match=r"f\.h5 is damaged \(its checksum is wrong\)"):
+        read_features(path)
+    seal(path)
+    with pytest.raises(McdoError, match=r"f\.h5 is damaged"):
+        read_features(path)
+
+
+def test_the_key_of_what_is_trained_covers_the_vectors(plants: PlantImages) -> None:
+    identity = replace(IDENTITY, plants=plants.fingerprint)
+    features = _features(*plants.views, identity=identity)
+    first = plants.views[0]
+    other = replace(features, vectors={**features.vectors, first: features.vectors[first] + 1})
+    assert series_of(plants, features).key == series_of(plants, features).key
+    assert series_of(plants, features).key != series_of(plants, other).key
 
 
 def test_views_are_pooled_by_their_mean_and_rounds_labelled_from_the_onset(plants: PlantImages) -> None:
