@@ -170,6 +170,21 @@ def test_an_adapter_that_was_merged_leaves_its_parts_dead_by_name(tmp_path: Path
     assert not np.array_equal(run.scores("trace_pre"), before)
 
 
+@pytest.fixture
+def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes is nowhere in the model, such as a flag of a library."""
+    monkeypatch.setattr(sys.modules["mcdo.perturbation.sites"], "_state", lambda encoder: ("", ""))
+
+
+def test_an_adapter_that_is_switched_off_is_noticed_before_any_pass() -> None:
+    encoder = adapted()
+    monte_carlo(encoder, None)
+    layer(encoder).off = True
+    with pytest.raises(McdoError, match=rf"dead site {PROJECTION}\.lora_A"):
+        monte_carlo(encoder, None)
+
+
+@pytest.mark.usefixtures("unseen")
 @pytest.mark.parametrize("measure", [monte_carlo, first_order])
 def test_an_adapter_that_is_switched_off_between_two_runs_is_noticed_in_the_pass(measure: Callable[..., Any]) -> None:
     """No weight and no module changes; what a pass carries out does."""
@@ -183,6 +198,7 @@ def test_an_adapter_that_is_switched_off_between_two_runs_is_noticed_in_the_pass
     layer(encoder).off = False
 
 
+@pytest.mark.usefixtures("unseen")
 def test_an_adapter_that_is_switched_on_between_two_runs_is_noticed_in_the_pass() -> None:
     encoder = adapted()
     layer(encoder).off = True
