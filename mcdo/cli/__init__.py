@@ -1,4 +1,4 @@
-"""The command line: ``store`` looks after what was measured, ``findings`` and ``report`` write up what was found."""
+"""The command line, one file for each command; ``store`` looks after what was measured, the others after results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcdo.cli import store
+from mcdo.cli import compare, export, report, store
 from mcdo.errors import McdoError
 from mcdo.names import say
 
@@ -33,20 +33,10 @@ def _parser() -> argparse.ArgumentParser:
     page.add_argument("--reports", type=Path, default=Path("reports"), help="where they wrote (default: reports)")
     page.add_argument("--page", type=Path, default=Path("docs/findings.md"), help="default: docs/findings.md")
     page.set_defaults(run=_findings)
-    report = rooms.add_parser("report", help="write one HTML page of what the experiments reported")
-    report.add_argument("--reports", type=Path, default=Path("reports"), help="where they wrote (default: reports)")
-    report.add_argument("--out", type=Path, default=Path("report.html"), help="default: report.html")
-    report.add_argument("--no-thumbnails", action="store_true", help="leave out the pictures of images")
-    report.set_defaults(run=_report)
+    for command in (report, compare, export):
+        command.add_command(rooms)
     store.add_commands(rooms.add_parser("store", help="look after what was measured"))
     return parser
-
-
-def _report(asked: argparse.Namespace) -> int:
-    from mcdo.report.page import check_page, write_page
-
-    say(str(write_page(asked.reports, check_page(asked.out), not asked.no_thumbnails)))
-    return 0
 
 
 def _findings(asked: argparse.Namespace) -> int:

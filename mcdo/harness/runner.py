@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from numpy.typing import ArrayLike
+
 from mcdo.errors import McdoError
 from mcdo.estimators.provenance import versions
 from mcdo.estimators.run import EncoderRun
@@ -65,24 +67,32 @@ class Runner:
         _check_noise(experiment, inputs.requests)
         result = experiment.compute(inputs)
         judgements = {claim.name: claim.judge(result) for claim in experiment.claims()}
+        arrays = experiment.arrays(inputs, result)
         summary = {
             "model": subject.name,
             **experiment.summary(result),
             "claims": [judgement.as_dict() for judgement in judgements.values()],
             **provenance(experiment, inputs),
             "experiment": experiment.described(),
-            "files": _names(experiment, subject),
+            "files": {**_names(experiment, inputs), "arrays": [_named(name, subject) for name in arrays]},
             "made": made(),
         }
-        files = (*_written(experiment, inputs, result, summary), *_sheets(self.session, experiment, inputs, result))
+        files = (
+            *_written(experiment, inputs, result, summary, arrays),
+            *_sheets(self.session, experiment, inputs, result),
+        )
         return Completed(experiment, inputs, result, judgements, summary, files)
 
 
-def _names(experiment: Experiment[Any], subject: Subject) -> dict[str, str]:
-    """What the experiment writes about a subject, below its own folder."""
-    return {
-        what: name.replace("{}", file_name(subject.name)) for what, name in asdict(experiment.files).items() if name
-    }
+def _names(experiment: Experiment[Any], inputs: Inputs) -> dict[str, str]:
+    """The experiment's folder below the reports, and what it writes about a subject there."""
+    reports = inputs.settings.reports
+    names = {what: _named(name, inputs.subject) for what, name in asdict(experiment.files).items() if name}
+    return {"folder": experiment.place(reports).relative_to(reports).as_posix(), **names}
+
+
+def _named(name: str, subject: Subject) -> str:
+    return name.replace("{}", file_name(subject.name))
 
 
 def _check_noise(experiment: Experiment[Any], requests: Iterable[Request[Any]]) -> None:
@@ -136,15 +146,19 @@ def _sites(runs: Iterable[EncoderRun]) -> dict[str, Any] | list[dict[str, Any]]:
 
 
 def _written(
-    experiment: Experiment[Result], inputs: Inputs, result: Result, summary: Mapping[str, Any]
+    experiment: Experiment[Result],
+    inputs: Inputs,
+    result: Result,
+    summary: Mapping[str, Any],
+    arrays: Mapping[str, Mapping[str, ArrayLike]],
 ) -> tuple[Path, ...]:
     settings, about, files = inputs.settings, inputs.subject.name, experiment.files
     folder = experiment.place(settings.reports)
 
     def place(name: str) -> Path:
-        return folder / name.replace("{}", file_name(about))
+        return folder / _named(name, inputs.subject)
 
-    written = [write_npz(place(name), **arrays) for name, arrays in experiment.arrays(inputs, result).items()]
+    written = [write_npz(place(name), **held) for name, held in arrays.items()]
     for name, value in experiment.documents(inputs, result).items():
         written.append((write_text if isinstance(value, str) else write_json)(place(name), value))
     if files.summary:
@@ -170,6 +184,6 @@ def _sheets(session: Session, experiment: Experiment[Result], inputs: Inputs, re
         return []
     from mcdo.harness.sheets import drawn
 
-    about, folder = inputs.subject, settings.reports / experiment.phase / experiment.name
+    about, folder = inputs.subject, experiment.place(settings.reports)
     value = {"model": about.name, "sheets": drawn(session, about.model, sheets)}
     return [write_json(folder / f"{file_name(about.name)}_sheets.json", value)]

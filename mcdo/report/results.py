@@ -12,7 +12,7 @@ from mcdo.names import file_name
 from mcdo.report.files import read_json
 from mcdo.report.judgement import Judgement
 
-_MARKS = {"claims", "config", "provenance", "experiment"}
+_MARKS = {"claims", "config", "provenance", "experiment", "files"}
 """Keys that the harness puts into every summary."""
 VERDICT = Path("phase1") / "verdict.json"
 
@@ -36,6 +36,10 @@ class Reported:
     summary: Mapping[str, Any]
     file: Path
 
+    def place(self, folder: Path) -> Path:
+        """Where its files are, in a folder of reports."""
+        return folder / str(self.summary["files"]["folder"])
+
     @property
     def key(self) -> tuple[str, str]:
         """What identifies it among the reports: folder of the experiment, and subject."""
@@ -43,13 +47,13 @@ class Reported:
 
     def figure(self, folder: Path) -> Path | None:
         """Its figure as SVG, where there is one, in the folder of reports."""
-        name = self.summary.get("files", {}).get("figure", "")
-        path = (folder / self.key[0] / name).with_suffix(".svg") if name else None
+        name = self.summary["files"].get("figure", "")
+        path = (self.place(folder) / name).with_suffix(".svg") if name else None
         return path if path is not None and path.is_file() else None
 
     def sheets(self, folder: Path) -> list[Mapping[str, Any]]:
         """Its contact sheets, where it drew any: titles, and tiles of id, class, caption and a PNG in base64."""
-        path = folder / self.key[0] / f"{file_name(self.subject)}_sheets.json"
+        path = self.place(folder) / f"{file_name(self.subject)}_sheets.json"
         return list(read_json(path, "delete it")["sheets"]) if path.is_file() else []
 
 

@@ -8,14 +8,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcdo.errors import McdoError
 from mcdo.names import printable
+from mcdo.report.compare import Comparison, tables
 from mcdo.report.files import check_writable, write_text
 from mcdo.report.judgement import Judgement
 from mcdo.report.results import Reported, Reports
 from mcdo.stats import Estimate
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 LARGEST = 10_000_000
 """Bytes of a page; beyond that, thumbnails are left out, and the page says so."""
@@ -43,8 +47,38 @@ def write_page(folder: Path, page: Path, thumbnails: bool = True) -> Path:
     return write_text(page, text)
 
 
+def write_comparison(comparison: Comparison, names: tuple[str, str], page: Path) -> Path:
+    """Write the page of a comparison of two folders of reports, called ``names``."""
+    template = _environment().get_template("compare.html.j2")
+    said = template.render(
+        style=_beside("page.css"), names=names, conclusion=comparison.conclusion(), tables=tables(comparison)
+    )
+    return write_text(page, said)
+
+
 def rendered(reports: Reports, thumbnails: bool = True, left_out: str = "") -> str:
     """The page as text."""
+    sections = _sections(reports, thumbnails)
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            style=_beside("page.css"),
+            script=_beside("page.js"),
+            verdict=reports.verdict,
+            not_said=_not_said(reports),
+            measured=_measured(reports),
+            cells=[_cell(cell) for cell in (reports.verdict or {}).get("cells", ())],
+            rows=[row for section in sections for part in section.parts for row in part.rows],
+            sections=sections,
+            thumbnails=thumbnails,
+            left_out=left_out,
+            outcomes=("met", "not met", "undecided", "not applicable"),
+        )
+    )
+
+
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined  # only who asks for a page should wait for it
 
     environment = Environment(
@@ -55,20 +89,7 @@ def rendered(reports: Reports, thumbnails: bool = True, left_out: str = "") -> s
         lstrip_blocks=True,
     )
     environment.finalize = lambda value: printable(value, "\n\t") if type(value) is str else value
-    sections = _sections(reports, thumbnails)
-    return environment.get_template("page.html.j2").render(
-        style=_beside("page.css"),
-        script=_beside("page.js"),
-        verdict=reports.verdict,
-        not_said=_not_said(reports),
-        measured=_measured(reports),
-        cells=[_cell(cell) for cell in (reports.verdict or {}).get("cells", ())],
-        rows=[row for section in sections for part in section.parts for row in part.rows],
-        sections=sections,
-        thumbnails=thumbnails,
-        left_out=left_out,
-        outcomes=("met", "not met", "undecided", "not applicable"),
-    )
+    return environment
 
 
 def _beside(name: str) -> str:

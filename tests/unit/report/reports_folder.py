@@ -51,7 +51,7 @@ def summary(model: str = "clip_tiny", **changed: Any) -> dict[str, Any]:
             "question": "Does the score follow the norm?",
             "reading": "It is read in :mod:`mcdo.some.where`.\n\nTwice.",
         },
-        "files": {"summary": "{}", "figure": "norms.png"},
+        "files": {"folder": f"phase1/{NAME}", "figure": "norms.png", "arrays": ["norms.npz"]},
         "made": {"time": "2026-01-02T03:04:05+00:00", "mcdo": "0.1.0", "python": "3.11.7", "commit": "abc"},
         **changed,
     }

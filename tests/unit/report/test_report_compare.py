@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from reports_folder import NAME, VERDICT, summary, write
+
+from mcdo.cli import main
+from mcdo.report.compare import compare
+from mcdo.report.judgement import Judgement
+from mcdo.report.results import Reports
+from mcdo.stats import mean, spearman
+
+REPETITIONS = 400
+
+
+def reports(
+    folder: Path, rng: np.random.Generator, ids: Sequence[int], truth: NDArray[np.float64], scale: float = 1.0
+) -> Reports:
+    """Three trials of a score of the images ``ids``, whose noise is this run's own, and claims about it."""
+    scores = scale * truth[ids] * rng.lognormal(0, 0.3, (3, len(ids)))
+    target = np.log(truth[ids]) + rng.normal(0, 1, len(ids))
+    estimates = {
+        "follows": (spearman(scores.mean(axis=0), target, resamples=100), 0.1),
+        "large": (mean(scores.mean(axis=0), resamples=100), 0.5),
+    }
+    claims = [
+        Judgement(name, e.outcome(bar, ">"), e, f"> {bar}", at=(bar,)).as_dict() for name, (e, bar) in estimates.items()
+    ]
+    place = folder / "phase1" / NAME
+    place.mkdir(parents=True)
+    np.savez(place / "norms.npz", paths=np.array([f"image {i}" for i in ids]), trial_pre=scores)
+    (place / "summary.json").write_text(json.dumps(summary(claims=claims)))
+    return Reports.read(folder)
+
+
+def share_that_differ(tmp_path: Path, scale: float, common: bool, repetitions: int = REPETITIONS) -> float:
+    found = []
+    for seed in range(repetitions):
+        rng = np.random.default_rng(seed)
+        truth = rng.lognormal(0, 0.5, 400)
+        others = range(200) if common else range(200, 400)
+        first = reports(tmp_path / f"{seed}-{scale}-a", rng, range(200), truth)
+        second = reports(tmp_path / f"{seed}-{scale}-b", rng, others, truth, scale)
+        found.append(bool(compare(first, second).beyond_noise))
+    return float(np.mean(found))
+
+
+@pytest.mark.parametrize("common", [True, False], ids=["same images", "other images"])
+def test_two_seeds_show_no_difference_beyond_noise(tmp_path: Path, common: bool) -> None:
+    false = share_that_differ(tmp_path, 1.0, common)
+    # 95 % of the repetitions, and three standard errors of 400 of them
+    assert false <= 0.05 + 3 * (0.05 * 0.95 / REPETITIONS) ** 0.5
+
+
+@pytest.mark.parametrize("common", [True, False], ids=["same images", "other images"])
+def test_five_times_the_score_is_found(tmp_path: Path, common: bool) -> None:
+    assert share_that_differ(tmp_path, 5.0, common, repetitions=10) == 1
+
+
+def test_a_folder_does_not_differ_from_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "reports")
+    found = compare(Reports.read(folder), Reports.read(folder))
+    assert found.changes
+    assert not found.beyond_noise
+    assert all(change.p_holm == 1 for change in found.changes)
+    assert not found.settings
+    assert main(["compare", str(folder), str(folder), "--fail-on=different"]) == 0
+    assert "no difference beyond noise" in capsys.readouterr().out
+
+
+def test_a_worse_claim_and_a_lost_go_end_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = write(tmp_path / "before"), write(tmp_path / "after", config={"seed": 43, "dropout": {"p": 0.05}})
+    assert main(["compare", str(before), str(after), "--fail-on=worse"]) == 0
+    (after / "phase1" / "verdict.json").write_text(json.dumps({**VERDICT, "decision": "UNDECIDED"}))
+    page = tmp_path / "compared.html"
+    assert main(["compare", str(before), str(after), "--fail-on=worse", f"--html={page}"]) == 1
+    said = capsys.readouterr().out
+    assert "verdicts: GO and UNDECIDED" in said
+    assert "config.dropout.p" in said
+    assert "config.dropout.p" in page.read_text(encoding="utf-8")
+    first = json.loads((before / "phase1" / NAME / "clip_tiny_summary.json").read_text())
+    first["claims"][0]["estimate"].update(value=0.1, low=0.08, high=0.12)
+    first["claims"][0]["outcome"] = "not met"
+    (after / "phase1" / NAME / "clip_tiny_summary.json").write_text(json.dumps(first))
+    (after / "phase1" / "verdict.json").write_text(json.dumps(VERDICT))
+    assert main(["compare", str(before), str(after), "--fail-on=worse"]) == 1
+    assert main(["compare", str(after), str(before), "--fail-on=worse"]) == 0, "better is not worse"
+
+
+def test_what_stands_in_one_alone_is_named(tmp_path: Path) -> None:
+    found = compare(Reports.read(write(tmp_path / "a")), Reports.read(write(tmp_path / "b", "siglip_tiny")))
+    assert sorted(found.only) == [(f"phase1/{NAME}", "clip_tiny", "first"), (f"phase1/{NAME}", "siglip_tiny", "second")]
