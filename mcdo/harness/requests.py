@@ -266,9 +266,9 @@ class TokenCounts(StoredArrays):
         return {"tokens": TextTower(session.encoder(self.model)).token_counts(self.prompts)}
 
 
-def merged(requests: Iterable[Request[Any]]) -> list[Request[Any]]:
-    """As few requests as serve all of ``requests``."""
-    plan: list[Request[Any]] = []
+def merged(requests: Iterable[Request[Any]], plan: Iterable[Request[Any]] = ()) -> list[Request[Any]]:
+    """As few requests as serve all of ``requests``, and all of ``plan``, which were merged before."""
+    plan = list(plan)
     for request in requests:
         for i, planned in enumerate(plan):
             both = planned.union(request)

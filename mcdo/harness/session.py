@@ -57,13 +57,16 @@ class Session:
         self._pixels: dict[tuple[str, str], Pixels] = {}
         self._arrays: dict[str, Arrays] = {}
         self._plan: list[Request[Any]] = []
+        self._announced: set[Request[Any]] = set()
         self._values: dict[Request[Any], Any] = {}
 
     # ---- measurements
 
     def plan(self, requests: Iterable[Request[Any]]) -> None:
         """Announce requests before the first is measured."""
-        self._plan = merged([*self._plan, *requests])
+        new = dict.fromkeys(request for request in requests if request not in self._announced)
+        self._announced.update(new)
+        self._plan = merged(new, self._plan)
 
     def measure(self, request: Request[Value]) -> Value:
         """The value of ``request``, by the planned measurement that serves it: looked up, or carried out now."""

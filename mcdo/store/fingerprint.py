@@ -31,6 +31,14 @@ EXEMPT = frozenset(
         "mcdo.studies.connector.published",
         "mcdo.studies.connector.report",
         "mcdo.studies.connector.study",
+        "mcdo.studies.subtasks.compare",
+        "mcdo.studies.subtasks.evaluate",
+        "mcdo.studies.subtasks.published",
+        "mcdo.studies.subtasks.report",
+        "mcdo.studies.subtasks.runs",
+        "mcdo.studies.subtasks.study",
+        "mcdo.studies.subtasks.temperature",
+        "mcdo.studies.subtasks.triaged",
     }
 )
 """Modules of those rooms, and of studies, that cannot change a number."""

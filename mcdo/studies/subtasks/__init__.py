@@ -1,10 +1,11 @@
 """Subtasks and calibration (S2): do subtasks help a classifier on embeddings, and is its confidence to be trusted?"""
 
-from mcdo.studies.subtasks.config import ARMS, Arm, SubtaskConfig
+from mcdo.studies.subtasks.config import ARMS, Arm, Source
 from mcdo.studies.subtasks.evaluate import Evaluation, evaluate
 from mcdo.studies.subtasks.published import published_difference
+from mcdo.studies.subtasks.runs import Run, Runs
 from mcdo.studies.subtasks.splits import CalibrationSplit, Predictions, Splits, TestSplit, TrainSplit, ValidationSplit
-from mcdo.studies.subtasks.study import Study
+from mcdo.studies.subtasks.study import SubtaskStudy
 from mcdo.studies.subtasks.task import load_task
 from mcdo.studies.subtasks.temperature import Temperature, fit_temperature
 
@@ -14,9 +15,11 @@ __all__ = [
     "CalibrationSplit",
     "Evaluation",
     "Predictions",
+    "Run",
+    "Runs",
+    "Source",
     "Splits",
-    "Study",
-    "SubtaskConfig",
+    "SubtaskStudy",
     "Temperature",
     "TestSplit",
     "TrainSplit",

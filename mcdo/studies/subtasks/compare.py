@@ -9,14 +9,13 @@ the interval over seeds, Student's t of the paired differences, which says what 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
-from mcdo.stats import Estimate, permutation_p, proportion
+from mcdo.stats import Estimate, Sample, permutation_p, proportion, ratio_of_means
 from mcdo.stats.resampling import multiplicities, percentile_estimate
 from mcdo.studies.subtasks.published import mcnemar_exact
 
@@ -102,16 +101,6 @@ def seed_differences(first: Sums, second: Sums) -> dict[str, Floats]:
     return {name: np.array([a[name][0] - b[name][0] for a, b in each]) for name in METRICS}
 
 
-def t_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
-    """Mean of [n] values with Student's interval; NaN bounds for fewer than two."""
-    held = np.asarray(values, dtype=np.float64)
-    n, mean = len(held), float(held.mean())
-    if n < 2:
-        return Estimate(mean, float("nan"), float("nan"), n, level)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1) * held.std(ddof=1) / np.sqrt(n))
-    return Estimate(mean, mean - half, mean + half, n, level)
-
-
 def swap_p(first: Sums, second: Sums, seed: int, permutations: int = 10_000) -> dict[str, float]:
     """Two-sided p of each difference by swapping the arms' predictions origin by origin (Fisher–Pitman).
 
@@ -179,17 +168,25 @@ def grouped_bootstrap(
 
 
 def mean_among(values: ArrayLike, among: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int) -> Estimate:
-    """Mean of ``values`` [N] over the images in ``among`` [N]; bootstrap interval over the origins ``groups`` [N]."""
-    value, draws = _mean_draws(values, among, groups, seed, resamples)
-    return percentile_estimate(value, draws, _origins(among, groups), 0.95)
+    """Mean of ``values`` [N] over the images in ``among`` [N]; interval over the origins, and n those that have any."""
+    inside = np.asarray(among, dtype=np.float64)
+    held = np.asarray(values, dtype=np.float64) * inside
+    found = ratio_of_means(held, inside, origins=np.asarray(groups), seed=seed, resamples=resamples)
+    return replace(found, n=_origins(among, groups))
 
 
 def mean_gap(values: ArrayLike, among: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int) -> Estimate:
     """Mean of ``values`` over ``among`` less the mean over all others; NaN where one of the two is empty."""
-    inside = np.asarray(among, dtype=bool)
-    one, drawn = _mean_draws(values, inside, groups, seed, resamples)
-    other, drawn_other = _mean_draws(values, ~inside, groups, seed, resamples)
-    return percentile_estimate(one - other, drawn - drawn_other, _origins(np.ones(len(inside)), groups), 0.95)
+    held, inside = np.asarray(values, dtype=np.float64), np.asarray(among, dtype=np.float64)
+    sample = Sample(len(held), np.asarray(groups), seed, resamples)
+
+    def gap(weights: Floats) -> Floats:
+        with np.errstate(invalid="ignore"):
+            one, other = ((weights @ (held * part)) / (weights @ part) for part in (inside, 1 - inside))
+        return np.asarray(one - other)[:, None]
+
+    whole, draws = sample.both(gap)
+    return sample.estimate(whole[0], draws[:, 0])
 
 
 def share_among(hit: ArrayLike, among: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int = 1000) -> Estimate:
@@ -211,18 +208,6 @@ def share_among(hit: ArrayLike, among: ArrayLike, groups: ArrayLike, *, seed: in
 
 def _origins(among: ArrayLike, groups: ArrayLike) -> int:
     return len(np.unique(np.asarray(groups)[np.asarray(among, dtype=bool)]))
-
-
-def _mean_draws(
-    values: ArrayLike, among: ArrayLike, groups: ArrayLike, seed: int, resamples: int
-) -> tuple[float, Floats]:
-    """A mean is a ratio of sums over origins, so all its resamples are two products; NaN for an empty one."""
-    chosen, origin = np.asarray(among, dtype=np.float64), np.asarray(groups, dtype=np.int64)
-    total = np.bincount(origin, np.asarray(values, dtype=np.float64) * chosen)
-    count = np.bincount(origin, chosen)
-    weights = multiplicities(len(count), resamples, seed)
-    with np.errstate(invalid="ignore"):
-        return float(total.sum() / count.sum()), np.asarray((weights @ total) / (weights @ count))
 
 
 def stacked(rows: Sequence[ArrayLike]) -> Floats:

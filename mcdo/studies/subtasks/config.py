@@ -5,11 +5,8 @@ Where the document leaves something open, the choice made here stands beside it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
-
-from mcdo.harness.settings import ProtocolName
+from typing import Literal
 
 Inputs = Literal["labels", "probabilities", "none", "oracle"]
 """What the meta-learner sees beside the embedding: predicted subtask labels, predicted subtask probabilities, nothing,
@@ -86,44 +83,11 @@ class DigitSizes:
 
 
 @dataclass(frozen=True)
-class SubtaskConfig:
-    """S2's protocol."""
-
-    QUICK: ClassVar[Mapping[str, Any]] = {
-        "cifar10": Sizes(train=4000, validation=1000, calibration=1000, test=2000),
-        "digits": DigitSizes(train=1197, rounds=2),
-        "resamples": 500,
-        "few_resamples": 100,
-        "permutations": 4000,
-        "max_epochs": 20,
-    }
+class Source:
+    """Which images: the digits, or CIFAR-10 where ``folder`` names it, as the folder or its archive."""
 
     seed: int = 42
-    seeds: tuple[int, ...] = (0, 1, 2)
-    cifar10: Sizes = Sizes()
     digits: DigitSizes = DigitSizes()
-    arms: tuple[Arm, ...] = ARMS
-    patience: int = 4
-    max_epochs: int = 30
-    passes: int = 25
-    bins: int = 15
-    edge_threshold: int = 50  # of 255; the document does not give it
-    review_std: float = 0.35
-    accept_std: float = 0.25
-    accept_confidence: float = 0.90
-    resamples: int = 1000
-    few_resamples: int = 200  # of statistics that are not sums over images
-    permutations: int = 10_000
-
-    @classmethod
-    def of(cls, protocol: ProtocolName, seed: int = 42) -> SubtaskConfig:
-        """The configuration under a protocol."""
-        return cls(seed=seed, **(cls.QUICK if protocol == "quick" else {}))
-
-    def arm(self, name: str) -> Arm:
-        """The arm of that name."""
-        return next(arm for arm in self.arms if arm.name == name)
-
-    def training(self, arm: Arm) -> Training:
-        """How the networks of an arm are trained."""
-        return Training(arm.batch, arm.lr, self.patience, self.max_epochs)
+    cifar10: Sizes = Sizes()
+    folder: str = ""
+    images: str = "digits"

@@ -8,7 +8,7 @@ that the comparison can find something.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -23,6 +23,7 @@ from mcdo.stats import (
     holm,
     proportion,
     reliability_diagram,
+    t_mean,
 )
 from mcdo.studies.subtasks.compare import (
     METRICS,
@@ -37,10 +38,10 @@ from mcdo.studies.subtasks.compare import (
     stacked,
     sums,
     swap_p,
-    t_interval,
 )
 from mcdo.studies.subtasks.dropout import READINGS, Reading
-from mcdo.studies.subtasks.study import COMPARED_SUBTASKS, LINEAR, META_SUBTASKS, Run, Study
+from mcdo.studies.subtasks.labels import COMPARED_SUBTASKS, META_SUBTASKS
+from mcdo.studies.subtasks.runs import LINEAR, Run, Runs
 from mcdo.studies.subtasks.temperature import UNSCALED
 from mcdo.studies.subtasks.triaged import TriageRow, accept_over_rest, mean_std, triage_rows
 
@@ -91,15 +92,10 @@ class Contrast:
 
     @property
     def judged(self) -> Estimate:
-        """The interval that a claim is judged by: wide enough for other images, for other seeds, and for Holm.
-
-        The union of the intervals over images and over seeds; stretched over zero where Holm's p does not reach .05.
-        """
+        """The difference with the union of its intervals over images and over seeds: what a claim is judged by."""
         low, high = (pick(getattr(self.difference, end), getattr(self.over_seeds, end))
                      for pick, end in ((np.fmin, "low"), (np.fmax, "high")))  # fmt: skip
-        if self.p_holm >= 0.05:
-            low, high = min(low, -1e-12), max(high, 1e-12)
-        return Estimate(self.difference.value, float(low), float(high), self.difference.n)
+        return replace(self.difference, low=float(low), high=float(high))
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ class HeadResult:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Everything reported."""
+    """Everything reported, and the runs behind it."""
 
     arms: dict[str, ArmResult]
     contrasts: tuple[Contrast, ...]
@@ -139,14 +135,15 @@ class Evaluation:
     accept_over_rest: dict[str, Estimate]
     mean_std: dict[str, dict[Reading, Estimate]]
     diagrams: dict[str, ReliabilityDiagram]
+    runs: Runs
 
     def contrast(self, first: str, second: str, metric: str) -> Contrast:
         """The comparison of two arms by a metric."""
         return next(c for c in self.contrasts if (c.first, c.second, c.metric) == (first, second, metric))
 
 
-def evaluate(study: Study) -> Evaluation:
-    """Train whatever is not yet trained, and compute everything."""
+def evaluate(study: Runs) -> Evaluation:
+    """Everything, from the runs."""
     after = {arm: _sums(study, arm, "after") for arm in _arms(study)}
     before = {arm: _sums(study, arm, "before") for arm in OPTIONS}
     return Evaluation(
@@ -159,10 +156,11 @@ def evaluate(study: Study) -> Evaluation:
         accept_over_rest={arm: accept_over_rest(study, arm) for arm in OPTIONS},
         mean_std={arm: {reading: mean_std(study, arm, reading) for reading in READINGS} for arm in OPTIONS},
         diagrams={which: _diagram(study, "A", which) for which in ("before", "after")},
+        runs=study,
     )
 
 
-def _arms(study: Study) -> list[str]:
+def _arms(study: Runs) -> list[str]:
     return [*(arm.name for arm in study.config.arms), LINEAR]
 
 
@@ -171,14 +169,14 @@ def _probabilities(run: Run, which: str) -> Floats:
     return scale.probabilities(run.test)
 
 
-def _sums(study: Study, arm: str, which: str) -> Sums:
-    test, p = study.splits.test, stacked([_probabilities(run, which) for run in study.runs(arm)])
+def _sums(study: Runs, arm: str, which: str) -> Sums:
+    test, p = study.splits.test, stacked([_probabilities(run, which) for run in study.of(arm)])
     return sums(p, test.labels, test.groups, study.config.bins)
 
 
-def _arm(study: Study, arm: str) -> ArmResult:
-    runs, config = study.runs(arm), study.config
-    trained = [run.trained for run in runs if run.trained is not None]
+def _arm(study: Runs, arm: str) -> ArmResult:
+    runs, config = study.of(arm), study.config
+    trained = [run for run in runs if run.history]
     found = {
         which: estimates(_sums(study, arm, which), config.seed, config.resamples)
         for which in ("before", "after", "after_by_ece")
@@ -198,7 +196,7 @@ def _arm(study: Study, arm: str) -> ArmResult:
     )
 
 
-def _other_error(study: Study, runs: list[Run], error: Callable[[Floats, Floats, int, Floats], float]) -> Estimate:
+def _other_error(study: Runs, runs: list[Run], error: Callable[[Floats, Floats, int, Floats], float]) -> Estimate:
     """Mean over seeds after temperature; recentred percentile interval over origins.
 
     An origin that a resample holds twice is one origin to a debiased error. So its noise is that of the images and of
@@ -216,7 +214,7 @@ def _other_error(study: Study, runs: list[Run], error: Callable[[Floats, Floats,
     )
 
 
-def _contrasts(study: Study, before: dict[str, Sums], after: dict[str, Sums]) -> tuple[Contrast, ...]:
+def _contrasts(study: Runs, before: dict[str, Sums], after: dict[str, Sums]) -> tuple[Contrast, ...]:
     found: list[Contrast] = []
     for family, pairs in PAIRS.items():
         named = [((first, second), after[first], after[second]) for first, second in pairs]
@@ -226,14 +224,14 @@ def _contrasts(study: Study, before: dict[str, Sums], after: dict[str, Sums]) ->
 
 
 def _family(
-    study: Study, family: str, pairs: list[tuple[tuple[str, str], Sums, Sums]], metrics: tuple[str, ...]
+    study: Runs, family: str, pairs: list[tuple[tuple[str, str], Sums, Sums]], metrics: tuple[str, ...]
 ) -> list[Contrast]:
     config, rows = study.config, []
     for names, first, second in pairs:
         gap = differences(first, second, config.seed, config.resamples)
         p = swap_p(first, second, config.seed, config.permutations)
         by_seed = seed_differences(first, second)
-        rows += [(names, metric, gap[metric], t_interval(by_seed[metric]), p[metric]) for metric in metrics]
+        rows += [(names, metric, gap[metric], t_mean(by_seed[metric]), p[metric]) for metric in metrics]
     adjusted = holm([p for *_, p in rows])
     return [
         Contrast(family, names[0], names[1], metric, gap, over_seeds, p, float(corrected))
@@ -241,7 +239,7 @@ def _family(
     ]
 
 
-def _mcnemar(study: Study) -> tuple[McNemar, ...]:
+def _mcnemar(study: Runs) -> tuple[McNemar, ...]:
     """Every pair of options at every seed, and every pair of seeds of A: how often do two trainings disagree at all?"""
     alone, found = one_per_origin(study.splits.test.groups), []
     seeds = study.config.seeds
@@ -262,13 +260,13 @@ def _name(run: Run, other: Run) -> str:
     return run.arm if run.arm != other.arm else f"{run.arm} seed {run.seed}"
 
 
-def _hits(study: Study, subtask: str) -> NDArray[np.bool_]:
+def _hits(study: Runs, subtask: str) -> NDArray[np.bool_]:
     """Whether A's head is right on each test image, [seeds, N]."""
-    truth, arm = study.splits.test.subtasks[subtask], study.config.arm("A")
-    return np.stack([study.head_predictions(subtask, arm, seed) == truth for seed in study.config.seeds])
+    truth = study.splits.test.subtasks[subtask]
+    return np.stack([study.head_predictions(subtask, "A", seed) == truth for seed in study.config.seeds])
 
 
-def _head(study: Study, subtask: str) -> HeadResult:
+def _head(study: Runs, subtask: str) -> HeadResult:
     splits, config, hits = study.splits, study.config, _hits(study, subtask)
     usual = np.bincount(splits.train.subtasks[subtask]).argmax()
     base = splits.test.subtasks[subtask] == usual
@@ -281,16 +279,16 @@ def _head(study: Study, subtask: str) -> HeadResult:
     )
 
 
-def _edges_over_variance(study: Study) -> Contrast:
+def _edges_over_variance(study: Runs) -> Contrast:
     config, groups = study.config, study.splits.test.groups
     edges, variance = (hit_sums(_hits(study, name), groups) for name in COMPARED_SUBTASKS)
     gap = differences(edges, variance, config.seed, config.resamples)["accuracy"]
     p = swap_p(edges, variance, config.seed, config.permutations)["accuracy"]
-    seeds = t_interval(seed_differences(edges, variance)["accuracy"])
+    seeds = t_mean(seed_differences(edges, variance)["accuracy"])
     return Contrast("complexity", COMPARED_SUBTASKS[0], COMPARED_SUBTASKS[1], "accuracy", gap, seeds, p, p)
 
 
-def _diagram(study: Study, arm: str, which: str) -> ReliabilityDiagram:
-    runs = study.runs(arm)
+def _diagram(study: Runs, arm: str, which: str) -> ReliabilityDiagram:
+    runs = study.of(arm)
     confidence = np.concatenate([_probabilities(run, which).max(axis=1) for run in runs])
     return reliability_diagram(confidence, np.concatenate([run.correct for run in runs]), study.config.bins)

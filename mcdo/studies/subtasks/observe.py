@@ -1,13 +1,8 @@
-"""What is taken from each image, once: the pre-norm feature, and the three pixel statistics behind the subtasks.
-
-Kept in the store under a key of content (weights, preprocessing, images, versions), so no image is encoded twice.
-"""
+"""What is taken from each image, once: the pre-norm feature, and the three pixel statistics behind the subtasks."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +12,8 @@ from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.estimators import provenance
 from mcdo.images import ImageSet
 from mcdo.images.threads import for_each
-from mcdo.store import Store, UnsavedResultWarning
 
 Floats = NDArray[np.float64]
 _ROWS = 256
@@ -48,37 +41,13 @@ def pixel_statistics(image: Image.Image, edge_threshold: int) -> tuple[float, fl
     return float(values.mean()), float(values.var()), float((edges[1:-1, 1:-1] > edge_threshold).sum())
 
 
-def observe(
-    encoder: Encoder, images: ImageSet, shown: ImageSet, edge_threshold: int, store: Store | None = None
-) -> Observed:
-    """Pixel statistics of ``images`` and features of the same as ``shown`` to the encoder, from the store or measured.
+def observe(encoder: Encoder, images: ImageSet, shown: ImageSet, edge_threshold: int) -> Observed:
+    """Pixel statistics of ``images`` and features of the same as ``shown`` to the encoder.
 
     Raises McdoError when a feature is not finite, an image is not what its set was made of, or the ids differ.
     """
     if images.ids != shown.ids:
         raise McdoError(f"{images.name}: the images shown to the encoder are others than those that are labelled")
-    if store is None:
-        return _measure(encoder, images, shown, edge_threshold)
-    facts = {**provenance(encoder, shown), "labelled": images.fingerprint}
-    del facts["encoder"]  # a key is only a name: the weights decide
-    key = store.key({"kind": "subtasks observed 2", "edge_threshold": edge_threshold, **facts})
-    found = store.get(key)
-    if found is not None:
-        return Observed(**found[0])
-    measured = _measure(encoder, images, shown, edge_threshold)
-    keep(store, key, vars(measured), facts)
-    return measured
-
-
-def keep(store: Store, key: str, arrays: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Put a result into the store; a full disk costs a warning, not the result."""
-    try:
-        store.put(key, arrays, facts)
-    except McdoError as error:
-        warnings.warn(f"a result of the subtasks study is not kept: {error}", UnsavedResultWarning, stacklevel=3)
-
-
-def _measure(encoder: Encoder, images: ImageSet, shown: ImageSet, edge_threshold: int) -> Observed:
     pixels: dict[int, Tensor] = {}
 
     def one(i: int) -> tuple[float, float, float]:

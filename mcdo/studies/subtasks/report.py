@@ -1,49 +1,34 @@
-"""What the study writes: a table as JSON and as markdown, and the figure, each whole or not at all."""
+"""How the study is shown: a table as JSON and as markdown, and two panels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcdo.report.figures import save_figure
-from mcdo.report.files import write_json, write_text
 from mcdo.stats import Estimate
 from mcdo.stats._checks import jsonable
 from mcdo.studies.subtasks import published
 from mcdo.studies.subtasks.dropout import CLASSES
 from mcdo.studies.subtasks.evaluate import OPTIONS, OTHER_ERRORS, Evaluation
-from mcdo.studies.subtasks.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-FOLDER = Path("studies") / "subtasks"
 _PER_CENT = ("accuracy", "ece", "brier")
 
 
-def write(study: Study, found: Evaluation, reports: Path) -> Path:
-    """Write ``subtasks.json``, ``.md`` and ``.png`` under ``reports/studies/subtasks``, the folder returned."""
-    folder = reports / FOLDER
-    write_json(folder / "subtasks.json", as_json(study, found))
-    write_text(folder / "subtasks.md", markdown(study, found))
-    save_figure(figure(found), folder / "subtasks.png")
-    return folder
-
-
-def as_json(study: Study, found: Evaluation) -> dict[str, Any]:
-    """Configuration, provenance, every figure, and what S2 reports."""
-    splits = {name: {"images": len(s), "origins": len(set(s.origins))} for name, s in vars(study.splits).items()}
+def as_json(found: Evaluation) -> dict[str, Any]:
+    """Every figure, and what S2 reports."""
+    task, splits = found.runs.task, vars(found.runs.splits)
+    shown = {name: images.fingerprint for name, images in task.shown.items()}
     return {
-        "task": study.task.name,
-        "superclass": dict(zip(study.task.class_names, study.task.superclass, strict=True)),
-        "config": asdict(study.config),
-        "splits": splits,
-        "provenance": study.provenance,
+        "task": task.name,
+        "superclass": dict(zip(task.class_names, task.superclass, strict=True)),
+        "splits": {name: {"images": len(s), "origins": len(set(s.origins))} for name, s in splits.items()},
+        "images": shown,
         "arms": {name: _plain(asdict(arm)) for name, arm in found.arms.items()},
         "contrasts": [_plain(asdict(each)) for each in found.contrasts],
         "mcnemar": [_plain(asdict(each)) for each in found.mcnemar],
@@ -77,12 +62,12 @@ def _plain(value: Any) -> Any:
     return jsonable(value) if isinstance(value, float) else value
 
 
-def markdown(study: Study, found: Evaluation) -> str:
+def markdown(found: Evaluation, encoder: str) -> str:
     """The same figures as tables for people; brackets are 95 % intervals over origins, given the seeds."""
-    config, splits = study.config, study.splits
+    config, splits = found.runs.config, found.runs.splits
     sizes = ", ".join(f"{name} {len(s)} of {len(set(s.origins))}" for name, s in vars(splits).items())
     parts = [
-        f"# Subtasks and calibration: {study.task.name}, {study.encoder.key}",
+        f"# Subtasks and calibration: {found.runs.task.name}, {encoder}",
         f"Images of origins: {sizes}. {len(config.seeds)} seeds, {config.passes} passes. Brackets: 95 % intervals over "
         f"{len(set(splits.test.origins))} test origins, given the seeds; p by swapping arms origin by origin, "
         "Holm-corrected within each family.",
@@ -200,18 +185,8 @@ def _published_table() -> str:
     return _table(head, rows)
 
 
-def figure(found: Evaluation) -> Figure:
-    """Left: reliability of A before and after temperature. Right: accuracy inside each triage class."""
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(11, 4.6), layout="constrained")
-    left, right = drawn.subplots(1, 2)
-    _draw_reliability(left, found)
-    _draw_triage(right, found)
-    return drawn
-
-
-def _draw_reliability(axes: Axes, found: Evaluation) -> None:
+def reliability_panel(axes: Axes, found: Evaluation) -> None:
+    """Reliability of A before and after temperature."""
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="perfect")
     for (which, diagram), marker in zip(found.diagrams.items(), "os", strict=True):
         full = diagram.count > 0
@@ -226,7 +201,8 @@ def _draw_reliability(axes: Axes, found: Evaluation) -> None:
     axes.legend(loc="upper left", fontsize=8)
 
 
-def _draw_triage(axes: Axes, found: Evaluation) -> None:
+def triage_panel(axes: Axes, found: Evaluation) -> None:
+    """Accuracy inside each triage class."""
     for i, arm in enumerate(OPTIONS):
         rows = [row for row in found.triage if row.arm == arm and row.reading == "probability"]
         for row in rows:

@@ -2,172 +2,180 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.special import softmax
+from mcdo.harness import Claim, Experiment, Files, Inputs, Request, Settings, Subject, View, first_model
+from mcdo.stats import Estimate
+from mcdo.studies.subtasks.config import ARMS, Arm, DigitSizes, Sizes, Source, Training
+from mcdo.studies.subtasks.evaluate import OPTIONS, Contrast, Evaluation, evaluate
+from mcdo.studies.subtasks.labels import COMPARED_SUBTASKS, META_SUBTASKS
+from mcdo.studies.subtasks.report import as_json, markdown, reliability_panel, triage_panel
+from mcdo.studies.subtasks.requests import CLASS, DropoutPasses, LinearProbe, Network, Outputs, SeenSplits
+from mcdo.studies.subtasks.runs import LINEAR, Runs
 
-from mcdo.encoders import Encoder
-from mcdo.estimators import provenance
-from mcdo.store import Store
-from mcdo.studies.subtasks.config import HEAD, META, Arm, Inputs, SubtaskConfig
-from mcdo.studies.subtasks.dropout import mc_logits
-from mcdo.studies.subtasks.labels import COMPARED_SUBTASKS, META_SUBTASKS, SIZE, make_splits
-from mcdo.studies.subtasks.observe import observe
-from mcdo.studies.subtasks.splits import CalibrationSplit, Predictions, Split, Splits, TestSplit
-from mcdo.studies.subtasks.task import Task
-from mcdo.studies.subtasks.temperature import Temperature, fit_temperature
-from mcdo.studies.subtasks.training import Examples, Job, Trained, logits, train
+if TYPE_CHECKING:
+    from mcdo.report.figures import Panel
 
-LINEAR = "linear_probe"
-Floats = NDArray[np.float64]
+CIFAR10 = "--cifar10"
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One arm and seed: logits on test and calibration, and the temperatures fitted on the latter."""
+@dataclass(frozen=True)
+class SubtaskStudy(Experiment[Evaluation]):
+    """S2's protocol: two options and a control, what subtasks add, calibration, triage."""
 
-    arm: str
-    seed: int
-    test: Predictions[TestSplit]
-    calibration: Predictions[CalibrationSplit]
-    temperature: Temperature
-    temperature_ece: Temperature
-    trained: Trained | None = None
+    key = "subtasks"
+    name = "subtasks"
+    phase = "subtasks"
+    folder = "studies"
+    perturbs = False
+    files = Files(summary="subtasks.json", figure="subtasks.png")
+    quick = {
+        "cifar10": Sizes(train=4000, validation=1000, calibration=1000, test=2000),
+        "digits": DigitSizes(train=1197, rounds=2),
+        "resamples": 500,
+        "few_resamples": 100,
+        "permutations": 4000,
+        "max_epochs": 20,
+    }
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    cifar10: Sizes = field(default_factory=Sizes)
+    digits: DigitSizes = field(default_factory=DigitSizes)
+    arms: tuple[Arm, ...] = ARMS
+    patience: int = 4
+    max_epochs: int = 30
+    passes: int = 25
+    bins: int = 15
+    edge_threshold: int = 50  # of 255; the document does not give it
+    review_std: float = 0.35
+    accept_std: float = 0.25
+    accept_confidence: float = 0.90
+    resamples: int = 1000
+    few_resamples: int = 200  # of statistics that are not sums over images
+    permutations: int = 10_000
+    cifar10_folder: str = ""
+    images: str = "digits"
+
+    @classmethod
+    def options(cls, settings: Settings) -> Mapping[str, Any]:
+        return {"cifar10_folder": settings.own_data.get(CIFAR10, ""), "images": settings.images}
+
+    @classmethod
+    def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
+        """One model; findings hold for the digits only, so CIFAR-10 is another subject."""
+        model = first_model(settings.models)
+        return (Subject(f"{model} on CIFAR-10" if CIFAR10 in settings.own_data else model, (model,)),)
 
     @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Whether the deterministic prediction is right, [N]."""
-        return np.asarray(self.test.logits.argmax(axis=1) == self.test.split.labels)
+    def source(self) -> Source:
+        """The images."""
+        return Source(self.seed, self.digits, self.cifar10, self.cifar10_folder, self.images)
 
+    def requests(self, about: View) -> Iterable[Request[Any]]:
+        yield self.seen(about)
+        yield self.linear_probe(about)
+        for seed in self.seeds:
+            for name in (*META_SUBTASKS, *COMPARED_SUBTASKS):
+                yield self.outputs(about, "A", seed, name)
+            for arm in self.arms:
+                yield from (Outputs(about.model, head) for head in self.network(about, arm.name, seed).heads)
+                yield self.outputs(about, arm.name, seed)
+            for name in OPTIONS:
+                yield self.dropout_passes(about, name, seed)
 
-@dataclass(eq=False)
-class Study:
-    """A task seen through an encoder. Nothing is trained twice; results lie in the store where there is one."""
+    def seen(self, about: View) -> SeenSplits:
+        """The four splits through the encoder."""
+        return SeenSplits(about.model, self.source, self.edge_threshold)
 
-    task: Task
-    encoder: Encoder
-    config: SubtaskConfig
-    store: Store | None = None
-    unmuted: Callable[[], AbstractContextManager[object]] = nullcontext
-    trainings: int = 0
-    _runs: dict[tuple[str, int], Run] = field(default_factory=dict)
-    _passes: dict[tuple[str, int], Floats] = field(default_factory=dict)
-    _heads: dict[tuple[str, int, float, int], Trained] = field(default_factory=dict)
+    def network(self, about: View, arm: str, seed: int, target: str = CLASS) -> Network:
+        """The meta-learner of an arm, or one of its heads."""
+        of = next(each for each in self.arms if each.name == arm)
+        training = Training(of.batch, of.lr, self.patience, self.max_epochs)
+        return Network(about.model, self.seen(about), target, of.inputs if target == CLASS else "none", training, seed)
 
-    @cached_property
-    def splits(self) -> Splits:
-        """The four splits, observed through the encoder."""
-        with self.unmuted():
-            return make_splits(
-                self.task,
-                {
-                    name: observe(self.encoder, images, self.task.shown[name], self.config.edge_threshold, self.store)
-                    for name, images in self.task.images.items()
-                },
-            )
+    def outputs(self, about: View, arm: str, seed: int, target: str = CLASS) -> Outputs:
+        """What that network says."""
+        return Outputs(about.model, self.network(about, arm, seed, target))
 
-    @cached_property
-    def provenance(self) -> dict[str, Any]:
-        """Encoder, versions, and the content of every split."""
-        facts = provenance(self.encoder, self.task.shown["test"])
-        del facts["masks"]  # the encoder is not perturbed here
-        return {**facts, "images": {name: images.fingerprint for name, images in self.task.shown.items()}}
+    def dropout_passes(self, about: View, arm: str, seed: int) -> DropoutPasses:
+        """What an arm's meta-learner says under dropout."""
+        return DropoutPasses(about.model, self.network(about, arm, seed), self.passes)
 
-    def run(self, arm: str, seed: int) -> Run:
-        """The result of an arm and seed, trained on first use."""
-        if (arm, seed) not in self._runs:
-            found = self._linear_probe(seed) if arm == LINEAR else self._meta(self.config.arm(arm), seed)
-            self._runs[arm, seed] = found
-        return self._runs[arm, seed]
+    def linear_probe(self, about: View) -> LinearProbe:
+        """What a linear probe says."""
+        return LinearProbe(about.model, self.seen(about))
 
-    def runs(self, arm: str) -> list[Run]:
-        """An arm's results over all seeds."""
-        return [self.run(arm, seed) for seed in self.config.seeds]
+    def compute(self, inputs: Inputs) -> Evaluation:
+        return evaluate(Runs(self, inputs))
 
-    def passes(self, arm: str, seed: int) -> Floats:
-        """Monte Carlo logits of the arm's meta-learner on the test split, float64 [T, N, C]."""
-        if (arm, seed) not in self._passes:
-            trained, test = self.run(arm, seed).trained, self.splits.test
-            assert trained is not None, f"{arm} has no dropout"
-            x = self.inputs(test, self.config.arm(arm), seed)
-            self._passes[arm, seed] = mc_logits(trained.network, test, x, self.config.passes, seed)
-        return self._passes[arm, seed]
-
-    def head(self, subtask: str, arm: Arm, seed: int) -> Trained:
-        """A subtask head, trained as the arm trains."""
-        key = (subtask, arm.batch, arm.lr, seed)
-        if key not in self._heads:
-            job = Job(f"{subtask} head, {arm.name} seed {seed}", SIZE[subtask], HEAD, self.config.training(arm), seed)
-            splits = self.splits
-            self._heads[key] = self._train(job, splits.train.features, splits.validation.features, subtask)
-        return self._heads[key]
-
-    def head_predictions(self, subtask: str, arm: Arm, seed: int) -> NDArray[np.int64]:
-        """The head's labels on the test split, [N]."""
-        head = self.head(subtask, arm, seed)
-        return np.asarray(logits(head.network, self.splits.test.features).argmax(axis=1), dtype=np.int64)
-
-    def inputs(self, split: Split, arm: Arm, seed: int) -> NDArray[np.float32]:
-        """What the meta-learner sees of a split: the feature, and whatever the arm adds, float32 [N, D + extra]."""
-        parts = [split.features]
-        parts += [self._extra(split, name, arm, seed) for name in META_SUBTASKS if arm.inputs != "none"]
-        return np.concatenate(parts, axis=1, dtype=np.float32)
-
-    def _extra(self, split: Split, subtask: str, arm: Arm, seed: int) -> NDArray[Any]:
-        if arm.inputs == "oracle":
-            return split.subtasks[subtask][:, None]
-        found = logits(self.head(subtask, arm, seed).network, split.features)
-        return encode_outputs(found, arm.inputs)
-
-    def _train(self, job: Job, x: NDArray[np.float32], validation: NDArray[np.float32], target: str) -> Trained:
-        train_split, validation_split = self.splits.train, self.splits.validation
-        y = train_split.labels if target == "class" else train_split.subtasks[target]
-        v = validation_split.labels if target == "class" else validation_split.subtasks[target]
-        self.trainings += 1
-        with self.unmuted():
-            return train(job, Examples(x, y), Examples(validation, v), device=self.encoder.device, store=self.store)
-
-    def _meta(self, arm: Arm, seed: int) -> Run:
-        splits, classes = self.splits, len(self.task.class_names)
-        job = Job(f"{arm.name} seed {seed}", classes, META, self.config.training(arm), seed)
-        x = {name: self.inputs(split, arm, seed) for name, split in vars(splits).items() if isinstance(split, Split)}
-        trained = self._train(job, x["train"], x["validation"], "class")
-        on_calibration, on_test = (logits(trained.network, x[name]) for name in ("calibration", "test"))
-        return self._finished(arm.name, seed, on_calibration, on_test, trained)
-
-    def _linear_probe(self, seed: int) -> Run:
-        """Multinomial logistic regression on the embedding alone (L2, C = 1); the same for every seed."""
-        from sklearn.linear_model import LogisticRegression
-
-        splits = self.splits
-        probe = LogisticRegression(max_iter=5000).fit(splits.train.features, splits.train.labels)
-        found = [np.asarray(probe.decision_function(s.features)) for s in (splits.calibration, splits.test)]
-        return self._finished(LINEAR, seed, found[0], found[1], None)
-
-    def _finished(self, arm: str, seed: int, calibration: Floats, test: Floats, trained: Trained | None) -> Run:
-        held_out = Predictions(self.splits.calibration, calibration)
-        return Run(
-            arm=arm,
-            seed=seed,
-            test=Predictions(self.splits.test, test),
-            calibration=held_out,
-            temperature=fit_temperature(held_out, "nll"),
-            temperature_ece=fit_temperature(held_out, "ece", self.config.bins),
-            trained=trained,
+    def claims(self) -> Sequence[Claim[Evaluation]]:
+        """Comparisons of arms are judged by an interval that covers other images and other seeds, and by Holm's p."""
+        return (
+            # the positive control: unless true labels are seen to help, that predicted ones do not says little
+            _lower("true_subtask_labels_lower_the_nll", "A_true_subtasks", "A_no_subtasks", "nll"),
+            _higher("b_is_more_accurate_than_a", "B", "A", "accuracy"),
+            _lower("a_is_better_calibrated_than_b", "B", "A", "ece"),
+            _higher("the_misscaled_control_is_less_accurate_than_a", "A", "control", "accuracy"),
+            _higher("the_misscaled_control_is_less_accurate_than_b", "B", "control", "accuracy"),
+            _higher("subtask_labels_add_accuracy", "A", "A_no_subtasks", "accuracy"),
+            _higher("subtask_probabilities_add_accuracy", "A_probabilities", "A_no_subtasks", "accuracy"),
+            _higher("the_system_is_more_accurate_than_a_linear_probe", "A", LINEAR, "accuracy"),
+            _lower("temperature_lowers_the_nll_of_a", "A scaled", "A unscaled", "nll"),
+            _lower("temperature_lowers_the_ece_of_a", "A scaled", "A unscaled", "ece"),
+            _lower("temperature_lowers_the_ece_of_b", "B scaled", "B unscaled", "ece"),
+            _contrast("edges_are_read_better_than_variance", lambda e: e.edges_over_variance, above=0.0),
+            Claim("accepted_images_are_more_often_right", lambda e: e.accept_over_rest["A"], above=0.0),
+            *(
+                Claim(f"the_{name}_head_beats_the_most_frequent_label", partial(_gain, name), above=0.0)
+                for name in META_SUBTASKS
+            ),
+            *(
+                Claim(f"the_{name}_head_is_above_60_per_cent", partial(_accuracy, name), above=0.6)
+                for name in META_SUBTASKS
+            ),
         )
 
+    def summary(self, result: Evaluation) -> Mapping[str, Any]:
+        return as_json(result)
 
-def encode_outputs(head_logits: Floats, inputs: Inputs) -> NDArray[Any]:
-    """A head's output as input of the meta-learner: one number, the label [N, 1], or probabilities [N, k]."""
-    if inputs == "labels":
-        return np.asarray(head_logits.argmax(axis=1)[:, None])
-    return np.asarray(softmax(head_logits, axis=1))
+    def documents(self, inputs: Inputs, result: Evaluation) -> Mapping[str, Any]:
+        return {"subtasks.md": markdown(result, inputs.model)}
+
+    def title(self) -> str:
+        return "is a stated confidence to be trusted?"
+
+    def panels(self, inputs: Inputs, result: Evaluation) -> Sequence[Panel]:
+        """Reliability of A before and after temperature, and accuracy inside each triage class."""
+        return partial(reliability_panel, found=result), partial(triage_panel, found=result)
 
 
-__all__ = ["COMPARED_SUBTASKS", "LINEAR", "META_SUBTASKS", "Run", "Study", "encode_outputs"]
+def _contrast(
+    name: str, of: Callable[[Evaluation], Contrast], above: float | None = None, below: float | None = None
+) -> Claim[Evaluation]:
+    return Claim(
+        name,
+        lambda e: of(e).judged,
+        above=above,
+        below=below,
+        beside=lambda e: f"over images {of(e).difference}, over seeds {of(e).over_seeds}",
+        p_holm=lambda e: of(e).p_holm,
+    )
+
+
+def _higher(name: str, first: str, second: str, metric: str) -> Claim[Evaluation]:
+    return _contrast(name, lambda e: e.contrast(first, second, metric), above=0.0)
+
+
+def _lower(name: str, first: str, second: str, metric: str) -> Claim[Evaluation]:
+    return _contrast(name, lambda e: e.contrast(first, second, metric), below=0.0)
+
+
+def _gain(subtask: str, evaluation: Evaluation) -> Estimate:
+    return evaluation.heads[subtask].gain
+
+
+def _accuracy(subtask: str, evaluation: Evaluation) -> Estimate:
+    return evaluation.heads[subtask].accuracy

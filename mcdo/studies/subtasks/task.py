@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from mcdo.errors import McdoError
 from mcdo.images import ImageSet, load_images
 from mcdo.images.sampling import spread_order
 from mcdo.studies.subtasks.cifar10 import cifar10
-from mcdo.studies.subtasks.config import SubtaskConfig
+from mcdo.studies.subtasks.config import Source
 from mcdo.studies.subtasks.noise import through_noise
 
 SplitName = Literal["train", "validation", "calibration", "test"]
@@ -45,20 +46,23 @@ class Task:
     shown: Mapping[SplitName, ImageSet]
 
 
-def load_task(config: SubtaskConfig, cifar10_path: Path | None = None, images: str = "digits") -> Task:
-    """CIFAR-10 where a path is given, the digits otherwise.
+@lru_cache(maxsize=1)
+def load_task(source: Source) -> Task:
+    """CIFAR-10 where a folder is given, the digits otherwise.
 
     Raises McdoError for another image set: superclasses have to be stated for its classes.
     """
-    if cifar10_path is not None:
-        return _cifar10_task(config, cifar10_path)
-    if images != "digits":
-        raise McdoError(f"images {images!r}: the subtasks study runs on digits, or on CIFAR-10 with --cifar10=PATH")
-    return _digits_task(config)
+    if source.folder:
+        return _cifar10_task(source, Path(source.folder))
+    if source.images != "digits":
+        raise McdoError(
+            f"images {source.images!r}: the subtasks study runs on digits, or on CIFAR-10 with --cifar10=PATH"
+        )
+    return _digits_task(source)
 
 
-def _digits_task(config: SubtaskConfig) -> Task:
-    sizes, seed = config.digits, config.seed
+def _digits_task(source: Source) -> Task:
+    sizes, seed = source.digits, source.seed
     originals = load_images("digits", None, seed)
     heldout = load_images("digits", sizes.rounds * len(originals), seed)
     assert originals.labels is not None
@@ -73,8 +77,8 @@ def _digits_task(config: SubtaskConfig) -> Task:
     return Task("digits", heldout.class_names, LOOP, ("open", "closed loop"), splits, shown)
 
 
-def _cifar10_task(config: SubtaskConfig, path: Path) -> Task:
-    sizes, test = config.cifar10, cifar10(path, "test")
+def _cifar10_task(source: Source, path: Path) -> Task:
+    sizes, test = source.cifar10, cifar10(path, "test")
     pool = _distinct(cifar10(path, "train"), test)
     wanted = {"validation": sizes.validation, "calibration": sizes.calibration, "train": sizes.train}
     if sum(n or 1 for n in wanted.values()) > len(pool) or sizes.test > len(test):
@@ -82,10 +86,10 @@ def _cifar10_task(config: SubtaskConfig, path: Path) -> Task:
             f"{path} holds {len(pool)} distinct training images and {len(test)} test images, too few for {wanted} and "
             f"test {sizes.test}"
         )
-    splits: dict[SplitName, ImageSet] = {"test": _spread(test, config.seed, 0, sizes.test)}
+    splits: dict[SplitName, ImageSet] = {"test": _spread(test, source.seed, 0, sizes.test)}
     start = 0
     for name, n in wanted.items():
-        splits[name] = _spread(pool, config.seed, start, n)  # type: ignore[index]
+        splits[name] = _spread(pool, source.seed, start, n)  # type: ignore[index]
         start += len(splits[name])  # type: ignore[index]
     return Task("cifar10", pool.class_names, ANIMAL, ("vehicle", "animal"), splits, splits)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,11 +22,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from mcdo.errors import McdoError
-from mcdo.store import Store
+from mcdo.store import Store, UnsavedResultWarning
 from mcdo.store.fingerprint import code_fingerprint
 from mcdo.studies.subtasks.config import Architecture, Training
 from mcdo.studies.subtasks.network import Perceptron, generator
-from mcdo.studies.subtasks.observe import keep
 from mcdo.threads import one_thread
 
 CHECKPOINT_EVERY_S = 5.0
@@ -122,11 +122,19 @@ def train(
             bar.update()
             due = time.monotonic() - saved >= checkpoint_every_s
             if store is not None and (due or run.done):
-                keep(store, key, *run.checkpoint())
+                _keep(store, key, *run.checkpoint())
                 saved = time.monotonic()
             if after_epoch is not None:
                 after_epoch(len(run.history))
     return run.result()
+
+
+def _keep(store: Store, key: str, arrays: dict[str, NDArray[Any]], facts: dict[str, Any]) -> None:
+    """Put a checkpoint into the store; a full disk costs a warning, not the training."""
+    try:
+        store.put(key, arrays, facts)
+    except McdoError as error:
+        warnings.warn(f"a network of the subtasks study is not kept: {error}", UnsavedResultWarning, stacklevel=3)
 
 
 class _Run:

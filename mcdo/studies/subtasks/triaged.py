@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from mcdo.stats import Estimate
 from mcdo.studies.subtasks.compare import mean_among, mean_gap, share_among
 from mcdo.studies.subtasks.dropout import CLASSES, Reading, triage, uncertainty
-from mcdo.studies.subtasks.study import Study
+from mcdo.studies.subtasks.runs import Runs
 
 Floats = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ class _Pooled:
     groups: NDArray[np.int64]
 
 
-def _pooled(study: Study, arm: str, reading: Reading) -> _Pooled:
+def _pooled(study: Runs, arm: str, reading: Reading) -> _Pooled:
     config, test = study.config, study.splits.test
     each = [
         uncertainty(study.passes(arm, seed), reading, study.run(arm, seed).temperature.value) for seed in config.seeds
@@ -50,7 +50,7 @@ def _pooled(study: Study, arm: str, reading: Reading) -> _Pooled:
     )
 
 
-def triage_rows(study: Study, arm: str, reading: Reading) -> list[TriageRow]:
+def triage_rows(study: Runs, arm: str, reading: Reading) -> list[TriageRow]:
     """Every class of an arm, all seeds together."""
     pooled, everything = _pooled(study, arm, reading), np.ones(len(study.splits.test) * len(study.config.seeds))
 
@@ -63,7 +63,7 @@ def triage_rows(study: Study, arm: str, reading: Reading) -> list[TriageRow]:
     ]
 
 
-def accept_over_rest(study: Study, arm: str) -> Estimate:
+def accept_over_rest(study: Runs, arm: str) -> Estimate:
     """Accuracy among the accepted less accuracy among all others, under the document's reading."""
     pooled = _pooled(study, arm, "probability")
 
@@ -71,7 +71,7 @@ def accept_over_rest(study: Study, arm: str) -> Estimate:
     return mean_gap(pooled.right, accepted, pooled.groups, seed=study.config.seed, resamples=study.config.resamples)
 
 
-def mean_std(study: Study, arm: str, reading: Reading) -> Estimate:
+def mean_std(study: Runs, arm: str, reading: Reading) -> Estimate:
     """Mean over images and seeds of the std over passes."""
     pooled = _pooled(study, arm, reading)
     everything = np.ones(len(pooled.std))

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
-from mcdo.store import Store
-from mcdo.studies.subtasks import Study, evaluate
+from mcdo.harness import Runner, Session, Settings
+from mcdo.studies.subtasks import Source, SubtaskStudy
 from mcdo.studies.subtasks.cifar10 import BATCHES, CLASS_NAMES, cifar10, read_batch
-from mcdo.studies.subtasks.config import Sizes, SubtaskConfig
-from mcdo.studies.subtasks.report import write
+from mcdo.studies.subtasks.config import Sizes
 from mcdo.studies.subtasks.task import ANIMAL, load_task
 
 PER_BATCH = 10
@@ -161,8 +160,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_the_task_divides_the_training_images_and_keeps_the_test_images(standard: Path) -> None:
-    config = SubtaskConfig(cifar10=Sizes(train=None, validation=10, calibration=15, test=10))
-    task = load_task(config, standard)
+    sizes = Sizes(train=None, validation=10, calibration=15, test=10)
+    task = load_task(Source(cifar10=sizes, folder=str(standard)))
     assert {name: len(images) for name, images in task.images.items()} == {
         "test": 10, "validation": 10, "calibration": 15, "train": 25,
     }  # fmt: skip
@@ -178,7 +177,8 @@ def test_an_exact_copy_of_an_image_is_in_no_second_split(tmp_path: Path) -> None
     held["data_batch_2"][b"data"] = held["data_batch_1"][b"data"]  # ten copies within the training images
     held["data_batch_4"][b"data"][:3] = held["test_batch"][b"data"][:3]
     path = archive(tmp_path / "copies.tar.gz", {name: pickle.dumps(each, protocol=2) for name, each in held.items()})
-    task = load_task(SubtaskConfig(cifar10=Sizes(train=None, validation=10, calibration=10, test=10)), path)
+    sizes = Sizes(train=None, validation=10, calibration=10, test=10)
+    task = load_task(Source(cifar10=sizes, folder=str(path)))
     assert sum(len(images) for name, images in task.images.items() if name != "test") == 50 - 10 - 3
     every = [each for images in task.images.values() for each in images.origins]
     assert len(set(every)) == len(every) == 47
@@ -186,24 +186,28 @@ def test_an_exact_copy_of_an_image_is_in_no_second_split(tmp_path: Path) -> None
 
 def test_too_few_images_are_refused(standard: Path) -> None:
     with pytest.raises(McdoError, match="too few"):
-        load_task(SubtaskConfig(), standard)
+        load_task(Source(folder=str(standard)))
 
 
 def test_from_the_archive_to_the_report_and_a_second_time_from_the_store(standard: Path, tmp_path: Path) -> None:
     """Ten random test images: most figures are undefined or at a bound, and nothing may break on that."""
-    config = SubtaskConfig(
-        cifar10=Sizes(train=30, validation=10, calibration=10, test=10),
-        seeds=(0, 1), max_epochs=1, passes=2, resamples=20, few_resamples=3, permutations=50,
-    )  # fmt: skip
-    encoder, store = load_encoder("clip_tiny", device="cpu"), Store(tmp_path / "store")
-    folders = []
+    own = {"--cifar10": str(standard)}
+    done = []
     for name in ("first", "second"):
-        study = Study(load_task(config, standard), encoder, config, store)
-        folders.append(write(study, evaluate(study), tmp_path / name))
-    texts = [(folder / "subtasks.json").read_text(encoding="utf-8") for folder in folders]
-    assert texts[0] == texts[1]
-    held = json.loads(texts[0])
+        reports = tmp_path / name
+        settings = Settings(
+            ("clip_tiny",), store=tmp_path / "store", reports=reports, own_data=own, from_store=name == "second"
+        )
+        study = replace(
+            SubtaskStudy.configured(settings),
+            cifar10=Sizes(train=30, validation=10, calibration=10, test=10),
+            seeds=(0, 1), max_epochs=1, passes=2, resamples=20, few_resamples=3, permutations=50,
+        )  # fmt: skip
+        done.append(Runner(Session(settings)).run(study, study.subjects(settings)[0]))
+    assert done[0].summary == done[1].summary
+    folder = tmp_path / "second" / "studies" / "subtasks"
+    held = json.loads((folder / "subtasks.json").read_text(encoding="utf-8"))
     assert held["task"] == "cifar10"
     assert held["superclass"]["frog"] == 1
     assert held["splits"]["test"] == {"images": 10, "origins": 10}
-    assert (folders[0] / "subtasks.md").read_text(encoding="utf-8").startswith("# Subtasks and calibration: cifar10")
+    assert (folder / "subtasks.md").read_text(encoding="utf-8").startswith("# Subtasks and calibration: cifar10")

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import (
@@ -31,7 +30,6 @@ from mcdo.studies.subtasks.compare import (
     share_among,
     sums,
     swap_p,
-    t_interval,
 )
 from mcdo.studies.subtasks.evaluate import Contrast
 
@@ -205,31 +203,26 @@ def test_means_and_gaps_are_those_of_resampling_origins_one_by_one() -> None:
     assert np.isnan(mean_gap(values, np.ones(60), groups, seed=2, resamples=80).value)
 
 
-def test_differences_by_seed_average_to_the_difference_and_have_students_interval() -> None:
+def test_differences_by_seed_average_to_the_difference() -> None:
     y, groups = labels(), np.arange(60) // 2
     a, b = sums(arm(1, seeds=3), y, groups), sums(arm(2, seeds=3), y, groups)
     for name, by_seed in seed_differences(a, b).items():
         assert by_seed.mean() == pytest.approx(differences(a, b, 0, 10)[name].value)
-        found, expected = t_interval(by_seed), stats.ttest_1samp(by_seed, 0).confidence_interval(0.95)
-        assert (found.low, found.high, found.n) == pytest.approx((expected.low, expected.high, 3))
-    assert np.isnan(t_interval([1.0]).low)
 
 
 @pytest.mark.parametrize(
-    ("images", "seeds", "p_holm", "low", "high"),
+    ("images", "seeds", "low", "high"),
     [
-        ((0.1, 0.3), (0.05, 0.25), 0.01, 0.05, 0.3),
-        ((0.1, 0.3), (-0.1, 0.5), 0.01, -0.1, 0.5),
-        ((0.1, 0.3), (float("nan"), float("nan")), 0.01, 0.1, 0.3),
-        ((0.1, 0.3), (0.1, 0.3), 0.05, -1e-12, 0.3),
-        ((-0.3, -0.1), (-0.3, -0.1), 0.06, -0.3, 1e-12),
+        ((0.1, 0.3), (0.05, 0.25), 0.05, 0.3),
+        ((0.1, 0.3), (-0.1, 0.5), -0.1, 0.5),
+        ((0.1, 0.3), (float("nan"), float("nan")), 0.1, 0.3),
     ],
 )
-def test_a_claim_is_judged_for_other_images_other_seeds_and_holm(
-    images: tuple[float, float], seeds: tuple[float, float], p_holm: float, low: float, high: float
+def test_a_claim_is_judged_for_other_images_and_other_seeds(
+    images: tuple[float, float], seeds: tuple[float, float], low: float, high: float
 ) -> None:
     over_images, over_seeds = Estimate(0.2, *images, 300), Estimate(0.2, *seeds, 3)
-    judged = Contrast("f", "a", "b", "accuracy", over_images, over_seeds, p_holm, p_holm).judged
+    judged = Contrast("f", "a", "b", "accuracy", over_images, over_seeds, 0.01, 0.01).judged
     assert (judged.low, judged.high, judged.n) == pytest.approx((low, high, 300))
 
 

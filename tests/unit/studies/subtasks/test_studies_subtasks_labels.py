@@ -6,7 +6,7 @@ from PIL import Image
 
 from mcdo.errors import McdoError
 from mcdo.images import load_images
-from mcdo.studies.subtasks.config import DigitSizes, SubtaskConfig
+from mcdo.studies.subtasks.config import DigitSizes, Source
 from mcdo.studies.subtasks.labels import BRIGHTNESS_CUTS, EDGE_CUTS, Thirds, levels, subtask_labels
 from mcdo.studies.subtasks.noise import through_noise
 from mcdo.studies.subtasks.observe import Observed, pixel_statistics
@@ -54,7 +54,7 @@ def test_the_digits_with_a_loop_are_0_6_8_9() -> None:
 
 
 def test_digit_splits_share_no_original_and_each_holds_all_variants_of_its_own() -> None:
-    task = load_task(SubtaskConfig(digits=DigitSizes(train=30, rounds=3)))
+    task = load_task(Source(digits=DigitSizes(train=30, rounds=3)))
     origins = {name: images.origins for name, images in task.images.items()}
     counted = {name: (len(each), len(set(each))) for name, each in origins.items()}
     assert counted == {"train": (30, 30), "validation": (450, 150), "calibration": (450, 150), "test": (900, 300)}
@@ -67,7 +67,7 @@ def test_digit_splits_share_no_original_and_each_holds_all_variants_of_its_own()
 
 def test_other_images_are_refused() -> None:
     with pytest.raises(McdoError, match=r"folder:/x.*--cifar10=PATH"):
-        load_task(SubtaskConfig(), None, "folder:/x")
+        load_task(Source(images="folder:/x"))
 
 
 def test_noise_belongs_to_the_image_and_has_the_stated_size() -> None:
