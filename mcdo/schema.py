@@ -16,7 +16,7 @@ import re
 import reprlib
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -78,13 +78,40 @@ def checked(value: Any, kind: Any, where: object, *, from_text: bool = False) ->
     """
     try:
         _refuse_unknown(_info(kind), value, where)
+    except RecursionError as error:
+        raise McdoError(f"{where} is nested too deeply") from error
+    try:
         found = msgspec.convert(value, kind, strict=not from_text)
     except RecursionError as error:
         raise McdoError(f"{where} is nested too deeply") from error
+    except McdoError as error:  # of a dataclass that checks its fields together
+        raise McdoError(f"{where}: {error}") from error
     except msgspec.ValidationError as error:
         expected, _, place = str(error).partition(" - at ")
         raise McdoError(_said(where, value, kind, place.strip("`"), expected)) from error
     return found
+
+
+def without_nan(value: Any) -> Any:
+    """A value that JSON can hold: what is no number becomes null; :func:`with_nan` is the inverse."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_nan(value: Any, kind: Any) -> Any:
+    """``value``, in which a null that stands for a number is NaN; ``kind`` says where numbers are."""
+    return _with_nan(value, _info(kind))
+
+
+def _with_nan(value: Any, info: inspect.Type | None) -> Any:
+    if value is None and isinstance(info, inspect.FloatType):
+        return math.nan
+    if isinstance(value, dict):
+        return {key: _with_nan(each, _inside(info, key)) for key, each in value.items()}
+    return [_with_nan(each, _inside(info, "")) for each in value] if isinstance(value, list) else value
 
 
 def read_json(path: Path, kind: Any, remedy: str = "", *, limit: int = LIMIT, any_name: bool = False) -> Any:
@@ -107,8 +134,10 @@ def read_yaml(path: Path, kind: Any, remedy: str = "") -> Any:
     return _parsed(path, kind, parse_yaml, _read(path, remedy, YAML_LIMIT), remedy)
 
 
-def read_csv(path: Path, kind: type[T], remedy: str = "") -> list[T]:
-    """A line per object, under a head of their keys; columns beside those of ``kind`` are passed over.
+def read_csv(path: Path, kind: type[T], remedy: str = "") -> list[tuple[int, T]]:
+    """The objects with the lines that they end on, under a head of their keys; an empty cell is null.
+
+    Columns beside those of ``kind`` are passed over.
 
     Raises:
         McdoError: naming the file and the line.
@@ -117,7 +146,7 @@ def read_csv(path: Path, kind: type[T], remedy: str = "") -> list[T]:
     text = _read(path, remedy, LIST_LIMIT).removeprefix("\ufeff")  # which spreadsheets put there
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     known = [field.encode_name for field in inspect.type_info(kind).fields]  # type: ignore[attr-defined]
-    found: list[T] = []
+    found: list[tuple[int, T]] = []
     try:
         head = next(reader, [])
         _check_head(path, head, known)
@@ -127,9 +156,9 @@ def read_csv(path: Path, kind: type[T], remedy: str = "") -> list[T]:
             where = f"{path}, line {reader.line_num}"
             if len(row) != len(head):
                 raise McdoError(f"{where} has {len(row)} cells under {len(head)} columns")
-            line = {name: cell for name, cell in zip(head, row, strict=True) if name in known}
-            found.append(checked(line, kind, where, from_text=True))
-            _refuse_odd(msgspec.to_builtins(found[-1]), where, any_name=False)
+            line = {name: cell if cell.strip() else None for name, cell in zip(head, row, strict=True) if name in known}
+            found.append((reader.line_num, checked(line, kind, where, from_text=True)))
+            _refuse_odd(msgspec.to_builtins(found[-1][1]), where, any_name=False)
     except csv.Error as error:
         raise McdoError(f"{path}, line {reader.line_num} is not CSV: {error}") from error
     return found
@@ -362,6 +391,8 @@ def _said(where: object, value: Any, kind: Any, place: str, expected: str) -> st
     choices = [str(each) for part in _parts(info) if isinstance(part, inspect.LiteralType) for each in part.values]
     if expected.startswith("Invalid enum value") and choices:
         expected = f"say {', '.join(map(repr, choices))}"
+    elif not expected.startswith(("Expected ", "Number ")):  # a record that checks its fields together
+        return f"{_at(where, place)}: {expected}"
     return f"{_at(where, place)} is {reprlib.repr(value)}: {expected.replace('`', '')}"
 
 

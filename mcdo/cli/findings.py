@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mcdo.errors import McdoError
 from mcdo.experiments.cost import estimator_cost
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.names import markdown
+from mcdo.report.files import read_json
 from mcdo.stats import LEVEL_BAND, RANKING_BAR
 
 Row = Sequence[str]
@@ -64,11 +63,7 @@ def write_page(reports: Path, page: Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise McdoError(f"{path} cannot be read ({error}); run make experiments first") from error
-    return found
+    return read_json(path, "run make experiments first")
 
 
 def table(head: Row, rows: Iterable[Row]) -> list[str]:

@@ -7,7 +7,6 @@ whether a reliable score is valid beyond the feature norm. Without the harness's
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from mcdo.harness.claim import ALPHA
 from mcdo.report.files import read_json, write_json
 from mcdo.report.judgement import Outcome
 from mcdo.report.terminal import Table, interval
+from mcdo.schema import checked, with_nan, without_nan
 from mcdo.stats import THRESHOLDS, Estimate, Reliability, usable_cells
 
 Decision = Literal["GO", "NO-GO", "UNDECIDED"]
@@ -148,7 +148,7 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        facts: dict[str, Any] = _jsonable(asdict(self))
+        facts: dict[str, Any] = without_nan(asdict(self))
         return facts
 
     def write(self, reports: Path) -> Path:
@@ -160,39 +160,16 @@ class Verdict:
         """The inverse of :meth:`write`.
 
         Raises:
-            McdoError: if there is none, or it is of another version.
+            McdoError: if there is none, or it is damaged or of another version.
 
         """
         remedy = "run pytest -m phase1"
         facts = read_json(reports / FILE, remedy)
         try:
-            facts["cells"] = tuple(_of_estimates(Cell, cell) for cell in facts["cells"])
-            facts["validity"] = tuple(_of_estimates(Validity, row) for row in facts["validity"])
-            facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
-            return cls(**facts)
-        except (KeyError, TypeError) as error:
-            raise McdoError(f"{reports / FILE} is of another version ({error}); {remedy}") from error
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _jsonable(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _of_estimates(kind: type[Any], facts: Mapping[str, Any]) -> Any:
-    """A dataclass whose estimates are JSON objects; what JSON could not hold was NaN, or an infinite SNR."""
-
-    def estimate(held: Mapping[str, Any]) -> Estimate:
-        known: dict[str, Any] = {name: math.nan if number is None else number for name, number in held.items()}
-        return Estimate(**known)
-
-    def value(held: Any) -> Any:
-        return estimate(held) if isinstance(held, dict) else math.nan if held is None else held
-
-    return kind(**{name: value(held) for name, held in facts.items()})
+            verdict: Verdict = checked(with_nan(facts, cls), cls, reports / FILE)
+        except McdoError as error:
+            raise McdoError(f"{error}, so it is damaged or of another version; {remedy}") from error
+        return verdict
 
 
 def judged(

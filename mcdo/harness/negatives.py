@@ -6,22 +6,14 @@ in either direction is loud. Findings hold for the embedded encoders only: a use
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-from mcdo.errors import McdoError
 from mcdo.harness.settings import Settings
 from mcdo.perturbation import Dropout
+from mcdo.schema import Record, read_toml
 
 FILE = Path(__file__).resolve().parents[2] / "data" / "findings.toml"
-_KEYS = {"experiment", "claim", "model", "images", "protocols", "measured", "reason"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +40,10 @@ class KnownNegative:
     reason: str
 
 
+class _Table(Record, frozen=True):
+    finding: tuple[KnownNegative, ...] = ()
+
+
 @dataclass(frozen=True)
 class KnownNegatives:
     """All known negatives."""
@@ -59,17 +55,10 @@ class KnownNegatives:
         """Read the table.
 
         Raises:
-            McdoError: for a missing or unknown key, naming the entry.
+            McdoError: naming the entry and its key.
 
         """
-        entries: list[dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8")).get("finding", [])
-        found = []
-        for i, entry in enumerate(entries):
-            if set(entry) != _KEYS:
-                odd = ", ".join(sorted(set(entry) ^ _KEYS))
-                raise McdoError(f"{path.name}, finding {i + 1}: these keys are missing or unknown: {odd}")
-            found.append(KnownNegative(**{**entry, "protocols": tuple(entry["protocols"])}))
-        return cls(tuple(found))
+        return cls(read_toml(path, _Table).finding)
 
     def lookup(self, experiment: str, claim: str, model: str, settings: Settings) -> KnownNegative | None:
         """The finding about a claim under the session's settings; only the published perturbation has any."""

@@ -16,6 +16,7 @@ from mcdo.encoders import REGISTRY, Encoder
 from mcdo.errors import McdoError
 from mcdo.harness.settings import Settings
 from mcdo.names import file_name, from_path
+from mcdo.schema import read_json
 from mcdo.store import Store, canonical_json
 
 
@@ -92,10 +93,8 @@ class OfflineEncoder:
             McdoError: if the store knows nothing of this encoder.
 
         """
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise McdoError(f"--from-store: {path} cannot be read ({error}); run once without --from-store") from error
+        found: OfflineEncoder = read_json(path, cls, "--from-store needs it: run once without --from-store")
+        return found
 
 
 def card(store: Store, settings: Settings, model: str) -> Path:

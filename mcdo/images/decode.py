@@ -71,8 +71,8 @@ def read(path: Path, name: str | None = None) -> bytes:
     return content
 
 
-def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
-    """Decode a file, or its bytes under ``name``, in full; returns mode RGB.
+def decode(source: Path | bytes, name: str | None = None, background: str = "white") -> Image.Image:
+    """Decode a file, or its bytes under ``name``, in full; returns mode RGB, with ``background`` behind transparency.
 
     Raises UnreadableImageError (a McdoError) with the name and the reason. Safe to call from several threads.
     """
@@ -87,7 +87,7 @@ def decode(source: Path | bytes, name: str | None = None) -> Image.Image:
         with _quiet, Image.open(io.BytesIO(source), formats=formats()) as image:
             _refuse(image, name)
             image.load()
-            return _to_rgb(image, name)
+            return _to_rgb(image, name, background)
     except McdoError:
         raise
     except UnidentifiedImageError as error:
@@ -115,7 +115,7 @@ def _refuse(image: Image.Image, name: str) -> None:
         raise UnreadableImageError(name, f"{frames} frames or pages; save the one that is meant as a file of its own")
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str, background: str) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return _from_deep_grey(image)
     if image.mode in ("I", "F"):
@@ -124,8 +124,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")
-    white = Image.new("RGBA", layer.size, "white")
-    return Image.alpha_composite(white, layer).convert("RGB")
+    behind = Image.new("RGBA", layer.size, background)
+    return Image.alpha_composite(behind, layer).convert("RGB")
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:

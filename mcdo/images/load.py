@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +17,7 @@ from mcdo.images.retrieval import retrieval
 from mcdo.images.synthetic import SyntheticSource, synthetic
 from mcdo.images.threads import for_each
 from mcdo.names import to_path
+from mcdo.schema import LIST_LIMIT, Count, OpenRecord, Text, read_json
 
 Names = tuple[str, ...]
 
@@ -90,37 +89,45 @@ def read_manifest(path: str | Path) -> ImageSet:
     """The image set that :meth:`ImageSet.write_manifest` wrote, after verifying that every image has the same content.
 
     A manifest without ``origins`` is an older one: its origins are those that loading the images anew gives them.
-    Raises McdoError when the manifest is not one, or naming the first image that is missing or changed.
+    Raises McdoError when the manifest is not one, naming the key, or naming the first image that is missing or changed.
     """
-    manifest = _parse_manifest(Path(path))
-    labels, ids, hashes = manifest["labels"], tuple(manifest["paths"]), tuple(manifest["hashes"])
-    kind, argument = _parse(manifest["name"])
-    images = ImageSet(
-        name=manifest["name"],
-        ids=ids,
-        labels=None if labels is None else np.array(labels, dtype=np.int64),
-        class_names=tuple(manifest["class_names"]),
-        seed=manifest["seed"],
-        source=kind.source(argument),
-        content_hashes=hashes,
-        skipped=tuple(Skipped(**each) for each in manifest["skipped"]),
-        mask_ids=tuple(manifest.get("mask_ids") or ()),
-        origins=tuple(manifest["origins"]) if "origins" in manifest else kind.origins(ids, hashes),
+    held: _Manifest = read_json(
+        Path(path), _Manifest, "write the manifest again with write_manifest", limit=LIST_LIMIT, any_name=True
     )
+    try:
+        images = _of_manifest(held)
+    except McdoError as error:
+        raise McdoError(f"{path}: {error}") from error
     for_each(lambda i: _verify(images, i, Path(path)), len(images), "verifying")
     return images
 
 
-def _parse_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text(encoding="ascii"))
-    except (OSError, ValueError) as error:
-        raise McdoError(f"manifest {path} cannot be read ({error}); write it again with write_manifest") from error
-    needed = {"paths", "labels", "class_names", "name", "seed", "hashes", "skipped"}
-    missing = sorted(needed - manifest.keys()) if isinstance(manifest, dict) else sorted(needed)
-    if missing:
-        raise McdoError(f"{path} is no image manifest: it lacks {', '.join(missing)}")
-    return dict(manifest)
+def _of_manifest(held: _Manifest) -> ImageSet:
+    kind, argument = _parse(held.name)
+    return ImageSet(
+        name=held.name,
+        ids=held.paths,
+        labels=None if held.labels is None else np.array(held.labels, dtype=np.int64),
+        class_names=held.class_names,
+        seed=held.seed,
+        source=kind.source(argument),
+        content_hashes=held.hashes,
+        skipped=held.skipped,
+        mask_ids=held.mask_ids or (),
+        origins=kind.origins(held.paths, held.hashes) if held.origins is None else held.origins,
+    )
+
+
+class _Manifest(OpenRecord, frozen=True):
+    name: Text
+    seed: int
+    paths: tuple[str, ...]
+    labels: tuple[Count, ...] | None
+    class_names: tuple[str, ...]
+    hashes: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    origins: tuple[str, ...] | None = None
+    mask_ids: tuple[str, ...] | None = None
 
 
 def _verify(images: ImageSet, i: int, manifest: Path) -> None:

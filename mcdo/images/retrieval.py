@@ -7,28 +7,35 @@ under several paths have one origin, as in a folder.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from mcdo.errors import McdoError, nearest
+from msgspec import Meta
+
+from mcdo.errors import McdoError
 from mcdo.images.decode import UnreadableImageError
 from mcdo.images.folder import FolderSource
 from mcdo.images.image_set import ImageSet
 from mcdo.images.threads import for_each
 from mcdo.names import from_path
-
-_KEYS = ("image_path", "captions", "correct_index")
+from mcdo.schema import LIST_LIMIT, Count, Text, read_json
 
 
 @dataclass(frozen=True)
 class RetrievalItem:
     """One image, its candidate captions (at least two, all different), and which of them is the right one."""
 
-    image_path: str
-    captions: tuple[str, ...]
-    correct_index: int
+    image_path: Text
+    captions: Annotated[tuple[Annotated[str, Meta(pattern=r"\S")], ...], Meta(min_length=2)]
+    correct_index: Count = 0
+
+    def __post_init__(self) -> None:
+        different = len(set(self.captions))
+        if different < len(self.captions):
+            raise ValueError(f"'captions' holds {different} different of {len(self.captions)}; expected all different")
+        if self.correct_index >= len(self.captions):
+            raise ValueError(f"'correct_index' is {self.correct_index}; expected 0 to {len(self.captions) - 1}")
 
 
 def read_items(path: str | Path) -> tuple[RetrievalItem, ...]:
@@ -39,17 +46,13 @@ def read_items(path: str | Path) -> tuple[RetrievalItem, ...]:
 
     """
     path = Path(path).expanduser()
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise McdoError(f"retrieval file {path} cannot be read ({error}); expected a JSON list of objects") from error
-    if not isinstance(entries, list):
-        raise McdoError(f"retrieval file {path} holds a {type(entries).__name__}; expected a list of objects")
-    items = tuple(_item(path, index, entry) for index, entry in enumerate(entries))
+    items: tuple[RetrievalItem, ...] = read_json(
+        path, tuple[RetrievalItem, ...], "expected a JSON list of objects with image_path, captions", limit=LIST_LIMIT
+    )
     seen: dict[str, int] = {}
     for index, item in enumerate(items):
         if seen.setdefault(item.image_path, index) != index:
-            raise _wrong(path, index, "image_path", f"repeats that of entry {seen[item.image_path]}")
+            raise McdoError(f"{path}: [{index}].image_path repeats that of [{seen[item.image_path]}]")
     if len(items) < 3:
         raise McdoError(f"retrieval file {path} holds {len(items)} entries; a ranking needs at least 3")
     return items
@@ -66,34 +69,8 @@ def retrieval(path: str, n: int | None = None, seed: int = 42) -> ImageSet:
         try:
             hashes[i] = source.load(items[i].image_path)[1]
         except UnreadableImageError as error:
-            raise _wrong(Path(path), i, "image_path", f"names no readable image: {error}") from error
+            raise McdoError(f"{path}: [{i}].image_path names no readable image: {error}") from error
 
     for_each(check, len(items), "reading images")
     ids = tuple(item.image_path for item in items)
     return ImageSet(f"retrieval:{from_path(path)}", ids, None, (), seed, source, tuple(hashes), origins=tuple(hashes))
-
-
-def _item(path: Path, index: int, entry: Any) -> RetrievalItem:
-    if not isinstance(entry, dict):
-        raise McdoError(
-            f"{path}, entry {index}: a {type(entry).__name__}; expected an object with image_path, captions"
-        )
-    for key in entry:
-        if key not in _KEYS:
-            raise _wrong(path, index, key, f"is no key of an entry; nearest: {nearest(key, _KEYS, 1)}")
-    image, captions, correct = entry.get("image_path"), entry.get("captions"), entry.get("correct_index", 0)
-    if not isinstance(image, str) or not image:
-        raise _wrong(path, index, "image_path", f"is {image!r}; expected the path of an image")
-    if not isinstance(captions, list) or not all(isinstance(text, str) and text.strip() for text in captions):
-        raise _wrong(path, index, "captions", "must be a list of texts that are not empty")
-    different = len(set(captions))
-    if different < 2 or different < len(captions):
-        found = f"holds {different} different of {len(captions)}"
-        raise _wrong(path, index, "captions", f"{found}; expected at least two, and all different")
-    if isinstance(correct, bool) or not isinstance(correct, int) or not 0 <= correct < len(captions):
-        raise _wrong(path, index, "correct_index", f"is {correct!r}; expected 0 to {len(captions) - 1}")
-    return RetrievalItem(image, tuple(captions), correct)
-
-
-def _wrong(path: Path, index: int, key: str, what: str) -> McdoError:
-    return McdoError(f"{path}, entry {index}: {key!r} {what}")

@@ -19,6 +19,7 @@ import numpy as np
 from filelock import SoftFileLock, Timeout
 from numpy.typing import ArrayLike
 
+from mcdo import schema
 from mcdo.errors import McdoError, UnwrittenWarning
 from mcdo.store.locks import acquired, file_lock
 
@@ -117,22 +118,18 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """The object in ``path``.
 
     Raises:
-        McdoError: if it cannot be read; the message ends in ``remedy``.
+        McdoError: if it cannot be read or is none; the message ends in ``remedy``.
 
     """
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise McdoError(f"{path} cannot be read ({error}); {remedy}") from error
+    value: dict[str, Any] = schema.read_json(path, dict[str, Any], remedy, limit=schema.LIST_LIMIT)
     return value
 
 
 def _summary(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there yet, or no summary of ours
+        return read_json(path, "")
+    except McdoError:  # not there yet, or no summary of ours
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 @contextmanager

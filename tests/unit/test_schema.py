@@ -145,7 +145,7 @@ def test_csv_that_is_refused(content: str, said: str, tmp_path: Path) -> None:
 
 def test_csv_with_a_mark_of_a_spreadsheet_and_other_columns(tmp_path: Path) -> None:
     path = saved(tmp_path, "\ufeffname,rate,note\r\na,1,x\r\n\r\n", "csv")
-    assert read_csv(path, Row) == [Row(name="a", rate=1.0)]
+    assert read_csv(path, Row) == [(2, Row(name="a", rate=1.0))]
 
 
 def test_what_is_no_file_of_sense(tmp_path: Path) -> None:

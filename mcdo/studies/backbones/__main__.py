@@ -13,6 +13,7 @@ import yaml
 
 from mcdo.errors import McdoError
 from mcdo.names import say
+from mcdo.schema import parse_yaml
 from mcdo.studies.backbones.config import BackbonesConfig, load_config
 from mcdo.studies.backbones.extract import extract, shard_path
 from mcdo.studies.backbones.features import merge, read_features
@@ -75,7 +76,7 @@ def _config(asked: argparse.Namespace) -> BackbonesConfig:
 
 def _shard(text: str) -> tuple[int, int]:
     number, _, of = text.partition("/")
-    if not (number.isdigit() and of.isdigit()):
+    if not (number.isdecimal() and of.isdecimal() and 0 < int(number) <= int(of)):
         raise McdoError(f"--shard {text!r}; give I/N, such as 1/4")
     return int(number), int(of)
 
@@ -124,7 +125,7 @@ def _jobs(asked: argparse.Namespace, config: BackbonesConfig) -> str:
         key, equals, value = text.partition("=")
         if not equals:
             raise McdoError(f"--set {text!r}; give KEY=VALUE, such as slurm_partition=gpu")
-        parameters[key] = yaml.safe_load(value)
+        parameters[key] = parse_yaml(value, f"--set {key}")
     planned = stages(config, asked.root, asked.device)
     if asked.dry_run:
         return describe(planned, asked.cluster, parameters)

@@ -7,43 +7,40 @@ an error with the nearest known one, and so is a value of another type.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
 
-import yaml
-
-from mcdo.errors import McdoError, nearest
+from mcdo.errors import McdoError
+from mcdo.schema import Count, NotNegative, Positive, Size, Text, read_yaml
 from mcdo.store import canonical_json
 
 CONFIGS = Path(__file__).parent / "configs"
-Section = TypeVar("Section")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The temporal transformer: width, layers, heads, and the width of the feed-forward part and of the head."""
 
-    dim: int = 128
-    layers: int = 2
-    heads: int = 4
-    feedforward: int = 512
-    head: int = 64
+    dim: Size = 128
+    layers: Size = 2
+    heads: Size = 4
+    feedforward: Size = 512
+    head: Size = 64
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """AdamW, linear warm-up and cosine to zero, early stopping on the loss of ``validation_groups`` left-out groups."""
 
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
-    batch_size: int = 16
-    max_epochs: int = 100
-    patience: int = 20
-    warmup_epochs: int = 5
-    gradient_clip: float = 1.0
-    pos_weight: float = 1.5
-    validation_groups: int = 6
+    learning_rate: Positive = 1e-4
+    weight_decay: NotNegative = 0.01
+    batch_size: Size = 16
+    max_epochs: Size = 100
+    patience: Size = 20
+    warmup_epochs: Count = 5
+    gradient_clip: Positive = 1.0
+    pos_weight: Positive = 1.5
+    validation_groups: Size = 6
 
 
 @dataclass(frozen=True)
@@ -54,14 +51,14 @@ class BackbonesConfig:
     of extraction are saved ``block`` at a time, by ``shards`` jobs; ``tasks_per_job`` (seed, fold) pairs are one job.
     """
 
-    backbones: tuple[str, ...] = ("dinov2", "clip_b16", "bioclip", "bioclip2")
+    backbones: tuple[Text, ...] = ("dinov2", "clip_b16", "bioclip", "bioclip2")
     baseline: str = "dinov2"
     plants: str = "wilting"
-    folds: int = 0
-    seeds: tuple[int, ...] = (42, 43, 44)
-    shards: int = 4
-    block: int = 256
-    tasks_per_job: int = 1
+    folds: Count = 0
+    seeds: tuple[Count, ...] = (42, 43, 44)
+    shards: Size = 4
+    block: Size = 256
+    tasks_per_job: Size = 1
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -74,12 +71,6 @@ class BackbonesConfig:
                 0 < len(set(self.backbones)) == len(self.backbones) and 0 < len(set(self.seeds)) == len(self.seeds)
             ),
             "model.dim must be a multiple of model.heads": self.model.dim % self.model.heads != 0,
-            "shards, block, tasks_per_job and training.batch_size, max_epochs, patience must be at least 1": min(
-                self.shards, self.block, self.tasks_per_job,
-                self.training.batch_size, self.training.max_epochs, self.training.patience,
-            ) < 1,
-            "training.validation_groups must be at least 1": self.training.validation_groups < 1,
-            "folds must not be negative": self.folds < 0,
         }.items():  # fmt: skip
             if wrong:
                 raise McdoError(f"configuration: {problem}")
@@ -100,44 +91,6 @@ def load_config(overlay: str | Path | None = None) -> BackbonesConfig:
     if overlay is None:
         return BackbonesConfig()
     path = Path(overlay) if Path(overlay).suffix else CONFIGS / f"{overlay}.yaml"
-    try:
-        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        known = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.yaml")))
-        raise McdoError(f"configuration {path} cannot be read ({error.strerror}); shipped ones: {known}") from error
-    except yaml.YAMLError as error:
-        raise McdoError(f"{path} is not YAML: {error}") from error
-    return overlaid(BackbonesConfig(), {} if contents is None else contents, str(path))
-
-
-def overlaid(default: Section, overlay: Any, where: str) -> Section:
-    """``default`` (a frozen dataclass, possibly of others) with the values that ``overlay`` names."""
-    if not isinstance(overlay, dict):
-        raise McdoError(f"{where}: {overlay!r} where a mapping was expected")
-    assert is_dataclass(default)
-    known = {each.name: getattr(default, each.name) for each in fields(default)}
-    changed: dict[str, Any] = {}
-    for key, value in overlay.items():
-        if key not in known:
-            raise McdoError(f"{where}: unknown key {key!r}; the nearest: {nearest(str(key), known)}")
-        changed[key] = _value(known[key], value, f"{where}: {key}")
-    changed_copy: Any = replace(cast("Any", default), **changed)
-    return cast("Section", changed_copy)
-
-
-def _value(default: Any, value: Any, where: str) -> Any:
-    """``value`` in the type of ``default``; YAML reads 1e-4 as text, which is taken for the number it is."""
-    if is_dataclass(default):
-        return overlaid(default, value, where)
-    if isinstance(default, tuple):
-        if not isinstance(value, list):
-            raise McdoError(f"{where} is {value!r}; expected a list")
-        return tuple(_value(default[0], each, where) for each in value)
-    if isinstance(default, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if type(value) is not type(default):
-        raise McdoError(f"{where} is {value!r}; expected {type(default).__name__}, such as {default!r}")
-    return value
+    known = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.yaml")))
+    found: BackbonesConfig = read_yaml(path, BackbonesConfig, f"shipped ones: {known}")
+    return found

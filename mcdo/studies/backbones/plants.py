@@ -5,19 +5,21 @@ From one CSV with a line per image, or from the two metadata tables of the publi
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from mcdo.errors import McdoError, nearest
+from mcdo import schema
+from mcdo.errors import McdoError
+from mcdo.images.decode import decode, read
+from mcdo.schema import OpenRecord, Text, checked, parse_json
 
 COLUMNS = ("plant", "group", "round", "day", "view", "path", "onset_day")
 
@@ -66,23 +68,15 @@ class FileSource:
     def load(self, view: View) -> tuple[Image.Image, str]:
         """Transparent pixels become black, as in the published study, whose images have the background masked away."""
         content = self._bytes(view)
-        try:
-            with Image.open(io.BytesIO(content)) as picture:
-                rgba = picture.convert("RGBA")
-        except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise McdoError(f"{self.paths[view]} ({view.address}) is not a readable image: {error}") from error
-        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, rgba).convert("RGB"), hashlib.sha256(content).hexdigest()
+        image = decode(content, f"{self.paths[view]} ({view.address})", background="black")
+        return image, hashlib.sha256(content).hexdigest()
 
     def content_hash(self, view: View) -> str:
         """Of the file's bytes."""
         return hashlib.sha256(self._bytes(view)).hexdigest()
 
     def _bytes(self, view: View) -> bytes:
-        try:
-            return self.paths[view].read_bytes()
-        except OSError as error:
-            raise McdoError(f"{view.address}: {self.paths[view]} cannot be read ({error.strerror})") from error
+        return read(self.paths[view], f"{view.address}: {self.paths[view]}")
 
 
 @dataclass(frozen=True)
@@ -157,47 +151,70 @@ def read_csv(path: Path) -> PlantImages:
 
     Paths are relative to the CSV. Rounds may be any integers; they are numbered anew in order.
     """
-    lines = _table(path, COLUMNS)
     plants: dict[str, Plant] = {}
     days: dict[int, float] = {}
     paths: dict[View, Path] = {}
-    for number, line in enumerate(lines, start=2):
+    for number, line in schema.read_csv(path, _Line, f"{', '.join(COLUMNS)} are the columns"):
         where = f"{path}, line {number}"
-        onset = _number(where, "onset_day", line["onset_day"]) if line["onset_day"].strip() else None
-        plant = Plant(line["plant"], line["group"], onset)
+        plant = Plant(line.plant, line.group, line.onset_day)
         if plants.setdefault(plant.name, plant) != plant:
             raise McdoError(f"{where}: {plant.name} has another group or onset_day than before")
-        at, day = int(_number(where, "round", line["round"])), _number(where, "day", line["day"])
-        if days.setdefault(at, day) != day:
-            raise McdoError(f"{where}: round {at} is on day {day}, but was on day {days[at]}; a round has one day")
-        view = View(plant.name, at, line["view"])
+        if days.setdefault(line.round, line.day) != line.day:
+            before = f"was on day {days[line.round]}; a round has one day"
+            raise McdoError(f"{where}: round {line.round} is on day {line.day}, but {before}")
+        view = View(plant.name, line.round, line.view)
         if view in paths:
             raise McdoError(f"{where}: the image {view.address} occurs twice; every plant/round/view is one image")
-        paths[view] = path.parent / line["path"]
+        paths[view] = path.parent / line.path
     return _series(str(path), plants, days, paths)
+
+
+class _Line(OpenRecord, frozen=True):
+    plant: Text
+    group: Text
+    round: int
+    day: float
+    view: Text
+    path: Text
+    onset_day: float | None
+
+
+class _Round(OpenRecord, frozen=True):
+    round: int
+    dag: float
+
+
+class _Plant(OpenRecord, frozen=True):
+    plant_id: Text
+    accession: Text
+    dag_drought_onset: float | None
+    image_side_dir: Text
+    image_top_dir: Text
+    available_timepoints: Text
 
 
 def read_study(folder: Path) -> PlantImages:
     """The published study's own tables: a line per plant with its folders of images, and the day of every round."""
-    rounds = _table(folder / "timepoint_metadata.csv", ("round", "dag"))
-    days = {int(line["round"]): float(line["dag"]) for line in rounds}
-    needed = ("plant_id", "accession", "dag_drought_onset", "image_side_dir", "image_top_dir", "available_timepoints")
+    days = {line.round: line.dag for _, line in schema.read_csv(folder / "timepoint_metadata.csv", _Round)}
     plants, paths = {}, {}
-    for line in _table(folder / "plant_metadata.csv", needed):
-        name, onset = line["plant_id"], line["dag_drought_onset"]
-        plants[name] = Plant(name, line["accession"], float(onset) if onset else None)
-        for at in json.loads(line["available_timepoints"]):
+    table = folder / "plant_metadata.csv"
+    for number, line in schema.read_csv(table, _Plant):
+        where = f"{table}, line {number}: available_timepoints"
+        plants[line.plant_id] = Plant(line.plant_id, line.accession, line.dag_drought_onset)
+        for at in checked(parse_json(line.available_timepoints, where), tuple[int, ...], where):
+            if at not in days:
+                raise McdoError(f"{where}: {at} is no round of timepoint_metadata.csv")
             for view, file in _study_files(line, at):
-                if (folder.parent / file).is_file():  # as in the study: a view that was not taken is not an error
-                    paths[View(name, at, view)] = folder.parent / file
+                if os.path.isfile(folder.parent / file):  # as in the study: a view that was not taken is not an error
+                    paths[View(line.plant_id, at, view)] = folder.parent / file
     return _series(str(folder), plants, days, paths)
 
 
-def _study_files(line: Mapping[str, str], at: int) -> Iterable[tuple[str, Path]]:
-    stem = f"124-{at}-{line['plant_id']}"
+def _study_files(line: _Plant, at: int) -> Iterable[tuple[str, Path]]:
+    stem = f"124-{at}-{line.plant_id}"
     for angle in ("000", "120", "240"):
-        yield f"side_{angle}", Path(line["image_side_dir"], angle, f"{stem}-RGB1-{angle}-FishEyeMasked.png")
-    yield "top", Path(line["image_top_dir"], f"{stem}-RGB2-FishEyeMasked.png")
+        yield f"side_{angle}", Path(line.image_side_dir, angle, f"{stem}-RGB1-{angle}-FishEyeMasked.png")
+    yield "top", Path(line.image_top_dir, f"{stem}-RGB2-FishEyeMasked.png")
 
 
 def _series(
@@ -211,23 +228,3 @@ def _series(
     seen = {view.plant for view in numbered}
     kept = tuple(plant for plant in plants.values() if plant.name in seen)
     return PlantImages(name, kept, sorted_days, tuple(sorted(numbered)), FileSource(numbered))
-
-
-def _table(path: Path, needed: Iterable[str]) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.DictReader(file))
-    except OSError as error:
-        raise McdoError(f"{path} cannot be read ({error.strerror})") from error
-    missing = set(needed) - set(lines[0] if lines else ())
-    if missing:
-        found = nearest(sorted(missing)[0], lines[0]) if lines else "no line at all"
-        raise McdoError(f"{path} lacks the column {', '.join(sorted(missing))}; the nearest there: {found}")
-    return lines
-
-
-def _number(where: str, column: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise McdoError(f"{where}: {column} is {text!r}, which is not a number") from None

@@ -7,7 +7,6 @@ trained again.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from mcdo.errors import McdoError
 from mcdo.names import file_name, printable
 from mcdo.report.files import write_json
+from mcdo.schema import Record, read_json
 from mcdo.store import canonical_json
 from mcdo.store.fingerprint import code_fingerprint
 from mcdo.studies.backbones.config import BackbonesConfig
@@ -27,6 +27,19 @@ from mcdo.studies.backbones.training import Prediction, Task, train
 
 AT_ONCE = 44
 """Tasks whose models are moved together."""
+
+
+class _Run(Record, frozen=True):
+    """What is kept of a trained model."""
+
+    key: str
+    seed: int
+    group: str
+    plants: tuple[str, ...]
+    probability: tuple[tuple[float | None, ...], ...]
+    epochs: int
+    best_epoch: int
+    validation_loss: float
 
 
 def tasks_of(series: Series, config: BackbonesConfig) -> list[Task]:
@@ -105,12 +118,10 @@ def _as_json(found: Prediction, key: str) -> dict[str, Any]:
 
 def _held(series: Series, task: Task, config: BackbonesConfig, runs: Path) -> Prediction | None:
     try:
-        held = json.loads(run_path(runs, series.name, task).read_text(encoding="utf-8"))
-        if held["key"] != _key(series, config):
-            return None
-        probability = np.array(held["probability"], dtype=np.float64)  # null becomes NaN
-        return Prediction(
-            task, tuple(held["plants"]), probability, held["epochs"], held["best_epoch"], held["validation_loss"]
-        )
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None  # not there, or damaged: it is trained again
+        held: _Run = read_json(run_path(runs, series.name, task), _Run)
+    except McdoError:  # not there, or damaged: it is trained again
+        return None
+    if held.key != _key(series, config):
+        return None
+    probability = np.array(held.probability, dtype=np.float64)  # null becomes NaN
+    return Prediction(task, held.plants, probability, held.epochs, held.best_epoch, held.validation_loss)

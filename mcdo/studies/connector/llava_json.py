@@ -7,19 +7,22 @@ chosen ones when they are chosen. So a bad item costs no finished work; with ``s
 
 from __future__ import annotations
 
-import json
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta, field
 
 from mcdo.errors import McdoError
 from mcdo.images import ImageSet, Skipped
 from mcdo.images.decode import UnreadableImageError
 from mcdo.images.folder import FolderSource
 from mcdo.images.threads import for_each
+from mcdo.names import printable
+from mcdo.schema import LIST_LIMIT, OpenRecord, Text, checked, read_json
 from mcdo.studies.connector.items import IMAGE, Captioned, Item
 
 _NAMED_IN_ERROR = 10
@@ -35,10 +38,6 @@ class Listing:
     skipped: tuple[Skipped, ...] = ()
 
 
-class _BadItemError(Exception):
-    """What is wrong with an item, beginning with the key."""
-
-
 def read_items(path: Path, *, skip_bad: bool = False) -> Listing:
     """Read and check the texts of all items; no picture is opened.
 
@@ -51,75 +50,53 @@ def read_items(path: Path, *, skip_bad: bool = False) -> Listing:
     items: dict[str, Item] = {}
     bad: list[Skipped] = []
     for i, entry in enumerate(held):
+        name = entry.get("id") if isinstance(entry, dict) else None
+        where = f"item {i}" + (f" (id {reprlib.repr(name)})" if name is not None else "")
         try:
-            item = _item(entry)
+            item = _item(entry, where)
             if item.id in items:
-                raise _BadItemError("key 'id' is that of an earlier item; ids must be unique")
+                raise McdoError(f"{where}: id is that of an earlier item; ids must be unique")
             items[item.id] = item
-        except _BadItemError as error:
-            name = entry.get("id") if isinstance(entry, dict) else None
-            bad.append(Skipped(f"item {i}" + (f" (id {name!r})" if name is not None else ""), str(error)))
+        except McdoError as error:
+            bad.append(Skipped(where, str(error).removeprefix(printable(where)).lstrip(": ")))
     if bad and (not skip_bad or not items):
         raise _refusal(str(path), bad, len(held))
     return Listing(path, tuple(items.values()), tuple(bad))
 
 
+class _Turn(OpenRecord, frozen=True):
+    speaker: Literal["human", "gpt"] = field(name="from")
+    value: Annotated[str, Meta(pattern=r"\S")]
+
+
+class _Entry(OpenRecord, frozen=True):
+    id: Text | int
+    image: Text
+    conversations: Annotated[tuple[_Turn, ...], Meta(min_length=2, max_length=2)]
+
+
 def _load(path: Path) -> list[Any]:
     expected = 'expected a JSON list of {"id", "image", "conversations"}'
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise McdoError(f"{path} cannot be read ({error.strerror}); {expected}") from error
-    except ValueError as error:
-        raise McdoError(f"{path} is no JSON ({error}); {expected}") from error
-    if not isinstance(held, list) or not held:
-        what = "is empty" if held == [] else f"holds a {type(held).__name__}"
-        raise McdoError(f"{path} {what}; {expected}")
+    held: list[Any] = read_json(path, list[Any], expected, limit=LIST_LIMIT)
+    if not held:
+        raise McdoError(f"{path} is empty; {expected}")
     return held
 
 
-def _item(entry: Any) -> Item:
-    if not isinstance(entry, dict):
-        raise _BadItemError(f"is a {type(entry).__name__}, not an object")
-    for key in ("id", "image", "conversations"):
-        if key not in entry:
-            raise _BadItemError(f"key {key!r} is missing")
-    prompt, answer = _conversation(entry["conversations"])
-    return Item(_id(entry["id"]), _image(entry["image"]), prompt, answer)
-
-
-def _id(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise _BadItemError(f"key 'id' is {value!r}; it must be text or a whole number")
-    return str(value)
-
-
-def _image(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise _BadItemError(f"key 'image' is {value!r}; it must be a path below the image root")
-    path = PurePosixPath(value)
+def _item(stated: Any, where: str) -> Item:
+    entry: _Entry = checked(stated, _Entry, where)
+    path = PurePosixPath(entry.image)
     if path.is_absolute() or ".." in path.parts:
-        raise _BadItemError(f"key 'image' is {value!r}, which lies outside the image root")
-    return str(path)
-
-
-def _conversation(turns: Any) -> tuple[str, str]:
-    if not isinstance(turns, list) or len(turns) != len(_TURNS):
-        raise _BadItemError("key 'conversations' must be a list of two turns, human and gpt")
-    values = []
-    for i, (turn, speaker) in enumerate(zip(turns, _TURNS, strict=True)):
-        where = f"key 'conversations[{i}]"
-        if not isinstance(turn, dict) or turn.get("from") != speaker:
-            raise _BadItemError(f"{where}.from' must be {speaker!r}")
-        if not isinstance(turn.get("value"), str) or not turn["value"].strip():
-            raise _BadItemError(f"{where}.value' must be text that is not empty")
-        values.append(turn["value"])
-    for i, count in enumerate((1, 0)):
-        if values[i].count(IMAGE) != count:
-            raise _BadItemError(
-                f"key 'conversations[{i}].value' holds {values[i].count(IMAGE)} of {IMAGE}, not {count}"
+        raise McdoError(f"{where}: image is {entry.image!r}, which lies outside the image root")
+    for i, (turn, speaker, count) in enumerate(zip(entry.conversations, _TURNS, (1, 0), strict=True)):
+        if turn.speaker != speaker:
+            raise McdoError(f"{where}: conversations[{i}].from must be {speaker!r}")
+        if turn.value.count(IMAGE) != count:
+            raise McdoError(
+                f"{where}: conversations[{i}].value holds {turn.value.count(IMAGE)} of {IMAGE}, not {count}"
             )
-    return values[0], values[1]
+    prompt, answer = entry.conversations
+    return Item(str(entry.id), str(path), prompt.value, answer.value)
 
 
 def split(listing: Listing, held_out: int, train: int, seed: int) -> tuple[list[Item], list[Item]]:
@@ -152,9 +129,7 @@ def with_images(listing: Listing, items: Sequence[Item], root: Path, *, skip_bad
     checked = dict(zip(names, for_each(lambda i: _check(source, names[i]), len(names), "checking images"), strict=True))
     bad = {name: found for name, found in checked.items() if isinstance(found, UnreadableImageError)}
     skipped = [
-        Skipped(f"item (id {i.id!r})", f"key 'image': {i.image}: {bad[i.image].reason}")
-        for i in items
-        if i.image in bad
+        Skipped(f"item (id {i.id!r})", f"image: {i.image}: {bad[i.image].reason}") for i in items if i.image in bad
     ]
     if skipped and (not skip_bad or len(skipped) == len(items)):
         raise _refusal(str(listing.path), skipped, len(items))

@@ -159,7 +159,7 @@ def test_a_file_that_is_missing_too_short_or_no_text_is_refused(tmp_path: Path) 
     with pytest.raises(McdoError, match="2 prompts are too few"):
         read_prompts(lines(tmp_path, *GOOD[:2]), "clip_tiny")
     (tmp_path / "bytes.tsv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(McdoError, match="cannot be read as UTF-8"):
+    with pytest.raises(McdoError, match="is UTF-16 or no text at all"):
         read_prompts(tmp_path / "bytes.tsv", "clip_tiny")
 
 

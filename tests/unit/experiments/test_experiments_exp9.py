@@ -167,17 +167,23 @@ Change = Callable[[dict[str, Any]], object]
 BAD: dict[str, tuple[Change, str]] = {
     "motion of the wrong shape": (lambda f: f["motion_cost"].append([1, 1]), "motion_cost .*2 tracks x 2 .*3 x 2"),
     "appearance transposed": (lambda f: f.update(appearance_cost=[[1], [1]]), "appearance_cost .*2 x 1"),
-    "ragged": (lambda f: f["motion_cost"][0].append(1), "rectangular"),
-    "text": (lambda f: f["motion_cost"][0].__setitem__(0, "far"), "rectangular"),
-    "nan": (lambda f: f["motion_cost"][1].__setitem__(0, math.nan), "nan at track 1, detection 0"),
-    "negative": (lambda f: f["appearance_cost"][0].__setitem__(1, -0.1), "-0.1 at track 0, detection 1"),
+    "ragged": (lambda f: f["motion_cost"][0].append(1), "motion_cost must .* 2 x 2 or 3"),
+    "text": (lambda f: f["motion_cost"][0].__setitem__(0, "far"), r"motion_cost\[0\]\[0\] is 'far': Expected float"),
+    "nan": (lambda f: f["motion_cost"][1].__setitem__(0, math.nan), r"motion_cost\[1\]\[0\] is nan"),
+    "negative": (
+        lambda f: f["appearance_cost"][0].__setitem__(1, -0.1),
+        r"appearance_cost\[0\]\[1\] is -0.1: Expected float >= 0",
+    ),
     "infinite": (lambda f: f["motion_cost"][0].__setitem__(0, math.inf), "inf at track 0"),
-    "missing key": (lambda f: f.pop("tracks"), "lacks tracks"),
-    "no ids": (lambda f: f["detections"][0].pop("id"), "detections must be"),
+    "missing key": (lambda f: f.pop("tracks"), "lacks the key tracks"),
+    "no ids": (lambda f: f["detections"][0].pop("id"), r"detections: \[0\] lacks the key id"),
     "twice": (lambda f: f["tracks"][1].update(id="a"), "'a' occurs twice"),
-    "negative uncertainty": (lambda f: f["detections"][0].update(uncertainty=-1), "detection 0 is -1"),
+    "negative uncertainty": (
+        lambda f: f["detections"][0].update(uncertainty=-1),
+        "detection 0 is -1: Exp",
+    ),
     "nan uncertainty": (lambda f: f["detections"][1].update(uncertainty=math.nan), "detection 1 is nan"),
-    "zero uncertainty": (lambda f: f["detections"][1].update(uncertainty=0), "positive"),
+    "zero uncertainty": (lambda f: f["detections"][1].update(uncertainty=0), "detection 1 is 0: Expected float > 0"),
     "half a mode": (lambda f: f["detections"][1].pop("uncertainty"), "detection 1 is None"),
 }
 
@@ -196,7 +202,7 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(McdoError, match=r"costs\.json"):
         read_sequence(path)
     path.write_text("{", encoding="utf-8")
-    with pytest.raises(McdoError, match="cannot be read"):
+    with pytest.raises(McdoError, match="line 1, column 2 is not JSON"):
         read_sequence(path)
     for empty in ("[]", '{"frames": {}}', "3"):
         path.write_text(empty, encoding="utf-8")

@@ -53,7 +53,7 @@ def test_a_known_negative_says_nothing_about_another_protocol(tmp_path: Path, ot
 
 
 def test_a_misspelt_key_is_named(tmp_path: Path) -> None:
-    with pytest.raises(McdoError, match=r"finding 1: .*(mesured.*measured|measured.*mesured)"):
+    with pytest.raises(McdoError, match=r"finding.0. has the unknown key 'mesured'; the nearest: measured"):
         _load(tmp_path, ENTRY.replace("measured", "mesured"))
 
 

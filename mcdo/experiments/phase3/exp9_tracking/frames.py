@@ -6,7 +6,7 @@ track should be (motion), and how unlike the track it looks (appearance). Detect
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
+from mcdo.schema import LIST_LIMIT, NotNegative, OpenRecord, Positive, checked, read_json
 
 Array = NDArray[np.float64]
 Identity = str | int | None
 ADAPTIVE, SUFFIX = "adaptive", "_uncertainty"
-_COSTS = ("motion_cost", "appearance_cost")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +52,7 @@ def read_sequence(path: str | Path) -> tuple[Frame, ...]:
         McdoError: naming the file, the frame's index and what is wrong with it; nothing is left out silently.
 
     """
-    try:
-        held = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise McdoError(f"tracking file {path} cannot be read: {error}") from error
+    held = read_json(Path(path), list[Any] | dict[str, Any], "a tracking file is a list of frames", limit=LIST_LIMIT)
     return parse_sequence(held, str(path))
 
 
@@ -112,45 +109,51 @@ def _as_json(frame: Frame) -> dict[str, Any]:
     }
 
 
+class _Known(OpenRecord, frozen=True):
+    """A track or a detection: its id, and the object's identity where that is known."""
+
+    id: str | int
+    gt_id: str | int | None = None
+
+
+class _Stated(OpenRecord, frozen=True):
+    """A frame as JSON has it."""
+
+    frame_id: str | int
+    tracks: tuple[_Known, ...]
+    detections: tuple[dict[str, Any], ...]
+    motion_cost: tuple[tuple[NotNegative, ...], ...]
+    appearance_cost: tuple[tuple[NotNegative, ...], ...]
+
+
 def _frame(frame: Any, where: str) -> Frame:
-    needed = {"frame_id", "tracks", "detections", *_COSTS}
-    missing = sorted(needed - frame.keys()) if isinstance(frame, dict) else sorted(needed)
-    if missing:
-        raise McdoError(f"{where}: it lacks {', '.join(missing)}")
-    (tracks, track_truth), (detections, truth) = (_entries(frame, key, where) for key in ("tracks", "detections"))
-    motion, appearance = (_cost(frame, key, (len(tracks), len(detections)), where) for key in _COSTS)
-    uncertainty = _uncertainties(frame["detections"], where)
-    return Frame(frame["frame_id"], tracks, track_truth, detections, truth, motion, appearance, uncertainty)
+    stated: _Stated = checked(frame, _Stated, where)
+    found: tuple[_Known, ...] = checked(frame["detections"], tuple[_Known, ...], f"{where}: detections")
+    for name, entries in (("tracks", stated.tracks), ("detections", found)):
+        twice = [each for each, count in Counter(entry.id for entry in entries).items() if count > 1]
+        if twice:
+            raise McdoError(f"{where}: the id {twice[0]!r} occurs twice among its {name}")
+    shape = len(stated.tracks), len(found)
+    return Frame(
+        frame_id=stated.frame_id,
+        tracks=tuple(each.id for each in stated.tracks),
+        track_truth=tuple(each.gt_id for each in stated.tracks),
+        detections=tuple(each.id for each in found),
+        truth=tuple(each.gt_id for each in found),
+        motion=_cost(stated.motion_cost, shape, f"{where}: motion_cost"),
+        appearance=_cost(stated.appearance_cost, shape, f"{where}: appearance_cost"),
+        uncertainty=_uncertainties(frame["detections"], where),
+    )
 
 
-def _entries(frame: Mapping[str, Any], key: str, where: str) -> tuple[tuple[str | int, ...], tuple[Identity, ...]]:
-    entries = frame[key]
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and "id" in e for e in entries):
-        raise McdoError(f"{where}: {key} must be a list of objects, each with an 'id' (and a 'gt_id' where known)")
-    ids = tuple(e["id"] for e in entries)
-    twice = next((i for i in ids if ids.count(i) > 1), None)
-    if twice is not None:
-        raise McdoError(f"{where}: the id {twice!r} occurs twice among its {key}")
-    return ids, tuple(e.get("gt_id") for e in entries)
-
-
-def _cost(frame: Mapping[str, Any], key: str, shape: tuple[int, int], where: str) -> Array:
-    stated = f"{where}: {key} must be {shape[0]} tracks x {shape[1]} detections"
-    try:
-        cost = np.asarray(frame[key], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise McdoError(f"{stated}; it is no rectangular array of numbers") from error
-    if cost.size == 0 == shape[0] * shape[1]:
-        cost = cost.reshape(shape)
-    if cost.shape != shape:
-        raise McdoError(f"{stated}; its shape is {' x '.join(map(str, cost.shape)) or 'that of one number'}")
-    bad = np.argwhere(~(np.isfinite(cost) & (cost >= 0)))
-    if len(bad):
-        track, detection = bad[0]
-        raise McdoError(
-            f"{where}: {key} holds {cost[track, detection]} at track {track}, detection {detection}; costs are finite "
-            "and not negative"
-        )
+def _cost(rows: tuple[tuple[float, ...], ...], shape: tuple[int, int], where: str) -> Array:
+    if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
+        widths = " or ".join(str(width) for width in sorted({len(row) for row in rows})) or "0"
+        raise McdoError(f"{where} must be {shape[0]} tracks x {shape[1]} detections; it is {len(rows)} x {widths}")
+    cost = np.array(rows, dtype=np.float64).reshape(shape)
+    if not np.isfinite(cost).all():
+        track, detection = np.argwhere(~np.isfinite(cost))[0]
+        raise McdoError(f"{where} holds {cost[track, detection]} at track {track}, detection {detection}")
     return cost
 
 
@@ -162,11 +165,7 @@ def _uncertainties(detections: list[dict[str, Any]], where: str) -> dict[str, Ar
 
 
 def _column(detections: list[dict[str, Any]], key: str, where: str) -> Array:
+    """Given to all detections or to none; a variance of zero would mean that nothing was perturbed."""
     for detection in detections:
-        value = detection.get(key)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < np.inf:
-            raise McdoError(
-                f"{where}: {key} of detection {detection['id']!r} is {value!r}; it must be a positive number, given to "
-                "all detections or to none (a variance of zero would mean that nothing was perturbed)"
-            )
+        checked(detection.get(key), Positive, f"{where}: {key} of detection {detection['id']!r}")
     return np.array([detection[key] for detection in detections], dtype=np.float64)

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from mcdo.encoders import find_spec
 from mcdo.encoders.recipe import tokenizer
 from mcdo.errors import McdoError, nearest
+from mcdo.schema import read_text
 
 PUBLISHED = {
     "simple": "a {}",
@@ -113,10 +114,7 @@ def read_prompts(path: Path, model: str) -> tuple[Prompt, ...]:
             does not know; or if the file cannot be read or holds fewer than five prompts.
 
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise McdoError(f"--prompts {path}: it cannot be read as UTF-8 text: {error}") from error
+    lines = read_text(path, "--prompts takes lines of style<TAB>prompt").splitlines()
     found: dict[str, Prompt] = {}
     for number, line in enumerate(lines, start=1):
         where = f"{path.name}, line {number}"

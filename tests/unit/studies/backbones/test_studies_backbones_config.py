@@ -39,19 +39,19 @@ def test_an_empty_overlay_is_the_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("training: {patiense: 3}", r"training: unknown key 'patiense'; the nearest: patience"),
-        ("back_bones: [clip_b16]", r"unknown key 'back_bones'; the nearest: backbones"),
-        ("folds: 1.5", r"folds is 1.5; expected int"),
-        ("folds: true", r"folds is True; expected int"),
-        ("training: {pos_weight: heavy}", r"pos_weight is 'heavy'; expected float"),
-        ("seeds: 3", r"seeds is 3; expected a list"),
-        ("training: 3", r"training: 3 where a mapping was expected"),
-        ("- 1", r"where a mapping was expected"),
+        ("training: {patiense: 3}", r"training has the unknown key 'patiense'; the nearest: patience"),
+        ("back_bones: [clip_b16]", r"has the unknown key 'back_bones'; the nearest: backbones"),
+        ("folds: 1.5", r"folds is 1.5: Expected int, got float"),
+        ("folds: true", r"folds is True: Expected int, got bool"),
+        ("training: {pos_weight: heavy}", r"pos_weight is 'heavy': Expected float, got str"),
+        ("seeds: 3", r"seeds is 3: Expected array, got int"),
+        ("training: 3", r"training is 3: Expected object, got int"),
+        ("- 1", r"is \[1\]: Expected object, got array"),
         ("a: [", r"is not YAML"),
         ("baseline: clip_b16\nbackbones: [dinov2]", r"baseline 'clip_b16' is not among backbones"),
         ("seeds: [1, 1]", r"named twice"),
         ("model: {dim: 30, heads: 4}", r"multiple of model.heads"),
-        ("training: {validation_groups: 0}", r"validation_groups must be at least 1"),
+        ("training: {validation_groups: 0}", r"validation_groups is 0: Expected int >= 1"),
     ],
 )
 def test_a_wrong_overlay_is_refused_with_its_place(tmp_path: Path, text: str, message: str) -> None:

@@ -54,9 +54,9 @@ def test_transparent_pixels_become_black(tmp_path: Path) -> None:
         ("p,g,0,1,top,a.png,\np,g,0,1,top,b.png,\n", r"line 3: the image p/0/top occurs twice"),
         ("p,g,0,1,top,a.png,\np,h,1,2,top,a.png,\n", r"line 3: p has another group"),
         ("p,g,0,1,top,a.png,\nq,g,0,2,top,a.png,\n", r"line 3: round 0 is on day 2.0, but was on day 1.0"),
-        ("p,g,first,1,top,a.png,\n", r"line 2: round is 'first', which is not a number"),
+        ("p,g,first,1,top,a.png,\n", r"line 2: round is 'first': Expected int, got str"),
         ("a/b,g,0,1,top,a.png,\n", r"names of plants and views"),
-        ("", r"lacks the column"),
+        ("", r"there are no images"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, lines: str, message: str) -> None:
@@ -65,16 +65,16 @@ def test_a_wrong_line_is_named(tmp_path: Path, lines: str, message: str) -> None
 
 
 def test_a_missing_column_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(McdoError, match=r"lacks the column onset_day; the nearest there: onset_days"):
+    with pytest.raises(McdoError, match=r"the column onset_day is missing; the nearest there: onset_days"):
         load_plants(_csv(tmp_path, "p,g,0,1,top,a.png,\n", HEAD.replace("onset_day", "onset_days")))
 
 
 def test_a_missing_or_unreadable_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"no picture")
     plants = load_plants(_csv(tmp_path, "p,g,0,1,top,a.png,\np,g,0,1,side,b.png,\n"))
-    with pytest.raises(McdoError, match=r"p/0/top: .*a\.png cannot be read"):
+    with pytest.raises(McdoError, match=r"p/0/top: .*a\.png: cannot be read"):
         plants.source.load(View("p", 0, "top"))
-    with pytest.raises(McdoError, match=r"b\.png \(p/0/side\) is not a readable image"):
+    with pytest.raises(McdoError, match=r"b\.png \(p/0/side\): the content is no image"):
         plants.source.load(View("p", 0, "side"))
 
 

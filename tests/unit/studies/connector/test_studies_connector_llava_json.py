@@ -52,26 +52,26 @@ def lacking(key: str) -> dict[str, Any]:
 
 
 BAD = {
-    "no object": ("text", r"item 1: is a str, not an object"),
-    "no id": (lacking("id"), r"item 1: key 'id' is missing"),
-    "no image": (lacking("image"), r"item 1 \(id '00001'\): key 'image' is missing"),
-    "no conversations": (lacking("conversations"), r"item 1 \(id '00001'\): key 'conversations' is missing"),
-    "id": (changed(["id"], 1.5), r"key 'id' is 1.5"),
-    "id twice": (entry(0), r"item 1 \(id '00000'\): key 'id' is that of an earlier item"),
-    "image": (changed(["image"], None), r"key 'image' is None"),
-    "image outside": (changed(["image"], "../x.jpg"), r"key 'image' is '../x.jpg', which lies outside"),
+    "no object": ("text", r"item 1: is 'text': Expected object, got str"),
+    "no id": (lacking("id"), r"item 1: lacks the key id"),
+    "no image": (lacking("image"), r"item 1 \(id '00001'\): lacks the key image"),
+    "no conversations": (lacking("conversations"), r"item 1 \(id '00001'\): lacks the key conversations"),
+    "id": (changed(["id"], 1.5), r"id is 1.5: Expected (int \| str|str \| int)"),
+    "id twice": (entry(0), r"item 1 \(id '00000'\): id is that of an earlier item"),
+    "image": (changed(["image"], None), r"image is None: Expected str, got null"),
+    "image outside": (changed(["image"], "../x.jpg"), r"image is '../x.jpg', which lies outside"),
     "image absolute": (changed(["image"], "/x.jpg"), r"outside the image root"),
-    "turns": (changed(["conversations"], []), r"key 'conversations' must be a list of two turns"),
-    "speaker": (changed(["conversations", 0, "from"], "gpt"), r"key 'conversations\[0\].from' must be 'human'"),
-    "answer": (changed(["conversations", 1, "value"], " "), r"key 'conversations\[1\].value' must be text"),
+    "turns": (changed(["conversations"], []), r"conversations is \[\]: Expected array of length >= 2"),
+    "speaker": (changed(["conversations", 0, "from"], "gpt"), r"conversations\[0\].from must be 'human'"),
+    "answer": (changed(["conversations", 1, "value"], " "), r"conversations\[1\].value is ' ': Expected str matching"),
     "no placeholder": (
         changed(["conversations", 0, "value"], "What?"),
-        r"conversations\[0\].value' holds 0 of <image>",
+        r"conversations\[0\].value holds 0 of <image>",
     ),
     "two placeholders": (changed(["conversations", 0, "value"], "<image><image>"), r"holds 2 of <image>, not 1"),
     "placeholder in the answer": (
         changed(["conversations", 1, "value"], "a <image>"),
-        r"conversations\[1\].value' holds 1",
+        r"conversations\[1\].value holds 1",
     ),
 }
 
@@ -98,7 +98,9 @@ def test_all_bad_items_are_reported_together_up_to_ten(tmp_path: Path) -> None:
         read_items(written(tmp_path, [{}]), skip_bad=True)
 
 
-@pytest.mark.parametrize(("held", "message"), [("{", "is no JSON"), ({"a": 1}, "holds a dict"), ([], "is empty")])
+@pytest.mark.parametrize(
+    ("held", "message"), [("{", "is not JSON"), ({"a": 1}, "Expected array, got object"), ([], "is empty")]
+)
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, held: Any, message: str) -> None:
     with pytest.raises(McdoError, match=message):
         read_items(written(tmp_path, held))
@@ -135,8 +137,8 @@ def test_bad_pictures_are_named_before_anything_is_computed_and_can_be_left_out(
     listing = read_items(written(tmp_path, [entry(i) for i in range(4)]))
     with pytest.raises(McdoError, match="2 of 4 items cannot be used") as error:
         with_images(listing, listing.items, root)
-    assert "(id '00001'): key 'image': 00/00001.jpg: the content is no image" in str(error.value)
-    assert "(id '00002'): key 'image': 00/00002.jpg: cannot be read" in str(error.value)
+    assert "(id '00001'): image: 00/00001.jpg: the content is no image" in str(error.value)
+    assert "(id '00002'): image: 00/00002.jpg: cannot be read" in str(error.value)
     found = with_images(listing, listing.items, root, skip_bad=True)
     assert [item.id for item in found.items] == ["00000", "00003"]
     assert len(found.skipped) == 2
