@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mcdo", description="Uncertainty of frozen vision-language encoders.")
     rooms = parser.add_subparsers(required=True, metavar="COMMAND")
-    page = rooms.add_parser("findings", help="write the page of findings from what the experiments reported")
+    page = rooms.add_parser("findings", help="write what was found into docs/findings.md and the experiments' pages")
     page.add_argument("--reports", type=Path, default=Path("reports"), help="where they wrote (default: reports)")
     page.add_argument("--page", type=Path, default=Path("docs/findings.md"), help="default: docs/findings.md")
     page.set_defaults(run=_findings)
@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _findings(asked: argparse.Namespace) -> int:
-    from mcdo.cli.findings import write_page  # the store's commands need no experiments
+    from mcdo.cli.findings import fill_claims, write_page  # the store's commands need no experiments
 
     say(str(write_page(asked.reports, asked.page)))
+    for page in fill_claims(asked.reports, asked.page.parent / "experiments"):
+        say(str(page))
     return 0

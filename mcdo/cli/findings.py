@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mcdo.errors import McdoError
 from mcdo.experiments.cost import estimator_cost
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.names import markdown
 from mcdo.report.files import read_json
+from mcdo.report.results import Reported, Reports
 from mcdo.stats import LEVEL_BAND, RANKING_BAR
 
 Row = Sequence[str]
@@ -60,6 +64,54 @@ def write_page(reports: Path, page: Path) -> Path:
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(parts) + "\n", encoding="utf-8")
     return page
+
+
+def fill_claims(reports: Path, pages: Path) -> list[Path]:
+    """Write the claims of each experiment into its page, where that asks for them; returns the pages that did.
+
+    A page asks by ``<!-- claims: PHASE/FOLDER -->`` and ``<!-- end claims -->``; what stands between is replaced.
+
+    Raises:
+        McdoError: if a page asks for an experiment that the reports do not hold.
+
+    """
+    held = Reports.read(reports).experiments
+    filled = []
+    for page in sorted(pages.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if _CLAIMS.search(text):
+            page.write_text(_CLAIMS.sub(partial(_claims, held, page), text), encoding="utf-8")
+            filled.append(page)
+    return filled
+
+
+_CLAIMS = re.compile(r"(<!-- claims: (\S+) -->\n).*?(<!-- end claims -->)", re.DOTALL)
+
+
+def _claims(held: Sequence[Reported], page: Path, found: re.Match[str]) -> str:
+    parts = [each for each in held if each.key[0] == found[2]]
+    if not parts:
+        raise McdoError(f"{page.name} asks for {found[2]}, which the reports do not hold; run make experiments first")
+    rows = [
+        [
+            each.subject,
+            judgement.claim,
+            judgement.outcome,
+            "–" if judgement.estimate is None else str(judgement.estimate).rpartition(" n=")[0],
+            judgement.bar,
+            "" if judgement.estimate is None else str(judgement.estimate.n),
+        ]
+        for each in parts
+        for judgement in each.claims
+    ]
+    config = parts[0].summary["config"]
+    sizes = ", ".join(f"{name} {value}" for name, value in config.items() if isinstance(value, int | str))
+    lines = [
+        f"Written by `mcdo findings` ({sizes}):",
+        "",
+        *table(["model", "claim", "outcome", "[95 %]", "bar", "n"], rows),
+    ]
+    return found[1] + "\n".join(lines) + found[3]
 
 
 def _read(path: Path) -> dict[str, Any]:

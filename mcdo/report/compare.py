@@ -115,7 +115,7 @@ class Comparison:
 
 def compare(first: Reports, second: Reports, seed: int = 0) -> Comparison:
     """Compare two folders of reports; ``seed`` of the resamples."""
-    known = ({each.key: each for each in reports.experiments} for reports in (first, second))
+    known = ({each.identity: each for each in reports.experiments} for reports in (first, second))
     before, after = known
     common = [key for key in before if key in after]
     found = [change for key in common for change in _claims(before[key], after[key])]
@@ -127,7 +127,7 @@ def compare(first: Reports, second: Reports, seed: int = 0) -> Comparison:
         decisions=tuple(None if each.verdict is None else str(each.verdict["decision"]) for each in (first, second)),  # type: ignore[arg-type]
         changes=changes,
         settings=tuple(row for key in common for row in _settings(before[key], after[key])),
-        only=tuple((*key, which) for these, those, which in alone for key in these if key not in those),
+        only=tuple((*these[key].key, which) for these, those, which in alone for key in these if key not in those),
     )
 
 

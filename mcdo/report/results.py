@@ -42,8 +42,13 @@ class Reported:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What identifies it among the reports: folder of the experiment, and subject."""
+        """Folder of the experiment, and subject."""
         return f"{self.experiment['phase']}/{self.experiment['name']}", self.subject
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The same, where several experiments share a folder and a subject."""
+        return (*self.key, self.experiment["key"])
 
     def figure(self, folder: Path) -> Path | None:
         """Its figure as SVG, where there is one, in the folder of reports."""
@@ -74,7 +79,7 @@ class Reports:
 
         """
         remedy = "delete it, or run the experiment again"
-        found: dict[tuple[str, str], Reported] = {}
+        found: dict[tuple[str, ...], Reported] = {}
         for path in sorted(folder.rglob("*.json")):
             if path.name.startswith("."):
                 continue
@@ -83,7 +88,7 @@ class Reports:
                     each = _reported(summary, path)
                 except (KeyError, TypeError, AttributeError) as error:
                     raise McdoError(f"{path} is no summary of this version ({error!r}); {remedy}") from error
-                found.setdefault(each.key, each)
+                found.setdefault(each.identity, each)
         verdict = read_json(folder / VERDICT, remedy) if (folder / VERDICT).exists() else None
         if not found and verdict is None:
             raise McdoError(f"{folder} holds no reports; run pytest -m phase1, or name another folder with --reports")

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mcdo.cli.findings import OUTCOMES, _costs, _loss_or_site, interval, table, write_page
+from mcdo.cli.findings import OUTCOMES, _costs, _loss_or_site, fill_claims, interval, table, write_page
 from mcdo.errors import McdoError
 from mcdo.experiments.cost import estimator_cost as cost
 from mcdo.stats import factorial_analysis, reliability
@@ -86,3 +87,32 @@ def test_costs_stand_beside_first_order_and_what_is_not_reached_is_a_bound(tmp_p
 
 def test_costs_that_were_not_measured_name_the_command(tmp_path: Path) -> None:
     assert _costs(tmp_path, tmp_path / "figures") == ["Not measured: `make perf` writes it.", ""]
+
+
+def test_a_page_that_asks_is_given_its_claims(tmp_path: Path) -> None:
+    reports = tmp_path / "reports" / "phase2" / "norms"
+    reports.mkdir(parents=True)
+    claim = {"claim": "a|b", "outcome": "met", "bar": "> 0", "beside": "", "p_holm": None, "at": [0]}
+    estimate = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 120, "level": 0.95}
+    experiment = {"key": "norms", "name": "norms", "phase": "phase2", "question": "", "reading": ""}
+    summary = {
+        "model": "clip_tiny", "claims": [{**claim, "estimate": estimate}], "config": {"n": 500, "dropout": {}},
+        "provenance": {}, "experiment": experiment, "files": {"folder": "phase2/norms"},
+    }  # fmt: skip
+    (reports / "norms.json").write_text(json.dumps(summary))
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "norms.md").write_text("Before.\n<!-- claims: phase2/norms -->\nold\n<!-- end claims -->\nAfter.\n")
+    (pages / "other.md").write_text("Nothing.\n")
+    assert [page.name for page in fill_claims(tmp_path / "reports", pages)] == ["norms.md"]
+    text = (pages / "norms.md").read_text()
+    assert "| clip_tiny | a&#124;b | met | 0.50 [0.40, 0.60] | > 0 | 120 |" in text
+    assert "(n 500)" in text
+    assert "old" not in text
+    assert text.startswith("Before.")
+    assert text.endswith("After.\n")
+    fill_claims(tmp_path / "reports", pages)
+    assert (pages / "norms.md").read_text() == text, "filled twice is filled once"
+    (pages / "norms.md").write_text("<!-- claims: phase2/absent -->\n<!-- end claims -->")
+    with pytest.raises(McdoError, match="asks for phase2/absent"):
+        fill_claims(tmp_path / "reports", pages)
