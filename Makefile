@@ -23,8 +23,8 @@ studies: env  ## the three neighbouring studies at their full embedded sizes
 	$(PYTEST) tests/experiments/studies -m "subtasks or backbones or connector" --junitxml=reports/studies.xml
 
 perf: env  ## costs of a pass, reliability against cost, the store; alone on the machine, please
-	$(PYTEST) tests/perf --benchmark -s --models=clip_tiny,clip_tiny_sigmoid,siglip_tiny_softmax,siglip_tiny,clip_b32 \
-	  --random-weights=clip_b32 --junitxml=reports/perf/junit.xml
+	$(PYTEST) tests/perf --benchmark --models=clip_tiny,clip_tiny_sigmoid,siglip_tiny_softmax,siglip_tiny,clip_b32 \
+	  --random-weights=clip_b32 --junitxml=reports/perf/junit.xml --benchmark-json=reports/perf/benchmark.json
 
 QUICK := $(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mcdo.errors import McdoError
-from mcdo.experiments.cost import estimator_cost
+from mcdo.experiments.cost.estimator_cost import JUDGED_PROBES, EstimatorCost
+from mcdo.experiments.cost.pass_cost import FIRST_ORDER, SPARSE
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
 from mcdo.harness.negatives import KnownNegatives
@@ -54,7 +55,7 @@ def write_page(reports: Path, page: Path) -> Path:
         *_passes(_read(reports / "phase1" / NestedPasses.name / "exp0_overall_summary.json")),
         "## What does a reliable score cost?",
         "",
-        *_costs(reports / "perf" / estimator_cost.FOLDER, page.parent / "figures"),
+        *_costs(reports / "perf" / EstimatorCost.name, page.parent / "figures"),
         "## What does not hold",
         "",
         "Each of these is a strict xfail: it is loud when it starts to hold.",
@@ -279,7 +280,7 @@ def _costs(folder: Path, figures: Path) -> list[str]:
         curves.append(f"![{model}]({figures.name}/{curve.name})")
     first = next(iter(held.values()))
     ways = next(iter(first["gains"]["trace_pre"].values()))
-    budget, largest = f"R = {estimator_cost.JUDGED_PROBES}", f"T = {max(first['config']['passes'])}"
+    budget, largest = f"R = {JUDGED_PROBES}", f"T = {max(first['config']['passes'])}"
     head = ["model", "score", "p", f"first order, {budget}: ρ at cost", f"keyed masks, {largest}: ρ at cost"]
     return [
         f"In forward passes of one image (n = {first['config']['n']} digits, {first['config']['trials']} trials, one "
@@ -296,10 +297,8 @@ def _costs(folder: Path, figures: Path) -> list[str]:
 def _cost_of_ways(points: Sequence[Mapping[str, Any]], p: str) -> list[str]:
     """Reliability and cost of first order, and of keyed masks with the largest budget."""
     here = [point for point in points if f"{point['p']:g}" == p]
-    linear = next(
-        q for q in here if (q["way"], q["budget"]) == (estimator_cost.FIRST_ORDER, estimator_cost.JUDGED_PROBES)
-    )
-    keyed = max((q for q in here if q["way"] == estimator_cost.SPARSE), key=lambda q: q["budget"])
+    linear = next(q for q in here if (q["way"], q["budget"]) == (FIRST_ORDER, JUDGED_PROBES))
+    keyed = max((q for q in here if q["way"] == SPARSE), key=lambda q: q["budget"])
     return [f"{_median(q['reliability'])} at {q['cost']:.1f}" for q in (linear, keyed)]
 
 

@@ -40,6 +40,7 @@ class Images:
         degradation: what is done to them first, such as ``"blur:5"``.
         half: (seed, 0 or 1) for one half of their origins, with all images of each
             (:func:`~mcdo.images.sampling.second_half`); None for all.
+        common_masks: all are seen under the same masks.
 
     """
 
@@ -47,6 +48,7 @@ class Images:
     source: str | None = None
     degradation: str | None = None
     half: tuple[int, Literal[0, 1]] | None = None
+    common_masks: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators.provenance import versions
 from mcdo.estimators.run import EncoderRun
 from mcdo.harness.experiment import Experiment, Inputs, Subject, View
-from mcdo.harness.requests import FirstOrder, Passes, Request
+from mcdo.harness.requests import FirstOrder, Images, Passes, Request
 from mcdo.harness.session import Session
 from mcdo.names import file_name
 from mcdo.report.files import add_to_json, write_json, write_npz, write_text
@@ -97,15 +97,16 @@ def _named(name: str, subject: Subject) -> str:
 
 def _check_noise(experiment: Experiment[Any], requests: Iterable[Request[Any]]) -> None:
     for request in requests:
-        if (
-            isinstance(request, Passes)
-            and request.config.dropout.shared_by_images
-            and not experiment.knows_shared_noise
-        ):
+        if isinstance(request, Passes) and _is_shared(request) and not experiment.knows_shared_noise:
             raise McdoError(
                 f"{experiment.name}: {request.config.dropout} gives all images of a pass the same noise, and intervals "
                 "over images would be too narrow; use a perturbation whose masks are each image's own"
             )
+
+
+def _is_shared(request: Passes) -> bool:
+    common = isinstance(request.shown, Images) and request.shown.common_masks
+    return common or request.config.dropout.shared_by_images
 
 
 def provenance(experiment: Experiment[Any], inputs: Inputs) -> dict[str, Any]:

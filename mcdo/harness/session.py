@@ -176,6 +176,8 @@ class Session:
         return self._images[images]
 
     def _made(self, images: Images) -> ImageSet:
+        if images.common_masks:
+            return self.image_set(replace(images, common_masks=False)).with_common_masks()
         if images.half is not None:
             (seed, which), whole = images.half, self.image_set(replace(images, half=None))
             return whole.select(np.flatnonzero(second_half(whole.origins, seed) == which))

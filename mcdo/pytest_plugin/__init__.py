@@ -5,6 +5,7 @@ pytest_plugins = [
     "mcdo.pytest_plugin.marks",
     "mcdo.pytest_plugin.collection",
     "mcdo.pytest_plugin.fixtures",
+    "mcdo.pytest_plugin.benchmark",
     "mcdo.pytest_plugin.outcomes",
     "mcdo.pytest_plugin.scheduling",
 ]

@@ -55,6 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
     _check_mark_expression(config)
     if config.getoption("--benchmark") and (config.getoption("numprocesses", None) or hasattr(config, "workerinput")):
         raise pytest.UsageError("--benchmark measures times, which workers would spoil: leave out -n")
+    if config.getoption("--benchmark") and not config.pluginmanager.hasplugin("benchmark"):
+        raise pytest.UsageError("--benchmark needs pytest-benchmark: pip install -e '.[test]', and no -p no:benchmark")
     if config.getoption("numprocesses", None):
         _check_words(config)
     workers = getattr(config, "workerinput", {}).get("workercount", 1)

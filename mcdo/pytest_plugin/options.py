@@ -51,7 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=get_args(Precision),
         help="what linear maps are carried out in; moments stay float32 or better (default: float32)",
     )
-    group.addoption("--benchmark", action="store_true", help="run the performance suite (without -n)")
+    group.addoption(
+        "--benchmark",
+        action="store_true",
+        help="run the performance suite (without -n); --benchmark-* are pytest-benchmark's",
+    )
     group.addoption(
         "--protocol", default="full", choices=("full", "quick"), help="sizes: published (full) or small (quick)"
     )

@@ -8,41 +8,40 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
+from mcdo.estimators import MonteCarloRun
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
 from mcdo.harness import Session
 from mcdo.store import Store
 
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
 pytestmark = pytest.mark.perf
 
 
-def test_keeping_and_reading_a_run_is_free_beside_measuring_it(
-    model: str, session: Session, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
-    experiment = NestedPasses.configured(session.settings)
+@pytest.fixture
+def run(session: Session, model: str) -> MonteCarloRun:
+    """The run of exp0."""
     if session.encoder(model).resolution > 64:
         pytest.skip("the run would take hours on a large tower")
-    started = time.perf_counter()
-    run = session.measure(experiment.run(model))
-    measuring = time.perf_counter() - started
-    store, key = Store(tmp_path), Store.key({"perf": model})
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        store.put(key, run.arrays(), {})
-        written = time.perf_counter()
-        found = store.get(key)
-        seconds.append((written - started, time.perf_counter() - written))
-        assert found is not None
-    write, read = np.median(seconds, axis=0)
-    megabytes = sum(array.nbytes for array in run.arrays().values()) / 1e6
-    record_property("store", f"write {write * 1e3:.1f} ms, read {read * 1e3:.1f} ms, {megabytes:.1f} MB")
-    record_property("measuring or reading exp0", f"{measuring:.1f} s")
-    print(f"\n{model}: write {write * 1e3:.1f} ms, read {read * 1e3:.1f} ms for {megabytes:.1f} MB")
-    assert write + read < 2, "keeping a run must be a matter of milliseconds"
+    return session.measure(NestedPasses.configured(session.settings).run(model))
+
+
+@pytest.mark.parametrize("what", ["write", "read"])
+def test_keeping_a_run_is_free_beside_measuring_it(
+    what: str, run: MonteCarloRun, tmp_path: Path, benchmark: BenchmarkFixture
+) -> None:
+    arrays, store, key = run.arrays(), Store(tmp_path), Store.key({"perf": run.encoder})
+    store.put(key, arrays, {})
+    benchmark.extra_info["megabytes"] = sum(array.nbytes for array in arrays.values()) / 1e6
+    found = benchmark((lambda: store.put(key, arrays, {})) if what == "write" else (lambda: store.get(key)))
+    assert what == "write" or found is not None
+    if benchmark.stats is not None:
+        assert benchmark.stats["median"] < 1, "keeping a run must be a matter of milliseconds"
 
 
 def test_a_second_phase_1_takes_a_fraction_of_the_first(

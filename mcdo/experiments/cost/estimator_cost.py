@@ -8,58 +8,41 @@ dropout has the same distribution as keyed masks, so it has their reliability at
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-import mcdo.estimators as estimators
+from mcdo.encoders import find_spec
+from mcdo.estimators import MonteCarloConfig
 from mcdo.estimators.probes import CALIBRATION_IMAGES, CALIBRATION_PASSES
-from mcdo.experiments.cost.pass_cost import Cost
-from mcdo.harness import Images, Session, Settings
-from mcdo.names import file_name
-from mcdo.perturbation import Dropout, Perturbation, TiedDropout
-from mcdo.report.figures import save_figure
-from mcdo.report.files import write_json, write_text
+from mcdo.experiments.cost.pass_cost import (
+    FIRST_ORDER,
+    NATIVE,
+    SMALL_PX,
+    SPARSE,
+    TIED,
+    TIED_OVER_IMAGES,
+    Cost,
+    PassCost,
+    PassCosts,
+    subject_on,
+    with_probes,
+)
+from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Passes, Request, Settings, Subject, View
+from mcdo.perturbation import Dropout, TiedDropout
+from mcdo.report.figures import Panel
 from mcdo.stats import Estimate, Reliability, reliability
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
-FOLDER = "estimator_cost"
-NATIVE, SPARSE, TIED, TIED_OVER_IMAGES = "native", "sparse", "tied over tokens", "tied over tokens and images"
-COMMON, FIRST_ORDER = "sparse, common masks", "first order"
+COMMON = "sparse, common masks"
+SCORES = ("trace_pre", "trace_post")
 JUDGED_PROBES = 8
 GAIN_BARS = {0.01: 10.0, 0.001: 50.0}
 """By p: how many times cheaper than native dropout first order should be, at its own reliability with eight probes."""
-
-
-@dataclass(frozen=True)
-class EstimatorCostConfig:
-    """N images, K trials, at every p; budgets of passes and of probes."""
-
-    QUICK: ClassVar[Mapping[str, Any]] = {"n": 60, "trials": 4, "passes": (4, 16, 64)}
-
-    seed: int = 42
-    dropout: Perturbation = field(default_factory=Dropout)
-    n: int = 150
-    trials: int = 5
-    p: tuple[float, ...] = (0.01, 0.001)
-    passes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
-    probes: tuple[int, ...] = (2, 4, 8, 16)
-
-    @classmethod
-    def of(cls, settings: Settings) -> EstimatorCostConfig:
-        """Under a session's settings."""
-        sizes = cls.QUICK if settings.protocol == "quick" else {}
-        return cls(**sizes, seed=settings.seed, dropout=settings.dropout)
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {**asdict(self), "dropout": self.dropout.as_dict()}
 
 
 @dataclass(frozen=True)
@@ -78,76 +61,135 @@ class Point:
         return {**kept, "reliability": self.reliability.as_dict()}
 
 
-def measure(
-    session: Session, config: EstimatorCostConfig, model: str, costs: Mapping[str, Cost]
-) -> dict[str, list[Point]]:
-    """Points by score, for every way, p and budget.
+@dataclass(frozen=True)
+class EstimatorCosts:
+    """Reliability against cost.
 
-    Args:
-        session: the session.
-        config: the protocol.
-        model: the encoder.
-        costs: forward equivalents of one pass, by way; of first order by ``first order R=…``.
+    Attributes:
+        passes: what an image-pass costs with each way.
+        points: of every way, p and budget, by score.
+        gains: by score and p, how many times more each way costs than first order at first order's reliability.
 
     """
-    points: dict[str, list[Point]] = {"trace_pre": [], "trace_post": []}
-    for p in config.p:
-        for way, scores in _passes(session, config, model, p):
-            for (score, t), trials in scores.items():
-                found = reliability(trials, seed=config.seed)
-                points[score].append(Point(way, p, t, t * costs[way].ratio, found))
-                if way == SPARSE:
-                    points[score].append(Point(NATIVE, p, t, t * costs[NATIVE].ratio, found))
-    calibration = CALIBRATION_IMAGES * CALIBRATION_PASSES / config.n * costs[SPARSE].ratio
-    for count in config.probes:
-        run = _first_order(session, config, model, count)
-        for score, p in ((score, p) for score in points for p in config.p):
-            found = reliability(run.scores(score, p), seed=config.seed)
-            cost = costs[f"{FIRST_ORDER} R={count}"].ratio + calibration
-            points[score].append(Point(FIRST_ORDER, p, count, cost, found))
-    return points
+
+    passes: PassCosts
+    points: Mapping[str, Sequence[Point]]
+    gains: Mapping[tuple[str, float], Mapping[str, Estimate]]
 
 
-def _passes(
-    session: Session, config: EstimatorCostConfig, model: str, p: float
-) -> list[tuple[str, dict[tuple[str, int], NDArray[np.float64]]]]:
-    images, sites = session.image_set(Images(config.n)), config.dropout.sites
-    ways = [
-        (SPARSE, Dropout(p, sites), images),
-        (COMMON, Dropout(p, sites), images.with_common_masks()),
-        (TIED, TiedDropout(p, sites), images),
-        (TIED_OVER_IMAGES, TiedDropout(p, sites, over_images=True), images),
-    ]
-    found = []
-    for way, kind, shown in ways:
-        run = estimators.monte_carlo(
-            session.encoder(model),
-            shown,
-            kind,
-            config.passes,
-            config.trials,
-            config.seed,
-            geometry=(),
-            store=session.settings.store,
-            pixels=lambda: session.pixels(model, Images(config.n)),
-            progress=False,
+@dataclass(frozen=True)
+class EstimatorCost(Experiment[EstimatorCosts]):
+    """N images, K trials, at every p; budgets of passes and of probes. Inputs up to 64 px: others would take hours."""
+
+    key = "perf"
+    name = "estimator_cost"
+    phase = "perf"
+    files = Files(summary="{}.json", figure="{}.png")
+    quick = {"n": 60, "trials": 4, "passes": (4, 16, 64)}
+    knows_shared_noise = True
+
+    n: int = 150
+    trials: int = 5
+    p: tuple[float, ...] = (0.01, 0.001)
+    passes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
+    probes: tuple[int, ...] = (2, 4, 8, 16)
+
+    @classmethod
+    def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
+        """Each model with small inputs."""
+        small = (model for model in settings.models if find_spec(model).resolution <= SMALL_PX)
+        return tuple(subject_on(settings.device, model) for model in small)
+
+    def runs(self, model: str, p: float) -> dict[str, Passes]:
+        """Passes of every way; those of native dropout have the distribution of keyed masks."""
+        sites, images = self.dropout.sites, Images(self.n)
+        kinds = {
+            SPARSE: (Dropout(p, sites), images),
+            COMMON: (Dropout(p, sites), Images(self.n, common_masks=True)),
+            TIED: (TiedDropout(p, sites), images),
+            TIED_OVER_IMAGES: (TiedDropout(p, sites, over_images=True), images),
+        }
+        return {
+            way: Passes(model, shown, MonteCarloConfig(kind, self.passes, self.trials, self.seed, geometry=()))
+            for way, (kind, shown) in kinds.items()
+        }
+
+    def first_order(self, model: str, probes: int) -> FirstOrder:
+        """One run serves every p."""
+        dropout = Dropout(self.p[0], self.dropout.sites)
+        return FirstOrder(model, Images(self.n), dropout, probes, self.trials, self.seed)
+
+    def requests(self, about: View) -> Iterable[Request[Any]]:
+        yield from (run for p in self.p for run in self.runs(about.model, p).values())
+        yield from (self.first_order(about.model, probes) for probes in self.probes)
+
+    def compute(self, inputs: Inputs) -> EstimatorCosts:
+        passes = inputs.result(PassCost, inputs.subject)
+        points = {score: self._points(inputs, score, passes.by_way) for score in SCORES}
+        found = {(score, p): gains(points[score], p, JUDGED_PROBES) for score in SCORES for p in self.p}
+        return EstimatorCosts(passes, points, found)
+
+    def _points(self, inputs: Inputs, score: str, costs: Mapping[str, Cost]) -> list[Point]:
+        per_pass = {name: cost.ratio for name, cost in costs.items()} | {COMMON: costs[SPARSE].ratio}
+        points = []
+        for p in self.p:
+            for way, request in self.runs(inputs.model, p).items():
+                run = inputs[request]
+                for t in self.passes:
+                    found = reliability(run.scores(score, t), origins=run.origins, seed=self.seed)
+                    points += [
+                        Point(name, p, t, t * per_pass[name], found)
+                        for name in ((way, NATIVE) if way == SPARSE else (way,))
+                    ]
+        calibration = CALIBRATION_IMAGES * CALIBRATION_PASSES / self.n * per_pass[SPARSE]
+        for probes in self.probes:
+            linear = inputs[self.first_order(inputs.model, probes)]
+            for p in self.p:
+                found = reliability(linear.scores(score, p), origins=linear.origins, seed=self.seed)
+                points.append(Point(FIRST_ORDER, p, probes, per_pass[with_probes(probes)] + calibration, found))
+        return points
+
+    def claims(self) -> Sequence[Claim[EstimatorCosts]]:
+        return [self._cheaper(score, p) for p in self.p if p in GAIN_BARS for score in SCORES]
+
+    def _cheaper(self, score: str, p: float) -> Claim[EstimatorCosts]:
+        return Claim(
+            f"first_order_gain/{score}/p={p:g}",
+            lambda r: r.gains[score, p][NATIVE],
+            at_least=GAIN_BARS[p],
+            beside=lambda r: ", ".join(f"{way} {gain}" for way, gain in r.gains[score, p].items() if way != NATIVE),
         )
-        found.append((way, {(s, t): run.scores(s, t) for s in ("trace_pre", "trace_post") for t in config.passes}))
-    return found
 
+    def summary(self, result: EstimatorCosts) -> Mapping[str, Any]:
+        gained = {
+            score: {f"{p:g}": {way: gain.as_dict() for way, gain in result.gains[score, p].items()} for p in self.p}
+            for score in SCORES
+        }
+        return {
+            "machine": dict(result.passes.machine),
+            "costs": {way: cost.as_dict() for way, cost in result.passes.by_way.items()},
+            "gains": gained,
+            "points": {score: [point.as_dict() for point in found] for score, found in result.points.items()},
+        }
 
-def _first_order(session: Session, config: EstimatorCostConfig, model: str, probes: int) -> estimators.FirstOrderRun:
-    return estimators.first_order(
-        session.encoder(model),
-        session.image_set(Images(config.n)),
-        Dropout(config.p[0], config.dropout.sites),
-        probes,
-        config.trials,
-        config.seed,
-        store=session.settings.store,
-        pixels=lambda: session.pixels(model, Images(config.n)),
-        progress=False,
-    )
+    def title(self) -> str:
+        return f"reliability against cost (N={self.n}, K={self.trials})"
+
+    def panels(self, inputs: Inputs, result: EstimatorCosts) -> Sequence[Panel]:
+        def panel(axes: Axes, score: str, p: float) -> None:
+            found = [q for q in result.points[score] if q.p == p]
+            for way in dict.fromkeys(q.way for q in found):
+                curve = sorted((q for q in found if q.way == way), key=lambda q: q.cost)
+                estimates = [q.reliability.estimate("spearman") for q in curve]
+                middle = np.array([e.value for e in estimates])
+                arms = [middle - [e.low for e in estimates], np.array([e.high for e in estimates]) - middle]
+                axes.errorbar([q.cost for q in curve], middle, np.clip(arms, 0, None), marker="o", capsize=2, label=way)
+            axes.axhline(0.8, color="grey", linestyle=":")
+            axes.set(xscale="log", xlabel="cost of an image (forward passes)", ylabel="Spearman of two trials")
+            axes.set_title(f"{score}, p = {p:g}")
+            axes.legend(fontsize=7)
+
+        return [lambda axes, s=score, p=p: panel(axes, s, p) for score in SCORES for p in self.p]  # type: ignore[misc]
 
 
 def cost_at(points: Sequence[Point], way: str, p: float, spearman: float) -> float | None:
@@ -179,61 +221,3 @@ def gains(points: Sequence[Point], p: float, probes: int) -> dict[str, Estimate]
         largest = max(q.cost for q in points if (q.way, q.p) == (way, p)) / own.cost
         found[way] = Estimate(value, min(low, largest), high, rho.n)
     return found
-
-
-def write(
-    config: EstimatorCostConfig,
-    model: str,
-    costs: Mapping[str, Cost],
-    points: Mapping[str, Sequence[Point]],
-    machine: Mapping[str, Any],
-    reports: Path,
-) -> Path:
-    """Table as JSON and Markdown, and the curve."""
-    folder, name = reports / FOLDER, file_name(model)
-    listed = {score: [point.as_dict() for point in found] for score, found in points.items()}
-    per_pass = {way: cost.as_dict() for way, cost in costs.items()}
-    gained = {
-        score: {
-            f"{p:g}": {way: gain.as_dict() for way, gain in gains(found, p, JUDGED_PROBES).items()} for p in config.p
-        }
-        for score, found in points.items()
-    }
-    value = {"config": config.as_dict(), "machine": dict(machine), "costs": per_pass, "gains": gained, "points": listed}
-    write_json(folder / f"{name}.json", value)
-    write_text(folder / f"{name}.md", "\n".join(table(points)) + "\n")
-    save_figure(_figure(points, config, model), folder / f"{name}.png")
-    return folder
-
-
-def table(points: Mapping[str, Sequence[Point]]) -> list[str]:
-    """Markdown: reliability of every way at every budget, beside its cost."""
-    lines = ["| score | p | way | T or R | cost (forwards) | Spearman [95 %] | SNR |", "|---|---|---|---|---|---|---|"]
-    for score, found in points.items():
-        for q in found:
-            rho = q.reliability.estimate("spearman")
-            interval = f"{rho.value:.3f} [{rho.low:.2f}, {rho.high:.2f}]"
-            lines.append(
-                f"| {score} | {q.p:g} | {q.way} | {q.budget} | {q.cost:.1f} | {interval} | {q.reliability.snr:.1f} |"
-            )
-    return lines
-
-
-def _figure(points: Mapping[str, Sequence[Point]], config: EstimatorCostConfig, model: str) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6 * len(config.p), 4.5 * len(points)), layout="constrained")
-    panels = figure.subplots(len(points), len(config.p), squeeze=False)
-    for row, (score, found) in zip(panels, points.items(), strict=True):
-        for axes, p in zip(row, config.p, strict=True):
-            for way in dict.fromkeys(q.way for q in found):
-                curve = sorted((q for q in found if (q.way, q.p) == (way, p)), key=lambda q: q.cost)
-                estimates = [q.reliability.estimate("spearman") for q in curve]
-                middle = np.array([e.value for e in estimates])
-                arms = [middle - [e.low for e in estimates], np.array([e.high for e in estimates]) - middle]
-                axes.errorbar([q.cost for q in curve], middle, np.clip(arms, 0, None), marker="o", capsize=2, label=way)
-            axes.axhline(0.8, color="grey", linestyle=":")
-            axes.set(xscale="log", xlabel="cost of an image (forward passes)", ylabel="Spearman of two trials")
-            axes.set_title(f"{model}, {score}, p = {p:g}")
-    panels[0][0].legend(fontsize=7)
-    return figure

@@ -1,75 +1,66 @@
 """What a pass costs, in forward equivalents: multiples of the deterministic forward pass of one image.
 
-Absolute times of a shared machine mean little, so every method is timed in turn with the deterministic pass, round by
-round, and the ratio is taken inside each round.
+Absolute times of a shared machine mean little, so every way is timed in turn with the deterministic pass, round by
+round, and the ratio is taken inside each round. An operation has one thread, as the pass loop gives it.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from mcdo.encoders import Encoder
 from mcdo.estimators.jacobian import SiteGraph
-from mcdo.perturbation import PASS_BLOCK, Perturbation, check_alive, find_sites, image_keys, perturbed
+from mcdo.harness import Claim, Experiment, Files, Inputs, Request, Settings, Subject, View
+from mcdo.harness.requests import Arrays, StoredArrays
+from mcdo.harness.session import Session
+from mcdo.perturbation import PASS_BLOCK, Dropout, Perturbation, TiedDropout, check_alive, find_sites, perturbed
 from mcdo.perturbation.intercept import Compute, LinearMaps
+from mcdo.perturbation.masks import image_keys
+from mcdo.report.figures import Panel
+from mcdo.report.panels import interval_panel
+from mcdo.stats import Estimate
+from mcdo.threads import one_thread
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DETERMINISTIC = "deterministic"
+NATIVE, SPARSE, TIED, TIED_OVER_IMAGES = "native", "sparse", "tied over tokens", "tied over tokens and images"
+FIRST_ORDER = "first order"
+SMALL_PX = 64
+"""Inputs up to this side are timed in batches of as many images, larger ones one by one."""
+CEILINGS = {"embedded": 1.15, "large": 1.03, "cuda": 1.05}
+"""Forward equivalents that a keyed pass may cost at p <= 0.05: with inputs up to 64 px on a CPU, larger ones, a GPU."""
+FIRST_ORDER_CEILING = 10.0
+"""Forward equivalents of a first-order score with eight probes."""
+MEMORY_CEILING = 3.0
+"""Peak memory of a keyed pass on CUDA, in that of the deterministic pass."""
+
+Way = Callable[[], int]
+"""Carries out some image-passes, and returns how many."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Forward equivalents of one image-pass: median over rounds, and the quartiles; ``seconds`` is one image-pass."""
-
-    ratio: float
-    q25: float
-    q75: float
-    seconds: float
-    rounds: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return f"{self.ratio:.2f} [{self.q25:.2f}, {self.q75:.2f}]"
+def with_probes(count: int) -> str:
+    """Name of first order with ``count`` probes among the ways."""
+    return f"{FIRST_ORDER} R={count}"
 
 
-def compare(methods: Mapping[str, Callable[[], int]], rounds: int, device: torch.device) -> dict[str, Cost]:
-    """Cost of each method in multiples of ``methods["deterministic"]``.
-
-    Args:
-        methods: each carries out some image-passes and returns how many.
-        rounds: of timing, after one that warms up.
-        device: is waited for before a clock is read.
-
-    """
-    seconds = np.array([[_timed(method, device) for method in methods.values()] for _ in range(rounds + 1)])[1:]
-    reference = seconds[:, list(methods).index(DETERMINISTIC)]
-    ratios = seconds / reference[:, None]
-    q25, median, q75 = np.quantile(ratios, [0.25, 0.5, 0.75], axis=0)
-    each = zip(methods, median, q25, q75, np.median(seconds, axis=0), strict=True)
-    return {name: Cost(float(m), float(a), float(b), float(s), rounds) for name, m, a, b, s in each}
+# ---- the ways
 
 
-def _timed(method: Callable[[], int], device: torch.device) -> float:
-    start = time.perf_counter()
-    passes = method()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    elif device.type == "mps":
-        torch.mps.synchronize()
-    return (time.perf_counter() - start) / passes
-
-
-def deterministic(encoder: Encoder, pixels: Tensor, passes: int) -> Callable[[], int]:
+def deterministic(encoder: Encoder, pixels: Tensor, passes: int) -> Way:
     """The model's own forward pass, with nothing of ours around it."""
     rows = pixels.repeat_interleave(passes, dim=0)
 
@@ -81,7 +72,7 @@ def deterministic(encoder: Encoder, pixels: Tensor, passes: int) -> Callable[[],
     return run
 
 
-def native(encoder: Encoder, pixels: Tensor, passes: int, kind: Perturbation) -> Callable[[], int]:
+def native(encoder: Encoder, pixels: Tensor, passes: int, kind: Perturbation) -> Way:
     """Torch's own dropout at the same sites."""
     rows = pixels.repeat_interleave(passes, dim=0)
     table, sites = find_sites(encoder), set(find_sites(encoder).select_for(kind))
@@ -99,20 +90,19 @@ def native(encoder: Encoder, pixels: Tensor, passes: int, kind: Perturbation) ->
     return run
 
 
-def monte_carlo(encoder: Encoder, pixels: Tensor, passes: int, kind: Perturbation) -> Callable[[], int]:
-    """Keyed passes, as :func:`mcdo.monte_carlo` carries them out."""
+def keyed(encoder: Encoder, pixels: Tensor, passes: int, kind: Perturbation) -> Way:
+    """The passes of the perturbed tower, as every measurement takes them; another trial at each call."""
     keys = image_keys([f"image {i}" for i in range(len(pixels))], encoder.device)
-    blocks = iter(range(10**9))
+    trials = iter(range(10**9))
 
     def run() -> int:
         with perturbed(encoder, kind, seed=0) as tower:
-            tower(pixels, keys, 0, next(blocks), 0, min(passes, PASS_BLOCK))
-        return len(pixels) * min(passes, PASS_BLOCK)
+            return sum(piece.shape[0] * piece.shape[1] for piece in tower.passes(pixels, keys, next(trials), passes))
 
     return run
 
 
-def first_order(encoder: Encoder, pixels: Tensor, probes: int, kind: Perturbation) -> Callable[[], int]:
+def first_order(encoder: Encoder, pixels: Tensor, probes: int, kind: Perturbation) -> Way:
     """One image's scores from ``probes`` vector-Jacobian products count as one image-pass."""
     sites = check_alive(encoder, pixels[:1], kind)
     directions = torch.randn(probes, encoder.feature_dim, generator=torch.Generator().manual_seed(0))
@@ -124,3 +114,255 @@ def first_order(encoder: Encoder, pixels: Tensor, probes: int, kind: Perturbatio
         return len(pixels)
 
     return run
+
+
+def ways(encoder: Encoder, p: float, probes: Sequence[int]) -> dict[str, Callable[[], Way]]:
+    """How to make each way of a model ready, at the shape of one forward pass of the pass loop."""
+    small = encoder.resolution <= SMALL_PX
+    images = SMALL_PX if small else 1 if encoder.device.type == "cpu" else PASS_BLOCK
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(images, 3, encoder.resolution, encoder.resolution, generator=generator).to(encoder.device)
+    few = pixels.repeat(4, 1, 1, 1) if small else pixels
+    passes = (encoder, pixels, PASS_BLOCK)
+    return {
+        DETERMINISTIC: partial(deterministic, *passes),
+        NATIVE: partial(native, *passes, Dropout(p)),
+        SPARSE: partial(keyed, *passes, Dropout(p)),
+        TIED: partial(keyed, *passes, TiedDropout(p)),
+        TIED_OVER_IMAGES: partial(keyed, *passes, TiedDropout(p, over_images=True)),
+        **{with_probes(r): partial(first_order, encoder, few, r, Dropout(p)) for r in probes},
+    }
+
+
+# ---- times
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what the device was given, before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def timed(methods: Mapping[str, Way], rounds: int, device: torch.device) -> NDArray[np.float64]:
+    """Seconds of one image-pass ``[methods, rounds]``: in each round every method in turn, after a round to warm up."""
+
+    def seconds(method: Way) -> float:
+        start = time.perf_counter()
+        passes = method()
+        synchronise(device)
+        return (time.perf_counter() - start) / passes
+
+    with one_thread():
+        return np.array([[seconds(method) for method in methods.values()] for _ in range(rounds + 1)])[1:].T
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Forward equivalents of one image-pass: median over rounds, and the quartiles; ``seconds`` is one image-pass."""
+
+    ratio: float
+    q25: float
+    q75: float
+    seconds: float
+    rounds: int
+
+    @classmethod
+    def of(cls, seconds: ArrayLike, reference: ArrayLike) -> Cost:
+        """From seconds ``[rounds]``, each over the reference's of the same round."""
+        taken = np.asarray(seconds, dtype=np.float64)
+        q25, median, q75 = np.quantile(taken / np.asarray(reference), [0.25, 0.5, 0.75])
+        return cls(float(median), float(q25), float(q75), float(np.median(taken)), len(taken))
+
+    @property
+    def estimate(self) -> Estimate:
+        """The ratio, with its quartiles over rounds."""
+        return Estimate(self.ratio, self.q25, self.q75, self.rounds, level=0.5)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.2f} [{self.q25:.2f}, {self.q75:.2f}]"
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Where times were taken, JSON-able."""
+    gpu = device.type == "cuda" and torch.cuda.is_available()
+    name = torch.cuda.get_device_name(device) if gpu else platform.processor() or platform.machine()
+    python = platform.python_version()
+    return {"device": device.type, "name": name, "cores": os.cpu_count(), "python": python, "torch": torch.__version__}
+
+
+@dataclass(frozen=True)
+class Times(StoredArrays):
+    """Seconds of one image-pass of each of ``names``: ``seconds`` [ways, rounds].
+
+    ``peak_bytes`` [ways] is the most memory that a call takes on CUDA; NaN elsewhere.
+    """
+
+    what = "times of passes"
+
+    names: tuple[str, ...]
+    p: float
+    rounds: int
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        here = machine(session.encoder(self.model).device)  # another machine has other ratios too
+        return {"ways": self.names, "p": self.p, "rounds": self.rounds, "machine": here}
+
+    def compute(self, session: Session) -> Arrays:
+        encoder = session.encoder(self.model)
+        probes = [int(name.partition("R=")[2]) for name in self.names if name.startswith(FIRST_ORDER)]
+        made = ways(encoder, self.p, probes)
+        methods = {name: made[name]() for name in self.names}
+        return {
+            "seconds": timed(methods, self.rounds, encoder.device),
+            "peak_bytes": np.array([_peak_bytes(method, encoder.device) for method in methods.values()]),
+        }
+
+
+def _peak_bytes(method: Way, device: torch.device) -> float:
+    if device.type != "cuda":
+        return float("nan")
+    torch.cuda.reset_peak_memory_stats(device)
+    method()
+    return float(torch.cuda.max_memory_allocated(device))
+
+
+# ---- the experiment
+
+
+def ceiling(encoder: Encoder) -> float:
+    """Forward equivalents that a keyed pass may cost on this encoder."""
+    small = encoder.resolution <= SMALL_PX
+    return CEILINGS["cuda" if encoder.device.type != "cpu" else "embedded" if small else "large"]
+
+
+@dataclass(frozen=True)
+class PassCosts:
+    """What each way costs.
+
+    Attributes:
+        by_way: forward equivalents of one image-pass.
+        native_over_keyed: native dropout in keyed passes, paired within rounds.
+        memory: peak memory of a keyed pass in that of the deterministic one; None where it is not known.
+        ceiling: of a keyed pass here.
+        small: whether inputs are small, so that images are timed in batches.
+        machine: where it was measured.
+
+    """
+
+    by_way: Mapping[str, Cost]
+    native_over_keyed: Cost
+    memory: float | None
+    ceiling: float
+    small: bool
+    machine: Mapping[str, Any]
+
+
+def subject_on(device: str, model: str) -> Subject:
+    """A model; findings about cost were measured on a CPU, so another device is named."""
+    return Subject(model if device == "cpu" else f"{model} on {device}", (model,))
+
+
+@dataclass(frozen=True)
+class PassCost(Experiment[PassCosts]):
+    """Every way in turn with the deterministic pass, ``rounds`` times; fewer for inputs above 64 px."""
+
+    key = "perf"
+    name = "pass_cost"
+    phase = "perf"
+    files = Files(summary="{}.json", overall="passes.json", figure="{}.png")
+    quick = {"rounds": 5}
+
+    rounds: int = 15
+    rounds_of_large: int = 5
+    probes: tuple[int, ...] = (1, 2, 4, 8, 16)
+    probes_of_large: tuple[int, ...] = (1, 2, 8)
+
+    @classmethod
+    def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
+        return tuple(subject_on(settings.device, model) for model in settings.models)
+
+    def times(self, about: View) -> Times:
+        """Seconds of every way, all in the same rounds."""
+        small = about.encoder().resolution <= SMALL_PX
+        probes, rounds = (self.probes, self.rounds) if small else (self.probes_of_large, self.rounds_of_large)
+        names = (DETERMINISTIC, NATIVE, SPARSE, TIED, TIED_OVER_IMAGES, *map(with_probes, probes))
+        return Times(about.model, names, self.dropout.p, rounds)
+
+    def requests(self, about: View) -> Iterable[Request[Any]]:
+        return (self.times(about),)
+
+    def compute(self, inputs: Inputs) -> PassCosts:
+        request, encoder = self.times(inputs), inputs.encoder()
+        held = inputs[request]
+        seconds = dict(zip(request.names, held["seconds"], strict=True))
+        peak = dict(zip(request.names, held["peak_bytes"].tolist(), strict=True))
+        known = np.isfinite(held["peak_bytes"]).all()
+        return PassCosts(
+            by_way={name: Cost.of(taken, seconds[DETERMINISTIC]) for name, taken in seconds.items()},
+            native_over_keyed=Cost.of(seconds[NATIVE], seconds[SPARSE]),
+            memory=peak[SPARSE] / peak[DETERMINISTIC] if known else None,
+            ceiling=ceiling(encoder),
+            small=encoder.resolution <= SMALL_PX,
+            machine=machine(encoder.device),
+        )
+
+    def claims(self) -> Sequence[Claim[PassCosts]]:
+        ceilings = ", ".join(f"{ceiling:g} ({kind})" for kind, ceiling in CEILINGS.items())
+        return [
+            Claim(
+                "pass_cost",
+                lambda r: r.by_way[SPARSE].estimate,
+                rule=(f"< {ceilings}", lambda r: r.by_way[SPARSE].estimate.outcome(r.ceiling, "<")),
+                beside=lambda r: f"quartiles over rounds; the ceiling here is {r.ceiling:g}",
+            ),
+            Claim("native_over_keyed", lambda r: r.native_over_keyed.estimate, above=1.0),
+            Claim(
+                "first_order_cost",
+                lambda r: r.by_way[with_probes(8)].estimate if r.small else None,
+                below=FIRST_ORDER_CEILING,
+                beside=_about_products,
+            ),
+            Claim(
+                "peak_memory",
+                lambda r: None if r.memory is None else Estimate(r.memory, r.memory, r.memory, 1),
+                below=MEMORY_CEILING,
+                beside=lambda r: "times the deterministic pass" if r.memory is not None else "known on CUDA alone",
+            ),
+        ]
+
+    def summary(self, result: PassCosts) -> Mapping[str, Any]:
+        return {
+            "costs": {name: cost.as_dict() for name, cost in result.by_way.items()},
+            "native_over_keyed": result.native_over_keyed.as_dict(),
+            "peak_memory": result.memory,
+            "machine": dict(result.machine),
+        }
+
+    def overall(self, result: PassCosts, summary: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {section: summary[section] for section in ("costs", "machine")}
+
+    def title(self) -> str:
+        return "what an image-pass costs (quartiles over rounds)"
+
+    def panels(self, inputs: Inputs, result: PassCosts) -> Sequence[Panel]:
+        def panel(axes: Axes) -> None:
+            costs = {name: cost.estimate for name, cost in result.by_way.items()}
+            interval_panel(axes, {"way": costs}, None, "forward passes of one image")
+            axes.axhline(result.ceiling, color="grey", linestyle=":", label="ceiling of a keyed pass")
+            axes.set_yscale("log")
+            axes.legend()
+
+        return [panel]
+
+
+def _about_products(result: PassCosts) -> str:
+    eight, one = (result.by_way[with_probes(count)].ratio for count in (8, 1))
+    return f"each further product {(eight - one) / 7:.2f}" + (
+        "" if result.small else f"; the ceiling is for inputs up to {SMALL_PX} px, here {eight:.1f}"
+    )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,6 +10,10 @@ import pytest
 from mcdo.cli.findings import OUTCOMES, _costs, _loss_or_site, fill_claims, interval, table, write_page
 from mcdo.errors import McdoError
 from mcdo.experiments.cost import estimator_cost as cost
+from mcdo.experiments.cost.pass_cost import FIRST_ORDER, NATIVE, SPARSE, Cost, PassCosts
+from mcdo.harness import Inputs
+from mcdo.report.figures import draw, save_figure
+from mcdo.report.files import write_json
 from mcdo.stats import factorial_analysis, reliability
 
 
@@ -68,13 +73,19 @@ def test_costs_stand_beside_first_order_and_what_is_not_reached_is_a_bound(tmp_p
         return cost.Point(way, 0.01, budget, price, reliability(truth + noise * rng.normal(size=(4, 60)), resamples=20))
 
     points = [
-        point(cost.FIRST_ORDER, cost.JUDGED_PROBES, 10.0, 0.4),
-        point(cost.SPARSE, 4, 4.0, 3.0),
-        point(cost.SPARSE, 64, 64.0, 0.1),
-        point(cost.NATIVE, 64, 200.0, 3.0),
+        point(FIRST_ORDER, cost.JUDGED_PROBES, 10.0, 0.4),
+        point(SPARSE, 4, 4.0, 3.0),
+        point(SPARSE, 64, 64.0, 0.1),
+        point(NATIVE, 64, 200.0, 3.0),
     ]
-    config = cost.EstimatorCostConfig(n=60, trials=4, p=(0.01,), passes=(4, 64))
-    folder = cost.write(config, "clip_tiny", {}, {"trace_pre": points, "trace_post": points}, {}, tmp_path)
+    experiment = cost.EstimatorCost(n=60, trials=4, p=(0.01,), passes=(4, 64))
+    costs = PassCosts({}, Cost(3.0, 3.0, 3.0, 1e-3, 5), None, 1.15, True, {})
+    gained = {(score, 0.01): cost.gains(points, 0.01, cost.JUDGED_PROBES) for score in cost.SCORES}
+    result = cost.EstimatorCosts(costs, dict.fromkeys(cost.SCORES, points), gained)
+    folder = tmp_path / "estimator_cost"
+    write_json(folder / "clip_tiny.json", {**experiment.summary(result), "config": experiment.as_dict()})
+    panels = experiment.panels(cast("Inputs", None), result)
+    save_figure(draw(panels, "clip_tiny"), folder / "clip_tiny.png")
     lines = _costs(folder, tmp_path / "figures")
     (row, _) = (line.split(" | ") for line in lines if line.startswith("| clip_tiny"))
     assert row[1:3] == ["trace_pre", "0.01"]

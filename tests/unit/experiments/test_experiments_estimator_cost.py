@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mcdo.experiments.cost import estimator_cost as cost
+from mcdo.experiments.cost.pass_cost import FIRST_ORDER
 from mcdo.stats import reliability
 
 
@@ -24,14 +25,14 @@ def test_cost_is_interpolated_in_the_logarithm() -> None:
 
 
 def test_gains_are_relative_to_first_order_and_bounded_where_a_way_falls_short() -> None:
-    points = [point(cost.FIRST_ORDER, 8, 10.0, 0.5), point("good", 64, 200.0, 0.3), point("bad", 256, 300.0, 2.0)]
+    points = [point(FIRST_ORDER, 8, 10.0, 0.5), point("good", 64, 200.0, 0.3), point("bad", 256, 300.0, 2.0)]
     found = cost.gains(points, 0.01, 8)
     assert (found["good"].value, found["good"].low, found["good"].high) == pytest.approx((20.0, 20.0, 20.0))
     assert (found["bad"].value, found["bad"].low, found["bad"].high) == pytest.approx((np.inf, 30.0, np.inf))
 
 
 def test_the_interval_of_a_gain_is_that_of_first_order_s_reliability() -> None:
-    own = point(cost.FIRST_ORDER, 8, 10.0, 0.5)
+    own = point(FIRST_ORDER, 8, 10.0, 0.5)
     rho = own.reliability.estimate("spearman")
     points = [own, point("a", 4, 4.0, 3.0), point("a", 64, 640.0, 0.3)]
     found = cost.gains(points, 0.01, 8)["a"]
