@@ -13,6 +13,8 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +26,12 @@ from mcdo.images.signatures import HEAD, unreadable
 
 # Formats that Pillow names but hands to another program or cannot decode itself.
 _NOT_DECODED_BY_PILLOW = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+LARGEST_FILE = 2**29
+"""Bytes of a file that is read."""
+_ROOM = 2**31
+"""Bytes that all threads together decode at a time."""
+_BYTES_PER_PIXEL = 16
+"""Of a picture and its copies on the way to RGB: four channels of one byte, twice composed, or grey of four bytes."""
 _SUBFILE_TYPE = 254
 """A tag of TIFF; its lowest bit marks a picture of reduced resolution."""
 
@@ -61,6 +69,9 @@ def read(path: Path, name: str | None = None) -> bytes:
             raise UnreadableImageError(name, f"broken symbolic link to {path.readlink()}")
         if path.exists() and not path.is_file():
             raise UnreadableImageError(name, "not a regular file")
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise UnreadableImageError(name, f"{size} bytes, more than the limit of {LARGEST_FILE}; scale it down")
         content = path.read_bytes()
     except OSError as error:
         raise UnreadableImageError(name, f"cannot be read ({error.strerror})") from error
@@ -86,8 +97,9 @@ def decode(source: Path | bytes, name: str | None = None, background: str = "whi
     try:
         with _quiet, Image.open(io.BytesIO(source), formats=formats()) as image:
             _refuse(image, name)
-            image.load()
-            return _to_rgb(image, name, background)
+            with _room.taken(image.width * image.height * _BYTES_PER_PIXEL):
+                image.load()
+                return _to_rgb(image, name, background)
     except McdoError:
         raise
     except UnidentifiedImageError as error:
@@ -109,10 +121,11 @@ def _refuse(image: Image.Image, name: str) -> None:
         )
     if getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0) & 1:
         raise UnreadableImageError(name, "its first picture is a thumbnail of another one, as in a camera's raw")
-    frames = getattr(image, "n_frames", 1)
+    animated = getattr(image, "is_animated", None)  # which, unlike counting frames, takes no time
+    several = getattr(image, "n_frames", 1) > 1 if animated is None else animated
     # The first picture of an MPO, as many cameras write it, is the photograph; the others are previews or depth.
-    if frames > 1 and image.format != "MPO":
-        raise UnreadableImageError(name, f"{frames} frames or pages; save the one that is meant as a file of its own")
+    if several and image.format != "MPO":
+        raise UnreadableImageError(name, "several frames or pages; save the one that is meant as a file of its own")
 
 
 def _to_rgb(image: Image.Image, name: str, background: str) -> Image.Image:
@@ -138,6 +151,31 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
         grey = 255 - grey
     grey[pixels == image.info.get("transparency", -1)] = 255
     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+class _Room:
+    """Bytes that are lent to threads until they are given back; whoever asks for more than are left waits."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._left = size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Of more than all there is, all is taken."""
+        size = min(size, self._size)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= size)
+            self._left -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += size
+                self._changed.notify_all()
+
+
+_room = _Room(_ROOM)
 
 
 class _Quiet:

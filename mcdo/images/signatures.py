@@ -87,7 +87,7 @@ def _is_picture(head: bytes) -> bool:
         said = ast.literal_eval(found[1].decode("latin-1")) if found else {}
         shape = said.get("shape", ())
         return said.get("descr") == "|u1" and (len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3, 4)))
-    except (ValueError, SyntaxError, AttributeError, TypeError):
+    except (ValueError, SyntaxError, AttributeError, TypeError, MemoryError, RecursionError):
         return False
 
 

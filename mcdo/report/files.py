@@ -6,18 +6,20 @@ Where the folder of reports fails after the measurement, they write elsewhere an
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from filelock import SoftFileLock, Timeout
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from mcdo import schema
 from mcdo.errors import McdoError, UnwrittenWarning
@@ -123,6 +125,35 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """
     value: dict[str, Any] = schema.read_json(path, dict[str, Any], remedy, limit=schema.LIST_LIMIT)
     return value
+
+
+def read_npz(path: Path, remedy: str) -> dict[str, NDArray[Any]]:
+    """The arrays that :func:`write_npz` wrote.
+
+    Raises:
+        McdoError: for what is none, would have to be unpickled, or claims more numbers than it holds, by the name of
+            the array; the message ends in ``remedy``.
+
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > schema.LIST_LIMIT:
+                raise ValueError(f"it unpacks to more than {schema.LIST_LIMIT} bytes")
+            for member in archive.infolist():
+                with archive.open(member) as array:
+                    _check_header(array, member)
+        with np.load(path, allow_pickle=False) as held:
+            return {key: held[key] for key in held.files}
+    except Exception as error:  # damaged archives raise almost any type
+        raise McdoError(f"{path} cannot be read ({error}); {remedy}") from error
+
+
+def _check_header(array: IO[bytes], member: zipfile.ZipInfo) -> None:
+    version = np.lib.format.read_magic(array)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(array)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != member.file_size - array.tell():
+        raise ValueError(f"{member.filename} is no array of {shape} {dtype}, as its head says")
 
 
 def _summary(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcdo.errors import McdoError
+from mcdo.report.files import read_npz
 from mcdo.report.results import Reported, Reports
 
 IDS = ("paths", "prompts")
@@ -56,11 +56,7 @@ def _of(reported: Reported, folder: Path) -> Iterator[PerImage]:
         path = reported.place(folder) / name
         if not path.is_file():
             continue
-        try:
-            with np.load(path, allow_pickle=False) as held:
-                arrays = {key: held[key] for key in held.files}
-        except (OSError, ValueError, EOFError) as error:
-            raise McdoError(f"{path} cannot be read ({error}); run the experiment again") from error
+        arrays = read_npz(path, "run the experiment again")
         file = re.sub(re.escape(reported.subject), "", path.stem).strip("_-/") or path.stem
         yield from _scores(reported, file, arrays)
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,15 @@ import pytest
 from mcdo.errors import McdoError
 from mcdo.report import files
 from mcdo.report.figures import save_figure
-from mcdo.report.files import UnwrittenReportWarning, add_to_json, check_writable, write_json, write_npz, written
+from mcdo.report.files import (
+    UnwrittenReportWarning,
+    add_to_json,
+    check_writable,
+    read_npz,
+    write_json,
+    write_npz,
+    written,
+)
 
 
 @pytest.fixture
@@ -163,3 +172,34 @@ def test_arrays_are_written_without_pickles(tmp_path: Path) -> None:
         assert held["paths"].tolist() == ["a", "bc"]
     with pytest.raises(TypeError, match="pickled"):
         write_npz(tmp_path / "y.npz", paths=np.array(["a", None]))
+
+
+def npy(head: str, content: bytes = b"") -> bytes:
+    padded = head.ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode() + content
+
+
+BAD_ARRAYS = {
+    "a terabyte": (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (137438953472,), }"), "a.npy is no array of"),
+    "objects": (npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", b"\x80\x04N."), "a.npy is no array of"),
+    "half of it": (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (2,), }", bytes(8)), "a.npy is no array of"),
+    "no array": (b"text", "magic|EOF|expected"),
+    "a head too deep": (npy("(" * 100), "EOF|parenthes|header"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARRAYS)
+def test_arrays_that_are_not_what_they_claim_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    content, said = BAD_ARRAYS[name]
+    path = tmp_path / "scores.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", content)
+    with pytest.raises(McdoError, match=rf"scores\.npz cannot be read .*({said}).*; again"):
+        read_npz(path, "again")
+
+
+def test_arrays_come_back_as_they_were_written(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "scores.npz", a=[[1.0, 2.0]], ids=["x", "y"])
+    held = read_npz(path, "again")
+    assert held["a"].tolist() == [[1.0, 2.0]]
+    assert held["ids"].tolist() == ["x", "y"]

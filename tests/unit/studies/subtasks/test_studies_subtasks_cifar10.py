@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -212,3 +213,43 @@ def test_from_the_archive_to_the_report_and_a_second_time_from_the_store(standar
     assert held["superclass"]["frog"] == 1
     assert held["splits"]["test"] == {"images": 10, "origins": 10}
     assert (folder / "subtasks.md").read_text(encoding="utf-8").startswith("# Subtasks and calibration: cifar10")
+
+
+def spelled(dtype: bytes, content: bytes = b"\0" * 8) -> bytes:
+    """A batch whose data is an array of any type, as a pickle would spell it."""
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    kind = b"cnumpy\ndtype\nU\x02" + dtype + b"K\x00K\x01\x87R"
+    state = b"(K\x01K\x01\x85" + kind + b"\x89U" + bytes([len(content)]) + content + b"tb"
+    return b"\x80\x02}(U\x04data" + array + state + b"U\x06labels]u."
+
+
+HOSTILE = {
+    "objects out of bytes": (spelled(b"O8"), "an array of 'O8'"),
+    "floats": (spelled(b"f8"), "an array of 'f8'"),
+    "a memo without end": (b"\x80\x02}r\xff\xff\xff\x7f.", "it counts to 2147483647"),
+    "a bytearray of a terabyte": (b"\x80\x05\x96" + (2**40).to_bytes(8, "little"), "expected 1099511627776 bytes"),
+    "a set": (b"\x80\x04\x8f.", "the operation EMPTY_SET"),
+    "an object of its own": (b"(cnumpy\ndtype\no.", "the operation OBJ"),
+    "laughs": (b"\x80\x02)q\x00h\x00h\x00\x86q\x01h\x01h\x01\x86.", "a collection in several places"),
+    "a label of a thousand digits": (pickle.dumps({b"data": 0, b"labels": [10**300]}, 2), "something else than arrays"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_pickle_is_refused_before_it_takes_time_or_memory(name: str) -> None:
+    content, said = HOSTILE[name]
+    with pytest.raises(McdoError, match=f"batch is no CIFAR-10 batch .*{said}"):
+        read_batch(content, "batch")
+
+
+def test_an_archive_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.tar.gz"
+    member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+    member.size = 2**40
+    path.write_bytes(gzip.compress(member.tobuf() + bytes(2**20)))
+    with pytest.raises(McdoError, match=r"bomb\.tar\.gz .*data_batch_1 claims 1099511627776 bytes"):
+        cifar10(path, "train")
+    monkeypatch.setattr("mcdo.studies.subtasks.cifar10._LARGEST_ARCHIVE", 10**5)
+    many = {f"other{i}": bytes(10**4) for i in range(20)}
+    with pytest.raises(McdoError, match=r"many\.tar\.gz .*unpacks to more than 100000 bytes"):
+        cifar10(archive(tmp_path / "many.tar.gz", many), "train")
