@@ -18,6 +18,10 @@ class McdoError(Exception):
         super().__init__(printable(message, kept="\n\t"))
 
 
+class NoTextTowerError(McdoError):
+    """What is asked for needs a text tower, and the encoder has none. A test of it is skipped, with this reason."""
+
+
 class _PrintableWarning(UserWarning):
     def __init__(self, message: str) -> None:
         super().__init__(printable(message, kept="\n\t"))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,7 +17,7 @@ from mcdo.encoders.architecture import coarse, fingerprint
 from mcdo.encoders.checksum import Checksum, checksum, sha256
 from mcdo.encoders.spec import EncoderSpec, Loss, Precision
 from mcdo.encoders.state import plain_tensors, unsaved_buffers
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, NoTextTowerError
 from mcdo.names import is_unicode
 from mcdo.threads import one_thread
 
@@ -47,14 +48,14 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Towers:
-    """The two towers of a built model, as functions and as the modules whose state they read.
+    """The towers of a built model, as functions and as the modules whose state they read; ``text`` may be None.
 
     ``image_modules`` and ``text_modules`` are (dotted name in the model, module). Where open_clip's CLIP keeps the
     text projection as a bare Parameter of the whole model, that parameter is in none of them.
     """
 
     image: Callable[[Tensor], Tensor]
-    text: Callable[[Tensor], Tensor]
+    text: Callable[[Tensor], Tensor] | None
     image_modules: NamedModules
     text_modules: NamedModules
 
@@ -72,7 +73,7 @@ class Encoder:
         model: nn.Module,
         towers: Towers,
         preprocessing: Preprocessing,
-        load_tokenizer: Callable[[], Tokenizer],
+        load_tokenizer: Callable[[], Tokenizer] | None,
         *,
         random_weights: bool,
         device: torch.device,
@@ -92,6 +93,51 @@ class Encoder:
         self._plain, self._unsaved = tuple(plain_tensors(self.model)), tuple(unsaved_buffers(self.model))
         self._probed: dict[str, tuple[tuple[str, str], str]] = {}
         self._tokenizer_hash: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        preprocessing: Any,
+        *,
+        name: str = "own",
+        features: str | int | Callable[[Any], Tensor] | None = None,
+        device: str | torch.device | None = None,
+        precision: Precision = "float32",
+        random_weights: bool = False,
+    ) -> Encoder:
+        """An encoder of any module that turns pixels into features, without a text tower.
+
+        The module is put on the device, in float32 and evaluation mode, and frozen; wrappers of torch.compile are left
+        out. What needs text is skipped, with the reason.
+
+        Args:
+            module: takes float32 pixels ``[B, 3, H, W]`` and returns ``[B, D]`` (before any normalisation), or what
+                ``features`` is in.
+            preprocessing: a transform of open_clip, timm or torchvision that ends in Normalize, an image processor of
+                transformers, timm's data configuration, or a dict of mean, std, size and interpolation.
+            name: key of the encoder in reports and options.
+            features: field, index or key of the output that holds ``[B, D]``, or a function of the output.
+            device: where it runs; where the module is if None.
+            precision: of linear maps; other than float32 by autocast.
+            random_weights: the weights are untrained, so that nothing is decided by them.
+
+        Raises:
+            McdoError: for a module that fails on pictures of the preprocessing's size, for an output in which
+                ``features`` are not found or are not ``[B, D]``, and for a preprocessing that cannot be taken apart.
+
+        """
+        from mcdo.encoders.own import encoder_of
+
+        return encoder_of(module, preprocessing, name, features, device, precision, random_weights)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text tower."""
+        return self.towers.text is not None
+
+    def _without_text(self, what: str) -> NoTextTowerError:
+        return NoTextTowerError(f"{self.key} has no text tower, which {what} need")
 
     def __repr__(self) -> str:
         weights = "random" if self.random_weights else "pretrained"
@@ -120,6 +166,8 @@ class Encoder:
     @property
     def logit_scale(self) -> float:
         """What cosines are multiplied with (already exponentiated)."""
+        if not self.has_text:
+            raise self._without_text("logits")
         return float(self.model.get_parameter("logit_scale").detach().double().exp().reshape(()))
 
     @property
@@ -204,12 +252,19 @@ class Encoder:
 
         ``exact`` carries linear maps out in float32 whatever the precision.
         """
-        with self._autocast(exact):
+        with self._autocast(exact), eagerly(self.model):
             return self._features(self.towers.image(pixels))
 
     def forward_text(self, tokens: Tensor) -> Tensor:
-        """Pre-norm text features [B, D] of tokens [B, L]; autograd works through it."""
-        with self._autocast():
+        """Pre-norm text features [B, D] of tokens [B, L]; autograd works through it.
+
+        Raises:
+            NoTextTowerError: if there is no text tower.
+
+        """
+        if self.towers.text is None:
+            raise self._without_text("text features")
+        with self._autocast(), eagerly(self.model):
             return self._features(self.towers.text(tokens))
 
     def _features(self, features: Tensor) -> Tensor:
@@ -266,6 +321,8 @@ class Encoder:
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         # Lazy, because work with images alone must not need the tokenizer's files.
+        if self._load_tokenizer is None:
+            raise self._without_text("prompts")
         return self._load_tokenizer()
 
     def encode_text(self, prompts: Sequence[str], batch_size: int = 256) -> Tensor:
@@ -311,6 +368,12 @@ class Encoder:
                     f"{self.key}: the model was moved to {value.device} ({name}), but was loaded for {self.device}; "
                     f"load it anew with device='{value.device}'"
                 )
+
+
+def eagerly(model: nn.Module) -> AbstractContextManager[object]:
+    """Compiled parts are carried out operation by operation inside, so that maps are seen and disturbed."""
+    compiled = any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _shortened(text: str) -> str:

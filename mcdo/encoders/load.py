@@ -44,7 +44,7 @@ def load_encoder(
         raise McdoError(f"weights={weights!r}: say 'pretrained' or 'random'")
     if precision not in get_args(Precision):
         raise McdoError(f"precision={precision!r}: say {', '.join(get_args(Precision))}")
-    spec, target = find_spec(key, backend), _available(device)
+    spec, target = find_spec(key, backend), available(device)
     if spec.backend == "own":
         if weights == "random":
             raise McdoError(f"{key}: random weights are its factory's to make; register one that makes them")
@@ -118,7 +118,8 @@ def _unknown_device(device: object) -> McdoError:
     return McdoError(f"unknown device {str(device)!r}; the nearest: {likely}. One of several is cuda:1")
 
 
-def _available(device: str | torch.device) -> torch.device:
+def available(device: str | torch.device) -> torch.device:
+    """The device of that name; McdoError if this machine has none."""
     target = device_named(device)
     present = {
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcdo.encoders.encoder import Encoder
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, NoTextTowerError
 from mcdo.names import as_bytes
 
 IDENTITY = "text tower, the encoder's own tokenizer"
@@ -32,6 +32,8 @@ class TextTower(Encoder):
     """View of ``encoder`` whose inputs are tokens ``[B, L]``; it shares the model, and its key ends in ``:text``."""
 
     def __init__(self, encoder: Encoder) -> None:
+        if encoder.towers.text is None:
+            raise NoTextTowerError(f"{encoder.key} has no text tower")
         vars(self).update(vars(encoder))  # the same model and device: nothing is loaded or copied
         self._encoder = encoder
         self.key = f"{encoder.key}:text"

@@ -7,7 +7,7 @@ whether a reliable score is valid beyond the feature norm. Without the harness's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -246,8 +246,11 @@ def decide(cells: Sequence[Cell], originals: int, sweep: Sequence[Cell] = ()) ->
     return "UNDECIDED", f"no interval lies above the bars (best: {best}), nor in the convergence sweep ({after})"
 
 
-def statements(cells: Sequence[Cell], validity: Sequence[Validity]) -> tuple[str, ...]:
-    """Of each score of each model, apart: is it reliable, and is it valid beyond the feature norm?"""
+def statements(cells: Sequence[Cell], validity: Sequence[Validity], unread: Collection[str] = ()) -> tuple[str, ...]:
+    """Of each score of each model, apart: is it reliable, and is it valid beyond the feature norm?
+
+    ``unread`` are the models without a text tower, for which ambiguity has no measure.
+    """
     known = {(row.model, row.score, row.estimator): row for row in validity}
     lines = []
     for key in dict.fromkeys(map(_series, cells)):
@@ -258,7 +261,8 @@ def statements(cells: Sequence[Cell], validity: Sequence[Validity]) -> tuple[str
         else:
             reliable = "reliability undecided" if any(c.usable == "undecided" for c in of) else "unreliable"
         name = f"{key[0]} {key[1]}" + (" (first order)" if key[2] != "mc" else "")
-        lines.append(f"{name}: {reliable}, {_validity(known.get(key))}")
+        valid = "validity unknown (no text tower)" if key[0] in unread else _validity(known.get(key))
+        lines.append(f"{name}: {reliable}, {valid}")
     return tuple(lines)
 
 

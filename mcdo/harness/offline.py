@@ -35,6 +35,7 @@ class OfflineEncoder:
     feature_dim: int
     device_type: str
     dtype: str
+    has_text: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -71,6 +72,7 @@ class OfflineEncoder:
             encoder.feature_dim,
             encoder.device.type,
             encoder.dtype,
+            encoder.has_text,
         )
 
     def write(self, path: Path) -> None:

@@ -200,7 +200,7 @@ def forget_sites(encoder: Encoder) -> None:
 
 
 def _site_name(parameter: str, part: str) -> str:
-    name = re.sub(r"[._]weight$", "", parameter)
+    name = re.sub(r"[._]weight$", "", parameter.replace("_orig_mod.", ""))  # torch.compile's wrapper
     return f"{name}{'' if part.startswith('#') else '.'}{part}" if part else name
 
 

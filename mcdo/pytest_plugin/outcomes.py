@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from _pytest.terminal import TerminalReporter
 
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, NoTextTowerError
 from mcdo.harness import Completed
 from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
 from mcdo.names import encodable, printable
@@ -44,9 +44,15 @@ def verdict(completed: Completed[Verdict], own_gates: OwnGates, pytestconfig: py
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """Show a McdoError as its message: it is written for people, and the traceback is ours."""
+    """Show a McdoError as its message: it is written for people, and the traceback is ours.
+
+    What needs a text tower is skipped for an encoder without one, and says so.
+    """
     report = yield
-    if call.excinfo is not None and call.excinfo.errisinstance(McdoError) and report.outcome == "failed":
+    if call.excinfo is not None and call.excinfo.errisinstance(NoTextTowerError) and report.outcome == "failed":
+        path, line, _ = item.location
+        report.outcome, report.longrepr = "skipped", (path, (line or 0) + 1, f"Skipped: {call.excinfo.value}")
+    elif call.excinfo is not None and call.excinfo.errisinstance(McdoError) and report.outcome == "failed":
         report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
     _make_printable(report)
     return report

@@ -298,3 +298,13 @@ def test_workers_are_told_nothing_that_is_no_utf8(suite: Path) -> None:
     assert refused.returncode == 4
     assert "for\\xeat is no UTF-8, which workers cannot be told: leave out -n" in refused.stdout
     assert run_pytest(images, cwd=suite).returncode == 0
+
+
+def test_what_needs_text_is_skipped_by_name_for_an_encoder_without(tmp_path: Path) -> None:
+    run = run_pytest(
+        *("-m", "phase1 and not perf", "-k", "exp5_subset or collapsed", "-rs"),
+        *("--models=python:textless:make", "--protocol=quick", f"--reports={tmp_path}"),
+    )
+    assert "python:textless:make has no text tower, which prompts need" in run.stdout
+    assert re.search(r"= \d+ skipped, \d+ deselected", run.stdout.splitlines()[-1])
+    assert run.returncode == 0

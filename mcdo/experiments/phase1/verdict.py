@@ -42,7 +42,8 @@ class Phase1Verdict(Experiment[Verdict]):
         for model in _trusted(about):
             view = about.of(Subject(model, (model,)))
             for experiment in self._experiments:
-                yield from experiment.configured(about.settings).requests(view)
+                if experiment is not SubsetAmbiguity or view.encoder().has_text:
+                    yield from experiment.configured(about.settings).requests(view)
 
     @property
     def _experiments(self) -> tuple[type[Experiment[Any]], ...]:
@@ -56,7 +57,8 @@ class Phase1Verdict(Experiment[Verdict]):
         cells, sweep = judged(measured)
         if (best := wants_sweep(cells)) is not None:
             cells, sweep = judged(measured, _sweep(inputs, best.model))
-        validity = [row for model in models for row in self._validity(inputs, Subject(model, (model,)))]
+        texts = [model for model in models if inputs.encoder(model).has_text]
+        validity = [row for model in texts for row in self._validity(inputs, Subject(model, (model,)))]
         originals = min((cell.spearman.n for cell in cells), default=0)
         decision, reason = decide(cells, originals, sweep)
         if not models:
@@ -66,7 +68,7 @@ class Phase1Verdict(Experiment[Verdict]):
             decision=decision,
             reason=reason,
             published=published(cells, sweep),
-            statements=statements(cells, validity),
+            statements=statements(cells, validity, unread=set(models) - set(texts)),
             cells=(*cells, *sweep),
             validity=tuple(validity),
             models=models,

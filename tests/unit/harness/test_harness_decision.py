@@ -147,6 +147,11 @@ def test_reliability_and_validity_are_said_apart(cells: list[Cell], row: Validit
     assert statements(cells, [] if row is None else [row]) == (said,)
 
 
+def test_an_encoder_without_text_is_said_to_have_no_measure_of_validity() -> None:
+    said = "a trace_pre: reliable from T=64 on, validity unknown (no text tower)"
+    assert statements([USABLE], [], unread={"a"}) == (said,)
+
+
 def verdict(decision: str = "GO", gates: dict[str, str] | None = None) -> Verdict:
     return Verdict(
         decision=decision, reason="because", published="GO", statements=("a trace_pre: reliable",),  # type: ignore[arg-type]
