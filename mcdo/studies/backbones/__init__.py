@@ -8,10 +8,12 @@ from mcdo.studies.backbones.extract import extract
 from mcdo.studies.backbones.features import merge, read_features
 from mcdo.studies.backbones.plants import load_plants
 from mcdo.studies.backbones.registry import BACKBONES, load_backbone
-from mcdo.studies.backbones.study import collect, run_study
+from mcdo.studies.backbones.study import BackboneResult, BackboneStudy, collect, run_study
 
 __all__ = [
     "BACKBONES",
+    "BackboneResult",
+    "BackboneStudy",
     "BackbonesConfig",
     "collect",
     "extract",

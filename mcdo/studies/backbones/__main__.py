@@ -20,7 +20,8 @@ from mcdo.studies.backbones.features import merge, read_features
 from mcdo.studies.backbones.jobs import CLUSTERS, describe, stages, submit
 from mcdo.studies.backbones.plants import load_plants
 from mcdo.studies.backbones.registry import load_backbone
-from mcdo.studies.backbones.study import collect, feature_path, run_study, train_some
+from mcdo.studies.backbones.steps import feature_path, train_some
+from mcdo.studies.backbones.study import collect, run_study
 from mcdo.studies.backbones.table import markdown
 
 

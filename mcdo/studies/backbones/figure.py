@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mcdo.report.figures import save_figure
-from mcdo.studies.backbones.table import METRICS, Table
+from mcdo.studies.backbones.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,21 +14,8 @@ if TYPE_CHECKING:
 _NAMES = {"f1": "F1 per fold", "auc": "AUC per fold", "onset_mae_days": "onset MAE (days)"}
 
 
-def draw_table(table: Table, path: Path, shown: str) -> Path:
-    """Write the figure; the onsets are those of the baseline and of the backbone ``shown``."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    panels = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.3])
-    for panel, name in zip(panels, METRICS, strict=False):
-        _estimates(panel, table, name)
-    panels[0].set_yticks(range(len(table.rows)), [row.backbone for row in table.rows])
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize="small")
-    _onsets(panels[3], table, shown)
-    return save_figure(figure, path)
-
-
-def _estimates(panel: Axes, table: Table, name: str) -> None:
+def estimates_panel(panel: Axes, table: Table, name: str) -> None:
+    """A figure of each backbone, the baseline's in grey."""
     for kind, colour in (("baseline", "0.45"), ("backbone", "C0")):
         base = kind == "baseline"
         rows = [(i, row) for i, row in enumerate(table.rows) if (row.backbone == table.baseline) == base]
@@ -41,14 +26,15 @@ def _estimates(panel: Axes, table: Table, name: str) -> None:
             value, [i for i, _ in rows], xerr=[value - low, high - value], fmt="o", color=colour, capsize=3,
             label=f"{kind}, mean and 95 %",
         )  # fmt: skip
-    panel.set_yticks(range(len(table.rows)), [""] * len(table.rows))
+    panel.set_yticks(range(len(table.rows)), [row.backbone for row in table.rows])
     panel.set_ylim(len(table.rows) - 0.5, -0.5)
     panel.set_xlabel(_NAMES[name])
     panel.grid(axis="x", alpha=0.3)
+    panel.legend(fontsize="small")
 
 
-def _onsets(panel: Axes, table: Table, shown: str) -> None:
-    """Mean over seeds; moved apart a little, because days are few."""
+def onsets_panel(panel: Axes, table: Table, shown: str) -> None:
+    """Onsets of the baseline and of the backbone ``shown``, mean over seeds; moved apart, because days are few."""
     rng, ends = np.random.default_rng(0), []
     for name, colour, marker in ((table.baseline, "0.45", "x"), (shown, "C0", "o")):
         true, found = (days.mean(axis=0) for days in table.row(name).onsets)

@@ -15,7 +15,8 @@ from mcdo.errors import McdoError, nearest
 from mcdo.studies.backbones.config import BackbonesConfig
 from mcdo.studies.backbones.plants import load_plants
 from mcdo.studies.backbones.registry import find_backbone
-from mcdo.studies.backbones.study import collect, extract_shard, train_some
+from mcdo.studies.backbones.steps import extract_shard, train_some
+from mcdo.studies.backbones.study import collect
 from mcdo.studies.backbones.training import Task
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
-from mcdo.stats import Estimate, bootstrap, holm, wilcoxon_increase
+from mcdo.stats import Estimate, holm, mean, wilcoxon_increase
 from mcdo.studies.backbones.series import Series
 from mcdo.studies.backbones.training import Prediction
 
@@ -129,11 +129,7 @@ def over_folds(values: Array, seed: int) -> Estimate:
     defined = values[~np.isnan(values)]
     if len(defined) < 2:
         return Estimate(float(defined.mean()) if len(defined) else math.nan, math.nan, math.nan, len(defined))
-    return bootstrap(_mean, defined, seed=seed)
-
-
-def _mean(values: Array) -> float:
-    return float(values.mean())
+    return mean(defined, seed=seed)
 
 
 def _spread(values: Array) -> float:

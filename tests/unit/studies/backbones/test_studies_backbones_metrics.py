@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mcdo.errors import McdoError
-from mcdo.studies.backbones.figure import draw_table
+from mcdo.report.figures import draw, save_figure
+from mcdo.studies.backbones.figure import estimates_panel, onsets_panel
 from mcdo.studies.backbones.series import Series
 from mcdo.studies.backbones.table import as_json, compare, fold_figures, markdown, onset_days, row_of
 from mcdo.studies.backbones.training import Prediction, Task
@@ -141,6 +143,6 @@ def test_the_table_is_strict_json_and_markdown_and_a_figure(tmp_path: Path) -> N
     assert json.loads(text)["rows"]["better"]["f1"]["n"] == 8
     assert len(markdown(table).splitlines()) == 2 + 2 + 1 + 2 + 3
     assert "made (baseline)" in markdown(table)
-    png = draw_table(table, tmp_path / "table.png", "better").read_bytes()
-    assert png.startswith(b"\x89PNG")
-    assert png == draw_table(table, tmp_path / "again.png", "better").read_bytes()
+    panels = (partial(estimates_panel, table=table, name="f1"), partial(onsets_panel, table=table, shown="better"))
+    pictures = [save_figure(draw(panels, "t"), tmp_path / name).read_bytes() for name in ("table.png", "again.png")]
+    assert pictures[0] == pictures[1]

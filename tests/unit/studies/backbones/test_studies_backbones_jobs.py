@@ -11,7 +11,8 @@ import pytest
 from mcdo.studies.backbones.config import BackbonesConfig, load_config
 from mcdo.studies.backbones.features import read_features
 from mcdo.studies.backbones.jobs import stages, submit
-from mcdo.studies.backbones.study import collect, feature_path, run_study
+from mcdo.studies.backbones.steps import feature_path
+from mcdo.studies.backbones.study import collect, run_study
 
 pytestmark = pytest.mark.backbones
 
