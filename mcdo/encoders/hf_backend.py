@@ -82,6 +82,11 @@ def load(spec: EncoderSpec, *, random: bool, seed: int, device: torch.device) ->
     )
 
 
+def located(spec: EncoderSpec) -> Path:
+    """The folder of configuration and weights. Raises McdoError where it is not on this disk."""
+    return _folder(spec.key, spec.name)
+
+
 def _folder(key: str, source: str) -> Path:
     """The checkpoint's folder: ``source`` itself, or its snapshot in the HuggingFace cache.
 

@@ -63,6 +63,23 @@ def load_encoder(
     return encoder
 
 
+def located(key: str) -> str:
+    """Where the weights of an encoder are, without loading them; of one that a factory makes, the factory.
+
+    Raises McdoError as :func:`load_encoder` does where they are not on this disk.
+    """
+    spec = find_spec(key)
+    if spec.backend == "own":
+        return f"made by {key}"
+    if spec.backend == "hf":
+        from mcdo.encoders import hf_backend
+
+        return str(hf_backend.located(spec))
+    from mcdo.encoders import open_clip_backend
+
+    return str(open_clip_backend.located(spec))
+
+
 def find_spec(key: str, backend: str | None = None) -> EncoderSpec:
     """What is known of an encoder without loading it. Raises McdoError for an unknown key, with the nearest."""
     if backend not in (None, "open_clip", "hf"):

@@ -93,6 +93,11 @@ def load(spec: EncoderSpec, *, random: bool, seed: int, device: torch.device) ->
     )
 
 
+def located(spec: EncoderSpec) -> Path:
+    """Where the weights are. Raises McdoError where they are not on this disk."""
+    return _checkpoint(spec, _source(spec.key, spec.source, spec.pretrained))
+
+
 def own_spec(key: str) -> EncoderSpec:
     """The spec of a ``local-dir:`` or ``hf-hub:`` encoder, from the configuration beside its weights."""
     cfg = _source(key, key, None).model_cfg

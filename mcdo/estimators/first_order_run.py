@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mcdo.arguments import real
 from mcdo.errors import McdoError, McdoWarning, nearest
-from mcdo.estimators.run import EncoderRun, Scores
+from mcdo.estimators.run import EncoderRun, Scores, frame_of
 from mcdo.estimators.score_table import SCORES
 from mcdo.estimators.scores import Terms
 from mcdo.estimators.shown import Shown
@@ -82,6 +82,18 @@ class FirstOrderRun(EncoderRun):
     along: NDArray[np.float32] = field(repr=False)
     across: NDArray[np.float32] = field(repr=False)
     domain: Domain = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return self._said(f"K = {self.config.trials}, R = {self.config.probes} probes, {self.config.dropout}")
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with one row for each image, score and trial.
+
+        Raises:
+            McdoError: without pandas.
+
+        """
+        return frame_of(self, {name: self.scores(name) for name in self.score_names})
 
     def scores(self, name: str, p: float | None = None, sites: str | Sequence[str] | None = None) -> Scores:
         """float64 ``[K, N]`` (trials × images), as if measured with ``p`` at ``sites`` alone.

@@ -101,6 +101,10 @@ class EncoderRun:
             said = f"gave {np.shape(value)} for {trials} trials of {len(self.ids)} images"
             raise McdoError(f"the score {score.name} {said}; it must give [K, N] or [N]") from None
 
+    def _said(self, protocol: str) -> str:
+        shown = f"{self.encoder}, {len(self.ids)} images of {len(set(self.origins))} originals, {len(self.sites)} sites"
+        return f"<{type(self).__name__}: {shown}, {protocol}>"
+
     @property
     def roles(self) -> tuple[str, ...]:
         """Roles that were perturbed."""
@@ -126,6 +130,26 @@ def _follows(score: Score) -> bool:
     return bool({"scores", "features"} & set(score.definitions))
 
 
+def frame_of(run: EncoderRun, scores: Mapping[str, Scores]) -> Any:
+    """Tidy rows of ``scores`` [K, N] by name: image, origin, score, trial, value."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise McdoError('a data frame needs pandas: pip install "mcdo[frames]"') from error
+    trials, N = next(iter(scores.values())).shape
+    parts = [
+        pd.DataFrame({
+            "id": list(run.ids) * trials,
+            "origin": list(run.origins) * trials,
+            "score": name,
+            "trial": np.repeat(np.arange(trials), N),
+            "value": values.ravel(),
+        })
+        for name, values in scores.items()
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
 @dataclass(frozen=True, eq=False)
 class MonteCarloRun(EncoderRun):
     """Scores of one encoder on one image set, over passes.
@@ -138,6 +162,23 @@ class MonteCarloRun(EncoderRun):
     config: MonteCarloConfig
     _values: Mapping[tuple[str, int], Scores] = field(repr=False)
     _eigenvalues: Mapping[int, Scores] = field(repr=False, default_factory=dict)
+
+    def __repr__(self) -> str:
+        times = ", ".join(map(str, self.config.passes))
+        return self._said(f"K = {self.config.trials}, T = {times}, {self.config.dropout}")
+
+    def to_frame(self, passes: int | None = None) -> Any:
+        """A pandas DataFrame with one row for each image, score and trial, at ``passes`` (default: the largest T).
+
+        Raises:
+            McdoError: without pandas.
+
+        """
+        return frame_of(self, {name: self.scores(name, passes) for name in self.score_names if self._has(name, passes)})
+
+    def _has(self, name: str, passes: int | None) -> bool:
+        at = self.config.passes[-1] if passes is None else passes
+        return (name, at) in self._values or name not in {taken for taken, _ in self._values}
 
     def scores(self, name: str, passes: int | None = None) -> Scores:
         """float64 ``[K, N]`` (trials × images); ``passes`` defaults to the largest T.

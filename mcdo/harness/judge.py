@@ -38,6 +38,9 @@ class Judge:
         facts = {"experiment": self.experiment, "model": self.subject, "claim": judgement.claim, "measured": measured}
         for name, value in {**facts, "beside": judgement.beside, "outcome": judgement.outcome}.items():
             record(name, value)
+        for name, number in ({} if judgement.estimate is None else judgement.estimate.as_dict()).items():
+            if number is not None:
+                record(name, repr(number))
         line = f"{self.experiment} {self.subject} {judgement.claim}: {judgement}"
         if judgement.outcome in ("undecided", "not applicable"):
             pytest.skip(f"{judgement.outcome}: {line}")

@@ -83,6 +83,10 @@ class ImageSet:
         if self.labels is not None:
             object.__setattr__(self, "labels", self._checked(self.labels))
 
+    def __repr__(self) -> str:
+        originals = len(set(self.origins))
+        return f"<ImageSet {self.name}: {len(self)} images of {originals} originals, {len(self.class_names)} classes>"
+
     def _checked(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         labels = np.array(labels, dtype=np.int64)
         if labels.shape != (len(self.ids),):

@@ -14,6 +14,7 @@ from mcdo.errors import McdoError, NoTextTowerError
 from mcdo.harness import Completed
 from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
 from mcdo.names import encodable, printable
+from mcdo.pytest_plugin.ci import write_job_summary
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
 from mcdo.pytest_plugin.options import session_id, temporary_store
 from mcdo.pytest_plugin.state import GATES, SESSION, OwnGates
@@ -96,6 +97,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.C
         encoding = getattr(terminalreporter._tw._file, "encoding", None)
         for line in lines(tables(found), closing(found, _folder(config)), encoding):
             terminalreporter.write_line(line)
+    write_job_summary(found, _folder(config), terminalreporter)
     _write_page(terminalreporter, config)
 
 

@@ -184,8 +184,41 @@ def test_junit_carries_the_figures(tmp_path: Path) -> None:
     select = ["tests/experiments/phase1", "-k", "exp4 and reported and clip_tiny", "--protocol=quick"]
     done = run_pytest(*select, f"--reports={tmp_path}", f"--junitxml={junit}")
     assert done.returncode == 0, done.stdout
-    properties = {p.get("name"): p.get("value") for p in ET.parse(junit).iter("property")}
+    written = ET.parse(junit)
+    properties = {p.get("name"): p.get("value") for p in written.iter("property")}
     assert re.match(r"0\.\d+ \[0\.\d+, 0\.\d+\] n=120", str(properties["trace spearman"]))
+    suite = written.find("./testsuite/properties")
+    assert suite is not None
+    of_the_run = {p.get("name"): p.get("value") for p in suite}
+    assert {"models", "images", "protocol", "seed", "mcdo", "python", "time"} <= set(of_the_run)
+    assert of_the_run["protocol"] == "quick"
+
+
+def test_a_failure_reaches_github_as_one_line(tmp_path: Path) -> None:
+    summary = tmp_path / "summary.md"
+    (tmp_path / "conftest.py").write_text(
+        'import os\npytest_plugins = ["mcdo.pytest_plugin"]\nos.environ["GITHUB_ACTIONS"] = "true"\n'
+        f'os.environ["GITHUB_STEP_SUMMARY"] = {str(summary)!r}\n'
+    )
+    (tmp_path / "test_bad.py").write_text(
+        'def test_bad(record_property: object) -> None:\n    raise AssertionError("a\\n::error::b 100%")\n'
+    )
+    done = run_pytest("test_bad.py", cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("::error"))
+    assert line.startswith("::error file=test_bad.py,line=1,title=test_bad.py%3A%3Atest_bad::")
+    assert "test_bad.py::test_bad" in summary.read_text(encoding="utf-8")
+
+
+def test_a_claim_in_junit_has_numbers(tmp_path: Path) -> None:
+    junit = tmp_path / "junit.xml"
+    select = ["tests/experiments/phase1", "-k", "exp4 and claims and clip_tiny", "--protocol=quick"]
+    done = run_pytest(*select, f"--reports={tmp_path}", f"--junitxml={junit}")
+    assert done.returncode == 0, done.stdout
+    properties = {p.get("name"): p.get("value") for p in ET.parse(junit).iter("property")}
+    value, low, high = (float(str(properties[name])) for name in ("value", "low", "high"))
+    assert low < value < high
+    assert properties["n"] == "120"
 
 
 def test_an_unreadable_image_is_named_before_any_pass(tmp_path: Path) -> None:

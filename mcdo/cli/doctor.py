@@ -1,0 +1,193 @@
+"""``mcdo doctor``: what is there, what is not, and the command that mends it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mcdo.errors import McdoError
+from mcdo.names import columns, say
+
+State = Literal["ok", "absent", "wrong"]
+PLUGINS = {
+    "pytest-xdist": "pytest -n 2",
+    "pytest-benchmark": "pytest tests/perf --benchmark",
+    "hypothesis": "make test",
+}
+"""What the harness uses where it is installed, and for what."""
+LEAST_FREE = 2**30
+"""Bytes that a store should find free."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: ``absent`` may be meant, ``wrong`` is to be mended before anything is measured."""
+
+    what: str
+    state: State
+    said: str
+
+
+def add_command(rooms: Any) -> None:
+    """Add the command to the parser's ``rooms``."""
+    parser = rooms.add_parser("doctor", help="say what is there, what is not, and the command that mends it")
+    parser.add_argument("--models", default="", help="encoders that are wanted, by commas: theirs must be on disk")
+    parser.add_argument("--images", default="digits", help="image set that is wanted (default: digits)")
+    parser.add_argument("--device", default="auto", help="device that is wanted: auto, cpu, cuda, mps (default: auto)")
+    parser.add_argument("--store", type=Path, default=Path("store"), help="default: store")
+    parser.add_argument("--reports", type=Path, default=Path("reports"), help="default: reports")
+    parser.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Say what was found; the exit status is 1 where something is wrong."""
+    found: list[Finding] = []
+    for room in (
+        _software(),
+        _devices(asked.device),
+        _weights(tuple(word.strip() for word in asked.models.split(",") if word.strip())),
+        _images(asked.images),
+        _places(asked.store, asked.reports),
+        _programs(),
+    ):
+        found += room
+    for line in columns([(each.what, each.state, each.said.replace("\n", " ")) for each in found], sys.stdout.encoding):
+        say(line)
+    wrong = [each.what for each in found if each.state == "wrong"]
+    say(f"{len(wrong)} to be mended: {', '.join(wrong)}" if wrong else "Nothing is in the way.")
+    return int(bool(wrong))
+
+
+def _software() -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    pinned = _constraints()
+    for requirement in importlib.metadata.requires("mcdo") or ():
+        name, _, rest = requirement.partition(";")
+        bare = re.split(r"[<>=!~ \[]", name, maxsplit=1)[0]
+        if "extra" in rest or "python_version" in rest:
+            continue
+        yield _version(bare, name.removeprefix(bare), pinned)
+    for name, use in PLUGINS.items():
+        try:
+            yield Finding(name, "ok", importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, "absent", f'pip install "mcdo[test]" brings it, for {use}')
+
+
+def _version(name: str, bound: str, pinned: Mapping[str, str]) -> Finding:
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, "wrong", f'is not installed: pip install "{name}{bound}"')
+    if version not in SpecifierSet(bound, prereleases=True):
+        return Finding(name, "wrong", f'{version}, but mcdo needs {bound}: pip install "{name}{bound}"')
+    tested = pinned.get(name.replace("_", "-").lower(), version)
+    return Finding(name, "ok", version if tested == version else f"{version} (tested with {tested})")
+
+
+def _constraints() -> dict[str, str]:
+    """What CI runs under this Python, where mcdo is a checkout."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    path = Path(__file__).resolve().parents[2] / "constraints.txt"
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            requirement = Requirement(line.partition("#")[0])
+        except InvalidRequirement:
+            continue
+        if requirement.marker is None or requirement.marker.evaluate():
+            found[requirement.name.lower()] = str(requirement.specifier).removeprefix("==")
+    return found
+
+
+def _devices(wanted: str) -> Iterator[Finding]:
+    import torch
+
+    from mcdo.encoders.load import device_named
+
+    yield Finding("cpu", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    name = f"{torch.cuda.get_device_name(0)}, {torch.cuda.device_count()} of them" if cuda else "none that torch sees"
+    kinds = {"cuda": (cuda, name), "mps": (mps, "Apple GPU" if mps else "none that torch sees")}
+    kind = wanted
+    if wanted != "auto":
+        try:
+            kind = device_named(wanted).type
+        except McdoError as error:
+            yield Finding("--device", "wrong", str(error))
+    for tier, (there, said) in kinds.items():
+        missing: State = "wrong" if kind == tier else "absent"
+        yield Finding(tier, "ok" if there else missing, said)
+
+
+def _weights(wanted: tuple[str, ...]) -> Iterator[Finding]:
+    from mcdo.encoders import REGISTRY
+    from mcdo.encoders.load import located
+
+    for key in dict.fromkeys((*wanted, *REGISTRY)):
+        try:
+            yield Finding(key, "ok", str(located(key)))
+        except McdoError as error:
+            yield Finding(key, "wrong" if key in wanted else "absent", str(error))
+
+
+def _images(spec: str) -> Iterator[Finding]:
+    from mcdo.images import load_images
+
+    try:
+        images = load_images(spec, None, 0)
+        images.image(0)
+    except McdoError as error:
+        yield Finding("images", "wrong", str(error))
+        return
+    origins, classes = len(set(images.origins)), len(images.class_names)
+    yield Finding("images", "ok", f"{spec}: {len(images)} of {origins} originals, {classes} classes")
+
+
+def _places(store: Path, reports: Path) -> Iterator[Finding]:
+    from mcdo.report.files import check_writable
+    from mcdo.store import Store, upkeep
+
+    free = shutil.disk_usage(_existing(store)).free
+    try:
+        held = len(upkeep.entries(store)) if store.is_dir() else 0
+        Store(store).check_writable()
+        damaged = sum(error is not None for _, error in upkeep.verified(store)) if held else 0
+        said = f"{store}: {held} entries, {damaged} damaged, {free / 2**30:.0f} GB free"
+        if damaged:
+            yield Finding("store", "wrong", f"{said}: mcdo store prune --store={store} --yes")
+        elif free < LEAST_FREE:
+            yield Finding("store", "wrong", f"{said}: name another disk with --store")
+        else:
+            yield Finding("store", "ok", said)
+    except McdoError as error:
+        yield Finding("store", "wrong", str(error))
+    try:
+        check_writable(reports)
+        yield Finding("reports", "ok", str(reports))
+    except McdoError as error:
+        yield Finding("reports", "wrong", str(error))
+
+
+def _existing(path: Path) -> Path:
+    return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+
+
+def _programs() -> Iterator[Finding]:
+    slurm = shutil.which("sbatch")
+    yield Finding("slurm", "ok" if slurm else "absent", slurm or "no sbatch on the path: arrays of jobs need one")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    yield Finding("chromium", "ok" if chromium else "absent", chromium or "only make browser needs it")

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mcdo.cli import doctor, main
+
+
+def diagnosed(tmp_path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, str]]:
+    places = [f"--store={tmp_path / 'store'}", f"--reports={tmp_path / 'reports'}"]
+    status = main(["doctor", *places, *arguments])
+    lines = capsys.readouterr().out.splitlines()
+    return status, {line.split()[0]: line for line in lines}
+
+
+def state(line: str) -> str:
+    return line.split()[1]
+
+
+def test_a_whole_place_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = diagnosed(tmp_path, capsys, "--models=clip_tiny", "--device=cpu")
+    assert status == 0
+    assert {state(found[what]) for what in ("python", "torch", "cpu", "clip_tiny", "images", "store", "reports")} == {
+        "ok"
+    }
+    assert "600 originals" in found["images"]
+
+
+def test_what_is_wanted_and_not_there_is_wrong_and_names_its_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "reports").write_text("a file where a folder should be")
+    status, found = diagnosed(tmp_path, capsys, "--models=clip_b32", "--images=folder:/no/such/place", "--device=gpu")
+    assert status == 1
+    for what in ("clip_b32", "images", "reports", "--device"):
+        assert state(found[what]) == "wrong", what
+    assert "hf download timm/vit_base_patch32_clip_224.openai" in found["clip_b32"]
+    assert state(found["clip_l14"]) == "absent", "nobody asked for it"
+
+
+def test_a_version_below_the_bound_is_wrong_and_another_than_tested_is_said() -> None:
+    old = doctor._version("numpy", ">=999", {})
+    assert (old.state, 'pip install "numpy>=999"' in old.said) == ("wrong", True)
+    other = doctor._version("numpy", ">=1", {"numpy": "1.0"})
+    assert (other.state, "tested with 1.0" in other.said) == ("ok", True)
+    absent = doctor._version("no-such-package", ">=1", {})
+    assert absent.state == "wrong"
