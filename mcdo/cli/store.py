@@ -72,11 +72,14 @@ def _prune(asked: argparse.Namespace) -> int:
     from mcdo.estimators.provenance import versions  # torch, for those who ask for versions
 
     found = upkeep.waste(asked.store, asked.older_than, versions() if asked.other_versions else None)
+    gone = []
     for each in found:
-        if asked.yes:
-            each.remove()
-        say(f"{'removed' if asked.yes else 'would remove'} {each.path} ({_size(each.size)}; {each.reason})")
-    total = f"{len(found)} things, {_size(sum(each.size for each in found))}"
+        if not asked.yes or each.remove():
+            gone.append(each)
+            say(f"{'removed' if asked.yes else 'would remove'} {each.path} ({_size(each.size)}; {each.reason})")
+        else:
+            say(f"left {each.path}: a process works on it")
+    total = f"{len(gone)} things, {_size(sum(each.size for each in gone))}"
     print(f"removed {total}" if asked.yes else f"would remove {total}" + ("; --yes does it" if found else ""))
     return 0
 

@@ -9,7 +9,7 @@ Where perturbations are not small it is another number than Monte Carlo's: see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ from mcdo.estimators.overflow import advice
 from mcdo.estimators.probes import noise_basis, stratified_probes
 from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.provenance import identity, provenance
-from mcdo.estimators.resumption import Keeper, measured_once
+from mcdo.estimators.resumption import Keeper, check_columns, measured_once
 from mcdo.estimators.scores import pixel_rows
 from mcdo.estimators.shown import Prepared, Shown
 from mcdo.perturbation import Perturbation
-from mcdo.store import Arrays, Store, Unfinished
+from mcdo.store import Arrays, Store, Unfinished, canonical_json, check_shapes
 
 _GRAPH_ROWS = 4
 """How many times more memory a row with a graph takes than one without, as a rule of thumb."""
@@ -86,8 +86,14 @@ def first_order(
         family = {"method": "first_order", "protocol": config.as_dict(), **identity(encoder, images)}
         return Store.key(family, {"images": images.fingerprint})
 
+    def fits(arrays: Arrays, facts: Mapping[str, Any]) -> None:
+        n, s = len(images), len(facts["sites"])
+        check_shapes(arrays, {"features": (n, encoder.feature_dim), "along": (n, s), "across": (trials, n, s)})
+        if canonical_json(facts["protocol"]) != canonical_json(config.as_dict()):
+            raise ValueError("it is of another protocol")
+
     def find(opened: Store, name: str) -> FirstOrderRun | None:
-        found = opened.get(name)
+        found = opened.get(name, fits)
         return None if found is None else FirstOrderRun.from_store(*found, config, encoder.key, images)
 
     def packed(run: FirstOrderRun) -> tuple[Arrays, dict[str, Any]]:
@@ -117,7 +123,7 @@ class _Measurement:
         self.across = np.zeros((config.trials, n, sites), dtype=np.float32)
 
     def run(self, parts: Unfinished | None, progress: bool) -> FirstOrderRun:
-        self._restore(parts.parts() if parts else ())
+        self._restore(parts.parts(self._check_part) if parts else ())
         basis = noise_basis(self.encoder, self.config.dropout)
         draws = [
             stratified_probes(basis, self.config.probes - 1, self.config.seed, trial)
@@ -147,6 +153,11 @@ class _Measurement:
     def _part(self, columns: NDArray[np.int64]) -> Arrays:
         across = self.across[:, columns]
         return {"features": self.features[columns], "along": self.along[columns], "across": across}
+
+    def _check_part(self, part: Arrays, facts: Mapping[str, Any]) -> None:
+        n, s = check_columns(part["columns"], len(self.images)), len(self.sites)
+        shapes = {"features": (n, self.encoder.feature_dim), "along": (n, s), "across": (self.config.trials, n, s)}
+        check_shapes(part, shapes)
 
     def _restore(self, parts: Iterable[Arrays]) -> None:
         for part in parts:

@@ -7,7 +7,8 @@ of a block of images are done.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +20,22 @@ from mcdo.errors import McdoError
 from mcdo.estimators.blocks import BlockLoop
 from mcdo.estimators.overflow import advice, check_finite
 from mcdo.estimators.progress import Progress
-from mcdo.estimators.resumption import Keeper
+from mcdo.estimators.resumption import Keeper, check_columns
 from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun, Scores
 from mcdo.estimators.score_table import geometry_scores, moment_scores
 from mcdo.estimators.scores import EIGENVALUES, DimensionWeights, PassMoments
 from mcdo.estimators.shown import Prepared, Shown
 from mcdo.perturbation import PASS_BLOCK, PerturbedTower, deterministic_features, image_keys, perturbed
-from mcdo.store import Arrays
+from mcdo.store import Arrays, check_shapes
+
+
+def check_scores(arrays: Arrays, trials: int, n: int, passes: set[int], geometry: set[int]) -> None:
+    """Raise ValueError or KeyError unless there are scores ``[K, N]`` at all T, and eigenvalues where geometry is."""
+    _, values, eigenvalues = MonteCarloRun.split_arrays(arrays)
+    check_shapes(arrays, {f"{name}@{t}": (trials, n) for name, t in values})
+    check_shapes(arrays, {f"eigenvalues@{t}": (trials, n, EIGENVALUES) for t in {*eigenvalues, *geometry}})
+    if any({t for each, t in values if each == name} not in (passes, geometry) for name, _ in values) or not values:
+        raise ValueError("its scores were taken at other T")
 
 
 class Measurement:
@@ -58,6 +68,12 @@ class Measurement:
         self.eigenvalues: dict[int, Scores] = {
             t: np.full((config.trials, len(images), EIGENVALUES), np.nan) for t in config.geometry
         }
+
+    def check_part(self, part: Arrays, facts: Mapping[str, Any]) -> None:
+        """Raise ValueError or KeyError unless :meth:`restore` can take over a part."""
+        n = check_columns(part["columns"], len(self.images))
+        check_shapes(part, {"features": (n, self.encoder.feature_dim)})
+        check_scores(part, self.config.trials, n, set(self.config.passes), set(self.config.geometry))
 
     def restore(self, parts: Iterable[Arrays]) -> None:
         """Take over what :meth:`arrays` gave in an earlier process."""

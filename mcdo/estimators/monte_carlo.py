@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mcdo import arguments
 from mcdo.encoders import Encoder
 from mcdo.estimators.blocks import alive_sites, check_inputs, prepared
-from mcdo.estimators.measurement import Measurement
+from mcdo.estimators.measurement import Measurement, check_scores
 from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.provenance import identity, image_tokens, provenance
 from mcdo.estimators.resumption import Keeper, measured_once
@@ -21,7 +21,7 @@ from mcdo.estimators.score_table import SCORES
 from mcdo.estimators.scores import DimensionWeights, pixel_rows
 from mcdo.estimators.shown import Prepared, Shown
 from mcdo.perturbation import Perturbation, SiteRecord, check_alive, image_keys, site_variance
-from mcdo.store import Arrays, Store, Unfinished
+from mcdo.store import Arrays, Store, Unfinished, canonical_json, check_shapes
 
 
 def monte_carlo(
@@ -101,7 +101,7 @@ def _measure(
     sites = alive_sites(encoder, pixels, config.dropout)
     measurement = Measurement(encoder, images, config, pixels, weights, rows)
     if parts is not None:
-        measurement.restore(parts.parts())
+        measurement.restore(parts.parts(measurement.check_part))
     left = measurement.loop.left
     what = f"{encoder.key} on {images.name}" + ("" if left == len(images) else f" (resumed, {left} images left)")
     facts = {"label": _label(encoder.key, images, config)}
@@ -141,13 +141,23 @@ def run_key(encoder: Encoder, images: Shown, config: MonteCarloConfig, weights: 
 
 def _stored(opened: Store, key: str, encoder: Encoder, images: Shown, config: MonteCarloConfig) -> MonteCarloRun | None:
     """The run, or the part of a larger one that it is: masks are keyed, so the numbers are the same up to rounding."""
-    found = opened.get(key)
+    tokens = image_tokens(images)
+
+    def fits(arrays: Arrays, facts: Mapping[str, Any]) -> None:
+        _check(arrays, facts, encoder.feature_dim)
+
+    def is_it(arrays: Arrays, facts: Mapping[str, Any]) -> None:
+        fits(arrays, facts)
+        asked = canonical_json(config.as_dict())
+        if canonical_json(facts["protocol"]) != asked or not np.array_equal(arrays["images"], tokens):
+            raise ValueError("it is of another protocol or other images")
+
+    found = opened.get(key, is_it)
     if found is not None:
         return _seen(found, slice(None), encoder, images, config)
-    tokens = image_tokens(images)
     for larger, facts in opened.family(key):
         if _holds(facts["protocol"], config):
-            found = opened.get(larger)
+            found = opened.get(larger, fits)
             columns = None if found is None else _columns(found[0]["images"], tokens)
             if found is not None and columns is not None:
                 return _seen(found, columns, encoder, images, config)
@@ -161,6 +171,14 @@ def _holds(protocol: Mapping[str, Any], config: MonteCarloConfig) -> bool:
         and protocol["trials"] >= config.trials
         and protocol["scores"].items() >= config.as_dict()["scores"].items()
     )
+
+
+def _check(arrays: Arrays, facts: Mapping[str, Any], D: int) -> None:
+    """Raise ValueError or KeyError unless the arrays are those that the protocol beside them asks for."""
+    protocol, n = facts["protocol"], len(arrays["images"])
+    passes, geometry = set(protocol["passes"]), set(protocol["geometry"])
+    check_shapes(arrays, {"features": (n, D), "images": (n, 2)})
+    check_scores(arrays, protocol["trials"], n, passes, geometry)
 
 
 def _columns(held: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.int64] | None:

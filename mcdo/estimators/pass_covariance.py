@@ -23,12 +23,12 @@ from mcdo.errors import McdoError
 from mcdo.estimators.blocks import BlockLoop, alive_sites, prepared
 from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.provenance import identity
-from mcdo.estimators.resumption import Keeper, measured_once
+from mcdo.estimators.resumption import Keeper, check_columns, measured_once
 from mcdo.estimators.run import MonteCarloConfig
 from mcdo.estimators.scores import pixel_rows
 from mcdo.images import ImageSet, Pixels
 from mcdo.perturbation import PASS_BLOCK, Perturbation, PerturbedTower, image_keys, perturbed
-from mcdo.store import Arrays, Store, Unfinished
+from mcdo.store import Arrays, Store, Unfinished, canonical_json, check_shapes
 
 Array = NDArray[np.float64]
 
@@ -101,8 +101,15 @@ def pass_covariance(
         ready = prepared(encoder, images, pixels)
         return _Measurement(encoder, images, config, ready, units, batch_size, parts).run(progress)
 
+    def fits(arrays: Arrays, facts: Mapping[str, Any]) -> None:
+        (q, d), shape = arrays["frame"].shape, (config.trials, len(images))
+        within, cosine = (*shape, q, q), (*shape, len(units))
+        check_shapes(arrays, {"total": shape, "within": within, "cosine": cosine, "mean": (d, encoder.feature_dim)})
+        if canonical_json(facts["protocol"]) != canonical_json(config.as_dict()):
+            raise ValueError("it is of another protocol")
+
     def find(store: Store, name: str) -> PassCovariance | None:
-        found = store.get(name)
+        found = store.get(name, fits)
         return None if found is None else PassCovariance(**found[0])
 
     def packed(found: PassCovariance) -> tuple[Arrays, Mapping[str, Any]]:
@@ -150,7 +157,7 @@ class _Measurement:
         self._lock = threading.Lock()
 
     def run(self, progress: bool) -> PassCovariance:
-        self._restore(self._parts.parts() if self._parts else ())
+        self._restore(self._parts.parts(self._check_part) if self._parts else ())
         alive_sites(self.encoder, self.pixels, self.config.dropout)
         passes = self.config.trials * self.config.passes[-1]
         keeper = Keeper(self._parts, self._part, {"label": _label(self.encoder, self.images, self.config)})
@@ -192,6 +199,11 @@ class _Measurement:
         mine = sorted(first for first in list(self._sums) if first in saved)
         self._sums[mine[0]] = np.sum([self._sums.pop(first) for first in mine], axis=0)
         return {**{name: array[:, columns] for name, array in self.arrays.items()}, "sum": self._sums[mine[0]]}
+
+    def _check_part(self, part: Arrays, facts: Mapping[str, Any]) -> None:
+        columns, D = part["columns"], self.encoder.feature_dim
+        check_columns(columns, len(self.images))
+        check_shapes(part, {"sum": (D, D)} | {name: array[:, columns].shape for name, array in self.arrays.items()})
 
     def _restore(self, parts: Iterable[Arrays]) -> None:
         """Take over what an earlier process saved, in whole blocks: a part's sum cannot be divided."""

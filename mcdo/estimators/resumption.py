@@ -73,6 +73,15 @@ def measured_once(
     return run
 
 
+def check_columns(columns: NDArray[Any], n: int) -> int:
+    """How many of ``n`` images a part is of. Raises ValueError for places of images that there are not, or twice."""
+    if columns.ndim != 1 or columns.dtype != np.int64 or not len(columns):
+        raise ValueError("it names no images")
+    if columns.min() < 0 or columns.max() >= n or len(np.unique(columns)) != len(columns):
+        raise ValueError(f"it is of other images than the {n} that are measured")
+    return len(columns)
+
+
 def _notify(line: str) -> None:
     say(line, sys.stderr)
 

@@ -26,10 +26,22 @@ from mcdo.harness.requests import Arrays, Images, Request, Shown, merged
 from mcdo.harness.settings import Settings
 from mcdo.images import ImageSet, Pixels, TooFewImagesError, load_images
 from mcdo.images.sampling import second_half
-from mcdo.store import Store, UnsavedResultWarning
+from mcdo.store import Store, UnsavedResultWarning, canonical_json
 from mcdo.store.fingerprint import measuring_code
 
 Value = TypeVar("Value")
+
+
+def _of(facts: Mapping[str, Any]) -> Callable[[Mapping[str, Any], Mapping[str, Any]], None]:
+    """What is stored must have been computed with the same facts."""
+
+    def check(_: Mapping[str, Any], held: Mapping[str, Any]) -> None:
+        if canonical_json(held) != canonical_json(facts):
+            raise ValueError("it is of something else")
+
+    return check
+
+
 LEAST_IMAGES = 3
 
 
@@ -104,7 +116,7 @@ class Session:
         facts = {"kind": what, "code": measuring_code(code), "provenance": made_by, **identity}
         key = Store.key(facts)
         if key not in self._arrays:
-            entry = None if self.store is None else self.store.get(key)
+            entry = None if self.store is None else self.store.get(key, _of(facts))
             self._arrays[key] = entry[0] if entry else self._computed(key, facts, compute)
         return self._arrays[key]
 

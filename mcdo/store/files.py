@@ -1,11 +1,15 @@
-"""One result, one safetensors file: written whole or not at all, and never read back other than it was written."""
+"""One result, one safetensors file: written whole or not at all, and never read back other than it was written.
+
+A file says under its checksum which key it was written for, so that one that lies under another's name is damaged.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +23,13 @@ from mcdo.names import utf8_path
 
 Arrays = Mapping[str, NDArray[Any]]
 
-DAMAGE = (safetensors.SafetensorError, KeyError, TypeError, ValueError, EOFError)
+DAMAGE = (safetensors.SafetensorError, KeyError, TypeError, ValueError, EOFError, RecursionError)
 """What reading a damaged file raises."""
 
 UNWRITTEN = ".part"
 """Suffix of a file that is being written."""
+
+_BEYOND_UMASK = 0o666
 
 
 def canonical_json(value: Any) -> str:
@@ -31,47 +37,75 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def write(path: Path, arrays: Arrays, facts: Mapping[str, Any]) -> None:
-    """Write arrays and facts under a temporary name, flush and rename. Raises OSError."""
+def write(path: Path, key: str, arrays: Arrays, facts: Mapping[str, Any]) -> None:
+    """Write arrays and facts of ``key`` under a temporary name, flush and rename. Raises OSError."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     stated = canonical_json(facts)
-    data = save(whole, metadata={"checksum": checksum(whole, stated), "facts": stated})
+    data = save(whole, metadata={"key": key, "checksum": checksum(key, whole, stated), "facts": stated})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}.", suffix=UNWRITTEN, delete=False) as file:
+    part = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{UNWRITTEN}")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _BEYOND_UMASK), "wb") as file:
         try:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
+            os.replace(part, path)
         except BaseException:
-            os.unlink(file.name)
+            os.unlink(part)
             raise
 
 
-def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Arrays and facts. Raises one of DAMAGE if they are not what was written, or OSError."""
+def read(path: Path, key: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays and facts. Raises one of DAMAGE if they are not what was written for ``key``, or OSError."""
     with _opened(path) as file:
+        metadata = file.metadata() or {}
+        _check_key(metadata, key)
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = file.metadata()
-    if metadata["checksum"] != checksum(arrays, metadata["facts"]):
+    if metadata["checksum"] != checksum(key, arrays, metadata["facts"]):
         raise ValueError("its checksum is wrong")
     return arrays, json.loads(metadata["facts"])
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_facts(path: Path, key: str) -> dict[str, Any]:
     """Facts alone, from the file's head and unverified. Raises as :func:`read` does."""
     with _opened(path) as file:
-        facts: dict[str, Any] = json.loads(file.metadata()["facts"])
+        metadata = file.metadata() or {}
+    _check_key(metadata, key)
+    facts: dict[str, Any] = json.loads(metadata["facts"])
     return facts
 
 
+def _check_key(metadata: Mapping[str, str], key: str) -> None:
+    if "key" not in metadata and "checksum" in metadata:
+        raise ValueError("it was written by an earlier version of the store, which nothing reads any more")
+    if metadata["key"] != key:
+        raise ValueError(f"it holds another measurement, {metadata['key'][:8]}")
+
+
 def _opened(path: Path) -> Any:
+    """Raises OSError with its reason, which the library has none of, and ValueError for what is no file."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a FIFO would wait for a writer
+    try:
+        mode = os.fstat(descriptor).st_mode
+    finally:
+        os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder")
+    if not stat.S_ISREG(mode):
+        raise ValueError("it is no file")
     return safetensors.safe_open(utf8_path(path.parent) / path.name, framework="numpy")
 
 
-def checksum(arrays: Arrays, facts: str) -> str:
-    """SHA-256 over names, types, shapes and bytes of the arrays, and over the facts."""
-    digest = hashlib.sha256(facts.encode())
+def check_shapes(arrays: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError or KeyError unless each named array is here with its shape."""
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"its {name} has shape {list(arrays[name].shape)} instead of {list(shape)}")
+
+
+def checksum(key: str, arrays: Arrays, facts: str) -> str:
+    """SHA-256 over the key, names, types, shapes and bytes of the arrays, and the facts."""
+    digest = hashlib.sha256(f"{key}\n{facts}\n".encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name}:{array.dtype}:{array.shape};".encode())

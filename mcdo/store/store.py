@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError, UnwrittenWarning
 from mcdo.store.files import DAMAGE, UNWRITTEN, Arrays, canonical_json, checksum, read, read_facts, write
-from mcdo.store.locks import acquired, file_lock
+from mcdo.store.locks import held
 
 RESULT, PARTS, LOCK, ASIDE = ".safetensors", ".parts", ".lock", ".damaged"
+MARKER = "mcdo-store"
+"""Name of the file that makes a folder a store."""
+PARTIAL = "partial-"
+"""What begins the name of a file that holds some passes of a block."""
 _HALF = 32
 _ROOM = 2**16
+
+
+Fits = Callable[[Arrays, Mapping[str, Any]], object]
+"""Raises ValueError or KeyError if arrays and facts are not what was asked for."""
+
+
+def whatever(arrays: Arrays, facts: Mapping[str, Any]) -> None:
+    """Fits anything."""
 
 
 class StoreWarning(UnwrittenWarning):
@@ -60,21 +69,28 @@ class Store:
         """Where the measurement lies."""
         return self.root / key[:2] / f"{key}{RESULT}"
 
-    def get(self, key: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
+    def get(self, key: str, fits: Fits = whatever) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
         """Arrays and facts of a measurement, or None if it is not here (or was damaged: then it is set aside).
+
+        Args:
+            key: from :meth:`key`.
+            fits: is given arrays and facts, and raises ValueError or KeyError if they are not what the key promises.
 
         Raises:
             McdoError: if the file is there and may not be read.
 
         """
-        return _get(self.path(key))
+        return _get(self.path(key), key, fits)
 
     def family(self, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Key and facts of the other results of the key's family. Facts are unverified until :meth:`get`."""
         for path in sorted(self.path(key).parent.glob(f"{key[:_HALF]}*{RESULT}")):
-            with suppress(OSError, *DAMAGE):
-                if path.stem != key:
-                    yield path.stem, read_facts(path)
+            with suppress(FileNotFoundError, *DAMAGE):
+                try:
+                    if path.stem != key:
+                        yield path.stem, read_facts(path, path.stem)
+                except PermissionError as error:
+                    raise _unreadable(path, error) from error
 
     def check_writable(self) -> None:
         """Raise McdoError unless a file can be written here: to be asked before a measurement is paid for."""
@@ -82,8 +98,16 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root, prefix=".", suffix=UNWRITTEN) as file:
                 file.write(bytes(_ROOM))
+            self._mark()
         except OSError as error:
             raise _unwritable(self.root, error) from error
+
+    def _mark(self) -> None:
+        """Say that this folder is a store: nothing is removed from one that is not."""
+        marker = self.root / MARKER
+        if not marker.exists():
+            self.root.mkdir(parents=True, exist_ok=True)
+            marker.write_text("Results that mcdo measured: see mcdo store --help\n", encoding="utf-8")
 
     def put(self, key: str, arrays: Arrays, facts: Mapping[str, Any]) -> None:
         """Keep a measurement.
@@ -99,7 +123,8 @@ class Store:
 
         """
         try:
-            write(self.path(key), arrays, facts)
+            self._mark()
+            write(self.path(key), key, arrays, facts)
         except OSError as error:
             raise _unwritable(self.root, error) from error
 
@@ -116,55 +141,62 @@ class Unfinished:
 
     def __init__(self, result: Path) -> None:
         self._result, self._folder = result, result.with_suffix(PARTS)
-        self._lock = file_lock(result.with_suffix(LOCK))
 
     @contextmanager
-    def held(self, notify: Callable[[str], None]) -> Iterator[None]:
+    def held(self, tell: Callable[[str], None]) -> Iterator[None]:
         """Wait until no other process works on this measurement, and keep others away meanwhile.
 
         Args:
-            notify: is told whom this process waits for.
+            tell: is told whom this process waits for, and where there are no locks.
 
         Raises:
             McdoError: if the folder cannot be written.
 
         """
-        try:
-            self._acquire(notify)
-        except OSError as error:
-            raise _unwritable(self._result.parent, error) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                self._result.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(self._result.with_suffix(LOCK), tell))
+            except OSError as error:
+                raise _unwritable(self._result.parent, error) from error
             yield
-        finally:
-            with suppress(OSError):  # a process that waits for a file that is gone opens the next one
-                os.unlink(self._lock.lock_file)
-            self._lock.release()
 
-    def _acquire(self, notify: Callable[[str], None]) -> None:
-        path = Path(self._lock.lock_file)
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def parts(self, fits: Fits = whatever) -> Iterator[dict[str, NDArray[Any]]]:
+        """The parts that are here; damaged ones, and those that do not fit, are set aside."""
+        yield from (arrays for name, arrays in self._read(fits) if not name.startswith(PARTIAL))
+
+    def partial(self, fits: Fits = whatever) -> Iterator[dict[str, NDArray[Any]]]:
+        """What :meth:`keep` has kept of blocks that are not finished."""
+        yield from (arrays for name, arrays in self._read(fits) if name.startswith(PARTIAL))
+
+    def _read(self, fits: Fits) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
         try:
-            if not acquired(self._lock, timeout=0):  # both measure, and the results are equal
-                return
-        except Timeout:
-            notify(f"{path.stem[:8]} is being measured by {_text(path) or 'another process'}; waiting for it")
-            self._lock.acquire(poll_interval=0.1)
-        with suppress(OSError):
-            said = f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M')}"
-            path.write_text(said, encoding="utf-8", errors="replace")
-
-    def parts(self) -> Iterator[dict[str, NDArray[Any]]]:
-        """The parts that are here; damaged ones are set aside."""
-        for path in sorted(self._folder.glob(f"*{RESULT}")):
-            found = _get(path)
+            names = sorted(name for name in os.listdir(self._folder) if name.endswith(RESULT))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _unreadable(self._folder, error) from error
+        for name in names:
+            found = _get(self._folder / name, self._result.stem, fits)
             if found is not None:
-                yield found[0]
+                yield name, found[0]
 
     def add(self, arrays: Arrays, facts: Mapping[str, Any]) -> None:
         """Keep a part. Raises McdoError if it cannot be written."""
-        name = checksum(arrays, canonical_json(facts))[:_HALF]
+        self._write(checksum(self._result.stem, arrays, canonical_json(facts))[:_HALF], arrays, facts)
+
+    def keep(self, block: int, arrays: Arrays, facts: Mapping[str, Any]) -> None:
+        """Keep what there is of a block, in place of what was kept of it before. Raises McdoError as :meth:`add`."""
+        self._write(f"{PARTIAL}{block}", arrays, facts)
+
+    def drop(self, block: int) -> None:
+        """Forget what was kept of a block: it is finished, and part of what :meth:`add` was given."""
+        with suppress(OSError):
+            (self._folder / f"{PARTIAL}{block}{RESULT}").unlink(missing_ok=True)
+
+    def _write(self, name: str, arrays: Arrays, facts: Mapping[str, Any]) -> None:
         try:
-            write(self._folder / f"{name}{RESULT}", arrays, facts)
+            write(self._folder / f"{name}{RESULT}", self._result.stem, arrays, facts)
         except OSError as error:
             raise _unwritable(self._folder, error) from error
 
@@ -175,16 +207,22 @@ class Unfinished:
             left.unlink(missing_ok=True)
 
 
-def _get(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
+def _get(path: Path, key: str, fits: Fits) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
     try:
-        return read(path)
-    except FileNotFoundError:
+        found = read(path, key)
+        fits(*found)
+        return found
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except DAMAGE as error:
+    except (*DAMAGE, McdoError) as error:
         _set_aside(path, error)
         return None
     except OSError as error:
-        raise McdoError(f"{path} cannot be read: {error}. Name another folder for the store") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> McdoError:
+    return McdoError(f"{path} cannot be read: {error}. Name another folder for the store")
 
 
 def _set_aside(path: Path, damage: Exception) -> None:
@@ -195,13 +233,6 @@ def _set_aside(path: Path, damage: Exception) -> None:
     except OSError as error:  # another process was faster, or the store is read-only
         done = f"not set aside ({error.strerror})"
     warnings.warn(f"{path} is damaged ({damage}); {done}; measuring again", DamagedResultWarning, stacklevel=4)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _unwritable(folder: Path, error: OSError) -> McdoError:

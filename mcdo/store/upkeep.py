@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -9,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
 from mcdo.errors import McdoError
 from mcdo.store.files import DAMAGE, UNWRITTEN, read, read_facts
-from mcdo.store.locks import acquired, file_lock
-from mcdo.store.store import ASIDE, LOCK, PARTS, RESULT
+from mcdo.store.locks import free
+from mcdo.store.store import ASIDE, LOCK, MARKER, PARTIAL, PARTS, RESULT
 
 DAY_S = 86400.0
+_WRITING = 1 / 24
+"""Days that a file under a temporary name stays whatever is asked for: somebody may be writing it."""
+_FOLDER = re.compile("[0-9a-f]{2}")
+_SUFFIXES = "|".join(map(re.escape, (RESULT, PARTS, LOCK, ASIDE)))
+_OWN = re.compile(rf"\.?(?P<key>[0-9a-f]{{64}})(\.\w+)?(?P<suffix>{_SUFFIXES}|{re.escape(UNWRITTEN)})")
+_PART = re.compile(rf"\.?([0-9a-f]{{32}}|{PARTIAL}\d+)(\.\w+)?({_SUFFIXES}|{re.escape(UNWRITTEN)})")
 
 
 @dataclass(frozen=True)
@@ -52,21 +58,42 @@ class Entry:
 
 @dataclass(frozen=True)
 class Waste:
-    """What may be removed, and why."""
+    """What may be removed, and why.
+
+    Attributes:
+        path: a file, or the folder of the parts of a run.
+        size: bytes.
+        reason: why it is of no more use.
+        lock: of the measurement that it belongs to.
+
+    """
 
     path: Path
     size: int
     reason: str
+    lock: Path
 
-    def remove(self) -> None:
-        """Remove it. Raises McdoError if that cannot be done."""
+    def remove(self) -> bool:
+        """Remove it, unless a process has begun to work on it meanwhile; returns whether it is gone.
+
+        Raises:
+            McdoError: if that cannot be done.
+
+        """
+        lock = free(self.lock)
+        if lock is None:
+            return False
         try:
             for path in _files(self.path):
                 path.unlink(missing_ok=True)
-            if self.path.is_dir():
+            if self.path.is_dir() and not any(self.path.iterdir()):  # or something of another's lies in it
                 self.path.rmdir()
+            self.lock.unlink(missing_ok=True)
         except OSError as error:
             raise McdoError(f"{self.path} cannot be removed: {error}. Look at who owns the store") from error
+        finally:
+            lock.release()
+        return True
 
 
 def entries(root: Path) -> list[Entry]:
@@ -77,47 +104,55 @@ def entries(root: Path) -> list[Entry]:
 
     """
     found = []
-    for path in [*_existing(root).glob(f"*/*{RESULT}"), *root.glob(f"*/*{PARTS}")]:
+    for path in _named(root, RESULT, PARTS):
         files = _files(path)
         results = [file for file in files if file.suffix == RESULT]
         parts = len(results) if path.suffix == PARTS else None
         size, written = _measures(files or [path])
-        found.append(Entry(path, size, written, parts, _facts(results[0]) if results else {}))
+        found.append(Entry(path, size, written, parts, _facts(results[0], path.stem) if results else {}))
     return sorted(found, key=lambda entry: entry.written)
 
 
 def verified(root: Path) -> Iterator[tuple[Path, Exception | None]]:
     """Every file of results, and what is wrong with it (None: nothing). Raises McdoError as :func:`entries` does."""
-    for path in sorted([*_existing(root).glob(f"*/*{RESULT}"), *root.glob(f"*/*{PARTS}/*{RESULT}")]):
-        try:
-            read(path)
-        except FileNotFoundError:  # finished, or removed, meanwhile
-            continue
-        except (OSError, *DAMAGE) as error:
-            yield path, error
-        else:
-            yield path, None
+    for entry in _named(root, RESULT, PARTS):
+        for path in sorted(file for file in _files(entry) if file.suffix == RESULT):
+            try:
+                read(path, entry.stem)
+            except FileNotFoundError:  # finished, or removed, meanwhile
+                continue
+            except (OSError, *DAMAGE) as error:
+                yield path, error
+            else:
+                yield path, None
 
 
 def waste(root: Path, days: float, versions: Mapping[str, str] | None = None) -> list[Waste]:
     """What is of no more use: damaged files, and what killed processes left behind ``days`` ago or earlier.
 
+    Only what bears a name that a store gives is looked at, links are not followed, and what a process works on stays.
+
     Args:
         root: the store.
-        days: age of what is left behind, such as parts of a run that nobody resumed. What a process works on stays.
+        days: age of what is left behind, such as parts of a run that nobody resumed.
         versions: if given, also results of that age that were measured with another version of one of these.
 
     Raises:
-        McdoError: if there is no such folder.
+        McdoError: if there is no such folder, or it is no store.
 
     """
+    if not (_existing(root) / MARKER).is_file():
+        raise McdoError(
+            f"{root} is not known to be a store (it has no file {MARKER}), so nothing in it is removed. A store of an "
+            f"earlier version is marked by the next measurement that goes into it"
+        )
     outdated = [] if versions is None else _outdated(root, days, versions)
     reasons = {**dict(outdated), **dict(_left_behind(root, days)), **dict(_broken(root))}
     folders = {path for path in reasons if path.is_dir()}
     return [
-        Waste(path, _measures(_files(path))[0], reason)
+        Waste(path, _measures(_files(path))[0], reason, _lock(path))
         for path, reason in sorted(reasons.items())
-        if path.parent not in folders
+        if path.parent not in folders and _idle(_lock(path))
     ]
 
 
@@ -125,21 +160,54 @@ def _broken(root: Path) -> Iterator[tuple[Path, str]]:
     for path, error in verified(root):
         if isinstance(error, DAMAGE):  # one that may not be read is not known to be damaged
             yield path, f"damaged: {error}"
-    for path in root.rglob(f"*{ASIDE}"):
+    for path in _named(root, ASIDE):
         yield path, "damaged, and set aside"
+    for folder in _named(root, PARTS):
+        yield from ((path, "damaged, and set aside") for path in _files(folder) if path.suffix == ASIDE)
 
 
 def _left_behind(root: Path, days: float) -> Iterator[tuple[Path, str]]:
-    for path in root.rglob(f".*{UNWRITTEN}"):
-        if _age(path) >= days:
+    for path in _named(root, UNWRITTEN):
+        if _age(path) >= max(days, _WRITING):
             yield path, "left by a process that was killed while it wrote"
-    for path in root.glob(f"*/*{PARTS}"):
-        whole = path.with_suffix(RESULT).exists()
-        if (whole or _age(path) >= days) and _free(path.with_suffix(LOCK)):
-            yield path, "parts of a run that is whole" if whole else "parts of a run that nobody resumed"
-    for path in root.glob(f"*/*{LOCK}"):
-        if _age(path) >= days and _free(path):
+    for folder in _named(root, PARTS):
+        for path in _files(folder):
+            if path.suffix == UNWRITTEN and _age(path) >= max(days, _WRITING):
+                yield path, "left by a process that was killed while it wrote"
+        whole = folder.with_suffix(RESULT).exists()
+        if whole or _age(folder) >= days:
+            yield folder, "parts of a run that is whole" if whole else "parts of a run that nobody resumed"
+    for path in _named(root, LOCK):
+        if _age(path) >= days:
             yield path, "lock of a process that was killed"
+
+
+def _lock(path: Path) -> Path:
+    """The lock of the measurement that a path of a store belongs to."""
+    entry = path.parent if path.parent.suffix == PARTS else path
+    return entry.with_name(f"{_OWN.fullmatch(entry.name)['key']}{LOCK}")  # type: ignore[index]
+
+
+def _idle(lock: Path) -> bool:
+    """Whether no process works on a measurement."""
+    if not os.path.lexists(lock):
+        return True
+    ours = free(lock)
+    if ours is None:
+        return False
+    ours.release()
+    return True
+
+
+def _named(root: Path, *suffixes: str) -> Iterator[Path]:
+    """Paths that bear the names of a store, and neither are links nor lie behind one."""
+    for folder in sorted(_existing(root).iterdir()):
+        if _FOLDER.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+            for path in sorted(folder.iterdir()):
+                own = _OWN.fullmatch(path.name)
+                ours = own is not None and own["key"].startswith(folder.name) and own["suffix"] in suffixes
+                if ours and not path.is_symlink() and path.is_dir() == (path.suffix == PARTS):
+                    yield path
 
 
 def _outdated(root: Path, days: float, versions: Mapping[str, str]) -> Iterator[tuple[Path, str]]:
@@ -157,7 +225,10 @@ def _existing(root: Path) -> Path:
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(path.iterdir()) if path.is_dir() else [path]
+    """The file itself, or those of the parts of a run that a store gives a name to."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if _PART.fullmatch(file.name) and not file.is_symlink())
 
 
 def _measures(files: list[Path]) -> tuple[int, float]:
@@ -173,23 +244,8 @@ def _age(path: Path) -> float:
     return max(0.0, time.time() - _measures(_files(path) or [path])[1]) / DAY_S
 
 
-def _facts(path: Path) -> dict[str, Any] | None:
+def _facts(path: Path, key: str) -> dict[str, Any] | None:
     try:
-        return read_facts(path)
+        return read_facts(path, key)
     except (OSError, *DAMAGE):
         return None
-
-
-def _free(lock: Path) -> bool:
-    """Whether no process holds the lock."""
-    if not lock.exists():
-        return True
-    held = file_lock(lock)
-    try:
-        acquired(held, timeout=0)
-    except Timeout:
-        return False
-    except OSError:
-        return True
-    held.release()
-    return True

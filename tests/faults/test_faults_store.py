@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mcdo.store import DamagedResultWarning, Store
+from mcdo.store.upkeep import verified
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -39,3 +40,17 @@ def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path, held: Held) -> No
             again = store.get(keys["a"])
         assert again is None or (np.array_equal(again[0]["scores"], found[0]["scores"]) and again[1] == found[1])
     held("one bit of a stored result flipped", FLIPS, "set aside and measured again, or read as it was written")
+
+
+def test_an_entry_under_the_name_of_another_is_never_served(tmp_path: Path, held: Held) -> None:
+    names = "abcdefgh"
+    store, keys = filled(tmp_path, names)
+    wholes = {name: store.path(keys[name]).read_bytes() for name in names}
+    swaps = [(one, other) for one in names for other in names if one != other]
+    for one, other in swaps:
+        store.path(keys[one]).write_bytes(wholes[other])
+        assert [path for path, error in verified(tmp_path) if error] == [store.path(keys[one])]
+        with pytest.warns(DamagedResultWarning, match="it holds another measurement"):
+            assert store.get(keys[one]) is None
+        store.path(keys[one]).write_bytes(wholes[one])
+    held("a stored result under the name of another", len(swaps), "named by verify; set aside and measured again")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import stat
 import subprocess
 import sys
 import warnings
@@ -21,6 +23,7 @@ from mcdo.estimators import MonteCarloRun, monte_carlo
 from mcdo.images import ImageSet, load_images
 from mcdo.perturbation import Dropout
 from mcdo.store import DamagedResultWarning, Store, UnsavedResultWarning, open_store
+from mcdo.store.upkeep import verified
 
 KEY = "ab" * 32
 ARRAYS = {"features": np.arange(6, dtype=np.float32).reshape(2, 3), "trace_pre@4": np.array([[0.1, np.nan]])}
@@ -61,7 +64,7 @@ def own() -> Encoder:
 
 
 def files(root: Path) -> list[str]:
-    return sorted(path.name for path in root.rglob("*") if path.is_file())
+    return sorted(path.name for path in root.rglob("*") if path.is_file() and path.name != "mcdo-store")
 
 
 def equal(one: MonteCarloRun, other: MonteCarloRun) -> bool:
@@ -169,7 +172,8 @@ def test_a_foreign_safetensors_file_is_damaged(tmp_path: Path) -> None:
 
     store = Store(tmp_path)
     store.path(KEY).parent.mkdir()
-    for metadata in (None, {"checksum": "0" * 64}, {"checksum": "0" * 64, "facts": "{}"}):
+    digest = {"checksum": "0" * 64}
+    for metadata in (None, digest, {**digest, "facts": "{}"}, {**digest, "facts": "{}", "key": KEY}):
         save_file(dict(ARRAYS), store.path(KEY), metadata)
         with pytest.warns(DamagedResultWarning):
             assert store.get(KEY) is None
@@ -240,6 +244,7 @@ def test_no_temporary_file_stays_behind(
 def test_whether_a_store_can_be_written_is_found_out_without_a_trace(tmp_path: Path) -> None:
     Store(tmp_path / "new").check_writable()
     assert files(tmp_path) == []
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mcdo-store"]
 
 
 def test_a_file_that_may_not_be_read_is_an_error_and_left_alone(tmp_path: Path) -> None:
@@ -287,3 +292,83 @@ def test_two_processes_that_write_the_same_key_never_show_half_a_file(tmp_path: 
     assert [writer.returncode for writer in writers] == [0, 0]
     assert len(seen) > 3
     assert files(tmp_path) == ["ab" * 32 + ".safetensors"]
+
+
+# ---- what lies under another's name
+
+
+def test_an_entry_under_the_name_of_another_is_set_aside_and_verify_names_it(tmp_path: Path) -> None:
+    store, other = Store(tmp_path), "ab" * 31 + "cd"
+    store.put(KEY, ARRAYS, FACTS)
+    shutil.copy(store.path(KEY), store.path(other))
+    assert {path.stem: str(error or "") for path, error in verified(tmp_path)} == {
+        KEY: "",
+        other: f"it holds another measurement, {KEY[:8]}",
+    }
+    assert list(store.family(KEY)) == []
+    with pytest.warns(DamagedResultWarning, match="it holds another measurement"):
+        assert store.get(other) is None
+    assert store.get(KEY) is not None
+
+
+def test_a_part_of_another_measurement_is_not_taken(tmp_path: Path) -> None:
+    one, other = Store(tmp_path).unfinished(KEY), Store(tmp_path).unfinished("cd" * 32)
+    one.add(ARRAYS, {})
+    folder, there = (Store(tmp_path).path(key).with_suffix(".parts") for key in (KEY, "cd" * 32))
+    shutil.copytree(folder, there)
+    with pytest.warns(DamagedResultWarning, match="it holds another measurement"):
+        assert list(other.parts()) == []
+    assert len(list(one.parts())) == 1
+
+
+def test_a_result_of_an_earlier_version_says_so(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    store = Store(tmp_path)
+    store.path(KEY).parent.mkdir()
+    save_file(dict(ARRAYS), store.path(KEY), {"checksum": "0" * 64, "facts": "{}"})
+    with pytest.warns(DamagedResultWarning, match="written by an earlier version of the store"):
+        assert store.get(KEY) is None
+
+
+def test_a_result_of_another_shape_under_its_own_key_is_measured_again(own: Encoder, tmp_path: Path) -> None:
+    first = measure(tmp_path, own)
+    (path,) = tmp_path.rglob("*.safetensors")
+    found = Store(tmp_path).get(path.stem)
+    assert found is not None
+    arrays, facts = found
+    for wrong, other in (
+        ({**arrays, "trace_pre@4": arrays["trace_pre@4"][:1]}, facts),
+        ({**arrays, "images": arrays["images"][::-1]}, facts),
+        (arrays, {**facts, "protocol": {**facts["protocol"], "seed": 7}}),
+    ):
+        Store(tmp_path).put(path.stem, wrong, other)
+        with pytest.warns(DamagedResultWarning):
+            assert equal(first, measure(tmp_path, own))
+
+
+@pytest.mark.skipif(not hasattr(os, "umask"), reason="needs permissions of POSIX")
+def test_results_are_readable_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        Store(tmp_path).put(KEY, ARRAYS, FACTS)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(Store(tmp_path).path(KEY).stat().st_mode) == 0o640
+
+
+def test_a_file_that_is_not_to_be_read_is_never_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.put(KEY, ARRAYS, FACTS)
+    monkeypatch.setattr(os, "open", failing(PermissionError(errno.EACCES, "Permission denied")))
+    for look in (store.get, lambda key: list(store.family(f"{key[:32]}{'0' * 32}"))):
+        with pytest.raises(McdoError, match=r"cannot be read: .*Permission denied"):
+            look(KEY)
+
+
+def test_a_fifo_in_the_place_of_a_result_is_damaged_and_waited_for_by_nobody(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.path(KEY).parent.mkdir()
+    os.mkfifo(store.path(KEY))
+    with pytest.warns(DamagedResultWarning, match="it is no file"):
+        assert store.get(KEY) is None

@@ -29,13 +29,14 @@ def encoder() -> Encoder:
 @pytest.fixture
 def rows(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows of every pass of the encoder."""
-    image, seen = encoder.towers.image, list[int]()
+    image, seen = encoder.forward_image, list[int]()
+    assert encoder.probe
 
-    def forward(pixels: Tensor) -> Tensor:
+    def forward(pixels: Tensor, **options: Any) -> Tensor:
         seen.append(len(pixels))
-        return image(pixels)
+        return image(pixels, **options)
 
-    monkeypatch.setattr(encoder, "towers", replace(encoder.towers, image=forward))
+    monkeypatch.setattr(encoder, "forward_image", forward)
     return seen
 
 

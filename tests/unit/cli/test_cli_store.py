@@ -15,6 +15,7 @@ from mcdo.cli import main
 from mcdo.estimators.provenance import versions
 from mcdo.store import Store
 from mcdo.store.store import Unfinished
+from mcdo.store.upkeep import waste
 
 DAY = 86400
 ARRAYS = {"x": np.arange(300.0)}
@@ -44,6 +45,7 @@ def aged(path: Path, days: float) -> Path:
 
 def unfinished(root: Path, name: str, days: float = 0.0) -> tuple[Unfinished, Path]:
     key = Store.key({"name": name})
+    Store(root).check_writable()
     parts = Store(root).unfinished(key)
     parts.add({"columns": np.arange(2)}, facts())
     parts.add({"columns": np.arange(2, 4)}, facts())
@@ -67,7 +69,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[
 
 
 def left(root: Path) -> set[Path]:
-    return {path for path in root.rglob("*") if path.is_file()}
+    return {path for path in root.rglob("*") if path.is_file() and path.name != "mcdo-store"}
 
 
 # ---- list
@@ -125,15 +127,15 @@ def test_prune_removes_what_is_of_no_use_and_only_with_yes(tmp_path: Path, capsy
     with pytest.warns(UserWarning, match="set aside"):
         assert Store(tmp_path).get(Store.key({"name": "worse"})) is None
     _, stale = unfinished(tmp_path, "old", 8)
-    for folder, days in ((tmp_path, 8), (stale, 8), (bad.parent, 1)):
-        (folder / ".abc.part").write_bytes(b"half")
-        aged(folder / ".abc.part", days)
-    kept |= {bad.parent / ".abc.part"}
+    for name, days in ((f".{bad.stem}.0a.part", 8), (f".{bad.stem}.0b.part", 1)):
+        (bad.parent / name).write_bytes(b"half")
+        aged(bad.parent / name, days)
+    kept |= {bad.parent / f".{bad.stem}.0b.part"}
     put(tmp_path, "whole")
     _, done = unfinished(tmp_path, "whole")
     kept |= {done.with_suffix(".safetensors")}
-    (bad.parent / "x.lock").touch()
-    aged(bad.parent / "x.lock", 8)
+    bad.with_name(f"{bad.stem[:2]}{'0' * 62}.lock").touch()
+    aged(bad.with_name(f"{bad.stem[:2]}{'0' * 62}.lock"), 8)
 
     before = left(tmp_path)
     status, would = run(capsys, "prune", f"--store={tmp_path}")
@@ -169,6 +171,51 @@ def test_prune_leaves_alone_what_a_process_works_on(tmp_path: Path, capsys: pyte
         assert run(capsys, "prune", f"--store={tmp_path}", "--yes", "--older-than=0")[1] == ["removed 0 things, 0 B"]
         assert left(tmp_path) == before
     assert len(run(capsys, "prune", f"--store={tmp_path}", "--yes", "--older-than=0")[1]) == 2
+    assert left(tmp_path) == set()
+
+
+def test_prune_touches_nothing_but_the_names_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor what lies behind a link, however old it is."""
+    root, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    damage(put(root, "bad", 30))
+    _, folder = unfinished(root, "half", 30)
+    shared = folder.parent
+    own = [
+        elsewhere / "model.safetensors", root / "model.safetensors", shared / "model.safetensors", shared / "my.lock",
+        root / "notes.parts" / "model.safetensors", elsewhere / f"{shared.name}{'0' * 62}.safetensors",
+        root / f"{'ab' * 32}.safetensors", shared / f"{'0' * 64}.safetensors", folder / "notes.txt",
+        elsewhere / "parts" / f"{'0' * 32}.safetensors",
+    ]  # fmt: skip
+    for path in own:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+        aged(path, 400)
+    (shared / f"{shared.name}{'1' * 62}.safetensors").symlink_to(own[0])
+    (shared / f"{shared.name}{'1' * 62}.parts").symlink_to(elsewhere / "parts")
+    (root / "00").symlink_to(elsewhere)
+    run(capsys, "prune", f"--store={root}", "--yes", "--older-than=0")
+    assert all(path.read_bytes() == b"mine" for path in own)
+    assert len(left(tmp_path) - set(own)) == 1, "the link is left"
+    assert not list(folder.glob("*.safetensors"))
+
+
+def test_prune_refuses_a_folder_that_is_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path, "bad").write_bytes(b"")
+    (tmp_path / "mcdo-store").unlink()
+    assert main(["store", "prune", f"--store={tmp_path}", "--yes"]) == 2
+    assert (
+        "is not known to be a store (it has no file mcdo-store), so nothing in it is removed" in capsys.readouterr().err
+    )
+    assert len(left(tmp_path)) == 1
+
+
+def test_prune_leaves_what_was_begun_after_it_looked(tmp_path: Path) -> None:
+    parts, folder = unfinished(tmp_path, "half", 30)
+    (found,) = waste(tmp_path, 0)
+    with parts.held(say_nothing):
+        assert not found.remove()
+    assert len(list(folder.iterdir())) == 2
+    assert found.remove()
     assert left(tmp_path) == set()
 
 
