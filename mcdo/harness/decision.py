@@ -7,21 +7,31 @@ whether a reliable score is valid beyond the feature norm. Without the harness's
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mcdo.errors import McdoError
 from mcdo.harness.claim import ALPHA
+from mcdo.harness.requests import Images
 from mcdo.report.files import read_json, write_json
 from mcdo.report.judgement import Outcome
 from mcdo.report.terminal import Table, interval
 from mcdo.schema import checked, with_nan, without_nan
 from mcdo.stats import THRESHOLDS, Estimate, Reliability, usable_cells
+from mcdo.store import canonical_json
+from mcdo.store.fingerprint import measuring_code
+
+if TYPE_CHECKING:
+    from mcdo.harness.experiment import View
 
 Decision = Literal["GO", "NO-GO", "UNDECIDED"]
 FILE = "verdict.json"
+_SEAL = "checksum"
 LEAST_ORIGINS = 100
 """Originals below which there is no verdict."""
 
@@ -110,6 +120,7 @@ class Verdict:
         published: what the published point rule says.
         statements: of each score of each model: reliable or not, valid beyond the norm or not.
         own_gates: the harness's own, by name: "passed", "failed" or "skipped"; None until the run is over.
+        identity: of all that was judged, as :func:`identity_of` gives it.
 
     """
 
@@ -129,6 +140,7 @@ class Verdict:
     session: str
     estimator: str = "mc"
     own_gates: Mapping[str, str] | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     def with_gates(self, outcomes: Mapping[str, str]) -> Verdict:
         """The verdict in the light of the harness's own gates: with a failed one, or none, there is no GO."""
@@ -153,7 +165,8 @@ class Verdict:
 
     def write(self, reports: Path) -> Path:
         """Where later phases look for it."""
-        return write_json(reports / FILE, self.as_dict())
+        facts = self.as_dict()
+        return write_json(reports / FILE, {**facts, _SEAL: _digest(facts)})
 
     @classmethod
     def read(cls, reports: Path) -> Verdict:
@@ -165,11 +178,53 @@ class Verdict:
         """
         remedy = "run pytest -m phase1"
         facts = read_json(reports / FILE, remedy)
+        seal = facts.pop(_SEAL, None)
         try:
             verdict: Verdict = checked(with_nan(facts, cls), cls, reports / FILE)
         except McdoError as error:
             raise McdoError(f"{error}, so it is damaged or of another version; {remedy}") from error
+        if seal != _digest(facts):
+            raise McdoError(f"{reports / FILE} is not as it was written: it is damaged, or was changed; {remedy}")
         return verdict
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+
+def identity_of(about: View, models: Iterable[str], images: Iterable[Images]) -> dict[str, Any]:
+    """What a verdict holds for: options, the content of ``images``, what ``models`` do, and the code that judges."""
+    settings = about.settings
+    encoders = {model: about.encoder(model) for model in models}
+    facts = {
+        "protocol": settings.protocol,
+        "seed": settings.seed,
+        "precision": settings.precision,
+        "perturbation": settings.dropout.as_dict(),
+        "images": [[shown.n, about.images(shown).fingerprint] for shown in images],
+        "encoders": {
+            model: {
+                "weights": encoder.weights_hash,
+                "random_weights": encoder.random_weights,
+                "architecture": encoder.architecture,
+                "probe": encoder.probe,
+                "preprocessing": encoder.preprocess_id,
+            }
+            for model, encoder in encoders.items()
+        },
+        "code": measuring_code("mcdo.stats", "mcdo.experiments.phase1", __name__),
+    }
+    normal: dict[str, Any] = json.loads(canonical_json(facts))
+    return normal
+
+
+def dropped(reports: Path, session: str) -> None:
+    """Remove the verdict of another session: Phase 1 begins, and if it is killed there is none."""
+    with suppress(McdoError):
+        if Verdict.read(reports).session == session:
+            return
+    with suppress(OSError):
+        (reports / FILE).unlink()
 
 
 def judged(
@@ -324,18 +379,44 @@ def _validity_table(verdict: Verdict) -> Table:
     return Table("Validity: does it follow ambiguity, beyond the feature norm?", heading, rows)
 
 
-def refusal(reports: Path, models: Sequence[str], images: str) -> str | None:
+def refusal(about: View, reports: Path) -> str | None:
     """Why a later phase must not run on these models and images, or None if it may."""
-    path = reports / FILE
-    hint = "run pytest -m phase1 with the same --models and --images first, or pass --force"
+    path, settings = reports / FILE, about.settings
+    hint = "run pytest -m phase1 with the same options first, or pass --force"
     if not path.exists():
         return f"there is no Phase 1 verdict at {path}; {hint}"
     try:
         verdict = Verdict.read(reports)
+        if verdict.images != settings.images or not set(settings.models) <= set(verdict.models):
+            return f"the Phase 1 verdict at {path} is for {', '.join(verdict.models)} on {verdict.images}; {hint}"
+        shown = [Images(n) for n, _ in verdict.identity["images"]]
+        differs = _difference(verdict.identity, identity_of(about, settings.models, shown))
+    except (KeyError, TypeError, ValueError) as error:
+        return f"the Phase 1 verdict at {path} does not say what it holds for ({error}); {hint}"
     except McdoError as error:
         return f"{error}, or pass --force"
-    if verdict.images != images or not set(models) <= set(verdict.models):
-        return f"the Phase 1 verdict at {path} is for {', '.join(verdict.models)} on {verdict.images}; {hint}"
+    if differs:
+        return f"the Phase 1 verdict at {path} holds for {differs}; {hint}"
     if verdict.decision != "GO":
         return f"Phase 1 ended with {verdict.decision}: {verdict.reason}; pass --force to go on all the same"
     return None
+
+
+def _difference(judged: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The first thing in which a session is not what was judged, in words, or nothing.
+
+    The full protocol holds for a quick one as well, and a verdict over several models for each of them.
+    """
+    for name, mine in here.items():
+        its = judged.get(name)
+        if name == "protocol" and its == "full":
+            continue
+        if name == "encoders":
+            for model, facts in mine.items():
+                said = [word for word, value in facts.items() if judged[name][model].get(word) != value]
+                if said:
+                    return f"{model} with other {', '.join(said).replace('_', ' ')} than it has now"
+        elif its != mine:
+            digests = name in ("images", "code")
+            return f"other {name} than those here" if digests else f"{name} = {its!r}, not {mine!r}"
+    return ""

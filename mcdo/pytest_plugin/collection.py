@@ -14,6 +14,7 @@ import pytest
 from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
 from mcdo.harness import Experiment, Subject, first_model
+from mcdo.harness.decision import dropped
 from mcdo.names import file_name
 from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
 from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
@@ -163,6 +164,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         kind, subject = experiment_of(item), _own_subject(item)
         if kind is not None and subject is not None:
             runner.plan(kind.configured(settings), subject_of(item, subject))
+    if any(item.get_closest_marker("decision") for item in session.items):
+        dropped(settings.reports / "phase1", settings.session)
     measuring = any({"session", "runner"} & set(getattr(item, "fixturenames", ())) for item in session.items)
     if measuring and not hasattr(session.config, "workerinput"):
         try:

@@ -11,23 +11,32 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from mcdo.errors import McdoError, NoTextTowerError
-from mcdo.harness import Completed
+from mcdo.harness import ALL_MODELS, Completed, Subject, View
 from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
 from mcdo.names import encodable, printable
 from mcdo.pytest_plugin.ci import write_job_summary
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
 from mcdo.pytest_plugin.options import session_id, temporary_store
-from mcdo.pytest_plugin.state import GATES, SESSION, OwnGates
+from mcdo.pytest_plugin.state import GATES, REFUSAL, SESSION, OwnGates
 from mcdo.report.terminal import lines
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     check_tier(item)
     if any(item.get_closest_marker(phase) for phase in LATER_PHASES) and not item.config.getoption("--force"):
-        settings = item.config.stash[SESSION].settings
-        refused = refusal(settings.reports / "phase1", settings.models, settings.images)
+        refused = _refusal(item.config)
         if refused:
             pytest.fail(refused, pytrace=False)
+
+
+def _refusal(config: pytest.Config) -> str | None:
+    """Why later phases must not run, looked at again when the verdict changes."""
+    path, session = _folder(config) / FILE, config.stash[SESSION]
+    written = path.stat().st_mtime_ns if path.exists() else 0
+    if REFUSAL not in config.stash or config.stash[REFUSAL][0] != written:
+        about = View(session, Subject(ALL_MODELS, session.settings.models))
+        config.stash[REFUSAL] = written, refusal(about, path.parent)
+    return config.stash[REFUSAL][1]
 
 
 @pytest.fixture

@@ -26,4 +26,6 @@ class OwnGates:
 
 MODELS = pytest.StashKey[frozenset[str]]()
 """Models that selected tests are about, the verdict apart: the verdict is about these."""
+REFUSAL = pytest.StashKey[tuple[int, str | None]]()
+"""When the verdict was written that was looked at last, and why later phases must not run."""
 GATES = pytest.StashKey[OwnGates]()

@@ -5,9 +5,11 @@ Where the folder of reports fails after the measurement, they write elsewhere an
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
+import platform
 import tempfile
 import warnings
 import zipfile
@@ -23,7 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo import schema
 from mcdo.errors import McdoError, UnwrittenWarning
-from mcdo.store.locks import acquired, file_lock
+from mcdo.names import file_name
+from mcdo.store.locks import acquired, file_lock, free
 
 _SOFT_LOCK_S = 10.0
 
@@ -106,14 +109,58 @@ def write_npz(path: Path, **arrays: ArrayLike) -> Path:
 def add_to_json(path: Path, session: str, section: str, key: str, value: Any) -> Path:
     """Put ``value`` under ``section``/``key`` of a summary that several workers fill; as :func:`written`.
 
-    What another session left there is dropped first, so a summary never mixes two runs.
+    What an earlier session left there is dropped, so a summary never mixes two runs. What one wrote that still runs is
+    left: ``others`` names it by section and key.
     """
+    alive = _running(session, path.parent.absolute())
     with _alone(path):
         summary = _summary(path)
-        if summary.get("session") != session:
-            summary = {"session": session}
+        before, others = summary.pop("session", None), summary.pop("others", {})
+        sessions: dict[tuple[str, str], str] = {}
+        for part, values in summary.items():
+            for name in values:
+                sessions[part, name] = others.get(part, {}).get(name, before)
+        sessions[section, key] = session
         summary.setdefault(section, {})[key] = value
-        return write_json(path, summary)
+        kept: dict[str, Any] = {"session": session}
+        for (part, name), of in sessions.items():
+            if of == session or alive(of):
+                kept.setdefault(part, {})[name] = summary[part][name]
+                if of != session:
+                    kept.setdefault("others", {}).setdefault(part, {})[name] = of
+        return write_json(path, kept)
+
+
+class _Running:
+    """Holds a lock that says that a session still runs, for as long as this process lives."""
+
+    def __init__(self, session: str, folder: Path) -> None:
+        self._folder = folder
+        self._mine = f".{file_name(platform.node())}-{os.getpid()}.running"
+        self._lock = file_lock(folder / f".{file_name(session)}{self._mine}")
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            acquired(self._lock, timeout=0)
+        atexit.register(self._end)
+
+    def __call__(self, session: str | None) -> bool:
+        """Whether another process still runs a session; what a killed one left is removed."""
+        found = False
+        for path in self._folder.glob(f".{file_name(str(session))}.*.running"):
+            if path.name.endswith(self._mine):  # an earlier session of this process
+                continue
+            lock = free(path)
+            if lock is None:
+                found = True
+            else:
+                path.unlink(missing_ok=True)
+                lock.release()
+        return found
+
+    def _end(self) -> None:
+        with suppress(OSError):
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -157,10 +204,15 @@ def _check_header(array: IO[bytes], member: zipfile.ZipInfo) -> None:
 
 
 def _summary(path: Path) -> dict[str, Any]:
+    """What is there and is a summary: a session, and values by key in each section."""
     try:
-        return read_json(path, "")
+        found = read_json(path, "")
     except McdoError:  # not there yet, or no summary of ours
         return {}
+    return {name: held for name, held in found.items() if isinstance(held, dict) or name == "session"}
+
+
+_running = cache(_Running)
 
 
 @contextmanager

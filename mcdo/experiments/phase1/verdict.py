@@ -14,8 +14,29 @@ from mcdo.experiments.phase1.convergence_sweep import ConvergenceSweep
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
 from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS, BEYOND_NORM, JUDGED, AmbiguityResult, SubsetAmbiguity
-from mcdo.harness import ALL_MODELS, Experiment, Inputs, Request, Settings, Subject, View
-from mcdo.harness.decision import Cell, Validity, Verdict, decide, judged, published, statements, wants_sweep
+from mcdo.harness import (
+    ALL_MODELS,
+    Experiment,
+    FirstOrder,
+    Images,
+    Inputs,
+    Passes,
+    Request,
+    Settings,
+    Subject,
+    View,
+)  # fmt: skip
+from mcdo.harness.decision import (
+    Cell,
+    Validity,
+    Verdict,
+    decide,
+    identity_of,
+    judged,
+    published,
+    statements,
+    wants_sweep,
+)  # fmt: skip
 from mcdo.stats import Reliability
 
 
@@ -80,6 +101,7 @@ class Phase1Verdict(Experiment[Verdict]):
             seed=self.seed,
             session=settings.session,
             estimator=self.estimator,
+            identity=identity_of(inputs, models, _plain_images(inputs)),
         )
 
     def _cells(self, inputs: Inputs, model: Subject) -> Iterable[tuple[Cell, Reliability]]:
@@ -103,6 +125,12 @@ class Phase1Verdict(Experiment[Verdict]):
 
     def summary(self, result: Verdict) -> Mapping[str, Any]:
         return {}
+
+
+def _plain_images(inputs: Inputs) -> list[Images]:
+    """The parts of the session's own image set that were judged on."""
+    shown = {request.shown for request in inputs.requests if isinstance(request, Passes | FirstOrder)}
+    return sorted((each for each in shown if isinstance(each, Images) and each == Images(each.n)), key=str)
 
 
 def _trusted(about: View) -> tuple[str, ...]:

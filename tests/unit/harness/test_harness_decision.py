@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mcdo.errors import McdoError
+from mcdo.harness import Images, Settings
 from mcdo.harness.decision import (
     LEAST_ORIGINS,
     Cell,
@@ -15,6 +19,8 @@ from mcdo.harness.decision import (
     Verdict,
     closing,
     decide,
+    dropped,
+    identity_of,
     judged,
     published,
     refusal,
@@ -22,6 +28,7 @@ from mcdo.harness.decision import (
     tables,
     wants_sweep,
 )
+from mcdo.perturbation import Dropout, TiedDropout
 from mcdo.report.terminal import lines
 from mcdo.stats import Estimate, Reliability, reliability
 
@@ -157,7 +164,18 @@ def verdict(decision: str = "GO", gates: dict[str, str] | None = None) -> Verdic
         decision=decision, reason="because", published="GO", statements=("a trace_pre: reliable",),  # type: ignore[arg-type]
         cells=(USABLE,), validity=(validity("met"),), models=("a", "b"), images="digits", originals=N, protocol="full",
         dropout=0.01, sites="all", seed=42, session="s", own_gates=gates,
+        identity=identity_of(about(), ("a", "b"), [Images(N)]),
     )  # fmt: skip
+
+
+def about(weights: str = "w", pictures: str = "f", **settings: Any) -> Any:
+    """A session about two models; what they are and what the images hold is said here."""
+    facts = {"weights_hash": weights, "random_weights": False, "architecture": "a", "probe": "p", "preprocess_id": "s"}
+    return SimpleNamespace(
+        settings=Settings(**{"models": ("a",), **settings}),
+        encoder=lambda model: SimpleNamespace(**facts),
+        images=lambda shown: SimpleNamespace(fingerprint=f"{pictures} {shown.n}"),
+    )
 
 
 def test_a_failed_gate_of_the_harness_s_own_leaves_no_go() -> None:
@@ -186,19 +204,80 @@ def test_a_verdict_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_later_phases_run_after_a_go_on_the_same_models_and_images(tmp_path: Path) -> None:
     verdict().write(tmp_path)
-    assert refusal(tmp_path, ("a",), "digits") is None
-    assert refusal(tmp_path, ("a", "b"), "digits") is None
+    assert refusal(about(), tmp_path) is None
+    assert refusal(about(models=("a", "b")), tmp_path) is None
+    assert refusal(about(protocol="quick"), tmp_path) is None, "what holds at full size holds at a small one"
 
 
-def test_later_phases_are_refused_otherwise(tmp_path: Path) -> None:
-    assert "there is no Phase 1 verdict" in str(refusal(tmp_path, ("a",), "digits"))
+OTHERWISE: dict[str, tuple[Any, str]] = {
+    "model": (about(models=("c",)), "is for a, b on digits"),
+    "images": (about(images="folder:x"), "is for a, b on digits"),
+    "content": (about(pictures="others"), "holds for other images than those here"),
+    "p": (about(dropout=Dropout(0.9)), "holds for perturbation = "),
+    "sites": (about(dropout=Dropout(sites="mlp")), "holds for perturbation = "),
+    "kind": (about(dropout=TiedDropout()), "holds for perturbation = "),
+    "seed": (about(seed=7), "holds for seed = 42, not 7"),
+    "precision": (about(precision="bfloat16"), "holds for precision = 'float32', not 'bfloat16'"),
+    "weights": (about(weights="random"), "holds for a with other weights than it has now"),
+}
+
+
+@pytest.mark.parametrize(("here", "said"), OTHERWISE.values(), ids=OTHERWISE)
+def test_later_phases_are_refused_for_anything_else(here: Any, said: str, tmp_path: Path) -> None:
     verdict().write(tmp_path)
-    assert "is for a, b on digits" in str(refusal(tmp_path, ("c",), "digits"))
-    assert "is for a, b on digits" in str(refusal(tmp_path, ("a",), "folder:x"))
+    assert said in str(refusal(here, tmp_path))
+
+
+def test_later_phases_are_refused_without_a_go_that_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "there is no Phase 1 verdict" in str(refusal(about(), tmp_path))
     verdict("NO-GO").write(tmp_path)
-    assert "ended with NO-GO" in str(refusal(tmp_path, ("a",), "digits"))
-    (tmp_path / "verdict.json").write_text('{"decision": "GO"}')
-    assert "of another version" in str(refusal(tmp_path, ("a",), "digits"))
+    assert "ended with NO-GO" in str(refusal(about(), tmp_path))
+    quick = verdict()
+    replace(quick, identity={**quick.identity, "protocol": "quick"}).write(tmp_path)
+    assert "holds for protocol = 'quick', not 'full'" in str(refusal(about(), tmp_path))
+    replace(quick, identity={}).write(tmp_path)
+    assert "does not say what it holds for" in str(refusal(about(), tmp_path))
+    verdict().write(tmp_path)
+    monkeypatch.setattr("mcdo.harness.decision.measuring_code", lambda *_: "another version's")
+    assert "holds for other code than those here" in str(refusal(about(), tmp_path))
+
+
+def test_a_damaged_verdict_is_one_line(tmp_path: Path) -> None:
+    verdict().write(tmp_path)
+    path = tmp_path / "verdict.json"
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.choice(8 * len(whole), 200, replace=False):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        said = refusal(about(), tmp_path)
+        assert said is None or "\n" not in said
+        assert said or json.loads(damaged) == json.loads(whole)
+    for content in (
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        whole[:-9],
+        b"\xff",
+        b'{"decision": "GO"}',
+        whole.replace(b"NO", b"GO"),
+    ):
+        path.write_bytes(content)
+        assert content == whole or "\n" not in str(refusal(about(), tmp_path))
+
+
+def test_the_verdict_of_another_session_is_dropped_when_phase_1_begins(tmp_path: Path) -> None:
+    verdict().write(tmp_path)
+    dropped(tmp_path, "s")
+    assert Verdict.read(tmp_path).session == "s"
+    dropped(tmp_path, "another")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "verdict.json").write_text("damaged")
+    dropped(tmp_path, "another")
+    assert not list(tmp_path.iterdir())
+    dropped(tmp_path, "another")
 
 
 def test_the_terminal_shows_one_row_per_cell_and_ends_with_the_decision() -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import subprocess
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -156,6 +158,51 @@ def test_a_summary_never_mixes_two_sessions(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["results"] == {"a": 1, "b": 2}
     add_to_json(path, "second", "results", "a", 3)
     assert json.loads(path.read_text()) == {"session": "second", "results": {"a": 3}}
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from mcdo.report.files import add_to_json
+session, model = sys.argv[2:]
+add_to_json(Path(sys.argv[1]), session, "results", model, 1)
+print("written", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_two_runs_at_once_lose_nothing_and_one_that_is_over_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "overall.json"
+
+    def begin(session: str, model: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WRITER, str(path), session, model]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        return process
+
+    def results() -> dict[str, int]:
+        found: dict[str, int] = json.loads(path.read_text())["results"]
+        return found
+
+    first = begin("first", "a")
+    second = begin("second", "b")
+    assert results() == {"a": 1, "b": 1}
+    assert json.loads(path.read_text())["others"] == {"results": {"a": "first"}}
+    add_to_json(path, "third", "results", "c", 3)
+    assert results() == {"a": 1, "b": 1, "c": 3}
+    first.communicate("over\n")
+    second.kill()
+    second.communicate()
+    add_to_json(path, "third", "results", "d", 4)
+    assert json.loads(path.read_text()) == {"session": "third", "results": {"c": 3, "d": 4}}
+
+
+@pytest.mark.parametrize("content", ["", "{}", "null", '{"session": "now", "results": null}', '{"results": {"a": 1}}'])
+def test_an_earlier_summary_blocks_nothing(content: str, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text(content)
+    add_to_json(tmp_path / "s.json", "now", "results", "b", 2)
+    assert json.loads((tmp_path / "s.json").read_text()) == {"session": "now", "results": {"b": 2}}
 
 
 def test_json_is_whole_or_absent(tmp_path: Path) -> None:
