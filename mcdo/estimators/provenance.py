@@ -34,8 +34,12 @@ def versions() -> Mapping[str, str]:
 
 def provenance(encoder: Encoder, images: Shown) -> dict[str, Any]:
     """Where numbers come from: for result files and, where it changes them, for store keys."""
-    facts = {"encoder": encoder.key, "images": images.fingerprint, "masks": SCHEME, **_made_by(encoder)}
-    return facts
+    return {"images": images.fingerprint, "masks": SCHEME, **encoder_provenance(encoder)}
+
+
+def encoder_provenance(encoder: Encoder) -> dict[str, Any]:
+    """The same without images and passes: for results in which nothing was perturbed."""
+    return {"encoder": encoder.key, **_made_by(encoder)}
 
 
 def _made_by(encoder: Encoder) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
-from mcdo.estimators.provenance import versions
+from mcdo.estimators.provenance import encoder_provenance, versions
 from mcdo.estimators.run import EncoderRun
 from mcdo.harness.experiment import Experiment, Inputs, Subject, View
 from mcdo.harness.requests import FirstOrder, Images, Passes, Request
@@ -117,22 +117,25 @@ def provenance(experiment: Experiment[Any], inputs: Inputs) -> dict[str, Any]:
         if isinstance(request, Passes | FirstOrder):
             runs.setdefault(request.model, []).append(inputs[cast("Request[Any]", request)])
     if not runs:
-        weights = {model: inputs.encoder(model).weights_hash for model in models}
-        facts = {"weights": weights, "versions": dict(versions())}
         sites = {"requested": experiment.dropout.sites} if models and experiment.perturbs else None
-        return {"config": config, "sites": sites, "provenance": facts}
+        facts = {model: encoder_provenance(inputs.encoder(model)) for model in models}
+        return {"config": config, "sites": sites, "provenance": _by_model(facts)}
     first = next(iter(runs.values()))[0]
-    counts = {"config": config, "num_images": len(first.ids), "num_origins": len(set(first.origins))}
-    if len(runs) == 1:
-        return {**counts, "sites": _sites(runs.popitem()[1]), "provenance": dict(first.provenance)}
+    sites_of = {model: _sites(found) for model, found in runs.items()}
     return {
-        **counts,
-        "sites": {model: _sites(found) for model, found in runs.items()},
-        "provenance": {
-            "versions": first.provenance["versions"],
-            "models": {model: dict(found[0].provenance) for model, found in runs.items()},
-        },
+        "config": config,
+        "num_images": len(first.ids),
+        "num_origins": len(set(first.origins)),
+        "sites": sites_of if len(runs) > 1 else next(iter(sites_of.values())),
+        "provenance": _by_model({model: found[0].provenance for model, found in runs.items()}),
     }
+
+
+def _by_model(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Of one model as it is; of several, or of none, the versions, and the rest by model."""
+    if len(facts) == 1:
+        return dict(next(iter(facts.values())))
+    return {"versions": dict(versions()), "models": {model: dict(each) for model, each in facts.items()}}
 
 
 def _sites(runs: Iterable[EncoderRun]) -> dict[str, Any] | list[dict[str, Any]]:

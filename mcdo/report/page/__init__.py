@@ -263,8 +263,12 @@ def _flat(value: Any) -> str:
 
 
 def _sites(sites: Any) -> str:
+    if isinstance(sites, list):  # not the same in all runs
+        return "; ".join(map(_sites, sites))
     if not isinstance(sites, dict):
         return ""
+    if "requested" not in sites:  # by model
+        return "; ".join(f"{model} {_sites(each)}" for model, each in sites.items())
     live = sites.get("live")
     return f"{_flat(sites.get('requested', ''))}" + (f": {len(live)} linear maps" if live else "")
 
@@ -281,7 +285,7 @@ def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 def _measured(reports: Reports) -> list[tuple[str, str]]:
     verdict = reports.verdict or {}
-    provenances = [each.summary["provenance"] for each in reports.experiments]
+    provenances = [facts for each in reports.experiments for facts in _provenances(each)]
     made = [each.summary["made"] for each in reports.experiments if "made" in each.summary]
 
     def every(key: str, of: Iterable[Mapping[str, Any]]) -> str:
@@ -302,6 +306,12 @@ def _measured(reports: Reports) -> list[tuple[str, str]]:
     return [(name, text) for name, text in said.items() if text]
 
 
+def _provenances(reported: Reported) -> list[Mapping[str, Any]]:
+    """Of the summary, and of each of its models where there are several."""
+    facts = reported.summary["provenance"]
+    return [facts, *facts.get("models", {}).values()]
+
+
 def _not_said(reports: Reports) -> list[str]:
     """What nobody should read into the verdict."""
     said = []
@@ -314,9 +324,10 @@ def _not_said(reports: Reports) -> list[str]:
         if verdict.get("protocol") == "quick":
             said.append("The quick protocol is smaller than the published one: read nothing final from it.")
     random = sorted({
-        str(each.summary["provenance"].get("encoder", each.subject))
+        str(facts.get("encoder", each.subject))
         for each in reports.experiments
-        if each.summary["provenance"].get("random_weights")
+        for facts in _provenances(each)
+        if facts.get("random_weights")
     })  # fmt: skip
     if random:
         said.append(f"Random weights, which decide nothing: {', '.join(random)}.")

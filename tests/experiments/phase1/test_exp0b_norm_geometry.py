@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 
 from mcdo.experiments.phase1.exp0b_norm_geometry import GeometryResult, NormGeometry
@@ -22,10 +21,11 @@ def test_the_parts_of_the_geometry_fit_together(
 ) -> None:
     result, experiment = completed.result, completed.experiment
     assert isinstance(experiment, NormGeometry)
+    run = completed.inputs[experiment.run(completed.inputs.model)]
+    d = run.features.shape[1]
     for name, estimate in {**result.means, **result.correlations}.items():
         record_property(name, str(estimate))
-        assert np.isfinite([estimate.value, estimate.low, estimate.high]).all(), name
-    d = completed.inputs[experiment.run(completed.inputs.model)].features.shape[1]
+        assert estimate.n == len(set(run.origins)), f"{name}: an interval counts originals"
     total = result.means["trace_pre_per_d"].value * d
     assert 0 < sum(result.eigenvalues) <= total * (1 + 1e-9), "the leading eigenvalues are part of the trace"
     assert 1 <= result.means["effective_rank"].value <= min(d, experiment.passes - 1)

@@ -8,11 +8,12 @@ import numpy as np
 
 from mcdo.experiments.phase2.exp2_synthetic import SCORES, SyntheticNatural, SyntheticResult
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(SyntheticNatural)
 
 test_claims = claims_of(SyntheticNatural)
+test_contract = contract_of(SyntheticNatural)
 
 
 def test_every_category_holds_distinct_images_and_its_own_pixels(completed: Completed[SyntheticResult]) -> None:
@@ -35,5 +36,5 @@ def test_order_of_means_is_reported(result: SyntheticResult, record_property: Ca
         record_property(f"{score} ascending", " < ".join(result.order(score)))
         for name, average in result.means[score].items():
             record_property(f"{score} {name}", f"{average.value:.3g} [{average.low:.3g}, {average.high:.3g}]")
-            assert average.low <= average.value <= average.high
+        assert sorted(result.order(score)) == sorted(result.means[score]), "an order of all categories"
         assert len(result.pairs[score]) == 6

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from mcdo.experiments.phase2.exp3_dropout_types import SCORES, DropoutTypes, DropoutTypesResult
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, of_experiment
+from mcdo.harness.tests import claims_of, contract_of, of_experiment
 from mcdo.stats import stacked_drift
 
 pytestmark = of_experiment(DropoutTypes)
 
 test_claims = claims_of(DropoutTypes)
+test_contract = contract_of(DropoutTypes)
 
 
 def test_trials_of_a_type_do_not_drift(

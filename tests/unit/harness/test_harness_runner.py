@@ -156,10 +156,10 @@ def test_a_summary_over_several_models_says_the_sites_of_each(tmp_path: Path) ->
     assert both["sites"] == {"clip_tiny": alone["clip_tiny"]["sites"], "siglip_tiny": alone["siglip_tiny"]["sites"][1]}
     assert [each["requested"] for each in both["sites"]["clip_tiny"]] == ["all", "mlp"]
     assert set(both["sites"]["siglip_tiny"]["live"]).isdisjoint(both["sites"]["clip_tiny"][0]["live"])
-    assert {m: facts["weights"] for m, facts in both["provenance"]["models"].items()} == {
-        model: summary["provenance"]["weights"] for model, summary in alone.items()
+    assert both["provenance"] == {
+        "versions": alone["clip_tiny"]["provenance"]["versions"],
+        "models": {model: summary["provenance"] for model, summary in alone.items()},
     }
-    assert both["provenance"]["versions"] == alone["clip_tiny"]["provenance"]["versions"]
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,8 @@ class Unperturbed(FeatureNorms):
 def test_what_is_not_perturbed_has_no_sites_and_text_is_written_as_it_is(tmp_path: Path) -> None:
     done = runner(tmp_path).run(Unperturbed(), MODEL)
     assert done.summary["sites"] is None
+    assert done.summary["provenance"]["weights"] == done.inputs.encoder().weights_hash
+    assert done.summary["provenance"]["random_weights"] is False
     assert "dropout" not in done.summary["config"]
     folder = tmp_path / "reports" / "elsewhere" / "unperturbed" / "clip_tiny"
     assert (folder / "table.md").read_text() == "| a |\n"

@@ -56,6 +56,16 @@ def test_a_page_shows_verdict_claims_figure_and_pictures(tmp_path: Path) -> None
     assert "read in where" in page.text, "a reference of the source is shown as it is written"
 
 
+def test_what_is_by_model_is_said_of_each(tmp_path: Path) -> None:
+    some = {"requested": "mlp", "live": ["a"], "roles": ["fc1"]}
+    sites = {"one": [summary()["sites"], some], "two": some}
+    facts = {model: {"encoder": model, "random_weights": model == "two", "device": "cpu"} for model in sites}
+    write(tmp_path, "all_models", sites=sites, provenance={"versions": {"torch": "2"}, "models": facts})
+    text = write_page(tmp_path, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "one all: 2 linear maps; mlp: 1 linear maps; two mlp: 1 linear maps" in text
+    assert "Random weights, which decide nothing: two." in text
+
+
 def test_a_page_asks_for_nothing_beside_itself(tmp_path: Path) -> None:
     page = page_of(write(tmp_path / "reports"), tmp_path)
     for tag, attributes in page.tags:

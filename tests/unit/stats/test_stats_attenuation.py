@@ -71,7 +71,7 @@ def test_the_interval_covers() -> None:
 
 
 def test_pure_noise_is_not_corrected() -> None:
-    found = disattenuated_spearman(RNG.normal(size=(3, 60)), OWN[:60])
+    found = disattenuated_spearman(np.random.default_rng(1).normal(size=(3, 60)), OWN[:60])
     assert math.isnan(found.value)
     assert found.outcome(0.5) == "undecided"
 

@@ -82,13 +82,14 @@ def test_the_interval_is_near_that_of_a_naive_bootstrap() -> None:
 
     positive = np.quantile(Y, 0.8) < Y
     found = auroc(X, positive)
-    draws = [roc_auc_score(positive[i], X[i]) for i in RNG.integers(0, 300, (400, 300))]
+    drawn = np.random.default_rng(1).integers(0, 300, (400, 300))
+    draws = [roc_auc_score(positive[i], X[i]) for i in drawn]
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), abs=0.02)
 
 
 def test_a_difference_is_paired_by_delong_s_covariance() -> None:
     positive = np.quantile(Y, 0.7) < Y
-    other = X + RNG.normal(size=300)
+    other = X + np.random.default_rng(1).normal(size=300)
     areas, covariance, _ = delong(X, other, positive)
     found = auroc_differences({"x": X, "other": other, "same": 3 * X}, "other", positive)
     error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])

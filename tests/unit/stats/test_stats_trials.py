@@ -87,7 +87,7 @@ def test_shared_noise_widens_both_arms_and_leaves_the_value(name: str) -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_trials_that_agree_widen_nothing(name: str) -> None:
-    x, of = np.tile(OTHER + RNG.normal(size=N), (5, 1)), FUNCTIONS[name]
+    x, of = np.tile(OTHER + np.random.default_rng(4).normal(size=N), (5, 1)), FUNCTIONS[name]
     for plain, wide in zip(estimates(of(x)), estimates(of(x, shared_noise=True)), strict=True):
         assert (wide.low, wide.high) == pytest.approx((plain.low, plain.high), abs=1e-9)
 
@@ -96,14 +96,15 @@ def test_trials_that_agree_widen_nothing(name: str) -> None:
 def test_fewer_than_five_trials_are_refused_with_the_remedy(name: str) -> None:
     of = FUNCTIONS[name]
     with pytest.raises(McdoError, match=r"4.*at least 5 are needed.*R = D \+ 1"):
-        of(probed(RNG, TARGET, 4), shared_noise=True)
+        of(probed(np.random.default_rng(5), TARGET, 4), shared_noise=True)
     with pytest.raises(McdoError, match="trials of the scores: none"):
         of(OTHER, shared_noise=True)
 
 
 def test_scores_with_trials_have_as_many() -> None:
+    scores = {name: probed(np.random.default_rng(6), TARGET, trials) for name, trials in (("a", 5), ("b", 6))}
     with pytest.raises(McdoError, match="'a': 5, 'b': 6"):
-        spearman_differences({"a": probed(RNG, TARGET, 5), "b": probed(RNG, TARGET, 6)}, "a", TARGET, shared_noise=True)
+        spearman_differences(scores, "a", TARGET, shared_noise=True)
 
 
 def test_the_interval_is_the_two_way_one_by_explicit_jackknife() -> None:

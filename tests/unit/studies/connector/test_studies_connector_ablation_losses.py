@@ -11,8 +11,7 @@ from scipy import stats
 from torch import nn
 
 from mcdo.errors import McdoError
-from mcdo.stats import Estimate
-from mcdo.studies.connector.ablation import Ablation, Comparison, ablate, compare, item_losses
+from mcdo.studies.connector.ablation import Ablation, ablate, compare, item_losses
 from mcdo.studies.connector.arms import ARMS
 from mcdo.studies.connector.samples import collate, without_image
 
@@ -109,20 +108,6 @@ def test_comparisons_are_paired_and_corrected_over_all_connectors() -> None:
     )
     assert found[0]["shuffled"].difference.value == pytest.approx((one.losses["shuffled"] - correct).mean())
     assert found[0]["shuffled"].worse.value == np.mean(one.losses["shuffled"] > correct)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "p", "verdict"),
-    [
-        (0.1, 0.2, 0.01, "met"),
-        (0.1, 0.2, 0.05, "undecided"),
-        (-0.1, 0.2, 0.01, "undecided"),
-        (-0.2, -0.1, 1.0, "not met"),
-    ],
-)
-def test_met_takes_the_interval_and_the_corrected_test(low: float, high: float, p: float, verdict: str) -> None:
-    difference = Estimate((low + high) / 2, low, high, 100)
-    assert Comparison(difference, difference, difference, p, p).verdict == verdict
 
 
 def test_equal_losses_are_not_taken_for_use_of_the_image() -> None:
