@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from mcdo.names import printable
+from mcdo import names
 
 
 class McdoError(Exception):
@@ -15,7 +15,7 @@ class McdoError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message, kept="\n\t"))
+        super().__init__(names.message(message))
 
 
 class NoTextTowerError(McdoError):
@@ -24,7 +24,7 @@ class NoTextTowerError(McdoError):
 
 class _PrintableWarning(UserWarning):
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message, kept="\n\t"))
+        super().__init__(names.message(message))
 
 
 class McdoWarning(_PrintableWarning):
@@ -35,7 +35,7 @@ class UnwrittenWarning(_PrintableWarning):
     """Something that was measured could not be written where it belongs. It never costs what was measured."""
 
 
-class SiteWarning(UserWarning):
+class SiteWarning(_PrintableWarning):
     """What to know of a tower's linear maps before reading numbers that were measured at them."""
 
 

@@ -27,7 +27,9 @@ _LONGEST = 80
 
 # Controls (a terminal obeys them), separators and overrides of direction (they reorder a line), lone surrogates and
 # non-characters (neither UTF-8 nor XML has them).
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
+)
 
 _BROKEN = re.compile("[\ud800-\udfff]")
 
@@ -114,6 +116,14 @@ def printable(text: str, kept: str = "") -> str:
     return _UNPRINTABLE.sub(escaped, text)
 
 
+def message(text: str) -> str:
+    """Text of several lines with names in it, for people: as :func:`printable`, with every further line indented.
+
+    So a name that holds a line end makes no line that begins as one of ours does, such as the verdict's.
+    """
+    return re.sub(r"\n(?=\S)", "\n  ", printable(text, kept="\n\t"))
+
+
 def encodable(text: str, encoding: str | None) -> str:
     """Text in an encoding: letters that it lacks are spelled out (``rho``, ``+-``) or, failing that, escaped."""
     encoding = encoding or "utf-8"
@@ -125,8 +135,8 @@ def encodable(text: str, encoding: str | None) -> str:
 
 
 def markdown(text: str) -> str:
-    """A name inside a table of Markdown: nothing in it ends the cell or is taken for HTML."""
-    return re.sub("<(?=[A-Za-z/!?])", "&lt;", printable(text)).replace("|", "&#124;")
+    """A name inside a table of Markdown: nothing in it ends the cell, is taken for HTML, or names a picture or link."""
+    return re.sub("<(?=[A-Za-z/!?])", "&lt;", printable(text)).replace("|", "&#124;").replace("](", "]&#40;")
 
 
 def columns(rows: Sequence[tuple[str, ...]], encoding: str | None = "utf-8") -> list[str]:
@@ -136,7 +146,18 @@ def columns(rows: Sequence[tuple[str, ...]], encoding: str | None = "utf-8") -> 
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
 
 
+def csv_cell(text: str) -> str:
+    """A name inside a cell of CSV, which a spreadsheet would run where it begins as a formula does."""
+    shown = printable(text)
+    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+
+
 def say(line: str, to: TextIO | None = None) -> None:
-    """Print a line that holds names, in whatever letters the stream has."""
+    """Print one line that holds names, in whatever letters the stream has."""
+    say_text(printable(line), to)
+
+
+def say_text(text: str, to: TextIO | None = None) -> None:
+    """Print text of several lines whose names were made harmless, as :func:`message` or a table does."""
     to = sys.stdout if to is None else to
-    print(encodable(printable(line, kept="\n\t"), to.encoding), file=to, flush=True)
+    print(encodable(printable(text, kept="\n\t"), to.encoding), file=to, flush=True)

@@ -279,7 +279,7 @@ def parse_yaml(text: str, where: object = "YAML") -> Any:
     import yaml
 
     try:
-        found = yaml.load(text, Loader=_loader())
+        found = yaml.load(text, Loader=_loader())  # noqa: S506  (a safe loader that refuses more)
     except RecursionError as error:
         raise McdoError(f"{where} is nested too deeply") from error
     except yaml.MarkedYAMLError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mcdo.cli import compare, doctor, export, report, store
 from mcdo.errors import McdoError
-from mcdo.names import say
+from mcdo.names import message, say, say_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (McdoError, OSError) as error:
-        say(f"mcdo: {error}", sys.stderr)
+        say_text(message(f"mcdo: {error}"), sys.stderr)
         return 2
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mcdo.names import say
+from mcdo.names import say_text
 
 
 def add_command(rooms: Any) -> None:
@@ -27,5 +27,5 @@ def run(asked: argparse.Namespace) -> int:
     reports = Reports.read(asked.reports)
     kinds = {"claims": (claims, CLAIM_COLUMNS), "scores": (lambda held: list(scores(held)), SCORE_COLUMNS)}
     rows, columns = kinds[asked.what]
-    say(export(rows(reports), columns, asked.format, asked.out))
+    say_text(export(rows(reports), columns, asked.format, asked.out))
     return 0

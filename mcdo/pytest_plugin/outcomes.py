@@ -13,7 +13,7 @@ from _pytest.terminal import TerminalReporter
 from mcdo.errors import McdoError, NoTextTowerError
 from mcdo.harness import ALL_MODELS, Completed, Subject, View
 from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
-from mcdo.names import encodable, printable
+from mcdo.names import encodable, message, printable
 from mcdo.pytest_plugin.ci import write_job_summary
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
 from mcdo.pytest_plugin.options import session_id, temporary_store
@@ -73,14 +73,15 @@ def _make_printable(report: Any) -> None:
     report.user_properties = [
         (key, printable(v, "\n\t") if isinstance(v, str) else v) for key, v in report.user_properties
     ]
+    report.sections = [(name, printable(captured, "\n\t")) for name, captured in report.sections]
     said = report.longrepr
     if isinstance(said, str):
-        report.longrepr = printable(said, "\n\t")
+        report.longrepr = message(said)
     elif isinstance(said, tuple):  # a skip: path, line, reason
-        report.longrepr = (*said[:2], printable(said[2], "\n\t"))
+        report.longrepr = (*said[:2], message(said[2]))
     for trace, crash, _ in getattr(said, "chain", ()):
         if crash is not None:
-            crash.message = printable(crash.message, "\n\t")
+            crash.message = message(crash.message)
         for entry in trace.reprentries:
             entry.lines = [printable(line, "\t") for line in getattr(entry, "lines", ())]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mcdo.errors import McdoError
-from mcdo.names import markdown, printable
+from mcdo.names import csv_cell, markdown, printable
 from mcdo.report.files import write_text, written
 from mcdo.report.per_image import per_image
 from mcdo.report.results import Reports
@@ -53,7 +53,7 @@ def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     held = io.StringIO()
     writer = csv.DictWriter(held, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: printable(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows)
+    writer.writerows({name: csv_cell(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows)
     return held.getvalue()
 
 

@@ -29,6 +29,7 @@ def _commit() -> str:
         return ""
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603  (no shell)
+        return found.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mcdo.encoders import REGISTRY
 from mcdo.errors import McdoError
-from mcdo.names import as_bytes, columns, encodable, file_name, from_path, markdown, printable, say, to_path
+from mcdo.names import as_bytes, columns, csv_cell, encodable, file_name, from_path, markdown, printable, say, to_path
 
 any_text = st.text(st.characters())  # lone surrogates, controls and all
 
@@ -89,6 +89,25 @@ def test_line_ends_that_are_meant_stay() -> None:
     assert printable("two\nlines\x1b", kept="\n\t") == "two\nlines\\x1b"
 
 
+@given(any_text)
+def test_no_name_makes_a_line_of_its_own(name: str) -> None:
+    shown = str(McdoError(f"{name}: is missing"))
+    assert all(line[:1].isspace() for line in shown.split("\n")[1:] if line)
+    assert "GO: fine" not in str(McdoError("a\nGO: fine\r\nGO: fine is missing")).splitlines()
+    assert len(shown.split("\n")) == len(f"{name}: ".split("\n"))
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)"])
+def test_a_cell_of_csv_is_no_formula(name: str) -> None:
+    assert csv_cell(name) == f"'{name}"
+    assert csv_cell("a=1") == "a=1"
+
+
+def test_a_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    say("damaged: a\nGO: fine")
+    assert capsys.readouterr().out == "damaged: a\\x0aGO: fine\n"
+
+
 def test_messages_of_errors_are_printable() -> None:
     assert str(McdoError("\x1b]0;title\x07 in caf\udce9:\n  it")) == "\\x1b]0;title\\x07 in caf\\xe9:\n  it"
 
@@ -129,6 +148,7 @@ def test_a_line_is_said_in_the_letters_of_its_stream(tmp_path: Path) -> None:
         ("p < 0.001, > 2", "p < 0.001, > 2"),
         ("<script>alert(1)</script>", "&lt;script>alert(1)&lt;/script>"),
         ("two\nlines\x1b", "two\\x0alines\\x1b"),
+        ("![](http://host/x)", "![]&#40;http://host/x)"),
     ],
 )
 def test_a_name_stays_inside_its_cell_of_a_markdown_table(name: str, cell: str) -> None:

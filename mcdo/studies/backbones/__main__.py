@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mcdo.errors import McdoError
-from mcdo.names import say
+from mcdo.names import message, say_text
 from mcdo.schema import parse_yaml
 from mcdo.studies.backbones.config import BackbonesConfig, load_config
 from mcdo.studies.backbones.extract import extract, shard_path
@@ -57,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; an error that the user can act on is one line on stderr and exit status 2."""
     asked = _parser().parse_args(arguments)
     try:
-        say(_run(asked, _config(asked)))
+        say_text(_run(asked, _config(asked)))
     except McdoError as error:
-        say(f"error: {error}", sys.stderr)
+        say_text(message(f"error: {error}"), sys.stderr)
         return 2
     return 0
 

@@ -1,4 +1,4 @@
-"""Model folders that want more than to be measured: their code never runs, nothing is fetched or asked, and at once."""
+"""Model folders that want more than to be measured: their code never runs, nothing is fetched or asked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import builtins
 import json
 import shutil
 import socket
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +73,7 @@ HOSTILE: dict[str, tuple[str, Change, str]] = {
     "an unknown setting": (TOKENIZER, lambda c: c.update(hook="hostile"), "the key 'hook'"),
     "a tokenizer's address": (MODEL, text(hf_tokenizer_name="https://host/x"), "hf_tokenizer_name is 'https"),
     "a tower's address": (MODEL, text(hf_model_name="hf-hub:owner/name"), "hf_model_name is 'hf-hub:owner/name'"),
-    "a tower by path": (MODEL, text(hf_model_name="/tmp"), "hf_model_name is '/tmp'"),
+    "a tower by path": (MODEL, text(hf_model_name="/elsewhere"), "hf_model_name is '/elsewhere'"),
     "a tower of the hub": (MODEL, text(hf_model_name="owner/name"), "hf download owner/name"),
     "a tower of timm's hub": (MODEL, vision(timm_model_name="hf-hub:owner/name"), "no architecture of timm"),
     "a tower of timm's folder": (MODEL, vision(timm_model_name="local-dir:/tmp"), "no architecture of timm"),
@@ -88,16 +87,12 @@ HOSTILE: dict[str, tuple[str, Change, str]] = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_setting_is_refused_by_name_and_nothing_runs(name: str, folder: Path, tmp_path: Path) -> None:
     file, change, said = HOSTILE[name]
-    with quiet_libraries():
-        pass  # the libraries are imported
     changed(folder / file, change)
-    start = time.perf_counter()
     with pytest.raises(McdoError) as told:
         load_encoder(f"local-dir:{folder}").tokenize(["one"])
     assert said in str(told.value)
     assert file.partition(".")[0] in str(told.value) or "hf download" in str(told.value)
     assert not (tmp_path / "ran").exists()
-    assert time.perf_counter() - start < 30  # a prompt of transformers waits for 15 s, a download for more
 
 
 def test_code_of_a_model_is_locked_out_even_where_no_check_sees_it(folder: Path, tmp_path: Path) -> None:
