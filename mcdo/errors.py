@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from mcdo import names
 
@@ -37,6 +38,20 @@ class UnwrittenWarning(_PrintableWarning):
 
 class SiteWarning(_PrintableWarning):
     """What to know of a tower's linear maps before reading numbers that were measured at them."""
+
+
+@contextmanager
+def refused_as(what: str) -> Iterator[None]:
+    """Whatever a library makes of files that are absent, damaged or wrong, as a McdoError that begins with ``what``."""
+    try:
+        yield
+    except McdoError:
+        raise
+    except BaseException as error:
+        # Libraries in Rust panic past Exception, under a type that only they know.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise McdoError(f"{what}: {type(error).__name__} {' '.join(str(error).split())[:300]}") from error
 
 
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> str:

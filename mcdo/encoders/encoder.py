@@ -17,7 +17,7 @@ from mcdo.encoders.architecture import coarse, fingerprint
 from mcdo.encoders.checksum import Checksum, checksum, sha256
 from mcdo.encoders.spec import EncoderSpec, Loss, Precision
 from mcdo.encoders.state import plain_tensors, unsaved_buffers
-from mcdo.errors import McdoError, NoTextTowerError
+from mcdo.errors import McdoError, NoTextTowerError, refused_as
 from mcdo.names import is_unicode
 from mcdo.threads import one_thread
 
@@ -299,7 +299,8 @@ class Encoder:
                     f"{self.key}: the prompt '{text}' holds bytes that are no UTF-8, so no tokenizer reads it; rename "
                     "the class directory or file that it comes from"
                 )
-        return self._tokenizer(list(texts)).to(self.device)
+        with refused_as(f"{self.key}: the tokenizer cannot be used"):
+            return self._tokenizer(list(texts)).to(self.device)
 
     def check_distinct(self, prompts: Sequence[str], names: Sequence[str] | None = None) -> None:
         """Raise McdoError where two prompts are the same tokens, naming them (by ``names`` if given).

@@ -30,7 +30,7 @@ from mcdo.encoders.weights import (
     refuse_adapters,
     refuse_pickles,
 )
-from mcdo.errors import McdoError, nearest
+from mcdo.errors import McdoError, nearest, refused_as
 from mcdo.names import utf8_path
 
 MODEL_TYPES = ("clip", "siglip", "siglip2")
@@ -111,11 +111,8 @@ def _config(key: str, source: str) -> Any:
         likely = nearest(kind, MODEL_TYPES)
         raise McdoError(f"{key}: the model type {kind!r} of {source} is not handled; the nearest: {likely}")
     check_configuration(path, AutoConfig.for_model(kind).to_dict())
-    try:
-        with quiet_libraries():
-            return AutoConfig.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever the library makes of a value
-        raise McdoError(f"{key}: {path} is no configuration that transformers reads: {brief(error)}") from error
+    with refused_as(f"{key}: {path} is no configuration that transformers reads"), quiet_libraries():
+        return AutoConfig.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
 
 
 def _check_activation(spec: EncoderSpec, config: Any) -> None:
@@ -130,10 +127,8 @@ def _check_activation(spec: EncoderSpec, config: Any) -> None:
 def _untrained(key: str, config: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        try:
+        with refused_as(f"{key}: transformers cannot build the model of its config.json"):
             return AutoModel.from_config(config)
-        except Exception as error:  # as above
-            raise McdoError(f"{key}: transformers cannot build the model of its config.json: {brief(error)}") from error
 
 
 def _least_parameters(config: Any) -> int:
@@ -230,11 +225,8 @@ def _tokenizer(spec: EncoderSpec, folder: Path, config: Any) -> Tokenizer:
     if not (folder / "tokenizer_config.json").is_file():
         raise absent(spec.key, "the tokenizer's files", spec.name)
     check_tokenizer(folder)
-    try:
-        with quiet_libraries():
-            words = AutoTokenizer.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # as above
-        raise McdoError(f"{spec.key}: the tokenizer of {folder} cannot be read: {brief(error)}") from error
+    with refused_as(f"{spec.key}: the tokenizer of {folder} cannot be read"), quiet_libraries():
+        words = AutoTokenizer.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
     length = int(config.text_config.max_position_embeddings)
     # SigLIP's towers were trained on lower-case text padded on the right to the full length, attend to the padding and
     # read the last position: any other padding collapses their text features.

@@ -19,8 +19,8 @@ from mcdo.encoders.encoder import Preprocessing
 from mcdo.encoders.hf_settings import check_processor
 from mcdo.encoders.quiet import quiet_libraries
 from mcdo.encoders.spec import EncoderSpec
-from mcdo.encoders.weights import absent, brief
-from mcdo.errors import McdoError, nearest
+from mcdo.encoders.weights import absent
+from mcdo.errors import McdoError, nearest, refused_as
 from mcdo.names import utf8_path
 from mcdo.schema import checked, read_json
 
@@ -40,14 +40,16 @@ def preprocessing(spec: EncoderSpec, folder: Path, naflex: bool) -> Preprocessin
         McdoError: for settings that are absent, mistyped or not handled.
 
     """
+    with refused_as(f"{spec.key}: the image processor of {folder} cannot be read"):
+        return _preprocessing(spec, folder, naflex)
+
+
+def _preprocessing(spec: EncoderSpec, folder: Path, naflex: bool) -> Preprocessing:
     path, stated = _settings(spec, folder)
-    try:
-        with quiet_libraries():
-            processor = AutoImageProcessor.from_pretrained(
-                utf8_path(folder), local_files_only=True, trust_remote_code=False
-            )
-    except Exception as error:  # as above
-        raise McdoError(f"{spec.key}: the image processor of {folder} cannot be read: {brief(error)}") from error
+    with quiet_libraries():
+        processor = AutoImageProcessor.from_pretrained(
+            utf8_path(folder), local_files_only=True, trust_remote_code=False
+        )
     _check_stated(path, stated, type(processor)().to_dict(), naflex)
     if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-6:
         raise McdoError(f"{spec.key}: the image processor of {spec.name} does not scale pixels by 1/255")

@@ -34,7 +34,6 @@ from mcdo.encoders.hf_settings import check_configuration, check_tokenizer, mode
 from mcdo.encoders.quiet import quiet_libraries
 from mcdo.encoders.spec import EncoderSpec, square_side
 from mcdo.encoders.weights import (
-    brief,
     cached,
     cached_checkpoint,
     check_extent,
@@ -45,7 +44,7 @@ from mcdo.encoders.weights import (
     refuse_pickles,
     refuse_surplus,
 )
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, refused_as
 from mcdo.names import utf8_path
 
 TEXT_TOWERS = ("bert", "m2m_100", "mt5", "roberta", "xlm-roberta")
@@ -118,11 +117,8 @@ def _built(key: str, source: _Source, seed: int) -> Any:
     text_tower = source.model_cfg["text_cfg"].get("hf_model_name")
     if text_tower:
         _check_text_tower(key, text_tower)
-    try:
-        with quiet_libraries():
-            return build(source.build_name, seed, source.preprocess_cfg)
-    except Exception as error:  # whatever a library makes of a value that no check here knows
-        raise McdoError(f"{key}: open_clip cannot build the model of {source.place}: {brief(error)}") from error
+    with refused_as(f"{key}: open_clip cannot build the model of {source.place}"), quiet_libraries():
+        return build(source.build_name, seed, source.preprocess_cfg)
 
 
 def _check_text_tower(key: str, repo: str) -> None:
@@ -293,31 +289,24 @@ def _tokenizer(key: str, source: _Source) -> Tokenizer:
     """open_clip's own tokenizer for the source, from files on this disk only."""
     text_cfg = source.model_cfg["text_cfg"]
     hub_name = text_cfg.get("hf_tokenizer_name")
-    try:
-        with quiet_libraries():
-            if not hub_name:
-                tokenizer: Tokenizer = open_clip.get_tokenizer(source.build_name)
-                return tokenizer
-            folder = source.folder
-            if folder is None:
-                settings = cached(hub_name, "tokenizer_config.json")
-                if settings is None:
-                    raise missing(key, "the tokenizer's files", hub_name)
-                folder = settings.parent  # and not the id, so that nothing is looked up on the network
-            check_tokenizer(folder)
-            hub_tokenizer: Tokenizer = HFTokenizer(
-                str(utf8_path(folder)),
-                context_length=text_cfg.get("context_length", 77),
-                tokenizer_mode=text_cfg.get("tokenizer_mode"),
-                local_files_only=True,
-                trust_remote_code=False,
-                **(text_cfg.get("tokenizer_kwargs") or {}),
-            )
-            return hub_tokenizer
-    except McdoError:
-        raise
-    except Exception as error:  # whatever a library makes of files that are absent or wrong
-        raise McdoError(
-            f"{key}: the tokenizer of {source.place} cannot be read: {brief(error)}. Put its files beside the "
-            "configuration (tokenizer.json and tokenizer_config.json, as save_pretrained writes them)"
-        ) from error
+    remedy = "put tokenizer.json and tokenizer_config.json beside the configuration, as save_pretrained writes them"
+    with refused_as(f"{key}: the tokenizer of {source.place} cannot be read ({remedy})"), quiet_libraries():
+        if not hub_name:
+            tokenizer: Tokenizer = open_clip.get_tokenizer(source.build_name)
+            return tokenizer
+        folder = source.folder
+        if folder is None:
+            settings = cached(hub_name, "tokenizer_config.json")
+            if settings is None:
+                raise missing(key, "the tokenizer's files", hub_name)
+            folder = settings.parent  # and not the id, so that nothing is looked up on the network
+        check_tokenizer(folder)
+        hub_tokenizer: Tokenizer = HFTokenizer(
+            str(utf8_path(folder)),
+            context_length=text_cfg.get("context_length", 77),
+            tokenizer_mode=text_cfg.get("tokenizer_mode"),
+            local_files_only=True,
+            trust_remote_code=False,
+            **(text_cfg.get("tokenizer_kwargs") or {}),
+        )
+        return hub_tokenizer

@@ -96,9 +96,9 @@ def read_manifest(path: str | Path) -> ImageSet:
     )
     try:
         images = _of_manifest(held)
+        for_each(lambda i: _verify(images, i), len(images), "verifying")
     except McdoError as error:
         raise McdoError(f"{path}: {error}") from error
-    for_each(lambda i: _verify(images, i, Path(path)), len(images), "verifying")
     return images
 
 
@@ -130,9 +130,9 @@ class _Manifest(OpenRecord, frozen=True):
     mask_ids: tuple[str, ...] | None = None
 
 
-def _verify(images: ImageSet, i: int, manifest: Path) -> None:
+def _verify(images: ImageSet, i: int) -> None:
     if images.source.content_hash(images.ids[i]) != images.content_hashes[i]:
         raise McdoError(
-            f"{images.ids[i]} ({images.name}) has other content than when {manifest} was written; "
+            f"{images.ids[i]} ({images.name}) has other content than when the manifest was written; "
             "restore the file, or load the images anew"
         )

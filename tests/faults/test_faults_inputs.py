@@ -269,10 +269,10 @@ def test_a_model_with_a_damaged_setting_is_loaded_or_refused_and_runs_nothing(
     backend: str, count: int, tmp_path: Path, held: Held
 ) -> None:
     good = tmp_path / "good"
-    names: tuple[str, ...] = ("open_clip_config.json", "tokenizer_config.json")
+    names: tuple[str, ...] = ("open_clip_config.json", "tokenizer_config.json", "tokenizer.json")
     if backend == "hf":
         hf_checkpoint(good)
-        names = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
+        names = ("config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json")
     else:
         shutil.copytree(MODELS_DIR / "clip_tiny", good)
     (good / "x.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n", encoding="utf-8")

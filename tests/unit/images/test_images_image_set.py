@@ -179,7 +179,7 @@ def break_file(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        pytest.param(break_file, r"ant/1\.png .* has other content", id="changed"),
+        pytest.param(break_file, r"m\.json: ant/1\.png .* has other content", id="changed"),
         pytest.param(Path.unlink, r"ant/1\.png: cannot be read", id="missing"),
     ],
 )
