@@ -18,6 +18,7 @@ MARKS = {
     "phase3": "comparisons; needs a GO from phase 1",
     "phase4": "extensions; needs a GO from phase 1",
     "prelim": "the preliminary investigation: validity under degradation, baselines, loss or site",
+    "rivals": "scores that take one pass or none, set beside dropout in one table",
     "subtasks": "neighbouring study: subtask meta-learner and its calibration",
     "backbones": "neighbouring study: backbones for series of plant images",
     "connector": "neighbouring study: does a language model use its visual tokens?",

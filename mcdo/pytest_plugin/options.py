@@ -25,6 +25,8 @@ OWN_DATA = {
     "--retrieval": "exp5: a JSON list of {image_path, captions, correct_index}",
     "--tracking": "exp9: JSON files of frames with tracks, detections and costs, separated by commas",
     "--prompts": "exp10: a file of prompts, one a line as style<TAB>prompt, in place of the bank",
+    "--ood": "rivals: images of another kind, as --images takes them, in place of synthetic ones",
+    "--scorers": "rivals: scores of one's own, by commas: a name, python:MODULE:NAME, file:SCORES.csv (npz, parquet)",
     "--cifar10": "subtasks: CIFAR-10's folder or its archive cifar-10-python.tar.gz, in place of the digits",
     "--plants": "backbones: a folder of plant series or a CSV of images, in place of the generated ones",
     "--llava-json": "connector: a LLaVA-Pretrain JSON, in place of the embedded digit captions",

@@ -1,0 +1,152 @@
+"""``mcdo judge``: scores in the columns of a table, judged without an encoder."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+from mcdo.errors import McdoError, nearest
+from mcdo.names import say
+
+
+def add_command(rooms: Any) -> None:
+    """Add the command to the parser's ``rooms``."""
+    parser = rooms.add_parser("judge", help="judge scores that stand in the columns of a CSV file")
+    parser.add_argument("table", type=Path, help="a CSV file: one row for each image, one column for each score")
+    parser.add_argument("--scores", default="", help="columns to judge, by commas (default: all other numbers)")
+    parser.add_argument("--error", default=None, help="column of 0 and 1: whether the prediction was wrong")
+    parser.add_argument("--entropy", default=None, help="column of the entropy of the prediction")
+    parser.add_argument("--norm", default=None, help="column of the feature norm, to be held fixed")
+    parser.add_argument("--foreign", default=None, help="column of 0 and 1: whether the image is of another kind")
+    parser.add_argument("--origin", default=None, help="column that names the sampled unit (default: each row its own)")
+    parser.add_argument("--trivial", default="", help="columns that cost nothing, to be beaten, by commas")
+    parser.add_argument("--out", type=Path, default=None, help="write the figures as JSON too")
+    parser.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Judge, and print the table."""
+    import numpy as np
+
+    from mcdo.report.files import write_json
+    from mcdo.report.terminal import lines
+    from mcdo.rivals.rating import Scored, Truth, ahead_of_trivial, rated
+
+    columns = _columns(asked.table)
+    named = {what: getattr(asked, what) for what in ("error", "entropy", "norm", "foreign", "origin")}
+    roles = {what: _column(columns, name, asked.table) for what, name in named.items() if name is not None}
+    numbers = {what: _numbers(values, named[what], asked.table) for what, values in roles.items() if what != "origin"}
+    flags = {what: _flags(numbers[what], named[what], asked.table) for what in ("error", "foreign") if what in numbers}
+    trivial = _words(asked.trivial)
+    taken = {*named.values(), *trivial}
+    wanted = _words(asked.scores) or [n for n, values in columns.items() if n not in taken and _is_numbers(values)]
+    if not wanted:
+        raise McdoError(f"{asked.table}: no column of numbers is left to judge; name some with --scores")
+    rows = len(next(iter(columns.values())))
+    kinds = flags.get("foreign", np.zeros(rows, dtype=bool))
+    origins = np.array(roles["origin"] if "origin" in roles else [str(i) for i in range(rows)])
+    truth = Truth(
+        origins[~kinds],
+        **{what: flags[what][~kinds] for what in ("error",) if what in flags},
+        **{what: numbers[what][~kinds] for what in ("entropy", "norm") if what in numbers},
+        foreign_origins=origins[kinds] if kinds.any() else None,
+    )
+
+    def scored(name: str) -> Scored:
+        values = _numbers(_column(columns, name, asked.table), name, asked.table)
+        return Scored(values[~kinds][None], float("nan"), values[kinds] if kinds.any() else None)
+
+    scores, cheap = ({name: scored(name) for name in group} for group in (wanted, trivial))
+    found = {name: rated(each, truth) for name, each in {**scores, **cheap}.items()}
+    ahead = ahead_of_trivial(scores, cheap, truth) if cheap else {}
+    if not any(found.values()):
+        raise McdoError("nothing is known that scores could be judged by: name --error, --entropy or --foreign")
+    title = f"{asked.table}: {int((~kinds).sum())} images of {len(set(truth.origins.tolist()))} originals"
+    for line in lines(_tables(title, found, ahead), [], sys.stdout.encoding):
+        say(line)
+    if asked.out is not None:
+        value = {
+            "measures": {name: {m: e.as_dict() for m, e in row.items()} for name, row in found.items()},
+            "ahead": {f"{n} at {t}": {"baseline": e.baseline, **e.difference.as_dict()} for (n, t), e in ahead.items()},
+        }
+        say(str(write_json(asked.out, value)))
+    return 0
+
+
+def _tables(title: str, found: Any, ahead: Any) -> list[Any]:
+    from mcdo.report.terminal import Table
+    from mcdo.rivals.rating import MEASURES
+
+    def text(estimate: Any) -> str:
+        return str(estimate).rpartition(" n=")[0]
+
+    measures = [name for name in MEASURES if any(name in row for row in found.values())]
+    rows = [(name, *(text(row[m]) if m in row else "" for m in measures)) for name, row in found.items()]
+    over = [
+        (name, task, each.baseline, text(each.difference.estimate), f"{each.difference.p_holm:.2g}")
+        for (name, task), each in ahead.items()
+    ]
+    heading = ("score", "task", "baseline", "difference [95 %]", "p (Holm)")
+    return [
+        Table(title, ("score", *measures), tuple(rows)),
+        Table("Over the best of what costs nothing", heading, tuple(over)),
+    ]
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _columns(path: Path) -> dict[str, list[str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            header, rows = list(reader.fieldnames or []), list(reader)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise McdoError(f"{path} cannot be read as CSV: {error}") from error
+    if len(set(header)) != len(header) or not rows:
+        raise McdoError(f"{path}: a header of different names and at least one row are wanted")
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise McdoError(f"{path}, line {line}: {len(header)} cells are wanted, as in the header")
+    return {name: [row[name] for row in rows] for name in header}
+
+
+def _column(columns: dict[str, list[str]], name: str, path: Path) -> list[str]:
+    if name not in columns:
+        raise McdoError(
+            f"{path} has no column {name!r}; the nearest: {nearest(name, columns)}. There are: {', '.join(columns)}"
+        )
+    return columns[name]
+
+
+def _is_numbers(values: list[str]) -> bool:
+    try:
+        for value in values:
+            float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(values: list[str], name: str, path: Path) -> Any:
+    import numpy as np
+
+    for line, value in enumerate(values, start=2):
+        try:
+            good = np.isfinite(float(value))
+        except ValueError:
+            good = False
+        if not good:
+            raise McdoError(f"{path}, line {line}, {name}: {value!r} is no finite number")
+    return np.array([float(value) for value in values])
+
+
+def _flags(values: Any, name: str, path: Path) -> Any:
+    for line, value in enumerate(values, start=2):
+        if value not in (0, 1):
+            raise McdoError(f"{path}, line {line}, {name}: {value:g} is neither 0 nor 1")
+    return values == 1

@@ -1,0 +1,210 @@
+"""What rivals measure beside features and passes: the head on any images, votes of the passes, views of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mcdo.encoders.zero_shot import TEMPLATES, unit
+from mcdo.errors import McdoError
+from mcdo.estimators import MonteCarloConfig
+from mcdo.estimators.scores import pixel_rows
+from mcdo.harness import Features, Images, Session, StoredArrays, TextFeatures
+from mcdo.harness.laplace_requests import calibration_images
+from mcdo.images import ImageSet
+from mcdo.perturbation import deterministic_features, image_keys, perturbed
+from mcdo.rivals import Scorer
+from mcdo.store.own_code import own_code
+
+VOTES = ("mutual_information", "variation_ratio", "vote_share", "predictive_entropy")
+
+
+@dataclass(frozen=True)
+class Head(StoredArrays):
+    """The zero-shot head of ``classes`` on images of any kind: ``logits`` and ``cosines``, float64 [N, C]."""
+
+    what = "zero-shot head"
+
+    shown: Images
+    classes: tuple[str, ...]
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        images = session.image_set(self.shown).fingerprint
+        return {"images": images, "classes": list(self.classes), "template": TEMPLATES[0]}
+
+    def compute(self, session: Session) -> dict[str, NDArray[Any]]:
+        features = session.measure(Features(self.model, self.shown))["features"]
+        prompts = tuple(TEMPLATES[0].format(name) for name in self.classes)
+        text = session.measure(TextFeatures(self.model, prompts))["features"]
+        with torch.inference_mode():
+            logits = session.encoder(self.model).zero_shot_logits(
+                torch.from_numpy(features), self.classes, TEMPLATES[0]
+            )
+        return {"logits": logits.double().cpu().numpy(), "cosines": unit(features) @ unit(text).T}
+
+
+@dataclass(frozen=True)
+class Votes(StoredArrays):
+    """What the head says of each pass, float64 [K, N] by name.
+
+    mutual_information: entropy of the mean softmax less the mean entropy (Houlsby et al. 2011); variation_ratio: one
+    minus the share of the most frequent class (Freeman 1965); vote_share: minus the share of passes that name the
+    class of the deterministic pass; predictive_entropy: of the mean softmax.
+    """
+
+    what = "votes of passes"
+
+    shown: Images
+    classes: tuple[str, ...]
+    config: MonteCarloConfig
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        images = session.image_set(self.shown).fingerprint
+        classes = {"classes": list(self.classes), "template": TEMPLATES[0]}
+        return {"images": images, "protocol": self.config.as_dict(), **classes}
+
+    def compute(self, session: Session) -> dict[str, NDArray[Any]]:
+        encoder, images = session.encoder(self.model), session.image_set(self.shown)
+        pixels, keys = session.pixels(self.model, self.shown), image_keys(images.mask_ids, encoder.device)
+        rows, T, trials = pixel_rows(encoder, session.settings.batch_size), self.config.passes[-1], self.config.trials
+        said = session.measure(Head(self.model, self.shown, self.classes))["logits"].argmax(axis=1)
+        found = {name: np.empty((trials, len(images))) for name in VOTES}
+        with torch.inference_mode(), perturbed(encoder, self.config.dropout, self.config.seed) as tower:
+            for start in range(0, len(images), rows):
+                part = slice(start, start + rows)
+                for trial in range(trials):
+                    pieces = tower.passes(pixels.batch(part), keys[part], trial, T, rows)
+                    logits = torch.cat([self._logits(encoder, piece) for piece in pieces], dim=1)
+                    for name, score in votes(logits.double().cpu().numpy(), said[part]).items():
+                        found[name][trial, part] = score
+        return found
+
+    def _logits(self, encoder: Any, features: torch.Tensor) -> torch.Tensor:
+        flat: torch.Tensor = encoder.zero_shot_logits(features.flatten(0, 1), self.classes, TEMPLATES[0])
+        return flat.reshape(*features.shape[:2], -1)
+
+
+def votes(logits: NDArray[np.float64], said: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
+    """The scores of :class:`Votes`, [B] each, of logits [B, T, C] and the class ``said`` [B] by the whole encoder."""
+    from scipy import special
+
+    chosen, C = logits.argmax(axis=2), logits.shape[2]
+    shares = (chosen[:, :, None] == np.arange(C)).mean(axis=1)
+    probabilities = special.softmax(logits, axis=2)
+    total = special.entr(probabilities.mean(axis=1)).sum(axis=1)
+    within = special.entr(probabilities).sum(axis=2).mean(axis=1)
+    return {
+        "mutual_information": total - within,
+        "variation_ratio": 1 - shares.max(axis=1),
+        "vote_share": -np.take_along_axis(shares, said[:, None], axis=1)[:, 0],
+        "predictive_entropy": total,
+    }
+
+
+@dataclass(frozen=True)
+class Views(StoredArrays):
+    """Test-time augmentation: ``spread`` [K, N], the trace of the covariance of unit features over ``views`` crops.
+
+    A view is the image moved by up to an eighth of its side, edges repeated, and mirrored half of the time where
+    ``mirrored``; keyed by image, trial and view.
+    """
+
+    what = "views"
+    text = False
+
+    shown: Images
+    views: int
+    trials: int
+    seed: int
+    mirrored: bool = False
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        protocol = {"views": self.views, "trials": self.trials, "seed": self.seed, "mirrored": self.mirrored}
+        return {"images": session.image_set(self.shown).fingerprint, **protocol}
+
+    def compute(self, session: Session) -> dict[str, NDArray[Any]]:
+        encoder, images = session.encoder(self.model), session.image_set(self.shown)
+        pixels, keys = session.pixels(self.model, self.shown), image_keys(images.mask_ids).numpy().astype(np.uint64)
+        rows = pixel_rows(encoder, session.settings.batch_size)
+        spread = np.empty((self.trials, len(images)))
+        for trial in range(self.trials):
+            for start in range(0, len(images), rows):
+                part = slice(start, start + rows)
+                shown = pixels.batch(part)
+                seen = [
+                    unit(deterministic_features(encoder, self._view(shown, keys[part], trial, view)).cpu().numpy())
+                    for view in range(self.views)
+                ]
+                spread[trial, part] = np.var(np.stack(seen), axis=0, ddof=1).sum(axis=1)
+        return {"spread": spread}
+
+    def _view(self, pixels: torch.Tensor, keys: NDArray[np.uint64], trial: int, view: int) -> torch.Tensor:
+        side = pixels.shape[-1]
+        most = max(1, side // 8)
+        padded = torch.nn.functional.pad(pixels, (most,) * 4, mode="replicate")
+        moved = []
+        for i, key in enumerate(keys):
+            rng = np.random.default_rng([self.seed, int(key), trial, view])
+            top, left = rng.integers(0, 2 * most + 1, 2)
+            crop = padded[i, :, top : top + pixels.shape[-2], left : left + side]
+            moved.append(crop.flip(-1) if self.mirrored and rng.integers(2) else crop)
+        return torch.stack(moved)
+
+
+@dataclass(frozen=True)
+class OwnScores(StoredArrays):
+    """What a scorer of the user's gives: ``scores`` float64 [K, N], K = 1 for one that is not stochastic.
+
+    One that has a ``fit`` is fitted first, on up to ``fit`` images that share no origin with ``scored``.
+    """
+
+    what = "scores of one's own"
+
+    shown: Images
+    scorer: Scorer
+    trials: int
+    scored: Images
+    fit: int
+
+    def calibration(self, session: Session) -> ImageSet | None:
+        """What it is fitted on; None for one that needs no fit."""
+        if not hasattr(self.scorer, "fit"):
+            return None
+        return calibration_images(session.image_set, session.settings, self.scored, self.fit)
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        calibration = self.calibration(session)
+        fitted = None if calibration is None else calibration.fingerprint
+        plain = (bool, int, float, str, tuple)
+        state = {name: value for name, value in sorted(vars(self.scorer).items()) if isinstance(value, plain)}
+        made_by = {"scorer": self.scorer.name, "code": own_code(type(self.scorer)), "settings": repr(state)}
+        return {"images": session.image_set(self.shown).fingerprint, "trials": self.trials, "fit": fitted, **made_by}
+
+    def compute(self, session: Session) -> dict[str, NDArray[Any]]:
+        encoder, images = session.encoder(self.model), session.image_set(self.shown)
+        calibration = self.calibration(session)
+        if calibration is not None:
+            self.scorer.fit(encoder, calibration)  # type: ignore[attr-defined]
+        trials = range(self.trials if self.scorer.stochastic else 1)
+        scores = np.stack([np.asarray(self.scorer.score(encoder, images, trial), dtype=np.float64) for trial in trials])
+        return {"scores": checked(self.scorer.name, scores, images.ids)}
+
+
+def checked(name: str, scores: NDArray[np.float64], ids: tuple[str, ...]) -> NDArray[np.float64]:
+    """Scores [K, N] as they are.
+
+    Raises:
+        McdoError: for another shape, or a number that is not finite, naming the image.
+
+    """
+    if scores.ndim != 2 or scores.shape[1] != len(ids):
+        raise McdoError(f"the scorer {name} gave {scores.shape[1:]} for {len(ids)} images; it must give [N]")
+    bad = ~np.isfinite(scores).all(axis=0)
+    if bad.any():
+        raise McdoError(f"the scorer {name} gave a number that is not finite for {ids[int(bad.argmax())]}")
+    return scores

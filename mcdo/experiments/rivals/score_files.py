@@ -1,0 +1,102 @@
+"""Scores that were made elsewhere: a CSV, npz or Parquet file of scores by image id."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcdo.errors import McdoError
+
+Array = NDArray[np.float64]
+ID_COLUMNS = ("id", "path", "image", "image_id")
+MOST_NAMED = 5
+
+
+def read_scores(path: Path, ids: tuple[str, ...]) -> dict[str, Array]:
+    """Scores [K, N] by name, in the order of ``ids``.
+
+    A CSV or Parquet file has one row for each image: a column ``id`` (or path, image, image_id), and one column for
+    each score. An npz has ``ids`` [N], and an array [N] or [K, N] for each score. Rows of other images are left out.
+
+    Raises:
+        McdoError: for a file that cannot be read so, images without a score (named), an id that occurs twice, and
+            numbers that are not finite.
+
+    """
+    readers = {".csv": _from_csv, ".npz": _from_npz, ".parquet": _from_parquet}
+    if path.suffix not in readers:
+        raise McdoError(f"{path}: scores are read from {', '.join(readers)}")
+    try:
+        names, columns = readers[path.suffix](path)
+    except (OSError, ValueError, EOFError, KeyError, csv.Error) as error:
+        raise McdoError(f"{path} cannot be read as scores by image ({error})") from error
+    return _ordered(path, names, columns, ids)
+
+
+def _ordered(path: Path, names: list[str], columns: dict[str, Array], ids: tuple[str, ...]) -> dict[str, Array]:
+    place: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if name in place:
+            raise McdoError(f"{path}: the id {name!r} occurs twice")
+        place[name] = i
+    absent = [name for name in ids if name not in place]
+    if absent:
+        said = ", ".join(map(repr, absent[:MOST_NAMED]))
+        near = f"; the file's ids look like {names[0]!r}" if names else ""
+        raise McdoError(f"{path}: no score for {len(absent)} of {len(ids)} images, such as {said}{near}")
+    if not columns:
+        raise McdoError(f"{path}: no column of numbers beside the ids")
+    chosen = [place[name] for name in ids]
+    found = {score: np.atleast_2d(values)[:, chosen] for score, values in columns.items()}
+    for score, values in found.items():
+        bad = ~np.isfinite(values).all(axis=0)
+        if bad.any():
+            raise McdoError(f"{path}: {score} of {ids[int(bad.argmax())]!r} is not a finite number")
+    return found
+
+
+def _from_csv(path: Path) -> tuple[list[str], dict[str, Array]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        header = reader.fieldnames or []
+        key = _id_column(list(header))
+        rows = list(reader)
+    columns = {}
+    for name in header:
+        if name != key:
+            try:
+                columns[name] = np.array([float(row[name]) for row in rows])
+            except (TypeError, ValueError):
+                continue  # a column of words
+    return [row[key] for row in rows], columns
+
+
+def _from_npz(path: Path) -> tuple[list[str], dict[str, Array]]:
+    with np.load(path, allow_pickle=False) as held:
+        names = held["ids"].astype(str).tolist()
+        return names, {
+            key: held[key].astype(np.float64)
+            for key in held.files
+            if key != "ids" and held[key].dtype.kind in "fiu" and held[key].shape[-1:] == (len(names),)
+        }
+
+
+def _from_parquet(path: Path) -> tuple[list[str], dict[str, Array]]:
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise McdoError('Parquet needs pandas and pyarrow: pip install "mcdo[frames]"') from error
+    frame = pd.read_parquet(path)
+    key = _id_column([str(name) for name in frame.columns])
+    numbers = frame.drop(columns=key).select_dtypes("number")
+    return frame[key].astype(str).tolist(), {str(name): numbers[name].to_numpy(np.float64) for name in numbers}
+
+
+def _id_column(header: list[str]) -> str:
+    found = next((name for name in ID_COLUMNS if name in header), None)
+    if found is None:
+        raise ValueError(f"no column {', '.join(ID_COLUMNS)} among {', '.join(header) or 'none'}")
+    return found

@@ -1,0 +1,389 @@
+"""Rivals: which score is worth its cost, dropout or something that takes one pass?
+
+Every score is taken of the same images, and of the same images degraded, and of images of another kind. A row holds
+its cost in forwards, its reliability, and what it is worth by each measure; validity is that of one trial. The last
+columns set it against the best of what costs nothing: the norm of the feature, or the sharpness or entropy of the
+pixels, read whichever way is better. That best is chosen on the same images, which is in its favour; p is corrected by
+Holm over the whole table. A measure that the images do not allow (no labels, no text tower) is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mcdo.encoders import find_spec
+from mcdo.errors import McdoError
+from mcdo.estimators import MonteCarloConfig
+from mcdo.experiments.prelim.pixel_baselines import PixelBaselines
+from mcdo.experiments.rivals.requests import VOTES, Head, OwnScores, Views, Votes
+from mcdo.experiments.rivals.score_files import read_scores
+from mcdo.harness import (
+    Claim,
+    Experiment,
+    Features,
+    Files,
+    FirstOrder,
+    Images,
+    Inputs,
+    Passes,
+    Request,
+    Settings,
+    View,
+)
+from mcdo.harness.laplace_requests import LaplaceCalibration, LaplaceScores, calibration_images
+from mcdo.report.figures import Panel
+from mcdo.report.panels import interval_panel
+from mcdo.rivals import TRIVIAL, Calibration, Seen, scorer_named
+from mcdo.rivals.rating import MEASURES, Advantage, Scored, Truth, ahead_of_trivial, rated
+from mcdo.rivals.table import built_in
+from mcdo.stats import Estimate
+from mcdo.stats import entropy as softmax_entropy
+from mcdo.stats.selective import retrieval_correct
+
+Array = NDArray[np.float64]
+FOREIGN = ("noise", "gradient", "solid")
+"""Synthetic images that stand for another kind where ``--ood`` names none."""
+DROPOUT = {"dropout_trace_pre": "trace_pre", "dropout_trace_post": "trace_post"}
+FIRST_ORDER = {"first_order_trace_pre": "trace_pre", "first_order_trace_post": "trace_post"}
+LAPLACE = {
+    "laplace_head": "head_logit_variance",
+    "laplace_projection": "projection_logit_variance",
+    "laplace_projection_margin": "projection_margin_variance",
+}
+PIXELS = {"sharpness": "laplacian_variance", "grey_entropy": "grey_entropy"}
+JUDGED = ("dropout_trace_pre", "dropout_trace_post", "first_order_trace_pre", "first_order_trace_post")
+"""What is claimed to beat what costs nothing; of the others the same is reported."""
+FILE = "file:"
+
+
+@dataclass(frozen=True)
+class RivalsResult:
+    """The table.
+
+    Attributes:
+        scores: by name, as they were taken.
+        rows: by name and measure.
+        ahead: by name and task, over the best of what costs nothing.
+        left_out: what was not taken, and why.
+
+    """
+
+    scores: Mapping[str, Scored]
+    rows: Mapping[str, Mapping[str, Estimate]]
+    ahead: Mapping[tuple[str, str], Advantage]
+    left_out: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class RivalsTable(Experiment[RivalsResult]):
+    """n images, T passes, K trials; ``fit`` images of other origins to fit on; ``foreign`` images of another kind."""
+
+    key = "rivals"
+    name = "rivals_table"
+    phase = "rivals"
+    files = Files(summary="{}/rivals_summary.json", overall="rivals_overall_summary.json", figure="{}/rivals.png")
+    quick = {"n": 200, "passes": 16, "trials": 2, "foreign": 60, "views": 4, "resamples": 200}
+
+    n: int = 1000
+    passes: int = 64
+    trials: int = 5
+    probes: int = 8
+    fit: int = 1197
+    foreign: int = 300
+    views: int = 8
+    degradations: tuple[str, ...] = ("blur:10%", "noise:0.2")
+    resamples: int = 1000
+    scorers: tuple[str, ...] = ()
+    foreign_images: str = ""
+
+    @classmethod
+    def options(cls, settings: Settings) -> Mapping[str, Any]:
+        named = settings.own_data.get("--scorers", "")
+        scorers = tuple(word.strip() for word in named.split(",") if word.strip())
+        return {"scorers": scorers, "foreign_images": settings.own_data.get("--ood", "")}
+
+    # ---- which images
+
+    @property
+    def shown(self) -> Images:
+        """The images that are scored."""
+        return Images(self.n)
+
+    def degraded(self) -> dict[str, Images]:
+        """The same, by degradation."""
+        return {name: Images(self.n, degradation=name) for name in self.degradations}
+
+    def foreign_sets(self, model: str) -> tuple[Images, ...]:
+        """Images of another kind."""
+        if self.foreign_images:
+            return (Images(self.foreign, self.foreign_images),)
+        side, each = find_spec(model).resolution, self.foreign // len(FOREIGN)
+        return tuple(Images(each, f"synthetic:{kind}:{side}") for kind in FOREIGN)
+
+    def every(self, model: str) -> tuple[Images, ...]:
+        """All sets."""
+        return (self.shown, *self.degraded().values(), *self.foreign_sets(model))
+
+    # ---- what is measured
+
+    def config(self, trials: int) -> MonteCarloConfig:
+        """The protocol of passes."""
+        return MonteCarloConfig(self.dropout, (self.passes,), trials, self.seed)
+
+    def trials_of(self, shown: Images) -> int:
+        """K on the images that are scored, one on the others."""
+        return self.trials if shown == self.shown else 1
+
+    def passes_of(self, model: str, shown: Images) -> Passes:
+        """Dropout."""
+        return Passes(model, shown, self.config(self.trials_of(shown)))
+
+    def votes_of(self, about: View, shown: Images) -> Votes:
+        """What the head says of each pass."""
+        return Votes(about.model, shown, self.classes(about), self.config(self.trials_of(shown)))
+
+    def views_of(self, model: str, shown: Images) -> Views:
+        """Test-time augmentation; digits are not mirrored."""
+        return Views(model, shown, self.views, self.trials_of(shown), self.seed)
+
+    def head_of(self, about: View, shown: Images) -> Head:
+        """The zero-shot head."""
+        return Head(about.model, shown, self.classes(about))
+
+    def first_order_of(self, about: View, shown: Images) -> FirstOrder:
+        """First order, exact where that is affordable."""
+        return FirstOrder.exact_or(self.probes, self.trials_of(shown), about, shown, self.dropout, self.seed)
+
+    def classes(self, about: View) -> tuple[str, ...]:
+        """Names of the classes of the images that are scored."""
+        return tuple(about.images(self.shown).class_names)
+
+    def has_head(self, about: View) -> bool:
+        """Whether there is a zero-shot head to speak of."""
+        return len(self.classes(about)) > 1 and bool(getattr(about.encoder(), "has_text", True))
+
+    def can_fit(self, about: View) -> str:
+        """Why there are no images to fit on, or ""."""
+        try:
+            calibration_images(about.images, about.settings, self.shown, self.fit)
+        except McdoError as error:
+            return str(error)
+        return ""
+
+    def fitted(self, about: View, shown: Images) -> LaplaceScores:
+        """Laplace posteriors; they are fitted on images like the clean ones, whatever is scored."""
+        return LaplaceScores(about.model, shown, self.fit)
+
+    def calibration(self, model: str) -> LaplaceCalibration:
+        """What neighbours and posteriors are fitted on."""
+        return LaplaceCalibration(model, self.shown, self.fit)
+
+    def own(self, model: str, name: str, shown: Images) -> OwnScores:
+        """A scorer of the user's."""
+        return OwnScores(model, shown, scorer_named(name), self.trials_of(shown), self.shown, self.fit)
+
+    @property
+    def own_scorers(self) -> tuple[str, ...]:
+        """Scorers that are called; files of scores are read."""
+        return tuple(name for name in self.scorers if not name.startswith(FILE))
+
+    def requests(self, about: View) -> Iterable[Request[Any]]:
+        model = about.model
+        yield PixelBaselines(model, self.shown)
+        head, fits = self.has_head(about), not self.can_fit(about)
+        for shown in self.every(model):
+            yield Features(model, shown)
+            yield self.passes_of(model, shown)
+            yield self.first_order_of(about, shown)
+            yield self.views_of(model, shown)
+            if shown != self.shown:
+                yield PixelBaselines(model, shown)
+            if head:
+                yield self.head_of(about, shown)
+                yield self.votes_of(about, shown)
+            yield from (self.own(model, name, shown) for name in self.own_scorers)
+        if head and fits:
+            yield self.calibration(model)
+            yield from (self.fitted(about, shown) for shown in (self.shown, *self.degraded().values()))
+
+    # ---- the table
+
+    def compute(self, inputs: Inputs) -> RivalsResult:
+        images = inputs.images(self.shown)
+        scores, left_out = self._scores(inputs)
+        truth = self._truth(inputs)
+        how = {"seed": self.seed, "resamples": self.resamples}
+        trivial = {name: scores[name] for name in TRIVIAL}
+        others = {name: each for name, each in scores.items() if name not in TRIVIAL}
+        rows = {name: rated(each, truth, **how) for name, each in scores.items()}
+        ahead = ahead_of_trivial(others, trivial, truth, **how)
+        if images.labels is None:
+            left_out["auroc_error, auroc_misplaced"] = "the images have no labels"
+        return RivalsResult(scores, rows, ahead, left_out)
+
+    def _truth(self, inputs: Inputs) -> Truth:
+        images, model = inputs.images(self.shown), inputs.model
+        features = inputs[Features(model, self.shown)]["features"].astype(np.float64)
+        logits = inputs[self.head_of(inputs, self.shown)]["logits"] if self.has_head(inputs) else None
+        labels = images.labels
+        foreign = [inputs.images(each) for each in self.foreign_sets(model)]
+        return Truth(
+            origins=np.array(images.origins),
+            error=None if logits is None or labels is None else logits.argmax(axis=1) != labels,
+            entropy=None if logits is None else softmax_entropy(logits),
+            norm=np.linalg.norm(features, axis=1),
+            misplaced=None if labels is None else ~retrieval_correct(features, labels, images.origins),
+            foreign_origins=np.concatenate([np.array(each.origins) for each in foreign]),
+        )
+
+    def _scores(self, inputs: Inputs) -> tuple[dict[str, Scored], dict[str, str]]:
+        model, left_out = inputs.model, dict[str, str]()
+        taken = {shown: self._on(inputs, shown, left_out) for shown in self.every(model)}
+        foreign, degraded = self.foreign_sets(model), self.degraded()
+        costs = self._costs(inputs)
+        scores = {}
+        for name, values in taken[self.shown].items():
+            elsewhere = [taken[each][name][0] for each in foreign if name in taken[each]]
+            scores[name] = Scored(
+                values,
+                costs.get(name, math.nan),
+                np.concatenate(elsewhere) if len(elsewhere) == len(foreign) else None,
+                {kind: taken[each][name][0] for kind, each in degraded.items() if name in taken[each]},
+            )
+        for name in self.scorers:
+            if name.startswith(FILE):
+                path = Path(name.removeprefix(FILE))
+                for score, values in read_scores(path, inputs.images(self.shown).ids).items():
+                    scores[f"{path.stem}/{score}"] = Scored(values, math.nan)
+        return scores, left_out
+
+    def _on(self, inputs: Inputs, shown: Images, left_out: dict[str, str]) -> dict[str, Array]:
+        """Every score [K, N] of one set of images."""
+        model, head = inputs.model, self.has_head(inputs)
+        found: dict[str, Array] = {}
+        seen = self._seen(inputs, shown)
+        for rival in built_in():
+            reason = rival.missing(seen)
+            if reason:
+                left_out[rival.name] = reason
+            else:
+                found[rival.name] = rival(seen)[None]
+        pixels = inputs[PixelBaselines(model, shown)]
+        found |= {name: -pixels[figure][None] for name, figure in PIXELS.items()}
+        run, linear = inputs[self.passes_of(model, shown)], inputs[self.first_order_of(inputs, shown)]
+        found |= {name: run.scores(score) for name, score in DROPOUT.items()}
+        found |= {name: linear.scores(score) for name, score in FIRST_ORDER.items()}
+        found["view_spread"] = inputs[self.views_of(model, shown)]["spread"]
+        if head:
+            votes = inputs[self.votes_of(inputs, shown)]
+            found |= {name: votes[name] for name in VOTES}
+        else:
+            left_out |= dict.fromkeys(VOTES, "it needs class prompts and a text tower")
+        request = self.fitted(inputs, shown)
+        if request in inputs.requests:
+            found |= {name: inputs[request][score][None] for name, score in LAPLACE.items()}
+        elif shown == self.shown:
+            left_out |= dict.fromkeys(LAPLACE, self.can_fit(inputs) or "it needs class prompts and a text tower")
+        for name in self.own_scorers:
+            found[scorer_named(name).name] = inputs[self.own(model, name, shown)]["scores"]
+        return found
+
+    def _seen(self, inputs: Inputs, shown: Images) -> Seen:
+        features = inputs[Features(inputs.model, shown)]["features"].astype(np.float64)
+        head = inputs[self.head_of(inputs, shown)] if self.has_head(inputs) else None
+        held, request = None, self.calibration(inputs.model)
+        if request in inputs.requests:
+            fitted = calibration_images(inputs.images, inputs.settings, self.shown, self.fit)
+            held = Calibration(inputs[request]["features"], fitted.labels)
+        return Seen(
+            features,
+            None if head is None else head["logits"],
+            None if head is None else head["cosines"],
+            find_spec(inputs.model).loss,
+            held,
+        )
+
+    def _costs(self, inputs: Inputs) -> dict[str, float]:
+        """Forwards of one image and trial; products of first order count as two, a forward and its way back."""
+        probes = self.first_order_of(inputs, self.shown).probes
+        return {
+            **dict.fromkeys((rival.name for rival in built_in()), 1.0),
+            **dict.fromkeys(PIXELS, 0.0),
+            **dict.fromkeys((*DROPOUT, *VOTES), float(self.passes)),
+            **dict.fromkeys(FIRST_ORDER, 2.0 * probes),
+            **dict.fromkeys(LAPLACE, 1.0),
+            "view_spread": float(self.views),
+            **{scorer_named(name).name: float(scorer_named(name).cost) for name in self.own_scorers},
+        }
+
+    # ---- what is claimed and written
+
+    def claims(self) -> Sequence[Claim[RivalsResult]]:
+        return [_beats(score, task) for task in ("error", "foreign") for score in JUDGED]
+
+    def summary(self, result: RivalsResult) -> Mapping[str, Any]:
+        raised = [f"raised/{name}" for name in self.degradations]
+        return {
+            "rows": {
+                name: {
+                    "cost": None if math.isnan(result.scores[name].cost) else result.scores[name].cost,
+                    "deterministic": len(result.scores[name].values) == 1,
+                    **{measure: e.as_dict() for measure, e in row.items()},
+                }
+                for name, row in result.rows.items()
+            },
+            "ahead_of_the_best_trivial": {
+                f"{name} at {task}": {"baseline": each.baseline, **each.difference.as_dict()}
+                for (name, task), each in result.ahead.items()
+            },
+            "trivial": list(TRIVIAL),
+            "measures": {**MEASURES, **dict.fromkeys(raised, "share of images whose score rises")},
+            "left_out": dict(result.left_out),
+            "correction": "Holm over all differences of a model",
+        }
+
+    def arrays(self, inputs: Inputs, result: RivalsResult) -> Mapping[str, Mapping[str, ArrayLike]]:
+        images = inputs.images(self.shown)
+        scores = {name.replace("/", "_"): each.values for name, each in result.scores.items()}
+        return {"{}/rivals.npz": {"paths": np.array(images.ids), "origins": np.array(images.origins), **scores}}
+
+    def title(self) -> str:
+        return f"what is dropout worth beside its rivals? (N={self.n}, T={self.passes})"
+
+    def panels(self, inputs: Inputs, result: RivalsResult) -> Sequence[Panel]:
+        """One panel for each measure that most readers ask for first; rivals by name."""
+        shown = {"auroc_error": 0.5, "auroc_foreign": 0.5, "rho_entropy_given_norm": 0.0}
+
+        def draw(axes: Any, measure: str, bar: float) -> None:
+            series = {name: row[measure] for name, row in result.rows.items() if measure in row}
+            interval_panel(axes, {measure: series}, bar, f"{measure} [95 %]")
+
+        there = [measure for measure in shown if any(measure in row for row in result.rows.values())]
+        return [lambda axes, m=measure: draw(axes, m, shown[m]) for measure in there]  # type: ignore[misc]
+
+
+def _beats(score: str, task: str) -> Claim[RivalsResult]:
+    def of(result: RivalsResult) -> Advantage | None:
+        return result.ahead.get((score, task))
+
+    def beside(result: RivalsResult) -> str:
+        found = of(result)
+        if found is None:
+            return "the images have no labels, or there is no head" if task == "error" else "there are no such images"
+        measure = {"error": "auroc_error", "foreign": "auroc_foreign"}[task]
+        return f"over {found.baseline}; itself {result.rows[score][measure]}"
+
+    return Claim(
+        f"beats_trivial/{task}/{score}",
+        lambda r: None if of(r) is None else of(r).difference.estimate,  # type: ignore[union-attr]
+        above=0.0,
+        beside=beside,
+        p_holm=lambda r: math.nan if of(r) is None else of(r).difference.p_holm,  # type: ignore[union-attr]
+    )

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from mcdo.cli import main
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    score, norm = rng.normal(size=150), rng.normal(size=150)
+    error = (rng.uniform(size=150) < stats.norm.cdf(score - 0.5)).astype(int)
+    entropy = score + rng.normal(size=150)
+    rows = [
+        f"{i // 2},{s},{n},{e},{h},word" for i, (s, n, e, h) in enumerate(zip(score, norm, error, entropy, strict=True))
+    ]
+    path = tmp_path / "scores.csv"
+    path.write_text("plant,mine,norm,wrong,entropy,note\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def test_columns_alone_are_judged(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "judged.json"
+    roles = ["--error=wrong", "--entropy=entropy", "--norm=norm", "--origin=plant", "--trivial=norm", f"--out={out}"]
+    assert main(["judge", str(table), *roles]) == 0
+    said = capsys.readouterr().out
+    assert "150 images of 75 originals" in said
+    assert "note" not in said
+    found = json.loads(out.read_text())
+    columns = np.genfromtxt(table, delimiter=",", names=True, usecols=range(5))
+    mine = found["measures"]["mine"]
+    assert mine["auroc_error"]["value"] == pytest.approx(roc_auc_score(columns["wrong"], columns["mine"]))
+    assert mine["rho_entropy"]["value"] == pytest.approx(stats.spearmanr(columns["mine"], columns["entropy"])[0])
+    assert mine["auroc_error"]["n"] == 75
+    assert found["ahead"]["mine at error"]["baseline"] == "norm"
+
+
+def test_images_of_another_kind_are_rows_too(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = table.read_text().splitlines()
+    kinds = ["foreign", *(str(int(i < 40)) for i in range(150))]
+    table.write_text("\n".join(f"{line},{kind}" for line, kind in zip(lines, kinds, strict=True)))
+    assert main(["judge", str(table), "--foreign=foreign", "--scores=mine"]) == 0
+    said = capsys.readouterr().out
+    assert "110 images" in said
+    assert "auroc_foreign" in said
+
+
+@pytest.mark.parametrize(
+    ("roles", "said"),
+    [
+        (["--error=wong"], "no column 'wong'; the nearest: wrong"),
+        (["--error=entropy"], "is neither 0 nor 1"),
+        (["--error=wrong", "--scores=note"], "line 2, note: 'word' is no finite number"),
+        ([], "name --error, --entropy or --foreign"),
+    ],
+)
+def test_what_is_wrong_is_named(table: Path, capsys: pytest.CaptureFixture[str], roles: list[str], said: str) -> None:
+    assert main(["judge", str(table), *roles]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_torn_table_names_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "torn.csv"
+    path.write_text("a,b\n1,2\n3\n")
+    assert main(["judge", str(path), "--error=a"]) == 2
+    assert "line 3: 2 cells are wanted" in capsys.readouterr().err

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcdo.errors import McdoError
+from mcdo.experiments.rivals.requests import Views, Votes, votes
+from mcdo.experiments.rivals.score_files import read_scores
+from mcdo.experiments.rivals.table import RivalsTable
+from mcdo.harness import Images, Runner, Session, Settings, Subject
+from mcdo.rivals import SCORERS, register_scorer, scorer_named
+
+IDS = ("a.png", "b.png", "c.png")
+OWN = '''
+import numpy as np
+
+class Brightness:
+    """Images of unusual brightness are uncertain."""
+
+    name, cost, stochastic = "brightness", 0.0, False
+
+    def fit(self, encoder, images):
+        self.fitted_on = set(images.origins)
+        self.usual = np.mean([np.asarray(image).mean() for image in images])
+
+    def score(self, encoder, images, trial):
+        assert not self.fitted_on & set(images.origins), "scored what it was fitted on"
+        return [abs(np.asarray(image).mean() - self.usual) for image in images]
+'''
+
+
+def test_votes_by_hand() -> None:
+    logits = np.log(np.array([[[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]]))
+    found = votes(logits, np.array([0]))
+    assert found["variation_ratio"] == pytest.approx([0.25])
+    assert found["vote_share"] == pytest.approx([-0.75])
+    mean = np.array([0.6, 0.4])
+    total = -(mean * np.log(mean)).sum()
+    within = np.mean([-(p * np.log(p)).sum() for p in np.exp(logits[0])])
+    assert found["predictive_entropy"] == pytest.approx([total])
+    assert found["mutual_information"] == pytest.approx([total - within])
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    return Session(Settings(("clip_tiny",), protocol="quick"))
+
+
+def test_votes_and_views_do_not_depend_on_the_batch(session: Session) -> None:
+    from dataclasses import replace
+
+    from mcdo.estimators import MonteCarloConfig
+    from mcdo.perturbation import Dropout
+
+    images = Images(12)
+    classes = session.image_set(images).class_names
+    for request in (
+        Votes("clip_tiny", images, classes, MonteCarloConfig(Dropout(0.05), (8,), 2, 1)),
+        Views("clip_tiny", images, 4, 2, 1),
+    ):
+        small = Session(replace(session.settings, batch_size=5))
+        for name, values in request.measure(session).items():
+            np.testing.assert_allclose(request.measure(small)[name], values, atol=1e-6)
+            assert not np.allclose(values[0], values[1]), "two trials are two draws"
+
+
+@pytest.mark.parametrize("form", ["csv", "npz", "parquet"])
+def test_scores_from_a_file_are_put_in_order(tmp_path: Path, form: str) -> None:
+    if form == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        pytest.skip("pyarrow is not installed")
+    path = tmp_path / f"mine.{form}"
+    names, values = ["c.png", "a.png", "b.png", "more.png"], [3.0, 1.0, 2.0, 9.0]
+    if form == "csv":
+        rows = "\n".join(f"{name},{value},word" for name, value in zip(names, values, strict=True))
+        path.write_text(f"path,mine,note\n{rows}\n")
+    elif form == "npz":
+        np.savez(path, ids=np.array(names), mine=np.array([values, values]))
+    else:
+        import pandas as pd
+
+        pd.DataFrame({"id": names, "mine": values}).to_parquet(path)
+    found = read_scores(path, IDS)
+    assert list(found) == ["mine"]
+    assert found["mine"][0].tolist() == [1, 2, 3]
+    assert len(found["mine"]) == (2 if form == "npz" else 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path,mine\na.png,1\nb.png,2\n", "no score for 1 of 3 images, such as 'c.png'"),
+        ("path,mine\na.png,1\na.png,2\nb.png,2\nc.png,2\n", "'a.png' occurs twice"),
+        ("path,mine\na.png,1\nb.png,nan\nc.png,2\n", "mine of 'b.png' is not a finite number"),
+        ("path,mine\na.png,x\nb.png,y\nc.png,z\n", "no column of numbers"),
+        ("name,mine\na.png,1\n", "no column id, path"),
+        ("", "no column id, path"),
+    ],
+)
+def test_a_file_that_does_not_match_says_where(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(text)
+    with pytest.raises(McdoError, match=said):
+        read_scores(path, IDS)
+
+
+def test_a_pickle_in_an_npz_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, ids=np.array(IDS), mine=np.array([{}, {}, {}], dtype=object))
+    with pytest.raises(McdoError, match="cannot be read"):
+        read_scores(path, IDS)
+
+
+def test_a_scorer_of_ones_own_is_judged_by_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "brightness_scorer.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    scores = tmp_path / "mine.csv"
+    images = Session(Settings(("clip_tiny",))).image_set(Images(30))
+    scores.write_text("id,mine\n" + "".join(f"{name},{i}\n" for i, name in enumerate(images.ids)))
+    named = f"python:brightness_scorer:Brightness,file:{scores}"
+    settings = Settings(
+        ("clip_tiny",), protocol="quick", reports=tmp_path / "r", own_data={"--scorers": named}, thumbnails=False
+    )
+    sizes = {
+        "n": 30,
+        "passes": 4,
+        "trials": 2,
+        "foreign": 30,
+        "views": 2,
+        "resamples": 20,
+        "degradations": ("blur:10%",),
+    }
+    experiment = RivalsTable(**sizes, **RivalsTable.options(settings))  # type: ignore[arg-type]
+    found = Runner(Session(settings)).run(experiment, Subject("clip_tiny", ("clip_tiny",))).result
+    assert {"brightness", "mine/mine"} <= set(found.rows)
+    assert "auroc_foreign" in found.rows["brightness"]
+    assert "auroc_foreign" not in found.rows["mine/mine"], "a file holds nothing of other images"
+    assert "reliability" not in found.rows["brightness"], "a deterministic score is not made reliable by being measured"
+    assert found.scores["brightness"].cost == 0
+
+
+def test_what_is_no_scorer_is_refused() -> None:
+    with pytest.raises(McdoError, match="unknown scorer 'absent'"):
+        scorer_named("absent")
+    with pytest.raises(McdoError, match="cannot be imported"):
+        scorer_named("python:no_such_module:Name")
+    with pytest.raises(McdoError, match="lacks name, cost, stochastic, score"):
+        register_scorer("mine", object())  # type: ignore[arg-type]
+    assert "mine" not in SCORERS.registered

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mcdo.rivals.rating import Scored, Truth, ahead_of_trivial, rated
+
+
+def truth(n: int = 200, foreign: int = 60, seed: int = 0) -> tuple[Truth, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    hard = rng.normal(size=n)
+    error = rng.uniform(size=n) < 1 / (1 + np.exp(1 - 2 * hard))
+    named = np.array([f"image {i}" for i in range(n)])
+    return Truth(named, error, hard, rng.normal(size=n), error[::-1].copy(), np.arange(foreign)), hard
+
+
+def test_a_row_has_what_its_images_allow() -> None:
+    of, hard = truth()
+    assert of.error is not None
+    rng = np.random.default_rng(1)
+    values = hard + rng.normal(size=(3, 200))
+    foreign = rng.normal(2, 1, 60)
+    row = rated(Scored(values, 3.0, foreign, {"blur": values[0] + 1}), of, resamples=100)
+    assert row["auroc_error"].value == pytest.approx(roc_auc_score(of.error, values[0]))
+    kinds = np.repeat([0, 1], [200, 60])
+    assert row["auroc_foreign"].value == pytest.approx(roc_auc_score(kinds, np.concatenate([values[0], foreign])))
+    assert row["raised/blur"].value == 1
+    assert row["reliability"].value < row["rho_entropy"].value + 0.5
+    bare = rated(Scored(values[:1], 1.0), Truth(of.origins))
+    assert bare == {}, "nothing is known of these images, and a single trial has no reliability"
+
+
+def test_a_score_that_knows_is_ahead_and_one_that_does_not_is_not() -> None:
+    of, hard = truth(600)
+    rng = np.random.default_rng(2)
+    trivial = {name: Scored(rng.normal(size=(1, 600)), 0.0) for name in ("a", "b", "c")}
+    scores = {"knows": Scored(hard[None], 1.0), "noise": Scored(rng.normal(size=(1, 600)), 1.0)}
+    found = ahead_of_trivial(scores, trivial, of, resamples=100)
+    assert set(found) == {("knows", "error"), ("noise", "error")}, "no score was taken of foreign images"
+    assert found["knows", "error"].difference.p_holm < 0.001
+    assert found["noise", "error"].difference.estimate.value < 0.05
+
+
+def test_noise_is_rarely_ahead_of_noise() -> None:
+    """The best of three is chosen on the same images, so a false advantage is rarer than the level."""
+    wrong = 0
+    for seed in range(60):
+        of, _ = truth(150, seed=seed)
+        rng = np.random.default_rng(1000 + seed)
+        trivial = {name: Scored(rng.normal(size=(1, 150)), 0.0) for name in ("a", "b", "c")}
+        scores = {f"noise {i}": Scored(rng.normal(size=(1, 150)), 1.0) for i in range(4)}
+        found = ahead_of_trivial(scores, trivial, of, resamples=50)
+        wrong += any(each.difference.p_holm < 0.05 and each.difference.estimate.value > 0 for each in found.values())
+    assert wrong <= 60 * 0.05 + 3 * (60 * 0.05 * 0.95) ** 0.5

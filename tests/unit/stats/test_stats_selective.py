@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from mcdo.errors import McdoError
+from mcdo.stats import Estimate
+from mcdo.stats.selective import augrc, aurc, excess_aurc, fpr95, retrieval_correct
+
+Array = NDArray[np.float64]
+
+
+def peer(name: str) -> ModuleType:
+    """A module of torch-uncertainty's metrics, without the trainers that its package imports."""
+    found = importlib.util.find_spec("torch_uncertainty")
+    if found is None or found.origin is None or importlib.util.find_spec("torchmetrics") is None:
+        pytest.skip("torch-uncertainty is not installed")
+    file = Path(found.origin).parent / "metrics" / "classification" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"peer_{name}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def by_definition(score: Array, error: Array) -> tuple[float, float]:
+    """AURC and AUGRC as the mean over all orders that the score allows."""
+    found = []
+    for order in itertools.permutations(range(len(score))):
+        if any(score[a] > score[b] for a, b in itertools.pairwise(order)):
+            continue
+        wrong = np.cumsum(error[list(order)])
+        found.append(((wrong / np.arange(1, len(score) + 1)).mean(), wrong.mean() / len(score)))
+    risk, generalised = np.mean(found, axis=0)
+    return float(risk), float(generalised)
+
+
+def test_by_hand() -> None:
+    score, error = [0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1]
+    assert aurc(score, error).value == pytest.approx((0 + 1 / 2 + 1 / 3 + 2 / 4) / 4)
+    assert augrc(score, error).value == pytest.approx((0 + 1 + 1 + 2) / 16)
+    oracle = (0 + 0 + 1 / 3 + 2 / 4) / 4
+    assert excess_aurc(score, error).value == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 4 - oracle)
+    assert excess_aurc(score, [0, 0, 1, 1]).value == pytest.approx(0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equal_scores_are_taken_in_random_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    score, error = rng.integers(0, 3, 6).astype(float), rng.integers(0, 2, 6).astype(float)
+    risk, generalised = by_definition(score, error)
+    assert aurc(score, error).value == pytest.approx(risk)
+    assert augrc(score, error).value == pytest.approx(generalised)
+
+
+def test_a_constant_score_has_the_mean_risk() -> None:
+    error = np.repeat([0, 1], [30, 10])
+    assert aurc(np.ones(40), error).value == pytest.approx(0.25)
+
+
+def test_the_areas_of_another_library() -> None:
+    import torch
+
+    metrics = peer("risk_coverage")
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1, 300)
+    error = rng.uniform(size=300) < 1 - confidence
+    probabilities = torch.tensor(np.stack([1 - confidence, confidence], axis=1))
+    for name, ours in (("AURC", aurc), ("AUGRC", augrc)):
+        metric = getattr(metrics, name)()
+        metric.update(probabilities, torch.tensor(~error).long())
+        # theirs is the trapezium rule over the same curve, which leaves out half of its ends
+        assert ours(-confidence, error).value == pytest.approx(float(metric.compute()), abs=2 / 300), name
+
+
+@pytest.mark.filterwarnings("ignore:Metric .*buffer")  # the other library's
+def test_fpr95_by_hand_and_against_another_library() -> None:
+    import torch
+
+    known, foreign = np.arange(100.0), np.array([90.0, 94.0, 94.5, 120.0])
+    assert fpr95(known, foreign).value == pytest.approx(2 / 4)  # 95 of the known lie at or below 94
+    rng = np.random.default_rng(1)
+    known, foreign = rng.normal(0, 1, 400), rng.normal(1.5, 1, 300)
+    metric = peer("fpr").FPR95(pos_label=0)
+    scores = torch.tensor(-np.concatenate([known, foreign]))  # a known image has high confidence
+    metric.update(scores, torch.tensor([0] * 400 + [1] * 300))
+    assert fpr95(known, foreign).value == pytest.approx(float(metric.compute()), abs=2 / 300)
+
+
+def test_too_few_errors_have_no_interval() -> None:
+    error = np.zeros(100)
+    error[:9] = 1
+    found = aurc(np.arange(100.0), error)
+    assert math.isnan(found.low)
+    assert math.isfinite(found.value)
+    assert math.isnan(fpr95(np.arange(50.0), np.arange(9.0)).low)
+
+
+def test_variants_of_one_original_are_one_draw() -> None:
+    rng = np.random.default_rng(3)
+    score = rng.normal(size=80)
+    error = rng.uniform(size=80) < stats.norm.cdf(score - 1)
+    five, origins = np.tile(score, 5), np.tile(np.arange(80), 5)
+    single = aurc(score, error, resamples=400)
+    many = aurc(five, np.tile(error, 5), origins=origins, resamples=400)
+    assert many.n == 80
+    assert many.high - many.low == pytest.approx(single.high - single.low, rel=0.2)
+
+
+@pytest.mark.parametrize("figure", [aurc, excess_aurc, augrc])
+def test_the_intervals_cover(figure: Callable[..., Estimate]) -> None:
+    rng = np.random.default_rng(0)
+
+    def drawn(n: int) -> tuple[Array, Array]:
+        score = rng.normal(size=n)
+        return score, (rng.uniform(size=n) < stats.norm.cdf(score - 0.5)).astype(float)
+
+    truth = figure(*drawn(200_000), resamples=1).value
+    found = [figure(*drawn(200), resamples=200) for _ in range(150)]
+    covered = np.mean([e.low <= truth <= e.high for e in found])
+    assert covered >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 150)
+
+
+def test_a_neighbour_of_the_same_original_is_none() -> None:
+    features = np.array([[1.0, 0], [1, 0.01], [1, 0.05], [0, 1], [0.05, 1]])
+    labels, origins = np.array([0, 0, 1, 2, 2]), ["a", "a", "b", "c", "d"]
+    assert retrieval_correct(features, labels).tolist() == [True, True, False, True, True]
+    assert retrieval_correct(features, labels, origins).tolist() == [False, False, False, True, True]
+    with pytest.raises(McdoError, match="at least two origins"):
+        retrieval_correct(features, labels, ["a"] * 5)
