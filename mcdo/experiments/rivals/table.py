@@ -89,7 +89,7 @@ class RivalsTable(Experiment[RivalsResult]):
     name = "rivals_table"
     phase = "rivals"
     files = Files(summary="{}/rivals_summary.json", overall="rivals_overall_summary.json", figure="{}/rivals.png")
-    quick = {"n": 200, "passes": 16, "trials": 2, "foreign": 60, "views": 4, "resamples": 200}
+    quick = {"n": 200, "passes": 16, "trials": 2, "foreign": 60, "views": 4, "fit": 300, "resamples": 200}
 
     n: int = 1000
     passes: int = 64
@@ -177,9 +177,9 @@ class RivalsTable(Experiment[RivalsResult]):
             return str(error)
         return ""
 
-    def fitted(self, about: View, shown: Images) -> LaplaceScores:
-        """Laplace posteriors; they are fitted on images like the clean ones, whatever is scored."""
-        return LaplaceScores(about.model, shown, self.fit)
+    def fitted(self, about: View) -> LaplaceScores:
+        """Laplace posteriors, of the clean images alone: each set would take a fit of its own."""
+        return LaplaceScores(about.model, self.shown, self.fit)
 
     def calibration(self, model: str) -> LaplaceCalibration:
         """What neighbours and posteriors are fitted on."""
@@ -211,7 +211,7 @@ class RivalsTable(Experiment[RivalsResult]):
             yield from (self.own(model, name, shown) for name in self.own_scorers)
         if head and fits:
             yield self.calibration(model)
-            yield from (self.fitted(about, shown) for shown in (self.shown, *self.degraded().values()))
+            yield self.fitted(about)
 
     # ---- the table
 
@@ -286,8 +286,8 @@ class RivalsTable(Experiment[RivalsResult]):
             found |= {name: votes[name] for name in VOTES}
         else:
             left_out |= dict.fromkeys(VOTES, "it needs class prompts and a text tower")
-        request = self.fitted(inputs, shown)
-        if request in inputs.requests:
+        request = self.fitted(inputs)
+        if shown == self.shown and request in inputs.requests:
             found |= {name: inputs[request][score][None] for name, score in LAPLACE.items()}
         elif shown == self.shown:
             left_out |= dict.fromkeys(LAPLACE, self.can_fit(inputs) or "it needs class prompts and a text tower")
