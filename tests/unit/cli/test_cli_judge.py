@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 
 from mcdo.cli import main
 
@@ -26,6 +25,8 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_columns_alone_are_judged(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sklearn.metrics import roc_auc_score
+
     out = tmp_path / "judged.json"
     roles = ["--error=wrong", "--entropy=entropy", "--norm=norm", "--origin=plant", "--trivial=norm", f"--out={out}"]
     assert main(["judge", str(table), *roles]) == 0

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.covariance import LedoitWolf
 
 from mcdo.errors import McdoError
 from mcdo.rivals import RIVALS, Calibration, Rival, Seen, rival
@@ -35,6 +34,8 @@ def test_scores_of_the_head_by_hand() -> None:
 
 
 def test_distances_against_their_definitions() -> None:
+    from sklearn.covariance import LedoitWolf
+
     of = seen()
     assert of.calibration is not None
     distances = np.linalg.norm(of.unit[:, None] - of.calibration.unit[None], axis=2)

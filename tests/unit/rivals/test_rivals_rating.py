@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from mcdo.rivals.rating import Scored, Truth, ahead_of_trivial, rated
 
@@ -16,6 +15,8 @@ def truth(n: int = 200, foreign: int = 60, seed: int = 0) -> tuple[Truth, np.nda
 
 
 def test_a_row_has_what_its_images_allow() -> None:
+    from sklearn.metrics import roc_auc_score
+
     of, hard = truth()
     assert of.error is not None
     rng = np.random.default_rng(1)
