@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor
 from mcdo.encoders.encoder import Preprocessing
 from mcdo.encoders.hf_settings import check_processor
 from mcdo.encoders.quiet import quiet_libraries
-from mcdo.encoders.spec import EncoderSpec
+from mcdo.encoders.spec import EncoderSpec, square_side
 from mcdo.encoders.weights import absent
 from mcdo.errors import McdoError, nearest, refused_as
 from mcdo.names import utf8_path
@@ -45,11 +45,8 @@ def preprocessing(spec: EncoderSpec, folder: Path, naflex: bool) -> Preprocessin
 
 
 def _preprocessing(spec: EncoderSpec, folder: Path, naflex: bool) -> Preprocessing:
-    path, stated = _settings(spec, folder)
-    with quiet_libraries():
-        processor = AutoImageProcessor.from_pretrained(
-            utf8_path(folder), local_files_only=True, trust_remote_code=False
-        )
+    path, stated = _settings(spec.key, spec.name, folder)
+    processor = _processor(folder)
     _check_stated(path, stated, type(processor)().to_dict(), naflex)
     if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-6:
         raise McdoError(f"{spec.key}: the image processor of {spec.name} does not scale pixels by 1/255")
@@ -71,6 +68,19 @@ def _preprocessing(spec: EncoderSpec, folder: Path, naflex: bool) -> Preprocessi
     return Preprocessing(to_uint8, spec.resolution, mean, std, identity)
 
 
+def shown_side(key: str, source: str, folder: Path) -> int:
+    """Side of the squares that the image processor of a checkpoint makes. Raises McdoError for any other shape."""
+    with refused_as(f"{key}: the image processor of {folder} cannot be read"):
+        _settings(key, source, folder)
+        shape = tuple(_resized(_processor(folder))(Image.new("RGB", (640, 480))).shape)
+        return square_side(f"{key}: the image processor of {source}", shape[-2:])
+
+
+def _processor(folder: Path) -> Any:
+    with quiet_libraries():
+        return AutoImageProcessor.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
+
+
 def _resized(processor: Any) -> Any:
     """The processor without its last two steps, which are the harness's own."""
 
@@ -90,10 +100,10 @@ def _square(processor: Any, side: int) -> Any:
     return to_uint8
 
 
-def _settings(spec: EncoderSpec, folder: Path) -> tuple[Path, Mapping[str, Any]]:
+def _settings(key: str, source: str, folder: Path) -> tuple[Path, Mapping[str, Any]]:
     path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if path is None:
-        raise absent(spec.key, f"the image processor's settings ({_FILES[0]})", spec.name)
+        raise absent(key, f"the image processor's settings ({_FILES[0]})", source)
     held = read_json(path, dict[str, Any])
     stated = checked(held.get("image_processor", held), dict[str, Any], f"{path}: image_processor")
     check_processor(path, stated)

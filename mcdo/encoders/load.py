@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, cast, get_args
 
 import torch
 
 from mcdo import arguments
 from mcdo.encoders.encoder import Encoder
-from mcdo.encoders.registered import FACTORIES, is_registered, make, unloaded_spec
+from mcdo.encoders.registered import FACTORIES, FAMILY, UnloadedSpec, is_registered, make, unloaded_spec
 from mcdo.encoders.registry import REGISTRY
 from mcdo.encoders.spec import EncoderSpec, Precision
 from mcdo.errors import McdoError, nearest
 
 _OPEN_CLIP_PREFIXES = ("local-dir:", "hf-hub:")
 _HF_PREFIX = "hf:"
+_IMAGE_PREFIXES = ("timm:", "tv:")
 DEVICES = ("cpu", "cuda", "mps")
 
 
@@ -28,6 +29,9 @@ def load_encoder(
     precision: Precision = "float32",
 ) -> Encoder:
     """Load an encoder: a known key, ``local-dir:PATH``, ``hf-hub:ID`` (open_clip) or ``hf:ID_OR_PATH``.
+
+    Image encoders without text are also ``timm:NAME`` and ``tv:NAME`` (torchvision), with ``@PATH`` behind it for
+    weights of one's own.
 
     Keys are mcdo's own, those given to :func:`mcdo.register_encoder`, those that installed packages offer, and
     ``python:PACKAGE.MODULE:FACTORY``.
@@ -45,6 +49,10 @@ def load_encoder(
     if precision not in get_args(Precision):
         raise McdoError(f"precision={precision!r}: say {', '.join(get_args(Precision))}")
     spec, target = find_spec(key, backend), available(device)
+    if key.startswith(_IMAGE_PREFIXES):
+        made = _image_backend(key).load(key, random=weights == "random", seed=seed, device=target)
+        made.precision = precision
+        return cast("Encoder", made)
     if spec.backend == "own":
         if weights == "random":
             raise McdoError(f"{key}: random weights are its factory's to make; register one that makes them")
@@ -69,6 +77,8 @@ def located(key: str) -> str:
     Raises McdoError as :func:`load_encoder` does where they are not on this disk.
     """
     spec = find_spec(key)
+    if key.startswith(_IMAGE_PREFIXES):
+        return str(_image_backend(key).located(key))
     if spec.backend == "own":
         return f"made by {key}"
     if spec.backend == "hf":
@@ -78,6 +88,16 @@ def located(key: str) -> str:
     from mcdo.encoders import open_clip_backend
 
     return str(open_clip_backend.located(spec))
+
+
+def _image_backend(key: str) -> Any:
+    if key.startswith("timm:"):
+        from mcdo.encoders import timm_backend
+
+        return timm_backend
+    from mcdo.encoders import torchvision_backend
+
+    return torchvision_backend
 
 
 def find_spec(key: str, backend: str | None = None) -> EncoderSpec:
@@ -90,6 +110,10 @@ def find_spec(key: str, backend: str | None = None) -> EncoderSpec:
         from mcdo.encoders.open_clip_backend import own_spec
 
         return own_spec(key)
+    if key.startswith(_IMAGE_PREFIXES):
+        if backend is not None:
+            raise McdoError(f"{key} has no other backend; leave backend={backend!r} out")
+        return UnloadedSpec(key, FAMILY, "own", key, 0, 0, "softmax")
     if is_registered(key):
         if backend is not None:
             raise McdoError(f"{key} is made by a factory, which no backend={backend!r} replaces; leave backend out")
@@ -97,8 +121,8 @@ def find_spec(key: str, backend: str | None = None) -> EncoderSpec:
     if key not in REGISTRY:
         raise McdoError(
             f"unknown encoder {key!r}; the nearest: {nearest(key, FACTORIES)}. There are: {FACTORIES}. An encoder of "
-            "one's own is local-dir:PATH, hf-hub:ID, hf:ID_OR_PATH, python:PACKAGE.MODULE:FACTORY, or what "
-            "mcdo.register_encoder was given"
+            "one's own is local-dir:PATH, hf-hub:ID, hf:ID_OR_PATH, timm:NAME, tv:NAME, "
+            "python:PACKAGE.MODULE:FACTORY, or what mcdo.register_encoder was given"
         )
     spec = REGISTRY[key]
     if backend != "hf":

@@ -50,7 +50,7 @@ def encoder_of(
         raise McdoError(f"{name}: its features are {_words(found)}; they must be a tensor [B, D], one row per picture")
     spec = EncoderSpec(
         key=name,
-        family=FAMILY,  # type: ignore[arg-type]
+        family=FAMILY,
         backend="own",
         name=name,
         resolution=side,

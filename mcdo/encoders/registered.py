@@ -98,7 +98,7 @@ class UnloadedSpec(EncoderSpec):
 def unloaded_spec(key: str) -> UnloadedSpec:
     """The specification of a registered encoder that was not made yet."""
     family = registered(key).family
-    return UnloadedSpec(key, family, "own", key, 0, 0, "softmax")  # type: ignore[arg-type]
+    return UnloadedSpec(key, family, "own", key, 0, 0, "softmax")
 
 
 def make(key: str, device: torch.device, precision: Precision) -> Encoder:
@@ -123,7 +123,7 @@ def make(key: str, device: torch.device, precision: Precision) -> Encoder:
         raise McdoError(
             f"{key}: its factory made an encoder on {encoder.device}, and {device} was asked for; let it take device="
         )
-    encoder.spec, encoder.key = replace(encoder.spec, key=key, family=entry.family), key  # type: ignore[arg-type]
+    encoder.spec, encoder.key = replace(encoder.spec, key=key, family=entry.family), key
     return encoder
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mcdo import arguments
 from mcdo.errors import McdoError
 
-Family = Literal["clip", "siglip"]
+Family = str
 Backend = Literal["open_clip", "hf", "own"]
 Loss = Literal["softmax", "sigmoid"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -22,7 +22,8 @@ class EncoderSpec:
     """One encoder: where its architecture and weights come from, and what they must turn out to be.
 
     ``family`` is the kind of image tower (and the pytest mark): "clip" has a class token and a final projection,
-    "siglip" an attention pooling head. ``loss`` is what it was trained with: "sigmoid" models have a logit bias.
+    "siglip" an attention pooling head, "dinov2" no text; any other word is a family of one's own. ``loss`` is what it
+    was trained with: "sigmoid" models have a logit bias.
     ``name`` is an open_clip model name, a ``local-dir:`` or ``hf-hub:`` identifier, or for the backend "hf" a
     checkpoint's id or path; an embedded model's is its folder under ``data/models``. ``pretrained`` is the open_clip
     tag. ``hf_id`` is the same model's HuggingFace checkpoint, loaded when asked for with ``backend="hf"``.

@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SLOW = {"h5py", "huggingface_hub", "matplotlib", "numba", "open_clip", "sklearn", "timm", "torchvision", "transformers"}
 BACKENDS = {  # themselves imported where a model is built
     f"mcdo.encoders.{name}"
-    for name in ("configuration", "hf_backend", "hf_preprocessing", "open_clip_backend", "towers", "train")
+    for name in (
+        *("configuration", "hf_backend", "hf_preprocessing", "open_clip_backend", "timm_backend"),
+        *("torchvision_backend", "towers", "train"),
+    )
 }
 
 

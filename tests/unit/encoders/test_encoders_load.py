@@ -48,15 +48,19 @@ def cache_repo(cache: Path, repo: str, files: Path) -> None:
     (home / "refs" / "main").write_text("abc", encoding="utf-8")
 
 
+OPEN_CLIP = [key for key, spec in REGISTRY.items() if spec.backend == "open_clip" and not spec.embedded]
+
+
 def test_registry_has_the_published_and_the_embedded_keys() -> None:
     assert set(registered_keys()) == {
-        *("clip_b32", "clip_l14", "siglip2_b16", "siglip2_so400m", "siglip2_g16"),
+        *("clip_b32", "clip_l14", "clip_l14_336", "siglip2_b16", "siglip2_so400m", "siglip2_g16"),
+        *("pe_core_b16", "pe_core_l14", "mobileclip2_s0", "dinov2_small", "dinov2_base"),
         *("clip_tiny", "clip_tiny_sigmoid", "siglip_tiny_softmax", "siglip_tiny"),
     }
     assert {key for key, spec in REGISTRY.items() if spec.default} == {"clip_tiny", "siglip_tiny"}
 
 
-@pytest.mark.parametrize("key", [key for key, spec in REGISTRY.items() if not spec.embedded])
+@pytest.mark.parametrize("key", OPEN_CLIP)
 def test_entry_agrees_with_the_architecture_and_tag_of_open_clip(key: str) -> None:
     import open_clip
 
@@ -66,7 +70,7 @@ def test_entry_agrees_with_the_architecture_and_tag_of_open_clip(key: str) -> No
     assert (cfg["embed_dim"], cfg["vision_cfg"]["image_size"]) == (spec.feature_dim, spec.resolution)
     assert bool(cfg.get("quick_gelu")) == bool(tag.get("quick_gelu")) == spec.quick_gelu
     assert ("init_logit_bias" in cfg) == (spec.loss == "sigmoid")
-    assert ("timm_model_name" in cfg["vision_cfg"]) == (spec.family == "siglip")
+    assert ("timm_model_name" in cfg["vision_cfg"]) == (spec.family != "clip")
     assert tag["hf_hub"].startswith("timm/")
 
 
@@ -100,7 +104,8 @@ def test_absent_accelerator_is_an_error() -> None:
 def test_missing_weights_are_a_quick_error_with_the_command(key: str, empty_cache: Path) -> None:
     import open_clip
 
-    repo = open_clip.get_pretrained_cfg(REGISTRY[key].name, REGISTRY[key].pretrained)["hf_hub"].rstrip("/")
+    tag = open_clip.get_pretrained_cfg(REGISTRY[key].name, REGISTRY[key].pretrained or "")
+    repo = tag["hf_hub"].rstrip("/") if tag else REGISTRY[key].name
     started = time.perf_counter()
     with pytest.raises(McdoError, match=rf"hf download {repo}\n.*weights='random'"):
         load_encoder(key)
