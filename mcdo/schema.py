@@ -36,6 +36,7 @@ LIST_LIMIT = 2**30
 """Bytes of a list of images, captions or the like."""
 
 _HEAD = 2**12
+_LEVELS = 100
 
 Count = Annotated[int, Meta(ge=0, lt=2**31)]
 Size = Annotated[int, Meta(ge=1, lt=2**31)]
@@ -44,7 +45,7 @@ NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Text = Annotated[str, Meta(min_length=1)]
 
-# What is rare and may be wrong in JSON that the parser takes: only then is every value looked at.
+# What is rare and may be wrong in JSON that the parser takes: only then is every value of a long list looked at.
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])|NaN|Infinity|[0-9]{16}|[eE][+]?[0-9]{3}")
 _UNKNOWN = re.compile(r"Object contains unknown field `")
 _STEP = re.compile(r"\[(\d+)\]|\.([^.\[]+)")
@@ -244,7 +245,7 @@ def parse_json(text: str, where: object = "JSON", *, any_name: bool = False) -> 
         raise McdoError(f"{where}, line {error.lineno}, column {error.colno} is not JSON: {error.msg}") from error
     except ValueError as error:  # a number of more digits than Python reads
         raise McdoError(f"{where} is not JSON: {error}") from error
-    if twice or _SUSPECT.search(text):
+    if twice or len(text) < LIMIT or _SUSPECT.search(text):
         _refuse_odd(found, where, any_name=any_name)
     return found
 
@@ -321,14 +322,16 @@ def _loader() -> Any:
 
 def _refuse_odd(value: Any, where: object, *, any_name: bool) -> None:
     """Raise McdoError for what no schema should have to forbid, wherever it stands."""
-    left: list[tuple[str, Any]] = [("", value)]
+    left: list[tuple[str, Any, int]] = [("", value, 0)]
     while left:
-        place, held = left.pop()
+        place, held, level = left.pop()
+        if level > _LEVELS:
+            raise McdoError(f"{where} is nested too deeply, at {place[:80].removeprefix('.')}...")
         if isinstance(held, dict):
-            left += [(place, key) for key in held]
-            left += [(f"{place}.{key}", each) for key, each in held.items()]
+            left += [(place, key, level) for key in held]
+            left += [(f"{place}.{key}", each, level + 1) for key, each in held.items()]
         elif isinstance(held, (list, tuple)):
-            left += [(f"{place}[{i}]", each) for i, each in enumerate(held)]
+            left += [(f"{place}[{i}]", each, level + 1) for i, each in enumerate(held)]
         elif held is _Twice:
             raise McdoError(f"{where}: the key {place.removeprefix('.')} occurs twice")
         elif isinstance(held, str):

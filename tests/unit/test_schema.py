@@ -67,6 +67,7 @@ def refusal(read: Any, path: Path, kind: Any = Whole) -> str:
         ("", ", line 1, column 1 is not JSON"),
         ("[" * 10**5, " is nested too deeply"),
         ('{"name": "a", "any": ' + '{"a": ' * 10**4 + "1" + "}" * 10001, " is nested too deeply"),
+        ('{"name": "a", "any": ' + "[" * 200 + "]" * 200 + "}", " is nested too deeply, at any[0][0]"),
         ("[]", " is []: Expected object, got array"),
         ("\ufeff{}", " is not JSON"),
         ('{"name": "a"}'.encode("utf-16"), " is UTF-16"),
