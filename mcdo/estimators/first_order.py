@@ -28,13 +28,10 @@ from mcdo.estimators.probes import noise_basis, stratified_probes
 from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.provenance import identity, provenance
 from mcdo.estimators.resumption import Keeper, check_columns, measured_once
-from mcdo.estimators.scores import pixel_rows
+from mcdo.estimators.rows import graph_images
 from mcdo.estimators.shown import Prepared, Shown
 from mcdo.perturbation import Perturbation
 from mcdo.store import Arrays, Store, Unfinished, canonical_json, check_shapes
-
-_GRAPH_ROWS = 4
-"""How many times more memory a row with a graph takes than one without, as a rule of thumb."""
 
 
 def first_order(
@@ -114,9 +111,9 @@ class _Measurement:
         batch_size: int | None,
     ) -> None:
         self.encoder, self.images, self.config, self.pixels = encoder, images, config, pixels
-        rows = batch_size or max(1, pixel_rows(encoder, None) // _GRAPH_ROWS)
-        self.loop = BlockLoop(encoder, len(images), rows, rows_per_image=1)
         self.sites = alive_sites(encoder, pixels, config.dropout)
+        rows = batch_size or graph_images(encoder, config.dropout, self.sites)
+        self.loop = BlockLoop(encoder, len(images), rows, rows_per_image=1)
         n, sites = len(images), len(self.sites)
         self.features = np.zeros((n, encoder.feature_dim), dtype=np.float32)
         self.along = np.zeros((n, sites), dtype=np.float32)

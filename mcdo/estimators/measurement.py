@@ -1,13 +1,14 @@
 """The pass loop: it runs over blocks of images, and for each over trials and blocks of ``PASS_BLOCK`` passes.
 
-One forward pass carries several images times up to ``PASS_BLOCK`` passes. Moments stay on the device until all trials
-of a block of images are done.
+One forward pass carries several images times up to ``PASS_BLOCK`` passes. Nothing comes to the host before all trials
+of a block of images are done, so that a GPU never waits.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators.blocks import BlockLoop
+from mcdo.estimators.moments import accumulator_dtype
 from mcdo.estimators.overflow import advice, check_finite
 from mcdo.estimators.progress import Progress
 from mcdo.estimators.resumption import Keeper, check_columns
@@ -36,6 +38,22 @@ def check_scores(arrays: Arrays, trials: int, n: int, passes: set[int], geometry
     check_shapes(arrays, {f"eigenvalues@{t}": (trials, n, EIGENVALUES) for t in {*eigenvalues, *geometry}})
     if any({t for each, t in values if each == name} not in (passes, geometry) for name, _ in values) or not values:
         raise ValueError("its scores were taken at other T")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one trial of B images gives, on the device.
+
+    Attributes:
+        scores: ``[B]`` by (name, T), from moments.
+        passes: ``[B, T, D]``, as many as geometry needs.
+        finite: bool ``[B, T]``, whether each pass is.
+
+    """
+
+    scores: dict[tuple[str, int], Tensor]
+    passes: Tensor
+    finite: Tensor
 
 
 class Measurement:
@@ -63,6 +81,8 @@ class Measurement:
         self.encoder, self.images, self.config, self.pixels, self.weights = encoder, images, config, pixels, weights
         self.loop = BlockLoop(encoder, len(images), rows, PASS_BLOCK)
         self.keys = image_keys(images.mask_ids, encoder.device)
+        if weights is not None:
+            weights.on(encoder.device)  # copied before the loop
         self.features = np.zeros((len(images), encoder.feature_dim), dtype=np.float32)
         self.values: dict[tuple[str, int], Scores] = {}
         self.eigenvalues: dict[int, Scores] = {
@@ -105,6 +125,7 @@ class Measurement:
         """All trials of images ``start:stop``."""
         pixels = self.pixels.batch(slice(start, stop))
         plain = deterministic_features(self.encoder, pixels)
+        trials = [self.trial(tower, pixels, plain, start, trial) for trial in range(self.config.trials)]
         self.features[start:stop] = plain.float().cpu().numpy()
         bad = ~np.isfinite(self.features[start:stop]).all(axis=1)
         if bad.any():
@@ -112,17 +133,16 @@ class Measurement:
                 f"{self.encoder.key}: the features of {self.images.ids[start + int(bad.argmax())]} are not finite; "
                 f"{advice(self.encoder)}"
             )
-        results, finite = [], []
-        for trial in range(self.config.trials):
-            scores, eigenvalues, whole = self._trial(tower, pixels, plain, start, trial)
-            results.append((scores, eigenvalues))
-            finite.append(whole)
-        check_finite(self.encoder, torch.stack(finite).cpu(), self.images.ids[start:stop])
-        for trial, (scores, eigenvalues) in enumerate(results):
-            for key, value in scores.items():
-                self._scores(key)[trial, start:stop] = value.double().cpu().numpy()
-            for t, value in eigenvalues.items():
-                self.eigenvalues[t][trial, start:stop] = value.numpy()
+        check_finite(self.encoder, torch.stack([each.finite for each in trials]).cpu(), self.images.ids[start:stop])
+        for trial, found in enumerate(trials):
+            scores = dict(found.scores)
+            for t in self.config.geometry:
+                shaped, leading = geometry_scores(found.passes[:, :t], self.config.scores)
+                scores |= {(name, t): score for name, score in shaped.items()}
+                self.eigenvalues[t][trial, start:stop] = leading.numpy()
+            values = _on_host(list(scores.values()))
+            for key, value in zip(scores, values, strict=True):
+                self._scores(key)[trial, start:stop] = value
 
     def _scores(self, key: tuple[str, int]) -> Scores:
         """The array of a score at a T, made when it is first wanted."""
@@ -130,21 +150,13 @@ class Measurement:
             self.values.setdefault(key, np.full((self.config.trials, len(self.images)), np.nan))
         return self.values[key]
 
-    def _trial(
-        self, tower: PerturbedTower, pixels: Tensor, plain: Tensor, start: int, trial: int
-    ) -> tuple[dict[tuple[str, int], Tensor], dict[int, Tensor], Tensor]:
-        """One trial of the images from ``start`` on.
-
-        Returns:
-            scores ``[B]`` by (name, T), leading eigenvalues by T, and whether each pass is finite, bool ``[B, T]``.
-
-        """
+    def trial(self, tower: PerturbedTower, pixels: Tensor, plain: Tensor, start: int, trial: int) -> Trial:
+        """One trial of the images from ``start`` on; ``plain`` holds their deterministic features."""
         keys = self.keys[start : start + len(pixels)]
         moments = PassMoments.empty()
         held: list[Tensor] = []
         finite: list[Tensor] = []
         scores: dict[tuple[str, int], Tensor] = {}
-        eigenvalues: dict[int, Tensor] = {}
         hold_until = max(self.config.geometry, default=0)
         done = 0
         for features in tower.passes(pixels, keys, trial, self.config.passes[-1], self.loop.rows):
@@ -157,12 +169,17 @@ class Measurement:
                 if done in self.config.passes:
                     taken = moment_scores(moments.at(plain, self.weights), self.config.scores)
                     scores |= {(name, done): s for name, s in taken.items()}
-                if done in self.config.geometry:
-                    whole = torch.cat(finite, dim=1)[:, :done].cpu()  # the spectrum is taken on the CPU too
-                    check_finite(self.encoder, whole[None], self.images.ids[start : start + len(pixels)], trial)
-                    extra, eigenvalues[done] = geometry_scores(torch.cat(held, dim=1), self.config.scores)
-                    scores |= {(name, done): s for name, s in extra.items()}
-        return scores, eigenvalues, torch.cat(finite, dim=1)
+        return Trial(scores, torch.cat(held, dim=1) if held else plain[:, None][:, :0], torch.cat(finite, dim=1))
+
+
+def _on_host(scores: Sequence[Tensor]) -> Scores:
+    """float64 ``[scores, B]``, in one copy; MPS has what needs float64 on the CPU already."""
+    devices = {score.device for score in scores}
+    together = scores if len(devices) == 1 else [score.cpu() for score in scores]
+    values: Scores = (
+        torch.stack([score.to(accumulator_dtype(score.device)) for score in together]).cpu().double().numpy()
+    )
+    return values
 
 
 def _cut(features: Tensor, done: int, passes: Sequence[int]) -> list[Tensor]:

@@ -16,9 +16,10 @@ from mcdo.estimators.measurement import Measurement, check_scores
 from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.provenance import identity, image_tokens, provenance
 from mcdo.estimators.resumption import Keeper, measured_once
+from mcdo.estimators.rows import pixel_rows
 from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun
 from mcdo.estimators.score_table import SCORES
-from mcdo.estimators.scores import DimensionWeights, pixel_rows
+from mcdo.estimators.scores import DimensionWeights
 from mcdo.estimators.shown import Prepared, Shown
 from mcdo.perturbation import Perturbation, SiteRecord, check_alive, image_keys, site_variance
 from mcdo.store import Arrays, Store, Unfinished, canonical_json, check_shapes

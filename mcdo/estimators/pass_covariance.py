@@ -24,8 +24,8 @@ from mcdo.estimators.blocks import BlockLoop, alive_sites, prepared
 from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.provenance import identity
 from mcdo.estimators.resumption import Keeper, check_columns, measured_once
+from mcdo.estimators.rows import pixel_rows
 from mcdo.estimators.run import MonteCarloConfig
-from mcdo.estimators.scores import pixel_rows
 from mcdo.images import ImageSet, Pixels
 from mcdo.perturbation import PASS_BLOCK, Perturbation, PerturbedTower, image_keys, perturbed
 from mcdo.store import Arrays, Store, Unfinished, canonical_json, check_shapes

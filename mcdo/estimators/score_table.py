@@ -196,14 +196,13 @@ def mean_shift(m: Moments) -> Tensor:
 @register_score("weights")
 def weighted_trace(m: Moments) -> Tensor:
     """Mean variance with weights per dimension from a calibration set, never from the scored images."""
-    weights = torch.as_tensor(m.weights.weights, dtype=m.variance.dtype, device=m.variance.device)
-    return m.variance @ weights
+    return m.variance @ m.weights.on(m.variance.device)[0]
 
 
 @register_score("weights")
 def topk_trace(m: Moments) -> Tensor:
     """Mean variance of the dimensions with the largest weights."""
-    return m.variance[:, torch.as_tensor(m.weights.top, device=m.variance.device)].mean(-1)
+    return m.variance[:, m.weights.on(m.variance.device)[1]].mean(-1)
 
 
 # ---- from the passes themselves
@@ -337,9 +336,9 @@ def moment_scores(moments: Moments, names: Iterable[str] = ()) -> dict[str, Tens
 def geometry_scores(passes: Tensor, names: Iterable[str] = ()) -> tuple[dict[str, Tensor], Tensor]:
     """Scores ``[B]`` from the passes ``[B, T, D]`` (pre-norm): mcdo's own and ``names``; and leading eigenvalues.
 
-    Computed in float64 on the CPU: MPS has neither float64 nor ``eigvalsh``, and this is outside the pass loop.
+    Computed in float64 where the passes are; on the CPU for MPS, which has no float64.
     """
-    cloud = PassCloud(passes.cpu().double())
+    cloud = PassCloud((passes.cpu() if passes.device.type == "mps" else passes).double())
     wanted = {**BUILT_IN, **{name: SCORES.find(name) for name in names}}
     scores = {
         name: _per_image(score, "passes", cloud, len(passes))
@@ -347,7 +346,7 @@ def geometry_scores(passes: Tensor, names: Iterable[str] = ()) -> tuple[dict[str
         if "passes" in score.definitions
     }
     leading = torch.zeros(len(passes), EIGENVALUES, dtype=torch.float64)
-    leading[:, : cloud.spectrum.shape[1]] = cloud.spectrum[:, :EIGENVALUES]
+    leading[:, : cloud.spectrum.shape[1]] = cloud.spectrum[:, :EIGENVALUES].cpu()
     return scores, leading
 
 

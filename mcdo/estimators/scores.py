@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -17,8 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcdo.arguments import whole
-from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators.moments import RunningMoments, accumulator_dtype
 from mcdo.estimators.shown import Shown
@@ -44,6 +42,14 @@ class DimensionWeights:
     weights: NDArray[np.float64]
     top: NDArray[np.int64]
     origins: frozenset[str]
+    _held: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """``weights`` and ``top`` on a device, copied once."""
+        if device not in self._held:
+            weights = torch.tensor(self.weights, dtype=accumulator_dtype(device), device=device)
+            self._held[device] = (weights, torch.tensor(self.top, device=device))
+        return self._held[device]
 
     @classmethod
     def fit(cls, features: NDArray[np.floating], origins: Sequence[str], k: int = 64) -> DimensionWeights:
@@ -146,7 +152,7 @@ class PassCloud:
     """All passes of one batch, and what several scores need of them, each computed when it is first wanted.
 
     Attributes:
-        pre: float64 ``[B, T, D]``, before normalisation, on the CPU.
+        pre: float64 ``[B, T, D]``, before normalisation.
 
     """
 
@@ -249,7 +255,8 @@ def covariance_spectrum(passes: Tensor) -> Tensor:
     centred = _centred(passes)
     t, d = centred.shape[1:]
     gram = centred @ centred.mT if t <= d else centred.mT @ centred
-    eigenvalues: Tensor = torch.linalg.eigvalsh(gram / (t - 1))
+    # on the CPU: MPS has no eigvalsh, and CUDA's took 2.3 times as long for 640 matrices of 64 (H100, docs/devices.md)
+    eigenvalues: Tensor = torch.linalg.eigvalsh((gram / (t - 1)).cpu()).to(passes.device)
     return eigenvalues.flip(-1).clamp(min=0)
 
 
@@ -285,10 +292,3 @@ def off_diagonal_floor(variances: Tensor, passes: int) -> tuple[Tensor, Tensor]:
     off_l1 = mean_r * (variances.sqrt().sum(-1).square() - total)
     off_squares = (total.square() - squares) / (passes - 1)
     return off_l1 / (off_l1 + total), (off_squares / (off_squares + squares)).sqrt()
-
-
-def pixel_rows(encoder: Encoder, rows: int | None) -> int:
-    """Rows (image × pass) of one forward pass: as asked for, or by the size of the tower's input."""
-    if rows is not None:
-        return whole("batch_size", rows, least=1)
-    return 1024 if encoder.resolution <= 64 else 64 if encoder.device.type == "cpu" else 256

@@ -16,7 +16,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators import prepared
 from mcdo.estimators.laplace import Laplace, ZeroShot, projection_inputs
 from mcdo.estimators.posterior import leverage
-from mcdo.estimators.scores import pixel_rows
+from mcdo.estimators.rows import pixel_rows
 from mcdo.harness.requests import Arrays, Images, StoredArrays
 from mcdo.harness.session import Session
 from mcdo.harness.settings import Settings

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mcdo.encoders import TextTower
 from mcdo.encoders.zero_shot import TEMPLATES, zero_shot_logits
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo
-from mcdo.estimators.scores import pixel_rows
+from mcdo.estimators.rows import pixel_rows
 from mcdo.perturbation import Perturbation, deterministic_features
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
-"""The pixels of an image set, prepared once for one encoder and kept on its device.
+"""The pixels of an image set, prepared once for one encoder.
 
-They are kept as uint8 (10 000 images at 224 px take 1.5 GB) and normalised batch by batch. Whoever needs them holds
-the object: there is no cache to hand out one set's pixels for another's.
+They are kept as uint8 (10 000 images at 224 px take 1.5 GB) and normalised on the encoder's device batch by batch. For
+CUDA they stay in page-locked memory of the host, from which a batch is copied while the GPU works. Whoever needs them
+holds the object: there is no cache to hand out one set's pixels for another's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mcdo.images.threads import for_each
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """``data`` uint8 [N, 3, H, W] in the image set's order, ``mean`` and ``std`` float32 [3]; all on one device."""
+    """``data`` uint8 [N, 3, H, W] in the image set's order; ``mean`` and ``std`` float32 [3] on the device."""
 
     data: Tensor
     mean: Tensor
@@ -32,8 +33,8 @@ class Pixels:
         return len(self.data)
 
     def batch(self, indices: slice | Sequence[int] | NDArray[Any] | Tensor) -> Tensor:
-        """What the encoder is shown: (data / 255 - mean) / std, float32 [B, 3, H, W]."""
-        chosen = self.data[indices].to(torch.float32).div_(255)
+        """What the encoder is shown: (data / 255 - mean) / std, float32 [B, 3, H, W] on its device."""
+        chosen = self.data[indices].to(self.mean.device, non_blocking=True).to(torch.float32).div_(255)
         return chosen.sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
 
 
@@ -45,7 +46,7 @@ def prepare_pixels(
     device: str | torch.device = "cpu",
     workers: int | None = None,
 ) -> Pixels:
-    """Decode and resize every image once, in ``workers`` threads, and move the result to ``device``.
+    """Decode and resize every image once, in ``workers`` threads, for an encoder on ``device``.
 
     ``to_uint8`` turns an RGB image into uint8 [3, H, W], the same H and W for all, and is called from several threads.
     Raises McdoError naming the image that cannot be decoded, has changed, or comes out in another shape.
@@ -53,7 +54,8 @@ def prepare_pixels(
     if not len(images):
         raise McdoError(f"{images.name}: there are no images to prepare")
     first = to_uint8(images.image(0))
-    data = torch.empty((len(images), *first.shape), dtype=torch.uint8)
+    stays = torch.device(device).type == "cuda"
+    data = torch.empty((len(images), *first.shape), dtype=torch.uint8, pin_memory=stays)
 
     def prepare(i: int) -> None:
         pixels = to_uint8(images.image(i))
@@ -66,4 +68,4 @@ def prepare_pixels(
 
     for_each(prepare, len(images), "preparing pixels", workers)
     statistics = (torch.tensor(values, dtype=torch.float32, device=device) for values in (mean, std))
-    return Pixels(data.to(device), *statistics)
+    return Pixels(data if stays else data.to(device), *statistics)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
+from mcdo.perturbation.graphs import CudaCapture, PassGraphs
 from mcdo.perturbation.intercept import Compute, Handler, LinearMaps, MapKey, ProbabilityHandler, map_key
 from mcdo.perturbation.kinds import Perturbation
 from mcdo.perturbation.masks import PASS_BLOCK, KeyedMasks, MaskedSite, zero_units_
@@ -37,6 +38,8 @@ class PerturbedTower:
         self._index |= {key: number.get(site.name) for key, site in table.by_key.items()}  # None: left alone
         self._attentions = [self.sites.index(site) if site in self.sites else None for site in table.probabilities]
         self._noise = _noise(kind, self.sites, seed, encoder.device) if kind.p else None
+        self._kernels = self._noise.on_cuda if isinstance(self._noise, KeyedMasks) else None
+        self.graphs = None if self._kernels is None else PassGraphs(CudaCapture(encoder.device))
 
     @torch.inference_mode()
     def __call__(
@@ -72,9 +75,20 @@ class PerturbedTower:
                 features = self.encoder.forward_image(pixels, exact=self._exact)
             return features[:, None].expand(-1, passes, -1)
         rows = self._repeated(pixels, passes)
-        if self.kind.shared_by_images:
-            keys = torch.zeros_like(keys)
-        disturb = self._disturbance(self._noise, keys, trial, block, first, last)
+
+        def carry_out(rows: Tensor, keys: Tensor, block_key: Tensor | None) -> Tensor:
+            return self._features(rows, self.disturbance(keys, trial, block, first, last, block_key), passes)
+
+        if self.graphs is None or self._kernels is None:
+            features = carry_out(rows, keys, None)
+        else:
+            precision = self.encoder.precision, torch.get_float32_matmul_precision()
+            key = self._kernels.block_key(trial, block)
+            features = self.graphs(carry_out, (rows.shape, first, last, precision), rows, keys, key)
+        return features.view(len(pixels), passes, -1)
+
+    def _features(self, rows: Tensor, disturb: Disturb, passes: int) -> Tensor:
+        """float32 ``[rows, D]``."""
         waiting = set(range(len(self.sites)))  # for their turn in this pass
         attention = self._probabilities(disturb, waiting) if self.kind.where == "probabilities" else None
         with LinearMaps(self._handler(disturb, waiting), rows, passes, attention) as maps:
@@ -83,7 +97,7 @@ class PerturbedTower:
             raise self._changed(f"{maps.made} products were carried out, and not {self._made}")
         if waiting:
             raise self._changed(f"{self.sites[min(waiting)].name} was not carried out")
-        return features.view(len(pixels), passes, -1)
+        return features
 
     def passes(self, pixels: Tensor, keys: Tensor, trial: int, count: int, rows: int | None = None) -> Iterator[Tensor]:
         """The first ``count`` passes of a trial in their order, in pieces ``[B, P, D]``; arguments as for a call.
@@ -107,12 +121,24 @@ class PerturbedTower:
             held = self._local.rows = (pixels, passes, pixels._version, pixels.repeat_interleave(passes, dim=0))
         return held[3]
 
-    def _disturbance(
-        self, noise: KeyedMasks | KeyedNormals, keys: Tensor, trial: int, block: int, first: int, last: int
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of each site, how many numbers an image and pass has there."""
+        return () if self._noise is None else tuple(site.size for site in self._noise.sites)
+
+    def disturbance(
+        self, keys: Tensor, trial: int, block: int, first: int, last: int, block_key: Tensor | None = None
     ) -> Disturb:
-        """What is done in place to the numbers of site number ``index`` in these passes."""
-        rows = len(keys) * (last - first)
+        """What is done in place to the numbers of site number ``index`` in these passes; arguments as for a call.
+
+        On CUDA ``block_key`` int64 ``[1]`` can stand for ``trial`` and ``block``.
+        """
+        noise, kernels, rows = self._noise, self._kernels, len(keys) * (last - first)
+        assert noise is not None
+        if self.kind.shared_by_images:
+            keys = torch.zeros_like(keys)
         drawn: list[Tensor] = []
+        started: list[tuple[Tensor, Tensor]] = []
 
         def disturb(y: Tensor, index: int) -> Tensor:
             site = noise.sites[index]
@@ -124,7 +150,13 @@ class PerturbedTower:
             y = y.contiguous()  # an output may be stored channels last; units are counted in the order of its axes
             if isinstance(noise, KeyedNormals):
                 return noise.disturb_(y, index, trial, block, keys, first, last)
-            # the CPU's kernel walks float32 arrays; other types and devices take the tensor's way, to the same masks
+            # CUDA has kernels, the CPU's walks float32 arrays, and the rest takes the tensor's way; to the same masks
+            if kernels is not None:
+                if not started:
+                    number = kernels.block_key(trial, block)
+                    run = keys.new_full((1,), number) if block_key is None else block_key
+                    started.append(kernels.start(run, keys))
+                return kernels.zero_(y, index, started[0], keys, first, last)
             if y.device.type == "cpu" and y.dtype == torch.float32:
                 return noise.zero_(y, index, trial, block, keys, first, last)
             if not drawn:
@@ -248,11 +280,22 @@ def perturbed(encoder: Encoder, dropout: Perturbation, seed: int, *, exact: bool
             f"{encoder.key}: {training[0]} is in training mode, so native dropout may be on; call model.eval()"
         )
     tower = PerturbedTower(encoder, dropout, seed, exact)
-    _ACTIVE[encoder] = tower
     try:
-        yield tower
+        with active(tower):
+            yield tower
     finally:
-        del _ACTIVE[encoder]
+        if tower.graphs is not None:
+            tower.graphs.release()
+
+
+@contextmanager
+def active(tower: PerturbedTower) -> Iterator[None]:
+    """While it lasts, ``tower`` can be called: :func:`perturbed` without its looking at the model."""
+    _ACTIVE[tower.encoder] = tower
+    try:
+        yield
+    finally:
+        del _ACTIVE[tower.encoder]
 
 
 @torch.inference_mode()

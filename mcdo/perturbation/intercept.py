@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -67,8 +66,9 @@ def _scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float)
     if scale == 1.0:
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    start = x.new_zeros(()) if bias is None else bias
-    return torch.addmm(start, rows, weight.t(), beta=scale, alpha=scale).view(*x.shape[:-1], len(weight))
+    # The bias is scaled beforehand: with a beta other than 1 or 0, CUDA writes it over the whole output first.
+    start, beta = (x.new_zeros(()), 0) if bias is None else (bias * scale, 1)
+    return torch.addmm(start, rows, weight.t(), beta=beta, alpha=scale).view(*x.shape[:-1], len(weight))
 
 
 class LinearMaps(TorchFunctionMode):
@@ -97,22 +97,7 @@ class LinearMaps(TorchFunctionMode):
         self.handler, self._repeated, self._repeats = handler, repeated, repeats
         self._probabilities = probabilities
         self._turns: Counter[MapKey] = Counter()
-        self._watched: dict[Any, Callable[..., Any]] = {
-            F.linear: self._linear,
-            F.conv2d: self._conv2d,
-            F.multi_head_attention_forward: self._attention,
-            torch.matmul: self._matmul,
-            torch.mm: self._matmul,
-            torch.Tensor.mm: self._matmul,
-            torch.Tensor.matmul: self._matmul,
-            torch.Tensor.__matmul__: self._matmul,
-            torch.addmm: self._addmm,
-            torch.Tensor.addmm: self._addmm,
-        }
-        if probabilities is not None:
-            self._watched[F.scaled_dot_product_attention] = self._scaled_dot_product
-            for softmax in (F.softmax, torch.softmax, torch.Tensor.softmax):
-                self._watched[softmax] = partial(self._softmax, softmax)
+        self._watched = _MAPS if probabilities is None else _MAPS | _PROBABILITIES
 
     @property
     def made(self) -> int:
@@ -125,7 +110,10 @@ class LinearMaps(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         watched = self._watched.get(func)
-        return func(*args, **(kwargs or {})) if watched is None else watched(*args, **(kwargs or {}))
+        if watched is None:
+            return func(*args, **(kwargs or {}))
+        name, first = watched
+        return getattr(self, name)(*first, *args, **(kwargs or {}))
 
     def _map(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
         key = map_key(weight, part if isinstance(weight, nn.Parameter) else "")
@@ -279,3 +267,22 @@ def _merged_mask(mask: Tensor | None, padding: Tensor | None, q: Tensor, heads: 
         padding = padding[:, None, None, :]
         mask = padding if mask is None else mask + padding
     return mask
+
+
+# Names of methods and not bound ones: a mode that held itself would hold a pass's tensors until garbage is collected.
+_MAPS: dict[Any, tuple[str, tuple[Any, ...]]] = {
+    F.linear: ("_linear", ()),
+    F.conv2d: ("_conv2d", ()),
+    F.multi_head_attention_forward: ("_attention", ()),
+    torch.matmul: ("_matmul", ()),
+    torch.mm: ("_matmul", ()),
+    torch.Tensor.mm: ("_matmul", ()),
+    torch.Tensor.matmul: ("_matmul", ()),
+    torch.Tensor.__matmul__: ("_matmul", ()),
+    torch.addmm: ("_addmm", ()),
+    torch.Tensor.addmm: ("_addmm", ()),
+}
+_PROBABILITIES: dict[Any, tuple[str, tuple[Any, ...]]] = {
+    F.scaled_dot_product_attention: ("_scaled_dot_product", ()),
+    **{softmax: ("_softmax", (softmax,)) for softmax in (F.softmax, torch.softmax, torch.Tensor.softmax)},
+}

@@ -16,6 +16,9 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +27,9 @@ from torch import Tensor
 
 from mcdo.compiled import compiled
 from mcdo.names import as_bytes
+
+if TYPE_CHECKING:
+    from mcdo.perturbation.cuda_masks import CudaMasks
 
 PASS_BLOCK = 16
 """Passes that share one stream. Part of the mask scheme: changing it changes every mask."""
@@ -102,6 +108,26 @@ class MaskedSite:
         return self.outer * self.units * self.inner
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Where the streams of all sites lie side by side; one object, because blocks of images are drawn in threads.
+
+    Attributes:
+        slices: columns of each site, two of a word.
+        counters: int64 ``[words]``; word j of a site's stream is mix(image key + site key + gamma * (j + 1)).
+        keys: int64 ``[words]``, key of each word's site.
+        inverses: float64 ``[columns]``, 1 / log(1 - p).
+        ends: last column of every site but the last.
+
+    """
+
+    slices: tuple[slice, ...]
+    counters: Tensor
+    keys: Tensor
+    inverses: Tensor
+    ends: Tensor
+
+
 class KeyedMasks:
     """Draws the dropped units of every site for a block of passes.
 
@@ -121,32 +147,41 @@ class KeyedMasks:
         # On a GPU a check for overrun would synchronise, so there the slack makes one impossible in practice (P <
         # 1e-17).
         self._sigmas = 4.0 if self._draw_on.type == "cpu" else 10.0
-        self._slices: list[slice] = []  # laid out when first drawn: zero_ needs none of it
+        self._laid: _Layout | None = None  # when first drawn: zero_ needs none of it
 
-    def _layout(self) -> None:
+    @cached_property
+    def on_cuda(self) -> CudaMasks | None:
+        """The same masks by kernels of the GPU's own; None where there are none, and :meth:`draw` serves."""
+        if self.device.type != "cuda" or find_spec("triton") is None:
+            return None
+        from mcdo.perturbation.cuda_masks import CudaMasks
+
+        return CudaMasks(self.sites, self._seed, self.device)
+
+    def _lay_out(self) -> _Layout:
         words = [_stream_words(s.units, s.p, self._sigmas) for s in self.sites]
-        self._slices, start = [], 0
-        for n in words:
-            self._slices.append(slice(2 * start, 2 * (start + n)))
-            start += n
-        # word j of a site's streams is mix(image key + site key + gamma * (j + 1))
-        self._counters = torch.cat([torch.arange(1, n + 1, device=self._draw_on) for n in words]).mul_(_signed(_GAMMA))
-        self._words = torch.tensor(words, device=self._draw_on)
-        self._n_words = start
+        ends = np.cumsum(words).tolist()
+        slices = tuple(slice(2 * (end - n), 2 * end) for n, end in zip(words, ends, strict=True))
+        counts = torch.tensor(words, device=self._draw_on)
+        keys = torch.tensor([_signed(key) for key in self._site_keys], device=self._draw_on)
         inverse = torch.tensor([_inverse_log_q(s.p) for s in self.sites], dtype=torch.float64, device=self._draw_on)
-        self._inverses = inverse.repeat_interleave(2 * self._words, output_size=2 * start)
-        self._ends = torch.tensor([s.stop - 1 for s in self._slices[:-1]], dtype=torch.int64, device=self._draw_on)
+        return _Layout(
+            slices=slices,
+            counters=torch.cat([torch.arange(1, n + 1, device=self._draw_on) for n in words]).mul_(_signed(_GAMMA)),
+            keys=keys.repeat_interleave(counts, output_size=ends[-1]),
+            inverses=inverse.repeat_interleave(2 * counts, output_size=2 * ends[-1]),
+            ends=torch.tensor([s.stop - 1 for s in slices[:-1]], dtype=torch.int64, device=self._draw_on),
+        )
 
-    def _gaps(self, trial: int, block: int, keys: Tensor) -> Tensor:
+    def _gaps(self, layout: _Layout, trial: int, block: int, keys: Tensor) -> Tensor:
         """float64 ``[B, columns]``: for each stream, 1 + the number of kept units before each dropped one."""
         run = _mix(_mix(self._seed ^ trial) ^ block)
-        sites = torch.tensor([_signed(_mix(run ^ k)) for k in self._site_keys], device=self._draw_on)
-        sites = sites.repeat_interleave(self._words, output_size=self._n_words)
-        words = _mix_(keys[:, None] + sites.add_(self._counters))
+        sites = _mix_(layout.keys ^ _signed(run))
+        words = _mix_(keys[:, None] + sites.add_(layout.counters))
         # The half keeps the uniform off 0 and 1 and, at every published p, farther off the boundaries between two gaps
         # than rounding reaches: so no library's logarithm can change a mask.
         uniform = words.view(torch.int32).to(torch.float64).add_(2.0**31 + 0.5).mul_(2.0**-32)
-        return uniform.log_().mul_(self._inverses).ceil_()
+        return uniform.log_().mul_(layout.inverses).ceil_()
 
     def zero_(self, y: Tensor, index: int, trial: int, block: int, keys: Tensor, first: int, last: int) -> Tensor:
         """Zero the dropped units of site number ``index`` in its output ``y``, on the CPU; the rest as :meth:`draw`."""
@@ -172,20 +207,19 @@ class KeyedMasks:
             (pass-major). Entries outside ``[0, (last - first) * units)`` belong to other passes.
 
         """
-        if not self._slices:
-            self._layout()
+        layout = self._laid = self._laid or self._lay_out()
         keys = keys.to(self._draw_on)
-        ends = self._gaps(trial, block, keys).cumsum_(1)
-        before = torch.nn.functional.pad(ends[:, self._ends], (1, 0))
+        ends = self._gaps(layout, trial, block, keys).cumsum_(1)
+        before = torch.nn.functional.pad(ends[:, layout.ends], (1, 0))
         positions = [
             ends[:, columns] - (before[:, i : i + 1] + (1 + site.units * first))
-            for i, (columns, site) in enumerate(zip(self._slices, self.sites, strict=True))
+            for i, (columns, site) in enumerate(zip(layout.slices, self.sites, strict=True))
         ]
         if self._draw_on.type == "cpu" and len(keys):
             widths = [site.units * (last - first) for site in self.sites]
             if any(bool((pos[:, -1] < width).any()) for pos, width in zip(positions, widths, strict=True)):
                 self._sigmas *= 2
-                self._layout()  # longer streams continue the same sequence
+                self._laid = self._lay_out()  # longer streams continue the same sequence
                 return self.draw(trial, block, keys, first, last)
         return positions
 

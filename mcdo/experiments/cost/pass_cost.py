@@ -26,7 +26,8 @@ from mcdo.harness import Claim, Experiment, Files, Inputs, Request, Settings, Su
 from mcdo.harness.requests import Arrays, StoredArrays
 from mcdo.harness.session import Session
 from mcdo.perturbation import PASS_BLOCK, Dropout, Perturbation, TiedDropout, check_alive, find_sites, perturbed
-from mcdo.perturbation.intercept import Compute, LinearMaps
+from mcdo.perturbation.context import active
+from mcdo.perturbation.intercept import Compute, LinearMaps, carry_out
 from mcdo.perturbation.masks import image_keys
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
@@ -72,6 +73,18 @@ def deterministic(encoder: Encoder, pixels: Tensor, passes: int) -> Way:
     return run
 
 
+def convolved_once(encoder: Encoder, pixels: Tensor, passes: int) -> Way:
+    """The deterministic pass with a patch embedding once an image, as keyed passes have it: what masks cost beside."""
+    rows = pixels.repeat_interleave(passes, dim=0)
+
+    def run() -> int:
+        with torch.inference_mode(), LinearMaps(carry_out, rows, passes):
+            encoder.forward_image(rows)
+        return len(rows)
+
+    return run
+
+
 def native(encoder: Encoder, pixels: Tensor, passes: int, kind: Perturbation) -> Way:
     """Torch's own dropout at the same sites."""
     rows = pixels.repeat_interleave(passes, dim=0)
@@ -94,9 +107,11 @@ def keyed(encoder: Encoder, pixels: Tensor, passes: int, kind: Perturbation) -> 
     """The passes of the perturbed tower, as every measurement takes them; another trial at each call."""
     keys = image_keys([f"image {i}" for i in range(len(pixels))], encoder.device)
     trials = iter(range(10**9))
+    with perturbed(encoder, kind, seed=0) as tower:  # looked at once, as in the pass loop
+        pass
 
     def run() -> int:
-        with perturbed(encoder, kind, seed=0) as tower:
+        with active(tower):
             return sum(piece.shape[0] * piece.shape[1] for piece in tower.passes(pixels, keys, next(trials), passes))
 
     return run

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mcdo.encoders.zero_shot import TEMPLATES, unit
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
-from mcdo.estimators.scores import pixel_rows
+from mcdo.estimators.rows import pixel_rows
 from mcdo.harness import Features, Images, Session, StoredArrays, TextFeatures
 from mcdo.harness.laplace_requests import calibration_images
 from mcdo.images import ImageSet

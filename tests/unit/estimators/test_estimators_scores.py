@@ -15,8 +15,9 @@ from scipy import stats
 from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
 from mcdo.estimators import DimensionWeights, names_from, off_diagonal_floor
+from mcdo.estimators.rows import pixel_rows
 from mcdo.estimators.score_table import geometry_scores, moment_scores
-from mcdo.estimators.scores import PassMoments, angular_variance, off_diagonal_mass, pixel_rows
+from mcdo.estimators.scores import PassMoments, angular_variance, off_diagonal_mass
 from mcdo.images import degraded, load_images
 
 Array = NDArray[np.float64]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import hashlib
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -117,6 +119,22 @@ def test_a_tower_is_dead_outside_its_own_context() -> None:
         left(pixels_for(encoder), keys_for(), 0, 0)
     with perturbed(encoder, Dropout(0.1), 0), pytest.raises(McdoError, match="outside its context"):
         left(pixels_for(encoder), keys_for(), 0, 0)
+
+
+def test_a_tower_and_the_tensors_of_its_passes_are_gone_with_its_context_without_garbage_collection() -> None:
+    encoder = fresh("clip_tiny")
+    pixels = pixels_for(encoder, 2)
+    gc.disable()
+    try:
+        with perturbed(encoder, Dropout(), 1) as passes:
+            passes(pixels, keys_for(2), 0, 0)
+            rows = weakref.ref(passes._local.rows[3])
+            gone = weakref.ref(passes)
+        del passes
+        assert gone() is None
+        assert rows() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("part", ["", "visual.transformer.resblocks.1.mlp"])
