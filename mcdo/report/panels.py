@@ -30,16 +30,33 @@ def correlation_panel(axes: Axes, names: Sequence[str], matrix: ArrayLike, title
 
 
 def interval_panel(axes: Axes, series: Mapping[str, Mapping[str, Estimate]], bar: float | None, label: str) -> None:
-    """Estimates by name for one or more series, each with its interval; ``bar`` is drawn as a dashed line."""
+    """Estimates by name for one or more series, each with its interval; ``bar`` is drawn as a dashed line.
+
+    A value without interval is a hollow marker that the legend names; an arm without end is an arrow.
+    """
     names = list(dict.fromkeys(name for estimates in series.values() for name in estimates))
     step = 0.6 / len(series)
+    bare = False
     for place, (title, estimates) in enumerate(series.items()):
-        known = {name: e for name, e in estimates.items() if np.isfinite(e.value)}
-        x = [names.index(name) + (place - (len(series) - 1) / 2) * step for name in known]
-        middle = [e.value for e in known.values()]
+        defined = {name: e for name, e in estimates.items() if np.isfinite(e.value)}
+        x = {name: names.index(name) + (place - (len(series) - 1) / 2) * step for name in defined}
+        known = {name: e for name, e in defined.items() if e.has_interval}
         # an interval need not hold its own estimate (BCa, disattenuated); a negative arm cannot be drawn
         arms = np.array([[e.value - e.low, e.high - e.value] for e in known.values()]).reshape(-1, 2).T.clip(0)
-        axes.errorbar(x, middle, yerr=np.nan_to_num(arms, posinf=0), fmt="o", capsize=3, label=title)
+        endless = np.isinf(arms)
+        arms[endless] = 2 * arms[~endless].max(initial=0.05)
+        drawn = axes.errorbar(
+            [x[name] for name in known], [e.value for e in known.values()], yerr=arms, fmt="o", capsize=3, label=title,
+            uplims=endless[0], lolims=endless[1],
+        )  # fmt: skip
+        without = [name for name in defined if name not in known]
+        axes.plot(
+            [x[name] for name in without], [defined[name].value for name in without], "o", fillstyle="none",
+            color=drawn.lines[0].get_color(),
+        )  # fmt: skip
+        bare = bare or bool(without)
+    if bare:
+        axes.plot([], [], "o", fillstyle="none", color="grey", label="no interval")
     if bar is not None:
         axes.axhline(bar, color="black", linestyle="--", linewidth=1, label=f"bar {bar:g}")
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")

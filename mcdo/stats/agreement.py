@@ -11,15 +11,18 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, trials
 from mcdo.stats.association import spearman
 from mcdo.stats.attenuation import disattenuated_spearman
-from mcdo.stats.means import median
+from mcdo.stats.means import median_ratio
 from mcdo.stats.rank_matrix import rank_matrix
 from mcdo.stats.resampling import Estimate, IntervalOutcome, Origins
+from mcdo.stats.sample import Inferred
+from mcdo.stats.trials import widened, without_each
 
 LEVEL_BAND = (0.8, 1.25)
 """Median ratio that counts as the same level."""
@@ -72,17 +75,20 @@ def agreement(
     others: ArrayLike,
     *,
     origins: Origins | None = None,
+    shared_noise: bool = False,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
 ) -> Agreement:
     """``scores`` [K, N] beside ``others`` [L, N] of the same images; L = 1 stands for scores without noise.
 
-    Percentile bootstrap over origins. The correction is undefined (NaN) where a reliability is not positive, and for
-    one trial of ``scores``.
+    Percentile bootstrap over origins. ``shared_noise`` says that images of a trial of ``others`` share its noise, as
+    they do the probes of first order; intervals are then widened by its trials, see :mod:`mcdo.stats.trials`. That of
+    ``scores`` is each image's own. The correction is undefined (NaN) where a reliability is not positive, and for one
+    trial of ``scores``.
 
     Raises:
-        McdoError: for other shapes, or other scores of zero, which have no ratio.
+        McdoError: for other shapes, other scores of zero, which have no ratio, or shared noise of too few trials.
 
     """
     a, b = trials("scores", scores), trials("others", others)
@@ -91,9 +97,13 @@ def agreement(
     if (b.mean(axis=0) == 0).any():
         raise McdoError(f"the other score of image {int((b.mean(axis=0) == 0).argmax())} is zero: there is no ratio")
     how: dict[str, Any] = {"origins": origins, "seed": seed, "resamples": resamples, "level": level}
-    means = a.mean(axis=0), b.mean(axis=0)
-    raw = spearman(*means, **how)
-    return Agreement(median(means[0] / means[1], **how), raw, _corrected(a, b, raw, how))
+    mean = a.mean(axis=0)
+    raw = spearman(mean, b, shared_noise=shared_noise, **how)
+    corrected = _corrected(a, b, raw, how)
+    if shared_noise:
+        left = [_corrected(a, one, raw, {**how, "resamples": 1}).value for (one,) in without_each([b])]
+        corrected = widened(Inferred(corrected, math.nan), np.array(left), (-math.inf, math.inf)).estimate
+    return Agreement(median_ratio(mean, b, shared_noise=shared_noise, **how), raw, corrected)
 
 
 def _corrected(scores: Array, others: Array, raw: Estimate, how: dict[str, Any]) -> Estimate:

@@ -22,8 +22,8 @@ from scipy import stats
 
 from mcdo.stats._checks import Array, images, numbers
 from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
-from mcdo.stats.sample import Inferred, Sample
-from mcdo.stats.trials import Scores, infer
+from mcdo.stats.sample import Figures, Sample
+from mcdo.stats.trials import Resampled, Scores, infer
 
 RankFigure = Callable[[Array], Array]
 """A figure of rank covariances: [R, M, M] to [R]."""
@@ -98,32 +98,22 @@ def spearman_permutation_p(
     return float(found.pvalue)
 
 
-class RankFigures:
+class RankFigures(Resampled):
     """Figures of the rank covariance of scores [S, N], the first rows, and ``others`` [M, N], the rest."""
 
-    bounds = (-1.0, 1.0)
-
     def __init__(self, sample: Sample, figures: Sequence[RankFigure], others: Array | None = None) -> None:
-        self.sample, self.figures = sample, figures
-        self.others = np.empty((0, sample.images)) if others is None else others
+        fixed = np.empty((0, sample.images)) if others is None else others
 
-    def values(self, scores: Array) -> Array:
-        """The figures [F] of ``scores`` [S, N]."""
-        return self.sample.whole(self._of(scores))
+        def of(scores: Array) -> Figures:
+            rows = np.concatenate([scores, fixed])
 
-    def inferred(self, scores: Array) -> list[Inferred]:
-        """The same with percentile intervals of the bootstrap over origins."""
-        whole, draws = self.sample.both(self._of(scores))
-        return [self.sample.inferred(value, draws[:, i]) for i, value in enumerate(whole)]
+            def from_covariance(weights: Array) -> Array:
+                covariance = rank_covariance(rows, weights)
+                return np.stack([figure(covariance) for figure in figures], axis=1)
 
-    def _of(self, scores: Array) -> Callable[[Array], Array]:
-        rows = np.concatenate([scores, self.others])
+            return from_covariance
 
-        def figures(weights: Array) -> Array:
-            covariance = rank_covariance(rows, weights)
-            return np.stack([figure(covariance) for figure in self.figures], axis=1)
-
-        return figures
+        super().__init__(sample, of, (-1.0, 1.0))
 
 
 def among(*rows: int) -> RankFigure:

@@ -131,7 +131,8 @@ def inferred_area(of: Components, positive: NDArray[np.bool_], sample: Sample, *
     members = sample.units.members
     m, k = (len(np.unique(members[which])) for which in (positive, ~positive))
     if math.isnan(of.area) or min(m, k) < LEAST_CLASS:
-        return Inferred(Estimate(of.area, math.nan, math.nan, sample.n, sample.level), math.nan)
+        reason = f"{m} origins with positives and {k} with negatives; an interval needs {LEAST_CLASS} of either"
+        return Inferred(Estimate(of.area, math.nan, math.nan, sample.n, sample.level, reason), math.nan)
     first, second = (float((part**2).sum()) * c / (c - 1) for part, c in ((of.positive, m), (of.negative, k)))
     both = 2 * float((of.positive * of.negative).sum()) * sample.n / (sample.n - 1)
     error = math.sqrt(max(0.0, first + second + both))

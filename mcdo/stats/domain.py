@@ -27,10 +27,12 @@ def with_domain(linear: FirstOrderRun, *runs: MonteCarloRun, **resampling: Any) 
         resampling: ``seed``, ``resamples`` and ``level`` of :func:`~mcdo.stats.agreement`.
 
     Raises:
-        McdoError: for a run of another encoder, of other images, or at sites that ``linear`` does not have.
+        McdoError: for a run of another encoder, of other images, or at sites that ``linear`` does not have; for few
+            probes in fewer than five trials, for then nothing shows what other probes would have said.
 
     """
     domain: dict[tuple[str, float, frozenset[str]], Agreement] = dict(linear.domain)  # type: ignore[arg-type]
+    shared = linear.config.probes <= linear.features.shape[1]  # D + 1 probes leave no noise
     places = {name: i for i, name in enumerate(linear.ids)}
     for run in runs:
         missing = [name for name in run.ids if name not in places]
@@ -42,5 +44,7 @@ def with_domain(linear: FirstOrderRun, *runs: MonteCarloRun, **resampling: Any) 
         columns, p = np.array([places[name] for name in run.ids]), run.config.dropout.p
         for score in compared_scores():
             others = linear.scores(score, p, sorted(sites))[:, columns]
-            domain[score, p, sites] = agreement(run.scores(score), others, origins=run.origins, **resampling)
+            domain[score, p, sites] = agreement(
+                run.scores(score), others, origins=run.origins, shared_noise=shared, **resampling
+            )
     return replace(linear, domain=domain)

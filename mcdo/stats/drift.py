@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, trials
 from mcdo.stats.resampling import Estimate, Origins
 from mcdo.stats.sample import Sample
+from mcdo.stats.trials import shared_trials
 
 
 def trial_drift(
     scores: ArrayLike,
     *,
     origins: Origins | None = None,
+    shared_noise: bool = False,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
@@ -22,11 +28,12 @@ def trial_drift(
     """Slope of the mean score over the trial number, divided by the mean score: relative growth per trial.
 
     ``scores`` is [K, N], K >= 2. Least squares per image, averaged over images; the interval is a bootstrap over
-    origins, whose noise must be independent of one another's (masks keyed by image are; masks tied over images are
-    not). Dropouts stacked call after call give trial k a score k + 1 times as large: :func:`stacked_drift`.
+    origins. With ``shared_noise`` (masks tied over images, probes) it reaches at least as far as that of a straight
+    line through the trials' means, Student's t(K − 2) times its residual error, which holds all noise. Dropouts stacked
+    call after call give trial k a score k + 1 times as large: :func:`stacked_drift`.
 
     Raises:
-        McdoError: for one trial, or scores whose mean is zero.
+        McdoError: for one trial, scores whose mean is zero, or shared noise of too few trials.
 
     """
     array = trials("scores", scores, least_images=2)
@@ -43,7 +50,14 @@ def trial_drift(
             return np.asarray((weights @ slope) / (weights @ mean))[:, None]
 
     whole, draws = sample.both(drift)
-    return sample.estimate(whole[0], draws[:, 0])
+    found = sample.estimate(whole[0], draws[:, 0])
+    if not shared_noise:
+        return found
+    K = shared_trials({"scores": len(array)})
+    residual = array.mean(axis=1) / array.mean() - 1 - found.value * number
+    error = math.sqrt(float((residual**2).sum() / (K - 2) / (number**2).sum()))
+    reach = float(stats.t.ppf((1 + level) / 2, K - 2)) * error
+    return replace(found, low=min(found.low, found.value - reach), high=max(found.high, found.value + reach))
 
 
 def stacked_drift(trials: int) -> float:

@@ -69,8 +69,10 @@ def factorial_analysis(
     """Balanced analysis of one figure over all combinations of levels.
 
     Shares are SS(factor)/SS(between cells), sums of squares of marginal means about the grand mean (Fisher 1925);
-    without replication they describe these cells, and noise in the cells adds to all of them. Contrasts within units
-    by :func:`~mcdo.stats.crossed.crossed_mean`, all others with the percentile interval of the draws.
+    without replication they describe these cells, and noise in the cells adds to all of them. It adds once to the
+    value and once more to its draws, so the percentile interval is moved by twice what the draws exceed the value by:
+    else a share of nothing would never be held. Contrasts within units by :func:`~mcdo.stats.crossed.crossed_mean`,
+    those between units with the percentile interval of the draws.
 
     Args:
         factors: levels by factor, in the order of the axes of ``values``.
@@ -111,9 +113,9 @@ def factorial_analysis(
     return FactorialAnalysis(
         between=between,
         within=_adjusted(within),
-        shares={name: estimate(float(shares[0, i]), shares[1:, i]) for i, name in enumerate(names)},
+        shares={name: estimate(float(shares[0, i]), _moved(shares[:, i]).clip(0, 1)) for i, name in enumerate(names)},
         share_differences={
-            (names[i], names[j]): estimate(float(shares[0, j] - shares[0, i]), shares[1:, j] - shares[1:, i])
+            (names[i], names[j]): estimate(float(shares[0, j] - shares[0, i]), _moved(shares[:, j] - shares[:, i]))
             for i, j in itertools.combinations(range(len(factors)), 2)
         },
     )
@@ -124,6 +126,13 @@ def _contrast(cells: Array, axis: int, i: int, j: int, stay: Sequence[int]) -> A
     difference = np.take(cells, [j], axis) - np.take(cells, [i], axis)
     gone = tuple(a for a in range(1, cells.ndim) if a not in stay)
     return np.asarray(difference.mean(axis=gone).reshape(len(cells), -1))
+
+
+def _moved(shares: Array) -> Array:
+    """Draws of a share, the rest of [1 + R], without the noise that the value has once and they have twice."""
+    draws = shares[1:]
+    defined = draws[~np.isnan(draws)]
+    return np.asarray(draws - 2 * (defined.mean() - shares[0])) if len(defined) else draws
 
 
 def _adjusted(effects: Mapping[Contrast, Difference]) -> dict[Contrast, Difference]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +13,18 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array, images
+from mcdo.stats._checks import Array
+from mcdo.stats.comparison import holm_of_defined
 from mcdo.stats.resampling import (
     Estimate,
     Origins,
     Units,
     blockwise,
     check_resampling,
-    holm,
     percentile_estimate,
 )
+from mcdo.stats.sample import Inferred, spread
+from mcdo.stats.trials import Scores, shared_trials, widened
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class GroupDifference:
     Attributes:
         difference: mean of the second less mean of the first.
         exceedance: P(second > first) + P(equal)/2, the same as an AUROC: an effect size without a scale.
-        p_value: two-sided studentised permutation test of equal means.
+        p_value: two-sided studentised permutation test of equal means; Student's t where trials share noise.
         p_holm: adjusted over all pairs of the family.
 
     """
@@ -55,12 +58,13 @@ def group_differences(
     groups: Mapping[str, ArrayLike],
     *,
     origins: Mapping[str, Origins] | None = None,
+    shared_noise: bool = False,
     seed: int = 0,
     permutations: int = 1999,
     resamples: int = 1000,
     level: float = 0.95,
 ) -> dict[tuple[str, str], GroupDifference]:
-    """Every pair of ``groups`` (each [n], n >= 2, of different images), in their order.
+    """Every pair of ``groups`` (each [n] or [K, n], n >= 2, of different images), in their order.
 
     The permutation test exchanges origins between the groups and uses Welch's t as its statistic, so that it stays
     valid for the means when the spreads differ (Janssen 1997); a plain permutation of the difference of means would
@@ -68,36 +72,50 @@ def group_differences(
     percentile bootstrap over origins, each group resampled by itself. Two groups without any spread: p = 1 where they
     are equal, else the least possible.
 
+    With ``shared_noise`` trial k is one draw for all groups. Intervals are then widened by the trials, see
+    :mod:`mcdo.stats.trials`, and p is that of :class:`~mcdo.stats.Inferred`: no exchange of images shows what other
+    trials would have given.
+
     Args:
-        groups: values by name.
+        groups: values by name; [K, n] is averaged over trials.
         origins: of the images of each group, by the same names.
+        shared_noise: whether the images of a trial share its noise.
         seed: of permutations and resamples.
         permutations: of origins between two groups; all, where there are no more.
         resamples: of origins within a group.
         level: of the intervals.
 
     Raises:
-        McdoError: for fewer than two groups, values or origins in one, values that are not finite, or an origin that
-            two groups share: their images are then not independent.
+        McdoError: for fewer than two groups, values or origins in one, values that are not finite, an origin that two
+            groups share (their images are then not independent), or shared noise of too few trials.
 
     """
     check_resampling(resamples, level)
-    held = {name: images(2, **{name: values})[0] for name, values in groups.items()}
-    if len(held) < 2:
-        raise McdoError(f"groups {list(held)}: a comparison needs at least two")
+    if len(groups) < 2:
+        raise McdoError(f"groups {list(groups)}: a comparison needs at least two")
+    scores = {name: Scores.of({name: x}, shared_noise=shared_noise, least=2) for name, x in groups.items()}
+    if shared_noise:
+        shared_trials({name: len(np.asarray(values)) for name, values in groups.items()})
+    held = {name: score.means[0] for name, score in scores.items()}
     units = {name: Units.of(None if origins is None else origins[name], len(x)) for name, x in held.items()}
     _check_apart(origins or {})
     pairs = list(itertools.combinations(held, 2))
     rngs = np.random.default_rng(seed).spawn(2 * len(pairs))
     sums = {name: _sums(x, units[name]) for name, x in held.items()}
-    p_values = [
-        _permutation_p(sums[a], sums[b], rng, permutations) for (a, b), rng in zip(pairs, rngs[::2], strict=True)
+    found = [
+        _inferred((scores[a], units[a]), (scores[b], units[b]), rng, resamples, level)
+        for (a, b), rng in zip(pairs, rngs[1::2], strict=True)
     ]
-    found = {}
-    for (a, b), rng, p, adjusted in zip(pairs, rngs[1::2], p_values, holm(p_values), strict=True):
-        estimates = _intervals((held[a], units[a]), (held[b], units[b]), rng, resamples, level)
-        found[a, b] = GroupDifference(*estimates, p, float(adjusted))
-    return found
+    p_values = [
+        difference.p_value if shared_noise else _permutation_p(sums[a], sums[b], rng, permutations)
+        for (a, b), rng, (difference, _) in zip(pairs, rngs[::2], found, strict=True)
+    ]
+    return {
+        pair: GroupDifference(difference.estimate, exceedance.estimate, p, float(adjusted))
+        for pair, (difference, exceedance), p, adjusted in zip(
+            pairs, found, p_values, holm_of_defined(p_values), strict=True
+        )
+    }
 
 
 def _check_apart(origins: Mapping[str, Origins]) -> None:
@@ -147,19 +165,25 @@ def _permutation_p(x: Array, y: Array, rng: np.random.Generator, permutations: i
     return float(found.pvalue)
 
 
-def _intervals(
-    first: tuple[Array, Units], second: tuple[Array, Units], rng: np.random.Generator, resamples: int, level: float
-) -> tuple[Estimate, Estimate]:
+def _inferred(
+    first: tuple[Scores, Units], second: tuple[Scores, Units], rng: np.random.Generator, resamples: int, level: float
+) -> tuple[Inferred, Inferred]:
     """Difference of means, and exceedance, each group resampled by itself."""
-    (x, x_units), (y, y_units) = first, second
+    (one, x_units), (other, y_units) = first, second
+    x, y = one.means[0], other.means[0]
     a, b = (units.multiplicities(resamples, int(rng.integers(2**63))) for units in (x_units, y_units))
     ones = np.ones((1, len(x))), np.ones((1, len(y)))
     n = x_units.n + y_units.n
 
-    def estimate(figure: Callable[..., Array]) -> Estimate:
-        return percentile_estimate(float(figure(x, y, *ones)[0]), figure(x, y, a, b), n, level)
+    def inferred(figure: Callable[..., Array], bounds: tuple[float, float]) -> Inferred:
+        draws = figure(x, y, a, b)
+        found = Inferred(percentile_estimate(float(figure(x, y, *ones)[0]), draws, n, level), spread(draws))
+        if one.without is None or other.without is None:
+            return found
+        left = [figure(*rows, *ones)[0] for rows in zip(one.without[:, 0], other.without[:, 0], strict=True)]
+        return widened(found, np.array(left), bounds)
 
-    return estimate(_difference), estimate(_exceedance)
+    return inferred(_difference, (-math.inf, math.inf)), inferred(_exceedance, (0.0, 1.0))
 
 
 def _difference(x: Array, y: Array, a: Array, b: Array) -> Array:

@@ -12,7 +12,8 @@ reliability .5, N = 1000, K = 3) the corrected mean was .799, the raw one .58.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,11 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, trials
+from mcdo.stats.attenuation import no_correction
 from mcdo.stats.comparison import Difference, differences
 from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
-from mcdo.stats.sample import Inferred, Sample
+from mcdo.stats.sample import Figures, Inferred, Sample
+from mcdo.stats.trials import shared_trials, widened, without_each
 
 Pair = tuple[str, str]
 
@@ -78,6 +81,7 @@ def rank_matrix(
     scores: Mapping[str, ArrayLike],
     *,
     origins: Origins | None = None,
+    shared_noise: bool = False,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
@@ -85,11 +89,12 @@ def rank_matrix(
     """Rank correlations among ``scores``, each [K, N] on the same N images in the same order; K may differ.
 
     Intervals are percentile intervals of a bootstrap over origins, which holds the trials' noise as long as that is
-    independent from origin to origin. Differences of reliabilities have p by :func:`~mcdo.stats.normal_p`, with Holm
-    over all pairs.
+    independent from origin to origin; with ``shared_noise`` they are widened by the trials, see
+    :mod:`mcdo.stats.trials`. Differences of reliabilities have p as in :class:`~mcdo.stats.Inferred`, with Holm over
+    all pairs.
 
     Raises:
-        McdoError: for fewer than two scores, or other numbers of images.
+        McdoError: for fewer than two scores, other numbers of images, or shared noise of too few trials.
 
     """
     held = {name: trials(name, values) for name, values in scores.items()}
@@ -97,28 +102,45 @@ def rank_matrix(
     if len(held) < 2 or len(set(sizes.values())) > 1:
         raise McdoError(f"a rank matrix needs two or more scores of the same images; got {sizes}")
     names, sample = tuple(held), Sample(next(iter(sizes.values())), origins, seed, resamples, level)
-    rows = np.concatenate([*held.values(), [array.mean(axis=0) for array in held.values()]])
-    spans = _spans(held)
-    once, often = sample.both(lambda weights: correlation(rank_covariance(rows, weights)))
-    whole, drawn = _Figures(once[None], spans), _Figures(often, spans)
+    if shared_noise:
+        shared_trials({name: len(array) for name, array in held.items()})
+    whole, drawn = (_Figures(r, _spans(held)) for r in sample.both(_correlating(held)))
+    left = [dict(zip(names, each, strict=True)) for each in without_each([*held.values()])] if shared_noise else []
+    without = [_Figures(sample.whole(_correlating(each)), _spans(each)) for each in left]
 
-    def corrected_estimate(a: str, b: str) -> Estimate:
-        draws = drawn.corrected(a, b)
-        undefined = np.isnan(draws).mean() > (1 - level) / 2
-        return sample.undefined.estimate if undefined else sample.estimate(whole.corrected(a, b)[0], draws)
+    def inferred(pick: Callable[[_Figures], Array], bounds: tuple[float, float]) -> Inferred:
+        found = sample.inferred(float(pick(whole)), pick(drawn))
+        return widened(found, np.array([pick(one) for one in without]), bounds) if without else found
+
+    def raw(a: str, b: str) -> Estimate:
+        return inferred(lambda figures: figures.means(a, b), (-1, 1)).estimate
+
+    def corrected(a: str, b: str) -> Estimate:
+        if np.isnan(drawn.corrected(a, b)).mean() > (1 - level) / 2:
+            weak = [name for name in (a, b) if np.mean(drawn.within(name) > 0) < (1 + level) / 2]
+            return sample.undefined(no_correction(weak or [a, b])).estimate
+        return inferred(lambda figures: figures.corrected(a, b), (-math.inf, math.inf)).estimate
+
+    def within(name: str) -> Estimate:
+        return inferred(lambda figures: figures.within(name), (-1, 1)).estimate
 
     def gap(first: str, second: str) -> Inferred:
-        value, draws = (figures.within(second) - figures.within(first) for figures in (whole, drawn))
-        return sample.inferred(value[0], draws)
+        return inferred(lambda figures: figures.within(second) - figures.within(first), (-2, 2))
 
     pairs = list(itertools.combinations(names, 2))
     return RankMatrix(
         names=names,
-        raw={p: sample.estimate(whole.means(*p)[0], drawn.means(*p)) for p in pairs},
-        disattenuated={p: corrected_estimate(*p) for p in pairs},
-        reliability={name: sample.estimate(whole.within(name)[0], drawn.within(name)) for name in names},
+        raw={pair: raw(*pair) for pair in pairs},
+        disattenuated={pair: corrected(*pair) for pair in pairs},
+        reliability={name: within(name) for name in names},
         reliability_difference=differences(pairs, [gap(*pair) for pair in pairs]),
     )
+
+
+def _correlating(held: Mapping[str, Array]) -> Figures:
+    """Correlations [rows, rows] of all trials and of the means over trials."""
+    rows = np.concatenate([*held.values(), [array.mean(axis=0) for array in held.values()]])
+    return lambda weights: correlation(rank_covariance(rows, weights))
 
 
 def _spans(held: Mapping[str, Array]) -> dict[str, tuple[range, int]]:
@@ -131,13 +153,13 @@ def _spans(held: Mapping[str, Array]) -> dict[str, tuple[range, int]]:
 
 
 class _Figures:
-    """Figures from correlation matrices ``r`` [R, rows, rows] of all trials and means; each is [R]."""
+    """Figures from correlation matrices ``r`` [..., rows, rows] of all trials and means; each is [...]."""
 
     def __init__(self, r: Array, spans: Mapping[str, tuple[range, int]]) -> None:
         self.r, self.spans = r, spans
 
     def means(self, a: str, b: str) -> Array:
-        return np.asarray(self.r[:, self.spans[a][1], self.spans[b][1]])
+        return np.asarray(self.r[..., self.spans[a][1], self.spans[b][1]])
 
     def within(self, name: str) -> Array:
         return self._mean(itertools.combinations(self.spans[name][0], 2))
@@ -153,8 +175,8 @@ class _Figures:
     def _mean(self, cells: Any) -> Array:
         picked = np.array(list(cells), dtype=np.intp).reshape(-1, 2)
         if not len(picked):
-            return np.full(len(self.r), np.nan)
-        return np.asarray(self.r[:, picked[:, 0], picked[:, 1]].mean(axis=1))
+            return np.full(self.r.shape[:-2], np.nan)
+        return np.asarray(self.r[..., picked[:, 0], picked[:, 1]].mean(axis=-1))
 
 
 def _joined(pair: Pair) -> str:

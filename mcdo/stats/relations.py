@@ -19,7 +19,7 @@ from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, flags, images, jsonable
 from mcdo.stats.association import RankFigure, RankFigures, among
 from mcdo.stats.comparison import AreaDifferences, Difference, differences, holm_of_defined
-from mcdo.stats.resampling import Estimate, Origins, correlation
+from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
 from mcdo.stats.sample import Sample
 from mcdo.stats.trials import Scores, infer
 
@@ -84,7 +84,7 @@ def rank_relations(
     places = [(i, start + j) for i in range(len(scores)) for j in range(len(others))]
     figures = [among(*at) for at in places] + ([] if given is None else [among(*at, -1) for at in places])
     found = infer(RankFigures(sample, figures, table), held)
-    plain, partial = found[: len(names)], found[len(names) :] or [sample.undefined] * len(names)
+    plain, partial = found[: len(names)], found[len(names) :] or [sample.undefined()] * len(names)
     adjusted = holm_of_defined([one.p_value for one in (*plain, *partial)])
     return {
         name: Relation(rho.estimate, part.estimate, rho.p_value, first, second)
@@ -110,8 +110,9 @@ def advantages(
 
     A score says beforehand which way it points (larger is more uncertain), a baseline may be read either way: the
     difference is ρ(score) − |ρ(baseline)| for each target in ``follows`` [N], and AUROC(score) −
-    max(AUROC, 1 − AUROC)(baseline) for each 0/1 target in ``detects`` [N]. Scores and baselines are [N] or [K, N]. A
-    baseline is not set against a target of its own name. Intervals and p as in
+    max(AUROC, 1 − AUROC)(baseline) for each 0/1 target in ``detects`` [N]. Which way a baseline points is read off the
+    sample once, not in every resample, where one that follows nothing would seem to follow twice as much. Scores and
+    baselines are [N] or [K, N]. A baseline is not set against a target of its own name. Intervals and p as in
     :func:`~mcdo.stats.spearman_differences` and :func:`~mcdo.stats.auroc_differences`; Holm over the whole call.
     """
     truths = {name: flags(name, images(2, **{name: values})[0]) for name, values in detects.items()}
@@ -125,7 +126,13 @@ def advantages(
         if target != baseline
     }
     goals = {target: len(scores) + len(baselines) + i for i, target in enumerate(follows)}
-    following = {key: _directed(*at, goals[key[2]]) for key, at in pairs.items() if key[2] in goals}
+    rows = np.concatenate([held.means, table[: len(follows)]])
+    rho = correlation(rank_covariance(rows, np.ones((1, sample.images))))[0]
+    following = {
+        key: _directed(i, j, goals[key[2]], -1 if rho[j, goals[key[2]]] < 0 else 1)
+        for key, (i, j) in pairs.items()
+        if key[2] in goals
+    }
     detecting = {key: (*at, truths[key[2]]) for key, at in pairs.items() if key[2] not in goals}
     found = infer(RankFigures(sample, list(following.values()), table[: len(follows)]), held) if following else []
     found += infer(AreaDifferences(sample, list(detecting.values()), directed=True), held)
@@ -133,12 +140,12 @@ def advantages(
     return {key: by_key[key] for key in pairs}
 
 
-def _directed(score: int, baseline: int, target: int) -> RankFigure:
-    """ρ(score) − |ρ(baseline)| as a function of rank covariances [R, M, M]."""
+def _directed(score: int, baseline: int, target: int, sign: int) -> RankFigure:
+    """ρ(score) − ``sign`` ρ(baseline) as a function of rank covariances [R, M, M]."""
 
     def difference(covariance: Array) -> Array:
         rho = correlation(covariance)[:, :, target]
-        return np.asarray(rho[:, score] - np.abs(rho[:, baseline]))
+        return np.asarray(rho[:, score] - sign * rho[:, baseline])
 
     return difference
 

@@ -10,7 +10,8 @@ which is why the noise-corrected SNR stands beside it.
   column of K scores is one draw, so this is the whole uncertainty, the trials' share included. ρ: standard error of
   the median pair over resamples, Student's t on Fisher's z (:mod:`mcdo.stats.rank_influence`). SNR: bootstrap-t on log
   SNR (Efron 1982, Hall 1988), with quantiles stretched by the t of Satterthwaite's degrees of freedom, 2n/(κ − 1) for
-  influence values of kurtosis κ: where a few images carry the variance, the standard error is not known either.
+  influence values of kurtosis κ: where a few images carry the variance, the standard error is not known either. And
+  each arm reckons with one more unit as extreme as the most extreme one, which no resample holds.
 - Trials: whatever images of one trial share (tied masks, a drift from trial to trial) is invisible to a bootstrap
   over images. :mod:`mcdo.stats.sharing` asks the data, for the scores and for their ranks; at p < SHARING_ALPHA, or
   where the caller says so, the arms are lengthened by what a variance from K − 1 trials leaves open
@@ -18,22 +19,10 @@ which is why the noise-corrected SNR stands beside it.
 
 ICC and corrected SNR are monotone in SNR at a given K; so are their intervals, and the three never disagree.
 
-**Coverage** of the 95 % intervals, 600 simulated data sets each (ICC .75, K = 3, 5, 10; ICC is covered as SNR is):
-
-| scores | ρ, N = 100 | ρ, N = 500 | SNR, N = 100 | SNR, N = 500 |
-|---|---|---|---|---|
-| normal | .97 .96 .95 | .96 .95 .93 | .96 .95 .95 | .94 .95 .94 |
-| log-normal | .97 .96 .94 | .95 .95 .95 | .94 .94 .94 | .96 .95 .96 |
-| clustered (5 variants of an origin) | .95 .94 .93 | .97 .95 .94 | .96 .94 .95 | .96 .95 .95 |
-| a few images carry the variance (t3) | .97 .95 .95 | .96 .95 .94 | .90 .89 .88 | .85 .91 .89 |
-| heavy-tailed noise (t3) | .94 .97 .93 | .95 .95 .94 | .91 .93 .92 | .91 .92 .92 |
-| half the noise shared by the trial | .79 .94 .96 | .80 .94 .97 | .81 .95 .95 | .90 .95 .95 |
-
-What is missed: SNR's upper end where t3 images carry the variance (no resample holds an image more extreme than the
-sample's), its lower end under t3 noise. With K = 3 sharing goes unseen where the trials' common parts happen to lie
-close together, in one to three of ten such data sets, and the interval is then that of images alone. The price of
-asking: one data set in ten with independent noise is widened as well, at K = 3 so much that it decides nothing;
-``shared_noise=False`` saves it.
+**Coverage** of the 95 % intervals in simulation stands on the page docs/coverage.md. With K = 3 sharing goes unseen
+where the trials' common parts happen to lie close together, in one to three of ten such data sets, and the interval is
+then that of images alone. The price of asking: one data set in ten with independent noise is widened as well, at K = 3
+so much that it decides nothing; ``shared_noise=False`` saves it.
 """
 
 from __future__ import annotations

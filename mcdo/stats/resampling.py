@@ -9,6 +9,7 @@ thousand resamples cost one sort.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,13 +32,17 @@ _BLOCK = 320_000  # ranks held at once (2.5 MB): larger blocks fall out of the c
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its interval [low, high] at ``level``, and the number ``n`` of sampled units (origins) behind it."""
+    """A value, its interval [low, high] at ``level``, and the number ``n`` of sampled units (origins) behind it.
+
+    ``reason`` says why there is no interval, where more is to be said than that the figure is undefined.
+    """
 
     value: float
     low: float
     high: float
     n: int
     level: float = 0.95
+    reason: str = ""
 
     def outcome(self, threshold: float, direction: Direction = ">=") -> IntervalOutcome:
         """Whether ``value <direction> threshold`` holds: "met" on the whole interval, "not met" on none of it.
@@ -52,14 +57,20 @@ class Estimate:
         ends = {bool(compare(self.low, threshold)), bool(compare(self.high, threshold))}
         return "undecided" if len(ends) == 2 else "met" if ends.pop() else "not met"
 
-    def as_dict(self) -> dict[str, float | int | None]:
-        """value, low, high, n, level; a number that JSON cannot hold becomes None."""
+    @property
+    def has_interval(self) -> bool:
+        """Whether both ends are numbers; either may be infinite."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
+
+    def as_dict(self) -> dict[str, float | int | str | None]:
+        """value, low, high, n, level, and the reason if there is one; a number that JSON cannot hold becomes None."""
         return {
             "value": jsonable(self.value),
             "low": jsonable(self.low),
             "high": jsonable(self.high),
             "n": self.n,
             "level": self.level,
+            **({"reason": self.reason} if self.reason else {}),
         }
 
     @property
@@ -72,7 +83,10 @@ class Estimate:
 
     def __str__(self) -> str:
         digits = self.decimals
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}] n={self.n}"
+        if self.has_interval:
+            return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}] n={self.n}"
+        what = "undefined" if math.isnan(self.value) else f"{self.value:.{digits}f}, no interval"
+        return f"{what} ({self.reason}) n={self.n}" if self.reason else f"{what} n={self.n}"
 
 
 def check_resampling(resamples: int, level: float) -> None:

@@ -80,10 +80,9 @@ class Sample:
         """:meth:`estimate`, with the spread of the draws as its error."""
         return Inferred(self.estimate(value, draws), spread(draws))
 
-    @property
-    def undefined(self) -> Inferred:
+    def undefined(self, reason: str = "") -> Inferred:
         """What an absent figure is."""
-        return Inferred(Estimate(math.nan, math.nan, math.nan, self.n, self.level), math.nan)
+        return Inferred(Estimate(math.nan, math.nan, math.nan, self.n, self.level, reason), math.nan)
 
 
 def spread(draws: ArrayLike) -> float:

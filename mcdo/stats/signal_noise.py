@@ -45,7 +45,10 @@ def snr_confidence(scores: Array, units: Units, shared: float, resamples: int, s
 
     Each arm is the standard error times the bootstrap's quantile of (estimate − value)/(standard error) over Student's
     at n − 1, both at 97.5 %. Limits then use Student's t at Satterthwaite's degrees of freedom of that standard error,
-    2n/(κ − 1) for influence values of kurtosis κ and at most n − 1.
+    2n/(κ − 1) for influence values of kurtosis κ and at most n − 1. No resample holds a unit more extreme than the
+    sample's, so at 97.5 % the upper arm is longer by what one more unit like the most extreme one would add to the
+    signal, the lower one by what it would add to the noise. (Signal of t3 images, K = 5 and 10: coverage .84–.89
+    without, .90–.94 with one unit, .93–.96 with two, where that of log-normal images is .98–1.00.)
     """
     signal, noise = signal_noise(scores)
     n, sums = units.n, _unit_sums(scores, units)
@@ -59,10 +62,12 @@ def snr_confidence(scores: Array, units: Units, shared: float, resamples: int, s
     influence = sums[2] - sums[3]
     kurtosis = n * float((influence**4).sum()) / float((influence**2).sum()) ** 2 if influence.any() else 1.0
     freedom = n - 1 if kurtosis <= 1 else max(1.0, min(n - 1, 2 * n / (kurtosis - 1)))
+    t_limit = float(special.stdtrit(freedom, _TAIL))
+    more_signal, more_noise = (math.log1p(float(part.max() / part.sum())) / t_limit for part in sums[2:])
     return Confidence(
         centre=math.log(signal / noise),
-        below=error * max(0.0, float(high)),
-        above=error * max(0.0, -float(low)),
+        below=error * max(0.0, float(high)) + more_noise,
+        above=error * max(0.0, -float(low)) + more_signal,
         freedom=freedom,
         scale="log",
         trials=len(scores),

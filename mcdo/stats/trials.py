@@ -23,8 +23,8 @@ normal probes in two to four directions that the images weigh differently; truth
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -33,8 +33,7 @@ from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, scores_of
-from mcdo.stats.resampling import Estimate
-from mcdo.stats.sample import Inferred
+from mcdo.stats.sample import Figures, Inferred, Sample
 
 LEAST_TRIALS = 5
 """Trials from which on shared noise is judged by their spread.
@@ -71,12 +70,7 @@ class Scores:
         if not shared_noise:
             return cls(means)
         counts = {name: len(array) for name, array in held.items() if np.ndim(scores[name]) == 2}
-        if len(set(counts.values())) != 1 or (K := next(iter(counts.values()))) < LEAST_TRIALS:
-            raise McdoError(
-                f"trials of the scores: {counts or 'none'}; noise that all images share shows only in the differences "
-                f"between trials, of which at least {LEAST_TRIALS} are needed, as many in each score [K, N]: measure "
-                "more trials, or take all probes of first order (R = D + 1), which leave no noise"
-            )
+        K = shared_trials(counts)
         without = np.empty((K, *means.shape))
         for place, (name, array) in enumerate(held.items()):  # a score [N] has no noise, so nothing to leave out
             without[:, place] = (K * means[place] - array) / (K - 1) if name in counts else means[place]
@@ -91,6 +85,27 @@ class Scores:
         )
 
 
+def shared_trials(counts: Mapping[str, int]) -> int:
+    """The number of trials of scores whose images share noise, from that of each score.
+
+    Raises:
+        McdoError: for fewer than ``LEAST_TRIALS``, or scores of different numbers.
+
+    """
+    if len(set(counts.values())) != 1 or (K := next(iter(counts.values()))) < LEAST_TRIALS:
+        raise McdoError(
+            f"trials of the scores: {dict(counts) or 'none'}; noise that all images share shows only in the "
+            f"differences between trials, of which at least {LEAST_TRIALS} are needed, as many in each score [K, N]: "
+            "measure more trials, or take all probes of first order (R = D + 1), which leave no noise"
+        )
+    return K
+
+
+def without_each(trials: Sequence[Array]) -> list[list[Array]]:
+    """``trials`` ([K, N] each) without the first trial, without the second, …: K lists of [K − 1, N]."""
+    return [[np.delete(array, k, axis=0) for array in trials] for k in range(len(trials[0]))]
+
+
 class Inference(Protocol):
     """F figures of scores, with what the origins leave open about them."""
 
@@ -102,6 +117,28 @@ class Inference(Protocol):
 
     def inferred(self, scores: Array) -> list[Inferred]:
         """The same with intervals and errors over origins."""
+
+
+class Resampled:
+    """Figures that ``of`` makes of scores [S, N], with percentile intervals of the bootstrap over origins."""
+
+    def __init__(
+        self,
+        sample: Sample,
+        of: Callable[[Array], Figures],
+        bounds: tuple[float, float] = (-math.inf, math.inf),
+        size: int = 0,
+    ) -> None:
+        self.sample, self.of, self.bounds, self.size = sample, of, bounds, size
+
+    def values(self, scores: Array) -> Array:
+        """The figures [F] of ``scores`` [S, N]."""
+        return self.sample.whole(self.of(scores))
+
+    def inferred(self, scores: Array) -> list[Inferred]:
+        """The same with intervals."""
+        whole, draws = self.sample.both(self.of(scores), self.size)
+        return [self.sample.inferred(value, draws[:, i]) for i, value in enumerate(whole)]
 
 
 def infer(inference: Inference, scores: Scores) -> list[Inferred]:
@@ -126,4 +163,4 @@ def widened(found: Inferred, without: Array, bounds: tuple[float, float]) -> Inf
     # Satterthwaite (1946); a figure without any error has none to share out
     parts = found.error**4 / found.freedom + variance**2 / (K - 1)
     freedom = total**2 / parts if parts > 0 else math.inf
-    return Inferred(Estimate(e.value, low, high, e.n, e.level), math.sqrt(total), freedom)
+    return Inferred(replace(e, low=low, high=high), math.sqrt(total), freedom)

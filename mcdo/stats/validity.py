@@ -68,7 +68,7 @@ def ambiguity_estimates(
     found |= zip(ranked, infer(RankFigures(sample, figures, rows), scores), strict=True)
     endings = ("", "_given_norm") if controls else ("",)
     keys = [key + ending for ending in endings for key in PUBLISHED]
-    return {key: found.get(key, sample.undefined).estimate for key in keys}
+    return {key: found.get(key, sample.undefined()).estimate for key in keys}
 
 
 def ambiguity_report(

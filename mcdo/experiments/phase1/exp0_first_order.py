@@ -80,7 +80,7 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
     trials: int = 10
     subset: int = 100
     passes: int = 256
-    domain_trials: int = 4
+    domain_trials: int = 5
     domain_p: tuple[float, ...] = (0.001, 0.01, 0.05)
 
     @property
@@ -130,16 +130,23 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
 
         def compared(request: Passes, sites: list[str] | None) -> dict[str, Agreement]:
             run, p = inputs[request], request.config.dropout.p
-            return {
-                score: agreement(
-                    run.scores(score), linear.scores(score, p, sites), origins=run.origins, seed=seed, resamples=500
+
+            def of(score: str) -> Agreement:
+                others = linear.scores(score, p, sites)
+                return agreement(
+                    run.scores(score),
+                    others,
+                    origins=run.origins,
+                    shared_noise=len(others) > 1,
+                    seed=seed,
+                    resamples=500,
                 )
-                for score in DOMAIN_SCORES
-            }
+
+            return {score: of(score) for score in DOMAIN_SCORES}
 
         def gain(score: str) -> Estimate:
             ends = {str(probes): runs[probes].scores(score) for probes in (self.probes[0], self.probes[-1])}
-            matrix = rank_matrix(ends, origins=origins, seed=seed)
+            matrix = rank_matrix(ends, origins=origins, shared_noise=True, seed=seed)
             return next(iter(matrix.reliability_difference.values())).estimate
 
         origins = runs[self.probes[0]].origins

@@ -11,14 +11,12 @@ grow with the trial; the drift over trials is therefore measured and stands in t
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from mcdo.estimators import MonteCarloConfig
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Passes, Request, View
@@ -28,7 +26,6 @@ from mcdo.stats import (
     THRESHOLDS,
     Agreement,
     Estimate,
-    Origins,
     RankMatrix,
     Reliability,
     agreement,
@@ -122,12 +119,18 @@ class RankStability(Experiment[StabilityResult]):
         scores = {name: {p: run.scores(name) for p, run in runs.items()} for name in SCORES}
         predicted = {p: linear.scores("trace_pre", p=p) for p in self.p}
         trace, norm, origins = scores["trace_pre"], linear.feature_norm, linear.origins
+        shared = (
+            len(predicted[self.reference]) > 1
+        )  # images of a trial share its probes; those of a Monte Carlo trial no masks
         # all p at once: 99 % that no interval misses zero where nothing drifts
         simultaneous: dict[str, Any] = {"seed": seed, "resamples": 4000, "level": 1 - 0.01 / len(trace)}
         return StabilityResult(
             means={p: mean(values, origins=origins, seed=seed) for p, values in trace.items()},
             predicted={p: float(values.mean()) for p, values in predicted.items()},
-            ratio={p: _ratio(values, predicted[p], origins, seed) for p, values in trace.items()},
+            ratio={
+                p: ratio_of_means(values.mean(axis=0), predicted[p], shared_noise=shared, origins=origins, seed=seed)
+                for p, values in trace.items()
+            },
             # masks are each image's own, and three trials are too few to judge that from the data
             reliability={
                 p: reliability(values, origins=origins, shared_noise=False, seed=seed) for p, values in trace.items()
@@ -140,7 +143,13 @@ class RankStability(Experiment[StabilityResult]):
                 )
                 for name, by_p in scores.items()
             },
-            first_order=agreement(trace[self.reference], predicted[self.reference], origins=origins, seed=seed),
+            first_order=agreement(
+                trace[self.reference],
+                predicted[self.reference],
+                origins=origins,
+                shared_noise=shared,
+                seed=seed,
+            ),
         )
 
     def claims(self) -> Sequence[Claim[StabilityResult]]:
@@ -234,21 +243,3 @@ class RankStability(Experiment[StabilityResult]):
             axes.set_xlabel("drop probability p")
 
         return levels, matrices, between_p
-
-
-def _ratio(measured: Scores, predicted: Scores, origins: Origins, seed: int) -> Estimate:
-    """Mean measured over mean predicted score, over the same images.
-
-    All images of a first-order trial share its probes, which a bootstrap over images cannot see, so the spread between
-    those trials lengthens both arms in quadrature, with Student's t at K − 1 degrees of freedom.
-    """
-    over_images = ratio_of_means(measured, predicted, origins=origins, seed=seed)
-    by_trial = predicted.mean(axis=1)
-    K = len(by_trial)
-    if K < 2:
-        return over_images
-    value = over_images.value
-    error = by_trial.std(ddof=1) / by_trial.mean() / math.sqrt(K)
-    reach = value * float(error * stats.t.ppf((1 + over_images.level) / 2, K - 1))
-    low = value - math.hypot(value - over_images.low, reach)
-    return replace(over_images, low=low, high=value + math.hypot(over_images.high - value, reach))

@@ -236,8 +236,8 @@ def _estimates(value: Any, path: str = "") -> Iterable[tuple[str, Estimate]]:
 
 def _estimate(held: Mapping[str, Any]) -> Estimate:
     """An estimate in JSON; what it could not hold was NaN or infinite."""
-    numbers = {k: math.nan if held[k] is None else float(held[k]) for k in ("value", "low", "high")}
-    return Estimate(**numbers, n=int(held["n"] or 0))
+    value, low, high = (math.nan if held[k] is None else float(held[k]) for k in ("value", "low", "high"))
+    return Estimate(value, low, high, int(held["n"] or 0), reason=str(held.get("reason", "")))
 
 
 def _facts(folder: Path, reported: Reported) -> tuple[tuple[str, str], ...]:

@@ -9,7 +9,7 @@ from made_up_inputs import inputs_of
 from made_up_runs import Array, MadeUpFirstOrder, made_up_run, noisy
 
 import mcdo
-from mcdo.experiments.phase2.exp1_rank_stability import RankStability, StabilityResult, _ratio
+from mcdo.experiments.phase2.exp1_rank_stability import RankStability, StabilityResult
 from mcdo.harness import FirstOrder, Images, Passes, Request
 from mcdo.stats import stacked_drift, trial_drift
 
@@ -25,7 +25,7 @@ def sweep(scramble_from: float = 1.0, curve: float = 0.0) -> StabilityResult:
     norm = np.full(N, 2.0)
 
     def first_order(name: str, p: float) -> Array:
-        scores = noisy(p / (1 - p) * true, 3, np.random.default_rng(7), 20_000)
+        scores = noisy(p / (1 - p) * true, 5, np.random.default_rng(7), 20_000)
         return scores / 4 if name == "trace_pre_relative" else scores
 
     def passes(p: float) -> Any:
@@ -68,18 +68,6 @@ def test_a_ranking_that_changes_is_told_from_one_that_is_noisy_and_a_curved_mean
     assert found.first_order.ranking == "met", "at the reference the ranking is first order's"
     assert found.ratio[0.02].value == pytest.approx(1.1, abs=0.04)
     assert found.ratio[0.001].value == pytest.approx(1.005, abs=0.04)
-
-
-def test_noise_that_all_images_of_a_first_order_trial_share_reaches_the_ratio_s_interval() -> None:
-    """Its probes are common to all images: a bootstrap over images alone would miss the truth most of the time."""
-    rng = np.random.default_rng(3)
-    inside = 0
-    for seed in range(60):
-        true = np.exp(0.3 * rng.normal(size=100))
-        probes = 1 + 0.05 * rng.normal(size=(3, 1))
-        ratio = _ratio(noisy(true, 3, rng), true * probes, np.arange(100), seed)
-        inside += ratio.low <= 1 <= ratio.high
-    assert inside >= 51  # 57 expected; 51 is four standard deviations below
 
 
 def test_the_requests_are_one_run_per_p_and_one_first_order() -> None:

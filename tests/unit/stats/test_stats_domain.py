@@ -17,7 +17,8 @@ P = 0.01
 @pytest.fixture(scope="module")
 def runs() -> tuple[FirstOrderRun, MonteCarloRun, MonteCarloRun]:
     encoder, images = mcdo.load_encoder("clip_tiny", device="cpu"), mcdo.load_images("digits", n=24, seed=42)
-    linear = mcdo.first_order(encoder, images, mcdo.Dropout(P), probes=8, trials=1, progress=False)
+    probes = encoder.feature_dim + 1
+    linear = mcdo.first_order(encoder, images, mcdo.Dropout(P), probes=probes, trials=1, progress=False)
     every, one = (
         mcdo.monte_carlo(encoder, images, mcdo.Dropout(P, sites), (32,), 3, geometry=(), progress=False)
         for sites in ("all", "fc1")
@@ -58,6 +59,13 @@ def test_inside_the_domain_nothing_is_said(runs: tuple[FirstOrderRun, MonteCarlo
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with_domain(linear, same, resamples=100).scores("trace_pre")
+
+
+def test_one_trial_of_few_probes_cannot_be_compared(runs: tuple[FirstOrderRun, MonteCarloRun, MonteCarloRun]) -> None:
+    linear, every, _ = runs
+    few = replace(linear, config=replace(linear.config, probes=8))
+    with pytest.raises(McdoError, match=r"'y': 1.*at least 5 are needed.*R = D \+ 1"):
+        with_domain(few, every)
 
 
 def test_a_run_of_something_else_is_refused(runs: tuple[FirstOrderRun, MonteCarloRun, MonteCarloRun]) -> None:

@@ -139,3 +139,12 @@ def test_names_may_be_asked_for_in_either_order_and_the_matrix_is_symmetric() ->
 def test_scores_that_cannot_be_compared_are_refused(scores: dict[str, Array]) -> None:
     with pytest.raises(McdoError, match="two or more scores of the same images"):
         rank_matrix(scores)
+
+
+def test_a_correction_that_noise_forbids_says_whose() -> None:
+    rng = np.random.default_rng(8)
+    matrix = rank_matrix({"noise": rng.normal(size=(3, 60)), "own": np.arange(60) + rng.normal(size=(3, 60))})
+    found = matrix.pair("disattenuated", "noise", "own")
+    assert str(found) == ("undefined (trials of noise do not rank alike beyond chance: no correction for noise) n=60")
+    assert found.as_dict()["reason"] == found.reason
+    assert "reason" not in matrix.pair("raw", "noise", "own").as_dict()

@@ -157,3 +157,12 @@ def test_holm_matches_the_hand_computed_steps() -> None:
     assert holm([]).shape == (0,)
     with pytest.raises(McdoError, match=r"\[0, 1\]"):
         holm([1.1])
+
+
+def test_an_estimate_without_interval_says_so() -> None:
+    nan = math.nan
+    assert str(Estimate(0.5, 0.25, 0.75, 9)) == "0.50 [0.25, 0.75] n=9"
+    assert str(Estimate(0.5, nan, nan, 9)) == "0.50, no interval n=9"
+    assert str(Estimate(0.5, nan, nan, 9, reason="one frame")) == "0.50, no interval (one frame) n=9"
+    assert str(Estimate(nan, nan, nan, 9)) == "undefined n=9"
+    assert Estimate(0.5, 0.25, math.inf, 9).has_interval

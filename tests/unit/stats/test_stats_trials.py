@@ -14,7 +14,9 @@ from scipy import stats
 from mcdo.errors import McdoError
 from mcdo.stats import (
     Estimate,
+    GroupDifference,
     advantages,
+    agreement,
     ambiguity_estimates,
     ambiguity_report,
     ambiguity_targets,
@@ -22,10 +24,18 @@ from mcdo.stats import (
     auroc_differences,
     auroc_high,
     auroc_low,
+    disattenuated_spearman,
+    group_differences,
+    mean,
+    median,
     partial_spearman,
+    rank_matrix,
     rank_relations,
+    ratio_of_means,
     spearman,
     spearman_differences,
+    trial_drift,
+    trial_spearman,
 )
 from mcdo.stats.sample import Inferred
 from mcdo.stats.trials import widened
@@ -62,7 +72,32 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "detects": lambda x, **o: (
         advantages({"x": x}, {"o": OTHER}, follows={}, detects={"t": TARGET > 0.5}, **o)["x", "o", "t"].estimate
     ),
+    "mean": mean,
+    "median": median,
+    "ratio_of_means": lambda x, **o: ratio_of_means(x, OTHER**2, **o),
+    "group_differences": lambda x, **o: apart(x, **o).difference,
+    "exceedance": lambda x, **o: apart(x, **o).exceedance,
 }
+"""Of scores that are averaged over their trials first."""
+SECOND = probed(np.random.default_rng(10), TARGET, 6)
+BETWEEN_TRIALS: dict[str, Callable[..., Any]] = {
+    "rank_matrix": lambda x, **o: {
+        **(found := rank_matrix({"x": x, "y": SECOND[: len(x)]}, **o)).raw,
+        **found.disattenuated,
+        **found.reliability,
+    },
+    "trial_drift": trial_drift,
+    "disattenuated_spearman": lambda x, **o: disattenuated_spearman(x, TARGET, **o),
+    "trial_spearman": lambda x, **o: trial_spearman(x, SECOND[: len(x)], **o),
+    "agreement": lambda x, **o: vars(agreement(SECOND[:3], x, **o)),
+}
+EVERY = {**FUNCTIONS, **BETWEEN_TRIALS}
+
+
+def apart(x: Array, **options: Any) -> GroupDifference:
+    """The first third of the images, and the others."""
+    groups = {"first": x[..., : N // 3], "second": x[..., N // 3 :]}
+    return group_differences(groups, permutations=9, **options)["first", "second"]
 
 
 def estimates(found: Any) -> list[Estimate]:
@@ -76,9 +111,9 @@ def test_trials_are_averaged(name: str) -> None:
     assert estimates(of(x[:1])) == estimates(of(x[0]))
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", EVERY)
 def test_shared_noise_widens_both_arms_and_leaves_the_value(name: str) -> None:
-    x, of = probed(np.random.default_rng(2), TARGET, 6, probes=2), FUNCTIONS[name]
+    x, of = probed(np.random.default_rng(2), TARGET, 6, probes=2), EVERY[name]
     for plain, wide in zip(estimates(of(x)), estimates(of(x, shared_noise=True)), strict=True):
         assert (wide.value, wide.n) == (plain.value, plain.n)
         assert wide.low < plain.low
@@ -92,11 +127,15 @@ def test_trials_that_agree_widen_nothing(name: str) -> None:
         assert (wide.low, wide.high) == pytest.approx((plain.low, plain.high), abs=1e-9)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", EVERY)
 def test_fewer_than_five_trials_are_refused_with_the_remedy(name: str) -> None:
-    of = FUNCTIONS[name]
     with pytest.raises(McdoError, match=r"4.*at least 5 are needed.*R = D \+ 1"):
-        of(probed(np.random.default_rng(5), TARGET, 4), shared_noise=True)
+        EVERY[name](probed(np.random.default_rng(5), TARGET, 4), shared_noise=True)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_scores_without_trials_show_no_shared_noise(name: str) -> None:
+    of = FUNCTIONS[name]
     with pytest.raises(McdoError, match="trials of the scores: none"):
         of(OTHER, shared_noise=True)
 
@@ -116,6 +155,42 @@ def test_the_interval_is_the_two_way_one_by_explicit_jackknife() -> None:
     low = plain.value - math.hypot(plain.value - plain.low, reach) - max(0, bias)
     high = plain.value + math.hypot(plain.high - plain.value, reach) + max(0, -bias)
     assert (wide.low, wide.high) == pytest.approx((low, high))
+
+
+def test_reliability_in_a_matrix_is_widened_by_explicit_jackknife() -> None:
+    """The mean over pairs of trials is without bias, so only the jackknife's error is added."""
+    x = probed(np.random.default_rng(3), TARGET, 6, probes=4)
+
+    def within(trials: Array) -> float:
+        return float(stats.spearmanr(trials.T).statistic[np.triu_indices(len(trials), 1)].mean())
+
+    plain, wide = (rank_matrix({"x": x, "y": SECOND}, shared_noise=known).reliability["x"] for known in (False, True))
+    without = np.array([within(np.delete(x, k, axis=0)) for k in range(6)])
+    assert without.mean() == pytest.approx(within(x))
+    reach = stats.t.ppf(0.975, 5) * math.sqrt(5 / 6 * ((without - without.mean()) ** 2).sum())
+    assert wide.low == pytest.approx(plain.value - math.hypot(plain.value - plain.low, reach))
+
+
+def test_a_drift_reaches_as_far_as_the_line_through_the_trials() -> None:
+    x = probed(np.random.default_rng(4), TARGET, 6, probes=2)
+    line = stats.linregress(np.arange(6), x.mean(axis=1) / x.mean())
+    found = trial_drift(x, shared_noise=True)
+    reach = stats.t.ppf(0.975, 4) * line.stderr
+    assert (found.value, found.low, found.high) == pytest.approx((line.slope, line.slope - reach, line.slope + reach))
+
+
+def test_groups_that_only_probes_set_apart_have_a_p_that_knows_it() -> None:
+    """Trials move the second group alone, by half a standard deviation: exchanged images take that for a difference."""
+    rng, rejected, runs = np.random.default_rng(5), np.zeros(2), 100
+    for _ in range(runs):
+        first, second = rng.normal(size=(2, 6, 100)) * 0.3 + rng.normal(size=(2, 1, 100))
+        second += 0.5 * rng.normal(size=(6, 1))
+        for j, known in enumerate((False, True)):
+            groups = {"first": first, "second": second}
+            found = group_differences(groups, shared_noise=known, permutations=199, resamples=200)["first", "second"]
+            rejected[j] += found.p_value < 0.05
+    assert rejected[0] / runs > 0.15
+    assert rejected[1] / runs < 0.05 + 2 * math.sqrt(0.05 * 0.95 / runs)
 
 
 def test_widening_by_hand() -> None:

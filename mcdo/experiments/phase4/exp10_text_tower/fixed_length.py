@@ -1,7 +1,7 @@
 """Scores of prompts with their length held fixed, and with every frame counted once.
 
 Values are [N], or [K, N] where the prompts of a trial share its noise (probes of first order); what other trials would
-have given is then part of the intervals (:mod:`mcdo.stats.trials`). The p of a group difference is over frames alone.
+have given is then part of the intervals (:mod:`mcdo.stats.trials`).
 """
 
 from __future__ import annotations
@@ -101,37 +101,25 @@ def _generic(ranks: ArrayLike, prompts: Sequence[Prompt], seed: int) -> GroupDif
     named = np.concatenate(list(means.values()), axis=1) if means else np.empty((1, 0))
     if min(generic.shape[1], named.shape[1]) < 2:
         return None
-    groups = {"named": named.mean(axis=0), GENERIC_STYLE: generic.mean(axis=0)}
-    (difference,) = group_differences(groups, seed=seed).values()
+    shared = len(named) > 1
+    groups = {"named": named, GENERIC_STYLE: generic}
+    (difference,) = group_differences(groups, shared_noise=shared, seed=seed).values()
     frames, labels = (
         np.concatenate([named, generic], axis=1),
         np.repeat([False, True], [named.shape[1], generic.shape[1]]),
     )
-    return replace(
-        difference,
-        difference=_over_trials(difference.difference, generic.mean(axis=1) - named.mean(axis=1), (-1, 1)),
-        exceedance=auroc(frames, labels, shared_noise=len(frames) > 1),
-    )
+    return replace(difference, exceedance=auroc(frames, labels, shared_noise=shared))
 
 
 def level_ratio(measured: Array, predicted: Array, origins: Origins, seed: int) -> Estimate:
     """Mean of ``measured`` over that of ``predicted``, [K, N] both; ``predicted`` shares noise where it has trials."""
-    over_origins = ratio_of_means(measured, predicted, origins=origins, seed=seed)
-    ratios = [float(measured.mean() / one.mean()) for one in _without(predicted)]
-    return _widened(over_origins, ratios, (-math.inf, math.inf))
-
-
-def _without(trials: Array) -> list[Array]:
-    """Means over all of the K trials but one, K of them; none for a single trial."""
-    return [np.delete(trials, k, axis=0).mean(axis=0) for k in range(len(trials))] if len(trials) > 1 else []
+    return ratio_of_means(measured.mean(axis=0), predicted, origins=origins, shared_noise=len(predicted) > 1, seed=seed)
 
 
 def _over_trials(estimate: Estimate, by_trial: Array, bounds: tuple[float, float]) -> Estimate:
     """The mean of what each trial gives [K], widened by their spread."""
-    return _widened(estimate, [float(one) for one in _without(by_trial)], bounds)
-
-
-def _widened(estimate: Estimate, without: Sequence[float], bounds: tuple[float, float]) -> Estimate:
-    if not without:
+    K = len(by_trial)
+    if K < 2:
         return estimate
-    return widened(Inferred(estimate, math.nan), np.array(without), bounds).estimate
+    without = (by_trial.sum() - by_trial) / (K - 1)
+    return widened(Inferred(estimate, math.nan), without, bounds).estimate
