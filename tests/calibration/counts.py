@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from figures import GROUPS, Group, drawn, truth
+from figures import Group, drawn, truth
+from groups import GROUPS
 from populations import POPULATIONS
 from scipy import stats
 
@@ -55,7 +56,7 @@ def counted(
     hits, defined = dict.fromkeys(goal, 0), dict.fromkeys(goal, 0)
     for i, sample in enumerate(population.samples(runs, K, N, seed=SEED)):
         try:
-            found = group.found(drawn(population, sample, 4 * i // runs, resamples, as_images=as_images))
+            found = group.found(drawn(population, sample, i, resamples, seed=4 * i // runs, as_images=as_images))
         except McdoError:  # refused for every data set of this K
             break
         for figure, estimate in found.items():

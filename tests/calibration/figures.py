@@ -1,4 +1,4 @@
-"""Every interval of ``mcdo.stats`` that a report prints, as a figure of a simulated data set whose truth is known.
+"""An interval of ``mcdo.stats`` that a report prints is a figure of a simulated data set whose truth is known.
 
 A truth is the figure of an infinitely large sample: of the same scores, or, where the trials share noise and the
 interval claims to hold it, of noise-free ones. It comes from a closed form, or from very large data sets.
@@ -16,25 +16,7 @@ import numpy as np
 from populations import Array, Population, Sample
 from scipy import special
 
-from mcdo.stats import (
-    Estimate,
-    auroc,
-    auroc_differences,
-    auroc_high,
-    group_differences,
-    mean,
-    median,
-    partial_spearman,
-    rank_matrix,
-    reliability,
-    share,
-    spearman,
-    spearman_differences,
-    trial_drift,
-    wilcoxon_increase,
-)
-from mcdo.stats.attenuation import disattenuated_spearman, trial_spearman
-from mcdo.stats.mean_differences import t_mean
+from mcdo.stats import Estimate
 
 OWN = ("normal", "log_normal", "heavy_images")
 INDEPENDENT = ("normal", "log_normal", "heavy_images", "heavy_noise", "clustered")
@@ -51,9 +33,14 @@ class Draw:
 
     sample: Sample
     rivals: Array
-    shared: bool
+    number: int
+    population: Population
     origins: Mapping[str, Any]
     resampling: Mapping[str, Any]
+
+    @property
+    def shared(self) -> bool:
+        return bool(self.population.shared)
 
     @property
     def how(self) -> dict[str, Any]:
@@ -65,11 +52,30 @@ class Draw:
         return {**self.origins, "shared_noise": self.shared}
 
     @property
+    def rng(self) -> np.random.Generator:
+        """For what else a figure draws."""
+        return np.random.default_rng((self.number, len(self.sample.own)))
+
+    @property
+    def idle(self) -> Array:
+        """A trait that goes with nothing, [N]."""
+        between, within = self.rng.normal(size=(2, len(self.sample.own)))
+        part = self.population.clustered
+        return np.asarray(math.sqrt(part) * between[self.sample.origins] + math.sqrt(1 - part) * within)
+
+    @property
+    def independent(self) -> Array:
+        """Noise of trials whose images share none, [K, N]."""
+        noise = math.sqrt((1 - self.population.icc) / self.population.icc)
+        return np.asarray(noise * self.rng.normal(size=self.sample.scores.shape))
+
+    @property
     def high(self) -> Array:
         return np.asarray(self.sample.target > HIGH)
 
 
 Found = Mapping[str, Estimate]
+Truth = Mapping[str, Callable[[Population, int], float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,127 +97,25 @@ class Group:
     found: Callable[[Draw], Found]
     populations: tuple[str, ...]
     trials: tuple[int, ...] = (5,)
-    truth: Mapping[str, Callable[[Population, int], float]] = field(default_factory=dict)
+    truth: Truth = field(default_factory=dict)
     complete: bool = False
     noise_free: bool = False
 
 
-def _associations(draw: Draw) -> Found:
-    of, how = draw.sample, {**draw.how, **draw.noise}
-    scores = {"score": of.scores, "rival": of.rival}
-    areas = auroc_differences(scores, "rival", draw.high, **draw.noise)
-    return {
-        "Spearman": spearman(of.scores, of.target, **how),
-        "partial Spearman": partial_spearman(of.scores, of.target, of.norm, **how),
-        "difference of Spearman": spearman_differences(scores, "rival", of.target, **how)["score"].estimate,
-        "AUROC, 1 in 5 positive": auroc(of.scores, draw.high, **draw.noise),
-        "AUROC, 1 in 10 positive": auroc_high(of.scores, of.target, **draw.noise),
-        "difference of AUROC": areas["score"].estimate,
-    }
+def drawn(
+    population: Population, sample: Sample, number: int, resamples: int, *, seed: int = 0, as_images: bool = False
+) -> Draw:
+    """Data set ``number``; ``as_images`` treats variants of an origin as independent, as no interval should.
 
-
-def _reliability(draw: Draw) -> Found:
-    found = reliability(draw.sample.scores, **draw.how)
-    named = {"median ρ": "spearman", "SNR": "snr", "corrected SNR": "snr_corrected", "ICC": "icc"}
-    return {name: found.estimate(key) for name, key in named.items()}
-
-
-def _among_scores(draw: Draw) -> Found:
-    matrix = rank_matrix({"score": draw.sample.scores, "rival": draw.rivals}, **draw.how)
-    return {
-        "rank matrix, raw": matrix.pair("raw", "score", "rival"),
-        "rank matrix, disattenuated": matrix.pair("disattenuated", "score", "rival"),
-        "mean ρ of trials": matrix.reliability["score"],
-        "difference of mean ρ": matrix.reliability_difference["score", "rival"].estimate,
-        "trial by trial ρ": trial_spearman(draw.sample.scores, draw.rivals, **draw.how),
-    }
-
-
-def _disattenuated(draw: Draw) -> Found:
-    return {"disattenuated ρ": disattenuated_spearman(draw.sample.scores, draw.sample.target, **draw.how)}
-
-
-def _means(draw: Draw) -> Found:
-    of = draw.sample
-    half = len(of.own) // 2
-    groups = {"first": of.own[:half], "second": of.own[half:]}
-    origins = {"first": of.origins[:half], "second": of.origins[half:]} if draw.origins["origins"] is not None else None
-    apart = group_differences(groups, origins=origins, permutations=9, **draw.resampling)["first", "second"]
-    return {
-        "mean": mean(of.own, **draw.how),
-        "mean, Student": t_mean(of.own, **draw.origins),
-        "median": median(of.own, **draw.how),
-        "difference of groups": apart.difference,
-        "exceedance of groups": apart.exceedance,
-    }
-
-
-def _pairs(draw: Draw) -> Found:
-    of = draw.sample
-    after, before = np.exp((of.target + RISE) / 2), np.exp(of.norm / 2)
-    increase = wilcoxon_increase(after, before, **draw.how)
-    drift = trial_drift(before * np.exp(0.2 * draw.sample.scores), **draw.how)
-    return {
-        "share, 1 in 5": share(draw.high, **draw.origins),
-        "share, 1 in 20": share(of.target > special.ndtri(0.95), **draw.origins),
-        "Wilcoxon fraction": increase.fraction,
-        "relative change": increase.relative_change,
-        "drift over trials": drift,
-    }
-
-
-def _no_difference(population: Population, K: int) -> float:
-    return 0.0
-
-
-GROUPS = (
-    Group("associations", _associations, INDEPENDENT),
-    Group("associations, noise shared by trials", _associations, ("shared_noise",), (3, 5, 10), noise_free=True),
-    Group(
-        "reliability", _reliability, EVERY, (3, 5, 10),
-        {
-            "median ρ": lambda population, K: population.spearman(K),
-            "SNR": lambda population, K: population.snr(K),
-            "corrected SNR": lambda population, K: population.snr(K) - 1 / K,
-            "ICC": lambda population, K: population.icc,
-        },
-        complete=True,
-    ),
-    Group(
-        "several scores", _among_scores, INDEPENDENT, (3, 5),
-        {"rank matrix, disattenuated": lambda population, K: population.latent_spearman("own", "rival")},
-    ),
-    Group(
-        "one score without its noise", _disattenuated, EVERY, (3, 5, 10),
-        {"disattenuated ρ": lambda population, K: population.latent_spearman("own", "target")},
-        complete=True,
-    ),
-    Group("means", _means, (*OWN, "clustered"), truth={
-        "difference of groups": _no_difference, "exceedance of groups": lambda population, K: 0.5,
-        "mean": lambda population, K: math.exp(population.skew**2 / 2) if population.images == "log_normal" else 0.0,
-        "mean, Student": lambda population, K: (
-            math.exp(population.skew**2 / 2) if population.images == "log_normal" else 0.0
-        ),
-        "median": lambda population, K: 1.0 if population.images == "log_normal" else 0.0,
-    }, complete=True),
-    Group("shares and changes", _pairs, ("normal", "clustered"), truth={
-        "share, 1 in 5": lambda population, K: 0.2,
-        "share, 1 in 20": lambda population, K: 0.05,
-        "Wilcoxon fraction": lambda population, K: float(special.ndtr(RISE / math.sqrt(2 * (1 - 0.3)))),
-        "relative change": lambda population, K: math.exp(RISE / 2) - 1,
-        "drift over trials": _no_difference,
-    }, complete=True),
-)  # fmt: skip
-
-
-def drawn(population: Population, sample: Sample, seed: int, resamples: int, *, as_images: bool = False) -> Draw:
-    """``as_images`` treats variants of an origin as independent, as no interval should."""
+    Few values of ``seed`` save time: resamples of the same origins are kept.
+    """
     noise = math.sqrt((1 - population.icc) / population.icc)
-    rng = np.random.default_rng((seed, len(sample.own)))
-    rivals = sample.rival + noise * rng.normal(size=sample.scores.shape)
+    rng = np.random.default_rng((number, len(sample.own), 1))
+    like = replace(population, noise="normal")
+    rivals = sample.rival + noise * like.errors(rng, (1, *sample.scores.shape))[0]
     return Draw(
-        sample, rivals, bool(population.shared),
-        {"origins": None if as_images else sample.origins}, {"seed": seed % 4, "resamples": resamples},
+        sample, rivals, number, population,
+        {"origins": None if as_images else sample.origins}, {"seed": seed, "resamples": resamples},
     )  # fmt: skip
 
 
@@ -219,7 +123,7 @@ def drawn(population: Population, sample: Sample, seed: int, resamples: int, *, 
 def names(group: Group) -> tuple[str, ...]:
     """Of the intervals of a group."""
     normal = Population()
-    return tuple(group.found(drawn(normal, normal.sample(5, 100, 0), 0, 1)))
+    return tuple(group.found(drawn(normal, normal.sample(5, 100, 0), 0, 2)))
 
 
 def truth(group: Group, population: Population, K: int) -> Mapping[str, float]:
@@ -236,6 +140,6 @@ def truth(group: Group, population: Population, K: int) -> Mapping[str, float]:
 @lru_cache
 def _measured(group: Group, population: Population, K: int) -> Mapping[str, float]:
     large = [
-        group.found(drawn(population, population.sample(K, 50_000, seed), seed, 1, as_images=True)) for seed in range(3)
+        group.found(drawn(population, population.sample(K, 50_000, seed), seed, 2, as_images=True)) for seed in range(3)
     ]
     return {name: float(np.mean([one[name].value for one in large])) for name in large[0]}

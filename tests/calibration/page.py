@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from counts import Cell, Count
-from figures import GROUPS, Group, names
+from figures import Group, names
+from groups import GROUPS
 from known import KNOWN, REASONS
 
-from mcdo.stats import decision
 from mcdo.stats.detection import LEAST_CLASS
 
 Counts = Mapping[Cell, Count]
@@ -18,7 +18,7 @@ HEAD = """# What our intervals cover
 
 A 95 % interval should hold the truth in 95 of 100 data sets. This page counts it: data sets are simulated from
 populations whose truth is known (`tests/calibration/populations.py`), every interval that a report prints is taken
-(`tests/calibration/figures.py`), and the share of intervals that hold the truth is set down.
+(`tests/calibration/of_scores.py` and `of_quantities.py`), and the share of intervals that hold the truth is set down.
 
 Written by `python tests/calibration` from the root of the repository, with {runs} data sets a cell and {resamples}
 resamples of the origins. (Reports take 1000: the ends of a percentile interval from 200 resamples lie around .945 of
@@ -35,6 +35,7 @@ their distribution, those from 1000 around .949.) Of {runs} data sets a coverage
 | heavy_noise | noise of a cell (trial, image) is t with 3 degrees of freedom |
 | clustered | five variants of each origin, .8 of the variance between origins: N = 100 is 20 origins |
 | shared_noise | half of the noise is common to the images of a trial |
+| shared_level | the same, and half of that moves the level of all images |
 
 ## Before and now
 
@@ -44,16 +45,9 @@ REST = """## Measured elsewhere
 * **Predicted reliability** (ρ, SNR and ICC at a larger T): [convergence](experiments/convergence.md), and
   `tests/calibration/test_predicted_reliability.py`.
 * **Means over units and images** (trained encoders): `mcdo.stats.crossed`. **Means of 6 to 50 origins**:
-  `mcdo.stats.mean_differences`. **Few positives, areas near 1**: `mcdo.stats.detection`. **Reliability with 600 data
-  sets a cell**: `mcdo.stats.reliability`.
-* Not simulated: the response curve with its reading error, the mean's bias over T, and shares of variance in a
-  factorial comparison, all percentile intervals over origins like those above.
-
-## False GO, and what certainty costs
-
-From `mcdo.stats.decision`; `pytest tests/calibration/test_false_go.py` simulates smaller families.
-
+  `mcdo.stats.mean_differences`. **Few positives, areas near 1**: `mcdo.stats.detection`.
 """
+VERDICTS = "## False GO, and what certainty costs\n"
 
 
 def page(counts: Counts, biases: Mapping[str, tuple[float, float]], runs: int, resamples: int) -> str:
@@ -62,7 +56,7 @@ def page(counts: Counts, biases: Mapping[str, tuple[float, float]], runs: int, r
         HEAD.format(runs=runs, resamples=resamples), before(counts, biases), "\n## Every interval\n\n",
         "Of K = 3, 5 and 10 where there are three figures, 3 and 5 where two, 5 where one. Bold: a known shortfall.\n"
         "Dash: refused. ° less than .98 of the data sets have an interval at all (too few origins of a class).\n\n",
-        *(table(group, counts) for group in GROUPS), errors_table(counts, biases), shortfalls(), "\n", REST, false_go(),
+        *(table(group, counts) for group in GROUPS), errors_table(counts, biases), shortfalls(), "\n", REST,
     ]  # fmt: skip
     return "".join(parts)
 
@@ -98,8 +92,7 @@ def before(counts: Counts, biases: Mapping[str, tuple[float, float]]) -> str:
         ["AUROC, 10 positives of 100", "", _two(counts[Cell("AUROC, 1 in 10 positive", "normal", 5, 100)].share)],
         ["bias left in the ECE of a calibrated model", ".60 of the plug-in's", f"{_two(debiased / plug_in)} of it"],
     ]
-    told = "\nWhat heavy tails take from SNR and ICC is not mended; ρ is covered there.\n"
-    return "\n".join(_row(row) for row in rows) + "\n" + told
+    return "\n".join(_row(row) for row in rows) + "\n"
 
 
 def errors_table(counts: Counts, biases: Mapping[str, tuple[float, float]]) -> str:
@@ -126,10 +119,9 @@ def shortfalls() -> str:
     return "\n".join(lines)
 
 
-def false_go() -> str:
-    """The tables of ``mcdo.stats.decision``, as they stand there."""
-    stated = decision.__doc__ or ""
-    return stated[stated.index("**False GO**") :].strip() + "\n"
+def with_verdicts(before: str, tables: str) -> str:
+    """The page with the section that ``false_go`` counts at its end."""
+    return f"{before.rstrip()}\n\n{VERDICTS}{tables}"
 
 
 def _by_interval(cells: list[Cell]) -> Iterator[str]:

@@ -51,6 +51,7 @@ class Population:
             the variance.
         noise: "normal" or "t3", of one cell (trial, image). Log-normal images have χ² noise.
         shared: part of the noise variance that images of one trial share, as z_k · v_i with z and v standard normal.
+        level: mean of v over images, in units of its standard deviation: the trial moves the level of all.
         clustered: five variants of each origin; share of the variance of every trait that lies between origins.
         skew: of log-normal images.
 
@@ -60,6 +61,7 @@ class Population:
     images: Tail = "normal"
     noise: Literal["normal", "t3"] = "normal"
     shared: float = 0.0
+    level: float = 0.0
     clustered: float = 0.0
     skew: float = 0.5
 
@@ -89,6 +91,7 @@ class Population:
 
     def snr(self, K: int) -> float:
         """E(signal)/E(noise) = λ/noise + 1/K: variance of the mean over K trials, over the variance within images."""
+        assert not self.level, "a common level is noise within images, and none of the variance of their means"
         return self.icc / (1 - self.icc) + 1 / K
 
     def spearman(self, K: int) -> float:
@@ -96,7 +99,26 @@ class Population:
         if self.images != "normal" or self.noise != "normal":
             assert not self.shared, "no truth for shared noise on other margins"
             return _large_sample_spearman(replace(self, clustered=0.0))
-        return _normal_spearman(self.icc, self.shared, K)
+        return float(np.median(self._pairs(K), axis=1).mean())
+
+    def mean_spearman(self) -> float:
+        """Expected rank correlation of two trials, on infinitely many normal images."""
+        return float(self._pairs(2).mean())
+
+    def across_spearman(self, a: str, b: str) -> float:
+        """Expected rank correlation of a trial of one of :data:`TRAITS` with one of another, each with noise."""
+        spread = self._spreads(2)
+        r = LATENT[TRAITS.index(a), TRAITS.index(b)] / (spread[:, 0] * spread[:, 1])
+        return float((6 / np.pi * np.arcsin(r / 2)).mean())
+
+    def _pairs(self, K: int) -> Array:
+        """Rank correlations of all pairs of K trials, for many draws of what their images share."""
+        return _pairs(self.icc, self.shared, self.level, K)
+
+    def _spreads(self, K: int) -> Array:
+        return np.sqrt(
+            1 + (1 - self.icc) / self.icc * (1 - self.shared) + _common(self.icc, self.shared, self.level, K) ** 2
+        )
 
     def latent_spearman(self, a: str, b: str) -> float:
         """Rank correlation of two of :data:`TRAITS`, noise-free."""
@@ -125,11 +147,15 @@ class Population:
         if self.images == "log_normal":
             freedom = 2 * math.exp(2 * self.skew**2) / variance  # Var(own · χ²/df) within images = 2 E(own²)/df
             return np.asarray(own[:, None] * rng.chisquare(freedom, shape) / freedom)
+        return np.asarray(own[:, None] + math.sqrt(variance) * self.errors(rng, shape))
+
+    def errors(self, rng: np.random.Generator, shape: tuple[int, int, int]) -> Array:
+        """Noise of variance one, [count, K, N]; that of log-normal images is another."""
+        count, K, N = shape
         cell = rng.normal(size=shape) if self.noise == "normal" else rng.standard_t(3, size=shape) / math.sqrt(3)
-        common = rng.normal(size=(len(own), K, 1)) * rng.normal(size=(len(own), 1, own.shape[-1]))
-        return np.asarray(
-            own[:, None] + math.sqrt(variance * (1 - self.shared)) * cell + math.sqrt(variance * self.shared) * common
-        )
+        weight = (self.level + rng.normal(size=(count, 1, N))) / math.sqrt(1 + self.level**2)
+        common = rng.normal(size=(count, K, 1)) * weight
+        return np.asarray(math.sqrt(1 - self.shared) * cell + math.sqrt(self.shared) * common)
 
 
 POPULATIONS = {
@@ -139,6 +165,7 @@ POPULATIONS = {
     "heavy_noise": Population(noise="t3"),
     "clustered": Population(clustered=0.8),
     "shared_noise": Population(shared=0.5),
+    "shared_level": Population(shared=0.5, level=1.0),
 }
 
 
@@ -147,17 +174,20 @@ def normal_spearman(r: float) -> float:
     return 6 / math.pi * math.asin(r / 2)
 
 
+def _common(icc: float, shared: float, level: float, K: int) -> Array:
+    """Standard deviation over images of what K trials share, [draws, K]: the level is none of it."""
+    scale = math.sqrt((1 - icc) / icc * shared / (1 + level**2))
+    return np.asarray(np.random.default_rng(0).normal(size=(100_000, K)) * scale)
+
+
 @lru_cache
-def _normal_spearman(icc: float, shared: float, K: int) -> float:
-    """Given the trials' z, scores of two trials are jointly normal; the median over pairs is averaged over z."""
-    if not shared:
-        return normal_spearman(icc)
-    noise = (1 - icc) / icc
-    z = np.random.default_rng(0).normal(size=(100_000, K)) * math.sqrt(noise * shared)
-    spread = np.sqrt(1 + z**2 + noise * (1 - shared))
+def _pairs(icc: float, shared: float, level: float, K: int) -> Array:
+    """Given the trials' z, scores of two trials are jointly normal: their ρ, [draws, pairs]."""
+    z = _common(icc, shared, level, K)
+    spread = np.sqrt(1 + (1 - icc) / icc * (1 - shared) + z**2)
     first, second = np.triu_indices(K, 1)
     r = (1 + z[:, first] * z[:, second]) / (spread[:, first] * spread[:, second])
-    return float(np.median(6 / np.pi * np.arcsin(r / 2), axis=1).mean())
+    return np.asarray(6 / np.pi * np.arcsin(r / 2))
 
 
 @lru_cache

@@ -12,7 +12,8 @@ import errors
 import numpy as np
 import pytest
 from counts import AIM, Cell, Count, counted, plan
-from figures import GROUPS, Group, truth
+from figures import Group, truth
+from groups import GROUPS
 from known import KNOWN, REASONS
 from page import shortfalls
 from populations import POPULATIONS, normal_spearman

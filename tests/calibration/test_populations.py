@@ -14,7 +14,7 @@ def signal_and_noise(sample: Sample) -> tuple[float, float]:
     return float(sample.scores.mean(axis=0).var(ddof=1)), float(sample.scores.var(axis=0, ddof=1).mean())
 
 
-@pytest.mark.parametrize("name", POPULATIONS)
+@pytest.mark.parametrize("name", [name for name, population in POPULATIONS.items() if not population.level])
 def test_signal_noise_and_spearman_are_those_of_large_samples(name: str) -> None:
     population, K = POPULATIONS[name], 4
     draws = 400 if population.shared else 4
@@ -62,3 +62,16 @@ def test_shared_noise_is_common_to_images_of_a_trial() -> None:
     correlations = np.asarray(np.corrcoef(off))
     assert np.abs(correlations[np.triu_indices(3, 1)]).max() < 0.03
     assert np.abs(gram[np.triu_indices(3, 1)]).max() > 0.03
+
+
+def test_a_common_level_moves_all_images_of_a_trial_and_no_ranking() -> None:
+    population = POPULATIONS["shared_level"]
+    samples = list(population.samples(200, 3, 500, seed=2))
+    levels = np.array([sample.scores.mean(axis=1) - sample.own.mean() for sample in samples])
+    assert levels.var() == pytest.approx(1 / 3 * 0.5 / 2, rel=0.15)
+    pairs = [stats.spearmanr(sample.scores.T).statistic[np.triu_indices(3, 1)].mean() for sample in samples]
+    assert np.mean(pairs) == pytest.approx(population.mean_spearman(), abs=0.01)
+    across = [stats.spearmanr(sample.scores[0], sample.rival + sample.scores[1] - sample.own) for sample in samples]
+    assert np.mean([found.statistic for found in across]) == pytest.approx(
+        population.across_spearman("own", "rival"), abs=0.015
+    )
