@@ -16,7 +16,7 @@ from timm.models import load_state_dict
 
 from mcdo.encoders.encoder import Encoder
 from mcdo.encoders.quiet import quiet_libraries
-from mcdo.encoders.weights import brief, cached, checkpoint_in, loading_failed, missing, refuse_pickles
+from mcdo.encoders.weights import brief, cached, checkpoint_in, loading_failed, missing, refuse_pickles, refuse_surplus
 from mcdo.errors import McdoError, nearest
 from mcdo.names import utf8_path
 
@@ -76,6 +76,7 @@ def located(key: str) -> Path:
 
 def _load_weights(key: str, model: Any, checkpoint: Path) -> None:
     """Load every tensor of a file into the model, whose own filter may rename and reshape but not interpolate."""
+    refuse_surplus(checkpoint, sum(each.numel() for each in model.parameters()))
     refuse_pickles(checkpoint)
     try:
         state = load_state_dict(str(utf8_path(checkpoint.parent) / checkpoint.name), weights_only=True)

@@ -14,7 +14,7 @@ from torch import nn
 from torchvision import models
 
 from mcdo.encoders.encoder import Encoder
-from mcdo.encoders.weights import checkpoint_in, loading_failed, refuse_pickles
+from mcdo.encoders.weights import checkpoint_in, loading_failed, refuse_pickles, refuse_surplus
 from mcdo.errors import McdoError, nearest
 from mcdo.names import utf8_path
 
@@ -71,6 +71,7 @@ def located(key: str) -> Path:
 
 
 def _load_weights(key: str, model: nn.Module, checkpoint: Path) -> None:
+    refuse_surplus(checkpoint, sum(each.numel() for each in model.parameters()))
     refuse_pickles(checkpoint)
     place = utf8_path(checkpoint.parent) / checkpoint.name
     try:

@@ -142,6 +142,8 @@ def refuse_surplus(checkpoint: Path, parameters: int) -> None:
 
     Trained in double precision and kept with an optimiser's state of three numbers each, it has 32 bytes for each.
     """
+    if not checkpoint.is_file():
+        raise McdoError(f"{checkpoint} is not a regular file; name the file of weights")
     size, most = checkpoint.stat().st_size, 32 * parameters + 2**26
     if size > most:
         raise McdoError(
