@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from mcdo.encoders import Encoder, load_encoder, register_encoder
     from mcdo.errors import McdoError
     from mcdo.estimators import DimensionWeights, FirstOrderRun, MonteCarloRun, register_score
+    from mcdo.estimators.census import census
     from mcdo.estimators.first_order import first_order
-    from mcdo.estimators.monte_carlo import census, monte_carlo
+    from mcdo.estimators.monte_carlo import monte_carlo
     from mcdo.images import ImageSet, load_images
     from mcdo.perturbation import (
         AttentionDropout,

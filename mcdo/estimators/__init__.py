@@ -1,10 +1,11 @@
 """Estimators: from an encoder under perturbation to per-image scores."""
 
 from mcdo.estimators.blocks import prepared
+from mcdo.estimators.census import census
 from mcdo.estimators.first_order import first_order
 from mcdo.estimators.first_order_run import FirstOrderConfig, FirstOrderRun, OutsideDomainWarning
 from mcdo.estimators.laplace import Laplace, ZeroShot
-from mcdo.estimators.monte_carlo import census, monte_carlo
+from mcdo.estimators.monte_carlo import monte_carlo
 from mcdo.estimators.provenance import provenance
 from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun
 from mcdo.estimators.score_table import SCORES, TRACES, Score, names_from, register_score

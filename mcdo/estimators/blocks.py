@@ -13,6 +13,7 @@ import torch
 from mcdo import arguments
 from mcdo.encoders import Encoder, Prompts, TextTower, Tokens
 from mcdo.errors import McdoError
+from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.resumption import Keeper
 from mcdo.estimators.shown import Prepared, Shown
 from mcdo.images import ImageSet, Pixels, prepare_pixels
@@ -92,6 +93,9 @@ class BlockLoop:
         self.encoder, self.n, self.rows, self._rows_per_image = encoder, n, rows, rows_per_image
         self.restored = np.zeros(n, dtype=bool)
         self._lock = threading.Lock()
+        self._bar: Progress = Silent()
+        self._stopping = threading.Event()
+        self._local = threading.local()
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
@@ -108,35 +112,48 @@ class BlockLoop:
         """Number of images in :attr:`blocks`."""
         return sum(stop - start for start, stop in self.blocks)
 
-    def run(self, measure: Callable[[int, int], None], keeper: Keeper, finished: Callable[[int], None]) -> None:
+    def run(self, measure: Callable[[int, int], None], keeper: Keeper, bar: Progress) -> None:
         """Measure what was not restored.
 
         Args:
-            measure: measures images ``start:stop``; called from several threads, and again with fewer images where
-                memory ran out.
+            measure: measures images ``start:stop`` and calls :meth:`tick` as it goes; called from several threads, and
+                again with fewer images where memory ran out.
             keeper: told of finished blocks, and made to save what there is when anything goes wrong.
-            finished: told the number of images of each block, in their order.
+            bar: counts what :meth:`tick` is told.
 
         Raises:
             McdoError: for too little memory for one image.
 
         """
+        self._bar = bar
+        self._stopping.clear()
         blocks = self.blocks
         workers = self._workers(len(blocks))  # before operations are kept to one thread
 
-        def block(ends: tuple[int, int]) -> int:
+        def block(ends: tuple[int, int]) -> None:
             self._pieces(measure, *ends)
             keeper.add(*ends)
-            return ends[1] - ends[0]
 
         with one_thread(), ThreadPoolExecutor(workers) as pool:
             try:
-                for images in pool.map(block, blocks):
-                    finished(images)
+                for _ in pool.map(block, blocks):
+                    pass
             except BaseException:
+                self._stopping.set()
                 pool.shutdown(cancel_futures=True)
                 keeper.save()
                 raise
+
+    def tick(self, passes: int) -> None:
+        """Count image-passes, or products, of a batch that ``measure`` has done with."""
+        self.check_wanted()
+        self._local.counted = getattr(self._local, "counted", 0) + passes  # a trial may be taken outside of run
+        self._bar.update(passes)
+
+    def check_wanted(self) -> None:
+        """End the block of this thread where another has failed, or the user has interrupted."""
+        if self._stopping.is_set():
+            raise _StoppedError
 
     def _at_once(self, rows: int) -> int:
         return max(1, rows // self._rows_per_image)
@@ -149,6 +166,7 @@ class BlockLoop:
         while start < stop:
             rows = self.rows
             end = min(stop, start + self._at_once(rows))
+            self._local.counted = 0
             try:
                 measure(start, end)
             except (RuntimeError, MemoryError) as error:
@@ -157,6 +175,7 @@ class BlockLoop:
             else:
                 start = end
                 continue
+            self._bar.update(-self._local.counted)  # it is done again
             self._smaller(rows)  # here, where the error no longer holds the tensors of the failed pass
 
     def _smaller(self, tried: int) -> None:
@@ -168,6 +187,10 @@ class BlockLoop:
                 self.rows //= 2
         if self.encoder.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+class _StoppedError(Exception):
+    """Ends the block of a thread whose work is not wanted any more."""
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -25,7 +25,7 @@ from mcdo.estimators.first_order_run import FirstOrderConfig, FirstOrderRun
 from mcdo.estimators.jacobian import SiteGraph
 from mcdo.estimators.overflow import advice
 from mcdo.estimators.probes import noise_basis, stratified_probes
-from mcdo.estimators.progress import Progress, Silent
+from mcdo.estimators.progress import Reporting, progress_of
 from mcdo.estimators.provenance import identity, provenance
 from mcdo.estimators.resumption import Keeper, check_columns, measured_once
 from mcdo.estimators.rows import graph_images
@@ -45,7 +45,7 @@ def first_order(
     batch_size: int | None = None,
     store: Store | Path | str | None = None,
     pixels: Prepared | Callable[[], Prepared] | None = None,
-    progress: bool = True,
+    progress: Reporting = True,
 ) -> FirstOrderRun:
     """First-order scores of every image in every trial, site by site.
 
@@ -96,7 +96,7 @@ def first_order(
     def packed(run: FirstOrderRun) -> tuple[Arrays, dict[str, Any]]:
         return run.arrays(), {"label": run.label(images), **run.facts()}
 
-    return measured_once(store, key, find, measure, packed, progress=progress)
+    return measured_once(store, key, find, measure, packed, progress=bool(progress))
 
 
 class _Measurement:
@@ -119,7 +119,7 @@ class _Measurement:
         self.along = np.zeros((n, sites), dtype=np.float32)
         self.across = np.zeros((config.trials, n, sites), dtype=np.float32)
 
-    def run(self, parts: Unfinished | None, progress: bool) -> FirstOrderRun:
+    def run(self, parts: Unfinished | None, progress: Reporting) -> FirstOrderRun:
         self._restore(parts.parts(self._check_part) if parts else ())
         basis = noise_basis(self.encoder, self.config.dropout)
         draws = [
@@ -129,8 +129,8 @@ class _Measurement:
         self._probes = torch.stack(draws).to(self.encoder.device)
         keeper = Keeper(parts, self._part, {"label": {"encoder": self.encoder.key, "images": self.images.name}})
         what = f"{self.encoder.key} on {self.images.name}, first order"
-        with Progress(self.loop.left * self._products, what, "products") if progress else Silent() as bar:
-            self.loop.run(self._images, keeper, lambda images: bar.update(images * self._products))
+        with progress_of(progress, self.loop.left * self._products, what, "products") as bar:
+            self.loop.run(self._images, keeper, bar)
         return FirstOrderRun(
             config=self.config,
             encoder=self.encoder.key,
@@ -170,11 +170,13 @@ class _Measurement:
         norm = features.norm(dim=-1, keepdim=True)
         unit = features / norm
         along = graph.terms(unit)
+        self.loop.tick(stop - start)
         across = torch.zeros(self.config.trials, *along.shape, device=along.device)
         for trial, probes in enumerate(self._probes):
             for r, probe in enumerate(probes):
                 last = trial == self.config.trials - 1 and r == len(probes) - 1
                 across[trial] += graph.terms(probe - (unit @ probe)[:, None] * unit, last)
+                self.loop.tick(stop - start)
         self.features[start:stop] = features.float().cpu().numpy()
         bad = ~np.isfinite(unit.cpu().numpy()).all(axis=1)
         if bad.any():

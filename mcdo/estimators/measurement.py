@@ -115,11 +115,9 @@ class Measurement:
 
     def run(self, bar: Progress, keeper: Keeper) -> None:
         """Measure what was not restored."""
-        passes = self.config.trials * self.config.passes[-1]
         with perturbed(self.encoder, self.config.dropout, self.config.seed) as tower:
-            self.loop.run(
-                lambda start, stop: self._images(tower, start, stop), keeper, lambda images: bar.update(images * passes)
-            )
+            tower.before_map = self.loop.check_wanted
+            self.loop.run(lambda start, stop: self._images(tower, start, stop), keeper, bar)
 
     def _images(self, tower: PerturbedTower, start: int, stop: int) -> None:
         """All trials of images ``start:stop``."""
@@ -169,6 +167,7 @@ class Measurement:
                 if done in self.config.passes:
                     taken = moment_scores(moments.at(plain, self.weights), self.config.scores)
                     scores |= {(name, done): s for name, s in taken.items()}
+            self.loop.tick(features.shape[0] * features.shape[1])
         return Trial(scores, torch.cat(held, dim=1) if held else plain[:, None][:, :0], torch.cat(finite, dim=1))
 
 

@@ -13,7 +13,7 @@ from mcdo import arguments
 from mcdo.encoders import Encoder
 from mcdo.estimators.blocks import alive_sites, check_inputs, prepared
 from mcdo.estimators.measurement import Measurement, check_scores
-from mcdo.estimators.progress import Progress, Silent
+from mcdo.estimators.progress import Reporting, progress_of
 from mcdo.estimators.provenance import identity, image_tokens, provenance
 from mcdo.estimators.resumption import Keeper, measured_once
 from mcdo.estimators.rows import pixel_rows
@@ -21,7 +21,7 @@ from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun
 from mcdo.estimators.score_table import SCORES
 from mcdo.estimators.scores import DimensionWeights
 from mcdo.estimators.shown import Prepared, Shown
-from mcdo.perturbation import Perturbation, SiteRecord, check_alive, image_keys, site_variance
+from mcdo.perturbation import Perturbation
 from mcdo.store import Arrays, Store, Unfinished, canonical_json, check_shapes
 
 
@@ -39,7 +39,7 @@ def monte_carlo(
     pixels: Prepared | Callable[[], Prepared] | None = None,
     weights: DimensionWeights | None = None,
     scores: Sequence[str] | None = None,
-    progress: bool = True,
+    progress: Reporting = True,
 ) -> MonteCarloRun:
     """Scores of every image in every trial, at every T of ``passes``.
 
@@ -61,7 +61,7 @@ def monte_carlo(
         pixels: prepared pixels of ``images``, or how to get them, where the caller keeps them.
         weights: from a calibration set, for weighted_trace and topk_trace.
         scores: registered scores to be taken beside mcdo's own (default: all that are registered or installed).
-        progress: report progress, and whom this process waits for.
+        progress: report progress, and whom this process waits for; or what makes the report.
 
     Raises:
         McdoError: for a dead site, an impossible protocol, images that were used to fit ``weights``, other pixels than
@@ -85,7 +85,7 @@ def monte_carlo(
             encoder, images, config, prepared(encoder, images, pixels), weights, rows, progress, parts
         ),
         packed=lambda run: _packed(run, images),
-        progress=progress,
+        progress=bool(progress),
     )
 
 
@@ -96,7 +96,7 @@ def _measure(
     pixels: Prepared,
     weights: DimensionWeights | None,
     rows: int,
-    progress: bool,
+    progress: Reporting,
     parts: Unfinished | None,
 ) -> MonteCarloRun:
     sites = alive_sites(encoder, pixels, config.dropout)
@@ -106,7 +106,7 @@ def _measure(
     left = measurement.loop.left
     what = f"{encoder.key} on {images.name}" + ("" if left == len(images) else f" (resumed, {left} images left)")
     facts = {"label": _label(encoder.key, images, config)}
-    with Progress(left * config.trials * config.passes[-1], what) if progress else Silent() as bar:
+    with progress_of(progress, left * config.trials * config.passes[-1], what) as bar:
         measurement.run(bar, Keeper(parts, measurement.arrays, facts))
     return MonteCarloRun(
         config=config,
@@ -238,30 +238,3 @@ def _label(encoder: str, images: Shown, config: MonteCarloConfig) -> dict[str, s
         "images": f"{images.name}, {len(images)}",
         "protocol": f"{config.dropout}, T = {passes}, {config.trials} trials, seed {config.seed}",
     }
-
-
-def census(
-    encoder: Encoder, images: Shown, dropout: Perturbation, *, seed: int = 0, limit: int | None = None
-) -> tuple[SiteRecord, ...]:
-    """What every requested site does on its own, on the first ``limit`` images (8, or 1 for inputs above 64 px).
-
-    Raises:
-        McdoError: naming every requested site that is unknown, never fires, or changes nothing.
-
-    """
-    check_inputs(encoder, images, dropout)
-    seed = arguments.seed(seed)
-    limit = None if limit is None else arguments.whole("limit", limit, least=1)
-    few = images.select(slice(0, limit or (8 if encoder.resolution <= 64 else 1)))
-    pixels = prepared(encoder, few).batch(slice(None))
-    keys = image_keys(few.mask_ids, encoder.device)
-    return tuple(
-        SiteRecord(
-            site.name,
-            site.role.value,
-            site.calls,
-            site.units,
-            site_variance(encoder, pixels, keys, site, dropout, seed) if dropout.p else 0.0,
-        )
-        for site in check_alive(encoder, pixels, dropout)
-    )

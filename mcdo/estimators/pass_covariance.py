@@ -21,7 +21,7 @@ from torch import Tensor
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators.blocks import BlockLoop, alive_sites, prepared
-from mcdo.estimators.progress import Progress, Silent
+from mcdo.estimators.progress import Reporting, progress_of
 from mcdo.estimators.provenance import identity
 from mcdo.estimators.resumption import Keeper, check_columns, measured_once
 from mcdo.estimators.rows import pixel_rows
@@ -77,7 +77,7 @@ def pass_covariance(
     batch_size: int | None = None,
     store: Store | Path | str | None = None,
     pixels: Pixels | Callable[[], Pixels] | None = None,
-    progress: bool = True,
+    progress: Reporting = True,
 ) -> PassCovariance:
     """Covariances over ``passes`` passes of every image in every trial, along ``directions`` [n, D].
 
@@ -115,7 +115,7 @@ def pass_covariance(
     def packed(found: PassCovariance) -> tuple[Arrays, Mapping[str, Any]]:
         return dict(vars(found)), {"label": _label(encoder, images, config), "protocol": config.as_dict()}
 
-    return measured_once(store, key, find, measure, packed, progress=progress)
+    return measured_once(store, key, find, measure, packed, progress=bool(progress))
 
 
 def _units(directions: ArrayLike, encoder: Encoder) -> Tensor:
@@ -156,19 +156,18 @@ class _Measurement:
         """Sums of covariance/trace [D, D] over some images, by the first of them."""
         self._lock = threading.Lock()
 
-    def run(self, progress: bool) -> PassCovariance:
+    def run(self, progress: Reporting) -> PassCovariance:
         self._restore(self._parts.parts(self._check_part) if self._parts else ())
         alive_sites(self.encoder, self.pixels, self.config.dropout)
         passes = self.config.trials * self.config.passes[-1]
         keeper = Keeper(self._parts, self._part, {"label": _label(self.encoder, self.images, self.config)})
         what = f"{self.encoder.key} on {self.images.name}, covariance"
         with (
-            Progress(self.loop.left * passes, what) if progress else Silent() as bar,
+            progress_of(progress, self.loop.left * passes, what) as bar,
             perturbed(self.encoder, self.config.dropout, self.config.seed) as tower,
         ):
-            self.loop.run(
-                lambda start, stop: self._images(tower, start, stop), keeper, lambda images: bar.update(images * passes)
-            )
+            tower.before_map = self.loop.check_wanted
+            self.loop.run(lambda start, stop: self._images(tower, start, stop), keeper, bar)
         mean = sum(self._sums[first] for first in sorted(self._sums)) / self.arrays["total"].size
         return PassCovariance(frame=self.frame.numpy(), mean=np.asarray(mean), **self.arrays)
 
@@ -176,8 +175,11 @@ class _Measurement:
         pixels, keys = self.pixels.batch(slice(start, stop)), self.keys[start:stop]
         shares = np.zeros((self.encoder.feature_dim, self.encoder.feature_dim))
         for trial in range(self.config.trials):
-            pieces = tower.passes(pixels, keys, trial, self.config.passes[-1], self.loop.rows)
-            passes = torch.cat([piece.cpu().double() for piece in pieces], dim=1)
+            pieces = []
+            for piece in tower.passes(pixels, keys, trial, self.config.passes[-1], self.loop.rows):
+                pieces.append(piece.cpu().double())
+                self.loop.tick(piece.shape[0] * piece.shape[1])
+            passes = torch.cat(pieces, dim=1)
             found, share = _moments(passes, self.frame, self.units)
             for name, value in found.items():
                 self.arrays[name][trial, start:stop] = value.numpy()

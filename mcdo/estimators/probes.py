@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcdo.encoders import Encoder
+from mcdo.estimators.blocks import BlockLoop
 from mcdo.estimators.overflow import check_finite
-from mcdo.perturbation import Perturbation, image_keys, perturbed
+from mcdo.estimators.progress import Silent
+from mcdo.estimators.resumption import unkept
+from mcdo.perturbation import PASS_BLOCK, Perturbation, image_keys, perturbed
 
 CALIBRATION_IMAGES, CALIBRATION_PASSES = 8, 64
 """Passes on fixed inputs that give the basis: their cost, in forward passes, is the product, once for a run."""
@@ -33,14 +36,19 @@ def noise_basis(encoder: Encoder, kind: Perturbation) -> NDArray[np.float64]:
     """
     inputs = encoder.calibration_inputs(CALIBRATION_IMAGES)
     keys = image_keys([f"smooth noise {i}" for i in range(CALIBRATION_IMAGES)], encoder.device)
-    moved = []
+    loop = BlockLoop(encoder, CALIBRATION_IMAGES, PASS_BLOCK, PASS_BLOCK)  # each input by itself
+    moved = torch.empty(CALIBRATION_IMAGES, CALIBRATION_PASSES, encoder.feature_dim, dtype=torch.float64)
+
+    def measure(start: int, stop: int) -> None:
+        pieces = list(tower.passes(inputs[start:stop], keys[start:stop], 0, CALIBRATION_PASSES, loop.rows))
+        passes = torch.cat(pieces, dim=1).cpu().double()
+        check_finite(encoder, passes.isfinite().all(-1)[None], [f"calibration input {i}" for i in range(start, stop)])
+        moved[start:stop] = passes - passes.mean(1, keepdim=True)
+
     with perturbed(encoder, kind, seed=0, exact=True) as tower:
-        for i in range(CALIBRATION_IMAGES):
-            pieces = list(tower.passes(inputs[i : i + 1], keys[i : i + 1], 0, CALIBRATION_PASSES))
-            passes = torch.cat(pieces, dim=1)[0].cpu().double()
-            check_finite(encoder, passes.isfinite().all(-1)[None, None], [f"calibration input {i}"])
-            moved.append(passes - passes.mean(0))
-    deviations = torch.cat(moved)
+        tower.before_map = loop.check_wanted
+        loop.run(measure, unkept(), Silent())
+    deviations = moved.flatten(0, 1)
     _, axes = torch.linalg.eigh(deviations.mT @ deviations)
     basis: NDArray[np.float64] = axes.flip(-1).numpy()
     return basis

@@ -135,3 +135,8 @@ class Keeper:
                 warnings.warn(f"parts of the run are not kept: {error}", UnsavedResultWarning, stacklevel=4)
         now = time.monotonic()
         self._next = now + max(SAVE_EVERY_S, (now - began) / COST)
+
+
+def unkept() -> Keeper:
+    """Keeps nothing, for what is measured anew each time."""
+    return Keeper(None, lambda columns: {}, {})

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.encoders.zero_shot import TEMPLATES, unit
@@ -16,7 +16,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators import prepared
 from mcdo.estimators.laplace import Laplace, ZeroShot, projection_inputs
 from mcdo.estimators.posterior import leverage
-from mcdo.estimators.rows import pixel_rows
+from mcdo.estimators.single_pass import of_every_image
 from mcdo.harness.requests import Arrays, Images, StoredArrays
 from mcdo.harness.session import Session
 from mcdo.harness.settings import Settings
@@ -95,8 +95,7 @@ class LaplaceCalibration(Fitted):
 
     def compute(self, session: Session) -> Arrays:
         encoder, fitted = session.encoder(self.model), self.calibration(session)
-        rows = pixel_rows(encoder, session.settings.batch_size)
-        inputs, features, norm = captured(encoder, prepared(encoder, fitted), rows)
+        inputs, features, norm = captured(encoder, prepared(encoder, fitted), session, self)
         head = ZeroShot.of(encoder, fitted.class_names, TEMPLATES[0])
         constants = np.array([norm, head.bias, encoder.loss == "softmax"], dtype=np.float64)
         return {"inputs": inputs, "features": features, "weights": head.weights, "constants": constants}
@@ -119,8 +118,7 @@ class LaplaceScores(Fitted):
     def compute(self, session: Session) -> Arrays:
         encoder, images = session.encoder(self.model), session.image_set(self.shown)
         head, projection, fit_features = self.posteriors(session)
-        rows = pixel_rows(encoder, session.settings.batch_size)
-        inputs, features, norm = captured(encoder, session.pixels(self.model, self.shown), rows)
+        inputs, features, norm = captured(encoder, session.pixels(self.model, self.shown), session, self)
         return {
             **{f"head_{name}": score for name, score in head.scores(images, features).items()},
             **{f"projection_{name}": score for name, score in projection.scores(images, features, inputs).items()},
@@ -131,9 +129,15 @@ class LaplaceScores(Fitted):
         }
 
 
-def captured(encoder: Encoder, pixels: Pixels, rows: int) -> tuple[Array, Array, float]:
+def captured(encoder: Encoder, pixels: Pixels, session: Session, request: Fitted) -> tuple[Array, Array, float]:
     """Inputs of the last linear map ``[N, I]``, features ``[N, D]``, and the squared norm of the map's weights."""
-    parts = [projection_inputs(encoder, pixels.batch(slice(i, i + rows))) for i in range(0, len(pixels), rows)]
-    inputs = torch.cat([part[0].cpu() for part in parts]).double().numpy()
-    features = torch.cat([part[1].cpu() for part in parts]).double().numpy()
-    return inputs, features, parts[0][2]
+    norms: list[float] = []
+
+    def look(batch: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, features, norm = projection_inputs(encoder, batch)
+        norms.append(norm)
+        return inputs.cpu().double(), features.cpu().double()
+
+    with session.unmuted():
+        inputs, features = of_every_image(encoder, pixels, look, session.settings.batch_size, session.progress(request))
+    return inputs, features, norms[0]

@@ -11,13 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-import torch
 from numpy.typing import NDArray
 
 from mcdo.encoders import TextTower
 from mcdo.encoders.zero_shot import TEMPLATES, zero_shot_logits
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo
-from mcdo.estimators.rows import pixel_rows
+from mcdo.estimators.single_pass import of_every_image
 from mcdo.perturbation import Perturbation, deterministic_features
 
 if TYPE_CHECKING:
@@ -72,6 +71,10 @@ class Request(ABC, Generic[Value]):
     def measure(self, session: Session) -> Value:
         """Look it up, or carry it out; called once in a session."""
 
+    def expected_passes(self, session: Session) -> int:
+        """About how many passes of one image it takes; 0 for next to none."""
+        return 0
+
     def union(self, other: Request[Any]) -> Request[Value] | None:
         """One request that serves both, or None."""
         return self if self == other else None
@@ -87,6 +90,9 @@ class Passes(Request[MonteCarloRun]):
 
     shown: Shown
     config: MonteCarloConfig
+
+    def expected_passes(self, session: Session) -> int:
+        return session.count(self.shown) * self.config.trials * self.config.passes[-1]
 
     def measure(self, session: Session) -> MonteCarloRun:
         """Of the image tower, or of the text tower where prompts are shown."""
@@ -104,6 +110,7 @@ class Passes(Request[MonteCarloRun]):
                 batch_size=session.settings.batch_size,
                 store=session.store,
                 pixels=pixels,
+                progress=session.progress(self),
             )
 
     def union(self, other: Request[Any]) -> Passes | None:
@@ -149,6 +156,9 @@ class FirstOrder(Request[FirstOrderRun]):
         probes, trials = (D + 1, 1) if D <= EXACT_UP_TO else (probes, trials)
         return cls(about.model, shown, dropout, probes, trials, seed)
 
+    def expected_passes(self, session: Session) -> int:
+        return session.count(self.shown) * (1 + self.trials * (self.probes - 1))
+
     def measure(self, session: Session) -> FirstOrderRun:
         """Of the image tower, or of the text tower where prompts are shown."""
         encoder, images, pixels = session.tower(self.model, self.shown)
@@ -162,6 +172,7 @@ class FirstOrder(Request[FirstOrderRun]):
                 self.seed,
                 store=session.store,
                 pixels=pixels,
+                progress=session.progress(self),
             )
 
 
@@ -200,6 +211,9 @@ class _Deterministic(StoredArrays):
 
     shown: Images
 
+    def expected_passes(self, session: Session) -> int:
+        return session.count(self.shown)
+
     def identity(self, session: Session) -> Mapping[str, Any]:
         return {"images": session.image_set(self.shown).fingerprint}
 
@@ -213,12 +227,15 @@ class Features(_Deterministic):
 
     def compute(self, session: Session) -> Arrays:
         encoder, pixels = session.encoder(self.model), session.pixels(self.model, self.shown)
-        rows = pixel_rows(encoder, session.settings.batch_size)
-        parts = [
-            deterministic_features(encoder, pixels.batch(slice(start, start + rows))).cpu()
-            for start in range(0, len(pixels), rows)
-        ]
-        return {"features": torch.cat(parts).numpy()}
+        with session.unmuted():
+            (features,) = of_every_image(
+                encoder,
+                pixels,
+                lambda batch: (deterministic_features(encoder, batch),),
+                session.settings.batch_size,
+                session.progress(self),
+            )
+        return {"features": features}
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ from mcdo.encoders import Encoder, Prompts, TextTower, Tokens, load_encoder
 from mcdo.encoders.text_tower import IDENTITY
 from mcdo.errors import McdoError
 from mcdo.estimators import prepared
+from mcdo.estimators.progress import Progress
 from mcdo.estimators.provenance import encoder_identity, versions
 from mcdo.harness.offline import OfflineEncoder, card
+from mcdo.harness.remaining import Remaining
 from mcdo.harness.requests import Arrays, Images, Request, Shown, merged
 from mcdo.harness.settings import Settings
 from mcdo.images import ImageSet, Pixels, TooFewImagesError, load_images
@@ -71,6 +73,7 @@ class Session:
         self._plan: list[Request[Any]] = []
         self._announced: set[Request[Any]] = set()
         self._values: dict[Request[Any], Any] = {}
+        self._remaining = Remaining(self)
 
     # ---- measurements
 
@@ -87,6 +90,18 @@ class Session:
         if planned not in self._values:
             self._values[planned] = planned.measure(self)
         return request.part_of(cast("Value", self._values[planned]))
+
+    def progress(self, request: Request[Any]) -> Callable[[int, str, str], Progress]:
+        """What makes the progress of a planned request: its own, and that of the whole plan."""
+        others = [each for each in self._plan if each not in self._values and each != request]
+        place = f"measurement {len(self._plan) - len(others)} of {len(self._plan)}"
+        return self._remaining.progress(request, others, place)
+
+    def count(self, shown: Shown) -> int:
+        """How many images or prompts are shown, at most."""
+        if isinstance(shown, Images):
+            return len(self.image_set(shown)) if shown.n is None or shown in self._images else shown.n
+        return len(shown.prompts)
 
     def stored(
         self,

@@ -1,6 +1,6 @@
 """Perturbation: which linear maps are disturbed (sites), how (kinds), with which random numbers (masks)."""
 
-from mcdo.perturbation.census import SiteRecord, check_alive, site_variance
+from mcdo.perturbation.census import SiteRecord, check_alive
 from mcdo.perturbation.context import PerturbedTower, deterministic_features, perturbed
 from mcdo.perturbation.kinds import (
     KINDS,
@@ -52,5 +52,4 @@ __all__ = [
     "perturbed",
     "register_kind",
     "role_of",
-    "site_variance",
 ]

@@ -1,8 +1,7 @@
-"""The census: whether every requested site fires, and changes the output on its own."""
+"""Whether every requested site fires, and changes the output on its own."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.perturbation.context import deterministic_features, live_sites, perturbed
+from mcdo.perturbation.context import deterministic_features, live_sites
 from mcdo.perturbation.intercept import Compute, LinearMaps
 from mcdo.perturbation.kinds import Perturbation
 from mcdo.perturbation.sites import Site, SiteTable, find_sites
@@ -83,15 +82,3 @@ def _without(encoder: Encoder, pixels: Tensor, silenced: Site) -> Tensor:
 
     with LinearMaps(silence, probabilities=silence_attention if silenced in table.attentions else None):
         return encoder.forward_image(pixels)
-
-
-def site_variance(encoder: Encoder, pixels: Tensor, keys: Tensor, site: Site, kind: Perturbation, seed: int) -> float:
-    """Mean over images of trace_pre when ``kind`` acts at ``site`` alone.
-
-    As many passes are taken as give 64 dropped units on average, between 4 and 256.
-    """
-    units = site.layout(kind)[1]
-    wanted = min(256, max(4, math.ceil(64 / max(kind.p * units * len(pixels), 1e-9))))
-    with perturbed(encoder, kind.at(site.name), seed) as tower:
-        passes = torch.cat(list(tower.passes(pixels, keys, 0, wanted)), dim=1)
-    return float(passes.double().var(dim=1).mean())

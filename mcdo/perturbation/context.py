@@ -40,6 +40,8 @@ class PerturbedTower:
         self._noise = _noise(kind, self.sites, seed, encoder.device) if kind.p else None
         self._kernels = self._noise.on_cuda if isinstance(self._noise, KeyedMasks) else None
         self.graphs = None if self._kernels is None else PassGraphs(CudaCapture(encoder.device))
+        self.before_map: Callable[[], None] = _nothing
+        """Called before every linear map: what it raises ends a pass that may take seconds."""
 
     @torch.inference_mode()
     def __call__(
@@ -169,6 +171,7 @@ class PerturbedTower:
         scale, on_input = self.kind.scale, self.kind.where == "input"
 
         def handle(weight: Tensor, part: str, compute: Compute) -> Tensor:
+            self.before_map()
             try:
                 index = self._index[map_key(weight, part)]
                 if index is None:
@@ -204,6 +207,10 @@ class PerturbedTower:
             "switched off, a layer replaced), or what it carries out depends on the image, which is not supported. "
             "Measure again to look at it anew"
         )
+
+
+def _nothing() -> None:
+    return
 
 
 def _noise(kind: Perturbation, sites: tuple[Site, ...], seed: int, device: torch.device) -> KeyedMasks | KeyedNormals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Generator
 from pathlib import Path
@@ -99,9 +100,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         found.with_gates(config.stash[GATES].outcomes).write(_folder(config))
 
 
-def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     if SESSION not in config.stash or hasattr(config, "workerinput"):
         return
+    store = config.getoption("--store")
+    if exitstatus == pytest.ExitCode.INTERRUPTED and store not in ("none", "temporary"):
+        command = printable(shlex.join(("pytest", *map(str, config.invocation_params.args))))
+        terminalreporter.write_line(f"What was finished is kept in {printable(store)}. To go on: {command}")
     found = _of_session(config)
     if found is not None:
         encoding = getattr(terminalreporter._tw._file, "encoding", None)

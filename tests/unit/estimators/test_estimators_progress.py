@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import io
+import signal
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,7 +13,7 @@ from mcdo.encoders import load_encoder
 from mcdo.estimators import monte_carlo
 from mcdo.estimators.progress import PLAIN_EVERY_S, Progress
 from mcdo.images import load_images
-from mcdo.perturbation import Dropout
+from mcdo.perturbation import Dropout, PerturbedTower
 
 
 class Terminal(io.StringIO):
@@ -37,11 +40,9 @@ def test_off_a_terminal_a_plain_line_now_and_then(wait: Callable[[float], None])
             wait(10)
             bar.update(1000)
     assert stream.getvalue().splitlines() == [
-        "clip on digits: 20% at 100 passes/s, 80 s left",
-        "clip on digits: 40% at 100 passes/s, 60 s left",
+        "clip on digits: 30% at 100 passes/s, 70 s left",
         "clip on digits: 60% at 100 passes/s, 40 s left",
-        "clip on digits: 80% at 100 passes/s, 20 s left",
-        "clip on digits: 100% at 100 passes/s, 0 s left",
+        "clip on digits: 90% at 100 passes/s, 10 s left",
     ]
 
 
@@ -80,6 +81,46 @@ def test_a_measurement_counts_every_pass_once_and_is_silent_when_told(
     encoder, images = load_encoder("clip_tiny", weights="random"), load_images("digits", n=5)
     monte_carlo(encoder, images, Dropout(0.1), (4, 20), 3, batch_size=32)
     assert sum(seen) == 5 * 20 * 3
+    assert max(seen) == 32  # each forward pass for itself, not a block of images with all their trials
     assert "clip_tiny on digits: 100% at" in capsys.readouterr().err
     monte_carlo(encoder, images, Dropout(0.1), (4, 20), 3, progress=False)
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_done_again_for_lack_of_memory_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(Progress, "update", lambda self, passes: seen.append(passes))
+    plain = PerturbedTower.__call__
+
+    def short_of_memory(self: PerturbedTower, *where: Any) -> Any:
+        if len(where[0]) > 1 and where[2] == 2:  # in the third trial, when two were counted
+            raise MemoryError
+        return plain(self, *where)
+
+    monkeypatch.setattr(PerturbedTower, "__call__", short_of_memory)
+    encoder, images = load_encoder("clip_tiny", weights="random"), load_images("digits", n=5)
+    monte_carlo(encoder, images, Dropout(0.1), 20, 3, batch_size=64)
+    assert sum(seen) == 5 * 20 * 3
+    assert min(seen) < 0
+
+
+def test_an_interrupt_ends_a_measurement_within_a_batch_and_says_how_far_it_was(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticks: list[float] = []
+    plain = Progress.update
+
+    def update(self: Progress, passes: int) -> None:
+        plain(self, passes)
+        ticks.append(passes)
+        if len(ticks) == 10:  # as a terminal does, which tells the main thread
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, signal.SIGINT)
+
+    monkeypatch.setattr(Progress, "update", update)
+    encoder, images = load_encoder("clip_tiny", weights="random"), load_images("digits", n=8)
+    with pytest.raises(KeyboardInterrupt):
+        monte_carlo(encoder, images, Dropout(0.1), 16_000, 10, batch_size=64)
+    assert len(ticks) < 200  # where the two blocks that had begun would take 10 000
+    assert "clip_tiny on digits: interrupted at 0." in capsys.readouterr().err

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -236,20 +235,17 @@ def failing(*_: Any) -> None:
     raise McdoError("the store is full")
 
 
-def test_a_resumed_run_says_so_and_counts_what_is_left(
-    encoder: Encoder, blocks: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_run_says_so_and_counts_what_is_left(encoder: Encoder, blocks: list[Any], tmp_path: Path) -> None:
     totals = []
 
     class Counting(Silent):
-        def __init__(self, total: int, what: str) -> None:
+        def __init__(self, total: int, what: str, unit: str) -> None:
             super().__init__()
             totals.append((total, what))
 
-    monkeypatch.setattr(importlib.import_module("mcdo.estimators.monte_carlo"), "Progress", Counting)
     blocks[:] = [3]
     with pytest.raises(Interrupted):
-        measure(encoder, tmp_path, progress=True)
+        measure(encoder, tmp_path, progress=Counting)
     blocks.clear()
-    measure(encoder, tmp_path, progress=True)
+    measure(encoder, tmp_path, progress=Counting)
     assert totals == [(320, "clip_tiny on digits"), (128, "clip_tiny on digits (resumed, 4 images left)")]

@@ -8,7 +8,8 @@ import torch
 from toy_towers import KINDS, LinearTower, fresh, keys_for, pixels_for, tower, toy
 
 from mcdo.errors import McdoError
-from mcdo.perturbation import Dropout, check_alive, find_sites, perturbed, site_variance
+from mcdo.estimators.census import site_variance
+from mcdo.perturbation import Dropout, check_alive, find_sites, perturbed
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -75,6 +75,10 @@ class PromptCovariance(Request[PassCovariance]):
     config: MonteCarloConfig
     prompts: tuple[str, ...]
 
+    def expected_passes(self, session: Session) -> int:
+        """Those of a Monte Carlo run."""
+        return session.count(self.shown) * self.config.trials * self.config.passes[-1]
+
     def measure(self, session: Session) -> PassCovariance:
         """Looked up, or measured and kept as the passes themselves are."""
         encoder, images, pixels = session.tower(self.model, self.shown)
@@ -93,6 +97,7 @@ class PromptCovariance(Request[PassCovariance]):
                 batch_size=session.settings.batch_size,
                 store=session.store,
                 pixels=pixels,
+                progress=session.progress(self),
             )
 
 

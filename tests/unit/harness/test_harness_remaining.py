@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from mcdo.harness import Request, Session
+from mcdo.harness import remaining as module
+from mcdo.harness.remaining import Remaining, duration, seconds_per_pass
+
+
+@dataclass(frozen=True)
+class Taking(Request[None]):
+    """A request of so many passes."""
+
+    count: int
+
+    def measure(self, session: Session) -> None:
+        return None
+
+    def expected_passes(self, session: Session) -> int:
+        return self.count
+
+
+@pytest.fixture
+def remaining(monkeypatch: pytest.MonkeyPatch) -> Remaining:
+    """On a machine where every model takes 10 ms for a pass."""
+    monkeypatch.setattr(module, "seconds_per_pass", lambda encoder, batch_size: 0.01)
+    session = SimpleNamespace(encoder=lambda model: None, settings=SimpleNamespace(batch_size=None))
+    return Remaining(cast("Session", session))
+
+
+def test_a_long_plan_is_announced_before_the_first_pass_of_each_model(
+    remaining: Remaining, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, other = Taking("a", 100_000), Taking("a", 80_000), Taking("b", 100)
+    remaining.announce(first, [second, other])
+    assert capsys.readouterr().err == "a: 2 measurements, at most 180,000 passes, about 30 min\n"
+    remaining.announce(second, [other])  # said already
+    remaining.announce(other, [])  # a second is not worth a line
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_left_follows_from_the_rates_that_were_seen(
+    remaining: Remaining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    request, others = Taking("a", 1000), [Taking("a", 6000), Taking("b", 12_000)]
+    bar = remaining.progress(request, others, "measurement 3 of 11")(1000, "a on digits")
+    assert bar._beside(0) == "measurement 3 of 11, about 3 min left in all"  # 19 000 passes at 10 ms
+    now += 50
+    # 50 ms a pass for the 6 000 of the model at work, and for the other, of which none was timed
+    assert bar._beside(1000) == "measurement 3 of 11, about 15 min left in all"
+    remaining.saw("b", 100, 0.1)
+    assert bar._beside(1000) == "measurement 3 of 11, about 5 min left in all"
+    assert bar._beside(500) == "measurement 3 of 11, about 11 min left in all"  # 50 + 600 + 12 s
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (840, "14 min"), (7500, "2 h 5 min")]
+)
+def test_a_duration_is_rounded_as_people_say_it(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_a_pass_is_timed_on_the_threads_that_the_pass_loop_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 99.0, 100.0, 106.4])
+    monkeypatch.setattr(time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(module, "deterministic_features", lambda encoder, inputs: inputs)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    encoder: Any = SimpleNamespace(
+        resolution=32, device=torch.device("cpu"), calibration_inputs=lambda n: torch.zeros(n, 3, 1, 1)
+    )
+    assert seconds_per_pass(encoder, None) == pytest.approx(0.05)  # 6.4 s for 64 rows, two blocks at once
