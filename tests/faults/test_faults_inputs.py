@@ -31,6 +31,7 @@ from mcdo.images import load_images, read_manifest
 from mcdo.images.decode import decode
 from mcdo.images.retrieval import read_items as read_retrieval
 from mcdo.report.files import read_npz, write_npz
+from mcdo.schema import checked
 from mcdo.studies.backbones.config import BackbonesConfig, load_config
 from mcdo.studies.backbones.plants import load_plants
 from mcdo.studies.connector.llava_json import read_items as read_captions
@@ -181,6 +182,8 @@ def kinds(folder: Path) -> tuple[Kind, ...]:
         **{"models": ["m"], "images": "digits", "originals": 9, "protocol": "full", "dropout": 0.01, "sites": "all"},
         **{"seed": 42, "session": "x", "own_gates": {"g": "passed"}},
     }
+    checked(verdict, Verdict, "here").write(folder)
+    sealed = json.loads((folder / "verdict.json").read_text())
     config = asdict(BackbonesConfig())
     findings = (ROOT / "data" / "findings.toml").read_bytes()[:2000].rpartition(b"[[finding]]")[0]
     table = b"plant,group,round,day,view,path,onset_day\np,g,0,1.5,top,0.png,3\np,g,1,2,top,1.png,3\n"
@@ -191,7 +194,7 @@ def kinds(folder: Path) -> tuple[Kind, ...]:
         in_json("captions.json", [{"id": i, "image": f"{i}.png", "conversations": turns} for i in range(3)], captions),
         in_json("tracking.json", {"frames": [frame]}, sequence),
         in_json("card.json", asdict(card), OfflineEncoder.read),
-        in_json("verdict.json", verdict, lambda path: Verdict.read(path.parent)),
+        in_json("verdict.json", sealed, lambda path: Verdict.read(path.parent)),
         in_json("config.yaml", json.loads(json.dumps(config)), load_config),
         Kind("findings.toml", findings, KnownNegatives.load),
         Kind("plants.csv", table, plants),
