@@ -6,6 +6,8 @@ large numbers. Passes are taken relative to the first one, so that equal passes 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,18 @@ class RunningMoments:
         self._shift = self._shift + delta * (new / total)
         self._m2 = self._m2 + m2 + delta.square() * (self.count * new / total)
         self.count = total
+
+    def state(self) -> dict[str, Tensor]:
+        """All there is to know, for :meth:`of`."""
+        return {"count": torch.tensor(self.count), "first": self._first, "shift": self._shift, "m2": self._m2}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> RunningMoments:
+        """Moments that go on, to the same bits, where :meth:`state` was taken."""
+        found = cls()
+        found.count = int(state["count"])
+        found._first, found._shift, found._m2 = state["first"], state["shift"], state["m2"]
+        return found
 
     @property
     def mean(self) -> Tensor:

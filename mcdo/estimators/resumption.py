@@ -1,16 +1,19 @@
 """Keeping what was measured: whole runs, so that nothing is measured twice, and finished blocks of one under way.
 
 A process that is killed loses the block that each of its threads is at, and what was finished since the last save: at
-most ``SAVE_EVERY_S`` seconds or, where saving is slow, a hundred times as long as a save takes.
+most ``SAVE_EVERY_S`` seconds or, where saving is slow, a hundred times as long as a save takes but no more than
+``MOST_S`` (ten times as long, where a save takes more than half a second). SIGTERM and SIGHUP save as Ctrl-C does.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +25,11 @@ from mcdo.names import say
 from mcdo.store import Arrays, Store, Unfinished, UnsavedResultWarning, open_store
 
 SAVE_EVERY_S = 2.0
+MOST_S = 5.0
 COST = 0.01
-"""Share of the time that saving may take."""
+"""Share of the time that saving may take, while no more than ``MOST_S`` is lost."""
+MOST_COST = 0.1
+"""Share of the time that it may take in any case."""
 
 Result = TypeVar("Result")
 
@@ -64,13 +70,33 @@ def measured_once(
         run = find(opened, name)  # by the process that was waited for
         if run is not None:
             return run
-        run = measure(parts)
+        with interrupted_by_signals():
+            run = measure(parts)
         try:
             opened.put(name, *packed(run))
             parts.remove()
         except McdoError as error:  # a full disk must not cost a finished measurement
             warnings.warn(f"the run is not kept: {error}", UnsavedResultWarning, stacklevel=3)
     return run
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Take SIGTERM and SIGHUP for Ctrl-C inside, where nobody else takes or ignores them: what is done is saved."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    mine = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    taken = [number for number in numbers if mine and signal.getsignal(number) is signal.SIG_DFL]
+    try:
+        for number in taken:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def check_columns(columns: NDArray[Any], n: int) -> int:
@@ -107,6 +133,8 @@ class Keeper:
         self._lock = threading.Lock()
         self._columns: list[int] = []
         self._next = time.monotonic() + SAVE_EVERY_S
+        self._begun: dict[int, float] = {}
+        """When the passes so far of a block are to be kept next, by its first image."""
         self._warned = False
 
     def add(self, start: int, stop: int) -> None:
@@ -115,6 +143,19 @@ class Keeper:
             self._columns.extend(range(start, stop))
             if time.monotonic() >= self._next:
                 self._save()
+
+    def keep(self, block: tuple[int, int, int], state: Callable[[], Arrays], *, now: bool = False) -> None:
+        """Keep the state of a block (first image, one past the last, rows of a batch) when it is time, or ``now``."""
+        if self._parts is None:
+            return
+        began = time.monotonic()
+        if not now and began < self._begun.setdefault(block[0], began + SAVE_EVERY_S):
+            return
+        try:
+            self._parts.keep(block[0], {"block": np.array(block), **state()}, self._facts)
+        except McdoError as error:
+            self._warn(error)
+        self._begun[block[0]] = _next(began)
 
     def save(self) -> None:
         """Save what is finished and not saved yet. What cannot be written is tried again, and warned of once."""
@@ -129,12 +170,24 @@ class Keeper:
         try:
             self._parts.add({"columns": columns, **self._arrays(columns)}, self._facts)
             self._columns.clear()
+            for block in set(columns.tolist()).intersection(self._begun):
+                self._parts.drop(block)
+                del self._begun[block]
         except McdoError as error:  # the measurement matters more than what would be lost if it were killed
-            if not self._warned:
-                self._warned = True
-                warnings.warn(f"parts of the run are not kept: {error}", UnsavedResultWarning, stacklevel=4)
-        now = time.monotonic()
-        self._next = now + max(SAVE_EVERY_S, (now - began) / COST)
+            self._warn(error)
+        self._next = _next(began)
+
+    def _warn(self, error: McdoError) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"parts of the run are not kept: {error}", UnsavedResultWarning, stacklevel=5)
+
+
+def _next(began: float) -> float:
+    """When to save next, after a save that began then."""
+    now = time.monotonic()
+    spent = now - began
+    return now + min(max(SAVE_EVERY_S, spent / COST), max(MOST_S, spent / MOST_COST))
 
 
 def unkept() -> Keeper:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -90,6 +90,20 @@ class PassMoments:
     def empty(cls) -> PassMoments:
         """Of no passes yet."""
         return cls(RunningMoments(), RunningMoments(), RunningMoments())
+
+    def state(self) -> dict[str, Tensor]:
+        """All there is to know, by flat names, for :meth:`of`."""
+        each = {"pre": self.pre, "post": self.post, "norm": self.norm}
+        return {f"{kind}/{name}": value for kind, moments in each.items() for name, value in moments.state().items()}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> PassMoments:
+        """Moments that go on, to the same bits, where :meth:`state` was taken."""
+        kinds: dict[str, dict[str, Tensor]] = {"pre": {}, "post": {}, "norm": {}}
+        for name, value in state.items():
+            kind, _, rest = name.partition("/")
+            kinds[kind][rest] = value
+        return cls(*(RunningMoments.of(each) for each in kinds.values()))
 
     def update(self, passes: Tensor) -> None:
         """Add pre-norm features ``[B, P, D]``."""

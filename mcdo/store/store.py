@@ -163,13 +163,13 @@ class Unfinished:
 
     def parts(self, fits: Fits = whatever) -> Iterator[dict[str, NDArray[Any]]]:
         """The parts that are here; damaged ones, and those that do not fit, are set aside."""
-        yield from (arrays for name, arrays in self._read(fits) if not name.startswith(PARTIAL))
+        yield from self._read(fits, partial=False)
 
     def partial(self, fits: Fits = whatever) -> Iterator[dict[str, NDArray[Any]]]:
         """What :meth:`keep` has kept of blocks that are not finished."""
-        yield from (arrays for name, arrays in self._read(fits) if name.startswith(PARTIAL))
+        yield from self._read(fits, partial=True)
 
-    def _read(self, fits: Fits) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    def _read(self, fits: Fits, *, partial: bool) -> Iterator[dict[str, NDArray[Any]]]:
         try:
             names = sorted(name for name in os.listdir(self._folder) if name.endswith(RESULT))
         except FileNotFoundError:
@@ -177,9 +177,10 @@ class Unfinished:
         except OSError as error:
             raise _unreadable(self._folder, error) from error
         for name in names:
-            found = _get(self._folder / name, self._result.stem, fits)
-            if found is not None:
-                yield name, found[0]
+            if name.startswith(PARTIAL) is partial:
+                found = _get(self._folder / name, self._result.stem, fits)
+                if found is not None:
+                    yield found[0]
 
     def add(self, arrays: Arrays, facts: Mapping[str, Any]) -> None:
         """Keep a part. Raises McdoError if it cannot be written."""

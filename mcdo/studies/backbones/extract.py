@@ -1,18 +1,19 @@
 """From pictures to a feature file, so that a kill at any moment costs at most one block.
 
-Blocks of images are written as whole files beside the output and merged into it at the end; a second run goes on
-after the last whole block, also in the middle of a plant. While it runs, a lock keeps a second writer out; the
-operating system takes the lock back from a killed one.
+Blocks of images are written as whole files beside the output, every few seconds and when the run is ended, and merged
+into it at the end; a second run goes on after the last whole block, also in the middle of a plant. While it runs, a
+lock keeps a second writer out; the operating system takes the lock back from a killed one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import Timeout
@@ -20,11 +21,12 @@ from tqdm import tqdm
 
 from mcdo.errors import McdoError
 from mcdo.estimators.provenance import versions
-from mcdo.names import printable
+from mcdo.estimators.resumption import SAVE_EVERY_S, interrupted_by_signals
+from mcdo.names import printable, say
 from mcdo.store import canonical_json
 from mcdo.store.fingerprint import measuring_code
 from mcdo.store.locks import acquired, file_lock
-from mcdo.studies.backbones.features import Features, Identity, read_features, union, write_features
+from mcdo.studies.backbones.features import Features, Identity, Vector, read_features, union, write_features
 from mcdo.studies.backbones.plants import PlantImages, View
 from mcdo.studies.backbones.registry import Backbone
 
@@ -92,14 +94,18 @@ def extract(
     views, path = shard_views(plants, shard, shards), shard_path(out, shard, shards)
     identity = identity_of(plants, backbone)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = file_lock(path.with_name(f".{path.name}.lock"))
+    place = path.with_name(f".{path.name}.lock")
+    lock = file_lock(place)
     try:
-        acquired(lock, timeout=0)
+        if not acquired(lock, timeout=0):
+            say(f"{path.parent} has no locks: take care that no other process extracts the same", sys.stderr)
     except Timeout:
         raise McdoError(f"{path} is being written by another process; wait for it, or give another output") from None
     try:
-        return _extract(plants, backbone, identity, views, path, block, batch_size or backbone.batch_size)
+        with interrupted_by_signals():
+            return _extract(plants, backbone, identity, views, path, block, batch_size or backbone.batch_size)
     finally:
+        place.unlink(missing_ok=True)
         lock.release()
 
 
@@ -113,23 +119,66 @@ def _extract(
     batch_size: int,
 ) -> Path:
     folder = path.with_name(f"{path.name}.blocks")
+    for left_behind in (*path.parent.glob(f".{path.name}.[0-9]*"), *folder.glob(".block-*.h5.[0-9]*")):
+        left_behind.unlink(missing_ok=True)  # by a process that was killed while it wrote
     whole = [path] if path.exists() else sorted(folder.glob("block-*.h5"))
-    done = [(each, _checked(each, identity, plants)) for each in whole]
-    held = {view for _, piece in done for view in piece.vectors}
+    done = [_checked(each, identity, plants) for each in whole]
+    held = {view for piece in done for view in piece.vectors}
     left = [place for place, view in enumerate(views) if view not in held]
     if path.exists() and left:
         raise McdoError(
             f"{path} is whole but lacks {views[left[0]].address}, which these plants have; give another output"
         )
-    if path.exists():
-        return path
-    with tqdm(total=len(views), initial=len(held), desc=printable(backbone.name), unit="image", disable=None) as bar:
-        for places in _chunks(left, block):
-            piece = _measured(plants, backbone, identity, [views[place] for place in places], batch_size, bar)
-            done.append((write_features(folder / f"block-{places[0]:08d}.h5", piece), piece))
-    write_features(path, union(done))
+    if left:
+        with tqdm(
+            total=len(views), initial=len(held), desc=printable(backbone.name), unit="image", disable=None
+        ) as bar:
+            saving = _Saving(folder, identity, block)
+            try:
+                for places in _chunks(left, min(batch_size, block)):
+                    saving.add(places[0], _measured(plants, backbone, [views[place] for place in places]))
+                    bar.update(len(places))
+            finally:
+                saving.save()
+        done += saving.pieces
+    if not path.exists():
+        write_features(path, union((path, piece) for piece in done))
     shutil.rmtree(folder, ignore_errors=True)
     return path
+
+
+class _Saving:
+    """Writes what is measured beside the output: every ``block`` images, and every few seconds.
+
+    ``pieces`` are those written.
+    """
+
+    def __init__(self, folder: Path, identity: Identity, block: int) -> None:
+        self._folder, self._identity, self._block = folder, identity, block
+        self.pieces: list[Features] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._first = -1
+        self._vectors: dict[View, Vector] = {}
+        self._hashes: dict[View, str] = {}
+        self._due = time.monotonic() + SAVE_EVERY_S
+
+    def add(self, place: int, measured: tuple[dict[View, Vector], dict[View, str]]) -> None:
+        """Add a batch, which begins with the image at ``place``."""
+        self._first = place if self._first < 0 else self._first
+        self._vectors |= measured[0]
+        self._hashes |= measured[1]
+        if len(self._vectors) >= self._block or time.monotonic() >= self._due:
+            self.save()
+
+    def save(self) -> None:
+        """Write what is not written yet."""
+        if self._vectors:
+            piece = Features(self._identity, self._vectors, self._hashes)
+            write_features(self._folder / f"block-{self._first:08d}.h5", piece)
+            self.pieces.append(piece)
+            self._begin()
 
 
 def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
@@ -147,18 +196,9 @@ def _checked(path: Path, identity: Identity, plants: PlantImages) -> Features:
 
 
 def _measured(
-    plants: PlantImages,
-    backbone: Backbone,
-    identity: Identity,
-    views: Sequence[View],
-    batch_size: int,
-    bar: tqdm[Any],
-) -> Features:
-    vectors, hashes = {}, {}
-    for batch in (views[start : start + batch_size] for start in range(0, len(views), batch_size)):
-        loaded = [plants.source.load(view) for view in batch]
-        found = backbone.features([picture for picture, _ in loaded]).numpy().astype(np.float32)
-        for view, vector, (_, content) in zip(batch, found, loaded, strict=True):
-            vectors[view], hashes[view] = vector, content
-        bar.update(len(batch))
-    return Features(identity, vectors, hashes)
+    plants: PlantImages, backbone: Backbone, views: Sequence[View]
+) -> tuple[dict[View, Vector], dict[View, str]]:
+    """Vectors and hashes of the pictures of one batch."""
+    loaded = [plants.source.load(view) for view in views]
+    found = backbone.features([picture for picture, _ in loaded]).numpy().astype(np.float32)
+    return dict(zip(views, found, strict=True)), {view: seen for view, (_, seen) in zip(views, loaded, strict=True)}

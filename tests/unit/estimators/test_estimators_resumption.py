@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,7 +18,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators import monte_carlo
 from mcdo.estimators.measurement import Measurement
 from mcdo.estimators.progress import Silent
-from mcdo.estimators.resumption import COST, SAVE_EVERY_S, Keeper
+from mcdo.estimators.resumption import COST, MOST_COST, MOST_S, SAVE_EVERY_S, Keeper, interrupted_by_signals
 from mcdo.images import load_images
 from mcdo.perturbation import Dropout
 from mcdo.store import Arrays, DamagedResultWarning, Store, UnsavedResultWarning
@@ -81,15 +83,17 @@ def test_blocks_that_take_longer_than_the_interval_are_saved_each(clock: Clock) 
     assert parts.saved == [[0], [1], [2]]
 
 
-def test_saving_takes_no_more_than_its_share_of_the_time(clock: Clock) -> None:
-    parts = Parts(clock, cost=3.0)
+@pytest.mark.parametrize(("cost", "share", "apart"), [(0.04, COST, 4.0), (0.3, 0.06, MOST_S), (3.0, MOST_COST, 30.0)])
+def test_saving_takes_no_more_than_its_share_of_the_time(cost: float, share: float, apart: float, clock: Clock) -> None:
+    """And saves are no further apart than MOST_S, unless a save takes long."""
+    parts = Parts(clock, cost=cost)
     keeper = keeper_of(parts)
     began = clock.now
     for start in range(5000):
         clock.now += 1
         keeper.add(start, start + 1)
-    assert parts.tries * parts.cost <= COST * (clock.now - began) + parts.cost
-    assert parts.tries >= 15
+    assert parts.tries * parts.cost <= 1.01 * share * (clock.now - began) + parts.cost
+    assert parts.tries >= 5000 / (apart + 1) - 1
 
 
 def test_what_cannot_be_saved_is_warned_of_once_and_tried_again(clock: Clock) -> None:
@@ -249,3 +253,19 @@ def test_a_resumed_run_says_so_and_counts_what_is_left(encoder: Encoder, blocks:
     blocks.clear()
     measure(encoder, tmp_path, progress=Counting)
     assert totals == [(320, "clip_tiny on digits"), (128, "clip_tiny on digits (resumed, 4 images left)")]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_that_end_a_process_interrupt_it_inside_and_end_it_outside(name: str) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    try:
+        signal.signal(number, signal.SIG_DFL)
+        with pytest.raises(KeyboardInterrupt, match=name), interrupted_by_signals():
+            os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        with interrupted_by_signals():
+            os.kill(os.getpid(), number)
+    finally:
+        signal.signal(number, before)

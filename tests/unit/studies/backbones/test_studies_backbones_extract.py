@@ -97,6 +97,31 @@ def test_a_killed_extraction_goes_on_in_the_middle_of_a_plant(
     assert sorted(path.name for path in out.parent.iterdir() if not path.name.startswith(".")) == ["f.h5"]
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_saves_every_finished_batch_and_nothing_is_left_at_the_end(
+    name: str, tmp_path: Path, plants: PlantImages, colour: Backbone
+) -> None:
+    def ended(pixels: torch.Tensor) -> torch.Tensor:
+        if len(shown) == 3:
+            os.kill(os.getpid(), getattr(signal, name))
+        shown.append(len(pixels))
+        return colour.forward(pixels)
+
+    shown: list[int] = []
+    out = tmp_path / "f.h5"
+    with pytest.raises(KeyboardInterrupt):
+        extract(plants, replace(colour, forward=ended), out, batch_size=4)
+    for half in (".f.h5.123", "f.h5.blocks/.block-00000004.h5.123"):
+        (tmp_path / half).write_bytes(b"half a file of a process that was killed")
+    counting, again = _counting(colour)
+    extract(plants, counting, out, batch_size=4)
+    assert sum(again) == len(plants.views) - 12
+    assert _same(out, extract(plants, colour, tmp_path / "whole.h5"))
+    (tmp_path / "f.h5.blocks").mkdir()  # killed between the file and the end
+    extract(plants, colour, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5", "whole.h5"]
+
+
 def test_a_whole_file_is_not_extracted_again(tmp_path: Path, plants: PlantImages, colour: Backbone) -> None:
     path = extract(plants, colour, tmp_path / "f.h5")
     counting, shown = _counting(colour)
