@@ -1,7 +1,8 @@
-"""How many threads one operation of torch takes."""
+"""How many threads one operation of torch takes, and how the work of a thread is ended from outside."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,3 +22,27 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class StoppedError(Exception):
+    """Ends the work of a thread that is not wanted any more."""
+
+
+_LOCAL = threading.local()
+
+
+@contextmanager
+def stoppable(stop: threading.Event) -> Iterator[None]:
+    """Let :func:`check_stop` raise in this thread once ``stop`` is set."""
+    _LOCAL.stop = stop
+    try:
+        yield
+    finally:
+        del _LOCAL.stop
+
+
+def check_stop() -> None:
+    """Raise StoppedError if this thread's work is not wanted any more: called before whatever takes long."""
+    stop: threading.Event | None = getattr(_LOCAL, "stop", None)
+    if stop is not None and stop.is_set():
+        raise StoppedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import overload
 
@@ -18,7 +18,8 @@ from mcdo.estimators.resumption import Keeper
 from mcdo.estimators.shown import Prepared, Shown
 from mcdo.images import ImageSet, Pixels, prepare_pixels
 from mcdo.perturbation import Perturbation, Site, check_alive
-from mcdo.threads import one_thread
+from mcdo.store import Arrays
+from mcdo.threads import StoppedError, one_thread, stoppable
 
 
 def check_inputs(encoder: object, images: object, dropout: object) -> None:
@@ -96,6 +97,8 @@ class BlockLoop:
         self._bar: Progress = Silent()
         self._stopping = threading.Event()
         self._local = threading.local()
+        self._keeper: Keeper | None = None
+        self._begun: dict[tuple[int, ...], Arrays] = {}
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
@@ -112,6 +115,14 @@ class BlockLoop:
         """Number of images in :attr:`blocks`."""
         return sum(stop - start for start, stop in self.blocks)
 
+    def restore(self, partial: Iterable[Arrays]) -> None:
+        """Take over what an earlier process kept of blocks that it did not finish."""
+        self._begun = {tuple(each["block"].tolist()): each for each in partial}
+
+    def begun(self, start: int, stop: int) -> Arrays | None:
+        """The state that an earlier process kept of this block, of the same size of batches, if there is one."""
+        return self._begun.pop((start, stop, self.rows), None)
+
     def run(self, measure: Callable[[int, int], None], keeper: Keeper, bar: Progress) -> None:
         """Measure what was not restored.
 
@@ -125,13 +136,19 @@ class BlockLoop:
             McdoError: for too little memory for one image.
 
         """
-        self._bar = bar
+        self._bar, self._keeper = bar, keeper
         self._stopping.clear()
         blocks = self.blocks
         workers = self._workers(len(blocks))  # before operations are kept to one thread
 
         def block(ends: tuple[int, int]) -> None:
-            self._pieces(measure, *ends)
+            try:
+                with stoppable(self._stopping):
+                    self._pieces(measure, *ends)
+            except StoppedError:
+                if self._local.state is not None:
+                    keeper.keep(self._local.block, self._local.state, now=True)
+                raise
             keeper.add(*ends)
 
         with one_thread(), ThreadPoolExecutor(workers) as pool:
@@ -144,16 +161,26 @@ class BlockLoop:
                 keeper.save()
                 raise
 
-    def tick(self, passes: int) -> None:
-        """Count image-passes, or products, of a batch that ``measure`` has done with."""
+    def tick(self, passes: int, state: Callable[[], Arrays] | None = None) -> None:
+        """Count image-passes, or products, of a batch that ``measure`` has done with.
+
+        Args:
+            passes: how many.
+            state: gives what :meth:`begun` is to give another process that takes up the block after this batch; it is
+                asked before the next call, or not at all.
+
+        """
+        self._local.state = state
         self.check_wanted()
+        if state is not None and self._keeper is not None:
+            self._keeper.keep(self._local.block, state)
         self._local.counted = getattr(self._local, "counted", 0) + passes  # a trial may be taken outside of run
         self._bar.update(passes)
 
     def check_wanted(self) -> None:
         """End the block of this thread where another has failed, or the user has interrupted."""
         if self._stopping.is_set():
-            raise _StoppedError
+            raise StoppedError
 
     def _at_once(self, rows: int) -> int:
         return max(1, rows // self._rows_per_image)
@@ -166,7 +193,7 @@ class BlockLoop:
         while start < stop:
             rows = self.rows
             end = min(stop, start + self._at_once(rows))
-            self._local.counted = 0
+            self._local.counted, self._local.state, self._local.block = 0, None, (start, end, rows)
             try:
                 measure(start, end)
             except (RuntimeError, MemoryError) as error:
@@ -187,10 +214,6 @@ class BlockLoop:
                 self.rows //= 2
         if self.encoder.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-class _StoppedError(Exception):
-    """Ends the block of a thread whose work is not wanted any more."""
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

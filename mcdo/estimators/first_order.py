@@ -121,6 +121,7 @@ class _Measurement:
 
     def run(self, parts: Unfinished | None, progress: Reporting) -> FirstOrderRun:
         self._restore(parts.parts(self._check_part) if parts else ())
+        self.loop.restore(parts.partial() if parts else ())
         basis = noise_basis(self.encoder, self.config.dropout)
         draws = [
             stratified_probes(basis, self.config.probes - 1, self.config.seed, trial)
@@ -169,14 +170,26 @@ class _Measurement:
         features = graph.features.detach()
         norm = features.norm(dim=-1, keepdim=True)
         unit = features / norm
-        along = graph.terms(unit)
-        self.loop.tick(stop - start)
-        across = torch.zeros(self.config.trials, *along.shape, device=along.device)
-        for trial, probes in enumerate(self._probes):
-            for r, probe in enumerate(probes):
-                last = trial == self.config.trials - 1 and r == len(probes) - 1
+        begun = self.loop.begun(start, stop)
+        done = 0 if begun is None else int(begun["products"].item())
+        self.loop.tick(done * (stop - start))  # by an earlier process
+        if begun is None:
+            along, done = graph.terms(unit), 1
+            across = torch.zeros(self.config.trials, *along.shape, device=along.device)
+            self.loop.tick(stop - start)
+        else:
+            along, across = (torch.from_numpy(begun[name]).to(unit.device) for name in ("along", "across"))
+
+        def state() -> Arrays:
+            return {"products": np.array(done), "along": along.cpu().numpy(), "across": across.cpu().numpy()}
+
+        for product, (trial, r) in enumerate(np.ndindex(*self._probes.shape[:2]), start=1):
+            if product >= done:
+                probe = self._probes[trial, r]
+                last = product == self._products - 1
                 across[trial] += graph.terms(probe - (unit @ probe)[:, None] * unit, last)
-                self.loop.tick(stop - start)
+                done = product + 1
+                self.loop.tick(stop - start, state)
         self.features[start:stop] = features.float().cpu().numpy()
         bad = ~np.isfinite(unit.cpu().numpy()).all(axis=1)
         if bad.any():

@@ -19,6 +19,7 @@ from mcdo.errors import McdoError
 from mcdo.perturbation import Perturbation, Site, find_sites
 from mcdo.perturbation.intercept import Compute, LinearMaps
 from mcdo.perturbation.sites import forget_sites
+from mcdo.threads import check_stop
 
 
 class SiteGraph:
@@ -60,6 +61,7 @@ class SiteGraph:
     def _reach(self, site: Site, y: Tensor) -> Tensor:
         if not y.requires_grad:  # nothing before it has a gradient: the graph begins here
             y = y.detach().requires_grad_()
+        y.register_hook(_check_stop)  # type: ignore[no-untyped-call]
         self._reached[site] = y
         return y
 
@@ -88,6 +90,10 @@ class SiteGraph:
         if outer * inner == 1:
             return _sum_of_squares(y, gradient)
         return (y * gradient).view(-1, outer, units, inner).sum(dim=(1, 3)).square_().sum(1)
+
+
+def _check_stop(gradient: Tensor) -> None:
+    check_stop()
 
 
 def _sum_of_squares(y: Tensor, gradient: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ of a block of images are done, so that a GPU never waits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,57 @@ class Trial:
     scores: dict[tuple[str, int], Tensor]
     passes: Tensor
     finite: Tensor
+
+
+class Running:
+    """A trial that is under way: how many passes are ``done``, and all that goes on from there."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.moments = PassMoments.empty()
+        self.held: list[Tensor] = []
+        self.finite: list[Tensor] = []
+        self.scores: dict[tuple[str, int], Tensor] = {}
+
+
+def state_of(trials: Sequence[Trial], running: Running) -> dict[str, NDArray[Any]]:
+    """Finished trials and the one under way by flat names, for :func:`resumed`."""
+    state: dict[str, Tensor] = {}
+    for number, trial in enumerate(trials):
+        state |= {f"{number}/score/{name}@{t}": value for (name, t), value in trial.scores.items()}
+        state |= {f"{number}/passes": trial.passes, f"{number}/finite": trial.finite}
+    if running.done:
+        state |= {f"running/score/{name}@{t}": value for (name, t), value in running.scores.items()}
+        state |= {f"running/moments/{name}": value for name, value in running.moments.state().items()}
+        state |= {"running/done": torch.tensor(running.done), "running/finite": torch.cat(running.finite, dim=1)}
+    if running.held:
+        state["running/passes"] = torch.cat(running.held, dim=1)
+    return {name: value.cpu().numpy() for name, value in state.items()}
+
+
+def resumed(state: Arrays | None, device: torch.device) -> tuple[list[Trial], Running]:
+    """Trials that go on, to the same bits, where :func:`state_of` was taken; of None the first one, at its begin."""
+    by_trial: dict[str, dict[str, Tensor]] = {}
+    for name, value in (state or {}).items():
+        number, slash, rest = name.partition("/")
+        if slash:
+            by_trial.setdefault(number, {})[rest] = torch.from_numpy(np.array(value)).to(device)
+    running, now = Running(), by_trial.pop("running", {})
+    if now:
+        running.done, running.finite, running.scores = int(now["done"]), [now["finite"]], _scores_in(now)
+        running.held = [now["passes"]] if "passes" in now else []
+        running.moments = PassMoments.of({n.removeprefix("moments/"): v for n, v in now.items() if "moments/" in n})
+    held = [by_trial[str(number)] for number in range(len(by_trial))]
+    return [Trial(_scores_in(each), each["passes"], each["finite"]) for each in held], running
+
+
+def _scores_in(named: Mapping[str, Tensor]) -> dict[tuple[str, int], Tensor]:
+    found = {}
+    for name, value in named.items():
+        if name.startswith("score/"):
+            score, _, t = name.removeprefix("score/").rpartition("@")
+            found[score, int(t)] = value
+    return found
 
 
 class Measurement:
@@ -123,7 +174,7 @@ class Measurement:
         """All trials of images ``start:stop``."""
         pixels = self.pixels.batch(slice(start, stop))
         plain = deterministic_features(self.encoder, pixels)
-        trials = [self.trial(tower, pixels, plain, start, trial) for trial in range(self.config.trials)]
+        trials = self._trials(tower, pixels, plain, start, stop)
         self.features[start:stop] = plain.float().cpu().numpy()
         bad = ~np.isfinite(self.features[start:stop]).all(axis=1)
         if bad.any():
@@ -148,27 +199,50 @@ class Measurement:
             self.values.setdefault(key, np.full((self.config.trials, len(self.images)), np.nan))
         return self.values[key]
 
-    def trial(self, tower: PerturbedTower, pixels: Tensor, plain: Tensor, start: int, trial: int) -> Trial:
-        """One trial of the images from ``start`` on; ``plain`` holds their deterministic features."""
+    def _trials(self, tower: PerturbedTower, pixels: Tensor, plain: Tensor, start: int, stop: int) -> list[Trial]:
+        """All trials of images ``start:stop``, those passes left out that an earlier process kept."""
+        trials, running = resumed(self.loop.begun(start, stop), pixels.device)
+        passed = len(trials) * self.config.passes[-1] + running.done
+        self.loop.tick(passed * len(pixels))
+
+        def state() -> Arrays:
+            return state_of(trials, running)
+
+        while len(trials) < self.config.trials:
+            trials.append(self.trial(tower, pixels, plain, start, len(trials), running, state))
+            running = Running()
+        return trials
+
+    def trial(
+        self,
+        tower: PerturbedTower,
+        pixels: Tensor,
+        plain: Tensor,
+        start: int,
+        trial: int,
+        running: Running | None = None,
+        state: Callable[[], Arrays] | None = None,
+    ) -> Trial:
+        """One trial of the images from ``start`` on; ``plain`` holds their deterministic features.
+
+        It goes on where ``running`` is; ``state`` gives what is kept of the block of images after each batch.
+        """
         keys = self.keys[start : start + len(pixels)]
-        moments = PassMoments.empty()
-        held: list[Tensor] = []
-        finite: list[Tensor] = []
-        scores: dict[tuple[str, int], Tensor] = {}
+        now = Running() if running is None else running
         hold_until = max(self.config.geometry, default=0)
-        done = 0
-        for features in tower.passes(pixels, keys, trial, self.config.passes[-1], self.loop.rows):
-            finite.append(features.isfinite().all(-1))
-            for piece in _cut(features, done, self.config.passes):
-                moments.update(piece)
-                done += piece.shape[1]
-                if done <= hold_until:
-                    held.append(piece)
-                if done in self.config.passes:
-                    taken = moment_scores(moments.at(plain, self.weights), self.config.scores)
-                    scores |= {(name, done): s for name, s in taken.items()}
-            self.loop.tick(features.shape[0] * features.shape[1])
-        return Trial(scores, torch.cat(held, dim=1) if held else plain[:, None][:, :0], torch.cat(finite, dim=1))
+        for features in tower.passes(pixels, keys, trial, self.config.passes[-1], self.loop.rows, now.done):
+            now.finite.append(features.isfinite().all(-1))
+            for piece in _cut(features, now.done, self.config.passes):
+                now.moments.update(piece)
+                now.done += piece.shape[1]
+                if now.done <= hold_until:
+                    now.held.append(piece)
+                if now.done in self.config.passes:
+                    taken = moment_scores(now.moments.at(plain, self.weights), self.config.scores)
+                    now.scores |= {(name, now.done): s for name, s in taken.items()}
+            self.loop.tick(features.shape[0] * features.shape[1], state)
+        held = torch.cat(now.held, dim=1) if now.held else plain[:, None][:, :0]
+        return Trial(now.scores, held, torch.cat(now.finite, dim=1))
 
 
 def _on_host(scores: Sequence[Tensor]) -> Scores:

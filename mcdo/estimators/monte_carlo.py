@@ -103,6 +103,7 @@ def _measure(
     measurement = Measurement(encoder, images, config, pixels, weights, rows)
     if parts is not None:
         measurement.restore(parts.parts(measurement.check_part))
+        measurement.loop.restore(parts.partial())
     left = measurement.loop.left
     what = f"{encoder.key} on {images.name}" + ("" if left == len(images) else f" (resumed, {left} images left)")
     facts = {"label": _label(encoder.key, images, config)}

@@ -158,6 +158,7 @@ class _Measurement:
 
     def run(self, progress: Reporting) -> PassCovariance:
         self._restore(self._parts.parts(self._check_part) if self._parts else ())
+        self.loop.restore(self._parts.partial() if self._parts else ())
         alive_sites(self.encoder, self.pixels, self.config.dropout)
         passes = self.config.trials * self.config.passes[-1]
         keeper = Keeper(self._parts, self._part, {"label": _label(self.encoder, self.images, self.config)})
@@ -174,16 +175,29 @@ class _Measurement:
     def _images(self, tower: PerturbedTower, start: int, stop: int) -> None:
         pixels, keys = self.pixels.batch(slice(start, stop)), self.keys[start:stop]
         shares = np.zeros((self.encoder.feature_dim, self.encoder.feature_dim))
-        for trial in range(self.config.trials):
-            pieces = []
-            for piece in tower.passes(pixels, keys, trial, self.config.passes[-1], self.loop.rows):
+        begun, trial = self.loop.begun(start, stop), 0
+        pieces = [torch.zeros(len(pixels), 0, self.encoder.feature_dim, dtype=torch.float64)]
+        if begun is not None:
+            trial, shares, pieces = int(begun["trial"].item()), begun["shares"], [torch.from_numpy(begun["passes"])]
+            for name, array in self.arrays.items():
+                array[:trial, start:stop] = begun[name]
+            passed = trial * self.config.passes[-1] + pieces[0].shape[1]
+            self.loop.tick(passed * (stop - start))  # by an earlier process
+
+        def state() -> Arrays:
+            held = {name: array[:trial, start:stop] for name, array in self.arrays.items()}
+            return {"trial": np.array(trial), "shares": shares, "passes": torch.cat(pieces, dim=1).numpy(), **held}
+
+        while trial < self.config.trials:
+            done = sum(piece.shape[1] for piece in pieces)
+            for piece in tower.passes(pixels, keys, trial, self.config.passes[-1], self.loop.rows, done):
                 pieces.append(piece.cpu().double())
-                self.loop.tick(piece.shape[0] * piece.shape[1])
+                self.loop.tick(piece.shape[0] * piece.shape[1], state)
             passes = torch.cat(pieces, dim=1)
             found, share = _moments(passes, self.frame, self.units)
             for name, value in found.items():
                 self.arrays[name][trial, start:stop] = value.numpy()
-            shares += share.numpy()
+            shares, trial, pieces = shares + share.numpy(), trial + 1, [passes[:, :0]]
         total = self.arrays["total"][:, start:stop]
         bad = ~(np.isfinite(total) & (total > 0)).all(axis=0)
         if bad.any():

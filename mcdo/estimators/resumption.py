@@ -1,8 +1,9 @@
 """Keeping what was measured: whole runs, so that nothing is measured twice, and finished blocks of one under way.
 
-A process that is killed loses the block that each of its threads is at, and what was finished since the last save: at
-most ``SAVE_EVERY_S`` seconds or, where saving is slow, a hundred times as long as a save takes but no more than
-``MOST_S`` (ten times as long, where a save takes more than half a second). SIGTERM and SIGHUP save as Ctrl-C does.
+Finished blocks of images are kept as parts, and of those that are not, the passes so far. A process that is killed
+loses what was done since the last save: a batch of passes, or ``SAVE_EVERY_S`` seconds, or where saving is slow a
+hundred times as long as a save takes but no more than ``MOST_S`` (ten times as long, where a save takes more than half
+a second). SIGTERM and SIGHUP save as Ctrl-C does.
 """
 
 from __future__ import annotations

@@ -101,13 +101,15 @@ class PerturbedTower:
             raise self._changed(f"{self.sites[min(waiting)].name} was not carried out")
         return features
 
-    def passes(self, pixels: Tensor, keys: Tensor, trial: int, count: int, rows: int | None = None) -> Iterator[Tensor]:
+    def passes(
+        self, pixels: Tensor, keys: Tensor, trial: int, count: int, rows: int | None = None, done: int = 0
+    ) -> Iterator[Tensor]:
         """The first ``count`` passes of a trial in their order, in pieces ``[B, P, D]``; arguments as for a call.
 
         A piece lies within one block of passes, and has at most ``rows`` rows (image × pass) where one pass leaves room
-        for more; None for whole blocks.
+        for more; None for whole blocks. The first ``done`` passes, of whole pieces, are left out.
         """
-        most, done = PASS_BLOCK if rows is None else max(1, rows // len(pixels)), 0
+        most = PASS_BLOCK if rows is None else max(1, rows // len(pixels))
         while done < count:
             block, first = divmod(done, PASS_BLOCK)
             last = min(PASS_BLOCK, first + most, first + count - done)

@@ -22,6 +22,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mcdo.threads import check_stop
+
 Change = Callable[[Tensor], Tensor]
 
 
@@ -116,6 +118,7 @@ class LinearMaps(TorchFunctionMode):
         return getattr(self, name)(*first, *args, **(kwargs or {}))
 
     def _map(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
+        check_stop()
         key = map_key(weight, part if isinstance(weight, nn.Parameter) else "")
         self._turns[key] += 1
         turn = self._turns[key]

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ import torch
 import mcdo.estimators.resumption
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.errors import McdoError
-from mcdo.estimators import monte_carlo
+from mcdo.estimators import first_order, monte_carlo
+from mcdo.estimators.jacobian import SiteGraph
 from mcdo.estimators.measurement import Measurement
+from mcdo.estimators.pass_covariance import pass_covariance
 from mcdo.estimators.progress import Silent
 from mcdo.estimators.resumption import COST, MOST_COST, MOST_S, SAVE_EVERY_S, Keeper, interrupted_by_signals
 from mcdo.images import load_images
-from mcdo.perturbation import Dropout
+from mcdo.perturbation import Dropout, PerturbedTower
+from mcdo.perturbation.intercept import LinearMaps
 from mcdo.store import Arrays, DamagedResultWarning, Store, UnsavedResultWarning
 from mcdo.threads import one_thread
 
@@ -253,6 +258,108 @@ def test_a_resumed_run_says_so_and_counts_what_is_left(encoder: Encoder, blocks:
     blocks.clear()
     measure(encoder, tmp_path, progress=Counting)
     assert totals == [(320, "clip_tiny on digits"), (128, "clip_tiny on digits (resumed, 4 images left)")]
+
+
+# ---- a block that ends early
+
+
+class Batches:
+    """Counts the batches of passes, and interrupts before number ``last``."""
+
+    def __init__(self, last: int = -1) -> None:
+        self.last, self.begun = last, 0
+
+    def __call__(self, tower: Any, *arguments: Any, **options: Any) -> Any:
+        if self.begun == self.last:
+            raise Interrupted
+        self.begun += 1
+        return PASS(tower, *arguments, **options)
+
+    @staticmethod
+    def of(tower: Any, counting: Batches, *arguments: Any, **options: Any) -> Any:
+        return counting(tower, *arguments, **options)
+
+
+PASS = PerturbedTower.__call__
+DIRECTIONS = np.eye(3, 48)
+
+
+def covariance(encoder: Encoder, store: Path | None) -> dict[str, Any]:
+    found = pass_covariance(
+        encoder, load_images("digits", n=6), Dropout(0.1), DIRECTIONS, 32, 2, batch_size=32, store=store, progress=False
+    )
+    return dict(vars(found))
+
+
+def scores(encoder: Encoder, store: Path | None) -> dict[str, Any]:
+    return dict(measure(encoder, store, passes=(4, 20, 36), geometry=(4, 20)).arrays())
+
+
+@pytest.mark.parametrize(("method", "batches"), [(scores, 30), (covariance, 12)])
+def test_passes_of_a_block_that_was_interrupted_are_not_carried_out_again(
+    method: Callable[..., dict[str, Any]], batches: int, encoder: Encoder, blocks: list[Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    expected, spent = method(encoder, None), 0
+    for last in (1, 3, 2, 1, 1, 1, -1):
+        counting = Batches(last)
+        monkeypatch.setattr(
+            PerturbedTower, "__call__", lambda tower, *a, counting=counting, **o: counting(tower, *a, **o)
+        )
+        with pytest.raises(Interrupted) if last > 0 else contextlib.nullcontext():
+            found = method(encoder, tmp_path)
+        spent += counting.begun
+    assert spent == batches
+    assert all(np.array_equal(found[name], value, equal_nan=True) for name, value in expected.items())
+    assert stored(tmp_path) == [".safetensors"]
+
+
+def test_products_of_a_block_that_was_interrupted_are_not_carried_out_again(
+    encoder: Encoder, blocks: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(store: Path | None) -> Any:
+        images = load_images("digits", n=6)
+        return first_order(encoder, images, Dropout(0.1), 4, 2, batch_size=3, store=store, progress=False).arrays()
+
+    terms, expected, spent = SiteGraph.terms, run(None), list[int]()
+    for last in (2, 3, 1, 4, 1, -1):
+        begun: list[int] = []
+
+        def counted(self: SiteGraph, *arguments: Any, begun: list[int] = begun, last: int = last) -> Any:
+            if len(begun) == last:
+                raise Interrupted
+            begun.append(1)
+            return terms(self, *arguments)
+
+        monkeypatch.setattr(SiteGraph, "terms", counted)
+        with pytest.raises(Interrupted) if last > 0 else contextlib.nullcontext():
+            found = run(tmp_path)
+        spent += begun
+    assert len(spent) == 2 * 7
+    assert all(np.array_equal(found[name], value) for name, value in expected.items())
+
+
+def test_an_interrupt_ends_within_one_map_and_keeps_the_passes(
+    encoder: Encoder, blocks: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not within a batch: the thread that carries it out is told in the middle."""
+    carried, maps = LinearMaps._map, list[int]()
+
+    def slow(self: LinearMaps, *arguments: Any) -> Any:
+        if not maps and list(tmp_path.rglob("partial-*.safetensors")):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.5)
+        maps.extend([1] * (len(maps) > 0 or bool(list(tmp_path.rglob("partial-*.safetensors")))))
+        return carried(self, *arguments)
+
+    monkeypatch.setattr(LinearMaps, "_map", slow)
+    torch.set_num_threads(1)
+    with pytest.raises(KeyboardInterrupt):
+        measure(encoder, tmp_path)
+    assert 0 < len(maps) < 5
+    monkeypatch.undo()
+    assert any(path.name.startswith("partial-") for path in tmp_path.rglob("*.safetensors"))
+    assert same(measure(encoder, tmp_path), measure(encoder, None))
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

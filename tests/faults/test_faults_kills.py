@@ -1,0 +1,84 @@
+"""Real processes that are ended while they measure: what is lost, and whether the numbers are the same bits."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+Held = Callable[[str, int, str], None]
+ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)
+LIFE_S = 4.0
+"""Seconds that a process measures before it is ended: a save every two, and a busy machine."""
+CHILD = """
+import sys
+import numpy as np
+import torch
+from mcdo.encoders import load_encoder
+from mcdo.estimators import monte_carlo
+from mcdo.images import load_images
+from mcdo.perturbation import Dropout, PerturbedTower
+
+torch.set_num_threads(1)
+encoder, images, counted = load_encoder("clip_tiny"), load_images("digits", n=64), [0]
+call = PerturbedTower.__call__
+
+def counting(self, *arguments, **options):
+    if not counted[0]:
+        print("begun", flush=True)
+    counted[0] += 1
+    return call(self, *arguments, **options)
+
+PerturbedTower.__call__ = counting
+try:
+    run = monte_carlo(encoder, images, Dropout(0.01), (64, 1024), 5, geometry=(64,), store=sys.argv[1], progress=False)
+    np.savez(sys.argv[2], **run.arrays())
+finally:
+    print("batches", counted[0], flush=True)
+"""
+BATCHES = 5 * 1024 // 16
+"""Of the one block that the run is: at the default size of batches, 64 images times 16 passes."""
+
+
+def begin(store: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, str(store), str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() in ("begun\n", "batches 0\n")
+    return process
+
+
+def test_a_run_of_one_block_makes_progress_however_often_it_is_ended(tmp_path: Path, held: Held) -> None:
+    whole = begin(tmp_path / "whole", tmp_path / "whole.npz")
+    whole.communicate()
+    ended, slowest = 0, 0.0
+    for number in ENDS:
+        process = begin(tmp_path / "store", tmp_path / "out.npz")
+        time.sleep(LIFE_S)
+        if process.poll() is not None:
+            break
+        process.send_signal(number)
+        began = time.monotonic()
+        process.communicate()
+        slowest = max(slowest, time.monotonic() - began)
+        ended += 1
+    last = begin(tmp_path / "store", tmp_path / "out.npz")
+    said, _ = last.communicate()
+    assert last.returncode == 0
+    batches = int(said.split()[-1])
+    if ended:
+        assert batches < BATCHES, "nothing was kept"
+    with np.load(tmp_path / "whole.npz") as expected, np.load(tmp_path / "out.npz") as found:
+        assert set(expected) == set(found)
+        assert all(np.array_equal(expected[name], found[name], equal_nan=True) for name in expected)
+    assert sorted(path.suffix for path in (tmp_path / "store").rglob("*.*")) == [".safetensors"]
+    what = f"SIGKILL, SIGTERM, SIGHUP or SIGINT {LIFE_S:.0f} s into a run that is one block"
+    held(what, ended, "goes on in the middle of the block, to the same bits; nothing is left beside the result")
