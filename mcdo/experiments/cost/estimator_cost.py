@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcdo.encoders import find_spec
 from mcdo.estimators import MonteCarloConfig
 from mcdo.estimators.probes import CALIBRATION_IMAGES, CALIBRATION_PASSES
 from mcdo.experiments.cost.pass_cost import (
     FIRST_ORDER,
     NATIVE,
-    SMALL_PX,
     SPARSE,
     TIED,
     TIED_OVER_IMAGES,
@@ -28,6 +26,7 @@ from mcdo.experiments.cost.pass_cost import (
     PassCost,
     PassCosts,
     subject_on,
+    takes_small_inputs,
     with_probes,
 )
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Passes, Request, Settings, Subject, View
@@ -97,7 +96,7 @@ class EstimatorCost(Experiment[EstimatorCosts]):
     @classmethod
     def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
         """Each model with small inputs."""
-        small = (model for model in settings.models if find_spec(model).resolution <= SMALL_PX)
+        small = (model for model in settings.models if takes_small_inputs(model))
         return tuple(subject_on(settings.device, model) for model in small)
 
     def runs(self, model: str, p: float) -> dict[str, Passes]:

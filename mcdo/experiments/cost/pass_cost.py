@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mcdo.encoders import Encoder
+from mcdo.encoders import Encoder, find_spec
 from mcdo.estimators.jacobian import SiteGraph
 from mcdo.harness import Claim, Experiment, Files, Inputs, Request, Settings, Subject, View
 from mcdo.harness.requests import Arrays, StoredArrays
@@ -51,6 +51,12 @@ MEMORY_CEILING = 3.0
 
 Way = Callable[[], int]
 """Carries out some image-passes, and returns how many."""
+
+
+def takes_small_inputs(model: str) -> bool:
+    """Whether an encoder is known, before it is loaded, to take inputs of at most ``SMALL_PX``; a factory's is not."""
+    spec = find_spec(model)
+    return spec.backend != "own" and spec.resolution <= SMALL_PX
 
 
 def with_probes(count: int) -> str:

@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from mcdo.encoders import find_spec as find_encoder
 from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators import Laplace, ZeroShot
 from mcdo.experiments.cost.pass_cost import (
     DETERMINISTIC,
-    SMALL_PX,
     SPARSE,
     Cost,
     Way,
@@ -32,6 +30,7 @@ from mcdo.experiments.cost.pass_cost import (
     keyed,
     machine,
     subject_on,
+    takes_small_inputs,
     timed,
 )
 from mcdo.harness import Claim, Experiment, Features, Files, Images, Inputs, Request, Settings, Subject, View
@@ -216,7 +215,7 @@ class PeerCost(Experiment[PeerCosts]):
     @classmethod
     def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
         """Each model with small inputs."""
-        small = (model for model in settings.models if find_encoder(model).resolution <= SMALL_PX)
+        small = (model for model in settings.models if takes_small_inputs(model))
         return tuple(subject_on(settings.device, model) for model in small)
 
     def dropout_times(self, model: str) -> DropoutTimes:

@@ -26,7 +26,10 @@ VOTES = ("mutual_information", "variation_ratio", "vote_share", "predictive_entr
 
 @dataclass(frozen=True)
 class Head(StoredArrays):
-    """The zero-shot head of ``classes`` on images of any kind: ``logits`` and ``cosines``, float64 [N, C]."""
+    """The zero-shot head of ``classes`` on images of any kind.
+
+    ``logits`` and ``cosines`` float64 [N, C], and ``sigmoid`` [1]: whether that is its loss.
+    """
 
     what = "zero-shot head"
 
@@ -45,7 +48,8 @@ class Head(StoredArrays):
             logits = session.encoder(self.model).zero_shot_logits(
                 torch.from_numpy(features), self.classes, TEMPLATES[0]
             )
-        return {"logits": logits.double().cpu().numpy(), "cosines": unit(features) @ unit(text).T}
+        sigmoid = np.array([session.encoder(self.model).loss == "sigmoid"])
+        return {"logits": logits.double().cpu().numpy(), "cosines": unit(features) @ unit(text).T, "sigmoid": sigmoid}
 
 
 @dataclass(frozen=True)

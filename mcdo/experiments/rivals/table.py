@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.prelim.pixel_baselines import PixelBaselines
@@ -120,16 +119,16 @@ class RivalsTable(Experiment[RivalsResult]):
         """The same, by degradation."""
         return {name: Images(self.n, degradation=name) for name in self.degradations}
 
-    def foreign_sets(self, model: str) -> tuple[Images, ...]:
+    def foreign_sets(self, about: View) -> tuple[Images, ...]:
         """Images of another kind."""
         if self.foreign_images:
             return (Images(self.foreign, self.foreign_images),)
-        side, each = find_spec(model).resolution, self.foreign // len(FOREIGN)
+        side, each = about.encoder().resolution, self.foreign // len(FOREIGN)
         return tuple(Images(each, f"synthetic:{kind}:{side}") for kind in FOREIGN)
 
-    def every(self, model: str) -> tuple[Images, ...]:
+    def every(self, about: View) -> tuple[Images, ...]:
         """All sets."""
-        return (self.shown, *self.degraded().values(), *self.foreign_sets(model))
+        return (self.shown, *self.degraded().values(), *self.foreign_sets(about))
 
     # ---- what is measured
 
@@ -198,7 +197,7 @@ class RivalsTable(Experiment[RivalsResult]):
         model = about.model
         yield PixelBaselines(model, self.shown)
         head, fits = self.has_head(about), not self.can_fit(about)
-        for shown in self.every(model):
+        for shown in self.every(about):
             yield Features(model, shown)
             yield self.passes_of(model, shown)
             yield self.first_order_of(about, shown)
@@ -233,7 +232,7 @@ class RivalsTable(Experiment[RivalsResult]):
         features = inputs[Features(model, self.shown)]["features"].astype(np.float64)
         logits = inputs[self.head_of(inputs, self.shown)]["logits"] if self.has_head(inputs) else None
         labels = images.labels
-        foreign = [inputs.images(each) for each in self.foreign_sets(model)]
+        foreign = [inputs.images(each) for each in self.foreign_sets(inputs)]
         return Truth(
             origins=np.array(images.origins),
             error=None if logits is None or labels is None else logits.argmax(axis=1) != labels,
@@ -244,9 +243,9 @@ class RivalsTable(Experiment[RivalsResult]):
         )
 
     def _scores(self, inputs: Inputs) -> tuple[dict[str, Scored], dict[str, str]]:
-        model, left_out = inputs.model, dict[str, str]()
-        taken = {shown: self._on(inputs, shown, left_out) for shown in self.every(model)}
-        foreign, degraded = self.foreign_sets(model), self.degraded()
+        left_out: dict[str, str] = {}
+        taken = {shown: self._on(inputs, shown, left_out) for shown in self.every(inputs)}
+        foreign, degraded = self.foreign_sets(inputs), self.degraded()
         costs = self._costs(inputs)
         scores = {}
         for name, values in taken[self.shown].items():
@@ -306,7 +305,7 @@ class RivalsTable(Experiment[RivalsResult]):
             features,
             None if head is None else head["logits"],
             None if head is None else head["cosines"],
-            find_spec(inputs.model).loss,
+            "sigmoid" if head is not None and head["sigmoid"][0] else "softmax",
             held,
         )
 

@@ -266,7 +266,7 @@ def test_blocks_that_run_out_of_memory_together_halve_the_batch_once() -> None:
             together.wait()
         return MemoryError()
 
-    tried = limited(encoder, 2, error)
+    tried = limited(encoder, 3, error)  # three rows find the sites
     torch.set_num_threads(2)
     halved = monte_carlo(encoder, digits().select([0, 1]), DROPOUT, (4,), 1, batch_size=4, progress=False)
     assert (tried.count(4), tried.count(2)) == (2, 4)
@@ -304,7 +304,8 @@ def test_features_that_are_not_finite_are_an_error_that_names_the_image() -> Non
 
     def broken(pixels: Tensor) -> Tensor:
         features = image(pixels).clone()
-        features[2] = torch.nan
+        if len(features) > 3:  # which find the sites
+            features[2] = torch.nan
         return features
 
     encoder.towers = replace(encoder.towers, image=broken)
