@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,6 +126,16 @@ class RunView:
         self.features: Scores = run.features.astype(np.float64)
 
 
+Key = TypeVar("Key")
+
+
+def _chosen(
+    held: Mapping[Key, Scores], trials: slice, columns: NDArray[np.integer] | slice = slice(None)
+) -> dict[Key, Scores]:
+    """Some trials and images, laid out as if measured alone: sums over a strided array differ in their last bits."""
+    return {key: np.ascontiguousarray(value[trials, columns]) for key, value in held.items()}
+
+
 def _follows(score: Score) -> bool:
     return bool({"scores", "features"} & set(score.definitions))
 
@@ -222,8 +232,8 @@ class MonteCarloRun(EncoderRun):
             features=self.features[columns],
             sites=self.sites,
             provenance=self.provenance,
-            _values={key: value[trials, columns] for key, value in self._values.items()},
-            _eigenvalues={key: value[trials, columns] for key, value in self._eigenvalues.items()},
+            _values=_chosen(self._values, trials, columns),
+            _eigenvalues=_chosen(self._eigenvalues, trials, columns),
         )
 
     def restricted(self, config: MonteCarloConfig) -> MonteCarloRun:
@@ -234,10 +244,10 @@ class MonteCarloRun(EncoderRun):
         return replace(
             self,
             config=config,
-            _values={
-                (name, t): value[trials] for (name, t), value in self._values.items() if t in config.taken_at(name)
-            },
-            _eigenvalues={t: value[trials] for t, value in self._eigenvalues.items() if t in config.geometry},
+            _values=_chosen(
+                {(name, t): value for (name, t), value in self._values.items() if t in config.taken_at(name)}, trials
+            ),
+            _eigenvalues=_chosen({t: value for t, value in self._eigenvalues.items() if t in config.geometry}, trials),
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:

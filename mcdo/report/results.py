@@ -81,7 +81,7 @@ class Reports:
         remedy = "delete it, or run the experiment again"
         found: dict[tuple[str, ...], Reported] = {}
         for path in sorted(folder.rglob("*.json")):
-            if path.name.startswith("."):
+            if path.name.startswith(".") or not _is_object(path):
                 continue
             for summary in _summaries(read_json(path, remedy)):
                 try:
@@ -93,6 +93,15 @@ class Reports:
         if not found and verdict is None:
             raise McdoError(f"{folder} holds no reports; run pytest -m phase1, or name another folder with --reports")
         return cls(folder, tuple(found.values()), verdict)
+
+
+def _is_object(path: Path) -> bool:
+    """Whether a JSON file could hold a summary; an experiment may write lists as well."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64).lstrip().startswith(b"{")
+    except OSError as error:
+        raise McdoError(f"{path} cannot be read ({error.strerror}); delete it, or run the experiment again") from error
 
 
 def _summaries(value: Any, depth: int = 2) -> Iterator[Mapping[str, Any]]:

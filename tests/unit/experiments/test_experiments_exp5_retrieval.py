@@ -68,7 +68,7 @@ def test_a_wrong_entry_stops_its_own_experiment_only(tmp_path: Path) -> None:
     settings = Settings(("clip_tiny",), reports=tmp_path, own_data={OPTION: str(tmp_path / "items.json")})
     runner, experiment = Runner(Session(settings)), CaptionRetrieval.configured(settings)
     runner.plan(experiment, MODEL)
-    with pytest.raises(McdoError, match=r"items\.json, entry 0: 'image_path' is 3"):
+    with pytest.raises(McdoError, match=r"items\.json: \[0\]\.image_path is 3: Expected str"):
         runner.run(experiment, MODEL)
 
 

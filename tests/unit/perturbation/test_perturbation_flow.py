@@ -275,6 +275,7 @@ def test_first_order_terms_of_made_weights_and_repeated_maps_are_those_of_passes
         torch.testing.assert_close(passes.var(1).sum(-1), exact, rtol=0.2, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
 def test_a_product_that_was_not_there_when_the_sites_were_found_is_refused() -> None:
     encoder = with_extra(MADE["view"][0])
     extra: Any = encoder.model.get_submodule(EXTRA)
@@ -449,6 +450,7 @@ class Gated(nn.Module):
         return out
 
 
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
 def test_a_softmax_that_is_no_attention_s_is_left_alone() -> None:
     encoder = with_extra(Gated)
     names = [f"{EXTRA}.{each}.probabilities" for each in ("first", "second")]

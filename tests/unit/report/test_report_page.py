@@ -126,6 +126,7 @@ def test_a_judgement_survives_its_file() -> None:
 
 def test_summaries_are_found_in_files_of_one_and_of_all_subjects(tmp_path: Path) -> None:
     folder = write(tmp_path, "a")
+    (folder / "phase1" / NAME / "prompts.json").write_text('[{"prompt": "a list is no summary"}]')
     overall = {"session": "1", "results": {"a": summary("a"), "b": summary("b")}}
     (folder / "phase1" / NAME / "overall.json").write_text(json.dumps(overall))
     reports = Reports.read(folder)
