@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mcdo.estimators.census import census
     from mcdo.estimators.first_order import first_order
     from mcdo.estimators.monte_carlo import monte_carlo
+    from mcdo.harness import register_experiment
     from mcdo.images import ImageSet, load_images
     from mcdo.perturbation import (
         AttentionDropout,
@@ -45,6 +46,7 @@ _ROOMS = {
         "monte_carlo",
         "register_score",
     ),
+    "harness": ("register_experiment",),
     "images": ("ImageSet", "load_images"),
     "perturbation": (
         "AttentionDropout",
@@ -88,6 +90,7 @@ __all__ = [
     "matched_roles",
     "monte_carlo",
     "register_encoder",
+    "register_experiment",
     "register_kind",
     "register_score",
     "reliability",

@@ -130,6 +130,15 @@ def further(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name, score in found.items() if score.while_measuring)
 
 
+def check_reportable(names: Iterable[str]) -> None:
+    """Raise McdoError for a name that is no score, or one that passes alone do not give."""
+    for name in names:
+        score = SCORES.find(name)
+        if set(score.definitions) <= {"terms", "weights"}:
+            needed = " and ".join(INPUTS[of] for of in score.definitions)
+            raise McdoError(f"the score {name!r} is computed from {needed}; no experiment has that for it")
+
+
 def needs_passes(name: str) -> bool:
     """Whether a score is taken from the passes themselves, at the T of ``geometry``."""
     return SCORES.find(name).while_measuring == "passes"

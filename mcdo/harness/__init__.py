@@ -1,5 +1,8 @@
 """The harness: it measures each request once, runs experiments, and judges each claim."""
 
+from typing import TYPE_CHECKING, Any
+
+from mcdo.harness.catalogue import register_experiment
 from mcdo.harness.claim import ALPHA, Claim
 from mcdo.harness.experiment import ALL_MODELS, Experiment, Files, Inputs, Subject, View
 from mcdo.harness.requests import (
@@ -18,6 +21,9 @@ from mcdo.harness.runner import Completed, Runner
 from mcdo.harness.session import Session
 from mcdo.harness.settings import Settings, first_model
 from mcdo.report.judgement import Judgement, Outcome
+
+if TYPE_CHECKING:
+    from mcdo.harness.tests import tests_of
 
 __all__ = [
     "ALL_MODELS",
@@ -45,4 +51,14 @@ __all__ = [
     "TokenCounts",
     "View",
     "first_model",
+    "register_experiment",
+    "tests_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "tests_of":  # which alone needs pytest
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mcdo.harness.tests import tests_of
+
+    return tests_of

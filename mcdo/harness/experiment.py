@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
+from mcdo.estimators import MonteCarloConfig
+from mcdo.estimators.score_table import needs_passes
 from mcdo.harness.claim import Claim
 from mcdo.harness.requests import Images, Request
 from mcdo.harness.settings import Settings
@@ -139,10 +141,15 @@ class Experiment(ABC, Generic[Result]):
         files: what it writes.
         quick: fields under ``--protocol=quick``.
         perturbs: whether it perturbs encoders; one that does not has neither ``dropout`` nor sites in its summary.
+        published: scores that it reports by, as published.
+        about_estimator: "mc" or "first_order", where ``--estimator`` selects it.
+        is_gate: whether its claims are go/no-go criteria.
+        is_verdict: whether its result is the verdict of its phase, and so its test.
         knows_shared_noise: whether its intervals hold noise that all images of a pass share; an experiment that does
             not know it is not run under such a perturbation.
         seed: of images, masks and intervals.
         dropout: the perturbation.
+        further: scores of ``--scores``, reported beside the published ones where it reports by score.
 
     """
 
@@ -153,16 +160,34 @@ class Experiment(ABC, Generic[Result]):
     files: ClassVar[Files] = Files()
     quick: ClassVar[Mapping[str, Any]] = {}
     perturbs: ClassVar[bool] = True
+    published: ClassVar[tuple[str, ...]] = ()
+    about_estimator: ClassVar[str] = ""
+    is_gate: ClassVar[bool] = False
+    is_verdict: ClassVar[bool] = False
     knows_shared_noise: ClassVar[bool] = False
 
     seed: int = 42
     dropout: Perturbation = field(default_factory=Dropout)
+    further: tuple[str, ...] = ()
 
     @classmethod
     def configured(cls: type[Self], settings: Settings) -> Self:
         """The experiment under a session's settings."""
         sizes = cls.quick if settings.protocol == "quick" else {}
-        return cls(**{**sizes, **cls.options(settings)}, seed=settings.seed, dropout=settings.dropout)
+        fields = {**sizes, **cls.options(settings)}
+        return cls(**fields, seed=settings.seed, dropout=settings.dropout, further=settings.scores)
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """Names of the scores that it reports by: the published ones, then further ones."""
+        return tuple(dict.fromkeys((*self.published, *self.further)))
+
+    def protocol(
+        self, passes: tuple[int, ...], trials: int, kind: Perturbation | None = None, geometry: tuple[int, ...] = ()
+    ) -> MonteCarloConfig:
+        """Of a Monte Carlo run that gives every score it reports by; the perturbation is its own by default."""
+        every = passes if any(needs_passes(name) for name in self.further) else geometry
+        return MonteCarloConfig(kind or self.dropout, passes, trials, self.seed, every, self.further)
 
     @classmethod
     def options(cls, settings: Settings) -> Mapping[str, Any]:

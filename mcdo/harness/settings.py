@@ -34,6 +34,7 @@ class Settings:
         from_store: load no model; what is not in the store is an error.
         precision: of the linear maps.
         estimator: what phase 1 judges: "mc", "first_order" or "both".
+        scores: names of scores that experiments report beside the published ones.
         session: an id that all workers of a run share.
         thumbnails: keep pictures of the most telling images beside the results.
         own_data: files of the user's by option name, such as ``{"--tracking": "a.json"}``; absent where not given.
@@ -54,6 +55,7 @@ class Settings:
     from_store: bool = False
     precision: Precision = "float32"
     estimator: str = "mc"
+    scores: tuple[str, ...] = ()
     session: str = ""
     thumbnails: bool = True
     own_data: Mapping[str, str] = field(default_factory=dict)

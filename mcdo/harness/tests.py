@@ -11,19 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mcdo.harness.catalogue import experiments_of
 from mcdo.harness.claim import Claim
+from mcdo.harness.decision import Verdict
 from mcdo.harness.experiment import Experiment
 from mcdo.harness.judge import Judges
 from mcdo.harness.runner import Completed, Runner
 from mcdo.harness.session import Session
 
+COLLECTED = "_mcdo_tests"
+"""Marks a class of tests that is collected under the name of a test function too."""
 SMALLEST_FIGURE = 5_000
 """Bytes: an empty pair of axes takes less."""
 
 
 def of_experiment(experiment: type[Experiment[Any]]) -> list[pytest.MarkDecorator]:
-    """The marks of tests about ``experiment``: its phase, and the experiment itself, whose requests are planned."""
-    return [getattr(pytest.mark, experiment.phase), about(experiment)]
+    """The marks of tests about ``experiment``: its phase, its estimator, and itself, whose requests are planned."""
+    marks = [getattr(pytest.mark, experiment.phase), about(experiment)]
+    return [*marks, *([pytest.mark.estimator(experiment.about_estimator)] if experiment.about_estimator else [])]
 
 
 def about(experiment: type[Experiment[Any]]) -> pytest.MarkDecorator:
@@ -37,9 +42,45 @@ def claims_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
     def claim_holds(claim: Claim[Any], completed: Completed[Any], judge: Judges) -> None:
         judge(completed.experiment.key, completed.inputs.subject.name).settle(completed.judgements[claim.name])
 
-    for mark in of_experiment(experiment):
+    for mark in (*of_experiment(experiment), *([pytest.mark.gate] if experiment.is_gate else [])):
         claim_holds = mark(claim_holds)
     return claim_holds
+
+
+def verdict_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
+    """A test function like :func:`claims_of`, for the experiment whose result is the verdict of its phase."""
+
+    def go_or_no_go(verdict: Verdict, record_property: Callable[[str, object], None]) -> None:
+        facts = {"decision": verdict.decision, "reason": verdict.reason, "published": verdict.published}
+        for name, value in facts.items():
+            record_property(name, value)
+        for statement in verdict.statements:
+            record_property("statement", statement)
+        assert verdict.decision == "GO", f"{verdict.decision}: {verdict.reason}"
+
+    for mark in (*of_experiment(experiment), pytest.mark.gate, pytest.mark.decision):
+        go_or_no_go = mark(go_or_no_go)
+    return go_or_no_go
+
+
+def tests_of(what: str | type[Experiment[Any]]) -> type:
+    """Tests of one experiment, or of all of a phase, for a module of any repository that pytest collects.
+
+    ``test_phase1 = tests_of("phase1")`` or ``TestMine = tests_of(Mine)``: the claims of each experiment, one test for
+    each claim and subject, and its contract; for the verdict, the decision.
+
+    Raises:
+        McdoError: for a phase without experiments.
+
+    """
+    members: dict[str, Any] = {COLLECTED: True, "__module__": __name__}
+    for kind in experiments_of(what) if isinstance(what, str) else (what,):
+        if kind.is_verdict:
+            members[f"test_{kind.key}"] = staticmethod(verdict_of(kind))
+            continue
+        members[f"test_{kind.key}"] = staticmethod(claims_of(kind))
+        members[f"test_{kind.key}_keeps_the_contract"] = staticmethod(contract_of(kind))
+    return type("TestsOf", (), members)
 
 
 def contract_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:

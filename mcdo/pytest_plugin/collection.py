@@ -15,6 +15,7 @@ from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
 from mcdo.harness import Experiment, Subject, first_model
 from mcdo.harness.decision import dropped
+from mcdo.harness.tests import COLLECTED
 from mcdo.names import file_name
 from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
 from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
@@ -31,6 +32,13 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> pytest.Class | None:
+    """Collect what ``tests_of`` made under the name of a test function as well."""
+    made = isinstance(obj, type) and COLLECTED in vars(obj) and collector.funcnamefilter(name)
+    return pytest.Class.from_parent(collector, name=name, obj=obj) if made else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import pytest
 import torch
 
-from mcdo.errors import nearest
+from mcdo.encoders import REGISTRY, find_spec
+from mcdo.errors import McdoError, nearest
+from mcdo.harness.catalogue import phases
 from mcdo.names import is_unicode, printable
 
 TIERS = ("cpu", "mps", "cuda")
 LATER_PHASES = ("phase2", "phase3", "phase4")
 MARKS = {
-    "phase1": "the gate: is the score reliable, does it follow ambiguity?",
-    "phase2": "core results; needs a GO from phase 1",
-    "phase3": "comparisons; needs a GO from phase 1",
-    "phase4": "extensions; needs a GO from phase 1",
-    "prelim": "the preliminary investigation: validity under degradation, baselines, loss or site",
-    "rivals": "scores that take one pass or none, set beside dropout in one table",
-    "subtasks": "neighbouring study: subtask meta-learner and its calibration",
-    "backbones": "neighbouring study: backbones for series of plant images",
-    "connector": "neighbouring study: does a language model use its visual tokens?",
     "gate": "a go/no-go criterion",
     "own_gate": "a gate of the harness itself: without it there is no verdict",
     "decision": "the verdict; it comes after the experiments that it rests on",
@@ -29,13 +23,8 @@ MARKS = {
     "faults": "injects faults on purpose: killed processes, damaged files, hostile inputs",
     "browser": "opens a page in Chromium; skipped where there is none",
     "slow": "takes more than a few seconds, or a large model",
-    "clip": "a CLIP-style tower",
-    "siglip": "a SigLIP-style tower",
-    "pe_core": "a tower of Perception Encoder",
-    "mobileclip": "a MobileCLIP tower",
-    "dinov2": "a DINOv2-style tower, without text",
-    "vit": "a classifier's vision transformer, without text",
     "own": "an encoder of one's own",
+    "vit": "a classifier's vision transformer, without text",
     "cpu": "runs on the CPU",
     "mps": "runs on an Apple GPU",
     "cuda": "runs on an NVIDIA GPU",
@@ -43,6 +32,15 @@ MARKS = {
     "estimator(name)": "phase 1 of one estimator, mc or first_order; --estimator chooses",
     "first_model": "runs on one model only: the first of the family clip, or the first",
 }
+"""Marks that are not names of phases or families: these come from the experiments and the encoders."""
+
+
+def every_mark(config: pytest.Config) -> dict[str, str]:
+    """Marks by name: phases of experiments, families of encoders, those of this session's included, and the others."""
+    families = [spec.family for spec in REGISTRY.values()]
+    with suppress(McdoError):  # an unknown model is reported where settings are made
+        families += [find_spec(model.strip()).family for model in config.getoption("--models").split(",")]
+    return {**phases(), **{family: f"about a tower of the family {family}" for family in families}, **MARKS}
 
 
 WARNINGS = (
@@ -54,7 +52,11 @@ WARNINGS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for name, meaning in MARKS.items():
+    try:
+        marks = every_mark(config)
+    except McdoError as error:
+        raise pytest.UsageError(str(error)) from error
+    for name, meaning in marks.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     for rule in WARNINGS:
         config.addinivalue_line("filterwarnings", rule)

@@ -15,6 +15,8 @@ from mcdo.encoders import REGISTRY, find_spec
 from mcdo.encoders.load import device_named
 from mcdo.encoders.spec import Precision
 from mcdo.errors import McdoError
+from mcdo.estimators import SCORES
+from mcdo.estimators.score_table import check_reportable
 from mcdo.harness import Settings
 from mcdo.perturbation import KINDS, Dropout, Perturbation, parse_perturbation
 from mcdo.pytest_plugin.marks import TIERS
@@ -80,6 +82,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="mc",
         choices=ESTIMATORS,
         help="what phase 1 judges: Monte Carlo passes, first order, or both (default: mc)",
+    )
+    group.addoption(
+        "--scores",
+        default="",
+        help=f"scores to report beside the published ones, by commas, where an experiment reports by score: {SCORES}",
     )
     group.addoption("--reports", default="reports", help="where summaries and arrays are written (default: reports)")
     group.addoption("--page", default=None, help="write one HTML page of all that stands in --reports, at the end")
@@ -153,6 +160,15 @@ def perturbation_of(config: pytest.Config) -> Perturbation:
     return Dropout(0.01 if p is None else p, places[0] if len(places) == 1 else places)
 
 
+def scores_of(config: pytest.Config) -> tuple[str, ...]:
+    """The further scores asked for."""
+    names = words(config.getoption("--scores"))
+    check_reportable(names)
+    if names and config.getoption("--estimator") == "first_order":
+        raise McdoError("--scores are taken from passes, which --estimator=first_order makes none of: leave one out")
+    return names
+
+
 def settings_from(config: pytest.Config) -> Settings:
     """The session's settings from its options."""
     option = config.getoption
@@ -179,6 +195,7 @@ def settings_from(config: pytest.Config) -> Settings:
         skip_unreadable=option("--skip-unreadable"),
         from_store=option("--from-store"),
         estimator=option("--estimator"),
+        scores=scores_of(config),
         precision=option("--precision"),
         session=session_id(config),
         thumbnails=not option("--no-thumbnails"),

@@ -1,1 +1,1 @@
-"""Experiments of phase 1."""
+"""The gate: is the score reliable, does it follow ambiguity?"""

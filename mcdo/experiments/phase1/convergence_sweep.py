@@ -49,6 +49,7 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
     key = "convergence"
     name = "convergence_sweep"
     phase = "phase1"
+    about_estimator = "mc"
     files = Files(summary="convergence_summary.json", figure="convergence_sweep.png")
     quick = {"n": 60, "trials": 3}
 

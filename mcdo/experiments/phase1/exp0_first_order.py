@@ -68,6 +68,8 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
     key = "exp0_first_order"
     name = "exp0_first_order"
     phase = "phase1"
+    is_gate = True
+    about_estimator = "first_order"
     files = Files(
         summary="{}/exp0_summary.json",
         overall="exp0_first_order_summary.json",

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mcdo.estimators import MonteCarloConfig
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Passes, View
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
@@ -42,6 +41,7 @@ class NestedPasses(Experiment[NestedResult]):
     key = "exp0"
     name = "exp0_nested_mc"
     phase = "phase1"
+    about_estimator = "mc"
     files = Files(
         summary="{}/exp0_summary.json",
         overall="exp0_overall_summary.json",
@@ -55,7 +55,12 @@ class NestedPasses(Experiment[NestedResult]):
 
     def run(self, model: str) -> Passes:
         """One run of the largest T."""
-        return Passes(model, Images(self.n), MonteCarloConfig(self.dropout, self.passes, self.trials, self.seed))
+        return Passes(model, Images(self.n), self.protocol(self.passes, self.trials))
+
+    @property
+    def spaces(self) -> dict[str, str]:
+        """Scores by the name of their space; further ones by their own."""
+        return {**SPACES, **{name: name for name in self.further if name not in SPACES.values()}}
 
     def requests(self, about: View) -> Iterable[Passes]:
         return (self.run(about.model),)
@@ -64,6 +69,7 @@ class NestedPasses(Experiment[NestedResult]):
         run = inputs[self.run(inputs.model)]
         first, last = self.passes[0], self.passes[-1]
         how: dict[str, Any] = {"origins": run.origins, "seed": self.seed}
+        simultaneous = 2 * len(self.spaces)
 
         def gain(score: str) -> Estimate:
             ends = {str(t): run.scores(score, t) for t in (first, last)}
@@ -74,22 +80,22 @@ class NestedPasses(Experiment[NestedResult]):
             reliability={
                 t: {
                     space: reliability(run.scores(score, t), origins=run.origins, seed=self.seed)
-                    for space, score in SPACES.items()
+                    for space, score in self.spaces.items()
                 }
                 for t in self.passes
             },
-            gain={space: gain(score) for space, score in SPACES.items()},
+            gain={space: gain(score) for space, score in self.spaces.items()},
             drift={
-                # all claims of a run at once: 99 % that none of four intervals misses zero where nothing drifts
-                space: trial_drift(run.scores(score, last), **how, resamples=4000, level=1 - 0.01 / 4)
-                for space, score in SPACES.items()
+                # all claims of two models at once: 99 % that no interval misses zero where nothing drifts
+                space: trial_drift(run.scores(score, last), **how, resamples=4000, level=1 - 0.01 / simultaneous)
+                for space, score in self.spaces.items()
             },
         )
 
     def claims(self) -> Sequence[Claim[NestedResult]]:
         return [
             Claim(f"more_passes_less_noise/{score}", lambda r, space=space: r.gain[space], above=0.0)  # type: ignore[misc]
-            for space, score in SPACES.items()
+            for space, score in self.spaces.items()
         ]
 
     def summary(self, result: NestedResult) -> Mapping[str, Any]:
@@ -110,6 +116,7 @@ class NestedPasses(Experiment[NestedResult]):
                 "paths": np.array(run.ids),
                 "trial_pre": run.scores("trace_pre", t),
                 "trial_post": run.scores("trace_post", t),
+                **{f"trial_{name}": run.scores(name, t) for name in self.further},
             }
             for t in self.passes
         }
@@ -120,7 +127,7 @@ class NestedPasses(Experiment[NestedResult]):
     def panels(self, inputs: Inputs, result: NestedResult) -> Sequence[Panel]:
         series = {
             score: {f"T={t}": by[space].estimate("spearman") for t, by in result.reliability.items()}
-            for space, score in SPACES.items()
+            for space, score in self.spaces.items()
         }
         return (lambda axes: interval_panel(axes, series, THRESHOLDS.usable_spearman, "Spearman's ρ of two trials"),)
 

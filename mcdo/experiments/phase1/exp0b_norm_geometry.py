@@ -69,6 +69,7 @@ class NormGeometry(Experiment[GeometryResult]):
     key = "exp0b"
     name = "exp0b_norm_geometry"
     phase = "phase1"
+    about_estimator = "mc"
     files = Files(summary="exp0b_summary.json", figure="exp0b_norm_geometry.png")
     quick = {"n": 120}
 

@@ -45,6 +45,7 @@ class SubsetRecipe(Experiment[RecipeResult]):
     key = "exp4"
     name = "exp4_subset_recipe"
     phase = "phase1"
+    about_estimator = "mc"
     files = Files(overall="exp4_subset_summary.json", figure="exp4_{}.png")
     quick = {"n": 120, "trials": 5}
 

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.encoders.zero_shot import TEMPLATES
-from mcdo.estimators import MonteCarloConfig
 from mcdo.harness import (
     Claim,
     Experiment,
@@ -117,6 +116,7 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
     key = "exp5"
     name = "exp5_subset_ambiguity"
     phase = "phase1"
+    is_gate = True
     files = Files(
         summary="exp5_subset_{}_summary.json",
         overall="exp5_subset_overall_summary.json",
@@ -142,7 +142,11 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
 
     def run(self, model: str) -> Passes:
         """One trial."""
-        return Passes(model, Images(self.n), MonteCarloConfig(self.dropout, (self.passes,), self.trials, self.seed))
+        return Passes(model, Images(self.n), self.protocol((self.passes,), self.trials))
+
+    def judged(self, estimator: str) -> tuple[str, ...]:
+        """Scores about which there are claims; further ones are of passes alone."""
+        return tuple(dict.fromkeys((*JUDGED, *(self.further if estimator == "mc" else ()))))
 
     def first_order(self, about: View) -> FirstOrder:
         """All probes in one trial where that is affordable, else enough trials for the spread between them."""
@@ -183,11 +187,11 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
     def _scores(self, inputs: Inputs, estimator: str) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
         """Scores [K, N] by name, and the feature norm [N]; K is 1 unless trials share their probes."""
         run = inputs[self.run(inputs.model)] if estimator == "mc" else inputs[self.first_order(inputs)]
-        scores = {name: run.scores(name) for name in (*JUDGED, "trace_pre_relative")}
+        scores = {name: run.scores(name) for name in (*self.judged(estimator), "trace_pre_relative")}
         return {**scores, NORM: run.feature_norm[None]}, run.feature_norm
 
     def claims(self) -> Sequence[Claim[AmbiguityResult]]:
-        judged = [(score, name) for name in self.estimators for score in JUDGED]
+        judged = [(score, name) for name in self.estimators for score in self.judged(name)]
         return [
             *(self._follows(bar, score, name) for bar in BARS for score, name in judged),
             *(self._beyond_norm(score, name) for score, name in judged),

@@ -13,7 +13,7 @@ from typing import Any
 from mcdo.experiments.phase1.convergence_sweep import ConvergenceSweep
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
-from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS, BEYOND_NORM, JUDGED, AmbiguityResult, SubsetAmbiguity
+from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS, BEYOND_NORM, AmbiguityResult, SubsetAmbiguity
 from mcdo.harness import (
     ALL_MODELS,
     Experiment,
@@ -47,6 +47,7 @@ class Phase1Verdict(Experiment[Verdict]):
     key = "verdict"
     name = "verdict"
     phase = "phase1"
+    is_verdict = True
 
     estimator: str = "mc"
 
@@ -107,9 +108,10 @@ class Phase1Verdict(Experiment[Verdict]):
     def _cells(self, inputs: Inputs, model: Subject) -> Iterable[tuple[Cell, Reliability]]:
         """Cells of a model; first order takes part where it ranks as Monte Carlo does."""
         if NestedPasses in self._experiments:
+            scores = NestedPasses.configured(inputs.settings).spaces
             for t, spaces in inputs.result(NestedPasses, model).reliability.items():
                 for space, r in spaces.items():
-                    yield Cell.of(model.name, SPACES[space], t, r), r
+                    yield Cell.of(model.name, scores[space], t, r), r
         if FirstOrderReliability in self._experiments:
             linear = inputs.result(FirstOrderReliability, model)
             for probes, spaces in linear.reliability.items():
@@ -119,8 +121,9 @@ class Phase1Verdict(Experiment[Verdict]):
 
     def _validity(self, inputs: Inputs, model: Subject) -> Iterable[Validity]:
         found = inputs.result(SubsetAmbiguity, model)
-        for estimator in SubsetAmbiguity.configured(inputs.settings).estimators:
-            for score in JUDGED:
+        ambiguity = SubsetAmbiguity.configured(inputs.settings)
+        for estimator in ambiguity.estimators:
+            for score in ambiguity.judged(estimator):
                 yield _row(found, model.name, score, estimator)
 
     def summary(self, result: Verdict) -> Mapping[str, Any]:

@@ -1,1 +1,1 @@
-"""Experiments of phase 2."""
+"""Core results; needs a GO from phase 1."""

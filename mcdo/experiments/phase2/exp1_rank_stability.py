@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mcdo.estimators import MonteCarloConfig
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Passes, Request, View
 from mcdo.report.figures import Panel
 from mcdo.report.panels import correlation_panel, interval_panel
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 STABLE = 0.8
 """Two p rank alike when their correlation lies above this."""
-SCORES = ("trace_pre", "trace_pre_relative")
 Scores = NDArray[np.float64]
 
 
@@ -91,6 +89,7 @@ class RankStability(Experiment[StabilityResult]):
         figure="{}/exp1_rank_stability.png",
     )
     quick = {"n": 60, "passes": 32, "probes": 4}
+    published = ("trace_pre", "trace_pre_relative")
 
     n: int = 1000
     passes: int = 64
@@ -102,12 +101,11 @@ class RankStability(Experiment[StabilityResult]):
 
     def at(self, model: str, p: float) -> Passes:
         """The run at one p."""
-        protocol = MonteCarloConfig(replace(self.dropout, p=p), (self.passes,), self.trials, self.seed)
-        return Passes(model, Images(self.n), protocol)
+        return Passes(model, Images(self.n), self.protocol((self.passes,), self.trials, self.dropout.with_p(p)))
 
     def first_order(self, about: View) -> FirstOrder:
         """One run of the prediction serves every p."""
-        kind = replace(self.dropout, p=self.reference)
+        kind = self.dropout.with_p(self.reference)
         return FirstOrder.exact_or(self.probes, self.probe_trials, about, Images(self.n), kind, self.seed)
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
@@ -116,7 +114,7 @@ class RankStability(Experiment[StabilityResult]):
     def compute(self, inputs: Inputs) -> StabilityResult:
         seed, linear = self.seed, inputs[self.first_order(inputs)]
         runs = {p: inputs[self.at(inputs.model, p)] for p in self.p}
-        scores = {name: {p: run.scores(name) for p, run in runs.items()} for name in SCORES}
+        scores = {name: {p: run.scores(name) for p, run in runs.items()} for name in self.reported}
         predicted = {p: linear.scores("trace_pre", p=p) for p in self.p}
         trace, norm, origins = scores["trace_pre"], linear.feature_norm, linear.origins
         shared = (

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
-from mcdo.estimators import MonteCarloConfig, MonteCarloRun
+from mcdo.estimators import TRACES, MonteCarloRun
 from mcdo.harness import ALPHA, Claim, Experiment, Files, Images, Inputs, Outcome, Passes, View
 from mcdo.harness.sheets import EACH, Sheet, Tile
 from mcdo.report.figures import Panel
@@ -31,8 +31,7 @@ PREDICTED = ("natural", "gradient", "noise", "solid")
 """Ascending order of mean scores that the published plan predicts if the score measures familiarity."""
 NORM = "feature_norm"
 """The norm of the deterministic feature, as a score that costs nothing."""
-JUDGED = ("trace_pre", "trace_pre_relative", "trace_post")
-SCORES = (*JUDGED, NORM)
+JUDGED = TRACES
 UNITS = {"trace_pre": "squared feature units", NORM: "feature units"}
 LEAST_IMAGES = 10
 """Of each category, for a comparison of means."""
@@ -88,6 +87,7 @@ class SyntheticNatural(Experiment[SyntheticResult]):
         figure="{}/exp2_synthetic_natural.png",
     )
     quick = {"n": 40, "passes": 32}
+    published = JUDGED
 
     n: int = 100
     passes: int = 64
@@ -103,7 +103,7 @@ class SyntheticNatural(Experiment[SyntheticResult]):
 
     def run(self, model: str, shown: Images) -> Passes:
         """The run on one category."""
-        return Passes(model, shown, MonteCarloConfig(self.dropout, (self.passes,), self.trials, self.seed))
+        return Passes(model, shown, self.protocol((self.passes,), self.trials))
 
     def requests(self, about: View) -> Iterable[Passes]:
         images = self.images(about.model)
@@ -126,7 +126,8 @@ class SyntheticNatural(Experiment[SyntheticResult]):
     def compute(self, inputs: Inputs) -> SyntheticResult:
         runs, seed = self.runs(inputs), self.seed
         origins = {name: run.origins for name, run in runs.items()}
-        values = {score: {name: _per_image(run, score) for name, run in runs.items()} for score in SCORES}
+        scores = (*self.reported, NORM)
+        values = {score: {name: _per_image(run, score) for name, run in runs.items()} for score in scores}
         return SyntheticResult(
             values=values,
             means={
@@ -140,7 +141,7 @@ class SyntheticNatural(Experiment[SyntheticResult]):
         )
 
     def claims(self) -> Sequence[Claim[SyntheticResult]]:
-        return [_natural_is_lowest(score) for score in JUDGED]
+        return [_natural_is_lowest(score) for score in self.reported]
 
     def summary(self, result: SyntheticResult) -> Mapping[str, Any]:
         table = {
@@ -186,7 +187,7 @@ class SyntheticNatural(Experiment[SyntheticResult]):
 
     def panels(self, inputs: Inputs, result: SyntheticResult) -> Sequence[Panel]:
         """Every image by category, with the mean and its interval, one panel a score."""
-        return [lambda axes, score=score: _draw(axes, result, score) for score in SCORES]  # type: ignore[misc]
+        return [lambda axes, score=score: _draw(axes, result, score) for score in result.values]  # type: ignore[misc]
 
 
 def _per_image(run: MonteCarloRun, score: str) -> Array:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
-from mcdo.estimators import MonteCarloConfig, MonteCarloRun
+from mcdo.estimators import TRACES, MonteCarloRun
 from mcdo.experiments.phase1.exp5_subset_ambiguity import RHO_ENTROPY_BAR
 from mcdo.harness import (
     Claim,
@@ -75,7 +75,6 @@ TYPES = {
 }
 OWN = "E"
 """The type that is the perturbation of the session."""
-SCORES = ("trace_pre", "trace_pre_relative", "trace_post")
 FOLLOWS = "rho_uncertainty_vs_entropy"
 ROUNDING = 1e-11
 """A relative trace that float32 rounding alone can leave: (2^-24)² is 4e-15, and errors add up over some layers."""
@@ -122,6 +121,7 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
         figure="{}/exp3_dropout_types.png",
     )
     quick = {"n": 50, "passes": 32, "trials": 3}
+    published = TRACES
 
     n: int = 1000
     passes: int = 64
@@ -155,7 +155,7 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
 
     def at(self, model: str, kind: Perturbation) -> Passes:
         """The run under one perturbation."""
-        return Passes(model, Images(self.n), MonteCarloConfig(kind, (self.passes,), self.trials, self.seed))
+        return Passes(model, Images(self.n), self.protocol((self.passes,), self.trials, kind))
 
     def logits(self, model: str) -> Logits:
         """What the targets are made of."""
@@ -174,7 +174,7 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
         images, runs = inputs.images(Images(self.n)), self.runs(inputs)
         least = {kind: least_disturbed(kind, run) for kind, run in runs.items()}
         targets = ambiguity_targets(inputs[self.logits(inputs.model)]["logits"], images.labels)
-        scores = {name: {kind: run.scores(name) for kind, run in runs.items()} for name in SCORES}
+        scores = {name: {kind: run.scores(name) for kind, run in runs.items()} for name in self.reported}
         trace, norm = scores["trace_pre"], runs[OWN].feature_norm
         sampling: dict[str, Any] = {"origins": images.origins, "seed": self.seed}
         # all types at once: 99 % that no interval misses zero where nothing drifts
@@ -219,7 +219,7 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
             f"{{}}/exp3_type_{kind}_trials.npz": {
                 "paths": np.array(run.ids),
                 "origins": np.array(run.origins),
-                **{name: run.scores(name) for name in SCORES},
+                **{name: run.scores(name) for name in self.reported},
             }
             for kind, run in self.runs(inputs).items()
         }

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mcdo.experiments.phase2.exp4_full_models import OVERALL, SCORES, MatchedModels
+from mcdo.experiments.phase2.exp4_full_models import OVERALL, MatchedModels
 from mcdo.harness import ALL_MODELS, Claim, Files, Inputs, Settings, Subject
 from mcdo.perturbation import check_comparable
 from mcdo.report.figures import Panel
@@ -64,7 +64,7 @@ class ModelAgreement(MatchedModels[AgreementResult]):
             scores = {model: run.scores(score) for model, run in runs.items()}
             return rank_matrix(scores, origins=origins, seed=self.seed, resamples=500)
 
-        return AgreementResult({score: matrix(score) for score in SCORES})
+        return AgreementResult({score: matrix(score) for score in self.reported})
 
     def claims(self) -> Sequence[Claim[AgreementResult]]:
         """That every two models agree: the weakest pair decides. All must lie above zero, so no correction is due."""

@@ -13,14 +13,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mcdo.estimators import MonteCarloConfig
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Passes, View
 from mcdo.perturbation import Perturbation
 from mcdo.stats import THRESHOLDS, Estimate, Reliability, reliability, spearman, trial_drift
 
 MATCHED = ("qkv", "attention_output", "fc1", "fc2")
 """Roles that every tower has."""
-SCORES = ("trace_pre", "trace_pre_relative", "angular_var")
 OVERALL = "exp4_full_overall_summary.json"
 Result = TypeVar("Result")
 
@@ -32,6 +30,7 @@ class MatchedModels(Experiment[Result]):
     name = "exp4_full_model_matrix"
     phase = "phase2"
     quick = {"n": 120, "passes": 32, "trials": 5}
+    published = ("trace_pre", "trace_pre_relative", "angular_var")
 
     n: int = 500
     passes: int = 64
@@ -45,7 +44,7 @@ class MatchedModels(Experiment[Result]):
     def run(self, model: str) -> Passes:
         """One run, with the angular variance at T."""
         t = (self.passes,)
-        return Passes(model, Images(self.n), MonteCarloConfig(self.matched, t, self.trials, self.seed, geometry=t))
+        return Passes(model, Images(self.n), self.protocol(t, self.trials, self.matched, geometry=t))
 
     def requests(self, about: View) -> Iterable[Passes]:
         return [self.run(model) for model in about.subject.models]
@@ -77,7 +76,7 @@ class ModelReliability(MatchedModels[ModelReliabilityResult]):
 
     def compute(self, inputs: Inputs) -> ModelReliabilityResult:
         run = inputs[self.run(inputs.model)]
-        scores = {name: run.scores(name) for name in SCORES}
+        scores = {name: run.scores(name) for name in self.reported}
         trace = scores["trace_pre"]
         sampling: dict[str, Any] = {"origins": run.origins, "seed": self.seed}
         return ModelReliabilityResult(
@@ -88,7 +87,7 @@ class ModelReliability(MatchedModels[ModelReliabilityResult]):
         )
 
     def claims(self) -> Sequence[Claim[ModelReliabilityResult]]:
-        return [_repeats(score) for score in ("trace_pre", "angular_var")]
+        return [_repeats(score) for score in self.reported if score != "trace_pre_relative"]
 
     def summary(self, result: ModelReliabilityResult) -> Mapping[str, Any]:
         return {
@@ -100,7 +99,7 @@ class ModelReliability(MatchedModels[ModelReliabilityResult]):
 
     def arrays(self, inputs: Inputs, result: ModelReliabilityResult) -> Mapping[str, Mapping[str, ArrayLike]]:
         run = inputs[self.run(inputs.model)]
-        trials = {f"trial_{name}": run.scores(name) for name in SCORES}
+        trials = {f"trial_{name}": run.scores(name) for name in self.reported}
         named = {"paths": np.array(run.ids), "origins": np.array(run.origins), "feature_norm": run.feature_norm}
         return {"{}/exp4_full_trials.npz": {**named, **trials}}
 

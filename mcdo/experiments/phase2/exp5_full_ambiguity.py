@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.encoders.zero_shot import TEMPLATES
-from mcdo.estimators import MonteCarloConfig
+from mcdo.estimators import TRACES
 from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Passes, Request, View
 from mcdo.images import Skipped
@@ -35,7 +35,6 @@ from mcdo.stats import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
 JUDGED = ("trace_pre", "trace_post")
 BASELINE = "negative_norm"
 """Minus the norm of the deterministic feature: a score that needs no passes."""
@@ -79,6 +78,7 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
         figure="{}/exp5_full_ambiguity.png",
     )
     quick = {"n": 800, "passes": 32}
+    published = TRACES
     knows_shared_noise = True
 
     n: int = 10_000
@@ -87,7 +87,12 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
 
     def run(self, model: str) -> Passes:
         """One trial."""
-        return Passes(model, Images(self.n), MonteCarloConfig(self.dropout, (self.passes,), self.trials, self.seed))
+        return Passes(model, Images(self.n), self.protocol((self.passes,), self.trials))
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Scores about which there are claims."""
+        return tuple(dict.fromkeys((*JUDGED, *self.further)))
 
     def logits(self, model: str) -> Logits:
         """What the targets are made of."""
@@ -99,7 +104,7 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
     def scores(self, inputs: Inputs) -> dict[str, Array]:
         """[K, N] by name; the baseline [N]."""
         run = inputs[self.run(inputs.model)]
-        return {**{name: run.scores(name) for name in SCORES}, BASELINE: -run.feature_norm}
+        return {**{name: run.scores(name) for name in self.reported}, BASELINE: -run.feature_norm}
 
     def compute(self, inputs: Inputs) -> FullAmbiguityResult:
         images, scores = inputs.images(Images(self.n)), self.scores(inputs)
@@ -130,8 +135,8 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
 
     def claims(self) -> Sequence[Claim[FullAmbiguityResult]]:
         return [
-            *(_follows(bar, score) for bar in BARS for score in JUDGED),
-            *(_beats_the_norm(score) for score in JUDGED),
+            *(_follows(bar, score) for bar in BARS for score in self.judged),
+            *(_beats_the_norm(score) for score in self.judged),
         ]
 
     def summary(self, result: FullAmbiguityResult) -> Mapping[str, Any]:
@@ -177,10 +182,10 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
 
         def figures(axes: Axes, bar: str, label: str) -> None:
             key, threshold = BARS[bar]
-            softmax = {name: result.figures[f"{name}/softmax"] for name in (*SCORES, BASELINE)}
+            softmax = {name: result.figures[f"{name}/softmax"] for name in (*self.reported, BASELINE)}
             series = {
                 "score": {name: of[key] for name, of in softmax.items()},
-                "given the feature norm": {name: softmax[name][f"{key}_given_norm"] for name in SCORES},
+                "given the feature norm": {name: softmax[name][f"{key}_given_norm"] for name in self.reported},
             }
             interval_panel(axes, series, threshold, f"{label} [95 %]")
             axes.set_xlabel("score")

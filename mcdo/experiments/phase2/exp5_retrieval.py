@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo.encoders.zero_shot import unit
 from mcdo.errors import McdoError
-from mcdo.estimators import MonteCarloConfig
+from mcdo.estimators import TRACES
 from mcdo.experiments.phase1.exp5_subset_ambiguity import AUROC_ENTROPY_BAR, RHO_ENTROPY_BAR
-from mcdo.experiments.phase2.exp5_full_ambiguity import BASELINE, JUDGED, SCORES
+from mcdo.experiments.phase2.exp5_full_ambiguity import BASELINE, JUDGED
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Passes, Request, Settings, TextFeatures, View
 from mcdo.images.retrieval import RetrievalItem, read_items
 from mcdo.stats import Estimate, auroc, auroc_high, auroc_low, partial_spearman, share, spearman
@@ -62,6 +62,7 @@ class CaptionRetrieval(Experiment[RetrievalResult | None]):
     phase = "phase2"
     files = Files(overall="exp5_full_overall_summary.json")
     quick = {"passes": 32}
+    published = TRACES
     knows_shared_noise = True
 
     passes: int = 64
@@ -79,7 +80,7 @@ class CaptionRetrieval(Experiment[RetrievalResult | None]):
 
     def run(self, model: str) -> Passes:
         """One trial."""
-        return Passes(model, self.shown, MonteCarloConfig(self.dropout, (self.passes,), self.trials, self.seed))
+        return Passes(model, self.shown, self.protocol((self.passes,), self.trials))
 
     def texts(self, model: str) -> TextFeatures:
         """Every caption once."""
@@ -100,13 +101,13 @@ class CaptionRetrieval(Experiment[RetrievalResult | None]):
             rank=rank,
             recall=share(rank == 1, origins=run.origins),
             figures={
-                **{name: figures(run.scores(name), gap, rank, norm, **passes) for name in SCORES},
+                **{name: figures(run.scores(name), gap, rank, norm, **passes) for name in self.reported},
                 BASELINE: figures(-norm, gap, rank, None, **sampling),
             },
         )
 
     def claims(self) -> Sequence[Claim[RetrievalResult | None]]:
-        return [_follows(bar, score) for bar in BARS for score in JUDGED]
+        return [_follows(bar, score) for bar in BARS for score in dict.fromkeys((*JUDGED, *self.further))]
 
     def summary(self, result: RetrievalResult | None) -> Mapping[str, Any]:
         if result is None:

@@ -1,1 +1,1 @@
-"""Experiments of phase 3."""
+"""Comparisons; needs a GO from phase 1."""

@@ -1,1 +1,1 @@
-"""Experiments of phase 4."""
+"""Extensions; needs a GO from phase 1."""

@@ -1,1 +1,1 @@
-"""Experiments of the preliminary investigation."""
+"""The preliminary investigation: validity under degradation, baselines, loss or site."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mcdo.estimators import MonteCarloConfig
+from mcdo.estimators import TRACES
 from mcdo.experiments.prelim.pixel_baselines import PIXELS, PixelBaselines
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Passes, Request, View
 from mcdo.report.figures import Panel
@@ -34,7 +34,6 @@ from mcdo.stats import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
 JUDGED = "trace_pre"
 NORM = "feature_norm"
 CHEAP = (NORM, *PIXELS)
@@ -80,6 +79,7 @@ class Baselines(Experiment[BaselinesResult]):
         figure="{}/prelim_baselines.png",
     )
     quick = {"n": 500, "passes": 32}
+    published = TRACES
 
     n: int = 2000
     passes: int = 64
@@ -87,7 +87,7 @@ class Baselines(Experiment[BaselinesResult]):
 
     def run(self, model: str) -> Passes:
         """One trial."""
-        return Passes(model, Images(self.n), MonteCarloConfig(self.dropout, (self.passes,), self.trials, self.seed))
+        return Passes(model, Images(self.n), self.protocol((self.passes,), self.trials))
 
     def logits(self, model: str) -> Logits:
         """What the targets are made of."""
@@ -103,7 +103,7 @@ class Baselines(Experiment[BaselinesResult]):
     def quantities(self, inputs: Inputs) -> tuple[dict[str, Array], dict[str, Array]]:
         """Scores, and the baselines that know nothing of the head, each [N]."""
         run, pixels = inputs[self.run(inputs.model)], inputs[self.pixels(inputs.model)]
-        scores = {name: run.scores(name)[0] for name in SCORES}
+        scores = {name: run.scores(name)[0] for name in self.reported}
         return scores, {NORM: run.feature_norm, **{name: pixels[name] for name in PIXELS}}
 
     def compute(self, inputs: Inputs) -> BaselinesResult:
@@ -164,7 +164,7 @@ class Baselines(Experiment[BaselinesResult]):
         def draw(axes: Axes, target: str) -> None:
             series = {
                 score: {b: d.estimate for (s, b, t), d in result.advantages.items() if (s, t) == (score, target)}
-                for score in SCORES
+                for score in self.reported
             }
             unit = "AUROC − AUROC of baseline" if target == "error" else "ρ − |ρ of baseline|"
             interval_panel(axes, series, 0.0, f"{unit} [95 %]")

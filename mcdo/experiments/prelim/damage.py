@@ -24,12 +24,9 @@ from mcdo.stats import (
     wilcoxon_increase,
 )
 
-SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
 FREE = ("entropy", "feature_norm")
 """Deterministic, and free: what the score has to be better than."""
 JUDGED = "trace_pre"
-READ = (*SCORES, "entropy")
-"""What a severity may be read from."""
 PASS_BAR = 0.75
 WEAK_BAR = 0.60
 Array = NDArray[np.float64]
@@ -43,6 +40,16 @@ class Version:
     scores: Mapping[str, Array]
     unit: Array
     correct: NDArray[np.bool_] | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the scores that are not free."""
+        return tuple(name for name in self.scores if name not in FREE)
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """What a severity may be read from."""
+        return (*self.names, "entropy")
 
 
 @dataclass(frozen=True)
@@ -129,14 +136,14 @@ def damages(
     sampling: Sampling,
 ) -> dict[str, Damage]:
     """Every degradation beside the clean images, under the same masks and under others."""
-    increase = {spec: _increases(after, clean, (*SCORES, *FREE), sampling) for spec, after in damaged.items()}
-    p_holm = _corrected(increase)
+    increase = {spec: _increases(after, clean, (*clean.names, *FREE), sampling) for spec, after in damaged.items()}
+    p_holm = _corrected(increase, clean.names)
     return {
         spec: Damage(
             native=Degradation.parse(spec).severity(size),
             at_input=Degradation.parse(spec).severity_at_input(size, resolution),
             increase=increase[spec],
-            independent=_increases(after, other_masks, SCORES, sampling),
+            independent=_increases(after, other_masks, clean.names, sampling),
             p_holm=p_holm[spec],
             cosine=mean(_cosine(clean, after), **sampling.arguments),
             accuracy=accuracy(after, sampling),
@@ -149,9 +156,11 @@ def _increases(after: Version, before: Version, names: Sequence[str], sampling: 
     return {name: wilcoxon_increase(after.scores[name], before.scores[name], **sampling.arguments) for name in names}
 
 
-def _corrected(increase: Mapping[str, Mapping[str, PairedIncrease]]) -> dict[str, dict[str, float]]:
-    adjusted = iter(holm([found[name].p_value for found in increase.values() for name in SCORES]).tolist())
-    return {spec: {name: next(adjusted) for name in SCORES} for spec in increase}
+def _corrected(
+    increase: Mapping[str, Mapping[str, PairedIncrease]], names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    adjusted = iter(holm([found[name].p_value for found in increase.values() for name in names]).tolist())
+    return {spec: {name: next(adjusted) for name in names} for spec in increase}
 
 
 def _cosine(clean: Version, after: Version) -> Array:
@@ -176,7 +185,7 @@ def curves(
     return {
         (family, name): _curve(clean, damaged, graded(family, min(size)), name, size, sampling)
         for family in families
-        for name in READ
+        for name in clean.read
     }
 
 

@@ -20,13 +20,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.encoders.zero_shot import unit
-from mcdo.estimators import MonteCarloConfig
+from mcdo.estimators import TRACES
 from mcdo.experiments.prelim.damage import (
-    FREE,
     JUDGED,
     PASS_BAR,
-    READ,
-    SCORES,
     WEAK_BAR,
     Damage,
     DegradationResult,
@@ -64,6 +61,7 @@ class DegradationTest(Experiment[DegradationResult]):
         figure="{}/prelim_degradation.png",
     )
     quick = {"n": 80, "passes": 12, "resamples": 100}
+    published = TRACES
 
     n: int = 500
     passes: int = 64
@@ -80,7 +78,7 @@ class DegradationTest(Experiment[DegradationResult]):
     def run(self, model: str, degradation: str | None = None) -> Passes:
         """The clean images, with one trial more than the degraded ones."""
         trials = self.trials + (degradation is None)
-        protocol = MonteCarloConfig(self.dropout, (self.passes,), trials, self.seed)
+        protocol = self.protocol((self.passes,), trials)
         return Passes(model, Images(self.n, degradation=degradation), protocol)
 
     def logits(self, model: str, degradation: str | None = None) -> Logits:
@@ -112,7 +110,7 @@ class DegradationTest(Experiment[DegradationResult]):
     def _version(self, inputs: Inputs, degradation: str | None = None, trial: int = 0) -> Version:
         run, labels = inputs[self.run(inputs.model, degradation)], inputs.images(Images(self.n)).labels
         logits = inputs[self.logits(inputs.model, degradation)]["logits"][0]
-        scores = {name: run.scores(name)[trial] for name in SCORES}
+        scores = {name: run.scores(name)[trial] for name in self.reported}
         scores |= {"entropy": entropy(logits), "feature_norm": run.feature_norm.astype(np.float64)}
         return Version(scores, unit(run.features), None if labels is None else logits.argmax(axis=1) == labels)
 
@@ -139,7 +137,7 @@ class DegradationTest(Experiment[DegradationResult]):
                 for (family, name), curve in result.curves.items()
             },
             "bars": {"pass": PASS_BAR, "weak": WEAK_BAR},
-            "correction": "Holm over all degradations and the three scores, common random numbers",
+            "correction": "Holm over all degradations and scores, common random numbers",
             "intervals": "over originals; n of an interval counts originals",
         }
 
@@ -150,8 +148,8 @@ class DegradationTest(Experiment[DegradationResult]):
                 "paths": np.array(inputs.images(Images(self.n)).ids),
                 "degradations": np.array(list(damaged)),
                 **{f"clean_{name}": values for name, values in clean.scores.items()},
-                **{f"clean_other_masks_{name}": other_masks.scores[name] for name in SCORES},
-                **{name: np.stack([after.scores[name] for after in damaged.values()]) for name in (*SCORES, *FREE)},
+                **{f"clean_other_masks_{name}": other_masks.scores[name] for name in clean.names},
+                **{name: np.stack([after.scores[name] for after in damaged.values()]) for name in clean.scores},
             }
         }
 
@@ -209,7 +207,7 @@ def _increases(spec: str) -> Claim[DegradationResult]:
 
 def _rises(family: str) -> Claim[DegradationResult]:
     def beside(result: DegradationResult) -> str:
-        shapes = {name: result.curves[family, name].response.shape for name in READ}
+        shapes = {name: result.curves[family, name].response.shape for of, name in result.curves if of == family}
         reason = result.curves[family, JUDGED].response.reason
         return "; ".join([*([reason] if reason else []), *(f"{name} {shape}" for name, shape in shapes.items())])
 

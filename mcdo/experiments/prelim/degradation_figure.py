@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mcdo.experiments.prelim.damage import JUDGED, PASS_BAR, READ, SCORES, WEAK_BAR, DegradationResult
+from mcdo.experiments.prelim.damage import JUDGED, PASS_BAR, WEAK_BAR, DegradationResult
 from mcdo.images.degradations import FAMILIES
 from mcdo.stats import Estimate
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def draw_shares(axes: Axes, result: DegradationResult, family: str) -> None:
     """Over severity, with the two bars; entropy, which is free, and independent masks beside."""
     levels = result.levels(family).values()
+    names = [name for of, name in result.curves if of == family]
     severities = [damage.native for damage in levels]
-    for name in READ:
+    for name in names:
         _draw(axes, severities, [damage.increase[name].fraction for damage in levels], name, "o-")
     independent = [damage.independent[JUDGED].fraction for damage in levels]
     _draw(axes, severities, independent, f"{JUDGED}, independent masks", "s:")
@@ -35,7 +36,7 @@ def draw_shares(axes: Axes, result: DegradationResult, family: str) -> None:
 def draw_curves(axes: Axes, result: DegradationResult, family: str) -> None:
     """Mean scores relative to the clean images, and the isotonic fit."""
     levels = result.levels(family).values()
-    for name in SCORES:
+    for name in next(iter(levels)).independent:
         response = result.curves[family, name].response
         change = [damage.increase[name].relative_change for damage in levels]
         times = [replace(e, value=1 + e.value, low=1 + e.low, high=1 + e.high) for e in change]

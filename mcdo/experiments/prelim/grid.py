@@ -31,7 +31,6 @@ SITES = {
 FACTORS = {"loss": ("softmax", "sigmoid"), "tower": ("mha", "timm"), "site": tuple(SITES)}
 UNMATCHED = "everything"
 """In the place of a level of the sites: all that a tower has."""
-SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
 FIGURES = ("reliability", "rho_entropy", "rho_entropy_given_norm", "rho_own_entropy")
 """Figures of a cell that need no degraded images."""
 Array = NDArray[np.float64]

@@ -15,19 +15,18 @@ contrast is its spread over the four encoders, with the noise of the images in i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mcdo.estimators import MonteCarloConfig, MonteCarloRun
+from mcdo.estimators import TRACES, MonteCarloRun
 from mcdo.experiments.prelim.grid import (
     CELLS,
     ENCODERS,
     FACTORS,
     FIGURES,
-    SCORES,
     SITES,
     UNMATCHED,
     Cell,
@@ -69,6 +68,7 @@ class LossOrSite(Experiment[LossOrSiteResult]):
     phase = "prelim"
     files = Files(summary="prelim_loss_or_site_summary.json", figure="prelim_loss_or_site.png")
     quick = {"n": 80, "passes": 16, "trials": 2}
+    published = TRACES
 
     n: int = 500
     passes: int = 64
@@ -99,9 +99,9 @@ class LossOrSite(Experiment[LossOrSiteResult]):
     def run(self, cell: Cell, degradation: str | None = None) -> Passes:
         """A cell's run: K trials of the clean images, one of degraded ones."""
         loss, tower, site = cell
-        kind = replace(self.dropout, sites="all" if site == UNMATCHED else SITES[site])
+        kind = self.dropout if site == UNMATCHED else self.dropout.at(*SITES[site])
         trials = self.trials if degradation is None else 1
-        protocol = MonteCarloConfig(kind, (self.passes,), trials, self.seed)
+        protocol = self.protocol((self.passes,), trials, kind)
         return Passes(ENCODERS[loss, tower], self.shown(degradation), protocol)
 
     def degraded(self, cell: Cell) -> dict[str, Passes]:
@@ -123,13 +123,13 @@ class LossOrSite(Experiment[LossOrSiteResult]):
         origins = inputs.images(self.shown()).origins
         measured = self.measured(inputs)
         return LossOrSiteResult(
-            grid={score: analyse(measured, score, origins, self.seed, self.resamples) for score in SCORES},
+            grid={score: analyse(measured, score, origins, self.seed, self.resamples) for score in self.reported},
             reliability={
                 score: {
                     cell: reliability(of.scores[score], origins=origins, shared_noise=False, seed=self.seed)
                     for cell, of in measured.items()
                 }
-                for score in SCORES
+                for score in self.reported
             },
         )
 
@@ -141,8 +141,8 @@ class LossOrSite(Experiment[LossOrSiteResult]):
         run, logits, head = inputs[self.run(cell)], inputs[self.logits(cell)]["logits"], cell[0]
         degraded = {spec: inputs[request] for spec, request in self.degraded(cell).items()}
         return Measured(
-            scores={name: run.scores(name) for name in SCORES},
-            degraded={spec: {name: of.scores(name)[0] for name in SCORES} for spec, of in degraded.items()},
+            scores={name: run.scores(name) for name in self.reported},
+            degraded={spec: {name: of.scores(name)[0] for name in self.reported} for spec, of in degraded.items()},
             norm=run.feature_norm,
             entropy=ambiguity_targets(logits, head="softmax").entropy,
             own_entropy=ambiguity_targets(logits, head=head).entropy,  # type: ignore[arg-type]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
 from mcdo.experiments.phase1.convergence_sweep import ConvergenceResult, ConvergenceSweep
 from mcdo.harness import Completed
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
-pytestmark = [*of_experiment(ConvergenceSweep), pytest.mark.estimator("mc")]
+pytestmark = of_experiment(ConvergenceSweep)
 
 test_claims = claims_of(ConvergenceSweep)
 test_contract = contract_of(ConvergenceSweep)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-import pytest
-
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability, FirstOrderResult
 from mcdo.harness import Completed
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
-pytestmark = [*of_experiment(FirstOrderReliability), pytest.mark.estimator("first_order")]
+pytestmark = of_experiment(FirstOrderReliability)
 
-test_claims = pytest.mark.gate(claims_of(FirstOrderReliability))
+test_claims = claims_of(FirstOrderReliability)
 test_contract = contract_of(FirstOrderReliability)
 
 

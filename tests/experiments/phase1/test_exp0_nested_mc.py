@@ -11,7 +11,7 @@ from mcdo.harness import Completed
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
 from mcdo.stats import icc_from_snr, stacked_drift
 
-pytestmark = [*of_experiment(NestedPasses), pytest.mark.estimator("mc")]
+pytestmark = of_experiment(NestedPasses)
 
 test_claims = claims_of(NestedPasses)
 test_contract = contract_of(NestedPasses)

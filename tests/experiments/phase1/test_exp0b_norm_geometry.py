@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
 from mcdo.experiments.phase1.exp0b_norm_geometry import GeometryResult, NormGeometry
 from mcdo.harness import Completed
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
-pytestmark = [*of_experiment(NormGeometry), pytest.mark.estimator("mc")]
+pytestmark = of_experiment(NormGeometry)
 
 test_claims = claims_of(NormGeometry)
 test_contract = contract_of(NormGeometry)

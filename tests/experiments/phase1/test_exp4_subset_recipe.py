@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
 from mcdo.experiments.phase1.exp4_subset_recipe import RecipeResult, SubsetRecipe
 from mcdo.harness import Completed
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
-pytestmark = [*of_experiment(SubsetRecipe), pytest.mark.estimator("mc")]
+pytestmark = of_experiment(SubsetRecipe)
 
 test_claims = claims_of(SubsetRecipe)
 test_contract = contract_of(SubsetRecipe)

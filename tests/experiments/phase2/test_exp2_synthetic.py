@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mcdo.experiments.phase2.exp2_synthetic import SCORES, SyntheticNatural, SyntheticResult
+from mcdo.estimators import TRACES
+from mcdo.experiments.phase2.exp2_synthetic import SyntheticNatural, SyntheticResult
 from mcdo.harness import Completed
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
 
@@ -32,7 +33,7 @@ def test_every_category_holds_distinct_images_and_its_own_pixels(completed: Comp
 
 
 def test_order_of_means_is_reported(result: SyntheticResult, record_property: Callable[[str, object], None]) -> None:
-    for score in SCORES:
+    for score in TRACES:
         record_property(f"{score} ascending", " < ".join(result.order(score)))
         for name, average in result.means[score].items():
             record_property(f"{score} {name}", f"{average.value:.3g} [{average.low:.3g}, {average.high:.3g}]")

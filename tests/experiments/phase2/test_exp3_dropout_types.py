@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mcdo.experiments.phase2.exp3_dropout_types import SCORES, DropoutTypes, DropoutTypesResult
+from mcdo.estimators import TRACES
+from mcdo.experiments.phase2.exp3_dropout_types import DropoutTypes, DropoutTypesResult
 from mcdo.harness import Completed
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
 from mcdo.stats import stacked_drift
@@ -35,7 +36,7 @@ def test_types_are_reported_side_by_side(
     result, experiment = completed.result, completed.experiment
     assert isinstance(experiment, DropoutTypes)
     kinds = tuple(experiment.kinds(completed.inputs.model))
-    for score in SCORES:
+    for score in TRACES:
         assert result.matrices[score].names == kinds
         for kind, r in result.reliability[score].items():
             record_property(f"{score} {kind}", f"{r.estimate('spearman')} SNR {r.snr:.2f} ICC {r.icc:.2f} {r.status}")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mcdo.experiments.phase4.exp10_text_tower import FIRST_ORDER, ROLES, SCORES, TextResult, TextTowerDropout
+from mcdo.experiments.phase4.exp10_text_tower import FIRST_ORDER, ROLES, TextResult, TextTowerDropout
 from mcdo.harness import Completed
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
 from mcdo.perturbation import GROUPS, check_comparable
@@ -38,7 +38,7 @@ def test_everything_is_reported_with_its_controls(
     result = completed.result
     record_property("prompts", f"{len(result.prompts)} of {result.frames} frames, {result.crossed} at crossed lengths")
     record_property("Monte Carlo over first order", str(result.ratio))
-    for name in (*SCORES, *FIRST_ORDER):
+    for name in (*completed.experiment.reported, *FIRST_ORDER):
         record_property(f"{name} ~ specificity", str(result.specific[name]))
         record_property(f"{name} ~ specificity, same length", str(result.same_length[name].rho))
         record_property(f"{name} ~ specificity, given norm", str(result.given_norm[name].given))

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mcdo.experiments.prelim.damage import SCORES, DegradationResult
+from mcdo.estimators import TRACES
+from mcdo.experiments.prelim.damage import DegradationResult
 from mcdo.experiments.prelim.degradation import DegradationTest
 from mcdo.harness import Completed, Images
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
@@ -32,7 +33,7 @@ def test_every_degradation_is_reported_with_both_kinds_of_masks(
         assert common.n == independent.n == len(images)
         assert common.fraction.n == damage.cosine.n == len(set(images.origins))
         assert damage.at_input <= damage.native or damage.at_input == pytest.approx(damage.native)
-        assert all(damage.p_holm[name] >= damage.increase[name].p_value for name in SCORES)
+        assert all(damage.p_holm[name] >= damage.increase[name].p_value for name in TRACES)
 
 
 def test_clean_and_degraded_images_share_masks_and_origins(completed: Completed[DegradationResult]) -> None:

@@ -20,8 +20,8 @@ from mcdo.encoders import Prompts, TextTower, load_encoder
 from mcdo.encoders.recipe import CLASS_NAMES
 from mcdo.encoders.text_tower import Tokens
 from mcdo.errors import McdoError
-from mcdo.estimators import FirstOrderRun, MonteCarloRun
-from mcdo.experiments.phase4.exp10_text_tower import FIRST_ORDER, ROLES, SCORES, TextResult, TextTowerDropout
+from mcdo.estimators import TRACES, FirstOrderRun, MonteCarloRun
+from mcdo.experiments.phase4.exp10_text_tower import FIRST_ORDER, ROLES, TextResult, TextTowerDropout
 from mcdo.experiments.phase4.exp10_text_tower.fixed_length import (
     crossed,
     frame_means,
@@ -214,7 +214,7 @@ def made_up(by_length: float = 0.0, by_wording: float = 0.0, by_style: float = 0
     of_frame = dict(zip(sorted({prompt.frame for prompt in BANK}), rng.normal(size=99), strict=False))
     shared = np.array([of_frame[prompt.frame] for prompt in BANK])
     true = np.exp(by_length * np.log(tokens) - by_wording * wording(texts) + by_style * generic + 0.1 * shared)
-    scores = {name: noisy(true, 3, rng, 2000) for name in SCORES}
+    scores = {name: noisy(true, 3, rng, 2000) for name in TRACES}
     norm, origins = np.exp(0.1 * rng.normal(size=len(texts))), [prompt.frame for prompt in BANK]
     run = made_up_run(scores, encoder="clip_tiny:text", ids=texts, origins=origins, norm=norm, roles=ROLES)
     return Made(BANK, tokens, run, true[None])

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mcdo.errors import McdoError
-from mcdo.estimators import MonteCarloRun
-from mcdo.experiments.phase2.exp5_full_ambiguity import BASELINE, SCORES, FullAmbiguity, FullAmbiguityResult
+from mcdo.estimators import TRACES, MonteCarloRun
+from mcdo.experiments.phase2.exp5_full_ambiguity import BASELINE, FullAmbiguity, FullAmbiguityResult
 from mcdo.harness import Images, Inputs, Logits, Request, Settings
 from mcdo.perturbation import TiedDropout
 from mcdo.stats import entropy, spearman
@@ -121,4 +121,4 @@ def test_published_keys_stand_in_the_summary_with_their_intervals() -> None:
     assert summary["originals"] == summary["n"] == ORIGINALS
     low, high = summary["rho_uncertainty_vs_entropy_ci"]
     assert low < summary["rho_uncertainty_vs_entropy"] < high
-    assert set(summary["rho_entropy_above_negative_norm"]) == set(SCORES)
+    assert set(summary["rho_entropy_above_negative_norm"]) == set(TRACES)

@@ -12,7 +12,8 @@ from made_up_runs import made_up_run
 from numpy.typing import NDArray
 
 import mcdo
-from mcdo.experiments.prelim.damage import FREE, SCORES, DegradationResult, grade
+from mcdo.estimators import TRACES
+from mcdo.experiments.prelim.damage import FREE, DegradationResult, grade
 from mcdo.experiments.prelim.degradation import DegradationTest, native_size
 from mcdo.harness import Images, Inputs, Logits, Passes, Request
 from mcdo.images import degraded, load_images
@@ -55,8 +56,8 @@ def world(slope: float = 1.0, variants: int = 1) -> Inputs:
         if isinstance(request, Logits):
             return {"logits": _logits(up, rng)}
         trials = request.config.trials
-        noise = rng.normal(scale=0.02, size=(len(SCORES), trials, N))
-        scores = {name: 1 + slope * up + own + noise[i] for i, name in enumerate(SCORES[:2])}
+        noise = rng.normal(scale=0.02, size=(len(TRACES), trials, N))
+        scores = {name: 1 + slope * up + own + noise[i] for i, name in enumerate(("trace_pre", "trace_post"))}
         run = made_up_run(scores, ids=images.ids, origins=images.origins)
         features = np.tile([math.cos(up), math.sin(up), 0, 0], (N, 1)).astype(np.float32)
         return replace(run, features=features)
@@ -147,7 +148,7 @@ def test_small_pictures_have_the_counterparts_of_the_published_four(rising: Degr
 
 def test_p_values_are_corrected_over_all_degradations_and_scores() -> None:
     result = EXPERIMENT.compute(world(0.1))
-    flat = [(spec, name) for spec in result.damage for name in SCORES]
+    flat = [(spec, name) for spec in result.damage for name in TRACES]
     adjusted = holm([result.damage[spec].increase[name].p_value for spec, name in flat])
     assert [result.damage[spec].p_holm[name] for spec, name in flat] == pytest.approx(list(adjusted))
 
@@ -155,8 +156,8 @@ def test_p_values_are_corrected_over_all_degradations_and_scores() -> None:
 def test_independent_masks_are_compared_with_the_other_trial(rising: DegradationResult) -> None:
     weak = rising.damage["noise:0.02"]
     assert weak.increase["trace_pre"].relative_change != weak.independent["trace_pre"].relative_change
-    assert set(weak.independent) == set(SCORES)
-    assert set(weak.increase) == {*SCORES, *FREE}
+    assert set(weak.independent) == set(TRACES)
+    assert set(weak.increase) == {*TRACES, *FREE}
 
 
 def test_variants_of_one_original_are_one_draw(rising: DegradationResult) -> None:

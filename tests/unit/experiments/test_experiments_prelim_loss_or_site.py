@@ -12,12 +12,11 @@ from made_up_runs import made_up_run, noisy
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
-from mcdo.estimators import MonteCarloRun
+from mcdo.estimators import TRACES, MonteCarloRun
 from mcdo.experiments.prelim.grid import (
     CELLS,
     ENCODERS,
     FACTORS,
-    SCORES,
     SITES,
     UNMATCHED,
     Cell,
@@ -43,8 +42,8 @@ def cell(validity: float, rise: float, seed: int, trials: int = TRIALS) -> Measu
     true = 1 + validity * entropy + (1 - validity) * rng.random(N)
     scores = noisy(true, trials, rng, degrees=400)
     return Measured(
-        scores=dict.fromkeys(SCORES, scores),
-        degraded={"blur:4%": dict.fromkeys(SCORES, scores[0] + rise + rng.normal(scale=0.1, size=N))},
+        scores=dict.fromkeys(TRACES, scores),
+        degraded={"blur:4%": dict.fromkeys(TRACES, scores[0] + rise + rng.normal(scale=0.1, size=N))},
         norm=1 + rng.random(N),
         entropy=entropy,
         own_entropy=entropy,
@@ -68,7 +67,7 @@ def world(decides: str) -> GridAnalysis:
 
 
 def judged(grid: GridAnalysis) -> dict[str, str]:
-    result = LossOrSiteResult(dict.fromkeys(SCORES, grid), {})
+    result = LossOrSiteResult(dict.fromkeys(TRACES, grid), {})
     return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
 
 
@@ -91,7 +90,7 @@ def test_claims_about_losses_stay_undecided_with_one_training_each(factor: str) 
     about_losses = {end for name, end in ends.items() if name.startswith(("loss_decides/", "softmax_above_sigmoid/"))}
     assert about_losses == {"undecided"}
     loss = next(claim for claim in EXPERIMENT.claims() if claim.name == "loss_decides/rho_entropy")
-    said = loss.judge(LossOrSiteResult(dict.fromkeys(SCORES, grid), {}))
+    said = loss.judge(LossOrSiteResult(dict.fromkeys(TRACES, grid), {}))
     assert "one training for each loss and tower" in said.beside
     assert said.p_holm is None
     trials = dict.fromkeys(EXPERIMENT.cells, reliability(cell(0.5, 0, 0).scores["trace_pre"]))

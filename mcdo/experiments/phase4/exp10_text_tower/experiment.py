@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
-from mcdo.estimators import MonteCarloConfig, MonteCarloRun
+from mcdo.estimators import TRACES, MonteCarloRun
 from mcdo.experiments.phase4.exp10_text_tower.fixed_length import (
     Array,
     crossed,
@@ -69,7 +69,6 @@ if TYPE_CHECKING:
 
 ROLES = ("qkv", "attention_output", "fc1", "fc2", "final_projection")
 """Roles that the text towers of open_clip and transformers have in common; a tower without one of them is refused."""
-SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
 FIRST_ORDER = {"first_order_pre": "trace_pre", "first_order_post": "trace_post"}
 """Scores to first order, and what Monte Carlo calls them."""
 JUDGED = ("trace_pre", "trace_post", *FIRST_ORDER)
@@ -94,6 +93,7 @@ class TextTowerDropout(Experiment[TextResult]):
         figure="{}/exp10_text_encoder.png",
     )
     quick = {"n": 200, "passes": 32}
+    published = TRACES
 
     n: int = 1000
     passes: int = 64
@@ -119,8 +119,7 @@ class TextTowerDropout(Experiment[TextResult]):
 
     def run(self, model: str, prompts: Sequence[Prompt]) -> Passes:
         """Monte Carlo, with frames as the origins of prompts."""
-        config = MonteCarloConfig(self.perturbation, (self.passes,), self.trials, self.seed)
-        return Passes(model, _texts(prompts), config)
+        return Passes(model, _texts(prompts), self.protocol((self.passes,), self.trials, self.perturbation))
 
     def first_order(self, about: View, prompts: Sequence[Prompt]) -> FirstOrder:
         """All probes in one trial where that is affordable, else enough trials for the spread between them."""
@@ -145,7 +144,7 @@ class TextTowerDropout(Experiment[TextResult]):
                 f"{at_crossed.sum()} prompts share their number of tokens with one of another specificity: length "
                 "cannot be held fixed; give prompts of several wordings at the same length"
             )
-        trials, first_order = _trials(run), {name: linear.scores(of) for name, of in FIRST_ORDER.items()}
+        trials, first_order = self._trials(run), {name: linear.scores(of) for name, of in FIRST_ORDER.items()}
         exact = linear.config.trials == 1
         scores = {
             **{name: values.mean(axis=0) for name, values in trials.items()},
@@ -201,10 +200,19 @@ class TextTowerDropout(Experiment[TextResult]):
 
     def claims(self) -> Sequence[Claim[TextResult]]:
         return [
-            *(self._repeats(score) for score in ("trace_pre", "trace_post")),
-            *(self._specific(score) for score in JUDGED),
-            *(self._generic(score) for score in JUDGED),
+            *(self._repeats(score) for score in dict.fromkeys(("trace_pre", "trace_post", *self.further))),
+            *(self._specific(score) for score in self.judged),
+            *(self._generic(score) for score in self.judged),
         ]
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Scores about which there are claims."""
+        return tuple(dict.fromkeys((*JUDGED, *self.further)))
+
+    def _trials(self, run: MonteCarloRun) -> dict[str, Array]:
+        """Monte Carlo scores [K, N] by name."""
+        return {name: run.scores(name) for name in self.reported}
 
     def _repeats(self, score: str) -> Claim[TextResult]:
         def beside(r: TextResult) -> str:
@@ -255,7 +263,7 @@ class TextTowerDropout(Experiment[TextResult]):
         return result.as_dict()
 
     def arrays(self, inputs: Inputs, result: TextResult) -> Mapping[str, Mapping[str, ArrayLike]]:
-        trials = _trials(inputs[self.run(inputs.model, result.prompts)])
+        trials = self._trials(inputs[self.run(inputs.model, result.prompts)])
         return {
             "{}/exp10_outputs.npz": {
                 "prompts": np.array([prompt.text for prompt in result.prompts]),
@@ -301,7 +309,7 @@ class TextTowerDropout(Experiment[TextResult]):
             axes.set_title("vague prompts more variable: below 0")
 
         def styles(axes: Axes) -> None:
-            by_score = {name: result.styles[name] for name in JUDGED}
+            by_score = {name: result.styles[name] for name in self.judged}
             interval_panel(axes, by_score, 0.5, "mean rank among prompts of one length (0 to 1)")
             axes.set_title("style, with length held fixed")
 
@@ -310,8 +318,3 @@ class TextTowerDropout(Experiment[TextResult]):
 
 def _texts(prompts: Sequence[Prompt]) -> Texts:
     return Texts(tuple(prompt.text for prompt in prompts), tuple(prompt.frame for prompt in prompts))
-
-
-def _trials(run: MonteCarloRun) -> dict[str, Array]:
-    """Monte Carlo scores [K, N] by name."""
-    return {name: run.scores(name) for name in SCORES}
