@@ -186,8 +186,8 @@ class Experiment(ABC, Generic[Result]):
         self, passes: tuple[int, ...], trials: int, kind: Perturbation | None = None, geometry: tuple[int, ...] = ()
     ) -> MonteCarloConfig:
         """Of a Monte Carlo run that gives every score it reports by; the perturbation is its own by default."""
-        every = passes if any(needs_passes(name) for name in self.further) else geometry
-        return MonteCarloConfig(kind or self.dropout, passes, trials, self.seed, every, self.further)
+        every = passes if any(map(needs_passes, self.reported)) else geometry
+        return MonteCarloConfig(kind or self.dropout, passes, trials, self.seed, every, self.reported)
 
     @classmethod
     def options(cls, settings: Settings) -> Mapping[str, Any]:
