@@ -39,13 +39,16 @@ CHECKS = pytest.StashKey[list[Any]]()
 class PairedClock:
     """Seconds, without those of a reference that is timed at every reading: each round has one before and one after.
 
-    A reading that follows another within ``JUST_NOW_S``, as the next round's does, shares its reference.
+    A reading that follows another within ``JUST_NOW_S``, as the next round's does, shares its reference. So does the
+    very first, which the plug-in takes to learn how fine the clock is, and gives up on after a second.
     """
 
     def __init__(self, reference: Way, device: torch.device) -> None:
         self._reference, self._device = reference, device
         self._ended, self._left_out = -math.inf, 0.0
         self._references: list[float] = []
+        self()
+        self._ended = math.inf
 
     def __call__(self) -> float:
         """The reading."""
@@ -56,6 +59,7 @@ class PairedClock:
         read = began - self._left_out
         if began - self._ended < JUST_NOW_S:
             self._references.append(self._references[-1])
+            self._ended = min(self._ended, began)
             return read
         passes = self._reference()
         synchronise(self._device)
