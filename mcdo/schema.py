@@ -391,7 +391,7 @@ def _said(where: object, value: Any, kind: Any, place: str, expected: str) -> st
     missing = re.fullmatch(r"Object missing required field `(.*)`", expected)
     if missing:
         return f"{_at(where, place)} lacks the key {missing[1]}"
-    choices = [str(each) for part in _parts(info) if isinstance(part, inspect.LiteralType) for each in part.values]
+    choices = [choice for part in _parts(info) for choice in _choices(part)]
     if expected.startswith("Invalid enum value") and choices:
         expected = f"say {', '.join(map(repr, choices))}"
     elif not expected.startswith(("Expected ", "Number ")):  # a record that checks its fields together
@@ -401,6 +401,12 @@ def _said(where: object, value: Any, kind: Any, place: str, expected: str) -> st
 
 def _parts(info: inspect.Type | None) -> tuple[inspect.Type | None, ...]:
     return info.types if isinstance(info, inspect.UnionType) else (info,)
+
+
+def _choices(part: inspect.Type | None) -> list[str]:
+    if isinstance(part, inspect.EnumType):
+        return [str(member.value) for member in part.cls]
+    return [str(each) for each in part.values] if isinstance(part, inspect.LiteralType) else []
 
 
 def _inside(info: inspect.Type | None, key: str) -> inspect.Type | None:

@@ -76,3 +76,32 @@ def test_references_in_docstrings_lead_somewhere() -> None:
     assert len(names) > 10
     assert {name for name in names if not exists(name)} == set()
     assert not exists("mcdo.experiments.first_order_domain")
+
+
+ROOMS = (
+    *("names", "errors", "arguments", "threads", "registration", "schema", "compiled"),
+    *("store", "images", "encoders", "perturbation", "estimators", "stats", "rivals", "report", "recipes"),
+    *("harness", "experiments", "studies", "cluster", "pytest_plugin", "cli"),
+)
+"""A room imports from rooms before it only; what is imported for annotations alone does not count."""
+
+
+def rooms_imported(path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    annotations = {id(inner) for node in typing for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in annotations:
+            names = [f"mcdo.{alias.name}" for alias in node.names] if node.module == "mcdo" else [str(node.module)]
+            yield from (name.split(".")[1] for name in names if name.startswith("mcdo."))
+
+
+def test_a_room_imports_only_from_rooms_above_it() -> None:
+    found = {}
+    for path in (ROOT / "mcdo").rglob("*.py"):
+        room = path.relative_to(ROOT / "mcdo").parts[0].removesuffix(".py")
+        if room not in ("__init__", "__main__"):
+            below = {name for name in rooms_imported(path) if name in ROOMS[ROOMS.index(room) + 1 :]}
+            found[str(path.relative_to(ROOT))] = below
+    assert any("recipes" in path for path in found)
+    assert {path: below for path, below in found.items() if below} == {}
