@@ -340,11 +340,18 @@ class Encoder:
 
         ``template`` holds ``{}`` where the class name goes. Raises McdoError where two prompts are the same tokens.
         """
+        return self.text_logits(features, self.class_directions(class_names, template))
+
+    def class_directions(self, class_names: Sequence[str], template: str) -> Tensor:
+        """The unit text features [C, D] of each class's prompt; as :meth:`zero_shot_logits`."""
         if "{}" not in template:
             raise McdoError(f"the template {template!r} has no {{}} for the class name; such as 'a photo of a {{}}'")
         prompts = [template.replace("{}", name) for name in class_names]
         self.check_distinct(prompts, class_names)
-        text = functional.normalize(self.encode_text(prompts), dim=-1)
+        return functional.normalize(self.encode_text(prompts), dim=-1)
+
+    def text_logits(self, features: Tensor, text: Tensor) -> Tensor:
+        """Scale x cosine + bias between pre-norm image features [..., D] and unit text features [C, D]: [..., C]."""
         image = functional.normalize(features.to(text), dim=-1)
         return self.logit_scale * image @ text.T + self.logit_bias
 

@@ -14,9 +14,9 @@ from mcdo.encoders import Encoder
 from mcdo.encoders.zero_shot import TEMPLATES, unit
 from mcdo.errors import McdoError
 from mcdo.estimators import prepared
+from mcdo.estimators.by_image import of_every_image
 from mcdo.estimators.laplace import Laplace, ZeroShot, projection_inputs
 from mcdo.estimators.posterior import leverage
-from mcdo.estimators.single_pass import of_every_image
 from mcdo.harness.requests import Arrays, Images, StoredArrays
 from mcdo.harness.session import Session
 from mcdo.harness.settings import Settings

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mcdo.encoders import TextTower
 from mcdo.encoders.zero_shot import TEMPLATES, zero_shot_logits
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo
-from mcdo.estimators.single_pass import of_every_image
+from mcdo.estimators.by_image import of_every_image
 from mcdo.perturbation import Perturbation, deterministic_features
 
 if TYPE_CHECKING:

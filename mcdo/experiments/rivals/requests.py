@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from mcdo.encoders.zero_shot import TEMPLATES, unit
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
-from mcdo.estimators.rows import pixel_rows
+from mcdo.estimators.blocks import BlockLoop
+from mcdo.estimators.by_image import of_passes
 from mcdo.harness import Features, Images, Session, StoredArrays, TextFeatures
 from mcdo.harness.laplace_requests import calibration_images
 from mcdo.images import ImageSet
@@ -67,6 +68,9 @@ class Votes(StoredArrays):
     classes: tuple[str, ...]
     config: MonteCarloConfig
 
+    def expected_passes(self, session: Session) -> int:
+        return session.count(self.shown) * self.config.passes[-1] * self.config.trials
+
     def identity(self, session: Session) -> Mapping[str, Any]:
         images = session.image_set(self.shown).fingerprint
         classes = {"classes": list(self.classes), "template": TEMPLATES[0]}
@@ -75,22 +79,24 @@ class Votes(StoredArrays):
     def compute(self, session: Session) -> dict[str, NDArray[Any]]:
         encoder, images = session.encoder(self.model), session.image_set(self.shown)
         pixels, keys = session.pixels(self.model, self.shown), image_keys(images.mask_ids, encoder.device)
-        rows, T, trials = pixel_rows(encoder, session.settings.batch_size), self.config.passes[-1], self.config.trials
         said = session.measure(Head(self.model, self.shown, self.classes))["logits"].argmax(axis=1)
-        found = {name: np.empty((trials, len(images))) for name in VOTES}
-        with torch.inference_mode(), perturbed(encoder, self.config.dropout, self.config.seed) as tower:
-            for start in range(0, len(images), rows):
-                part = slice(start, start + rows)
-                for trial in range(trials):
-                    pieces = tower.passes(pixels.batch(part), keys[part], trial, T, rows)
-                    logits = torch.cat([self._logits(encoder, piece) for piece in pieces], dim=1)
-                    for name, score in votes(logits.double().cpu().numpy(), said[part]).items():
-                        found[name][trial, part] = score
-        return found
+        T, trials = self.config.passes[-1], self.config.trials
 
-    def _logits(self, encoder: Any, features: torch.Tensor) -> torch.Tensor:
-        flat: torch.Tensor = encoder.zero_shot_logits(features.flatten(0, 1), self.classes, TEMPLATES[0])
-        return flat.reshape(*features.shape[:2], -1)
+        def look(part: slice, loop: BlockLoop) -> list[NDArray[np.float64]]:
+            shown, found = pixels.batch(part), []
+            for trial in range(trials):
+                logits = []
+                for features in tower.passes(shown, keys[part], trial, T, loop.rows):
+                    logits.append(encoder.text_logits(features, text).double().cpu().numpy())
+                    loop.tick(features.shape[0] * features.shape[1])
+                found.append(votes(np.concatenate(logits, axis=1), said[part]))
+            return [np.stack([each[name] for each in found], axis=1) for name in VOTES]
+
+        text = encoder.class_directions(self.classes, TEMPLATES[0])
+        with perturbed(encoder, self.config.dropout, self.config.seed) as tower:
+            size, progress = session.settings.batch_size, session.progress(self)
+            arrays = of_passes(encoder, len(images), look, T * trials, self.what, size, progress)
+        return {name: np.ascontiguousarray(score.T) for name, score in zip(VOTES, arrays, strict=True)}
 
 
 def votes(logits: NDArray[np.float64], said: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:
@@ -127,6 +133,9 @@ class Views(StoredArrays):
     seed: int
     mirrored: bool = False
 
+    def expected_passes(self, session: Session) -> int:
+        return session.count(self.shown) * self.views * self.trials
+
     def identity(self, session: Session) -> Mapping[str, Any]:
         protocol = {"views": self.views, "trials": self.trials, "seed": self.seed, "mirrored": self.mirrored}
         return {"images": session.image_set(self.shown).fingerprint, **protocol}
@@ -134,18 +143,22 @@ class Views(StoredArrays):
     def compute(self, session: Session) -> dict[str, NDArray[Any]]:
         encoder, images = session.encoder(self.model), session.image_set(self.shown)
         pixels, keys = session.pixels(self.model, self.shown), image_keys(images.mask_ids).numpy().astype(np.uint64)
-        rows = pixel_rows(encoder, session.settings.batch_size)
-        spread = np.empty((self.trials, len(images)))
-        for trial in range(self.trials):
-            for start in range(0, len(images), rows):
-                part = slice(start, start + rows)
-                shown = pixels.batch(part)
-                seen = [
-                    unit(deterministic_features(encoder, self._view(shown, keys[part], trial, view)).cpu().numpy())
-                    for view in range(self.views)
-                ]
-                spread[trial, part] = np.var(np.stack(seen), axis=0, ddof=1).sum(axis=1)
-        return {"spread": spread}
+
+        def look(part: slice, loop: BlockLoop) -> list[NDArray[np.float64]]:
+            shown = pixels.batch(part)
+            spread = np.empty((len(shown), self.trials))
+            for trial in range(self.trials):
+                seen = []
+                for view in range(self.views):
+                    features = deterministic_features(encoder, self._view(shown, keys[part], trial, view))
+                    seen.append(unit(features.cpu().numpy()))
+                    loop.tick(len(shown))
+                spread[:, trial] = np.var(np.stack(seen), axis=0, ddof=1).sum(axis=1)
+            return [spread]
+
+        size, progress = session.settings.batch_size, session.progress(self)
+        (spread,) = of_passes(encoder, len(images), look, self.views * self.trials, self.what, size, progress)
+        return {"spread": np.ascontiguousarray(spread.T)}
 
     def _view(self, pixels: torch.Tensor, keys: NDArray[np.uint64], trial: int, view: int) -> torch.Tensor:
         side = pixels.shape[-1]
