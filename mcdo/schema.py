@@ -16,7 +16,7 @@ import re
 import reprlib
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -144,28 +144,48 @@ def read_csv(path: Path, kind: type[T], remedy: str = "") -> list[tuple[int, T]]
         McdoError: naming the file and the line.
 
     """
-    text = _read(path, remedy, LIST_LIMIT).removeprefix("\ufeff")  # which spreadsheets put there
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     known = [field.encode_name for field in inspect.type_info(kind).fields]  # type: ignore[attr-defined]
     found: list[tuple[int, T]] = []
+    for at, row in _rows(path, remedy, known):
+        where = f"{path}, line {at}"
+        line = {name: cell if cell.strip() else None for name, cell in row.items() if name in known}
+        found.append((at, checked(line, kind, where, from_text=True)))
+        _refuse_odd(msgspec.to_builtins(found[-1][1]), where, any_name=False)
+    return found
+
+
+def read_columns(path: Path, remedy: str = "") -> dict[str, dict[int, str]]:
+    """The cells of every column, by the lines that their rows end on.
+
+    Raises:
+        McdoError: naming the file and the line; and for a head without a row below it.
+
+    """
+    rows = dict(_rows(path, remedy))
+    if not rows:
+        raise McdoError(f"{path} has no row below its head{f'; {remedy}' if remedy else ''}")
+    head = next(iter(rows.values()))
+    return {name: {at: row[name] for at, row in rows.items()} for name in head}
+
+
+def _rows(path: Path, remedy: str, known: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows by column, with the lines that they end on."""
+    text = _read(path, remedy, LIST_LIMIT).removeprefix("\ufeff")  # which spreadsheets put there
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         head = next(reader, [])
         _check_head(path, head, known)
         for row in reader:
             if not row:
                 continue
-            where = f"{path}, line {reader.line_num}"
             if len(row) != len(head):
-                raise McdoError(f"{where} has {len(row)} cells under {len(head)} columns")
-            line = {name: cell if cell.strip() else None for name, cell in zip(head, row, strict=True) if name in known}
-            found.append((reader.line_num, checked(line, kind, where, from_text=True)))
-            _refuse_odd(msgspec.to_builtins(found[-1][1]), where, any_name=False)
+                raise McdoError(f"{path}, line {reader.line_num} has {len(row)} cells under {len(head)} columns")
+            yield reader.line_num, dict(zip(head, row, strict=True))
     except csv.Error as error:
         raise McdoError(f"{path}, line {reader.line_num} is not CSV: {error}") from error
-    return found
 
 
-def _check_head(path: Path, head: list[str], known: list[str]) -> None:
+def _check_head(path: Path, head: list[str], known: Sequence[str]) -> None:
     twice = sorted({name for name in head if head.count(name) > 1})
     if twice:
         raise McdoError(f"{path}, line 1: the column {twice[0]!r} occurs twice")

@@ -98,7 +98,7 @@ def _claims(held: Sequence[Reported], page: Path, found: re.Match[str]) -> str:
             each.subject,
             judgement.claim,
             judgement.outcome,
-            "–" if judgement.estimate is None else str(judgement.estimate).rpartition(" n=")[0],
+            "–" if judgement.estimate is None else judgement.estimate.without_n,
             judgement.bar,
             "" if judgement.estimate is None else str(judgement.estimate.n),
         ]

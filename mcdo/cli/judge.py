@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +34,21 @@ def run(asked: argparse.Namespace) -> int:
     from mcdo.report.files import write_json
     from mcdo.report.terminal import lines
     from mcdo.rivals.rating import Scored, Truth, ahead_of_trivial, rated
+    from mcdo.schema import read_columns
 
-    columns = _columns(asked.table)
+    columns = read_columns(asked.table)
     named = {what: getattr(asked, what) for what in ("error", "entropy", "norm", "foreign", "origin")}
     roles = {what: _column(columns, name, asked.table) for what, name in named.items() if name is not None}
-    numbers = {what: _numbers(values, named[what], asked.table) for what, values in roles.items() if what != "origin"}
-    flags = {what: _flags(numbers[what], named[what], asked.table) for what in ("error", "foreign") if what in numbers}
+    numbers = {what: _numbers(cells, named[what], asked.table) for what, cells in roles.items() if what != "origin"}
+    flags = {what: _flags(roles[what], named[what], asked.table) for what in ("error", "foreign") if what in roles}
     trivial = _words(asked.trivial)
     taken = {*named.values(), *trivial}
-    wanted = _words(asked.scores) or [n for n, values in columns.items() if n not in taken and _is_numbers(values)]
+    wanted = _words(asked.scores) or [n for n, cells in columns.items() if n not in taken and _is_numbers(cells)]
     if not wanted:
         raise McdoError(f"{asked.table}: no column of numbers is left to judge; name some with --scores")
     rows = len(next(iter(columns.values())))
     kinds = flags.get("foreign", np.zeros(rows, dtype=bool))
-    origins = np.array(roles["origin"] if "origin" in roles else [str(i) for i in range(rows)])
+    origins = np.array(list(roles["origin"].values()) if "origin" in roles else [str(i) for i in range(rows)])
     truth = Truth(
         origins[~kinds],
         **{what: flags[what][~kinds] for what in ("error",) if what in flags},
@@ -80,13 +81,10 @@ def _tables(title: str, found: Any, ahead: Any) -> list[Any]:
     from mcdo.report.terminal import Table
     from mcdo.rivals.rating import MEASURES
 
-    def text(estimate: Any) -> str:
-        return str(estimate).rpartition(" n=")[0]
-
     measures = [name for name in MEASURES if any(name in row for row in found.values())]
-    rows = [(name, *(text(row[m]) if m in row else "" for m in measures)) for name, row in found.items()]
+    rows = [(name, *(row[m].without_n if m in row else "" for m in measures)) for name, row in found.items()]
     over = [
-        (name, task, each.baseline, text(each.difference.estimate), f"{each.difference.p_holm:.2g}")
+        (name, task, each.baseline, each.difference.estimate.without_n, f"{each.difference.p_holm:.2g}")
         for (name, task), each in ahead.items()
     ]
     heading = ("score", "task", "baseline", "difference [95 %]", "p (Holm)")
@@ -100,22 +98,10 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _columns(path: Path) -> dict[str, list[str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            header, rows = list(reader.fieldnames or []), list(reader)
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise McdoError(f"{path} cannot be read as CSV: {error}") from error
-    if len(set(header)) != len(header) or not rows:
-        raise McdoError(f"{path}: a header of different names and at least one row are wanted")
-    for line, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise McdoError(f"{path}, line {line}: {len(header)} cells are wanted, as in the header")
-    return {name: [row[name] for row in rows] for name in header}
+Cells = Mapping[int, str]  # by line
 
 
-def _column(columns: dict[str, list[str]], name: str, path: Path) -> list[str]:
+def _column(columns: Mapping[str, Cells], name: str, path: Path) -> Cells:
     if name not in columns:
         raise McdoError(
             f"{path} has no column {name!r}; the nearest: {nearest(name, columns)}. There are: {', '.join(columns)}"
@@ -123,30 +109,31 @@ def _column(columns: dict[str, list[str]], name: str, path: Path) -> list[str]:
     return columns[name]
 
 
-def _is_numbers(values: list[str]) -> bool:
+def _is_numbers(cells: Cells) -> bool:
     try:
-        for value in values:
+        for value in cells.values():
             float(value)
     except ValueError:
         return False
     return True
 
 
-def _numbers(values: list[str], name: str, path: Path) -> Any:
+def _numbers(cells: Cells, name: str, path: Path) -> Any:
     import numpy as np
 
-    for line, value in enumerate(values, start=2):
+    for line, value in cells.items():
         try:
             good = np.isfinite(float(value))
         except ValueError:
             good = False
         if not good:
             raise McdoError(f"{path}, line {line}, {name}: {value!r} is no finite number")
-    return np.array([float(value) for value in values])
+    return np.array([float(value) for value in cells.values()])
 
 
-def _flags(values: Any, name: str, path: Path) -> Any:
-    for line, value in enumerate(values, start=2):
+def _flags(cells: Cells, name: str, path: Path) -> Any:
+    values = _numbers(cells, name, path)
+    for line, value in zip(cells, values, strict=True):
         if value not in (0, 1):
             raise McdoError(f"{path}, line {line}, {name}: {value:g} is neither 0 nor 1")
     return values == 1

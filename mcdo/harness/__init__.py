@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from mcdo.harness.catalogue import register_experiment
-from mcdo.harness.claim import ALPHA, Claim
+from mcdo.harness.claim import Claim
 from mcdo.harness.experiment import ALL_MODELS, Experiment, Files, Inputs, Subject, View
 from mcdo.harness.requests import (
     Features,
@@ -20,7 +20,7 @@ from mcdo.harness.requests import (
 from mcdo.harness.runner import Completed, Runner
 from mcdo.harness.session import Session
 from mcdo.harness.settings import Settings, first_model
-from mcdo.report.judgement import Judgement, Outcome
+from mcdo.report.judgement import ALPHA, Judgement, Outcome
 
 if TYPE_CHECKING:
     from mcdo.harness.tests import tests_of

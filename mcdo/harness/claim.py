@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from mcdo.errors import McdoError
-from mcdo.report.judgement import Judgement, Outcome
+from mcdo.report.judgement import ALPHA, Judgement, Outcome
 from mcdo.stats import Estimate
 from mcdo.stats.resampling import Direction
 
 Result = TypeVar("Result")
-ALPHA = 0.05
-"""Level of a test, after Holm's correction over its family."""
 
 
 @dataclass(frozen=True)

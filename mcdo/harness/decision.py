@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcdo.errors import McdoError
-from mcdo.harness.claim import ALPHA
 from mcdo.harness.requests import Images
 from mcdo.report.files import read_json, write_json
-from mcdo.report.judgement import Outcome
+from mcdo.report.judgement import ALPHA, Outcome
 from mcdo.report.terminal import Table, interval
 from mcdo.schema import checked, with_nan, without_nan
 from mcdo.stats import THRESHOLDS, Estimate, Reliability, usable_cells

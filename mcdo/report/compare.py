@@ -13,19 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mcdo.report.judgement import Judgement
+from mcdo.report.judgement import ALPHA, Judgement
 from mcdo.report.per_image import PerImage, per_image
 from mcdo.report.results import Reported, Reports
 from mcdo.report.terminal import Table
 from mcdo.stats import Estimate, mean
 from mcdo.stats.comparison import holm_of_defined
 from mcdo.stats.independent import difference
-from mcdo.stats.sample import Inferred
+from mcdo.stats.mean_differences import mean_differences
 
-ALPHA = 0.05
-"""Level of "beyond noise", over all figures of a comparison."""
 LEAST_ORIGINS = 10
 """Origins in common below which scores are compared as two samples."""
 RANK = {"met": 2, "undecided": 1, "not met": 0}
@@ -42,10 +39,11 @@ class Change:
         subject: usually a model.
         figure: the claim, or the score by image.
         first: in the first report; second likewise. Of scores by image: the mean, or the mean logarithm.
-        difference: second less first, with its interval and error.
+        difference: second less first, with its interval.
+        p_value: of "they do not differ", uncorrected.
         how: "paired over N images", or "two samples".
         outcomes: of the claim, before and after; empty for a score.
-        p_holm: of "they do not differ".
+        p_holm: the same, corrected over all that is compared.
 
     """
 
@@ -54,7 +52,8 @@ class Change:
     figure: str
     first: Estimate
     second: Estimate
-    difference: Inferred
+    difference: Estimate
+    p_value: float
     how: str
     outcomes: tuple[str, ...] = ()
     p_holm: float = math.nan
@@ -120,7 +119,7 @@ def compare(first: Reports, second: Reports, seed: int = 0) -> Comparison:
     common = [key for key in before if key in after]
     found = [change for key in common for change in _claims(before[key], after[key])]
     found += _scores(per_image(first), per_image(second), seed)
-    adjusted = holm_of_defined([change.difference.p_value for change in found])
+    adjusted = holm_of_defined([change.p_value for change in found])
     changes = tuple(replace(change, p_holm=p) for change, p in zip(found, adjusted, strict=True))
     alone = ((before, after, "first"), (after, before, "second"))
     return Comparison(
@@ -141,7 +140,8 @@ def _claims(before: Reported, after: Reported) -> Iterator[Change]:
             continue
         found = difference(other.estimate, judgement.estimate)
         outcomes = (judgement.outcome, other.outcome)
-        yield Change(*before.key, judgement.claim, judgement.estimate, other.estimate, found, "two samples", outcomes)
+        sides = (judgement.estimate, other.estimate)
+        yield Change(*before.key, judgement.claim, *sides, found.estimate, found.p_value, "two samples", outcomes)
 
 
 def _scores(first: list[PerImage], second: list[PerImage], seed: int) -> Iterator[Change]:
@@ -163,21 +163,14 @@ def _score(first: PerImage, second: PerImage, seed: int) -> Change | None:
     name = f"mean {'log ' if logarithms else ''}{first.score} ({first.file})"
     origins = first.origins[here]
     if len(set(origins.tolist())) >= LEAST_ORIGINS:
-        found = _paired(a[here], b[there], origins, seed)
+        found = mean_differences({"first": a[here], "second": b[there]}, "first", origins=origins)["second"]
         sides = (mean(a[here], origins=origins, seed=seed), mean(b[there], origins=origins, seed=seed))
-        return Change(*first.key[:2], name, *sides, found, f"paired over {len(here)} images")
+        return Change(*first.key[:2], name, *sides, found.estimate, found.p_value, f"paired over {len(here)} images")
     if min(len(set(each.origins.tolist())) for each in (first, second)) < LEAST_ORIGINS:
         return None
     sides = (mean(a, origins=first.origins, seed=seed), mean(b, origins=second.origins, seed=seed))
-    return Change(*first.key[:2], name, *sides, difference(sides[1], sides[0]), "two samples")
-
-
-def _paired(before: NDArray[np.float64], after: NDArray[np.float64], origins: NDArray[np.str_], seed: int) -> Inferred:
-    found = mean(after - before, origins=origins, seed=seed)
-    if (after == before).all():
-        return Inferred(found, 0.0)
-    error = (found.high - found.low) / (2 * 1.959964)
-    return Inferred(found, error, freedom=len(set(origins.tolist())) - 1)
+    apart = difference(sides[1], sides[0])
+    return Change(*first.key[:2], name, *sides, apart.estimate, apart.p_value, "two samples")
 
 
 def _settings(before: Reported, after: Reported) -> Iterator[tuple[str, str, str, str]]:
@@ -201,8 +194,8 @@ def tables(comparison: Comparison) -> list[Table]:
     told = [change for change in comparison.changes if change.beyond_noise or change.moved]
     figures = tuple(
         (
-            change.experiment, change.subject, change.figure, _short(change.first), _short(change.second),
-            _short(change.difference.estimate), change.how, f"{change.p_holm:.2g}",
+            change.experiment, change.subject, change.figure, change.first.without_n, change.second.without_n,
+            change.difference.without_n, change.how, f"{change.p_holm:.2g}",
             " → ".join(dict.fromkeys(change.outcomes)), "beyond noise" if change.beyond_noise else "within noise",
         )
         for change in sorted(told, key=lambda change: (not change.beyond_noise, change.p_holm))
@@ -215,10 +208,6 @@ def tables(comparison: Comparison) -> list[Table]:
         Table("What was set otherwise", ("experiment", "setting", "first", "second"), _merged(comparison.settings)),
         Table("What stands in one of them alone", ("experiment", "model", "in the"), comparison.only),
     ]
-
-
-def _short(estimate: Estimate) -> str:
-    return str(estimate).rpartition(" n=")[0]
 
 
 def _merged(settings: tuple[tuple[str, str, str, str], ...]) -> tuple[tuple[str, ...], ...]:

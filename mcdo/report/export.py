@@ -91,10 +91,7 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[str], list
 
     def cell(row: Row, name: str) -> str:
         if name == "value" and "low" in row:
-            if row["value"] is None:
-                return ""
-            low, high = (math.nan if row[end] is None else row[end] for end in ("low", "high"))
-            return str(Estimate(row["value"], low, high, row["n"])).rpartition(" n=")[0]
+            return "" if row["value"] is None else Estimate.of(row).without_n
         return "" if row[name] is None else f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name])
 
     shown = [name for name in columns if name not in ("low", "high", "level", "beside")]

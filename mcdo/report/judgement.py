@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from mcdo.stats import Estimate
 
+ALPHA = 0.05
+"""Level of a test, after Holm's correction over its family."""
 Outcome = Literal["met", "not met", "undecided", "not applicable"]
 
 
@@ -45,9 +47,7 @@ class Judgement:
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Judgement:
         """The inverse of :meth:`as_dict`, for an estimate that JSON could hold."""
-        held: Mapping[str, Any] | None = facts["estimate"]
-        known: dict[str, Any] = {name: math.nan if value is None else value for name, value in (held or {}).items()}
-        estimate = None if held is None else Estimate(**known)
+        estimate = None if facts["estimate"] is None else Estimate.of(facts["estimate"])
         return cls(**{**facts, "estimate": estimate, "at": tuple(facts.get("at", ()))})
 
     def __str__(self) -> str:

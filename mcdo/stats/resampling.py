@@ -10,7 +10,7 @@ thousand resamples cost one sort.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -73,6 +73,12 @@ class Estimate:
             **({"reason": self.reason} if self.reason else {}),
         }
 
+    @classmethod
+    def of(cls, held: Mapping[str, Any]) -> Estimate:
+        """The inverse of :meth:`as_dict`; what JSON could not hold was NaN or infinite, and is NaN."""
+        value, low, high = (math.nan if held[name] is None else float(held[name]) for name in ("value", "low", "high"))
+        return cls(value, low, high, int(held["n"] or 0), held.get("level", 0.95), held.get("reason", ""))
+
     @property
     def decimals(self) -> int:
         """Digits behind the point that show the interval: two, or more where two would round its ends together."""
@@ -81,12 +87,17 @@ class Estimate:
             width = abs(self.value)
         return 2 if not np.isfinite(width) or width == 0 else int(np.clip(-np.floor(np.log10(width / 2)), 2, 12))
 
-    def __str__(self) -> str:
+    @property
+    def without_n(self) -> str:
+        """As text, for where n stands elsewhere: ``0.42 [0.40, 0.44]``."""
         digits = self.decimals
         if self.has_interval:
-            return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}] n={self.n}"
+            return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
         what = "undefined" if math.isnan(self.value) else f"{self.value:.{digits}f}, no interval"
-        return f"{what} ({self.reason}) n={self.n}" if self.reason else f"{what} n={self.n}"
+        return f"{what} ({self.reason})" if self.reason else what
+
+    def __str__(self) -> str:
+        return f"{self.without_n} n={self.n}"
 
 
 def check_resampling(resamples: int, level: float) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
+from mcdo.report.files import read_npz
+from mcdo.schema import read_columns
 
 Array = NDArray[np.float64]
 ID_COLUMNS = ("id", "path", "image", "image_id")
@@ -31,7 +32,7 @@ def read_scores(path: Path, ids: tuple[str, ...]) -> dict[str, Array]:
         raise McdoError(f"{path}: scores are read from {', '.join(readers)}")
     try:
         names, columns = readers[path.suffix](path)
-    except (OSError, ValueError, EOFError, KeyError, csv.Error) as error:
+    except (OSError, ValueError, EOFError, KeyError) as error:
         raise McdoError(f"{path} cannot be read as scores by image ({error})") from error
     return _ordered(path, names, columns, ids)
 
@@ -59,29 +60,25 @@ def _ordered(path: Path, names: list[str], columns: dict[str, Array], ids: tuple
 
 
 def _from_csv(path: Path) -> tuple[list[str], dict[str, Array]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        header = reader.fieldnames or []
-        key = _id_column(list(header))
-        rows = list(reader)
+    held = read_columns(path)
+    names = list(held.pop(_id_column(list(held))).values())
     columns = {}
-    for name in header:
-        if name != key:
-            try:
-                columns[name] = np.array([float(row[name]) for row in rows])
-            except (TypeError, ValueError):
-                continue  # a column of words
-    return [row[key] for row in rows], columns
+    for name, cells in held.items():
+        try:
+            columns[name] = np.array([float(cell) for cell in cells.values()])
+        except ValueError:
+            continue  # a column of words
+    return names, columns
 
 
 def _from_npz(path: Path) -> tuple[list[str], dict[str, Array]]:
-    with np.load(path, allow_pickle=False) as held:
-        names = held["ids"].astype(str).tolist()
-        return names, {
-            key: held[key].astype(np.float64)
-            for key in held.files
-            if key != "ids" and held[key].dtype.kind in "fiu" and held[key].shape[-1:] == (len(names),)
-        }
+    held = read_npz(path, "it is no archive of plain arrays")
+    names = held.pop("ids").astype(str).tolist()
+    return names, {
+        key: values.astype(np.float64)
+        for key, values in held.items()
+        if values.dtype.kind in "fiu" and values.shape[-1:] == (len(names),)
+    }
 
 
 def _from_parquet(path: Path) -> tuple[list[str], dict[str, Array]]:

@@ -223,21 +223,15 @@ def _estimates(value: Any, path: str = "") -> Iterable[tuple[str, Estimate]]:
     if not isinstance(value, dict):
         return
     if value.keys() >= {"value", "low", "high", "n"}:
-        yield path.removesuffix(" · "), _estimate(value)
+        yield path.removesuffix(" · "), Estimate.of(value)
         return
     for key, each in value.items():
         interval = value.get(f"{key}_ci")
         if isinstance(interval, list) and len(interval) == 2 and isinstance(each, int | float):
             ends = {"value": each, "low": interval[0], "high": interval[1]}
-            yield f"{path}{key}", _estimate({**ends, "n": value.get("n") or value.get("n_origins")})
+            yield f"{path}{key}", Estimate.of({**ends, "n": value.get("n") or value.get("n_origins")})
         else:
             yield from _estimates(each, f"{path}{key} · ")
-
-
-def _estimate(held: Mapping[str, Any]) -> Estimate:
-    """An estimate in JSON; what it could not hold was NaN or infinite."""
-    value, low, high = (math.nan if held[k] is None else float(held[k]) for k in ("value", "low", "high"))
-    return Estimate(value, low, high, int(held["n"] or 0), reason=str(held.get("reason", "")))
 
 
 def _facts(folder: Path, reported: Reported) -> tuple[tuple[str, str], ...]:
@@ -278,7 +272,7 @@ def _sites(sites: Any) -> str:
 
 def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     """A cell of the verdict, its three figures as text."""
-    figures = {name: shown(_estimate(cell[name])) for name in ("spearman", "snr", "icc")}
+    figures = {name: shown(Estimate.of(cell[name])) for name in ("spearman", "snr", "icc")}
     budget = f"{cell['passes']}" if cell["estimator"] == "mc" else f"R = {cell['passes']} (first order)"
     return {**cell, **figures, "budget": budget}
 

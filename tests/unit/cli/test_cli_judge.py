@@ -70,4 +70,4 @@ def test_a_torn_table_names_its_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     path = tmp_path / "torn.csv"
     path.write_text("a,b\n1,2\n3\n")
     assert main(["judge", str(path), "--error=a"]) == 2
-    assert "line 3: 2 cells are wanted" in capsys.readouterr().err
+    assert "line 3 has 1 cells under 2 columns" in capsys.readouterr().err

@@ -96,7 +96,7 @@ def test_scores_from_a_file_are_put_in_order(tmp_path: Path, form: str) -> None:
         ("path,mine\na.png,1\nb.png,nan\nc.png,2\n", "mine of 'b.png' is not a finite number"),
         ("path,mine\na.png,x\nb.png,y\nc.png,z\n", "no column of numbers"),
         ("name,mine\na.png,1\n", "no column id, path"),
-        ("", "no column id, path"),
+        ("id,mine\n", "no row below its head"),
     ],
 )
 def test_a_file_that_does_not_match_says_where(tmp_path: Path, text: str, said: str) -> None:
