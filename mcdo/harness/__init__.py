@@ -19,7 +19,7 @@ from mcdo.harness.requests import (
 )
 from mcdo.harness.runner import Completed, Runner
 from mcdo.harness.session import Session
-from mcdo.harness.settings import Settings, first_model
+from mcdo.harness.settings import Settings, Sizes, first_model
 from mcdo.report.judgement import ALPHA, Judgement, Outcome
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ __all__ = [
     "Runner",
     "Session",
     "Settings",
+    "Sizes",
     "StoredArrays",
     "Subject",
     "TextFeatures",

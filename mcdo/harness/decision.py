@@ -118,6 +118,8 @@ class Verdict:
     Attributes:
         published: what the published point rule says.
         statements: of each score of each model: reliable or not, valid beyond the norm or not.
+        sizes: those that took the place of the protocol's.
+        less: what was smaller than the published protocol, in words.
         own_gates: the harness's own, by name: "passed", "failed" or "skipped"; None until the run is over.
         identity: of all that was judged, as :func:`identity_of` gives it.
 
@@ -138,6 +140,8 @@ class Verdict:
     seed: int
     session: str
     estimator: str = "mc"
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    less: tuple[str, ...] = ()
     own_gates: Mapping[str, str] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
 
@@ -197,6 +201,7 @@ def identity_of(about: View, models: Iterable[str], images: Iterable[Images]) ->
     encoders = {model: about.encoder(model) for model in models}
     facts = {
         "protocol": settings.protocol,
+        "sizes": settings.sizes.as_dict(),
         "seed": settings.seed,
         "precision": settings.precision,
         "perturbation": settings.dropout.as_dict(),
@@ -404,11 +409,12 @@ def refusal(about: View, reports: Path) -> str | None:
 def _difference(judged: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """The first thing in which a session is not what was judged, in words, or nothing.
 
-    The full protocol holds for a quick one as well, and a verdict over several models for each of them.
+    The published sizes hold for any others as well, and a verdict over several models for each of them.
     """
+    published = judged.get("protocol") == "full" and not judged.get("sizes")
     for name, mine in here.items():
         its = judged.get(name)
-        if name == "protocol" and its == "full":
+        if name in ("protocol", "sizes") and published:
             continue
         if name == "encoders":
             for model, facts in mine.items():

@@ -11,7 +11,7 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -22,7 +22,7 @@ from mcdo.estimators import MonteCarloConfig
 from mcdo.estimators.score_table import needs_passes
 from mcdo.harness.claim import Claim
 from mcdo.harness.requests import Images, Request
-from mcdo.harness.settings import Settings
+from mcdo.harness.settings import Settings, SizeName
 from mcdo.perturbation import Dropout, Perturbation
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ class Experiment(ABC, Generic[Result]):
         folder: the folder above ``name`` where it is not ``phase``.
         files: what it writes.
         quick: fields under ``--protocol=quick``.
+        sized: fields that ``--num-images``, ``--passes`` and ``--trials`` take the place of.
         perturbs: whether it perturbs encoders; one that does not has neither ``dropout`` nor sites in its summary.
         published: scores that it reports by, as published.
         about_estimator: "mc" or "first_order", where ``--estimator`` selects it.
@@ -159,6 +160,7 @@ class Experiment(ABC, Generic[Result]):
     folder: ClassVar[str] = ""
     files: ClassVar[Files] = Files()
     quick: ClassVar[Mapping[str, Any]] = {}
+    sized: ClassVar[Mapping[str, SizeName]] = {"n": "num_images", "passes": "passes", "trials": "trials"}
     perturbs: ClassVar[bool] = True
     published: ClassVar[tuple[str, ...]] = ()
     about_estimator: ClassVar[str] = ""
@@ -173,9 +175,26 @@ class Experiment(ABC, Generic[Result]):
     @classmethod
     def configured(cls: type[Self], settings: Settings) -> Self:
         """The experiment under a session's settings."""
-        sizes = cls.quick if settings.protocol == "quick" else {}
-        fields = {**sizes, **cls.options(settings)}
+        fields = {**cls.sizes(settings), **cls.options(settings)}
         return cls(**fields, seed=settings.seed, dropout=settings.dropout, further=settings.scores)
+
+    @classmethod
+    def sizes(cls, settings: Settings) -> dict[str, Any]:
+        """Fields of the session's protocol and sizes, where they are not as published."""
+        quick = dict(cls.quick) if settings.protocol == "quick" else {}
+        held = {each.name: each.default for each in fields(cls)} | quick
+        return quick | {name: settings.sizes.of(what, held[name]) for name, what in cls.sized.items() if name in held}
+
+    def less_than_published(self) -> tuple[str, ...]:
+        """Sizes that are smaller than the published ones, in words."""
+        words = {"num_images": "images", "images_at_most": "images", "passes": "passes", "trials": "trials"}
+        published = {each.name: each.default for each in fields(self)}
+        found = []
+        for name, what in self.sized.items():
+            if name in published:
+                mine, its = (_largest(value) for value in (getattr(self, name), published[name]))
+                found += [f"{mine} of {its} {words[what]}"] if mine < its else []
+        return tuple(found)
 
     @property
     def reported(self) -> tuple[str, ...]:
@@ -259,3 +278,7 @@ class Experiment(ABC, Generic[Result]):
     def place(self, reports: Path) -> Path:
         """Where its files go."""
         return reports / (self.folder or self.phase) / self.name
+
+
+def _largest(size: Any) -> int:
+    return int(max(size) if isinstance(size, tuple) else size)

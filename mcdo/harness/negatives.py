@@ -61,8 +61,8 @@ class KnownNegatives:
         return cls(read_toml(path, _Table).finding)
 
     def lookup(self, experiment: str, claim: str, model: str, settings: Settings) -> KnownNegative | None:
-        """The finding about a claim under the session's settings; only the published perturbation has any."""
-        if settings.seed != 42 or settings.dropout != Dropout():
+        """The finding about a claim; only the published perturbation and sizes have any."""
+        if settings.seed != 42 or settings.dropout != Dropout() or settings.sizes.as_dict():
             return None
         wanted = (experiment, claim, model, settings.images)
         return next(

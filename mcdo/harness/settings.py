@@ -3,16 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mcdo.encoders import find_spec
 from mcdo.encoders.spec import Precision
 from mcdo.perturbation import Dropout, Perturbation
 
+SizeName = Literal["num_images", "images_at_most", "passes", "trials"]
 ProtocolName = Literal["full", "quick"]
 """Sizes of a run: as published, or small."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes that take the place of the protocol's; None leaves a size as the protocol has it.
+
+    Attributes:
+        num_images: N.
+        passes: T, ascending; one T alone keeps the protocol's smaller ones, which cost nothing.
+        trials: K; an experiment of one trial stays one.
+
+    """
+
+    num_images: int | None = None
+    passes: tuple[int, ...] | None = None
+    trials: int | None = None
+
+    def of(self, what: SizeName, held: Any) -> Any:
+        """What takes the place of a size that the protocol ``held``: a number, or a ladder of T."""
+        if what == "num_images":
+            return held if self.num_images is None else self.num_images
+        if what == "images_at_most":
+            return held if self.num_images is None else min(held, self.num_images)
+        if what == "trials":
+            return held if self.trials is None or held == 1 else self.trials
+        if self.passes is None:
+            return held
+        return self._ladder(held) if isinstance(held, tuple) else self.passes[-1]
+
+    def _ladder(self, held: tuple[int, ...]) -> tuple[int, ...]:
+        assert self.passes is not None
+        if len(self.passes) > 1:
+            return self.passes
+        (most,) = self.passes
+        below = tuple(t for t in held if t < most)
+        return (*(below or (most // 2,)), most)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Those that are given, JSON-able."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        words = {"num_images": "N", "passes": "T", "trials": "K"}
+        given = {words[name]: value for name, value in self.as_dict().items()}
+        return ", ".join(f"{name} = {value}" for name, value in given.items()) or "as the protocol has them"
 
 
 @dataclass(frozen=True)
@@ -24,6 +70,7 @@ class Settings:
         images: specification of the image set, as :func:`mcdo.load_images` takes it.
         device: a torch device.
         protocol: sizes.
+        sizes: those that take the place of the protocol's.
         seed: of images, masks and intervals.
         dropout: the perturbation.
         reports: folder of the result files.
@@ -45,6 +92,7 @@ class Settings:
     images: str = "digits"
     device: str = "cpu"
     protocol: ProtocolName = "full"
+    sizes: Sizes = field(default_factory=Sizes)
     seed: int = 42
     dropout: Perturbation = field(default_factory=Dropout)
     reports: Path = Path("reports")

@@ -28,6 +28,7 @@ def _run_level_properties(pytestconfig: pytest.Config, record_testsuite_property
         "images": settings.images,
         "device": settings.device,
         "protocol": settings.protocol,
+        "sizes": settings.sizes,
         "perturbation": str(settings.dropout.as_dict()),
         "seed": settings.seed,
         **made(),

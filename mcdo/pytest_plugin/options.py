@@ -17,7 +17,8 @@ from mcdo.encoders.spec import Precision
 from mcdo.errors import McdoError
 from mcdo.estimators import SCORES
 from mcdo.estimators.score_table import check_reportable
-from mcdo.harness import Settings
+from mcdo.harness import Settings, Sizes
+from mcdo.harness.session import LEAST_IMAGES
 from mcdo.perturbation import KINDS, Dropout, Perturbation, parse_perturbation
 from mcdo.pytest_plugin.marks import TIERS
 from mcdo.pytest_plugin.state import SESSION_ID
@@ -62,6 +63,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--protocol", default="full", choices=("full", "quick"), help="sizes: published (full) or small (quick)"
+    )
+    group.addoption(
+        "--num-images", type=int, default=None, metavar="N", help="images of every experiment, in place of its own N"
+    )
+    group.addoption(
+        "--passes",
+        default=None,
+        metavar="T,...",
+        help="passes, ascending, in place of the protocol's; one T keeps the smaller ones, which cost nothing",
+    )
+    group.addoption(
+        "--trials", type=int, default=None, metavar="K", help="trials, in place of the protocol's; one stays one"
     )
     group.addoption("--seed", type=int, default=42, help="seed of images, masks and intervals (default: 42)")
     group.addoption(
@@ -169,6 +182,27 @@ def scores_of(config: pytest.Config) -> tuple[str, ...]:
     return names
 
 
+def sizes_of(config: pytest.Config) -> Sizes:
+    """The sizes asked for in place of the protocol's."""
+    n, passes, trials = (config.getoption(name) for name in ("--num-images", "--passes", "--trials"))
+    return Sizes(
+        None if n is None else arguments.whole("--num-images", n, least=LEAST_IMAGES),
+        None if passes is None else _passes(passes),
+        None if trials is None else arguments.whole("--trials", trials, least=2),
+    )
+
+
+def _passes(text: str) -> tuple[int, ...]:
+    found = words(text)
+    if not found or not all(word.isascii() and word.isdigit() for word in found):
+        raise McdoError(f"--passes={text}: name whole numbers by commas, such as 64 or 4,16,64")
+    passes = tuple(map(int, found))
+    least = 2 if len(passes) > 1 else 4
+    if passes != tuple(sorted(set(passes))) or passes[0] < least:
+        raise McdoError(f"--passes={text}: they must ascend, from at least {least}, as a variance needs two passes")
+    return passes
+
+
 def settings_from(config: pytest.Config) -> Settings:
     """The session's settings from its options."""
     option = config.getoption
@@ -186,6 +220,7 @@ def settings_from(config: pytest.Config) -> Settings:
         images=option("--images"),
         device=device_of(config),
         protocol=option("--protocol"),
+        sizes=sizes_of(config),
         seed=arguments.seed(option("--seed")),
         dropout=perturbation_of(config),
         reports=Path(option("--reports")),

@@ -85,6 +85,7 @@ class EstimatorCost(Experiment[EstimatorCosts]):
     phase = "perf"
     files = Files(summary="{}.json", figure="{}.png")
     quick = {"n": 60, "trials": 4, "passes": (4, 16, 64)}
+    sized = {}
     knows_shared_noise = True
 
     n: int = 150

@@ -208,6 +208,7 @@ class PeerCost(Experiment[PeerCosts]):
     phase = "perf"
     files = Files(summary="{}.json")
     quick = {"rounds": 3, "n": 60}
+    sized = {}
 
     rounds: int = 9
     n: int = 256

@@ -65,6 +65,13 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
         model = first_model(settings.models)
         return (Subject(model, (model,)),)
 
+    @classmethod
+    def sizes(cls, settings: Settings) -> dict[str, Any]:
+        """As everywhere; it is predicted from a T that is measured, and below the largest."""
+        found = super().sizes(settings)
+        smaller = [t for t in found["passes"][:-1] if t <= cls.predict_from]
+        return {**found, "predict_from": max(smaller, default=found["passes"][0])}
+
     def run(self, model: str) -> Passes:
         """One run of the largest T."""
         return Passes(model, Images(self.n), MonteCarloConfig(self.dropout, self.passes, self.trials, self.seed))

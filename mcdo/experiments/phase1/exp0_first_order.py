@@ -76,6 +76,7 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
         figure="{}/exp0_first_order.png",
     )
     quick = {"n": 120, "trials": 5, "subset": 60, "passes": 64, "domain_p": (0.01, 0.05)}
+    sized = {**Experiment.sized, "subset": "images_at_most"}
 
     n: int = 500
     probes: tuple[int, ...] = (2, 4, 8)

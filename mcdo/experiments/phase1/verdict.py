@@ -7,7 +7,7 @@ sweep says whether more passes would do. Models with random weights take no part
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mcdo.experiments.phase1.convergence_sweep import ConvergenceSweep
@@ -85,7 +85,9 @@ class Phase1Verdict(Experiment[Verdict]):
         decision, reason = decide(cells, originals, sweep)
         if not models:
             reason = "random weights decide nothing"
-        settings = inputs.settings
+        settings, less = inputs.settings, self._less(inputs, swept=bool(sweep))
+        if less:
+            reason += f"; from less than the protocol ({'; '.join(less)})"
         return Verdict(
             decision=decision,
             reason=reason,
@@ -97,6 +99,8 @@ class Phase1Verdict(Experiment[Verdict]):
             images=settings.images,
             originals=originals,
             protocol=settings.protocol,
+            sizes=settings.sizes.as_dict(),
+            less=less,
             dropout=self.dropout.p,
             sites=self.dropout.sites,
             seed=self.seed,
@@ -104,6 +108,17 @@ class Phase1Verdict(Experiment[Verdict]):
             estimator=self.estimator,
             identity=identity_of(inputs, models, _plain_images(inputs)),
         )
+
+    def _less(self, inputs: Inputs, *, swept: bool) -> tuple[str, ...]:
+        """What was smaller than published: by the session's sizes, or because there are no more images."""
+        found, sweep = [], (ConvergenceSweep,) if swept else ()
+        kinds: tuple[type[Experiment[Any]], ...] = (*self._experiments, *sweep)
+        for kind in kinds:
+            experiment: Any = kind.configured(inputs.settings)
+            shown = replace(experiment, n=len(inputs.images(Images(experiment.n))))
+            if less := shown.less_than_published():
+                found.append(f"{kind.key}: {', '.join(less)}")
+        return tuple(found)
 
     def _cells(self, inputs: Inputs, model: Subject) -> Iterable[tuple[Cell, Reliability]]:
         """Cells of a model; first order takes part where it ranks as Monte Carlo does."""

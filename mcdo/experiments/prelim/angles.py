@@ -84,6 +84,7 @@ class Angles(Experiment[AnglesResult]):
         figure="{}/prelim_angles.png",
     )
     quick = {"angle1": 150, "angle2": 500, "angle3": 300, "passes": 32}
+    sized = {"angle1": "images_at_most", "angle2": "num_images", "angle3": "images_at_most", "passes": "passes"}
 
     angle1: int = 500
     angle2: int = 2000

@@ -89,6 +89,7 @@ class RivalsTable(Experiment[RivalsResult]):
     phase = "rivals"
     files = Files(summary="{}/rivals_summary.json", overall="rivals_overall_summary.json", figure="{}/rivals.png")
     quick = {"n": 200, "passes": 16, "trials": 2, "foreign": 60, "views": 4, "fit": 300, "resamples": 200}
+    sized = {**Experiment.sized, "foreign": "images_at_most"}
 
     n: int = 1000
     passes: int = 64

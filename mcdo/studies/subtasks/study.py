@@ -32,6 +32,7 @@ class SubtaskStudy(Experiment[Evaluation]):
     folder = "studies"
     perturbs = False
     files = Files(summary="subtasks.json", figure="subtasks.png")
+    sized = {}  # a study of its own size
     quick = {
         "cifar10": Sizes(train=4000, validation=1000, calibration=1000, test=2000),
         "digits": DigitSizes(train=1197, rounds=2),

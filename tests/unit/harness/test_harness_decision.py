@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mcdo.errors import McdoError
-from mcdo.harness import Images, Settings
+from mcdo.harness import Images, Settings, Sizes
 from mcdo.harness.decision import (
     LEAST_ORIGINS,
     Cell,
@@ -207,6 +207,17 @@ def test_later_phases_run_after_a_go_on_the_same_models_and_images(tmp_path: Pat
     assert refusal(about(), tmp_path) is None
     assert refusal(about(models=("a", "b")), tmp_path) is None
     assert refusal(about(protocol="quick"), tmp_path) is None, "what holds at full size holds at a small one"
+    assert refusal(about(sizes=Sizes(num_images=50)), tmp_path) is None
+
+
+def test_a_verdict_from_less_than_the_protocol_opens_no_more_than_that(tmp_path: Path) -> None:
+    small = about(sizes=Sizes(num_images=200, passes=(4, 64)))
+    replace(verdict(), identity=identity_of(small, ("a", "b"), [Images(N)])).write(tmp_path)
+    assert refusal(small, tmp_path) is None
+    said = str(refusal(about(), tmp_path))
+    assert "holds for sizes = {'num_images': 200, 'passes': [4, 64]}, not {}" in said
+    assert refusal(about(protocol="quick"), tmp_path) is not None
+    assert refusal(about(sizes=Sizes(num_images=200)), tmp_path) is not None
 
 
 OTHERWISE: dict[str, tuple[Any, str]] = {

@@ -93,6 +93,7 @@ class TextTowerDropout(Experiment[TextResult]):
         figure="{}/exp10_text_encoder.png",
     )
     quick = {"n": 200, "passes": 32}
+    sized = {"passes": "passes", "trials": "trials"}  # n counts prompts
     published = TRACES
 
     n: int = 1000

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from mcdo.errors import McdoError
+from mcdo.experiments.phase1.convergence_sweep import ConvergenceSweep
+from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
+from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
+from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
+from mcdo.experiments.phase4.exp10_text_tower.experiment import TextTowerDropout
+from mcdo.experiments.prelim.angles import Angles
+from mcdo.harness import Experiment, Settings, Sizes
+from mcdo.harness.catalogue import experiments_of, phases
+from mcdo.pytest_plugin.options import sizes_of
+
+
+def settings(protocol: str = "full", **sizes: Any) -> Settings:
+    return Settings(("clip_tiny",), protocol=cast("Any", protocol), sizes=Sizes(**sizes))
+
+
+def test_without_sizes_the_protocol_is_as_published() -> None:
+    assert NestedPasses.configured(settings()) == NestedPasses()
+    assert NestedPasses.configured(settings()).less_than_published() == ()
+
+
+def test_sizes_take_the_place_of_the_protocol_s_in_the_configuration() -> None:
+    found = NestedPasses.configured(settings("quick", num_images=30, passes=(4, 16, 64), trials=3))
+    assert (found.n, found.passes, found.trials) == (30, (4, 16, 64), 3)
+    config = found.as_dict()
+    assert (config["n"], config["passes"], config["trials"]) == (30, (4, 16, 64), 3)
+    assert found.less_than_published() == ("30 of 500 images", "64 of 256 passes", "3 of 10 trials")
+    larger = NestedPasses.configured(settings(num_images=5000, passes=(4, 512), trials=20))
+    assert larger.less_than_published() == ()
+
+
+def test_one_number_of_passes_keeps_the_smaller_ones() -> None:
+    assert NestedPasses.configured(settings(passes=(64,))).passes == (4, 8, 16, 32, 64)
+    assert NestedPasses.configured(settings(passes=(20,))).passes == (4, 8, 16, 20)
+    assert NestedPasses.configured(settings(passes=(4,))).passes == (2, 4)
+    assert SubsetAmbiguity.configured(settings(passes=(4, 16))).passes == 16
+
+
+def test_an_experiment_of_one_trial_stays_one() -> None:
+    assert SubsetAmbiguity.configured(settings(trials=5)).trials == 1
+
+
+def test_parts_of_an_image_set_follow_it_and_prompts_do_not() -> None:
+    assert FirstOrderReliability.configured(settings(num_images=30)).subset == 30
+    assert FirstOrderReliability.configured(settings(num_images=3000)).subset == 100
+    angles = Angles.configured(settings(num_images=800))
+    assert (angles.angle1, angles.angle2, angles.angle3) == (500, 800, 800)
+    assert TextTowerDropout.configured(settings(num_images=30)).n == TextTowerDropout().n
+
+
+@pytest.mark.parametrize(("passes", "start"), [((4, 16, 64), 16), ((64,), 32), ((128, 256), 128), ((4,), 2)])
+def test_the_sweep_predicts_from_a_t_that_is_measured(passes: tuple[int, ...], start: int) -> None:
+    sweep = ConvergenceSweep.configured(settings(passes=passes))
+    assert sweep.predict_from == start
+    assert start in sweep.passes
+    assert sweep.claims(), "and there is a larger one to predict"
+
+
+EVERY = [kind for phase in phases() if phase != "cost" for kind in experiments_of(phase)]
+
+
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
+def test_every_experiment_takes_sizes_and_states_its_claims(kind: type[Experiment[Any]]) -> None:
+    small = kind.configured(settings(num_images=20, passes=(4, 8), trials=2))
+    assert set(kind.sized) & {"n", "passes", "trials"} <= set(Experiment.sized)
+    for name in kind.sized:
+        if name in small.as_dict():
+            held = getattr(small, name)
+            assert (max(held) if isinstance(held, tuple) else held) <= 20
+    small.claims()
+
+
+def options(**given: Any) -> Any:
+    held = {"--num-images": None, "--passes": None, "--trials": None, **given}
+    return SimpleNamespace(getoption=held.__getitem__)
+
+
+def test_options_become_sizes() -> None:
+    assert sizes_of(options()) == Sizes()
+    given = options(**{"--num-images": 200, "--passes": "4, 16,64", "--trials": 5})
+    assert sizes_of(given) == Sizes(200, (4, 16, 64), 5)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--num-images", 2), ("--trials", 1), *(("--passes", text) for text in ("", "3", "x", "16,4", "4,4", "1,8", "²"))],
+)
+def test_sizes_that_measure_nothing_are_refused(option: str, value: Any) -> None:
+    with pytest.raises(McdoError, match=option):
+        sizes_of(options(**{option: value}))
