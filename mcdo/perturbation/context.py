@@ -17,6 +17,7 @@ from mcdo.perturbation.intercept import Compute, Handler, LinearMaps, MapKey, Pr
 from mcdo.perturbation.kinds import Perturbation
 from mcdo.perturbation.masks import PASS_BLOCK, KeyedMasks, MaskedSite, zero_units_
 from mcdo.perturbation.normals import KeyedNormals
+from mcdo.perturbation.signs import KeyedSigns
 from mcdo.perturbation.sites import Site, SiteTable, find_sites, forget_sites
 
 Disturb = Callable[[Tensor, int], Tensor]
@@ -29,7 +30,8 @@ class PerturbedTower:
 
     def __init__(self, encoder: Encoder, kind: Perturbation, seed: int, exact: bool = False) -> None:
         table = find_sites(encoder)
-        self.encoder, self.kind, self._exact = encoder, kind, exact
+        self.encoder, self.kind = encoder, kind
+        self._exact = exact or kind.rescaling != 1  # which would magnify what rounding does
         self.sites = live_sites(encoder, table, kind)
         self._local = threading.local()  # blocks of images may be measured by several threads
         number = {site.name: i for i, site in enumerate(self.sites)}
@@ -87,7 +89,12 @@ class PerturbedTower:
             precision = self.encoder.precision, torch.get_float32_matmul_precision()
             key = self._kernels.block_key(trial, block)
             features = self.graphs(carry_out, (rows.shape, first, last, precision), rows, keys, key)
-        return features.view(len(pixels), passes, -1)
+        features = features.view(len(pixels), passes, -1)
+        if self.kind.rescaling == 1:
+            return features
+        with LinearMaps():
+            plain = self.encoder.forward_image(pixels, exact=self._exact)[:, None]
+        return plain + self.kind.rescaling * (features - plain)
 
     def _features(self, rows: Tensor, disturb: Disturb, passes: int) -> Tensor:
         """float32 ``[rows, D]``."""
@@ -152,7 +159,7 @@ class PerturbedTower:
                     f"{site.size} units each; images must have {self.encoder.resolution} px"
                 )
             y = y.contiguous()  # an output may be stored channels last; units are counted in the order of its axes
-            if isinstance(noise, KeyedNormals):
+            if not isinstance(noise, KeyedMasks):
                 return noise.disturb_(y, index, trial, block, keys, first, last)
             # CUDA has kernels, the CPU's walks float32 arrays, and the rest takes the tensor's way; to the same masks
             if kernels is not None:
@@ -215,7 +222,9 @@ def _nothing() -> None:
     return
 
 
-def _noise(kind: Perturbation, sites: tuple[Site, ...], seed: int, device: torch.device) -> KeyedMasks | KeyedNormals:
+def _noise(
+    kind: Perturbation, sites: tuple[Site, ...], seed: int, device: torch.device
+) -> KeyedMasks | KeyedNormals | KeyedSigns:
     # Dropout of outputs keys by the site's name alone; every other kind has streams of its own.
     suffix = "" if kind.mask_name == "output element bernoulli" else f" {kind.mask_name}"
     masked = []
@@ -224,6 +233,8 @@ def _noise(kind: Perturbation, sites: tuple[Site, ...], seed: int, device: torch
         masked.append(MaskedSite(f"{site.name}{suffix}", units, kind.p, outer, inner))
     if kind.noise == "bernoulli":
         return KeyedMasks(masked, seed, device)
+    if kind.noise == "signs":
+        return KeyedSigns(masked, seed, kind.variance**0.5 / kind.rescaling)
     return KeyedNormals(masked, seed, additive=kind.noise == "additive")
 
 

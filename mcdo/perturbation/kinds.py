@@ -2,8 +2,9 @@
 
 A kind says three things: *where* it acts (the output of a linear map, its input, or attention probabilities), what is
 disturbed together (each *element*, each *feature* over all tokens, or the whole *branch* of an image), and the *noise*
-(a Bernoulli mask, a normal factor, or a normal addend). All are parametrized by a drop probability p and matched: the
-variance that one injects relative to the signal is p / (1 - p), so kinds at the same p can be compared.
+(a Bernoulli mask, a normal factor, a normal addend, or a factor of two values). All are parametrized by a drop
+probability p and matched: the variance that one injects relative to the signal is p / (1 - p), so kinds at the same p
+can be compared.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mcdo.store.own_code import is_outside, own_code
 
 Where = Literal["output", "input", "probabilities"]
 Together = Literal["element", "feature", "branch"]
-Noise = Literal["bernoulli", "multiplicative", "additive"]
+Noise = Literal["bernoulli", "multiplicative", "additive", "signs"]
 
 
 @dataclass(frozen=True, init=False)
@@ -66,6 +67,11 @@ class Perturbation:
     def scale(self) -> float:
         """What kept units are multiplied by, so that the mean is unchanged."""
         return 1.0 / (1.0 - self.p) if self.noise == "bernoulli" else 1.0
+
+    @property
+    def rescaling(self) -> float:
+        """What the deviation of a pass from the deterministic feature is multiplied by afterwards."""
+        return 1.0
 
     @property
     def shared_by_images(self) -> bool:
@@ -211,6 +217,45 @@ class Gaussian(Perturbation):
     """Outputs plus sqrt(p / (1 - p)) · r · N(0, 1), with r the root mean square of that image's own output."""
 
     noise: ClassVar[Noise] = "additive"
+
+
+@register_kind
+@dataclass(frozen=True, init=False)
+class Rademacher(Perturbation):
+    """Outputs times 1 ± sqrt(p / (1 - p)), with signs that all images of a pass have in common.
+
+    Where dropout moves one unit in a hundred, signs move every one a little, so few passes see all of the tower; and
+    what the choice of signs does to all images alike cancels where images are ranked. No gradient is needed.
+
+    Args:
+        p: as for every kind.
+        sites: as for every kind.
+        step: the share of sqrt(p / (1 - p)) that is taken inside the tower, in [0.01, 1]; what moves is divided by it
+            afterwards. The limit of small steps is first order. Passes with a step below 1 are carried out in float32
+            whatever the encoder's precision.
+
+    """
+
+    noise: ClassVar[Noise] = "signs"
+
+    step: float = 1.0
+
+    def __init__(self, p: float = 0.01, sites: str | Sequence[str] = "all", step: float = 1.0) -> None:
+        super().__init__(p, sites)
+        found = number(step)
+        if found is None or not 0.01 <= found <= 1:
+            raise McdoError(f"Rademacher step = {step!r}: it must be a number in [0.01, 1]; rounding drowns less")
+        object.__setattr__(self, "step", float(found))
+
+    @property
+    def rescaling(self) -> float:
+        """1 / :attr:`step`."""
+        return 1.0 / self.step
+
+    @property
+    def shared_by_images(self) -> bool:
+        """Always: signs of an image's own would not cancel."""
+        return True
 
 
 @register_kind

@@ -52,6 +52,7 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
     about_estimator = "mc"
     files = Files(summary="convergence_summary.json", figure="convergence_sweep.png")
     quick = {"n": 60, "trials": 3}
+    knows_shared_noise = True
 
     n: int = 200
     passes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256, 512)
@@ -83,8 +84,9 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
         run = inputs[self.run(inputs.model)]
         scores = {t: run.scores(self.score, t) for t in self.passes}
         pilot = {t: scores[t] for t in self.passes if t <= self.predict_from}
-        # masks are each image's own, and few trials cannot judge that from the data
-        how: dict[str, Any] = {"origins": run.origins, "shared_noise": False, "seed": self.seed}
+        # few trials cannot judge from the data whether masks are each image's own
+        shared = self.dropout.shared_by_images
+        how: dict[str, Any] = {"origins": run.origins, "shared_noise": shared, "seed": self.seed}
         return ConvergenceResult(
             score=self.score,
             measured={t: reliability(scores[t], **how) for t in self.passes},

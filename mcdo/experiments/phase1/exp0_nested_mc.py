@@ -48,6 +48,7 @@ class NestedPasses(Experiment[NestedResult]):
         figure="{}/exp0_nested_mc.png",
     )
     quick = {"n": 120, "trials": 5}
+    knows_shared_noise = True
 
     n: int = 500
     passes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
@@ -68,7 +69,8 @@ class NestedPasses(Experiment[NestedResult]):
     def compute(self, inputs: Inputs) -> NestedResult:
         run = inputs[self.run(inputs.model)]
         first, last = self.passes[0], self.passes[-1]
-        how: dict[str, Any] = {"origins": run.origins, "seed": self.seed}
+        shared = self.dropout.shared_by_images
+        how: dict[str, Any] = {"origins": run.origins, "shared_noise": shared, "seed": self.seed}
         simultaneous = 2 * len(self.spaces)
 
         def gain(score: str) -> Estimate:
@@ -79,7 +81,7 @@ class NestedPasses(Experiment[NestedResult]):
         return NestedResult(
             reliability={
                 t: {
-                    space: reliability(run.scores(score, t), origins=run.origins, seed=self.seed)
+                    space: reliability(run.scores(score, t), **{**how, "shared_noise": shared or None})
                     for space, score in self.spaces.items()
                 }
                 for t in self.passes

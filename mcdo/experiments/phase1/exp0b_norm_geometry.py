@@ -72,6 +72,7 @@ class NormGeometry(Experiment[GeometryResult]):
     about_estimator = "mc"
     files = Files(summary="exp0b_summary.json", figure="exp0b_norm_geometry.png")
     quick = {"n": 120}
+    knows_shared_noise = True
 
     n: int = 500
     passes: int = 64
@@ -93,7 +94,8 @@ class NormGeometry(Experiment[GeometryResult]):
 
     def compute(self, inputs: Inputs) -> GeometryResult:
         run = inputs[self.run(inputs.model)]
-        how: dict[str, Any] = {"origins": run.origins, "seed": self.seed}
+        shared = self.dropout.shared_by_images
+        how: dict[str, Any] = {"origins": run.origins, "shared_noise": shared, "seed": self.seed}
 
         def above(name: str) -> Estimate:
             return mean(run.scores(ARRAYS[name]) - run.scores(ARRAYS[f"{name}_floor"]), **how)

@@ -48,6 +48,7 @@ class SubsetRecipe(Experiment[RecipeResult]):
     about_estimator = "mc"
     files = Files(overall="exp4_subset_summary.json", figure="exp4_{}.png")
     quick = {"n": 120, "trials": 5}
+    knows_shared_noise = True
 
     n: int = 500
     passes: int = 64
@@ -64,9 +65,11 @@ class SubsetRecipe(Experiment[RecipeResult]):
     def compute(self, inputs: Inputs) -> RecipeResult:
         run = inputs[self.run(inputs.model)]
         scores = {name: run.scores(score) for name, score in SCORES.items()}
-        matrix = rank_matrix({name: scores[name] for name in ("angular", "trace")}, origins=run.origins, seed=self.seed)
+        shared = self.dropout.shared_by_images
+        how: dict[str, Any] = {"origins": run.origins, "seed": self.seed}
+        matrix = rank_matrix({name: scores[name] for name in ("angular", "trace")}, **how, shared_noise=shared)
         return RecipeResult(
-            reliability={name: reliability(s, origins=run.origins, seed=self.seed) for name, s in scores.items()},
+            reliability={name: reliability(s, **how, shared_noise=shared or None) for name, s in scores.items()},
             means={name: float(values.mean()) for name, values in scores.items()},
             advantage=matrix.reliability_difference["angular", "trace"].estimate,
             agreement=matrix.pair("raw", "angular", "trace"),

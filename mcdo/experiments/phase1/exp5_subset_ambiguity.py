@@ -35,6 +35,7 @@ from mcdo.images import Skipped
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import AmbiguityTargets, Estimate, ambiguity_estimates, ambiguity_targets, report_of, share
+from mcdo.stats.trials import LEAST_TRIALS
 
 RHO_ENTROPY_BAR = 0.3
 AUROC_ENTROPY_BAR = 0.6
@@ -123,6 +124,7 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
         figure="exp5_subset_{}.png",
     )
     quick = {"n": 500}
+    knows_shared_noise = True
 
     n: int = 5000
     passes: int = 64
@@ -141,8 +143,9 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
         return tuple(SUFFIX) if self.estimator == "both" else (self.estimator,)
 
     def run(self, model: str) -> Passes:
-        """One trial."""
-        return Passes(model, Images(self.n), self.protocol((self.passes,), self.trials))
+        """One trial, or as many as show what noise the images share."""
+        trials = max(self.trials, LEAST_TRIALS if self.dropout.shared_by_images else 1)
+        return Passes(model, Images(self.n), self.protocol((self.passes,), trials))
 
     def judged(self, estimator: str) -> tuple[str, ...]:
         """Scores about which there are claims; further ones are of passes alone."""

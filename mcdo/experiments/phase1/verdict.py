@@ -48,6 +48,7 @@ class Phase1Verdict(Experiment[Verdict]):
     name = "verdict"
     phase = "phase1"
     is_verdict = True
+    knows_shared_noise = True
 
     estimator: str = "mc"
 

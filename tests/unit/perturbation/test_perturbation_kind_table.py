@@ -24,6 +24,7 @@ def nothing_stays_registered(monkeypatch: pytest.MonkeyPatch) -> None:
         ("gaussian:0.05@fc1,fc2", mcdo.Gaussian(0.05, ("fc1", "fc2"))),
         ("multiplicative@all,-visual.proj", mcdo.Multiplicative(0.01, ("all", "-visual.proj"))),
         ("tied_dropout:5e-2", mcdo.TiedDropout(0.05)),
+        ("rademacher:0.02@fc1,fc2", mcdo.Rademacher(0.02, ("fc1", "fc2"))),
         ("attention_dropout:0.1", mcdo.AttentionDropout(0.1)),
         ("stochastic_depth", mcdo.StochasticDepth()),
     ],

@@ -24,6 +24,7 @@ from mcdo.perturbation import (
     MaskedSite,
     Multiplicative,
     Perturbation,
+    Rademacher,
     StochasticDepth,
     TiedDropout,
     deterministic_features,
@@ -34,6 +35,7 @@ from mcdo.perturbation import (
 from mcdo.perturbation.intercept import LinearMaps
 from mcdo.perturbation.masks import zero_units_
 from mcdo.perturbation.normals import KeyedNormals
+from mcdo.perturbation.signs import KeyedSigns
 
 ALL_KINDS: tuple[Perturbation, ...] = (
     Dropout(0.05),
@@ -41,6 +43,8 @@ ALL_KINDS: tuple[Perturbation, ...] = (
     TiedDropout(0.05, over_images=True),
     Multiplicative(0.05),
     Gaussian(0.05),
+    Rademacher(0.05),
+    Rademacher(0.05, step=0.1),
     AttentionDropout(0.05),
     HiddenDropout(0.05),
     StochasticDepth(0.05),
@@ -49,7 +53,8 @@ FC1, FC2 = "visual.mlp.c_fc", "visual.mlp.c_proj"
 
 
 def name_of(kind: Perturbation) -> str:
-    return type(kind).__name__ + ("OverImages" if getattr(kind, "over_images", False) else "")
+    name = type(kind).__name__ + ("OverImages" if getattr(kind, "over_images", False) else "")
+    return name + ("" if kind.rescaling == 1 else "Small")
 
 
 def linear_encoder() -> Encoder:
@@ -104,6 +109,8 @@ def expected_variance(encoder: Encoder, pixels: torch.Tensor, kind: Perturbation
         Multiplicative(0.1, (FC1,)),
         Gaussian(0.1, (FC1,)),
         Gaussian(0.1, (FC2,)),
+        Rademacher(0.1, (FC1,)),
+        Rademacher(0.1, (FC2,), step=0.2),
         HiddenDropout(0.1),
         StochasticDepth(0.1).at(FC2),
     ],
@@ -244,14 +251,72 @@ def test_a_kind_says_what_it_is_and_can_be_changed() -> None:
     assert kind.as_dict() == {"kind": "TiedDropout", "p": 0.02, "sites": "mlp", "over_images": True}
     assert kind.at("a").as_dict() == {"kind": "TiedDropout", "p": 0.02, "sites": ("a",), "over_images": True}
     assert kind.with_p(0.5).variance == 1.0
+    small = Rademacher(0.02, "mlp", step=0.5).at("a").with_p(0.1)
+    assert small.as_dict() == {"kind": "Rademacher", "p": 0.1, "sites": ("a",), "step": 0.5}
     assert kind.sites == "mlp", "the original must stay as it is"
     assert Gaussian(0.2).variance == pytest.approx(0.25)
     assert Gaussian(0.2).scale == 1.0
     assert len({Dropout(0.1), Multiplicative(0.1), TiedDropout(0.1)}) == 3
 
 
+def _signs(site: MaskedSite, seed: int, trial: int, first: int, last: int, ids: list[str]) -> NDArray[np.float32]:
+    y = torch.ones(len(ids) * (last - first), site.size)
+    KeyedSigns([site], seed, 0.5).disturb_(y, 0, trial, 0, image_keys(ids), first, last)
+    return np.asarray((y.numpy().reshape(len(ids), last - first, site.size) - 1) / 0.5)
+
+
+def test_signs_are_balanced_independent_and_common_to_all_images() -> None:
+    site = MaskedSite("a", 500, 0.3)
+    signs = _signs(site, 1, 0, 0, 16, ["x", "y"])
+    assert (signs[0] == signs[1]).all()
+    assert set(np.unique(signs)) == {-1.0, 1.0}
+    signs = signs[0]
+    bar = 4.5 / np.sqrt(signs.size)
+    assert abs(signs.mean()) < bar
+    others = [
+        _signs(site, 1, 1, 0, 16, ["x"])[0],
+        _signs(site, 2, 0, 0, 16, ["x"])[0],
+        _signs(MaskedSite("b", 500, 0.3), 1, 0, 0, 16, ["x"])[0],
+        np.roll(signs, 1, axis=0),
+        np.roll(signs, 1, axis=1),
+    ]
+    for other in others:
+        assert abs((signs * other).mean()) < bar
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(st.integers(1, 200), st.integers(0, 14), st.integers(1, 15))
+def test_any_passes_of_signs_are_those_of_the_whole_block_on_both_paths(size: int, first: int, more: int) -> None:
+    site, last = MaskedSite("a", size, 0.2), min(16, first + more)
+    whole = _signs(site, 3, 5, 0, 16, ["x", "y"])
+    np.testing.assert_array_equal(_signs(site, 3, 5, first, last, ["x", "y"]), whole[:, first:last])
+    y = torch.ones(2 * (last - first), size, dtype=torch.float64)  # the tensor's way, as on a GPU
+    KeyedSigns([site], 3, 0.5).disturb_(y, 0, 5, 0, image_keys(["x", "y"]), first, last)
+    np.testing.assert_array_equal((y.view(2, -1, size).numpy() - 1) / 0.5, whole[:, first:last])
+
+
+@pytest.mark.parametrize("key", ["clip_tiny", "clip_tiny_sigmoid", "siglip_tiny", "siglip_tiny_softmax"])
+@pytest.mark.parametrize("step", [1.0, 0.1])
+def test_signs_have_the_level_of_exact_first_order(key: str, step: float) -> None:
+    encoder, images = mcdo.load_encoder(key, "cpu"), mcdo.load_images("digits", n=30)
+    kind = Rademacher(0.01, step=step)
+    exact = mcdo.first_order(encoder, images, kind, encoder.feature_dim + 1, 1, progress=False)
+    run = mcdo.monte_carlo(encoder, images, kind, 64, 6, geometry=(), progress=False)
+    for score in ("trace_pre", "trace_post"):
+        ratio = run.scores(score).mean(axis=0) / exact.scores(score)[0]
+        assert np.median(ratio) == pytest.approx(1, abs=0.05), score
+    again = mcdo.monte_carlo(encoder, images.select([3, 7]), kind, 64, 6, geometry=(), batch_size=5, progress=False)
+    np.testing.assert_allclose(again.scores("trace_pre"), run.scores("trace_pre")[:, [3, 7]], rtol=2e-3)
+
+
+@pytest.mark.parametrize("step", [0, 2, "x", float("nan"), True])
+def test_a_step_that_is_none_is_refused(step: Any) -> None:
+    with pytest.raises(McdoError, match=r"Rademacher step = .* a number in \[0.01, 1\]"):
+        Rademacher(step=step)
+
+
 @pytest.mark.parametrize("p", [-0.1, 1.0, float("nan"), True, "x"])
-@pytest.mark.parametrize("kind", [Dropout, TiedDropout, Gaussian, AttentionDropout, StochasticDepth])
+@pytest.mark.parametrize("kind", [Dropout, TiedDropout, Gaussian, Rademacher, AttentionDropout, StochasticDepth])
 def test_an_impossible_probability_is_refused_by_every_kind(kind: Any, p: Any) -> None:
     with pytest.raises(McdoError, match=f"{kind.__name__} p = "):
         kind(p)
