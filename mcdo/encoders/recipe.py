@@ -87,6 +87,11 @@ class Recipe:
         return asdict(self)
 
 
+def replicate_folder(key: str, seed: int, out: Path) -> Path:
+    """Where another training of an embedded encoder lies."""
+    return out / f"{key}-{seed}"
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
     """A word-level tokenizer over the words of the captions; every text ends with <eos>."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors

@@ -24,7 +24,16 @@ from torch.nn import functional
 from mcdo.encoders.card import write_card
 from mcdo.encoders.open_clip_backend import build
 from mcdo.encoders.quiet import quiet_libraries
-from mcdo.encoders.recipe import CLASS_NAMES, CONTEXT_LENGTH, EMBEDDED, TEMPLATES, Recipe, tokenizer, write_untrained
+from mcdo.encoders.recipe import (
+    CLASS_NAMES,
+    CONTEXT_LENGTH,
+    EMBEDDED,
+    TEMPLATES,
+    Recipe,
+    replicate_folder,
+    tokenizer,
+    write_untrained,
+)
 from mcdo.encoders.registry import REGISTRY
 from mcdo.encoders.spec import MODELS_DIR, EncoderSpec
 from mcdo.errors import McdoError, nearest
@@ -141,19 +150,32 @@ def _loss(spec: EncoderSpec, model: Any, shown: Tensor, captions: Tensor, said: 
 
 
 def main() -> None:
-    """Train the models named by ``--keys`` (default: all four) into data/models and write their cards."""
+    """Train the models named by ``--keys`` (default: all four) and write their cards.
+
+    With ``--seeds`` each is trained once for each seed, into a folder KEY-SEED; what is there already is left.
+    """
     parser = argparse.ArgumentParser(prog="python -m mcdo.encoders.train", description="retrain the embedded encoders")
     parser.add_argument("--keys", nargs="+", default=list(EMBEDDED), metavar="KEY", help=" ".join(EMBEDDED))
     parser.add_argument("--out", type=Path, default=MODELS_DIR, help="parent folder of the models")
+    parser.add_argument("--seeds", nargs="+", type=int, default=None, metavar="SEED", help="replicates, into KEY-SEED")
     arguments = parser.parse_args()
     for key in arguments.keys:
         if key not in EMBEDDED:
             raise McdoError(f"{key} is not an embedded encoder; the nearest: {nearest(key, EMBEDDED)}")
-        started = time.perf_counter()
-        losses = train(key, arguments.out / key)
-        seconds = time.perf_counter() - started
-        card = write_card(key, arguments.out / key, Recipe(), losses)
-        print(f"{key}: {seconds:.0f} s, held-out accuracy {card['held_out']['accuracy']:.4f}", flush=True)
+        if arguments.seeds is None:
+            _train_and_tell(key, arguments.out / key, Recipe())
+        for seed in arguments.seeds or ():
+            folder = replicate_folder(key, seed, arguments.out)
+            if not (folder / "card.json").is_file():  # which is written last
+                _train_and_tell(key, folder, Recipe(seed=seed))
+
+
+def _train_and_tell(key: str, folder: Path, recipe: Recipe) -> None:
+    started = time.perf_counter()
+    losses = train(key, folder, recipe)
+    seconds = time.perf_counter() - started
+    card = write_card(key, folder, recipe, losses)
+    print(f"{folder.name}: {seconds:.0f} s, held-out accuracy {card['held_out']['accuracy']:.4f}", flush=True)
 
 
 if __name__ == "__main__":

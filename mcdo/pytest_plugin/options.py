@@ -28,6 +28,7 @@ OWN_DATA = {
     "--retrieval": "exp5: a JSON list of {image_path, captions, correct_index}",
     "--tracking": "exp9: JSON files of frames with tracks, detections and costs, separated by commas",
     "--prompts": "exp10: a file of prompts, one a line as style<TAB>prompt, in place of the bank",
+    "--replicates": "prelim_replicates: a folder of trainings of the embedded encoders, as make replicates makes it",
     "--ood": "rivals: images of another kind, as --images takes them, in place of synthetic ones",
     "--scorers": "rivals: scores of one's own, by commas: a name, python:MODULE:NAME, file:SCORES.csv (npz, parquet)",
     "--cifar10": "subtasks: CIFAR-10's folder or its archive cifar-10-python.tar.gz, in place of the digits",

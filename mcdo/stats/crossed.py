@@ -8,9 +8,10 @@ interval over images alone takes the units for all there are (the language-as-fi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 
 from mcdo.errors import McdoError
@@ -23,60 +24,82 @@ _SMALLEST_P = 1e-100
 
 
 def crossed_mean(values: ArrayLike, draws: ArrayLike, n: int, *, level: float = 0.95) -> Difference:
-    """The mean of ``values`` [E] over E >= 2 units, with the spread over units and the noise of the images in it.
-
-    Var(mean) = s²/E + c. s² is the variance of the values over units (ddof 1); it holds each unit's own image noise
-    already, so that of the images adds only what the units share: c, the mean covariance between two units in the
-    resamples of the images, at least 0 (two-way clusters, Cameron, Gelbach & Miller 2011). The arms of the two add in
-    quadrature, t(E − 1) · √(s²/E) and z · √c (Howe 1974), and p is the level at which the interval touches zero.
+    """The mean of ``values`` [E] over E >= 2 units of one kind: :func:`crossed_contrast` with equal weights.
 
     Coverage of the 95 % interval in simulation, E = 4, N = 100, 2000 data sets: .94–.96, for units that differ by none
     to two standard errors of the image noise, and whether they share that noise or not; an interval over images alone
     covered .60–.94.
+    """
+    E = np.asarray(values).size
+    return crossed_contrast(values, draws, np.full(E, 1 / max(E, 1)), [""] * E, n, level=level)
+
+
+def crossed_contrast(
+    values: ArrayLike, draws: ArrayLike, weights: ArrayLike, kinds: Sequence[str], n: int, *, level: float = 0.95
+) -> Difference:
+    """Σ w_e x_e over the E units of several kinds, with the spread of units within a kind and the image noise in it.
+
+    Var = s² Σ w² + c. s² is the variance of the values within kinds, pooled over them, with E − kinds degrees of
+    freedom; it holds the image noise of single units, less what units of a kind share of it. c is what that leaves of
+    the contrast's own variance in the resamples of the images, w'Σw − Σ w² (d − o) for the mean variance d and the mean
+    covariance o within a kind, at least 0 (two-way clusters, Cameron, Gelbach & Miller 2011). The arms of the two add
+    in quadrature, t(E − kinds) · s √Σw² and z · √c (Howe 1974), and p is the level at which the interval touches zero.
 
     Args:
-        values: the contrast in each unit.
+        values: the figure of each unit, [E].
         draws: the same in each resample of the images' origins, the same origins for all units: [R, E].
+        weights: of the contrast, [E].
+        kinds: the kind of each unit, of which two or more units are wanted.
         n: origins.
         level: of the interval.
 
     """
-    of_units, resampled = numbers("values", values), numbers("draws", draws)
-    E = of_units.size
-    if of_units.ndim != 1 or E < 2 or resampled.ndim != 2 or resampled.shape[1] != E:
+    x, resampled, w = numbers("values", values), numbers("draws", draws), numbers("weights", weights)
+    E = x.size
+    groups = [np.flatnonzero(np.array(list(kinds)) == kind) for kind in dict.fromkeys(kinds)]
+    if (
+        x.ndim != 1 or resampled.ndim != 2 or resampled.shape[1] != E or w.shape != x.shape or len(kinds) != E
+        or min(map(len, groups), default=0) < 2
+    ):  # fmt: skip
         raise McdoError(
-            f"values {list(of_units.shape)} and draws {list(resampled.shape)}: give [E] and [R, E] for E >= 2 units; "
-            "one unit says nothing about others"
+            f"values {list(x.shape)}, draws {list(resampled.shape)} and {len(kinds)} kinds: give [E] and [R, E], and "
+            "two or more units of each kind; one unit says nothing about others"
         )
-    mean, units = float(of_units.mean()), float(of_units.var(ddof=1)) / E
-    images = _shared(resampled)
-    if math.isnan(mean) or math.isnan(images):
+    freedom = E - len(groups)
+    within = sum(float(np.square(x[group] - x[group].mean()).sum()) for group in groups) / freedom
+    value, units, images = float(w @ x), within * float(w @ w), _of_images(resampled, w, groups)
+    if math.isnan(value) or math.isnan(images):
         return Difference(Estimate(math.nan, math.nan, math.nan, n, level), math.nan, math.nan)
-    reach = math.sqrt(_reach2(1 - level, units, images, E))
-    p = _p(mean, units, images, E)
-    return Difference(Estimate(mean, mean - reach, mean + reach, n, level), p, p)
+    reach = math.sqrt(_reach2(1 - level, units, images, freedom))
+    p = _p(value, units, images, freedom)
+    return Difference(Estimate(value, value - reach, value + reach, n, level), p, p)
 
 
-def _shared(draws: Array) -> float:
-    """Mean covariance between two of the E columns of ``draws`` [R, E], at least 0; NaN without two whole rows."""
+def _of_images(draws: Array, w: Array, groups: Sequence[NDArray[np.intp]]) -> float:
+    """Image noise of the contrast that the spread within kinds does not hold; NaN without two whole rows."""
     whole = draws[~np.isnan(draws).any(axis=1)]
     if len(whole) < 2:
         return math.nan
-    covariance, E = np.cov(whole, rowvar=False), draws.shape[1]
-    return float(max(0.0, covariance.sum() - np.trace(covariance)) / (E * (E - 1)))
+    covariance = np.atleast_2d(np.cov(whole, rowvar=False))
+    held = 0.0
+    for group in groups:
+        own, m = covariance[np.ix_(group, group)], len(group)
+        shared = (own.sum() - np.trace(own)) / (m * (m - 1))
+        held += float(w[group] @ w[group]) * float(np.trace(own) / m - shared)
+    return max(0.0, float(w @ covariance @ w) - held)
 
 
-def _reach2(p: float, units: float, images: float, E: int) -> float:
+def _reach2(p: float, units: float, images: float, freedom: int) -> float:
     """Square of an arm of the interval at level 1 − ``p``."""
-    return float(special.stdtrit(E - 1, p / 2) ** 2 * units + special.ndtri(p / 2) ** 2 * images)
+    return float(special.stdtrit(freedom, p / 2) ** 2 * units + special.ndtri(p / 2) ** 2 * images)
 
 
-def _p(mean: float, units: float, images: float, E: int) -> float:
-    if mean == 0:
+def _p(value: float, units: float, images: float, freedom: int) -> float:
+    if value == 0:
         return 1.0
 
     def beyond(log_p: float) -> float:
-        return _reach2(math.exp(log_p), units, images, E) - mean**2
+        return _reach2(math.exp(log_p), units, images, freedom) - value**2
 
     smallest = math.log(_SMALLEST_P)
     return math.exp(optimize.brentq(beyond, smallest, 0.0)) if beyond(smallest) > 0 else 0.0

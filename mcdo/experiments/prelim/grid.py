@@ -88,7 +88,7 @@ def outcomes(degradations: Sequence[str]) -> tuple[str, ...]:
 def analyse(cells: Mapping[Cell, Measured], score: str, origins: Origins, seed: int, resamples: int) -> GridAnalysis:
     """Every figure of ``score`` in the twelve cells, in the same resamples of the origins, and what they differ by."""
     sample = Sample(len(origins), origins, seed, resamples)
-    drawn = {cell: _figures(measured, score, sample) for cell, measured in cells.items()}  # {outcome: [1 + R]}
+    drawn = {cell: figures(measured, score, sample) for cell, measured in cells.items()}  # {outcome: [1 + R]}
     shape = tuple(len(levels) for levels in FACTORS.values())
     grids = {o: np.stack([drawn[cell][o] for cell in CELLS], axis=1).reshape(-1, *shape) for o in drawn[CELLS[0]]}
     encoders = tuple(ENCODERS[made] for made in itertools.product(FACTORS["loss"], FACTORS["tower"]))
@@ -110,14 +110,14 @@ def analyse(cells: Mapping[Cell, Measured], score: str, origins: Origins, seed: 
     )
 
 
-def _figures(cell: Measured, score: str, sample: Sample) -> dict[str, Array]:
+def figures(cell: Measured, score: str, sample: Sample) -> dict[str, Array]:
     """Every outcome in the sample and in each resample of the origins, [1 + R]."""
     trials = cell.scores[score]
     rows = np.stack([trials.mean(axis=0), cell.entropy, cell.own_entropy, cell.norm])
     i, j = np.triu_indices(len(trials), 1)
     more = np.array([after[score] > trials[0] for after in cell.degraded.values()]).reshape(-1, len(cell.norm))
 
-    def figures(weights: Array) -> Array:
+    def on(weights: Array) -> Array:
         pairs = correlation(rank_covariance(trials, weights))[:, i, j]
         ranks = rank_covariance(rows, weights)
         return np.column_stack(
@@ -130,7 +130,7 @@ def _figures(cell: Measured, score: str, sample: Sample) -> dict[str, Array]:
             ]
         )
 
-    whole, draws = sample.both(figures)
+    whole, draws = sample.both(on)
     return dict(zip(outcomes(tuple(cell.degraded)), np.concatenate([whole[None], draws]).T, strict=True))
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mcdo.errors import McdoError
-from mcdo.stats.crossed import crossed_mean
+from mcdo.stats.crossed import crossed_contrast, crossed_mean
 
 Array = NDArray[np.float64]
 
@@ -98,3 +98,38 @@ def test_coverage_over_units_and_images(spread: float, common: float, own: float
     assert 0.917 <= inside / 400 <= 0.983
     if spread:
         assert over_images / 400 < 0.85, "an interval over images alone is no interval over units"
+
+
+def test_two_kinds_without_image_noise_are_the_t_test_of_two_samples() -> None:
+    a, b = np.array([0.1, 0.4, 0.3]), np.array([0.9, 0.5, 0.6])
+    values, weights = np.concatenate([a, b]), np.repeat([-1 / 3, 1 / 3], 3)
+    found = crossed_contrast(values, np.tile(values, (5, 1)), weights, "aaabbb", 100)
+    known = stats.ttest_ind(b, a)
+    assert found.p_value == pytest.approx(known.pvalue)
+    interval = known.confidence_interval(0.95)
+    assert (found.estimate.low, found.estimate.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_what_all_kinds_share_of_the_images_cancels_between_them() -> None:
+    values, weights = np.array([1.0, 2.0, 4.0, 5.0]), np.array([-0.5, -0.5, 0.5, 0.5])
+    shared = np.random.default_rng(1).normal(size=(400, 1)) + values
+    with_noise, without = (
+        crossed_contrast(values, draws, weights, "aabb", 10).estimate for draws in (shared, values + np.zeros((5, 4)))
+    )
+    assert with_noise.high == pytest.approx(without.high)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.2])
+@pytest.mark.parametrize(("common", "of_kind", "own"), [(1.0, 0.0, 0.3), (0.5, 0.7, 0.5)])
+def test_coverage_of_a_contrast_between_kinds(spread: float, common: float, of_kind: float, own: float) -> None:
+    """Two kinds of five units each and 100 images; bars are three standard errors from .95 on either side."""
+    rng, weights = np.random.default_rng(3), np.repeat([-0.2, 0.2], 5)
+    inside = 0
+    for _ in range(400):
+        kinds = of_kind * np.repeat(rng.normal(size=(2, 100)), 5, axis=0)
+        x = spread * rng.normal(size=(10, 1)) + common * rng.normal(size=(1, 100)) + kinds
+        x += own * rng.normal(size=(10, 100))
+        draws = rng.multinomial(100, np.full(100, 0.01), size=200) @ x.T / 100
+        found = crossed_contrast(x.mean(axis=1), draws, weights, "aaaaabbbbb", 100).estimate
+        inside += found.low <= 0 <= found.high
+    assert 0.917 <= inside / 400 <= 0.983

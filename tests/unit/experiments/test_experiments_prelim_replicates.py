@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from mcdo.encoders.recipe import Recipe, replicate_folder
+from mcdo.encoders.train import train
+from mcdo.errors import McdoError
+from mcdo.experiments.prelim.grid import ENCODERS, SITES
+from mcdo.experiments.prelim.replicates import OPTION, Replicates, Training, over_trainings, trainings
+from mcdo.harness import Runner, Session, Settings
+
+SEEDS = 5
+FOUND = tuple(Training(made, seed, f"{key}-{seed}") for made, key in ENCODERS.items() for seed in range(SEEDS))
+
+
+def grid(of_loss: float, of_training: float, seed: int = 0) -> NDArray[np.float64]:
+    """A figure [E, sites, 1 + R]: the sigmoid loss adds ``of_loss``, mlp sites take .2, trainings differ at random."""
+    rng = np.random.default_rng(seed)
+    sigmoid = np.array([each.made[0] == "sigmoid" for each in FOUND])
+    mlp = np.array([site == "mlp" for site in SITES])
+    own = of_loss * sigmoid[:, None] - 0.2 * mlp + of_training * rng.normal(size=(len(FOUND), 1))
+    return np.repeat(own[:, :, None], 6, axis=2)
+
+
+def test_a_loss_is_tested_against_the_trainings() -> None:
+    figure = grid(0.3, 0.1)
+    found = over_trainings(FOUND, figure, 100)
+    marginal = figure[:, :, 0].mean(axis=1).reshape(4, SEEDS)
+    losses = [made[0] for made in ENCODERS]
+    expected = (
+        marginal[[i for i, loss in enumerate(losses) if loss == "sigmoid"]].mean()
+        - marginal[[i for i, loss in enumerate(losses) if loss == "softmax"]].mean()
+    )
+    loss = found.between["loss: sigmoid - softmax"]
+    sd = math.sqrt(marginal.var(axis=1, ddof=1).mean())
+    assert loss.estimate.value == pytest.approx(expected)
+    assert loss.estimate.high - expected == pytest.approx(stats.t.isf(0.025, 16) * sd * math.sqrt(1 / 10 + 1 / 10))
+    assert found.training_sd.value == pytest.approx(sd)
+    assert found.training_sd.low < sd < found.training_sd.high
+    assert found.within["site: mlp - all"].estimate.value == pytest.approx(-0.2)
+    assert found.within["site: mlp - all"].p_holm < 1e-9, "no training differs in it"
+
+
+def test_trainings_that_differ_at_random_make_no_loss() -> None:
+    """Four hundred worlds without any effect, one test each: about 5 % of them find one."""
+    wrong = sum(
+        over_trainings(FOUND, grid(0.0, 0.1, seed), 100).between["loss: sigmoid - softmax"].p_value < 0.05
+        for seed in range(400)
+    )
+    assert wrong / 400 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
+def test_folders_that_are_no_balanced_set_are_named(tmp_path: Path) -> None:
+    with pytest.raises(McdoError, match="clip_tiny: none"):
+        trainings(tmp_path)
+    for key in ENCODERS.values():
+        for seed in (1, 2):
+            replicate_folder(key, seed, tmp_path).mkdir()
+            (replicate_folder(key, seed, tmp_path) / "card.json").touch()
+    assert len(trainings(tmp_path)) == 8
+    (replicate_folder("clip_tiny", 2, tmp_path) / "card.json").unlink()
+    with pytest.raises(McdoError, match="clip_tiny: 1; clip_tiny_sigmoid: 1, 2"):
+        trainings(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_experiment_on_trainings_that_learned_nothing(tmp_path: Path) -> None:
+    for key in ENCODERS.values():
+        for seed in (1, 2):
+            folder = replicate_folder(key, seed, tmp_path)
+            train(key, folder, Recipe(seed=seed, steps=2))
+            (folder / "card.json").touch()
+    settings = Settings(
+        ("clip_tiny",), protocol="quick", own_data={OPTION: str(tmp_path)}, reports=tmp_path / "reports"
+    )
+    experiment = Replicates.configured(settings)
+    (subject,) = Replicates.subjects(settings)
+    completed = Runner(Session(settings)).run(experiment, subject)
+    assert completed.result is not None
+    assert len(completed.result.trainings) == 8
+    assert set(completed.summary["scores"]["trace_pre"]) == set(experiment.outcomes)
+    assert completed.summary["trainings"]["siglip_tiny-2"] == {"made": "sigmoid/timm", "seed": 2}
