@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mcdo.encoders.recipe import Recipe, replicate_folder
-from mcdo.encoders.train import train
 from mcdo.errors import McdoError
 from mcdo.experiments.prelim.grid import ENCODERS, SITES
 from mcdo.experiments.prelim.replicates import OPTION, Replicates, Training, over_trainings, trainings
@@ -71,6 +70,8 @@ def test_folders_that_are_no_balanced_set_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_experiment_on_trainings_that_learned_nothing(tmp_path: Path) -> None:
+    from mcdo.encoders.train import train
+
     for key in ENCODERS.values():
         for seed in (1, 2):
             folder = replicate_folder(key, seed, tmp_path)
