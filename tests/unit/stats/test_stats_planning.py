@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from mcdo.errors import McdoError
+from mcdo.stats import Estimate, reliability, share
+from mcdo.stats.planning import (
+    AssumedForecast,
+    Forecast,
+    Need,
+    PilotForecast,
+    Size,
+    affordable,
+    chance_decided,
+    chance_usable,
+    needed_at,
+    needed_for_usable,
+    needed_images,
+)
+
+Array = NDArray[np.float64]
+PILOT = Size(100, 1, 64)
+PROMISED = 0.8
+REPETITIONS = [120, pytest.param(600, marks=pytest.mark.slow)]
+
+
+def slack(repetitions: int) -> float:
+    """Three standard errors of a share of .8."""
+    return 3 * math.sqrt(PROMISED * (1 - PROMISED) / repetitions)
+
+
+def normal_scores(size: Size, spearman: float, rng: np.random.Generator, at: int = 64) -> Array:
+    """Normal images and noise with that ρ between two trials at ``at`` passes."""
+    icc = 2 * math.sin(math.pi * spearman / 6)
+    own = rng.normal(size=size.images) * math.sqrt(icc / (1 - icc) * size.passes / at)
+    return np.asarray(own + rng.normal(size=(size.trials, size.images)))
+
+
+def variance_scores(size: Size, rng: np.random.Generator) -> Array:
+    """Sample variances of normal passes in three dimensions: skewed images, and noise that grows with them."""
+    freedom = 3 * (size.passes - 1)
+    own = rng.lognormal(0, 0.35, size.images)
+    return np.asarray(own * rng.chisquare(freedom, (size.trials, size.images)) / freedom)
+
+
+def estimate_of(values: Array) -> Estimate:
+    """A mean with Student's interval."""
+    arm = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return Estimate(float(values.mean()), float(values.mean() - arm), float(values.mean() + arm), len(values))
+
+
+def test_the_chance_of_a_decision_is_that_of_a_normal_test() -> None:
+    # (1.96 + 0.8416) standard errors from the bar: the textbook's power of .8
+    assert chance_decided(2.8016, 0.0, 1.0, [0.0]) == pytest.approx(0.8, abs=1e-3)
+    # at the bar the interval misses it one time in twenty, however many images there are
+    assert chance_decided(0.0, 0.0, 0.01, [0.0]) == pytest.approx(0.05, abs=1e-3)
+    # what the pilot does not know makes the far side possible, and a small error then decides almost surely
+    assert chance_decided(0.0, 1.0, 0.01, [0.0]) == pytest.approx(1 - 2 * stats.norm.cdf(0.0196) + 1, abs=1e-3)
+
+
+def test_the_chance_of_lying_in_a_range() -> None:
+    assert chance_decided(1.0, 0.0, 0.1, [0.0, 2.0]) == pytest.approx(1.0)
+    drawn = np.random.default_rng(0).normal(0.9, 0.3, 200_000)
+    arm = stats.norm.ppf(0.975) * 0.3
+    inside = (drawn - arm > 0) & (drawn + arm < 2)
+    outside = (drawn + arm < 0) | (drawn - arm > 2)
+    assert chance_decided(0.9, 0.0, 0.3, [0.0, 2.0]) == pytest.approx(np.mean(inside | outside), abs=5e-3)
+
+
+def test_originals_of_a_claim_by_hand() -> None:
+    """D = 1 standard error of the pilot: P(X > t/√r) + P(X < −t/√r) with X ~ N(1, 1 + 1/r) is .85."""
+    need = needed_images(Estimate(0.4, 0.4 - 0.196, 0.4 + 0.196, 100), [0.3], PILOT)
+    r = need.size.images / 100 if need.size else math.nan
+    spread, arm = math.sqrt(1 + 1 / r), 1.959964 / math.sqrt(r)
+    by_hand = stats.norm.sf((arm - 1) / spread) + stats.norm.cdf((-arm - 1) / spread)
+    assert need.state == "attainable"
+    assert need.outcome == "met"
+    assert by_hand == pytest.approx(need.chance, abs=1e-3)
+    assert 0.85 <= need.chance < 0.86
+
+
+def test_what_the_pilot_decides_needs_no_more() -> None:
+    above, below = Estimate(0.5, 0.4, 0.6, 100), Estimate(0.1, 0.0, 0.2, 100)
+    assert needed_images(above, [0.3], PILOT) == Need("decided", "met", PILOT, 1.0, pytest.approx(0.2))  # type: ignore[arg-type]
+    assert needed_images(below, [0.3], PILOT).outcome == "not met"
+    assert needed_images(Estimate(0.5, 0.4, 0.6, 100), [0.3, 0.7], PILOT).outcome == "met"
+
+
+def test_what_no_size_decides_says_how_near_the_bar_it_lies() -> None:
+    need = needed_images(Estimate(0.3005, 0.3, 0.301, 100), [0.3005], PILOT, most=1000)
+    assert need.state == "out of reach"
+    assert need.size is None
+    assert "the estimate 0.300 is within 0.000 of the bar 0.3005" in need.reason
+    unknown = needed_images(Estimate(0.4, math.nan, math.nan, 100, reason="one trial"), [0.3], PILOT)
+    assert unknown.state == "out of reach"
+    assert "one trial" in unknown.reason
+
+
+@pytest.mark.parametrize("repetitions", REPETITIONS)
+@pytest.mark.parametrize("truth", [0.15, 0.3])
+def test_a_claim_is_decided_at_the_planned_size(truth: float, repetitions: int) -> None:
+    """A mean of truth 1.5 and 3 of the pilot's standard errors from the bar, planned from a pilot of 100 each time."""
+    rng = np.random.default_rng(3)
+    decided = []
+    for _ in range(repetitions):
+        need = needed_images(estimate_of(rng.normal(truth, 1, 100)), [0.0], PILOT)
+        assert need.size is not None
+        ran = estimate_of(rng.normal(truth, 1, need.size.images)) if need.state == "attainable" else None
+        decided.append(ran is None or ran.outcome(0.0) != "undecided")
+    assert np.mean(decided) >= PROMISED - slack(repetitions)
+
+
+@pytest.mark.parametrize("repetitions", REPETITIONS)
+def test_a_share_of_raised_images_is_decided_at_the_planned_size(repetitions: int) -> None:
+    rng = np.random.default_rng(4)
+    decided = []
+    for _ in range(repetitions):
+        need = needed_images(share(rng.uniform(size=120) < 0.84), [0.75], PILOT)
+        if need.state == "attainable" and need.size is not None:
+            decided.append(share(rng.uniform(size=need.size.images) < 0.84).outcome(0.75) != "undecided")
+    assert len(decided) > repetitions / 4
+    assert np.mean(decided) >= PROMISED - slack(len(decided))
+
+
+@pytest.mark.parametrize("repetitions", REPETITIONS)
+@pytest.mark.parametrize(("spearman", "trials"), [(0.84, 5), (0.84, 10), (0.77, 10)])
+def test_reliability_is_decided_at_the_size_planned_from_assumptions(
+    spearman: float, trials: int, repetitions: int
+) -> None:
+    need = needed_at(AssumedForecast(spearman, 64), 64, trials)
+    assert need.size is not None
+    assert need.outcome == ("met" if spearman > 0.8 else "not met")
+    rng = np.random.default_rng(5)
+    runs = [reliability(normal_scores(need.size, spearman, rng), seed=i, resamples=300) for i in range(repetitions)]
+    decided = [run.p_usable <= 0.05 or run.decision() == "not met" for run in runs]
+    assert np.mean(decided) >= PROMISED - slack(repetitions)
+
+
+@pytest.mark.parametrize("repetitions", [30, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("passes", [8, 32])
+def test_a_score_is_usable_at_the_size_planned_from_a_pilot(passes: int, repetitions: int) -> None:
+    """A pilot of 120 skewed images below and at the bar, a plan, and what then happens, each time anew."""
+    rng = np.random.default_rng(6)
+    decided = []
+    for i in range(repetitions):
+        pilot = PilotForecast(variance_scores(Size(120, 5, passes), rng), passes, seed=i)
+        need = needed_for_usable(pilot)
+        assert need.state == "attainable"
+        assert need.size is not None
+        run = reliability(variance_scores(need.size, rng), seed=i, resamples=300)
+        decided.append(run.p_usable <= 0.05 if need.outcome == "met" else run.decision() == "not met")
+    assert np.mean(decided) >= PROMISED - slack(repetitions)
+
+
+@pytest.mark.parametrize("make", [lambda: AssumedForecast(0.9, 64), lambda: _pilot()])
+def test_more_of_anything_decides_more(make: Callable[[], Forecast]) -> None:
+    forecast = make()
+    chances = [
+        chance_usable(forecast.margins(size))
+        for size in (Size(60, 5, 64), Size(240, 5, 64), Size(240, 10, 64), Size(240, 10, 128))
+    ]
+    assert chances == sorted(chances)
+    assert chances[0] < chances[-1]
+
+
+def _pilot() -> PilotForecast:
+    return PilotForecast(variance_scores(Size(200, 10, 64), np.random.default_rng(0)), 64)
+
+
+def test_the_cheapest_size_is_found() -> None:
+    """By exhaustion over a small grid of K, T and N."""
+    forecast = AssumedForecast(0.7, 64)
+    need = needed_for_usable(forecast, trials=(5, 10), passes=(64, 128, 256))
+    sizes = [Size(n, K, T) for K in (5, 10) for T in (64, 128, 256) for n in range(100, 1200, 4)]
+    enough = [size.total for size in sizes if chance_usable(forecast.margins(size)) >= 0.85]
+    assert need.size is not None
+    assert need.size.total == pytest.approx(min(enough), rel=0.02)
+
+
+def test_noise_alone_is_not_made_usable_by_passes() -> None:
+    """Images that do not differ: ρ is zero at any T, and that is what will be decided."""
+    rng = np.random.default_rng(1)
+    pilot = PilotForecast(np.exp(rng.normal(size=(5, 300)) + 0.4 * rng.normal(size=300)), 64)
+    need = needed_for_usable(pilot, passes=(64,))
+    assert need.outcome == "not met"
+    assert "more passes do not make it usable" in need.reason
+
+
+def test_noise_that_a_trial_shares_does_not_fall_with_images() -> None:
+    rng = np.random.default_rng(2)
+    own, common = rng.normal(size=200), rng.normal(size=(10, 1)) * rng.normal(size=200)
+    pilot = PilotForecast(2.6 * own + common, 8, shared_noise=True)
+    few, many = (pilot.margins(Size(n, 10, 8))["snr"] for n in (200, 200_000))
+    arms = [margin.expected.centre - math.log(margin.expected.lower(0.95)) for margin in (few, many)]
+    assert arms[1] > 0.5 * arms[0]
+
+
+def test_a_pilot_without_intervals_is_refused() -> None:
+    with pytest.raises(McdoError, match="two trials cannot show"):
+        PilotForecast(np.random.default_rng(0).normal(size=(2, 50)) + np.arange(50), 8)
+    with pytest.raises(McdoError, match="0 < spearman < 1"):
+        AssumedForecast(1.0, 64)
+    with pytest.raises(McdoError, match="power"):
+        needed_images(Estimate(0.4, 0.3, 0.5, 10), [0.2], PILOT, power=1.0)
+
+
+def test_a_budget_gives_up_trials_first_then_images_then_passes() -> None:
+    full, least = Size(500, 10, 64), Size(100, 5, 16)
+    assert affordable(full.total, full, least) == full
+    assert affordable(500 * 5 * 64, full, least) == Size(500, 5, 64)
+    assert affordable(100 * 5 * 64, full, least) == Size(100, 5, 64)
+    assert affordable(100 * 5 * 64 - 1, full, least) == Size(199, 5, 32)
+    assert affordable(least.total, full, least) == least
+    assert affordable(least.total - 1, full, least) is None
+    with pytest.raises(McdoError, match="no more than"):
+        affordable(1e6, least, full)
