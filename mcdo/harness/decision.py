@@ -19,6 +19,7 @@ from mcdo.errors import McdoError
 from mcdo.harness.requests import Images
 from mcdo.report.files import read_json, write_json
 from mcdo.report.judgement import ALPHA, Outcome
+from mcdo.report.made import made
 from mcdo.report.terminal import Table, interval
 from mcdo.schema import checked, with_nan, without_nan
 from mcdo.stats import THRESHOLDS, Estimate, Reliability, usable_cells
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 Decision = Literal["GO", "NO-GO", "UNDECIDED"]
 FILE = "verdict.json"
-_SEAL = "checksum"
+_SEAL, _MADE = "checksum", "made"
 LEAST_ORIGINS = 100
 """Originals below which there is no verdict."""
 
@@ -168,7 +169,7 @@ class Verdict:
 
     def write(self, reports: Path) -> Path:
         """Where later phases look for it."""
-        facts = self.as_dict()
+        facts = {**self.as_dict(), _MADE: made()}
         return write_json(reports / FILE, {**facts, _SEAL: _digest(facts)})
 
     @classmethod
@@ -182,11 +183,13 @@ class Verdict:
         remedy = "run pytest -m phase1"
         facts = read_json(reports / FILE, remedy)
         seal = facts.pop(_SEAL, None)
+        digest = _digest(facts)
+        facts.pop(_MADE, None)
         try:
             verdict: Verdict = checked(with_nan(facts, cls), cls, reports / FILE)
         except McdoError as error:
             raise McdoError(f"{error}, so it is damaged or of another version; {remedy}") from error
-        if seal != _digest(facts):
+        if seal != digest:
             raise McdoError(f"{reports / FILE} is not as it was written: it is damaged, or was changed; {remedy}")
         return verdict
 

@@ -167,7 +167,9 @@ def _written(
         written.append((write_text if isinstance(value, str) else write_json)(place(name), value))
     if files.summary:
         written.append(write_json(place(files.summary), summary))
-    sections = experiment.overall(result, summary) if files.overall else {}
+    sections = dict(experiment.overall(result, summary)) if files.overall else {}
+    if sections:
+        sections["provenance"] = {name: summary[name] for name in ("config", "sites", "provenance", "made")}
     for section, value in sections.items():
         add_to_json(place(files.overall), settings.session, section, about, value)
     if sections:

@@ -193,6 +193,7 @@ def test_a_verdict_is_read_as_it_was_written(tmp_path: Path) -> None:
     infinite = replace(USABLE, snr=Estimate(9.0, 8.0, math.inf, N))
     found = replace(verdict(gates={"x": "passed"}), cells=(infinite,), sites=("fc1", "fc2"))
     found.write(tmp_path)
+    assert {"time", "mcdo", "python", "commit"} <= json.loads((tmp_path / "verdict.json").read_text())["made"].keys()
     back = Verdict.read(tmp_path)
     assert math.isnan(back.cells[0].snr.high)  # JSON has no infinity
     known = replace(back.cells[0].snr, high=math.inf)

@@ -96,7 +96,9 @@ def test_an_experiment_is_measured_computed_judged_and_written_once(tmp_path: Pa
     assert summary["config"]["n"] == 8
     assert summary["claims"][0]["outcome"] == "met"
     assert "torch" in summary["provenance"]["versions"]
-    assert json.loads((folder / "norms_overall.json").read_text())["results"]["clip_tiny"] == summary
+    overall = json.loads((folder / "norms_overall.json").read_text())
+    assert overall["results"]["clip_tiny"] == summary
+    assert overall["provenance"]["clip_tiny"]["made"] == summary["made"]
 
 
 def test_what_was_not_requested_is_refused(tmp_path: Path) -> None:
