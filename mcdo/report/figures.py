@@ -14,7 +14,7 @@ from mcdo.report.files import written
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
     from matplotlib.text import Text
 
 Panel = Callable[["Axes"], None]
@@ -22,22 +22,37 @@ Panel = Callable[["Axes"], None]
 
 PANEL_SIZE = (5.6, 5.0)
 """Inches."""
+LEGEND_LETTERS = 72
+"""Letters of a legend's text that stand beside each other below a panel."""
 
 
 def draw(panels: Sequence[Panel], title: str, columns: int = 3) -> Figure:
-    """``panels`` in rows of at most ``columns``, under ``title``."""
+    """``panels`` in rows of at most ``columns``, under ``title``; each panel's legend stands below it, off the data."""
     from matplotlib.figure import Figure  # half a second that only those who draw should wait
 
     rows = math.ceil(len(panels) / columns)
     across = min(columns, len(panels))
     figure = Figure(figsize=(PANEL_SIZE[0] * across, PANEL_SIZE[1] * rows), layout="constrained")
     figure.suptitle(title)
-    places = figure.subplots(rows, across, squeeze=False).ravel()
-    for panel, axes in zip(panels, places, strict=False):
+    places = figure.subfigures(rows, across, squeeze=False).ravel()
+    for panel, place in zip(panels, places, strict=False):
+        axes = place.subplots()
         panel(axes)
-    for axes in places[len(panels) :]:
-        axes.remove()
+        _put_legend_below(axes, place)
     return figure
+
+
+def _put_legend_below(axes: Axes, place: SubFigure) -> None:
+    legend = axes.get_legend()
+    if legend is None:
+        return
+    handles, labels = axes.get_legend_handles_labels()
+    legend.remove()
+    widest = max(map(len, labels), default=1)
+    place.legend(
+        handles, labels, loc="outside lower center", ncols=max(1, min(len(labels), LEGEND_LETTERS // (widest + 6))),
+        fontsize="small", title=legend.get_title().get_text() or None,
+    )  # fmt: skip
 
 
 FORMATS = {"png": {"Software": ""}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}

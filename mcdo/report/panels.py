@@ -60,6 +60,7 @@ def interval_panel(axes: Axes, series: Mapping[str, Mapping[str, Estimate]], bar
     if bar is not None:
         axes.axhline(bar, color="black", linestyle="--", linewidth=1, label=f"bar {bar:g}")
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_xlim(-0.5, len(names) - 0.5)  # no point on the frame
     axes.set_ylabel(label)
     axes.grid(axis="y", alpha=0.3)
     axes.legend()

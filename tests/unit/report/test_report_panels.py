@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mcdo.report.figures import draw
 from mcdo.report.panels import interval_panel
 from mcdo.stats import Estimate
 
@@ -72,3 +73,16 @@ def test_an_arm_without_end_is_an_arrow() -> None:
     markers = {cap.get_marker() for cap in box.lines[1] if heights(cap)}
     assert heights(box.lines[0]) == [1.0]
     assert len(markers) == 2, "a cap below, an arrow above"
+
+
+def test_no_legend_lies_on_data() -> None:
+    names = [f"score {i}" for i in range(7)]
+    estimates = {name: {"clip_tiny": Estimate(i, i - 0.5, i + 0.5, 9)} for i, name in enumerate(names)}
+    figure = draw([lambda axes: interval_panel(axes, estimates, 0.3, "ρ")], "a figure")
+    figure.draw_without_rendering()
+    (axes,), (place,) = figure.axes, figure.subfigs
+    (legend,) = place.legends
+    assert axes.get_legend() is None
+    assert {text.get_text() for text in legend.get_texts()} == {*names, "bar 0.3"}
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
