@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import overload
 
@@ -86,7 +86,7 @@ class BlockLoop:
 
     Attributes:
         rows: as they are now.
-        restored: bool ``[N]``, images that an earlier process measured.
+        restored: bool ``[N]``, images that were measured, here or by another process.
 
     """
 
@@ -98,7 +98,6 @@ class BlockLoop:
         self._stopping = threading.Event()
         self._local = threading.local()
         self._keeper: Keeper | None = None
-        self._begun: dict[tuple[int, ...], Arrays] = {}
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
@@ -115,33 +114,34 @@ class BlockLoop:
         """Number of images in :attr:`blocks`."""
         return sum(stop - start for start, stop in self.blocks)
 
-    def restore(self, partial: Iterable[Arrays]) -> None:
-        """Take over what an earlier process kept of blocks that it did not finish."""
-        self._begun = {tuple(each["block"].tolist()): each for each in partial}
-
     def begun(self, start: int, stop: int) -> Arrays | None:
         """The state that an earlier process kept of this block, of the same size of batches, if there is one."""
-        return self._begun.pop((start, stop, self.rows), None)
+        found = None if self._keeper is None else self._keeper.kept(start)
+        return found if found is not None and found["block"].tolist() == [start, stop, self.rows] else None
 
-    def run(self, measure: Callable[[int, int], None], keeper: Keeper, bar: Progress) -> None:
-        """Measure what was not restored.
+    def run(self, measure: Callable[[int, int], None], keeper: Keeper, bar: Progress, each: int = 0) -> None:
+        """Measure what was not restored and no other process measures; what they do is restored.
 
         Args:
             measure: measures images ``start:stop`` and calls :meth:`tick` as it goes; called from several threads, and
                 again with fewer images where memory ran out.
             keeper: told of finished blocks, and made to save what there is when anything goes wrong.
             bar: counts what :meth:`tick` is told.
+            each: what an image counts for that another process has measured.
 
         Raises:
             McdoError: for too little memory for one image.
+            NotWholeError: if others measure what is left, and this process does not wait.
 
         """
         self._bar, self._keeper = bar, keeper
         self._stopping.clear()
-        blocks = self.blocks
-        workers = self._workers(len(blocks))  # before operations are kept to one thread
+        workers = self._workers(len(self.blocks))  # before operations are kept to one thread
 
         def block(ends: tuple[int, int]) -> None:
+            self.check_wanted()
+            if self.restored[slice(*ends)].all() or not self._claimed(keeper, ends, each):
+                return
             try:
                 with stoppable(self._stopping):
                     self._pieces(measure, *ends)
@@ -149,17 +149,36 @@ class BlockLoop:
                 if self._local.state is not None:
                     keeper.keep(self._local.block, self._local.state, now=True)
                 raise
+            with self._lock:
+                self.restored[slice(*ends)] = True
             keeper.add(*ends)
 
         with one_thread(), ThreadPoolExecutor(workers) as pool:
             try:
-                for _ in pool.map(block, blocks):
-                    pass
+                while left := self.blocks:
+                    for _ in pool.map(block, left):
+                        pass
+                    keeper.save()
+                    if left := self.blocks:
+                        before = self.restored.sum()
+                        keeper.wait([start for start, _ in left])
+                        bar.update(each * int(self.restored.sum() - before))
             except BaseException:
                 self._stopping.set()
                 pool.shutdown(cancel_futures=True)
                 keeper.save()
                 raise
+
+    def _claimed(self, keeper: Keeper, ends: tuple[int, int], each: int) -> bool:
+        """Whether a block is this process' to measure; what others have done meanwhile is counted."""
+        with self._lock:
+            before = self.restored.sum()
+            mine = keeper.claim(ends[0])
+            self._bar.update(each * int(self.restored.sum() - before))
+        if mine and self.restored[slice(*ends)].all():
+            keeper.release(ends[0])
+            return False
+        return mine
 
     def tick(self, passes: int, state: Callable[[], Arrays] | None = None) -> None:
         """Count image-passes, or products, of a batch that ``measure`` has done with.

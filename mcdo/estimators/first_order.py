@@ -96,7 +96,7 @@ def first_order(
     def packed(run: FirstOrderRun) -> tuple[Arrays, dict[str, Any]]:
         return run.arrays(), {"label": run.label(images), **run.facts()}
 
-    return measured_once(store, key, find, measure, packed, progress=bool(progress))
+    return measured_once(store, key, find, measure, packed, progress=bool(progress), shared=True)
 
 
 class _Measurement:
@@ -121,17 +121,17 @@ class _Measurement:
 
     def run(self, parts: Unfinished | None, progress: Reporting) -> FirstOrderRun:
         self._restore(parts.parts(self._check_part) if parts else ())
-        self.loop.restore(parts.partial() if parts else ())
         basis = noise_basis(self.encoder, self.config.dropout)
         draws = [
             stratified_probes(basis, self.config.probes - 1, self.config.seed, trial)
             for trial in range(self.config.trials)
         ]
         self._probes = torch.stack(draws).to(self.encoder.device)
-        keeper = Keeper(parts, self._part, {"label": {"encoder": self.encoder.key, "images": self.images.name}})
+        label = {"encoder": self.encoder.key, "images": self.images.name}
+        keeper = Keeper(parts, self._part, {"label": label}, self._restore, self._check_part)
         what = f"{self.encoder.key} on {self.images.name}, first order"
         with progress_of(progress, self.loop.left * self._products, what, "products") as bar:
-            self.loop.run(self._images, keeper, bar)
+            self.loop.run(self._images, keeper, bar, self._products)
         return FirstOrderRun(
             config=self.config,
             encoder=self.encoder.key,

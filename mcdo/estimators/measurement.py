@@ -168,7 +168,8 @@ class Measurement:
         """Measure what was not restored."""
         with perturbed(self.encoder, self.config.dropout, self.config.seed) as tower:
             tower.before_map = self.loop.check_wanted
-            self.loop.run(lambda start, stop: self._images(tower, start, stop), keeper, bar)
+            passes = self.config.trials * self.config.passes[-1]
+            self.loop.run(lambda start, stop: self._images(tower, start, stop), keeper, bar, passes)
 
     def _images(self, tower: PerturbedTower, start: int, stop: int) -> None:
         """All trials of images ``start:stop``."""

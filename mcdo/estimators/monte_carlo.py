@@ -55,9 +55,9 @@ def monte_carlo(
         batch_size: rows (images × passes) of one forward pass; halved when memory runs out.
         store: where results are kept and looked up; None measures anew. A stored run of more images, trials or T
             serves as well: its numbers are the same up to rounding. Finished blocks of images are kept as the
-            measurement goes, so that one that was killed is resumed, to the same bits on a CPU. Of several processes
-            that want the same run, one measures and the others wait. Whether the store can be written is checked before
-            any pass is spent; if it still fails afterwards, the run is returned with an UnsavedResultWarning.
+            measurement goes, so that one that was killed is resumed, to the same bits on a CPU. Several processes that
+            want the same run share its blocks. Whether the store can be written is checked before any pass is spent; if
+            it still fails afterwards, the run is returned with an UnsavedResultWarning.
         pixels: prepared pixels of ``images``, or how to get them, where the caller keeps them.
         weights: from a calibration set, for weighted_trace and topk_trace.
         scores: registered scores to be taken beside mcdo's own (default: all that are registered or installed).
@@ -86,6 +86,7 @@ def monte_carlo(
         ),
         packed=lambda run: _packed(run, images),
         progress=bool(progress),
+        shared=True,
     )
 
 
@@ -103,12 +104,11 @@ def _measure(
     measurement = Measurement(encoder, images, config, pixels, weights, rows)
     if parts is not None:
         measurement.restore(parts.parts(measurement.check_part))
-        measurement.loop.restore(parts.partial())
     left = measurement.loop.left
     what = f"{encoder.key} on {images.name}" + ("" if left == len(images) else f" (resumed, {left} images left)")
     facts = {"label": _label(encoder.key, images, config)}
     with progress_of(progress, left * config.trials * config.passes[-1], what) as bar:
-        measurement.run(bar, Keeper(parts, measurement.arrays, facts))
+        measurement.run(bar, Keeper(parts, measurement.arrays, facts, measurement.restore, measurement.check_part))
     return MonteCarloRun(
         config=config,
         encoder=encoder.key,

@@ -158,7 +158,6 @@ class _Measurement:
 
     def run(self, progress: Reporting) -> PassCovariance:
         self._restore(self._parts.parts(self._check_part) if self._parts else ())
-        self.loop.restore(self._parts.partial() if self._parts else ())
         alive_sites(self.encoder, self.pixels, self.config.dropout)
         passes = self.config.trials * self.config.passes[-1]
         keeper = Keeper(self._parts, self._part, {"label": _label(self.encoder, self.images, self.config)})

@@ -4,6 +4,9 @@ Finished blocks of images are kept as parts, and of those that are not, the pass
 loses what was done since the last save: a batch of passes, or ``SAVE_EVERY_S`` seconds, or where saving is slow a
 hundred times as long as a save takes but no more than ``MOST_S`` (ten times as long, where a save takes more than half
 a second). SIGTERM and SIGHUP save as Ctrl-C does.
+
+Processes that want the same run share its blocks: each is measured by the one that claims it, who keeps the claim until
+the block is in a part, and takes over what others have kept.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +26,7 @@ from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
 from mcdo.names import say
-from mcdo.store import Arrays, Store, Unfinished, UnsavedResultWarning, open_store
+from mcdo.store import Arrays, FinishedElsewhereError, Store, Unfinished, UnsavedResultWarning, open_store
 
 SAVE_EVERY_S = 2.0
 MOST_S = 5.0
@@ -42,6 +45,8 @@ def measured_once(
     measure: Callable[[Unfinished | None], Result],
     packed: Callable[[Result], tuple[Arrays, Mapping[str, Any]]],
     progress: bool,
+    *,
+    shared: bool = False,
 ) -> Result:
     """A run from the store, or measured and kept there.
 
@@ -52,10 +57,13 @@ def measured_once(
         measure: the run, from what an earlier process has left of it.
         packed: arrays and facts of a run, for the store.
         progress: say whom this process waits for.
+        shared: processes share the blocks of the run, as the :class:`Keeper` that ``measure`` makes says; else one
+            measures and the others wait.
 
     Raises:
         McdoError: for a store that cannot be written, before anything is measured. If it fails afterwards, the run is
             returned with an UnsavedResultWarning.
+        NotWholeError: if the store says not to wait for other processes, and they measure what is missing.
 
     """
     opened = open_store(store)
@@ -67,12 +75,22 @@ def measured_once(
         return run
     opened.check_writable()
     parts = opened.unfinished(name)
-    with parts.held(_notify if progress else _say_nothing):
-        run = find(opened, name)  # by the process that was waited for
-        if run is not None:
-            return run
-        with interrupted_by_signals():
-            run = measure(parts)
+    tell = notify if progress else _say_nothing
+    with parts.shared(tell) if shared else parts.held(tell):
+        begun = False
+        while True:
+            run = find(opened, name)  # by the process that was waited for
+            if run is not None:
+                if begun:
+                    parts.remove()  # of what was measured here as well
+                return run
+            begun = True
+            try:
+                with interrupted_by_signals():
+                    run = measure(parts)
+                break
+            except FinishedElsewhereError:
+                continue
         try:
             opened.put(name, *packed(run))
             parts.remove()
@@ -109,7 +127,8 @@ def check_columns(columns: NDArray[Any], n: int) -> int:
     return len(columns)
 
 
-def _notify(line: str) -> None:
+def notify(line: str) -> None:
+    """Tell people, on standard error."""
     say(line, sys.stderr)
 
 
@@ -118,30 +137,80 @@ def _say_nothing(line: str) -> None:
 
 
 class Keeper:
-    """Saves finished images as parts of a stored result, now and then.
+    """Saves finished images as parts of a stored result, now and then, and takes over those of other processes.
 
     Args:
         parts: where they are kept; None keeps nothing.
         arrays: gives what was measured of some images, by their columns.
         facts: what is kept beside each part.
+        restore: takes over parts that :func:`arrays` gave, if blocks may be shared with other processes.
+        fits: raises ValueError or KeyError for a part that ``restore`` cannot take.
 
     """
 
     def __init__(
-        self, parts: Unfinished | None, arrays: Callable[[NDArray[np.int64]], Arrays], facts: Mapping[str, Any]
+        self,
+        parts: Unfinished | None,
+        arrays: Callable[[NDArray[np.int64]], Arrays],
+        facts: Mapping[str, Any],
+        restore: Callable[[Iterable[Arrays]], None] | None = None,
+        fits: Callable[[Arrays, Mapping[str, Any]], object] = lambda arrays, facts: None,
     ) -> None:
         self._parts, self._arrays, self._facts = parts, arrays, facts
+        self._restore, self._fits = restore, fits
         self._lock = threading.Lock()
         self._columns: list[int] = []
+        self._blocks: list[int] = []
         self._next = time.monotonic() + SAVE_EVERY_S
         self._begun: dict[int, float] = {}
         """When the passes so far of a block are to be kept next, by its first image."""
         self._warned = False
 
+    def claim(self, block: int) -> bool:
+        """Whether this process is to measure the block that begins with this image: no other is at it.
+
+        What others have finished meanwhile is restored, this block perhaps among it.
+        """
+        if self._parts is None or self._restore is None:
+            return True
+        if not self._parts.claim(block):
+            return False
+        self.take_over()
+        return True
+
+    def release(self, block: int) -> None:
+        """Give a claimed block back."""
+        if self._parts is not None and self._restore is not None:
+            self._parts.release(block)
+
+    def take_over(self) -> None:
+        """Restore what others have kept since the last time. Raises FinishedElsewhereError if they have kept all."""
+        if self._parts is not None and self._restore is not None:
+            with self._lock:
+                self._restore(self._parts.parts(self._fits))
+            self._parts.check_unfinished()  # after that: who finishes it removes the parts
+
+    def wait(self, blocks: Sequence[int]) -> None:
+        """Wait a moment for those who measure the blocks that begin with these images.
+
+        Raises:
+            NotWholeError: if this process is not to.
+            FinishedElsewhereError: if they have finished all.
+
+        """
+        assert self._parts is not None
+        self._parts.wait(blocks)
+        self.take_over()
+
+    def kept(self, block: int) -> Arrays | None:
+        """What :meth:`keep` has kept of a block, here or in another process."""
+        return None if self._parts is None else self._parts.kept(block)
+
     def add(self, start: int, stop: int) -> None:
         """Count images ``start:stop`` as finished, and save when it is time; for the thread that measured them."""
         with self._lock:
             self._columns.extend(range(start, stop))
+            self._blocks.append(start)
             if time.monotonic() >= self._next:
                 self._save()
 
@@ -174,6 +243,9 @@ class Keeper:
             for block in set(columns.tolist()).intersection(self._begun):
                 self._parts.drop(block)
                 del self._begun[block]
+            for block in self._blocks:
+                self.release(block)
+            self._blocks.clear()
         except McdoError as error:  # the measurement matters more than what would be lost if it were killed
             self._warn(error)
         self._next = _next(began)

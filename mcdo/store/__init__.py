@@ -3,16 +3,29 @@
 One safetensors file per measurement, named by a hash of all that decides its numbers. A file is written under a
 temporary name, flushed and renamed, so a reader sees a whole file or none; its checksum and the key that it was written
 for are verified on reading, and a damaged file is reported and set aside. A measurement that is under way keeps its
-parts beside the place of the whole, so that a process that is killed loses little; a lock lets one process at a time
-work on it.
+parts beside the place of the whole, so that a process that is killed loses little; leases let several processes share
+it, on one machine or many.
 """
 
 from mcdo.store.files import Arrays, canonical_json, check_shapes
-from mcdo.store.store import DamagedResultWarning, Store, StoreWarning, Unfinished, UnsavedResultWarning, open_store
+from mcdo.store.store import (
+    DamagedResultWarning,
+    FinishedElsewhereError,
+    NotWholeError,
+    Part,
+    Store,
+    StoreWarning,
+    Unfinished,
+    UnsavedResultWarning,
+    open_store,
+)
 
 __all__ = [
     "Arrays",
     "DamagedResultWarning",
+    "FinishedElsewhereError",
+    "NotWholeError",
+    "Part",
     "Store",
     "StoreWarning",
     "Unfinished",

@@ -6,9 +6,11 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,15 @@ from numpy.typing import NDArray
 
 from mcdo.errors import McdoError, UnwrittenWarning
 from mcdo.store.files import DAMAGE, UNWRITTEN, Arrays, canonical_json, checksum, read, read_facts, write
-from mcdo.store.locks import held
+from mcdo.store.leases import POLL_S, Leases, Owner, held, owner
 
 RESULT, PARTS, LOCK, ASIDE = ".safetensors", ".parts", ".lock", ".damaged"
 MARKER = "mcdo-store"
 """Name of the file that makes a folder a store."""
 PARTIAL = "partial-"
 """What begins the name of a file that holds some passes of a block."""
+BLOCK = "block-"
+"""What begins the name of the lease of a block."""
 _HALF = 32
 _ROOM = 2**16
 
@@ -47,11 +51,39 @@ class UnsavedResultWarning(StoreWarning):
     """Something that was measured could not be kept."""
 
 
-class Store:
-    """A folder of measurements."""
+class NotWholeError(McdoError):
+    """A measurement lacks what other processes measure, and this one does not wait for them."""
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+
+class FinishedElsewhereError(Exception):
+    """A measurement has become whole while this process worked on it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a process does of a measurement that several share.
+
+    Attributes:
+        owns: whether it measures the block that begins with this image; None for all that nobody else is at.
+        waits: whether it waits for what others measure.
+
+    """
+
+    owns: Callable[[int], bool] | None = None
+    waits: bool = True
+
+
+class Store:
+    """A folder of measurements.
+
+    Args:
+        root: the folder.
+        part: what this process does of those that it wants and that are not whole.
+
+    """
+
+    def __init__(self, root: Path | str, part: Part = Part()) -> None:
+        self.root, self.part = Path(root), part
 
     @staticmethod
     def key(family: Mapping[str, Any], member: Mapping[str, Any] | None = None) -> str:
@@ -130,46 +162,92 @@ class Store:
 
     def unfinished(self, key: str) -> Unfinished:
         """The parts of a measurement that is not whole yet."""
-        return Unfinished(self.path(key))
+        return Unfinished(self.path(key), self.part)
 
 
 class Unfinished:
-    """A measurement that is under way: its parts, and the lock that lets one process at a time work on it.
+    """A measurement that is under way: its parts, and the leases that keep processes from doing the same twice."""
 
-    The lock is the kernel's, so that of a killed process is free at once.
-    """
-
-    def __init__(self, result: Path) -> None:
-        self._result, self._folder = result, result.with_suffix(PARTS)
+    def __init__(self, result: Path, part: Part) -> None:
+        self._result, self._folder, self._part = result, result.with_suffix(PARTS), part
+        self._known: set[str] = set()
+        self._leases: Leases | None = None
+        self._tell: Callable[[str], None] = lambda line: None
+        self._told = False
 
     @contextmanager
     def held(self, tell: Callable[[str], None]) -> Iterator[None]:
         """Wait until no other process works on this measurement, and keep others away meanwhile.
 
         Args:
-            tell: is told whom this process waits for, and where there are no locks.
+            tell: is told whom this process waits for, from whom it takes over, and where there are no leases.
 
         Raises:
-            McdoError: if the folder cannot be written.
+            NotWholeError: if another does, and this process does not wait.
 
         """
-        with ExitStack() as stack:
-            try:
-                self._result.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(held(self._result.with_suffix(LOCK), tell))
-            except OSError as error:
-                raise _unwritable(self._result.parent, error) from error
+        with held(self._whole_lock, tell, waits=self._part.waits) as mine:
+            if not mine:
+                raise NotWholeError(f"{self._result.stem[:8]} is being measured by {owner(self._whole_lock)}")
             yield
 
+    @property
+    def _whole_lock(self) -> Path:
+        return self._result.with_suffix(LOCK)
+
+    @contextmanager
+    def shared(self, tell: Callable[[str], None]) -> Iterator[None]:
+        """Work on this measurement beside other processes, block by block: see :meth:`claim`."""
+        self._tell = tell
+        with Leases(tell) as leases:
+            self._leases = leases
+            try:
+                yield
+            finally:
+                self._leases = None
+
+    def claim(self, block: int) -> bool:
+        """Whether the block that begins with this image is this process' to measure, from now on.
+
+        What others have finished has to be looked at after this: they give a block back when its part is kept.
+        """
+        if self._leases is None:
+            return True
+        if self._part.owns is not None and not self._part.owns(block):
+            return False
+        return self._leases.take(self._lease(block))
+
+    def release(self, block: int) -> None:
+        """Give a claim back: the block is in a part that is kept, or not going to be measured."""
+        if self._leases is not None:
+            self._leases.drop(self._lease(block))
+
+    def _lease(self, block: int) -> Path:
+        return self._folder / f"{BLOCK}{block}{LOCK}"
+
+    def check_unfinished(self) -> None:
+        """Raise FinishedElsewhereError if the measurement has become whole."""
+        if self._result.exists():
+            raise FinishedElsewhereError
+
+    def wait(self, blocks: Sequence[int]) -> None:
+        """Wait a moment for what others measure.
+
+        Raises:
+            NotWholeError: if this process does not wait, or nobody can tell whether another ever measures them.
+
+        """
+        owns = self._part.owns
+        if not self._part.waits or (owns is not None and not all(map(owns, blocks))):
+            raise NotWholeError(f"{self._result.stem[:8]} lacks {len(blocks)} blocks that others measure")
+        if not self._told:
+            self._told = True
+            whose = next(filter(lambda each: each.pid, map(owner, map(self._lease, blocks))), Owner())
+            self._tell(f"{self._result.stem[:8]} is being measured by {whose} as well; waiting for it")
+        time.sleep(POLL_S)
+
     def parts(self, fits: Fits = whatever) -> Iterator[dict[str, NDArray[Any]]]:
-        """The parts that are here; damaged ones, and those that do not fit, are set aside."""
-        yield from self._read(fits, partial=False)
-
-    def partial(self, fits: Fits = whatever) -> Iterator[dict[str, NDArray[Any]]]:
-        """What :meth:`keep` has kept of blocks that are not finished."""
-        yield from self._read(fits, partial=True)
-
-    def _read(self, fits: Fits, *, partial: bool) -> Iterator[dict[str, NDArray[Any]]]:
+        """The parts that this object has not given or kept yet; damaged ones, and those that do not fit, go aside."""
         try:
             names = sorted(name for name in os.listdir(self._folder) if name.endswith(RESULT))
         except FileNotFoundError:
@@ -177,10 +255,16 @@ class Unfinished:
         except OSError as error:
             raise _unreadable(self._folder, error) from error
         for name in names:
-            if name.startswith(PARTIAL) is partial:
+            if not name.startswith(PARTIAL) and name not in self._known:
+                self._known.add(name)
                 found = _get(self._folder / name, self._result.stem, fits)
                 if found is not None:
                     yield found[0]
+
+    def kept(self, block: int) -> dict[str, NDArray[Any]] | None:
+        """What :meth:`keep` has kept of a block that is not finished."""
+        found = _get(self._folder / f"{PARTIAL}{block}{RESULT}", self._result.stem, whatever)
+        return None if found is None else found[0]
 
     def add(self, arrays: Arrays, facts: Mapping[str, Any]) -> None:
         """Keep a part. Raises McdoError if it cannot be written."""
@@ -200,6 +284,7 @@ class Unfinished:
             write(self._folder / f"{name}{RESULT}", self._result.stem, arrays, facts)
         except OSError as error:
             raise _unwritable(self._folder, error) from error
+        self._known.add(f"{name}{RESULT}")
 
     def remove(self) -> None:
         """Forget the parts, and what a killed process left of the whole: the measurement is kept, or not wanted."""

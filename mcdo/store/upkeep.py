@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -13,8 +12,8 @@ from typing import Any
 
 from mcdo.errors import McdoError
 from mcdo.store.files import DAMAGE, UNWRITTEN, read, read_facts
-from mcdo.store.locks import free
-from mcdo.store.store import ASIDE, LOCK, MARKER, PARTIAL, PARTS, RESULT
+from mcdo.store.leases import idle
+from mcdo.store.store import ASIDE, BLOCK, LOCK, MARKER, PARTIAL, PARTS, RESULT
 
 DAY_S = 86400.0
 _WRITING = 1 / 24
@@ -22,7 +21,7 @@ _WRITING = 1 / 24
 _FOLDER = re.compile("[0-9a-f]{2}")
 _SUFFIXES = "|".join(map(re.escape, (RESULT, PARTS, LOCK, ASIDE)))
 _OWN = re.compile(rf"\.?(?P<key>[0-9a-f]{{64}})(\.\w+)?(?P<suffix>{_SUFFIXES}|{re.escape(UNWRITTEN)})")
-_PART = re.compile(rf"\.?([0-9a-f]{{32}}|{PARTIAL}\d+)(\.\w+)?({_SUFFIXES}|{re.escape(UNWRITTEN)})")
+_PART = re.compile(rf"\.?([0-9a-f]{{32}}|{PARTIAL}\d+|{BLOCK}\d+)(\.\w+)?({_SUFFIXES}|{re.escape(UNWRITTEN)})")
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ class Waste:
             McdoError: if that cannot be done.
 
         """
-        lock = free(self.lock)
-        if lock is None:
+        if not _idle(self.lock):
             return False
         try:
             for path in _files(self.path):
@@ -91,8 +89,6 @@ class Waste:
             self.lock.unlink(missing_ok=True)
         except OSError as error:
             raise McdoError(f"{self.path} cannot be removed: {error}. Look at who owns the store") from error
-        finally:
-            lock.release()
         return True
 
 
@@ -189,14 +185,8 @@ def _lock(path: Path) -> Path:
 
 
 def _idle(lock: Path) -> bool:
-    """Whether no process works on a measurement."""
-    if not os.path.lexists(lock):
-        return True
-    ours = free(lock)
-    if ours is None:
-        return False
-    ours.release()
-    return True
+    """Whether no process works on a measurement, whole or block by block."""
+    return idle(lock) and all(idle(path) for path in _files(lock.with_suffix(PARTS)) if path.suffix == LOCK)
 
 
 def _named(root: Path, *suffixes: str) -> Iterator[Path]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import mcdo.estimators.resumption
+import mcdo.store.leases
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.estimators import MonteCarloRun, monte_carlo
 from mcdo.estimators.measurement import Measurement
@@ -42,6 +43,8 @@ def child(
     disk: tuple[int, int] | None = None,
     largest_file: int | None = None,
     script: str = "measure",
+    bind: Path | None = None,
+    silent_s: float | None = None,
 ) -> None:
     """Measure into ``store``; the blocks that are begun go to ``log``, what is said to its ``.said``, numbers to .npz.
 
@@ -52,6 +55,8 @@ def child(
         disk: mount a disk of so many kB, of which so many are taken, for this process alone, and put the store on it.
         largest_file: bytes beyond which a file cannot be written.
         script: name of what is done.
+        bind: mount this folder at ``store`` as well, for this process alone.
+        silent_s: seconds after which leases are taken over.
 
     """
     warnings.simplefilter("always")
@@ -73,6 +78,14 @@ def child(
                 log.with_suffix(".skip").write_text(reason)
                 return
             (store / "others").write_bytes(bytes(1024 * disk[1]))
+        if bind is not None:
+            store.mkdir()
+            reason = mount(store, "", MS_BIND, bind)
+            if reason:
+                log.with_suffix(".skip").write_text(reason)
+                return
+        if silent_s is not None:
+            mcdo.store.leases.SILENT_S = silent_s
         if largest_file is not None:
             import signal
 
@@ -128,11 +141,11 @@ def read_only(store: Path, log: Path) -> None:
 
 SCRIPTS = {f.__name__: f for f in (once, bounded_files, full_at_once, full_then_room, read_only)} | {"measure": once}
 
-CLONE_NEWNS, CLONE_NEWUSER, MS_RDONLY, MS_REMOUNT = 0x20000, 0x10000000, 1, 32
+CLONE_NEWNS, CLONE_NEWUSER, MS_RDONLY, MS_REMOUNT, MS_BIND = 0x20000, 0x10000000, 1, 32, 4096
 
 
-def mount(where: Path, options: str, flags: int = 0) -> str:
-    """Mount memory at a folder, in a mount namespace of this process; why it cannot be done, or nothing."""
+def mount(where: Path, options: str, flags: int = 0, what: Path = Path("none")) -> str:
+    """Mount memory, or a folder, at a folder, in a mount namespace of this process; why it cannot be done."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not flags & MS_REMOUNT:
         user, group = os.getuid(), os.getgid()
@@ -144,6 +157,6 @@ def mount(where: Path, options: str, flags: int = 0) -> str:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"0 {user} 1")
         Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-    if libc.mount(b"none", bytes(where), b"tmpfs", flags, options.encode()):
-        return f"no disk in memory ({os.strerror(ctypes.get_errno())})"
+    if libc.mount(bytes(what), bytes(where), b"tmpfs", flags, options.encode()):
+        return f"nothing can be mounted ({os.strerror(ctypes.get_errno())})"
     return ""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -82,30 +85,65 @@ def test_a_run_that_is_killed_again_and_again_loses_a_block_of_each_thread_and_n
         assert len(again) <= threads, (attempt, again)
 
 
-def test_two_processes_that_want_the_same_run_measure_it_once(expected: Arrays, tmp_path: Path) -> None:
-    store, logs = tmp_path / "store", [tmp_path / "one.log", tmp_path / "two.log"]
+def test_processes_that_want_the_same_run_share_its_blocks(expected: Arrays, tmp_path: Path) -> None:
+    store, logs = tmp_path / "store", [tmp_path / f"{i}.log" for i in range(3)]
     processes = [begin(child, store, log) for log in logs]
-    assert [ended(process) for process in processes] == [0, 0]
-    assert sorted(map(len, map(begun, logs))) == [0, len(BLOCKS)]
+    assert [ended(process) for process in processes] == [0, 0, 0]
+    assert sorted(int(block) for log in logs for block in begun(log)) == BLOCKS
     assert all(same(log.with_suffix(".npz"), expected) for log in logs)
     assert suffixes(store) == [".safetensors"]
 
 
-def test_who_waits_says_for_whom_and_takes_over_from_the_dead(expected: Arrays, tmp_path: Path) -> None:
+def test_the_blocks_of_a_process_that_is_killed_are_taken_over_at_once(expected: Arrays, tmp_path: Path) -> None:
     store, first, second = tmp_path / "store", tmp_path / "first.log", tmp_path / "second.log"
     one = begin(child, store, first)
     wait_until(partial(blocks_begun, first, 2))
     two = begin(child, store, second)
-    said = second.with_suffix(".said")
-    wait_until(lambda: said.exists() and "waiting" in said.read_text())
+    wait_until(partial(blocks_begun, second, 1))
     one.kill()
     assert ended(one) == -9
     assert ended(two) == 0
-    assert f"is being measured by process {one.pid} on " in said.read_text()
     assert same(second.with_suffix(".npz"), expected)
     assert len(set(begun(first)) & set(begun(second))) <= 1
     assert Counter(begun(first) + begun(second)).keys() == {str(block) for block in BLOCKS}
     assert suffixes(store) == [".safetensors"]
+
+
+def test_a_process_that_is_frozen_loses_its_block_and_may_go_on_to_the_same_bits(
+    expected: Arrays, tmp_path: Path
+) -> None:
+    store, first, second = tmp_path / "store", tmp_path / "first.log", tmp_path / "second.log"
+    one = begin(child, store, first)
+    wait_until(partial(blocks_begun, first, 2))
+    assert one.pid is not None
+    os.kill(one.pid, signal.SIGSTOP)
+    try:
+        two = begin(child, store, second, silent_s=1.0)
+        assert ended(two) == 0
+    finally:
+        os.kill(one.pid, signal.SIGCONT)
+    assert ended(one) == 0
+    said = second.with_suffix(".said").read_text()
+    assert f"process {one.pid} on {platform.node()}" in said
+    assert "has given no sign of life for 1 s: this process takes over" in said
+    assert all(same(log.with_suffix(".npz"), expected) for log in (first, second))
+    assert suffixes(store) == [".safetensors"]
+
+
+def test_two_mount_points_of_one_folder_are_one_store(expected: Arrays, tmp_path: Path) -> None:
+    """As on two machines of a cluster; which of a process' own paths leads there does not matter."""
+    store, logs = tmp_path / "store", [tmp_path / "one.log", tmp_path / "two.log"]
+    store.mkdir()
+    places = [tmp_path / "a", tmp_path / "b"]
+    processes = [begin(child, place, log, bind=store) for place, log in zip(places, logs, strict=True)]
+    assert [ended(process) for process in processes] == [0, 0]
+    for log in logs:
+        if log.with_suffix(".skip").exists():
+            pytest.skip(f"needs root, to mount a folder twice: {log.with_suffix('.skip').read_text()}")
+    assert sorted(int(block) for log in logs for block in begun(log)) == BLOCKS
+    assert all(same(log.with_suffix(".npz"), expected) for log in logs)
+    assert suffixes(store) == [".safetensors"]
+    assert not any(any(place.iterdir()) for place in places), "what was mounted there is private to the process"
 
 
 def test_a_file_that_cannot_grow_costs_no_measurement_and_leaves_nothing(tmp_path: Path) -> None:
