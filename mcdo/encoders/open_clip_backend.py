@@ -199,10 +199,7 @@ def _folder_source(key: str, folder: Path) -> _Source:
 
 def _folder_hint(folder: Path) -> str:
     if folder.parent.parts[-2:] == ("data", "models"):
-        return (
-            "the embedded encoders lie in the repository, so install it editable (pip install -e .) from a clone, "
-            "or train them anew with make models"
-        )
+        return "the embedded encoders come with mcdo: install it anew, or train them in a clone with make models"
     return "a local directory holds open_clip_config.json, open_clip_model.safetensors and the tokenizer's files"
 
 

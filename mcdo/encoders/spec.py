@@ -14,7 +14,7 @@ Backend = Literal["open_clip", "hf", "own"]
 Loss = Literal["softmax", "sigmoid"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
-MODELS_DIR = Path(__file__).resolve().parents[2] / "data" / "models"
+MODELS_DIR = Path(__file__).resolve().parents[1] / "data" / "models"
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class EncoderSpec:
     "siglip" an attention pooling head, "dinov2" no text; any other word is a family of one's own. ``loss`` is what it
     was trained with: "sigmoid" models have a logit bias.
     ``name`` is an open_clip model name, a ``local-dir:`` or ``hf-hub:`` identifier, or for the backend "hf" a
-    checkpoint's id or path; an embedded model's is its folder under ``data/models``. ``pretrained`` is the open_clip
-    tag. ``hf_id`` is the same model's HuggingFace checkpoint, loaded when asked for with ``backend="hf"``.
+    checkpoint's id or path; an embedded model's is its folder under ``mcdo/data/models``. ``pretrained`` is the
+    open_clip tag. ``hf_id`` is the same model's HuggingFace checkpoint, loaded when asked for with ``backend="hf"``.
     ``quick_gelu`` says whether the weights were trained with QuickGELU (None: the configuration beside them decides).
     ``default`` marks the embedded encoders that run when no model is named.
     """

@@ -20,7 +20,7 @@ class Claim(Generic[Result]):
     """What an experiment claims of its result; exactly one of the bars is given.
 
     Attributes:
-        name: as in ``data/findings.toml`` and in the test's id.
+        name: as in ``mcdo/data/findings.toml`` and in the test's id.
         estimate: the figure with the interval that decides; None where the claim does not apply.
         above, at_least, below, within: the bar, by the whole interval.
         rule: in place of a bar, where a claim rests on several figures: what it asks, and how it ends.

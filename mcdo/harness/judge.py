@@ -1,6 +1,7 @@
 """How a judgement ends in a test: met passes, not met fails, undecided and not applicable are skipped and say so.
 
-A claim that ``data/findings.toml`` lists is a known negative: its test is a strict xfail, with the measured reason.
+A claim that ``mcdo/data/findings.toml`` lists is a known negative: its test is a strict xfail, with the measured
+reason.
 """
 
 from __future__ import annotations

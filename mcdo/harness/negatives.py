@@ -1,7 +1,7 @@
 """Known negatives: claims that were measured on the embedded encoders and do not hold, with the measured value.
 
-``data/findings.toml`` has one table for each. A test whose claim is listed becomes a strict xfail, so that a change
-in either direction is loud. Findings hold for the embedded encoders only: a user's own is always judged afresh.
+``mcdo/data/findings.toml`` has one table for each. A test whose claim is listed becomes a strict xfail, so that a
+change in either direction is loud. Findings hold for the embedded encoders only: a user's own is always judged afresh.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mcdo.harness.settings import Settings
 from mcdo.perturbation import Dropout
 from mcdo.schema import Record, read_toml
 
-FILE = Path(__file__).resolve().parents[2] / "data" / "findings.toml"
+FILE = Path(__file__).resolve().parents[1] / "data" / "findings.toml"
 
 
 @dataclass(frozen=True)

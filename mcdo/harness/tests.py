@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from mcdo.harness.session import Session
 
 COLLECTED = "_mcdo_tests"
 """Marks a class of tests that is collected under the name of a test function too."""
+SUITE = "mcdo.suite"
 SMALLEST_FIGURE = 5_000
 """Bytes: an empty pair of axes takes less."""
 
@@ -66,21 +69,60 @@ def verdict_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
 def tests_of(what: str | type[Experiment[Any]]) -> type:
     """Tests of one experiment, or of all of a phase, for a module of any repository that pytest collects.
 
-    ``test_phase1 = tests_of("phase1")`` or ``TestMine = tests_of(Mine)``: the claims of each experiment, one test for
-    each claim and subject, and its contract; for the verdict, the decision.
+    ``test_phase1 = tests_of("phase1")``: what ``-m phase1`` selects in mcdo's own checkout, by the same names, and
+    experiments that others registered for the phase. ``TestMine = tests_of(Mine)``: the claims of an experiment, one
+    test for each claim and subject, and its contract; for a verdict, the decision.
 
     Raises:
         McdoError: for a phase without experiments.
 
     """
-    members: dict[str, Any] = {COLLECTED: True, "__module__": __name__}
-    for kind in experiments_of(what) if isinstance(what, str) else (what,):
-        if kind.is_verdict:
-            members[f"test_{kind.key}"] = staticmethod(verdict_of(kind))
-            continue
-        members[f"test_{kind.key}"] = staticmethod(claims_of(kind))
-        members[f"test_{kind.key}_keeps_the_contract"] = staticmethod(contract_of(kind))
-    return type("TestsOf", (), members)
+    if not isinstance(what, str):
+        return _class("TestsOf", _of(what))
+    pytest.register_assert_rewrite(SUITE)
+    suite = {module.__name__.rpartition(".")[2]: _module(module, what) for module in _suite_modules(what)}
+    members: dict[str, Any] = {name: made for name, made in suite.items() if made is not None}
+    for kind in experiments_of(what):
+        if not kind.__module__.startswith("mcdo."):
+            members |= _of(kind)
+    return _class("TestsOf", members)
+
+
+tests_of.__test__ = False  # type: ignore[attr-defined]  # or pytest takes it for a test, by its name
+
+
+def _of(kind: type[Experiment[Any]]) -> dict[str, Any]:
+    if kind.is_verdict:
+        return {f"test_{kind.key}": staticmethod(verdict_of(kind))}
+    return {
+        f"test_{kind.key}": staticmethod(claims_of(kind)),
+        f"test_{kind.key}_keeps_the_contract": staticmethod(contract_of(kind)),
+    }
+
+
+def _suite_modules(phase: str) -> Iterator[ModuleType]:
+    """The suite's modules that may hold tests of a phase: its own folder, and the gates."""
+    for root in map(Path, import_module(SUITE).__path__):
+        for file in sorted((*root.glob("gates/test_*.py"), *root.glob("experiments/**/test_*.py"))):
+            parts = file.relative_to(root).with_suffix("").parts
+            if parts[0] == "gates" or phase in parts[:-1]:
+                yield import_module(".".join((SUITE, *parts)))
+
+
+def _module(module: ModuleType, phase: str) -> type | None:
+    """A module's tests of a phase as a class; None where it has none."""
+    marks = getattr(module, "pytestmark", [])
+    marks = marks if isinstance(marks, list) else [marks]
+    found = {
+        name: staticmethod(test)
+        for name, test in vars(module).items()
+        if name.startswith("test_") and phase in {mark.name for mark in (*marks, *getattr(test, "pytestmark", ()))}
+    }
+    return _class(module.__name__.rpartition(".")[2], {"pytestmark": marks, **found}) if found else None
+
+
+def _class(name: str, members: dict[str, Any]) -> type:
+    return type(name, (), {COLLECTED: True, "__module__": __name__, **members})
 
 
 def contract_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:

@@ -185,7 +185,7 @@ def kinds(folder: Path) -> tuple[Kind, ...]:
     checked(verdict, Verdict, "here").write(folder)
     sealed = json.loads((folder / "verdict.json").read_text())
     config = asdict(BackbonesConfig())
-    findings = (ROOT / "data" / "findings.toml").read_bytes()[:2000].rpartition(b"[[finding]]")[0]
+    findings = (ROOT / "mcdo" / "data" / "findings.toml").read_bytes()[:2000].rpartition(b"[[finding]]")[0]
     table = b"plant,group,round,day,view,path,onset_day\np,g,0,1.5,top,0.png,3\np,g,1,2,top,1.png,3\n"
     prompts = "".join(f"simple\ta {word}\n" for word in ("one", "two", "three", "four", "five", "six"))
     return (

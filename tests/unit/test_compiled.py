@@ -53,7 +53,6 @@ def test_a_read_only_installation_without_a_home_measures_the_same(tmp_path: Pat
     """The package is on a path that cannot be written, also by root: its ``__pycache__`` is a file."""
     installed = tmp_path / "mcdo"
     shutil.copytree(PACKAGE, installed, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "data").symlink_to(PACKAGE.parent / "data")
     for folder in (installed, *(path for path in installed.rglob("*") if path.is_dir())):
         (folder / "__pycache__").touch()
     program = (

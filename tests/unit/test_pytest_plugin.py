@@ -303,7 +303,7 @@ def test_of_all_warnings_only_doubts_about_a_number_fail(suite: Path) -> None:
 
 def test_names_of_models_reach_no_report_raw(suite: Path) -> None:
     model = suite / "\x1b[31m\u202e\u6a21"
-    shutil.copytree(ROOT / "data/models/clip_tiny", model)
+    shutil.copytree(ROOT / "mcdo/data/models/clip_tiny", model)
     (suite / "test_model.py").write_text(
         "import pytest\nfrom mcdo.errors import McdoError\n\n"
         "def test_error(model, session) -> None:\n    raise McdoError(f'{model}: {session.encoder(model)}')\n\n"

@@ -184,7 +184,7 @@ def test_folder_without_configuration_is_refused(tmp_path: Path) -> None:
 
 def test_missing_embedded_folder_says_where_the_models_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcdo.encoders.spec.MODELS_DIR", tmp_path / "data" / "models")
-    with pytest.raises(McdoError, match=r"editable.*make models"):
+    with pytest.raises(McdoError, match=r"come with mcdo: install it anew.*make models"):
         load_encoder("clip_tiny")
 
 
