@@ -47,6 +47,7 @@ WARNINGS = (
     "error::mcdo.errors.McdoWarning",
     "always::mcdo.errors.UnwrittenWarning",
     "always::mcdo.store.StoreWarning",
+    "ignore:record_property is incompatible with junit_family:pytest.PytestWarning",  # it is written all the same
 )
 """Of all warnings only our own doubts about a number fail a test: no other may cost a finished measurement."""
 
