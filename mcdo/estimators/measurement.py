@@ -21,7 +21,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators.blocks import BlockLoop
 from mcdo.estimators.moments import accumulator_dtype
 from mcdo.estimators.overflow import advice, check_finite
-from mcdo.estimators.progress import Progress
+from mcdo.estimators.progress import Progress, SoFar
 from mcdo.estimators.resumption import Keeper, check_columns
 from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun, Scores
 from mcdo.estimators.score_table import geometry_scores, moment_scores
@@ -163,6 +163,12 @@ class Measurement:
         part: dict[str, NDArray[np.floating]] = {"features": self.features[columns]}
         part |= {f"{name}@{t}": value[:, columns] for (name, t), value in self.values.items()}
         return part | {f"eigenvalues@{t}": value[:, columns] for t, value in self.eigenvalues.items()}
+
+    def so_far(self) -> SoFar | None:
+        """trace_pre at the largest T, of the images that are done."""
+        found = self.values.get(("trace_pre", self.config.passes[-1]))
+        done = np.flatnonzero(self.loop.restored)
+        return None if found is None else (found[:, done], [self.images.origins[i] for i in done])
 
     def run(self, bar: Progress, keeper: Keeper) -> None:
         """Measure what was not restored."""

@@ -108,6 +108,7 @@ def _measure(
     what = f"{encoder.key} on {images.name}" + ("" if left == len(images) else f" (resumed, {left} images left)")
     facts = {"label": _label(encoder.key, images, config)}
     with progress_of(progress, left * config.trials * config.passes[-1], what) as bar:
+        bar.measured = measurement.so_far
         measurement.run(bar, Keeper(parts, measurement.arrays, facts, measurement.restore, measurement.check_part))
     return MonteCarloRun(
         config=config,

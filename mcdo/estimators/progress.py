@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TextIO
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mcdo.names import encodable, printable
 
 PLAIN_EVERY_S = 30.0
+SoFar = tuple[NDArray[np.float64], Sequence[str]]
+"""Scores [K, n] of the n images that are done, and the images' origins."""
 
 
 class Progress:
@@ -41,6 +45,8 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         what = encodable(printable(what), getattr(self._stream, "encoding", None))
         self._total, self._what, self._unit, self._done, self._beside = total, what, unit, 0, beside
+        self.measured: Callable[[], SoFar | None] = lambda: None
+        """What says how a figure stands looks at; set by the measurement."""
         self._start = self._said = time.monotonic()
         self._lock = threading.Lock()
         self._bar = (
@@ -94,7 +100,7 @@ class Silent(Progress):
     """Progress that says nothing."""
 
     def __init__(self) -> None:
-        return
+        self.measured = lambda: None
 
     def __exit__(self, *ended: object) -> None:
         return

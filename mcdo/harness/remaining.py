@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mcdo.encoders import Encoder, TextTower
-from mcdo.estimators.progress import PLAIN_EVERY_S, Progress
+from mcdo.estimators.progress import PLAIN_EVERY_S, Progress, SoFar
 from mcdo.estimators.rows import pixel_rows
 from mcdo.names import say
 from mcdo.perturbation import deterministic_features
 from mcdo.threads import one_thread
+
+FIGURE_EVERY_S = 10.0
+LEAST_SHOWN, MOST_SHOWN = 20, 500
+"""Origins from which on a running figure is said, and the most images, the last, that it is taken over."""
 
 if TYPE_CHECKING:
     from mcdo.harness.requests import Request
@@ -78,7 +82,7 @@ class _ProgressOf:
     def __call__(self, total: int, what: str, unit: str = "passes") -> Progress:
         self._remaining.announce(self._request, self._others)
         began = time.monotonic()
-        model = self._request.model
+        model, running = self._request.model, _Running()
 
         def beside(done: int) -> str:
             taken = time.monotonic() - began
@@ -86,9 +90,40 @@ class _ProgressOf:
                 self._remaining.saw(model, done, taken)
             mine = taken * (total - done) / done if done > 0 else self._remaining.expected([self._request], model)
             left = mine + self._remaining.expected(self._others, model)
-            return f"{self._place}, about {duration(left)} left in all"
+            plan = f"{self._place}, about {duration(left)} left in all"
+            return ", ".join(part for part in (plan, running(bar.measured), memory()) if part)
 
-        return Progress(total, what, unit, beside=beside)
+        bar = Progress(total, what, unit, beside=beside)
+        return bar
+
+
+class _Running:
+    """Where the reliability of the images that are done stands, looked at now and then; no decision rests on it."""
+
+    def __init__(self) -> None:
+        self._at, self._said = time.monotonic(), ""
+
+    def __call__(self, measured: Callable[[], SoFar | None]) -> str:
+        now = time.monotonic()
+        if now - self._at >= FIGURE_EVERY_S and (found := measured()) is not None:
+            from mcdo.stats import reliability
+
+            scores, origins = found[0][:, -MOST_SHOWN:], found[1][-MOST_SHOWN:]
+            if len(scores) > 1 and len(set(origins)) >= LEAST_SHOWN:
+                self._at = now
+                estimate = reliability(scores, origins=origins, shared_noise=False, resamples=200).estimate("spearman")
+                self._said = f"ρ(trace_pre) {estimate} so far"
+        return self._said
+
+
+def memory() -> str:
+    """The most that this process has held, in GB; "" where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024  # of the system's figure, in bytes
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GB"
 
 
 def seconds_per_pass(encoder: Encoder, batch_size: int | None) -> float:

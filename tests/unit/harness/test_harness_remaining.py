@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
 from mcdo.harness import Request, Session
 from mcdo.harness import remaining as module
 from mcdo.harness.remaining import Remaining, duration, seconds_per_pass
+from mcdo.stats import reliability
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def test_what_is_left_follows_from_the_rates_that_were_seen(
     remaining: Remaining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
+    monkeypatch.setattr(module, "memory", lambda: "")
     monkeypatch.setattr(time, "monotonic", lambda: now)
     request, others = Taking("a", 1000), [Taking("a", 6000), Taking("b", 12_000)]
     bar = remaining.progress(request, others, "measurement 3 of 11")(1000, "a on digits")
@@ -77,3 +80,24 @@ def test_a_pass_is_timed_on_the_threads_that_the_pass_loop_has(monkeypatch: pyte
         resolution=32, device=torch.device("cpu"), calibration_inputs=lambda n: torch.zeros(n, 3, 1, 1)
     )
     assert seconds_per_pass(encoder, None) == pytest.approx(0.05)  # 6.4 s for 64 rows, two blocks at once
+
+
+def test_the_running_figure_is_that_of_the_images_that_are_done(
+    remaining: Remaining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    rng = np.random.default_rng(0)
+    true = rng.standard_normal(100)
+    scores = true + 0.3 * rng.standard_normal((4, 100))
+    origins = [f"digit{i // 2}" for i in range(100)]
+    bar = remaining.progress(Taking("a", 1000), [], "measurement 1 of 1")(1000, "a on digits")
+    done = 30
+    bar.measured = lambda: (scores[:, :done], origins[:done])
+    now += 20
+    assert "ρ" not in bar._beside(300), "15 originals are too few"
+    done = 100
+    said = bar._beside(900)
+    assert str(reliability(scores, origins=origins, shared_noise=False, resamples=200).estimate("spearman")) in said
+    assert "n=50 so far" in said
+    assert said.endswith(" GB")
