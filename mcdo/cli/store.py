@@ -46,7 +46,7 @@ def _list(asked: argparse.Namespace) -> int:
         state = "" if entry.parts is None else f"unfinished, {entry.parts} parts: "
         rows.append(
             (
-                *(_short(entry.path), label.get("encoder", "?"), label.get("images", "?")),
+                *(upkeep.short(entry.path.stem), label.get("encoder", "?"), label.get("images", "?")),
                 *(_size(entry.size), _age(entry.age), state + protocol),
             )
         )
@@ -82,11 +82,6 @@ def _prune(asked: argparse.Namespace) -> int:
     total = f"{len(gone)} things, {_size(sum(each.size for each in gone))}"
     print(f"removed {total}" if asked.yes else f"would remove {total}" + ("; --yes does it" if found else ""))
     return 0
-
-
-def _short(path: Path) -> str:
-    """Enough of a key to tell results apart: its family, and which of it."""
-    return f"{path.stem[:6]}-{path.stem[-6:]}"
 
 
 def _size(size: int) -> str:

@@ -14,7 +14,7 @@ from mcdo.encoders import Encoder
 from mcdo.estimators.blocks import alive_sites, check_inputs, prepared
 from mcdo.estimators.measurement import Measurement, check_scores
 from mcdo.estimators.progress import Reporting, progress_of
-from mcdo.estimators.provenance import identity, image_tokens, provenance
+from mcdo.estimators.provenance import identity, image_tokens, origin_numbers, provenance
 from mcdo.estimators.resumption import Keeper, measured_once
 from mcdo.estimators.rows import pixel_rows
 from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun
@@ -229,7 +229,7 @@ def _packed(run: MonteCarloRun, images: Shown) -> tuple[Arrays, dict[str, Any]]:
         "sites": run.sites,
         "provenance": run.provenance,
     }
-    return {**run.arrays(), "images": image_tokens(images)}, facts
+    return {**run.arrays(), "images": image_tokens(images), "origins": origin_numbers(images)}, facts
 
 
 def _label(encoder: str, images: Shown, config: MonteCarloConfig) -> dict[str, str]:

@@ -71,6 +71,11 @@ def identity(encoder: Encoder, images: Shown) -> dict[str, Any]:
     return {"code": measuring_code(), "masks": SCHEME, **shown}
 
 
+def origin_numbers(images: Shown) -> NDArray[np.int64]:
+    """``[N]``: images of one origin have one number, so that what is stored can be judged by the unit sampled."""
+    return np.unique(np.array(images.origins), return_inverse=True)[1].astype(np.int64)
+
+
 def image_tokens(images: Shown) -> NDArray[np.uint64]:
     """``[N, 2]``: 128 bits of a digest of what decides the numbers of each image: its content and its masks' name."""
     named = zip(images.content_hashes, images.mask_ids, strict=True)

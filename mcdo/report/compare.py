@@ -8,15 +8,17 @@ they share would only narrow the interval. p-values are corrected by Holm over a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from mcdo.errors import McdoError
 from mcdo.report.judgement import ALPHA, Judgement
 from mcdo.report.per_image import PerImage, per_image
 from mcdo.report.results import Reported, Reports
+from mcdo.report.stored_runs import StoredRun
 from mcdo.report.terminal import Table
 from mcdo.stats import Estimate, mean
 from mcdo.stats.comparison import holm_of_defined
@@ -119,15 +121,37 @@ def compare(first: Reports, second: Reports, seed: int = 0) -> Comparison:
     common = [key for key in before if key in after]
     found = [change for key in common for change in _claims(before[key], after[key])]
     found += _scores(per_image(first), per_image(second), seed)
-    adjusted = holm_of_defined([change.p_value for change in found])
-    changes = tuple(replace(change, p_holm=p) for change, p in zip(found, adjusted, strict=True))
     alone = ((before, after, "first"), (after, before, "second"))
     return Comparison(
         decisions=tuple(None if each.verdict is None else str(each.verdict["decision"]) for each in (first, second)),  # type: ignore[arg-type]
-        changes=changes,
+        changes=_corrected(found),
         settings=tuple(row for key in common for row in _settings(before[key], after[key])),
         only=tuple((*these[key].key, which) for these, those, which in alone for key in these if key not in those),
     )
+
+
+def compare_runs(first: StoredRun, second: StoredRun, seed: int = 0) -> Comparison:
+    """The same of two runs in stores: their scores by image at the T that both have; there is no verdict and no claim.
+
+    Raises:
+        McdoError: if they have no score at the same T.
+
+    """
+    found = list(_scores(first.scores, second.scores, seed))
+    if not found:
+        raise McdoError(f"{first.name} and {second.name} have no score at the same T, on enough images")
+    names = [{score.key for score in run.scores} for run in (first, second)]
+    only = [
+        *((file, score, "first") for _, _, file, score in sorted(names[0] - names[1])),
+        *((file, score, "second") for _, _, file, score in sorted(names[1] - names[0])),
+    ]
+    settings = _differing("stored run", "", first.settings, second.settings)
+    return Comparison((None, None), _corrected(found), tuple(settings), tuple(only))
+
+
+def _corrected(found: Sequence[Change]) -> tuple[Change, ...]:
+    adjusted = holm_of_defined([change.p_value for change in found])
+    return tuple(replace(change, p_holm=p) for change, p in zip(found, adjusted, strict=True))
 
 
 def _claims(before: Reported, after: Reported) -> Iterator[Change]:
@@ -144,7 +168,7 @@ def _claims(before: Reported, after: Reported) -> Iterator[Change]:
         yield Change(*before.key, judgement.claim, *sides, found.estimate, found.p_value, "two samples", outcomes)
 
 
-def _scores(first: list[PerImage], second: list[PerImage], seed: int) -> Iterator[Change]:
+def _scores(first: Iterable[PerImage], second: Iterable[PerImage], seed: int) -> Iterator[Change]:
     later = {score.key: score for score in second}
     for score in first:
         if score.key in later:
@@ -177,10 +201,14 @@ def _settings(before: Reported, after: Reported) -> Iterator[tuple[str, str, str
     """Settings, versions and weights that differ; of the measured numbers nothing."""
     where = f"{before.key[0]} {before.subject}"
     for name in ("config", "sites", "provenance", "num_images", "num_origins"):
-        first, second = _leaves(before.summary.get(name)), _leaves(after.summary.get(name))
-        for key in dict.fromkeys([*first, *second]):
-            if first.get(key) != second.get(key):
-                yield where, f"{name}{key}", first.get(key, "–"), second.get(key, "–")
+        yield from _differing(where, name, before.summary.get(name), after.summary.get(name))
+
+
+def _differing(where: str, name: str, before: Any, after: Any) -> Iterator[tuple[str, str, str, str]]:
+    first, second = _leaves(before), _leaves(after)
+    for key in dict.fromkeys([*first, *second]):
+        if first.get(key) != second.get(key):
+            yield where, f"{name}{key}".removeprefix("."), first.get(key, "–"), second.get(key, "–")
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, str]:

@@ -55,6 +55,11 @@ class Entry:
         return max(0.0, time.time() - self.written) / DAY_S
 
 
+def short(key: str) -> str:
+    """Enough of a key to tell results apart: its family, and which of it."""
+    return f"{key[:6]}-{key[-6:]}"
+
+
 @dataclass(frozen=True)
 class Waste:
     """What may be removed, and why.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 from reports_folder import NAME, VERDICT, summary, write
 
 from mcdo.cli import main
-from mcdo.report.compare import compare
+from mcdo.report.compare import compare, compare_runs
 from mcdo.report.judgement import Judgement
 from mcdo.report.results import Reports
+from mcdo.report.stored_runs import StoredRun
 from mcdo.stats import mean, spearman
 
 REPETITIONS = 400
@@ -95,3 +97,26 @@ def test_a_worse_claim_and_a_lost_go_end_with_1(tmp_path: Path, capsys: pytest.C
 def test_what_stands_in_one_alone_is_named(tmp_path: Path) -> None:
     found = compare(Reports.read(write(tmp_path / "a")), Reports.read(write(tmp_path / "b", "siglip_tiny")))
     assert sorted(found.only) == [(f"phase1/{NAME}", "clip_tiny", "first"), (f"phase1/{NAME}", "siglip_tiny", "second")]
+
+
+def test_runs_of_a_store_are_compared_as_reports_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import mcdo
+
+    encoder, images = mcdo.load_encoder("clip_tiny"), mcdo.load_images("digits", n=700, seed=1)
+    protocol: dict[str, Any] = {"passes": (4,), "trials": 2, "store": tmp_path, "progress": False}
+    for p, seed in ((0.01, 1), (0.01, 2), (0.05, 1)):
+        mcdo.monte_carlo(encoder, images, mcdo.Dropout(p), seed=seed, **protocol)
+    assert main(["store", "list", f"--store={tmp_path}"]) == 0
+    one, other, stronger = (line.split()[0] for line in capsys.readouterr().out.splitlines()[1:4])
+    assert main(["compare", one, other, f"--store={tmp_path}", "--fail-on=different"]) == 0
+    said = capsys.readouterr().out
+    assert "no difference beyond noise" in said
+    assert "protocol.seed" in said
+    assert main(["compare", one, stronger, f"--store={tmp_path}", "--fail-on=different"]) == 1
+    said = capsys.readouterr().out
+    assert "paired over 700 images" in said
+    assert "protocol.dropout.p" in said
+    found = compare_runs(StoredRun.find(tmp_path, one), StoredRun.find(tmp_path, stronger))
+    assert {change.difference.n for change in found.changes} == {len(set(images.origins))}, "originals, not variants"
+    assert main(["compare", one, "nothing", f"--store={tmp_path}"]) == 2
+    assert "holds no run called 'nothing'" in capsys.readouterr().err
