@@ -11,14 +11,14 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mcdo.errors import McdoError
 from mcdo.names import columns, say
+from mcdo.report.finding import Finding, State
 
-State = Literal["ok", "absent", "wrong"]
 PLUGINS = {
     "pytest-xdist": "pytest -n 2",
     "pytest-benchmark": "pytest tests/perf --benchmark",
@@ -27,15 +27,6 @@ PLUGINS = {
 """What the harness uses where it is installed, and for what."""
 LEAST_FREE = 2**30
 """Bytes that a store should find free."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at: ``absent`` may be meant, ``wrong`` is to be mended before anything is measured."""
-
-    what: str
-    state: State
-    said: str
 
 
 def add_command(rooms: Any) -> None:
@@ -135,55 +126,29 @@ def _devices(wanted: str) -> Iterator[Finding]:
 
 def _weights(wanted: tuple[str, ...]) -> Iterator[Finding]:
     from mcdo.encoders import REGISTRY
-    from mcdo.encoders.load import located
+    from mcdo.harness.preflight import weights
 
     for key in dict.fromkeys((*wanted, *REGISTRY)):
-        try:
-            yield Finding(key, "ok", str(located(key)))
-        except McdoError as error:
-            yield Finding(key, "wrong" if key in wanted else "absent", str(error))
+        yield weights(key, "wrong" if key in wanted else "absent")
 
 
-def _images(spec: str) -> Iterator[Finding]:
-    from mcdo.images import load_images
+def _images(spec: str) -> list[Finding]:
+    from mcdo.harness.preflight import LOOK_S, images
 
-    try:
-        images = load_images(spec, None, 0)
-        images.image(0)
-    except McdoError as error:
-        yield Finding("images", "wrong", str(error))
-        return
-    origins, classes = len(set(images.origins)), len(images.class_names)
-    yield Finding("images", "ok", f"{spec}: {len(images)} of {origins} originals, {classes} classes")
+    return images(spec, None, 0, LOOK_S, skip=False)[0]
 
 
 def _places(store: Path, reports: Path) -> Iterator[Finding]:
-    from mcdo.report.files import check_writable
-    from mcdo.store import Store, upkeep
+    from mcdo.harness.preflight import places
+    from mcdo.store import upkeep
 
-    free = shutil.disk_usage(_existing(store)).free
-    try:
+    yield from places(store, reports, LEAST_FREE)
+    with suppress(McdoError):  # which was said
         held = len(upkeep.entries(store)) if store.is_dir() else 0
-        Store(store).check_writable()
         damaged = sum(error is not None for _, error in upkeep.verified(store)) if held else 0
-        said = f"{store}: {held} entries, {damaged} damaged, {free / 2**30:.0f} GB free"
-        if damaged:
-            yield Finding("store", "wrong", f"{said}: mcdo store prune --store={store} --yes")
-        elif free < LEAST_FREE:
-            yield Finding("store", "wrong", f"{said}: name another disk with --store")
-        else:
-            yield Finding("store", "ok", said)
-    except McdoError as error:
-        yield Finding("store", "wrong", str(error))
-    try:
-        check_writable(reports)
-        yield Finding("reports", "ok", str(reports))
-    except McdoError as error:
-        yield Finding("reports", "wrong", str(error))
-
-
-def _existing(path: Path) -> Path:
-    return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+        mend = f"mcdo store prune --store={store} --yes"
+        said = f"{held} entries, {damaged} damaged" + (f": {mend}" if damaged else "")
+        yield Finding("entries", "wrong" if damaged else "ok", said)
 
 
 def _programs() -> Iterator[Finding]:

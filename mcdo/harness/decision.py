@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from mcdo.errors import McdoError
@@ -308,10 +309,12 @@ def decide(cells: Sequence[Cell], originals: int, sweep: Sequence[Cell] = ()) ->
     return "UNDECIDED", f"no interval lies above the bars (best: {best}), nor in the convergence sweep ({after})"
 
 
-def statements(cells: Sequence[Cell], validity: Sequence[Validity], unread: Collection[str] = ()) -> tuple[str, ...]:
+def statements(
+    cells: Sequence[Cell], validity: Sequence[Validity], unread: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, ...]:
     """Of each score of each model, apart: is it reliable, and is it valid beyond the feature norm?
 
-    ``unread`` are the models without a text tower, for which ambiguity has no measure.
+    ``unread`` says of a model why ambiguity has no measure, such as "no text tower"; "" where it has one.
     """
     known = {(row.model, row.score, row.estimator): row for row in validity}
     lines = []
@@ -323,7 +326,8 @@ def statements(cells: Sequence[Cell], validity: Sequence[Validity], unread: Coll
         else:
             reliable = "reliability undecided" if any(c.usable == "undecided" for c in of) else "unreliable"
         name = f"{key[0]} {key[1]}" + (" (first order)" if key[2] != "mc" else "")
-        valid = "validity unknown (no text tower)" if key[0] in unread else _validity(known.get(key))
+        why = unread.get(key[0])
+        valid = f"validity unknown ({why})" if why else _validity(known.get(key))
         lines.append(f"{name}: {reliable}, {valid}")
     return tuple(lines)
 

@@ -59,6 +59,8 @@ def calibration_images(
 class Fitted(StoredArrays):
     """What follows from ``fit`` calibration images of other origins than ``shown``."""
 
+    needs_classes = True
+
     shown: Images
     fit: int
 

@@ -55,12 +55,18 @@ class Remaining:
             for request in requests
         )
 
+    def rate(self, model: str) -> float:
+        """Seconds of a pass of one image, timed on a few at the first question."""
+        if model not in self._seconds:
+            encoder = self._session.encoder(model)
+            self._seconds[model] = seconds_per_pass(encoder, self._session.settings.batch_size)
+        return self._seconds[model]
+
     def announce(self, request: Request[Any], others: Sequence[Request[Any]]) -> None:
         """Time a few passes of a model before its first, and say what is expected where that is long."""
         if request.model in self._seconds:
             return
-        encoder = self._session.encoder(request.model)
-        self._seconds[request.model] = seconds_per_pass(encoder, self._session.settings.batch_size)
+        self.rate(request.model)
         mine = [each for each in (request, *others) if each.model == request.model]
         passes, seconds = sum(each.expected_passes(self._session) for each in mine), self.expected(mine, request.model)
         if seconds >= PLAIN_EVERY_S:

@@ -63,7 +63,14 @@ Shown = Images | Texts
 
 @dataclass(frozen=True)
 class Request(ABC, Generic[Value]):
-    """One measurement of ``model``; subclasses say of what."""
+    """One measurement of ``model``; subclasses say of what.
+
+    Attributes:
+        needs_classes: whether the images must have classes, of which prompts are made.
+
+    """
+
+    needs_classes: ClassVar[bool] = False
 
     model: str
 
@@ -243,6 +250,7 @@ class Logits(_Deterministic):
     """Zero-shot logits under every template: ``logits`` float64 ``[templates, N, C]``."""
 
     what = "zero-shot logits"
+    needs_classes = True
 
     def identity(self, session: Session) -> Mapping[str, Any]:
         images = session.image_set(self.shown)

@@ -57,6 +57,8 @@ class Session:
     Attributes:
         loads: how often each model was loaded.
         store: where measurements go, or None.
+        remaining: how much of the plan is left.
+        there: images of the session's set, where somebody looked.
 
     """
 
@@ -73,7 +75,8 @@ class Session:
         self._plan: list[Request[Any]] = []
         self._announced: set[Request[Any]] = set()
         self._values: dict[Request[Any], Any] = {}
-        self._remaining = Remaining(self)
+        self.remaining = Remaining(self)
+        self.there: int | None = None
 
     # ---- measurements
 
@@ -82,6 +85,11 @@ class Session:
         new = dict.fromkeys(request for request in requests if request not in self._announced)
         self._announced.update(new)
         self._plan = merged(new, self._plan)
+
+    @property
+    def planned(self) -> tuple[Request[Any], ...]:
+        """The measurements that serve all requests announced so far."""
+        return tuple(self._plan)
 
     def measure(self, request: Request[Value]) -> Value:
         """The value of ``request``, by the planned measurement that serves it: looked up, or carried out now."""
@@ -95,12 +103,14 @@ class Session:
         """What makes the progress of a planned request: its own, and that of the whole plan."""
         others = [each for each in self._plan if each not in self._values and each != request]
         place = f"measurement {len(self._plan) - len(others)} of {len(self._plan)}"
-        return self._remaining.progress(request, others, place)
+        return self.remaining.progress(request, others, place)
 
     def count(self, shown: Shown) -> int:
         """How many images or prompts are shown, at most."""
         if isinstance(shown, Images):
-            return len(self.image_set(shown)) if shown.n is None or shown in self._images else shown.n
+            if shown.n is None or shown in self._images:
+                return len(self.image_set(shown))
+            return shown.n if self.there is None or shown.source is not None else min(shown.n, self.there)
         return len(shown.prompts)
 
     def stored(

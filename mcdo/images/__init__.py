@@ -5,8 +5,8 @@ device tensors once per encoder with :func:`prepare_pixels`.
 """
 
 from mcdo.images.degradations import degraded, severity_at_input
-from mcdo.images.folder import TooFewImagesError
 from mcdo.images.image_set import ImageSet, Skipped, Source
+from mcdo.images.listing import TooFewImagesError
 from mcdo.images.load import load_images, read_manifest
 from mcdo.images.pixels import Pixels, prepare_pixels
 

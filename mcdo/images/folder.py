@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -25,24 +25,18 @@ from PIL import Image
 
 from mcdo.errors import McdoError
 from mcdo.images.class_names import class_names
-from mcdo.images.decode import UnreadableImageError, decode, read, suffixes
+from mcdo.images.decode import decode, read, suffixes
 from mcdo.images.image_set import ImageSet, Skipped
-from mcdo.images.sampling import spread_order
+from mcdo.images.listing import Listing
 from mcdo.images.signatures import head_of, readable, unreadable
-from mcdo.images.threads import for_each
 from mcdo.names import from_path, to_path
 
 _LAYOUT = "expected one directory per class with images in it, FOLDER/CLASS/IMAGE.jpg"
-_NAMED_IN_ERROR = 10
 LEFT_BEHIND = frozenset(
     {"@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "@tmp", "$RECYCLE.BIN", "lost+found"}
     | {"System Volume Information", "__MACOSX", "Network Trash Folder", "Temporary Items"}
 )
 """Names of folders with copies, thumbnails or rubbish, of Synology, QNAP, Windows, Linux and macOS."""
-
-
-class TooFewImagesError(McdoError):
-    """More images were asked for than the folder holds."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +53,14 @@ class FolderSource:
     def content_hash(self, image_id: str) -> str:
         """sha256 of the file's bytes."""
         return hashlib.sha256(self._read(image_id)).hexdigest()
+
+    def signature(self, image_id: str) -> Hashable:
+        """Of the file, whatever it is that a link leads to."""
+        try:
+            stat = os.stat(self._path(image_id))
+        except (OSError, ValueError):
+            return None
+        return str(self._path(image_id)), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
     def _read(self, image_id: str) -> bytes:
         return read(self._path(image_id))
@@ -83,48 +85,22 @@ def folder(path: str | Path, n: int | None = None, seed: int = 42, *, skip_unrea
     image of the n is dropped and recorded in ``skipped``, so the set is smaller; it is not replaced. Raises McdoError
     for a wrong layout, for n above the number of images, and for unreadable images, naming them.
     """
+    return listed(path).load(n, seed, skip_unreadable=skip_unreadable)
+
+
+def listed(path: str | Path) -> Listing:
+    """What a folder holds, nothing decoded yet; raises McdoError for a wrong layout."""
     root = Path(path).expanduser()
     found = _list(root)
-    labels = np.array([label for _, label in found.images], dtype=np.int64)
-    if n is not None and n > len(labels):
-        raise TooFewImagesError(f"{root} holds {len(labels)} images, {n} were asked for; ask for at most {len(labels)}")
-    chosen = np.sort(spread_order(labels, seed)[:n])
-    names = class_names(root, found.classes)  # before the files are read: its errors cost nothing
-    source = FolderSource(root)
-    ids = [found.images[i][0] for i in chosen]
-    checked = for_each(lambda i: _check(source, ids[i]), len(ids), f"checking {root.name}")
-    bad = [each for each in checked if isinstance(each, UnreadableImageError)]
-    if len(bad) == len(ids) or (bad and not skip_unreadable):
-        raise _unusable(root, bad, len(ids))
-    kept = [i for i, each in enumerate(checked) if isinstance(each, str)]
-    hashes = tuple(each for each in checked if isinstance(each, str))
-    return ImageSet(
+    return Listing(
         name=f"folder:{from_path(path)}",
-        ids=tuple(ids[i] for i in kept),
-        labels=labels[chosen[kept]] if found.classes else None,
-        class_names=names,
-        seed=seed,
-        source=source,
-        content_hashes=hashes,
-        skipped=(*found.skipped, *(Skipped(_id(root, Path(each.path)), each.reason) for each in bad)),
-        origins=hashes,
+        where=str(root),
+        ids=tuple(image_id for image_id, _ in found.images),
+        labels=np.array([label for _, label in found.images], dtype=np.int64) if found.classes else None,
+        class_names=class_names(root, found.classes),
+        source=FolderSource(root),
+        skipped=tuple(found.skipped),
     )
-
-
-def _check(source: FolderSource, image_id: str) -> str | UnreadableImageError:
-    try:
-        return source.load(image_id)[1]
-    except UnreadableImageError as error:
-        return error
-
-
-def _unusable(root: Path, bad: list[UnreadableImageError], count: int) -> McdoError:
-    if len(bad) == 1 < count:
-        return bad[0]
-    lines = [f"  {each.path}: {each.reason}" for each in bad[:_NAMED_IN_ERROR]]
-    more = [f"  and {len(bad) - _NAMED_IN_ERROR} more"] if len(bad) > _NAMED_IN_ERROR else []
-    remedy = "leave them out with --skip-unreadable (skip_unreadable=True)" if len(bad) < count else "none is readable"
-    return McdoError("\n".join([f"{root}: {len(bad)} of {count} images cannot be used; {remedy}", *lines, *more]))
 
 
 def _list(root: Path) -> _Listing:

@@ -11,8 +11,9 @@ import numpy as np
 from mcdo import arguments
 from mcdo.errors import McdoError, nearest
 from mcdo.images.digits import HELDOUT, DigitSource, digit_origin, digits
-from mcdo.images.folder import FolderSource, folder
+from mcdo.images.folder import FolderSource, folder, listed
 from mcdo.images.image_set import ImageSet, Skipped, Source
+from mcdo.images.listing import Listing, Looked, TooFewImagesError
 from mcdo.images.retrieval import retrieval
 from mcdo.images.synthetic import SyntheticSource, synthetic
 from mcdo.images.threads import for_each
@@ -33,6 +34,8 @@ class Kind:
     load: Callable[[str, int | None, int, bool], ImageSet]
     source: Callable[[str], Source]
     origins: Callable[[Names, Names], Names]
+    listed: Callable[[str], Listing] | None = None
+    """What there is, where that can be told before anything is decoded."""
 
 
 KINDS = {
@@ -45,6 +48,7 @@ KINDS = {
     "folder": Kind(
         usage="folder:PATH",
         load=lambda path, n, seed, skip: folder(path, n, seed, skip_unreadable=skip),
+        listed=listed,
         source=lambda path: FolderSource(Path(to_path(path)).expanduser()),
         origins=lambda _, hashes: hashes,
     ),
@@ -73,6 +77,18 @@ def load_images(spec: str, n: int | None = None, seed: int = 42, *, skip_unreada
     kind, argument = _parse(spec)
     n = None if n is None else arguments.whole("n", n, least=1)
     return kind.load(argument, n, arguments.seed(seed), skip_unreadable)
+
+
+def look_at(spec: str, n: int | None, seed: int, seconds: float) -> Looked:
+    """What there is to :func:`load_images`, decoding for so long; raises McdoError for what cannot be loaded at all."""
+    kind, argument = _parse(spec)
+    if kind.listed is not None:
+        return kind.listed(argument).look(n, seed, seconds)
+    try:
+        images = kind.load(argument, n, seed, False)
+    except TooFewImagesError:
+        images = kind.load(argument, None, seed, False)
+    return Looked(len(images), images.class_names, len(images), len(images), len(set(images.origins)))
 
 
 def _parse(spec: str) -> tuple[Kind, str]:

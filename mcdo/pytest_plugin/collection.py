@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,14 @@ import pytest
 
 from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
-from mcdo.harness import Experiment, Subject, first_model
+from mcdo.harness import Experiment, Runner, Subject, first_model
 from mcdo.harness.decision import dropped
+from mcdo.harness.preflight import preflight
 from mcdo.harness.tests import COLLECTED
-from mcdo.names import file_name
+from mcdo.names import file_name, message, say_text
 from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
 from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
 from mcdo.pytest_plugin.state import MODELS, RUNNER, SESSION
-from mcdo.report.files import check_writable
 from mcdo.report.page import check_page
 
 
@@ -126,6 +127,8 @@ def _family_marks(subject: Subject) -> list[pytest.MarkDecorator]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     tier = getattr(pytest.mark, device_of(config).split(":")[0])
     for item in items:
+        if (kind := experiment_of(item)) is not None:
+            item.extra_keyword_matches.add(kind.key)  # so that -k finds the gates about it too
         named = any(item.get_closest_marker(other) for other in TIERS)  # by the test itself
         if {"model", "subject"} & set(getattr(item, "fixturenames", ())) and not named:
             item.add_marker(tier)
@@ -140,7 +143,7 @@ def _turn(item: pytest.Item) -> int:
     """The harness's own gates first, then what the verdict rests on, the verdict, and the phases that need a GO."""
     if item.get_closest_marker("own_gate"):
         return 0
-    if any(item.get_closest_marker(phase) for phase in LATER_PHASES):
+    if _is_later(item):
         return 3
     return 2 if item.get_closest_marker("decision") else 1
 
@@ -168,17 +171,71 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[MODELS] = frozenset(_models(session.items))
     if session.config.option.collectonly:  # nothing will be measured
         return
+    asked = {}
     for item in session.items:
         kind, subject = experiment_of(item), _own_subject(item)
         if kind is not None and subject is not None:
-            runner.plan(kind.configured(settings), subject_of(item, subject))
+            asked[kind.configured(settings), subject_of(item, subject)] = item
+    measuring = any({"session", "runner"} & set(getattr(item, "fixturenames", ())) for item in session.items)
+    if measuring:
+        _prepare(session, runner, list(asked))
+    else:
+        for experiment, about in asked:
+            runner.plan(experiment, about)
     if any(item.get_closest_marker("decision") for item in session.items):
         dropped(settings.reports / "phase1", settings.session)
-    measuring = any({"session", "runner"} & set(getattr(item, "fixturenames", ())) for item in session.items)
-    if measuring and not hasattr(session.config, "workerinput"):
-        try:
-            check_writable(settings.reports)
-            if (page := session.config.getoption("--page")) is not None:
-                check_page(Path(page))
-        except McdoError as error:
-            raise pytest.UsageError(str(error)) from error
+
+
+def _bullet(said: str) -> str:
+    return "  * " + message(said).replace("\n", "\n    ")
+
+
+def _is_later(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(phase) for phase in LATER_PHASES)
+
+
+def _prepare(session: pytest.Session, runner: Runner, asked: list[tuple[Experiment[Any], Subject]]) -> None:
+    """Plan what is asked, and end here where something is in its way."""
+    option, items = session.config.getoption, session.items
+    models: frozenset[str] = session.config.stash[MODELS]
+    worker = _worker(session.config)
+    try:
+        if (page := option("--page")) is not None:
+            check_page(Path(page))
+        found = preflight(
+            runner,
+            asked,
+            models=models,
+            later=any(map(_is_later, items)) and not option("--force"),
+            decides=any(item.get_closest_marker("decision") for item in items),
+            timed=worker is None,
+        )
+    except McdoError as error:
+        raise pytest.UsageError(str(error)) from error
+    told = [str(each) for each in found if each.state == "told"]
+    wrong = [str(each) for each in found if each.state == "wrong"]
+    if wrong:
+        things = "something is" if len(wrong) == 1 else f"{len(wrong)} things are"
+        head = f"Pre-flight: {things} in the way, and nothing was measured."
+        _end(session, "\n".join([head, *(_bullet(each) for each in (*wrong, *told))]))
+    elif worker in (None, "gw0"):
+        with runner.session.unmuted():
+            for line in told:
+                say_text(f"Pre-flight: {message(line)}", sys.stderr)
+
+
+def _end(session: pytest.Session, said: str) -> None:
+    """End the session before its first test; a worker has the controller end it, in the same words."""
+    if not hasattr(session.config, "workerinput"):
+        raise pytest.UsageError(said)
+    session.shouldstop = said
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """No test in a worker that is to stop."""
+    return True if session.shouldstop and hasattr(session.config, "workerinput") else None
+
+
+def _worker(config: pytest.Config) -> str | None:
+    return getattr(config, "workerinput", {}).get("workerid")

@@ -114,7 +114,10 @@ def test_scores_do_not_depend_on_the_batch(model: str, session: Session) -> None
 def test_text_embeddings_are_not_collapsed(
     model: str, session: Session, record_property: Callable[[str, object], None]
 ) -> None:
-    names = session.image_set(Images(NestedPasses.configured(session.settings).n)).class_names
+    images = session.image_set(Images(NestedPasses.configured(session.settings).n))
+    names = images.class_names
+    if len(names) < 2:
+        pytest.skip(f"{images.name} has no classes")
     cosine = session.encoder(model).text_collapse([TEMPLATES[0].format(name) for name in names])
     record_property("mean pairwise cosine", f"{cosine:.3f}")
     assert cosine <= COLLAPSED, (

@@ -160,8 +160,9 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
         return Logits(model, Images(self.n))
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
-        runs: dict[str, Request[Any]] = {"mc": self.run(about.model), "first_order": self.first_order(about)}
-        return (*(runs[name] for name in self.estimators), self.logits(about.model))
+        for name in self.estimators:
+            yield self.run(about.model) if name == "mc" else self.first_order(about)
+        yield self.logits(about.model)
 
     def compute(self, inputs: Inputs) -> AmbiguityResult:
         logits, images = inputs[self.logits(inputs.model)]["logits"], inputs.images(Images(self.n))

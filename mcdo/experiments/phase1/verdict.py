@@ -65,7 +65,7 @@ class Phase1Verdict(Experiment[Verdict]):
         for model in _trusted(about):
             view = about.of(Subject(model, (model,)))
             for experiment in self._experiments:
-                if experiment is not SubsetAmbiguity or view.encoder().has_text:
+                if experiment is not SubsetAmbiguity or not _without_targets(view):
                     yield from experiment.configured(about.settings).requests(view)
 
     @property
@@ -80,8 +80,9 @@ class Phase1Verdict(Experiment[Verdict]):
         cells, sweep = judged(measured)
         if (best := wants_sweep(cells)) is not None:
             cells, sweep = judged(measured, _sweep(inputs, best.model))
-        texts = [model for model in models if inputs.encoder(model).has_text]
-        validity = [row for model in texts for row in self._validity(inputs, Subject(model, (model,)))]
+        unread = {model: _without_targets(inputs.of(Subject(model, (model,)))) for model in models}
+        read = [model for model in models if not unread[model]]
+        validity = [row for model in read for row in self._validity(inputs, Subject(model, (model,)))]
         originals = min((cell.spearman.n for cell in cells), default=0)
         decision, reason = decide(cells, originals, sweep)
         if not models:
@@ -93,7 +94,7 @@ class Phase1Verdict(Experiment[Verdict]):
             decision=decision,
             reason=reason,
             published=published(cells, sweep),
-            statements=statements(cells, validity, unread=set(models) - set(texts)),
+            statements=statements(cells, validity, unread=unread),
             cells=(*cells, *sweep),
             validity=tuple(validity),
             models=models,
@@ -144,6 +145,14 @@ class Phase1Verdict(Experiment[Verdict]):
 
     def summary(self, result: Verdict) -> Mapping[str, Any]:
         return {}
+
+
+def _without_targets(about: View) -> str:
+    """Why ambiguity has no measure here, or ""."""
+    if not about.encoder().has_text:
+        return "no text tower"
+    shown = Images(SubsetAmbiguity.configured(about.settings).n)
+    return "" if len(about.images(shown).class_names) > 1 else "no classes"
 
 
 def _plain_images(inputs: Inputs) -> list[Images]:

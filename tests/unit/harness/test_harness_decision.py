@@ -156,7 +156,7 @@ def test_reliability_and_validity_are_said_apart(cells: list[Cell], row: Validit
 
 def test_an_encoder_without_text_is_said_to_have_no_measure_of_validity() -> None:
     said = "a trace_pre: reliable from T=64 on, validity unknown (no text tower)"
-    assert statements([USABLE], [], unread={"a"}) == (said,)
+    assert statements([USABLE], [], unread={"a": "no text tower"}) == (said,)
 
 
 def verdict(decision: str = "GO", gates: dict[str, str] | None = None) -> Verdict:

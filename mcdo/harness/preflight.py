@@ -1,0 +1,267 @@
+"""What is in the way of a run, found before its first pass and said in one message; ``mcdo doctor`` asks the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mcdo.encoders.load import located
+from mcdo.errors import McdoError
+from mcdo.harness.decision import FILE, LEAST_ORIGINS, refusal
+from mcdo.harness.experiment import ALL_MODELS, Experiment, Subject, View
+from mcdo.harness.remaining import duration
+from mcdo.harness.requests import Images, Passes, Request
+from mcdo.harness.runner import Runner
+from mcdo.harness.session import LEAST_IMAGES, Session
+from mcdo.images.listing import Looked, unusable
+from mcdo.images.load import look_at
+from mcdo.report.finding import Finding, State
+
+LOOK_S = 20.0
+"""Seconds for which images are decoded; the others are when they are needed, and before any pass of them."""
+LONG_S = 30.0
+"""Seconds of passes from which on what is expected is said."""
+LEAST_FREE = 2**26
+"""Bytes that must be free beside the arrays of scores."""
+_SCORES = 12
+"""About as many arrays [K, N] are stored for every T."""
+
+
+def weights(key: str, missing: State = "wrong") -> Finding:
+    """Where an encoder's weights are, or the command that gets them."""
+    try:
+        return Finding(key, "ok", located(key))
+    except McdoError as error:
+        return Finding(key, missing, str(error))
+
+
+def images(spec: str, n: int | None, seed: int, seconds: float, *, skip: bool) -> tuple[list[Finding], Looked | None]:
+    """Whether the images that a run of ``n`` (None: of all) would be shown can be, as far as ``seconds`` allow."""
+    try:
+        seen = look_at(spec, n, seed, seconds)
+    except McdoError as error:
+        return [Finding("images", "wrong", str(error))], None
+    found = []
+    if seen.there < LEAST_IMAGES:
+        found.append(Finding("images", "wrong", f"{spec}: {seen.there} images are too few for any statistic"))
+    if seen.unusable and (not skip or len(seen.unusable) == seen.chosen):
+        found.append(Finding("images", "wrong", str(unusable(spec, seen.unusable, seen.looked_at))))
+    if seen.looked_at < seen.chosen:
+        some = f"{seen.looked_at:,} of {seen.chosen:,} were decoded in {seconds:.0f} s"
+        found.append(Finding("images", "told", f"{spec}: {some}, the others will be before they are measured"))
+    if not found:
+        found.append(
+            Finding(
+                "images",
+                "ok",
+                f"{spec}: {seen.there} images, {seen.originals} originals, {len(seen.class_names)} classes",
+            )
+        )
+    return found, seen
+
+
+def places(store: Path | None, reports: Path, needed: int = LEAST_FREE) -> Iterator[Finding]:
+    """Whether ``needed`` bytes can be written where measurements go, and reports where they go."""
+    from mcdo.report.files import check_writable
+    from mcdo.store import Store
+
+    if store is not None:
+        free = shutil.disk_usage(_existing(store)).free
+        said = f"{store}: {free / 2**30:.1f} GB free"
+        try:
+            Store(store).check_writable()
+            if free < needed:
+                said = f"{said}, {needed / 2**30:.1f} GB wanted: name another disk with --store"
+                yield Finding("store", "wrong", said)
+            else:
+                yield Finding("store", "ok", said)
+        except McdoError as error:
+            yield Finding("store", "wrong", str(error))
+    try:
+        check_writable(reports)
+        yield Finding("reports", "ok", str(reports))
+    except McdoError as error:
+        yield Finding("reports", "wrong", str(error))
+
+
+def preflight(
+    runner: Runner,
+    asked: Sequence[tuple[Experiment[Any], Subject]],
+    *,
+    models: Iterable[str] = (),
+    later: bool = False,
+    decides: bool = False,
+    timed: bool = True,
+) -> list[Finding]:
+    """Plan what is asked, and say what is in its way (``wrong``) and what to know of it (``told``).
+
+    Args:
+        runner: of the session.
+        asked: experiments and their subjects.
+        models: encoders that are needed by others than these.
+        later: whether a later phase is among what is asked, and must have a GO.
+        decides: whether the verdict is.
+        timed: whether to say how long it will take, which several processes at once cannot.
+
+    """
+    session = runner.session
+    settings = session.settings
+    every = dict.fromkeys((*models, *(model for _, subject in asked for model in subject.models)))
+    found = list(_encoders(session, every))
+    absent = {each.what for each in found if each.state == "wrong"}
+    wanted = [n for experiment, _ in asked for n in _own_images(experiment)]
+    seen = None
+    if wanted:
+        looked, seen = images(settings.images, max(wanted), settings.seed, LOOK_S, skip=settings.skip_unreadable)
+        found += looked
+    if not wanted or seen is not None:
+        ready = [(experiment, subject) for experiment, subject in asked if not absent & set(subject.models)]
+        for experiment, subject in ready:
+            runner.plan(experiment, subject)
+        if seen is not None:
+            session.there = seen.there if seen.there < max(wanted) else None
+            found += (*_short(asked, seen, settings.images, decides=decides), *_classless(session, asked, seen))
+    found += _no_go(session, absent) if later and not decides else []
+    found += places(settings.store, settings.reports, LEAST_FREE + _bytes_stored(session))
+    if not any(each.state == "wrong" for each in found) and not settings.from_store:
+        found += (*_memory(session), *(_expected(session) if timed else ()))
+    return found
+
+
+def _encoders(session: Session, models: Iterable[str]) -> Iterator[Finding]:
+    """Whether the weights are there, and can be loaded."""
+    settings = session.settings
+    for model in models:
+        found = Finding(model, "ok", "")
+        if not settings.from_store and model not in settings.random_weights:
+            found = weights(model)
+        if found.state == "ok":
+            try:
+                session.encoder(model)
+            except McdoError as error:
+                found = Finding(model, "wrong", str(error))
+        yield found
+
+
+def _own_images(experiment: Experiment[Any]) -> list[int]:
+    """How many of the session's images an experiment wants: every field that says so."""
+    names = [name for name, what in experiment.sized.items() if what in ("num_images", "images_at_most")]
+    return [getattr(experiment, name) for name in names if hasattr(experiment, name)]
+
+
+def _short(
+    asked: Sequence[tuple[Experiment[Any], Subject]], seen: Looked, spec: str, *, decides: bool
+) -> Iterator[Finding]:
+    wanted = {experiment.key: max(_own_images(experiment), default=0) for experiment, _ in asked}
+    more = {key: n for key, n in wanted.items() if n > seen.there}
+    if more:
+        named = ", ".join(f"{key} {n:,}" for key, n in sorted(more.items(), key=lambda each: each[1]))
+        yield Finding("images", "told", f"{spec} holds {seen.there:,}, all of which are shown; wanted are: {named}")
+    if decides and seen.looked_at == seen.chosen and seen.originals < LEAST_ORIGINS:
+        said = f"{seen.originals} originals are too few for one: at least {LEAST_ORIGINS}"
+        yield Finding("verdict", "told", said)
+
+
+def _classless(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]], seen: Looked) -> Iterator[Finding]:
+    """Experiments that need classes, where the images have none."""
+    if len(seen.class_names) > 1:
+        return
+    needing: dict[str, None] = {}
+    for experiment, subject in asked:
+        with suppress(McdoError):  # which running it will say
+            requests = experiment.requests(View(session, subject))
+            if any(each.needs_classes and _of_session(each) for each in requests):
+                needing[experiment.key] = None
+    if needing:
+        classes = "one class" if seen.class_names else "no classes (there are no directories)"
+        names = f"{', '.join(needing)} {'needs' if len(needing) == 1 else 'need'}"
+        leave = next(iter(needing)) if len(needing) == 1 else f"({' or '.join(needing)})"
+        yield Finding(
+            "images",
+            "wrong",
+            f"{session.settings.images} has {classes}, which {names}. Put them as FOLDER/CLASS/IMAGE.jpg, lay a "
+            f"list of labels beside them or name them in a csv:FILE, or leave these tests out: -k 'not {leave}'",
+        )
+
+
+def _of_session(request: Request[Any]) -> bool:
+    shown = getattr(request, "shown", None)
+    return isinstance(shown, Images) and shown.source is None
+
+
+def _no_go(session: Session, absent: set[str]) -> list[Finding]:
+    path = session.settings.reports / "phase1" / FILE
+    if absent and path.exists():
+        return []  # what it holds for cannot be told without the models
+    said = refusal(View(session, Subject(ALL_MODELS, session.settings.models)), path.parent)
+    return [] if said is None else [Finding("later phases", "wrong", said)]
+
+
+def _bytes_stored(session: Session) -> int:
+    total = 0
+    for request in session.planned:
+        if isinstance(request, Passes):
+            with suppress(McdoError):
+                config = request.config
+                total += session.count(request.shown) * config.trials * len(config.passes) * _SCORES * 8
+    return total
+
+
+def _memory(session: Session) -> Iterator[Finding]:
+    """Room for the pixels of every set of images, which are kept for the session."""
+    shown = {
+        (request.model, each)
+        for request in session.planned
+        if isinstance(each := getattr(request, "shown", None), Images) and request.model
+    }
+    needed = 0
+    for model, each in shown:
+        needed += session.count(each) * 3 * session.encoder(model).resolution ** 2
+    free = available_memory()
+    if free is not None and needed > free:
+        yield Finding(
+            "memory",
+            "wrong",
+            f"the pixels of {len(shown)} sets of images take {needed / 2**30:.1f} GB, and {free / 2**30:.1f} GB are "
+            "free: give a smaller --num-images, or fewer --models or tests at a time",
+        )
+
+
+def available_memory() -> int | None:
+    """Bytes that can be used without swapping, where the system says so."""
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
+    with suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _expected(session: Session) -> Iterator[Finding]:
+    """Time of the plan, by a timed pass of each encoder."""
+    passes: dict[str, int] = {}
+    for request in session.planned:
+        if request.model:
+            passes[request.model] = passes.get(request.model, 0) + request.expected_passes(session)
+    seconds = {model: session.remaining.rate(model) * count for model, count in passes.items() if count}
+    total = sum(seconds.values())
+    if total < LONG_S:
+        return
+    each = ", ".join(
+        f"{model} {passes[model]:,} passes of {session.remaining.rate(model) * 1e3:.3g} ms" for model in seconds
+    )
+    held = " without what the store holds" if session.store is not None else ""
+    yield Finding(
+        "time",
+        "told",
+        f"about {duration(total)} at most{held} ({each}, on {session.settings.device}). For less: --num-images, "
+        "--trials, --passes or --protocol=quick",
+    )
+
+
+def _existing(path: Path) -> Path:
+    return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())

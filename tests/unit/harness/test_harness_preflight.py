@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
+from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
+from mcdo.experiments.phase1.verdict import Phase1Verdict
+from mcdo.harness import ALL_MODELS, Experiment, Runner, Session, Settings, Subject
+from mcdo.harness import preflight as module
+from mcdo.harness.preflight import preflight
+from mcdo.images.folder import FolderSource, listed
+from mcdo.report.finding import Finding
+
+KINDS: tuple[type[Experiment[Any]], ...] = (NestedPasses, SubsetAmbiguity, Phase1Verdict)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve pictures of two classes."""
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        path = tmp_path / "photos" / f"class_{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+def flat(photos: Path) -> Path:
+    """The same, none in a class."""
+    there = photos.with_name("flat")
+    there.mkdir()
+    for path in photos.glob("*/*.png"):
+        path.rename(there / path.name)
+    return there
+
+
+def found(
+    images: Path | str,
+    tmp_path: Path,
+    models: tuple[str, ...] = ("clip_tiny",),
+    kinds: tuple[type[Experiment[Any]], ...] = KINDS,
+    settings: dict[str, Any] | None = None,
+    **how: Any,
+) -> list[Finding]:
+    made = Settings(models, images=str(images), reports=tmp_path / "reports", protocol="quick", **(settings or {}))
+    asked: list[tuple[Experiment[Any], Subject]] = []
+    for kind in kinds:
+        subjects = (Subject(ALL_MODELS, models),) if kind is Phase1Verdict else kind.subjects(made)
+        asked += [(kind.configured(made), subject) for subject in subjects]
+    return preflight(Runner(Session(made)), asked, **how)
+
+
+def said(found: list[Finding], state: str) -> list[str]:
+    return [str(each) for each in found if each.state == state]
+
+
+def test_nothing_is_in_the_way_of_a_small_set_but_its_size_is_said(photos: Path, tmp_path: Path) -> None:
+    seen = found(f"folder:{photos}", tmp_path, decides=True)
+    assert not said(seen, "wrong")
+    wanted, few = said(seen, "told")
+    assert "holds 12, all of which are shown; wanted are: exp0 120, exp5 500" in wanted
+    assert "12 originals are too few for one: at least 100" in few
+
+
+def test_missing_weights_and_missing_classes_are_said_together(photos: Path, tmp_path: Path) -> None:
+    seen = said(found(f"folder:{flat(photos)}", tmp_path, ("clip_tiny", "clip_l14_336")), "wrong")
+    assert len(seen) == 2
+    assert "hf download" in seen[0]
+    assert "has no classes (there are no directories), which exp5 needs" in seen[1]
+    assert "-k 'not exp5'" in seen[1]
+
+
+def test_without_what_needs_classes_none_are_needed(photos: Path, tmp_path: Path) -> None:
+    there = flat(photos)
+    assert not said(found(f"folder:{there}", tmp_path, kinds=(NestedPasses, Phase1Verdict)), "wrong")
+
+
+def test_unreadable_images_are_named_and_may_be_left_out(photos: Path, tmp_path: Path) -> None:
+    (photos / "class_0" / "bad.jpg").write_text("no picture")
+    (photos / "class_1" / "empty.jpg").touch()
+    (seen,) = said(found(f"folder:{photos}", tmp_path), "wrong")
+    assert "2 of 14 images cannot be used" in seen
+    assert "bad.jpg" in seen
+    assert "empty.jpg" in seen
+    assert not said(found(f"folder:{photos}", tmp_path, settings={"skip_unreadable": True}), "wrong")
+
+
+def test_a_later_phase_wants_a_go(photos: Path, tmp_path: Path) -> None:
+    (seen,) = said(found(f"folder:{photos}", tmp_path, later=True), "wrong")
+    assert "there is no Phase 1 verdict" in seen
+    assert not said(found(f"folder:{photos}", tmp_path, later=True, decides=True), "wrong"), "it is to be made"
+
+
+def test_too_little_memory_is_said_with_what_is_wanted(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = 12 * 3 * 32 * 32  # the pixels of one set: all there are, whatever was wanted
+    monkeypatch.setattr(module, "available_memory", lambda: needed)
+    assert not said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "wrong")
+    monkeypatch.setattr(module, "available_memory", lambda: needed - 1)
+    (seen,) = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "wrong")
+    assert "the pixels of 1 sets of images take" in seen
+
+
+def test_too_little_room_on_the_disk_is_said(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(2**40, 2**40, 2**20))
+    (seen,) = said(found(f"folder:{photos}", tmp_path, settings={"store": tmp_path / "store"}), "wrong")
+    assert "0.0 GB free" in seen
+    assert "--store" in seen
+
+
+def test_a_long_run_is_announced_by_a_measured_pass(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcdo.harness.remaining.seconds_per_pass", lambda encoder, rows: 0.01)
+    seen = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "told")[-1]
+    passes = 12 * 5 * 256  # images, trials and passes of the quick protocol
+    assert f"about 3 min at most (clip_tiny {passes:,} passes of 10 ms" in seen
+    assert not any("min at most" in each for each in said(found(f"folder:{photos}", tmp_path, timed=False), "told"))
+
+
+def test_what_takes_too_long_to_decode_is_left_for_later(photos: Path) -> None:
+    looked = listed(photos).look(None, 0, seconds=0.0)
+    assert (looked.there, looked.chosen, looked.looked_at) == (12, 12, 0)
+
+
+def test_no_file_is_decoded_twice_while_it_stays_as_it_is(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    load = FolderSource.load
+
+    def counted(self: FolderSource, image_id: str) -> Any:
+        loaded.append(image_id)
+        return load(self, image_id)
+
+    monkeypatch.setattr(FolderSource, "load", counted)
+    looked = listed(photos).look(8, 0, seconds=60.0)
+    images = listed(photos).load(10, 0, skip_unreadable=False)
+    assert (looked.looked_at, len(images), len(loaded)) == (8, 10, 10)
+    (photos / loaded[0]).write_bytes((photos / loaded[1]).read_bytes())
+    again = listed(photos).load(10, 0, skip_unreadable=False)
+    assert loaded[10:] == [loaded[0]]
+    at = again.ids.index(loaded[0])
+    assert again.content_hashes[at] == images.content_hashes[images.ids.index(loaded[1])]
