@@ -48,3 +48,25 @@ def test_a_version_below_the_bound_is_wrong_and_another_than_tested_is_said() ->
     assert (other.state, "tested with 1.0" in other.said) == ("ok", True)
     absent = doctor._version("no-such-package", ">=1", {})
     assert absent.state == "wrong"
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_the_check_of_the_device_decides_the_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ok: bool
+) -> None:
+    from types import SimpleNamespace
+
+    from mcdo.experiments.cost import device
+
+    asked = []
+
+    def run(*arguments: object) -> object:
+        asked.append(arguments[:3])
+        return SimpleNamespace(ok=ok)
+
+    monkeypatch.setattr(device, "run", run)
+    out = tmp_path / "device"
+    assert diagnosed(tmp_path, capsys, "--device=cpu", f"--check={out}")[0] == int(not ok)
+    assert asked == [("cpu", device.TOY, out)]
+    assert diagnosed(tmp_path, capsys, "--device=gpu", f"--check={out}")[0] == 1
+    assert len(asked) == 1, "what is wrong already is mended first"
