@@ -38,7 +38,7 @@ def add_command(rooms: Any) -> None:
     parser.add_argument("--store", type=Path, default=Path("store"), help="default: store")
     parser.add_argument("--reports", type=Path, default=Path("reports"), help="default: reports")
     parser.add_argument(
-        "--check", type=Path, metavar="FOLDER", help="run the whole check of the device too, into FOLDER: 8 min on a GPU"
+        "--check", type=Path, metavar="FOLDER", help="run the device's whole check into FOLDER too (8 min on a GPU)"
     )
     parser.set_defaults(run=run)
 
