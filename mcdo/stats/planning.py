@@ -35,7 +35,7 @@ from mcdo.errors import McdoError
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.growth import ENDS
 from mcdo.stats.pilot import Pilot, Run
-from mcdo.stats.reliability import SHARING_ALPHA
+from mcdo.stats.reliability import SHARING_ALPHA, Reliability
 from mcdo.stats.resampling import Estimate, IntervalOutcome, Origins
 from mcdo.stats.signal_noise import snr_from_icc
 from mcdo.stats.status import THRESHOLDS, Thresholds
@@ -118,6 +118,7 @@ def needed_images(
     power: float = POWER,
     most: int = MOST,
     least: int = 3,
+    assumed: bool = False,
 ) -> Need:
     """Originals that decide a claim about one figure, at the trials and passes of the pilot.
 
@@ -130,6 +131,7 @@ def needed_images(
         power: probability with which the planned run decides.
         most: originals above which the claim is out of reach.
         least: originals that are planned for at least.
+        assumed: the value is certain, and the interval only says what error so many originals have.
 
     Raises:
         McdoError: for a power outside (0, 1), or no bar.
@@ -141,23 +143,45 @@ def needed_images(
     outcome = _outcome(estimate, bars)
     nearest = min(bars, key=lambda bar: abs(estimate.value - bar))
     distance = abs(estimate.value - nearest)
-    if outcome != "undecided":
+    if outcome != "undecided" and not assumed:
         return Need("decided", outcome, measured, 1.0, distance)
     if not estimate.has_interval or not math.isfinite(estimate.high - estimate.low):
         why = estimate.reason or "an interval is needed to plan with"
         return Need("out of reach", "undecided", None, 0.0, distance, f"the pilot gives no interval: {why}")
     arm = estimate.value - estimate.low if nearest < estimate.value else estimate.high - estimate.value
-    known = arm / float(special.ndtri((1 + estimate.level) / 2))
+    of_pilot = arm / float(special.ndtri((1 + estimate.level) / 2))
+    known = 0.0 if assumed else of_pilot
 
     def chance(n: int) -> float:
-        error = known * math.sqrt(estimate.n / n)
-        return chance_decided(estimate.value, known, error, bars, estimate.level)
+        return chance_decided(estimate.value, known, of_pilot * math.sqrt(estimate.n / n), bars, estimate.level)
 
     n = _smallest(lambda n: chance(n) >= power, least, most)
     if n is None:
         return Need("out of reach", "undecided", None, chance(most), distance, _near(distance, estimate, nearest, most))
     size = Size(n, measured.trials, measured.passes)
     return Need("attainable", _likely(estimate.value, bars), size, chance(n), distance)
+
+
+def normal_error(figure: Literal["rho", "share", "auroc"], value: float, n: int, positive: float = 0.1) -> float:
+    """Standard error that a figure of ``value`` has from ``n`` originals, as theory says.
+
+    A rank correlation of normals (Bonett & Wright 2000), a share, or an AUROC (Hanley & McNeil 1982) with the share
+    ``positive`` of the originals in its class.
+
+    Raises:
+        McdoError: for a value that the figure cannot have.
+
+    """
+    low = -1 if figure == "rho" else 0
+    if not low < value < 1:
+        raise McdoError(f"{figure} = {value:g}: assume a value strictly between {low} and 1")
+    if figure == "rho":
+        return (1 - value**2) * math.sqrt((1 + value**2 / 2) / (n - 3))
+    if figure == "share":
+        return math.sqrt(value * (1 - value) / n)
+    ones, zeros = positive * n, (1 - positive) * n
+    both, other = value / (2 - value) - value**2, 2 * value**2 / (1 + value) - value**2
+    return math.sqrt((value * (1 - value) + (ones - 1) * both + (zeros - 1) * other) / (ones * zeros))
 
 
 @dataclass(frozen=True)
@@ -258,6 +282,11 @@ class PilotForecast:
     def passes(self) -> int:
         """T of what it starts from."""
         return self._passes
+
+    @property
+    def measured(self) -> Reliability:
+        """The pilot's figures there."""
+        return self._pilot.run
 
     def caution(self, passes: int) -> str:
         """Why single values at T are not to be trusted, or nothing."""

@@ -151,11 +151,12 @@ def test_a_score_is_usable_at_the_size_planned_from_a_pilot(passes: int, repetit
     for i in range(repetitions):
         pilot = PilotForecast(variance_scores(Size(120, 5, passes), rng), passes, seed=i)
         need = needed_for_usable(pilot)
-        assert need.state == "attainable"
-        assert need.size is not None
+        if need.size is None:  # a pilot that says too little, and says so
+            continue
         run = reliability(variance_scores(need.size, rng), seed=i, resamples=300)
         decided.append(run.p_usable <= 0.05 if need.outcome == "met" else run.decision() == "not met")
-    assert np.mean(decided) >= PROMISED - slack(repetitions)
+    assert len(decided) > 0.95 * repetitions
+    assert np.mean(decided) >= PROMISED - slack(len(decided))
 
 
 @pytest.mark.parametrize("make", [lambda: AssumedForecast(0.9, 64), lambda: _pilot()])

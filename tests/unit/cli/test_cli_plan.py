@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import mcdo
+from mcdo.cli import main
+from mcdo.estimators import MonteCarloConfig
+from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
+from mcdo.harness import Session, Settings
+from mcdo.harness.expense import expense
+from mcdo.harness.settings import Sizes
+from mcdo.stats.planning import Size
+from mcdo.store import Store
+
+SIZES = ["--num-images=80", "--trials=5", "--passes=8,32"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pilot of exp0 alone, of the sizes of ``SIZES``."""
+    place = tmp_path_factory.mktemp("store")
+    settings = Settings(("siglip_tiny",), store=place, sizes=Sizes(80, (8, 32), 5))
+    Session(settings).measure(NestedPasses.configured(settings).run("siglip_tiny"))
+    return place
+
+
+def test_a_plan_says_what_decides_each_claim_and_what_it_takes(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "plan.json"
+    command = ["plan", "--models=siglip_tiny", "--device=cpu", f"--store={store}", f"--out={out}", *SIZES]
+    assert main([*command, "--rate=1000"]) == 0
+    said = capsys.readouterr().out
+    usable = next(line for line in said.splitlines() if "phase1/usable/trace_post at T=32" in line).split()
+    assert usable[usable.index("usable") + 1 : usable.index("usable") + 4] == ["to", "be", "met"]
+    assert "exp0/more_passes_less_noise/trace_pre" in said
+    assert "at 1,000 passes a second" in said
+    row = next(line.split() for line in said.splitlines() if line.startswith("5,000  10  256"))
+    assert row[3:8] == ["12,800,000", "3", "h", "33", "min"]  # at 1000 a second
+    entries = {entry["claim"]: entry for entry in json.loads(out.read_text())}
+    size = entries["usable/trace_post at T=32"]["need"]["size"]
+    assert size["images"] * size["trials"] * size["passes"] > 80 * 5 * 32
+    assert f"--num-images={max(e['need']['size']['images'] for n, e in entries.items() if 'usable' in n)}" in said
+    assert "No pilot in" in said  # of exp5, say
+
+
+def test_without_a_pilot_it_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "store").mkdir()
+    for place in (tmp_path / "none", tmp_path / "store"):
+        assert main(["plan", "--models=clip_tiny", "--device=cpu", f"--store={place}"]) == 2
+        said = capsys.readouterr().err
+        assert "there is no pilot of clip_tiny on digits" in said
+        assert f"pytest -m phase1 --models=clip_tiny --store={place} --protocol=quick" in said
+
+
+def test_assumptions_take_the_place_of_a_pilot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assumed = "--assume=spearman=0.7,passes=64,raised=0.85,rho_entropy=0.3,auroc_high_entropy=0.7"
+    assert main(["plan", "--models=clip_tiny", "--device=cpu", assumed, "--rate=100"]) == 0
+    rows = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("assumed ")}
+    assert "to be met" in rows["T=64/spearman"]
+    assert "0.85 (assumed)" in rows["T=64/raised"]
+    assert "out of reach" in rows["T=64/rho_entropy"]  # it lies at its bar
+    # a share of .85 against .75: ((1.96 + 1.04) · √(.85 · .15)/.1)² = 114 originals, by hand
+    assert 110 <= int(rows["T=64/raised"].split("to be met")[1].split()[0]) <= 118
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--assume=spaerman=0.7"], "'spaerman' cannot be assumed; the nearest: spearman"),
+        (["--assume=spearman=high"], "write NAME=NUMBER"),
+        (["--assume=passes=64"], "names no figure"),
+        (["--assume=raised=1.2"], "strictly between 0 and 1"),
+        (["--assume=spearman=0.7", "--power=1"], "power 1.0"),
+        (["--assume=spearman=0.7", "--rate=0"], "--rate=0"),
+        (["--passes=many"], "give whole numbers"),
+        (["--models=clip_tyni"], "clip_tiny"),
+    ],
+)
+def test_what_is_wrong_is_named(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--models=clip_tiny", "--device=cpu", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_room_in_the_store_is_as_expected(tmp_path: Path) -> None:
+    encoder, images = mcdo.load_encoder("clip_tiny", device="cpu"), mcdo.load_images("digits", n=60, seed=0)
+    config = MonteCarloConfig(mcdo.Dropout(0.01), (4, 8, 16), 3, geometry=(8,))
+    mcdo.monte_carlo(
+        encoder, images, config.dropout, (4, 8), 3, geometry=8, store=Store(tmp_path), scores=(), progress=False
+    )
+    (file,) = tmp_path.rglob("*.safetensors")
+    foreseen = expense(encoder, Size(60, 3, 8), config, 0.001)
+    assert foreseen.stored == pytest.approx(file.stat().st_size, rel=0.05)
+    assert foreseen.seconds == pytest.approx(60 * 3 * 8 / 1000)
+    assert foreseen.memory == foreseen.stored + 60 * 3 * encoder.resolution**2
