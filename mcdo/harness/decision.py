@@ -121,6 +121,7 @@ class Verdict:
         published: what the published point rule says.
         statements: of each score of each model: reliable or not, valid beyond the norm or not.
         sizes: those that took the place of the protocol's.
+        budget: the time that they were chosen for, or "".
         less: what was smaller than the published protocol, in words.
         own_gates: the harness's own, by name: "passed", "failed" or "skipped"; None until the run is over.
         identity: of all that was judged, as :func:`identity_of` gives it.
@@ -143,6 +144,7 @@ class Verdict:
     session: str
     estimator: str = "mc"
     sizes: Mapping[str, Any] = field(default_factory=dict)
+    budget: str = ""
     less: tuple[str, ...] = ()
     own_gates: Mapping[str, str] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)

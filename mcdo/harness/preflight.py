@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mcdo.encoders.load import located
-from mcdo.errors import McdoError
+from mcdo.encoders.zero_shot import TEMPLATES
+from mcdo.errors import McdoError, NoTextTowerError
+from mcdo.harness.budget import seconds_of, set_sizes
 from mcdo.harness.decision import FILE, LEAST_ORIGINS, refusal
 from mcdo.harness.experiment import ALL_MODELS, Experiment, Subject, View
 from mcdo.harness.remaining import duration
@@ -118,18 +120,36 @@ def preflight(
     if wanted:
         looked, seen = images(settings.images, max(wanted), settings.seed, LOOK_S, skip=settings.skip_unreadable)
         found += looked
+    if seen is not None:
+        session.there = seen.there if seen.there < max(wanted) else None
+    if settings.budget and not any(each.state == "wrong" for each in found):
+        found.append(_fitted(session, asked, settings.budget))
+        asked = [(type(experiment).configured(session.settings), subject) for experiment, subject in asked]
     if not wanted or seen is not None:
         ready = [(experiment, subject) for experiment, subject in asked if not absent & set(subject.models)]
         for experiment, subject in ready:
             runner.plan(experiment, subject)
         if seen is not None:
-            session.there = seen.there if seen.there < max(wanted) else None
-            found += (*_short(asked, seen, settings.images, decides=decides), *_classless(session, asked, seen))
+            found += (
+                *_short(asked, seen, settings.images, decides=decides),
+                *_classless(session, asked, seen),
+                *_alike(session, seen),
+            )
     found += _no_go(session, absent) if later and not decides else []
     found += places(settings.store, settings.reports, LEAST_FREE + _bytes_stored(session))
     if not any(each.state == "wrong" for each in found) and not settings.from_store:
         found += (*_memory(session), *(_expected(session) if timed else ()))
     return found
+
+
+def _fitted(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]], budget: str) -> Finding:
+    """Sizes that the session is given, or why none would do."""
+    try:
+        takes = set_sizes(session, asked, seconds_of(budget))
+    except McdoError as error:
+        return Finding("--protocol", "wrong", f"auto:{budget}: {error}")
+    chosen = str(session.settings.sizes) or "as published"
+    return Finding("sizes", "told", f"{chosen}, about {duration(takes)} of passes for auto:{budget}")
 
 
 def _encoders(session: Session, models: Iterable[str]) -> Iterator[Finding]:
@@ -186,6 +206,19 @@ def _classless(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]
             f"{session.settings.images} has {classes}, which {names}. Put them as FOLDER/CLASS/IMAGE.jpg, lay a "
             f"list of labels beside them or name them in a csv:FILE, or leave these tests out: -k 'not {leave}'",
         )
+
+
+def _alike(session: Session, seen: Looked) -> Iterator[Finding]:
+    """Classes that a tokenizer cannot tell apart."""
+    needing = {each.model for each in session.planned if each.needs_classes and _of_session(each)}
+    for model in sorted(needing) if len(seen.class_names) > 1 and not session.settings.from_store else ():
+        prompts = [TEMPLATES[0].replace("{}", name) for name in seen.class_names]
+        try:
+            session.encoder(model).check_distinct(prompts, seen.class_names)
+        except NoTextTowerError:  # which is skipped by name
+            continue
+        except McdoError as error:
+            yield Finding("images", "wrong", str(error))
 
 
 def _of_session(request: Request[Any]) -> bool:
@@ -259,7 +292,7 @@ def _expected(session: Session) -> Iterator[Finding]:
         "time",
         "told",
         f"about {duration(total)} at most{held} ({each}, on {session.settings.device}). For less: --num-images, "
-        "--trials, --passes or --protocol=quick",
+        "--trials, --passes or --protocol=auto:30min",
     )
 
 

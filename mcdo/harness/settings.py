@@ -24,41 +24,44 @@ class Sizes:
         num_images: N.
         passes: T, ascending; one T alone keeps the protocol's smaller ones, which cost nothing.
         trials: K; an experiment of one trial stays one.
+        at_most: no size becomes larger than the protocol has it.
 
     """
 
     num_images: int | None = None
     passes: tuple[int, ...] | None = None
     trials: int | None = None
+    at_most: bool = False
 
     def of(self, what: SizeName, held: Any) -> Any:
         """What takes the place of a size that the protocol ``held``: a number, or a ladder of T."""
-        if what == "num_images":
-            return held if self.num_images is None else self.num_images
-        if what == "images_at_most":
-            return held if self.num_images is None else min(held, self.num_images)
-        if what == "trials":
-            return held if self.trials is None or held == 1 else self.trials
-        if self.passes is None:
+        given = {"passes": self.passes, "trials": self.trials}.get(what, self.num_images)
+        if given is None or (what == "trials" and held == 1):
             return held
-        return self._ladder(held) if isinstance(held, tuple) else self.passes[-1]
+        if isinstance(given, tuple):
+            return self._ladder(held, given) if isinstance(held, tuple) else self._number(held, given[-1])
+        return min(held, given) if what == "images_at_most" else self._number(held, given)
 
-    def _ladder(self, held: tuple[int, ...]) -> tuple[int, ...]:
-        assert self.passes is not None
-        if len(self.passes) > 1:
-            return self.passes
-        (most,) = self.passes
-        below = tuple(t for t in held if t < most)
-        return (*(below or (most // 2,)), most)
+    def _number(self, held: int, given: int) -> int:
+        return min(held, given) if self.at_most else given
+
+    def _ladder(self, held: tuple[int, ...], given: tuple[int, ...]) -> tuple[int, ...]:
+        if self.at_most:
+            return tuple(t for t in held if t <= given[-1]) or held[:1]
+        if len(given) > 1:
+            return given
+        below = tuple(t for t in held if t < given[0])
+        return (*(below or (given[0] // 2,)), *given)
 
     def as_dict(self) -> dict[str, Any]:
         """Those that are given, JSON-able."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value not in (None, False)}
 
     def __str__(self) -> str:
-        words = {"num_images": "N", "passes": "T", "trials": "K"}
-        given = {words[name]: value for name, value in self.as_dict().items()}
-        return ", ".join(f"{name} = {value}" for name, value in given.items()) or "as the protocol has them"
+        """As options of the command line."""
+        given = self.as_dict() | ({} if self.passes is None else {"passes": ",".join(map(str, self.passes))})
+        named = {f"--{name.replace('_', '-')}": value for name, value in given.items()}
+        return " ".join(name if value is True else f"{name}={value}" for name, value in named.items())
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Settings:
         device: a torch device.
         protocol: sizes.
         sizes: those that take the place of the protocol's.
+        budget: the time that ``sizes`` were chosen for, such as "30min"; "" where they were not.
         seed: of images, masks and intervals.
         dropout: the perturbation.
         reports: folder of the result files.
@@ -93,6 +97,7 @@ class Settings:
     device: str = "cpu"
     protocol: ProtocolName = "full"
     sizes: Sizes = field(default_factory=Sizes)
+    budget: str = ""
     seed: int = 42
     dropout: Perturbation = field(default_factory=Dropout)
     reports: Path = Path("reports")

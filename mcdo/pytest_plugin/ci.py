@@ -29,6 +29,7 @@ def _run_level_properties(pytestconfig: pytest.Config, record_testsuite_property
         "device": settings.device,
         "protocol": settings.protocol,
         "sizes": settings.sizes,
+        "budget": settings.budget,
         "perturbation": str(settings.dropout.as_dict()),
         "seed": settings.seed,
         **made(),

@@ -14,7 +14,7 @@ import pytest
 
 from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
-from mcdo.harness import Experiment, Runner, Subject, first_model
+from mcdo.harness import Claim, Experiment, Runner, Subject, first_model
 from mcdo.harness.decision import dropped
 from mcdo.harness.preflight import preflight
 from mcdo.harness.tests import COLLECTED
@@ -186,6 +186,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         dropped(settings.reports / "phase1", settings.session)
 
 
+def _leave_out_claims(session: pytest.Session, runner: Runner) -> None:
+    """Claims that there are none of at the sizes that were chosen, such as about a T that is not reached."""
+    settings = runner.session.settings
+    if not settings.budget:
+        return
+
+    def gone(item: pytest.Item) -> bool:
+        kind, call = experiment_of(item), getattr(item, "callspec", None)
+        claim = None if call is None else call.params.get("claim")
+        if kind is None or not isinstance(claim, Claim):
+            return False
+        return claim.name not in {each.name for each in kind.configured(settings).claims()}
+
+    _deselect(session.config, session.items, gone)
+
+
 def _bullet(said: str) -> str:
     return "  * " + message(said).replace("\n", "\n    ")
 
@@ -212,6 +228,7 @@ def _prepare(session: pytest.Session, runner: Runner, asked: list[tuple[Experime
         )
     except McdoError as error:
         raise pytest.UsageError(str(error)) from error
+    _leave_out_claims(session, runner)
     told = [str(each) for each in found if each.state == "told"]
     wrong = [str(each) for each in found if each.state == "wrong"]
     if wrong:

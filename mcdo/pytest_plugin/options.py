@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import uuid
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import pytest
 import torch
@@ -18,7 +18,9 @@ from mcdo.errors import McdoError
 from mcdo.estimators import SCORES
 from mcdo.estimators.score_table import check_reportable
 from mcdo.harness import Settings, Sizes
+from mcdo.harness.budget import seconds_of
 from mcdo.harness.session import LEAST_IMAGES
+from mcdo.harness.settings import ProtocolName
 from mcdo.perturbation import KINDS, Dropout, Perturbation, parse_perturbation
 from mcdo.pytest_plugin.marks import TIERS
 from mcdo.pytest_plugin.state import SESSION_ID
@@ -63,7 +65,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the performance suite (without -n); --benchmark-* are pytest-benchmark's",
     )
     group.addoption(
-        "--protocol", default="full", choices=("full", "quick"), help="sizes: published (full) or small (quick)"
+        "--protocol",
+        default="full",
+        metavar="full|quick|auto:30min",
+        help="sizes: published (full), small (quick), or chosen so that the passes take so long at most",
     )
     group.addoption(
         "--num-images", type=int, default=None, metavar="N", help="images of every experiment, in place of its own N"
@@ -76,6 +81,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--trials", type=int, default=None, metavar="K", help="trials, in place of the protocol's; one stays one"
+    )
+    group.addoption(
+        "--at-most", action="store_true", help="with these three, no size becomes larger than the protocol has it"
     )
     group.addoption("--seed", type=int, default=42, help="seed of images, masks and intervals (default: 42)")
     group.addoption(
@@ -190,7 +198,26 @@ def sizes_of(config: pytest.Config) -> Sizes:
         None if n is None else arguments.whole("--num-images", n, least=LEAST_IMAGES),
         None if passes is None else _passes(passes),
         None if trials is None else arguments.whole("--trials", trials, least=2),
+        config.getoption("--at-most") and (n, passes, trials) != (None, None, None),
     )
+
+
+def protocol_of(config: pytest.Config) -> tuple[ProtocolName, str]:
+    """The protocol asked for, and the time that its sizes are chosen for, or ""."""
+    asked: str = config.getoption("--protocol")
+    name, _, budget = asked.partition(":")
+    if asked in get_args(ProtocolName):
+        return cast("ProtocolName", asked), ""
+    if name != "auto":
+        raise McdoError(f"--protocol={asked}: say full, quick or auto:30min")
+    seconds_of(budget)
+    if sizes_of(config).as_dict():
+        raise McdoError(f"--protocol={asked} chooses sizes, and others are given: leave one out")
+    if config.getoption("--from-store"):
+        raise McdoError(f"--protocol={asked} times a pass, and --from-store loads no model: name the sizes")
+    if config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
+        raise McdoError(f"--protocol={asked} times a pass, which workers would spoil: leave out -n")
+    return "full", budget
 
 
 def _passes(text: str) -> tuple[int, ...]:
@@ -216,12 +243,14 @@ def settings_from(config: pytest.Config) -> Settings:
         raise McdoError(
             f"--random-weights {', '.join(sorted(random - set(models)))}: not among --models {', '.join(models)}"
         )
+    protocol, budget = protocol_of(config)
     return Settings(
         models=models,
         images=option("--images"),
         device=device_of(config),
-        protocol=option("--protocol"),
+        protocol=protocol,
         sizes=sizes_of(config),
+        budget=budget,
         seed=arguments.seed(option("--seed")),
         dropout=perturbation_of(config),
         reports=Path(option("--reports")),

@@ -37,6 +37,7 @@ from mcdo.harness.decision import (
     statements,
     wants_sweep,
 )  # fmt: skip
+from mcdo.harness.session import LEAST_IMAGES
 from mcdo.stats import Reliability
 
 
@@ -102,6 +103,7 @@ class Phase1Verdict(Experiment[Verdict]):
             originals=originals,
             protocol=settings.protocol,
             sizes=settings.sizes.as_dict(),
+            budget=settings.budget,
             less=less,
             dropout=self.dropout.p,
             sites=self.dropout.sites,
@@ -151,8 +153,7 @@ def _without_targets(about: View) -> str:
     """Why ambiguity has no measure here, or ""."""
     if not about.encoder().has_text:
         return "no text tower"
-    shown = Images(SubsetAmbiguity.configured(about.settings).n)
-    return "" if len(about.images(shown).class_names) > 1 else "no classes"
+    return "" if len(about.images(Images(LEAST_IMAGES)).class_names) > 1 else "no classes"
 
 
 def _plain_images(inputs: Inputs) -> list[Images]:

@@ -25,7 +25,7 @@ def photos(tmp_path: Path) -> Path:
     """Twelve pictures of two classes."""
     rng = np.random.default_rng(0)
     for i in range(12):
-        path = tmp_path / "photos" / f"class_{i % 2}" / f"{i}.png"
+        path = tmp_path / "photos" / ("one", "two")[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(path)
     return tmp_path / "photos"
@@ -81,9 +81,16 @@ def test_without_what_needs_classes_none_are_needed(photos: Path, tmp_path: Path
     assert not said(found(f"folder:{there}", tmp_path, kinds=(NestedPasses, Phase1Verdict)), "wrong")
 
 
+def test_classes_that_a_tokenizer_cannot_tell_apart_are_named(photos: Path, tmp_path: Path) -> None:
+    for i in range(2):
+        (photos / ("one", "two")[i]).rename(photos / f"unheard {i}")
+    (seen,) = said(found(f"folder:{photos}", tmp_path), "wrong")
+    assert "'unheard 0' and 'unheard 1' are the same to its tokenizer" in seen
+
+
 def test_unreadable_images_are_named_and_may_be_left_out(photos: Path, tmp_path: Path) -> None:
-    (photos / "class_0" / "bad.jpg").write_text("no picture")
-    (photos / "class_1" / "empty.jpg").touch()
+    (photos / "one" / "bad.jpg").write_text("no picture")
+    (photos / "two" / "empty.jpg").touch()
     (seen,) = said(found(f"folder:{photos}", tmp_path), "wrong")
     assert "2 of 14 images cannot be used" in seen
     assert "bad.jpg" in seen

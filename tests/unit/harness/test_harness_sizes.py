@@ -12,9 +12,10 @@ from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
 from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
 from mcdo.experiments.phase4.exp10_text_tower.experiment import TextTowerDropout
 from mcdo.experiments.prelim.angles import Angles
-from mcdo.harness import Experiment, Settings, Sizes
+from mcdo.harness import Experiment, Session, Settings, Sizes, Subject
+from mcdo.harness.budget import candidates, seconds_of, set_sizes
 from mcdo.harness.catalogue import experiments_of, phases
-from mcdo.pytest_plugin.options import sizes_of
+from mcdo.pytest_plugin.options import protocol_of, sizes_of
 
 
 def settings(protocol: str = "full", **sizes: Any) -> Settings:
@@ -78,8 +79,8 @@ def test_every_experiment_takes_sizes_and_states_its_claims(kind: type[Experimen
 
 
 def options(**given: Any) -> Any:
-    held = {"--num-images": None, "--passes": None, "--trials": None, **given}
-    return SimpleNamespace(getoption=held.__getitem__)
+    held = {"--at-most": False, "--num-images": None, "--passes": None, "--trials": None, **given}
+    return SimpleNamespace(getoption=lambda name, default=None: held.get(name, default))
 
 
 def test_options_become_sizes() -> None:
@@ -95,3 +96,80 @@ def test_options_become_sizes() -> None:
 def test_sizes_that_measure_nothing_are_refused(option: str, value: Any) -> None:
     with pytest.raises(McdoError, match=option):
         sizes_of(options(**{option: value}))
+
+
+def test_sizes_at_most_make_nothing_larger() -> None:
+    sizes: dict[str, Any] = {"num_images": 300, "passes": (64,), "trials": 5, "at_most": True}
+    found = NestedPasses.configured(settings(**sizes))
+    assert (found.n, found.passes, found.trials) == (300, (4, 8, 16, 32, 64), 5)
+    sweep = ConvergenceSweep.configured(settings(num_images=1000, passes=(1024,), trials=10, at_most=True))
+    assert sweep == ConvergenceSweep()
+    assert str(Sizes(**sizes)) == "--num-images=300 --passes=64 --trials=5 --at-most"
+
+
+def test_images_shrink_first_then_trials_and_passes_last() -> None:
+    every = [NestedPasses.configured(settings(**each.as_dict())) for each in candidates()]
+    costs = [e.n * e.trials * e.passes[-1] for e in every]
+    assert costs == sorted(costs, reverse=True)
+    assert every[0] == NestedPasses()
+    fewer = [
+        next(i for i, each in enumerate(every) if each.n < 500),
+        next(i for i, each in enumerate(every) if each.trials < 10),
+        next(i for i, each in enumerate(every) if each.passes[-1] < 256),
+    ]
+    assert fewer == sorted(fewer)
+    assert min(e.n for e in every) == 100
+
+
+@pytest.mark.parametrize(
+    ("seconds", "n", "trials", "passes"),
+    [
+        (500 * 10 * 256, 500, 10, 256),
+        (500 * 10 * 256 - 1, 400, 10, 256),
+        (100 * 5 * 256, 100, 5, 256),
+        (100 * 3 * 256 - 1, 100, 3, 128),
+    ],
+)
+def test_the_largest_sizes_that_fit_are_chosen(
+    seconds: float, n: int, trials: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(settings())
+    monkeypatch.setattr(session.remaining, "rate", lambda model: 1.0)
+    takes = set_sizes(session, [(NestedPasses(), Subject("clip_tiny", ("clip_tiny",)))], seconds)
+    found = NestedPasses.configured(session.settings)
+    assert (found.n, found.trials, found.passes[-1]) == (n, trials, passes)
+    assert takes == n * trials * passes <= seconds
+
+
+def test_a_time_that_no_sizes_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(settings())
+    monkeypatch.setattr(session.remaining, "rate", lambda model: 1.0)
+    with pytest.raises(McdoError, match="take about 80 min of passes; give more than 60 s"):
+        set_sizes(session, [(NestedPasses(), Subject("clip_tiny", ("clip_tiny",)))], 60)
+    assert session.settings == settings()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30min", 1800), ("2h", 7200)])
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "min", "0s", "-3h", "1.5h", "3days"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(McdoError, match="say 90s, 30min or 2h"):
+        seconds_of(text)
+
+
+def test_auto_is_the_full_protocol_within_a_time() -> None:
+    def asked(protocol: str, **more: Any) -> Any:
+        return options(**{"--protocol": protocol, "--from-store": False, "numprocesses": None, **more})
+
+    assert protocol_of(asked("quick")) == ("quick", "")
+    with pytest.raises(McdoError, match="say full, quick or auto:30min"):
+        protocol_of(asked("small"))
+    for more, said in (({"--trials": 3}, "leave one out"), ({"--from-store": True}, "loads no model")):
+        with pytest.raises(McdoError, match=said):
+            protocol_of(asked("auto:30min", **cast("Any", more)))
+    with pytest.raises(McdoError, match="leave out -n"):
+        protocol_of(asked("auto:30min", numprocesses=2))
+    assert protocol_of(SimpleNamespace(getoption=asked("auto:30min").getoption)) == ("full", "30min")  # type: ignore[arg-type]
