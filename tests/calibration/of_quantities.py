@@ -159,8 +159,8 @@ def _classes(draw: Draw) -> Found:
     groups = np.tile(_numbers(draw), 2)
     return {
         "gap of two classes": mean_gap(right, accepted, groups, **draw.resampling),
-        "share in a class": share_among(right, accepted, groups, **draw.resampling),
-        "rare share in a class": share_among(rare, accepted, groups, **draw.resampling),
+        "share in a class": share_among(right, accepted, groups),
+        "rare share in a class": share_among(rare, accepted, groups),
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.errors import McdoError
-from mcdo.stats import Estimate, Sample, permutation_p, proportion, ratio_of_means
+from mcdo.stats import Estimate, Sample, permutation_p, ratio_of_means, share
 from mcdo.stats.resampling import multiplicities, percentile_estimate
 from mcdo.studies.subtasks.published import mcnemar_exact
 
@@ -189,21 +189,18 @@ def mean_gap(values: ArrayLike, among: ArrayLike, groups: ArrayLike, *, seed: in
     return sample.estimate(whole[0], draws[:, 0])
 
 
-def share_among(hit: ArrayLike, among: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int = 1000) -> Estimate:
-    """Share of ``hit`` within ``among``, both [N]; interval over origins, and n the origins that have any.
+def share_among(hit: ArrayLike, among: ArrayLike, groups: ArrayLike) -> Estimate:
+    """Share of ``hit`` within ``among``, both [N], as :func:`mcdo.stats.share` gives it over the origins that have any.
 
-    Where all or none hit, a bootstrap has no width: then the exact interval (Clopper–Pearson) with origins as n. NaN
-    where ``among`` is empty.
+    NaN where ``among`` is empty; of one origin nothing is said about others.
     """
-    hits, chosen = np.asarray(hit, dtype=bool), np.asarray(among, dtype=bool)
-    n, kept = _origins(chosen, groups), hits[chosen]
+    chosen = np.asarray(among, dtype=bool)
+    n, kept = _origins(chosen, groups), np.asarray(hit, dtype=bool)[chosen]
     if n == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    if kept.all() or not kept.any():
-        return proportion(n if kept.all() else 0, n, method="exact")
     if n == 1:
         return Estimate(float(kept.mean()), 0.0, 1.0, 1)
-    return mean_among(hits, chosen, groups, seed=seed, resamples=resamples)
+    return share(kept, origins=np.asarray(groups)[chosen])
 
 
 def _origins(among: ArrayLike, groups: ArrayLike) -> int:

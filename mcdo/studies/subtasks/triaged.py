@@ -55,7 +55,7 @@ def triage_rows(study: Runs, arm: str, reading: Reading) -> list[TriageRow]:
     pooled, everything = _pooled(study, arm, reading), np.ones(len(study.splits.test) * len(study.config.seeds))
 
     def among(hit: ArrayLike, chosen: ArrayLike) -> Estimate:
-        return share_among(hit, chosen, pooled.groups, seed=study.config.seed, resamples=study.config.resamples)
+        return share_among(hit, chosen, pooled.groups)
 
     return [
         TriageRow(arm, reading, name, among(pooled.kind == i, everything), among(pooled.right, pooled.kind == i))

@@ -172,18 +172,18 @@ def test_the_grouped_bootstrap_of_a_mean_is_the_bootstrap_of_group_means() -> No
 def test_a_share_inside_a_class() -> None:
     groups = np.repeat(np.arange(10), 2)
     chosen = np.arange(20) < 16
-    all_right = share_among(np.ones(20), chosen, groups, seed=0)
+    all_right = share_among(np.ones(20), chosen, groups)
     assert (all_right.value, all_right.n) == (1.0, 8)
-    assert all_right.low == pytest.approx(0.025 ** (1 / 8))  # Clopper–Pearson with the 8 origins, not 16 images
-    none = share_among(np.zeros(20), chosen, groups, seed=0)
-    assert (none.value, none.high) == pytest.approx((0.0, 1 - 0.025 ** (1 / 8)))
-    half = share_among(np.arange(20) % 2, chosen, np.arange(20), seed=0)
+    assert all_right.low == pytest.approx(proportion(8, 8).low), "Wilson's with the 8 origins, not 16 images"
+    none = share_among(np.zeros(20), chosen, groups)
+    assert (none.value, none.high) == pytest.approx((0.0, proportion(0, 8).high))
+    half = share_among(np.arange(20) % 2, chosen, np.arange(20))
     assert half.value == 0.5
     assert 0.2 < half.low < 0.5 < half.high < 0.8
-    empty = share_among(np.ones(20), np.zeros(20), groups, seed=0)
+    empty = share_among(np.ones(20), np.zeros(20), groups)
     assert np.isnan(empty.value)
     assert empty.n == 0
-    single = share_among([1, 0], [1, 1], [0, 0], seed=0)
+    single = share_among([1, 0], [1, 1], [0, 0])
     assert (single.value, single.low, single.high, single.n) == (0.5, 0.0, 1.0, 1)
 
 
