@@ -8,14 +8,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcdo.cli import compare, doctor, export, init, judge, plan, report, store
+from mcdo.cli import compare, doctor, export, init, judge, measure, plan, report, store
 from mcdo.errors import McdoError
 from mcdo.names import message, say, say_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 where something is damaged, or 2 for a request that cannot be met."""
-    asked = _parser().parse_args(arguments)
+    parser = _parser()
+    asked, rest = parser.parse_known_args(arguments, argparse.Namespace(passes_on=False))
+    if rest and not asked.passes_on:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    asked.rest = rest
     try:
         return int(asked.run(asked))
     except BrokenPipeError:  # as in mcdo store list | head
@@ -33,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     page.add_argument("--reports", type=Path, default=Path("reports"), help="where they wrote (default: reports)")
     page.add_argument("--page", type=Path, default=Path("docs/findings.md"), help="default: docs/findings.md")
     page.set_defaults(run=_findings)
-    for command in (init, report, compare, export, judge, plan, doctor):
+    for command in (init, measure, report, compare, export, judge, plan, doctor):
         command.add_command(rooms)
     store.add_commands(rooms.add_parser("store", help="look after what was measured"))
     return parser

@@ -14,7 +14,7 @@ from mcdo.perturbation import PASS_BLOCK, Perturbation, Site, deterministic_feat
 MOST_ROWS = 4096
 """More keep no GPU busier, and a block of images gets long."""
 
-_GRAPH_ROWS = 4
+GRAPH_ROWS = 4
 """How many times more memory a row with a graph takes on a CPU than one without, as a rule of thumb."""
 
 _SHARE = 0.3
@@ -34,7 +34,7 @@ def pixel_rows(encoder: Encoder, rows: int | None) -> int:
 def graph_images(encoder: Encoder, kind: Perturbation, sites: tuple[Site, ...]) -> int:
     """Images whose graph is held at once for first order."""
     if encoder.device.type != "cuda":
-        return max(1, pixel_rows(encoder, None) // _GRAPH_ROWS)
+        return max(1, pixel_rows(encoder, None) // GRAPH_ROWS)
 
     def products(images: int) -> None:
         graph = SiteGraph(encoder, encoder.blank(images), kind, sites)

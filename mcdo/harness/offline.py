@@ -102,7 +102,8 @@ class OfflineEncoder:
 def card(store: Store, settings: Settings, model: str) -> Path:
     """Where the identity of ``model`` under these settings stands in the store."""
     weights = f"random {settings.seed}" if model in settings.random_weights else "pretrained"
-    name = f"{_absolute(model)} {weights} {settings.device} {settings.precision}"
+    device = settings.device.partition(":")[0]  # cuda:1 measures what cuda does
+    name = f"{_absolute(model)} {weights} {device} {settings.precision}"
     return store.root / "encoders" / f"{file_name(name)}.json"
 
 

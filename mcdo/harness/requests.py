@@ -17,7 +17,8 @@ from mcdo.encoders import TextTower
 from mcdo.encoders.zero_shot import TEMPLATES, zero_shot_logits
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo
 from mcdo.estimators.by_image import of_every_image
-from mcdo.perturbation import Perturbation, deterministic_features
+from mcdo.estimators.rows import GRAPH_ROWS, pixel_rows
+from mcdo.perturbation import PASS_BLOCK, Perturbation, deterministic_features
 
 if TYPE_CHECKING:
     from mcdo.harness.experiment import View
@@ -82,6 +83,10 @@ class Request(ABC, Generic[Value]):
         """About how many passes of one image it takes; 0 for next to none."""
         return 0
 
+    def divisible(self, session: Session) -> tuple[int, int] | None:
+        """Images, and how many of them are measured together, where processes can share them; None where not."""
+        return None
+
     def union(self, other: Request[Any]) -> Request[Value] | None:
         """One request that serves both, or None."""
         return self if self == other else None
@@ -100,6 +105,9 @@ class Passes(Request[MonteCarloRun]):
 
     def expected_passes(self, session: Session) -> int:
         return session.count(self.shown) * self.config.trials * self.config.passes[-1]
+
+    def divisible(self, session: Session) -> tuple[int, int] | None:
+        return _blocks(session, self.model, self.shown, PASS_BLOCK, session.settings.batch_size)
 
     def measure(self, session: Session) -> MonteCarloRun:
         """Of the image tower, or of the text tower where prompts are shown."""
@@ -165,6 +173,9 @@ class FirstOrder(Request[FirstOrderRun]):
 
     def expected_passes(self, session: Session) -> int:
         return session.count(self.shown) * (1 + self.trials * (self.probes - 1))
+
+    def divisible(self, session: Session) -> tuple[int, int] | None:
+        return _blocks(session, self.model, self.shown, GRAPH_ROWS, None)
 
     def measure(self, session: Session) -> FirstOrderRun:
         """Of the image tower, or of the text tower where prompts are shown."""
@@ -291,6 +302,13 @@ class TokenCounts(StoredArrays):
 
     def compute(self, session: Session) -> Arrays:
         return {"tokens": TextTower(session.encoder(self.model)).token_counts(self.prompts)}
+
+
+def _blocks(session: Session, model: str, shown: Shown, rows_per_image: int, asked: int | None) -> tuple[int, int]:
+    """Images, and those of a block; on CUDA a guess, where blocks follow from the memory that is free."""
+    encoder, images, _ = session.tower(model, shown)
+    guessed = 64 * rows_per_image if encoder.device.type == "cuda" else pixel_rows(encoder, None)
+    return len(images), max(1, (guessed if asked is None else asked) // rows_per_image)
 
 
 def merged(requests: Iterable[Request[Any]], plan: Iterable[Request[Any]] = ()) -> list[Request[Any]]:

@@ -22,6 +22,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators import prepared
 from mcdo.estimators.progress import Progress
 from mcdo.estimators.provenance import encoder_identity, versions
+from mcdo.estimators.resumption import notify
 from mcdo.harness.offline import OfflineEncoder, card
 from mcdo.harness.remaining import Remaining
 from mcdo.harness.requests import Arrays, Images, Request, Shown, merged
@@ -146,8 +147,13 @@ class Session:
         return self._arrays[key]
 
     def _computed(self, key: str, facts: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
-        arrays = compute()
-        if self.store is not None:
+        if self.store is None:
+            return compute()
+        with self.store.unfinished(key).held(notify):
+            entry = self.store.get(key, _of(facts))  # by a process that was waited for
+            if entry is not None:
+                return entry[0]
+            arrays = compute()
             try:
                 self.store.put(key, arrays, facts)
             except McdoError as error:

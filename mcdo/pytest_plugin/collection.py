@@ -21,7 +21,7 @@ from mcdo.harness.tests import COLLECTED
 from mcdo.names import file_name, message, say_text
 from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
 from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
-from mcdo.pytest_plugin.state import MODELS, RUNNER, SESSION
+from mcdo.pytest_plugin.state import MEASURING, MODELS, RUNNER, SESSION
 from mcdo.report.page import check_page
 
 
@@ -165,20 +165,27 @@ def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: Callabl
         items[:] = [item for item in items if not unwanted(item)]
 
 
+def selected(session: pytest.Session) -> Iterator[tuple[Experiment[Any], Subject]]:
+    """What the selected tests are about, each once: experiments under the session's settings, and their subjects."""
+    settings = session.config.stash[SESSION].settings
+    found: dict[tuple[Experiment[Any], Subject], None] = {}
+    for item in session.items:
+        kind, subject = experiment_of(item), _own_subject(item)
+        if kind is not None and subject is not None:
+            found[kind.configured(settings), subject_of(item, subject)] = None
+    yield from found
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan what the selected tests request, so that overlapping requests are measured once."""
     settings, runner = session.config.stash[SESSION].settings, session.config.stash[RUNNER]
     session.config.stash[MODELS] = frozenset(_models(session.items))
-    if session.config.option.collectonly:  # nothing will be measured
+    if session.config.option.collectonly or MEASURING in session.config.stash:  # no test will run
         return
-    asked = {}
-    for item in session.items:
-        kind, subject = experiment_of(item), _own_subject(item)
-        if kind is not None and subject is not None:
-            asked[kind.configured(settings), subject_of(item, subject)] = item
+    asked = list(selected(session))
     measuring = any({"session", "runner"} & set(getattr(item, "fixturenames", ())) for item in session.items)
     if measuring:
-        _prepare(session, runner, list(asked))
+        _prepare(session, runner, asked)
     else:
         for experiment, about in asked:
             runner.plan(experiment, about)

@@ -18,7 +18,7 @@ from mcdo.names import encodable, message, printable
 from mcdo.pytest_plugin.ci import write_job_summary
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
 from mcdo.pytest_plugin.options import session_id, temporary_store
-from mcdo.pytest_plugin.state import GATES, REFUSAL, SESSION, OwnGates
+from mcdo.pytest_plugin.state import GATES, MEASURING, REFUSAL, SESSION, OwnGates
 from mcdo.report.terminal import lines
 
 
@@ -101,7 +101,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
-    if SESSION not in config.stash or hasattr(config, "workerinput"):
+    if SESSION not in config.stash or hasattr(config, "workerinput") or MEASURING in config.stash:
         return
     store = config.getoption("--store")
     if exitstatus == pytest.ExitCode.INTERRUPTED and store not in ("none", "temporary"):

@@ -126,6 +126,10 @@ def _runs(pid: int, born: str) -> bool:
     return not ended and (not born or _born(pid) in ("", born))
 
 
+_SEEN: dict[Path, tuple[tuple[str, int], float]] = {}
+"""Leases of others: whose it is and when it was touched last, and since when that has been so for this process."""
+
+
 class Leases:
     """The leases of one process, touched in a thread for as long as they are held.
 
@@ -137,7 +141,6 @@ class Leases:
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
         self._held: dict[Path, str] = {}
-        self._seen: dict[Path, tuple[tuple[str, int], float]] = {}
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._heart: threading.Thread | None = None
@@ -203,16 +206,16 @@ class Leases:
         check_place(path, names=2)  # while it is given back
         whose, touched = _looked_at(path)
         now = time.monotonic()
-        seen, since = self._seen.setdefault(path, ((whose.token, touched), now))
+        seen, since = _SEEN.setdefault(path, ((whose.token, touched), now))
         if seen != (whose.token, touched):
-            self._seen[path] = (whose.token, touched), now
+            _SEEN[path] = (whose.token, touched), now
             since = now
         silent = now - since >= SILENT_S
         if not silent and not whose.gone:
             return False
         if not whose.gone:
             self._tell(f"{whose} has given no sign of life for {SILENT_S:.0f} s: this process takes over")
-        del self._seen[path]
+        _SEEN.pop(path, None)
         aside = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{LEFT}")
         try:
             os.rename(path, aside)

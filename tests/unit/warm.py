@@ -7,7 +7,7 @@ import importlib
 import torch
 from store_child import measure
 
-for name in ("hypothesis", "mcdo.pytest_plugin"):
+for name in ("hypothesis", "mcdo.pytest_plugin", "cluster_child"):
     importlib.import_module(name)
 
 torch.set_num_threads(1)  # a pool of threads would not survive the fork

@@ -1,0 +1,211 @@
+"""``mcdo measure``: what pytest with the same arguments would need measured, without a test.
+
+The tests are collected by pytest, so options, plan and keys are theirs; ``pytest … --from-store`` judges afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcdo.errors import McdoError
+from mcdo.names import columns, say, say_text
+from mcdo.store import canonical_json
+
+if TYPE_CHECKING:
+    import pytest
+
+    from mcdo.cluster.work import Work
+
+WHATEVER = (
+    "All other arguments are pytest's, such as -m phase1 --models=clip_tiny --images=digits --store=DIR; afterwards "
+    "pytest with the same and --from-store judges in seconds."
+)
+
+
+def add_command(rooms: Any) -> None:
+    """Add the command to the parser's ``rooms``."""
+    parser = rooms.add_parser(
+        "measure",
+        help="measure what tests need, on several devices or machines, without judging",
+        description=f"Measure what tests need, without judging. {WHATEVER}",
+        usage="mcdo measure [--list] [--shard I/N | --workers N | --devices A,B] PYTEST'S ARGUMENTS",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--list", action="store_true", help="print the plan: measurements, passes, time and size")
+    parser.add_argument("--shard", metavar="I/N", help="share I of N, which follows from the plan alone")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes on this machine, the cores divided")
+    parser.add_argument("--devices", metavar="A,B", help="one process for each, such as cuda:0,cuda:1")
+    parser.set_defaults(run=run, passes_on=True)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Measure; the exit status is 0 when all is whole, 1 when something is left, and pytest's for its own errors."""
+    chosen = [name for name in ("shard", "workers", "devices") if getattr(asked, name)]
+    if len(chosen) > 1:
+        raise McdoError(f"--{chosen[0]} and --{chosen[1]} are two ways of sharing the work: leave one out")
+    arguments = list(asked.rest)
+    if asked.list:
+        return _in_pytest(arguments, lambda work: _list(work))
+    if asked.shard:
+        from mcdo.cluster.shares import Share
+
+        share = Share.parse(asked.shard)
+        return _in_pytest(arguments, lambda work: measure_share(work, share, plan_name(arguments, share.of)))
+    if asked.workers is not None or asked.devices:
+        from mcdo.cluster import workers
+
+        devices = [word.strip() for word in (asked.devices or "").split(",") if word.strip()]
+        own, others = workers.commands(arguments, asked.workers, devices)
+        with workers.beside(others) as told:
+            status = _in_pytest(own, lambda work: _all(work))
+        for line in told:
+            say(line, sys.stderr)
+        return status
+    return _in_pytest(arguments, lambda work: _all(work))
+
+
+def plan_name(arguments: Sequence[str], shares: int) -> str:
+    """Name of the file that says who measures what."""
+    return f"{hashlib.sha256(canonical_json([list(arguments), shares]).encode()).hexdigest()[:16]}.json"
+
+
+def _in_pytest(arguments: Sequence[str], do: Any) -> int:
+    """Collect tests as pytest would, and do something with what they need in place of running them."""
+    import pytest
+
+    plugin = _Measuring(do)
+    code = pytest.main([*arguments, "-qq", "-p", "no:cacheprovider", "-p", "no:benchmark"], plugins=[plugin])
+    if plugin.error is not None:
+        raise plugin.error
+    return plugin.status if plugin.status is not None else int(code)
+
+
+class _Measuring:
+    """Takes the place of the run of the tests."""
+
+    def __init__(self, do: Any) -> None:
+        self.do = do
+        self.status: int | None = None
+        self.error: McdoError | None = None
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        import pytest
+
+        from mcdo.pytest_plugin.state import MEASURING
+
+        config.stash[MEASURING] = True
+        if config.getoption("--store", None) is None:
+            raise pytest.UsageError("no test here is mcdo's: run mcdo measure where pytest would run them")
+        if config.getoption("--store") in ("none", "temporary") or config.getoption("--from-store"):
+            raise pytest.UsageError("mcdo measure fills a store, which pytest --from-store reads: name its folder")
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        from mcdo.cluster.work import Work
+        from mcdo.pytest_plugin.state import RUNNER
+
+        if session.testsfailed:
+            return False
+        capture = session.config.pluginmanager.getplugin("capturemanager")
+        runner = session.config.stash[RUNNER]
+        try:
+            with capture.global_and_fixture_disabled():
+                self.status = self.do(Work(runner, tuple(_selected(session))))
+        except McdoError as error:
+            self.error = error
+        return True
+
+
+def _selected(session: pytest.Session) -> Iterator[Any]:
+    from mcdo.pytest_plugin.collection import selected
+
+    return selected(session)
+
+
+# ---- what is done with the work
+
+
+def _all(work: Work) -> int:
+    work.session.store.check_writable()  # type: ignore[union-attr]
+    work.first()
+    work.measure()
+    if not work.left and work.follows:
+        work.later()
+        work.measure()
+    return _ended(work)
+
+
+def measure_share(work: Work, share: Any, name: str) -> int:
+    """Measure a share, and say what is missing of the others."""
+    from mcdo.cluster.work import PLANS, Plan
+
+    store = work.session.store
+    assert store is not None
+    store.check_writable()
+    path = store.root / PLANS / name
+    work.first()
+    owners = work.divided(share.of)
+    work.write(path, owners, share.of)
+    _share(work, share, owners, path)
+    if not work.left and work.follows:
+        work.later()
+        owners = {request: by for request, by in work.divided(share.of).items() if request not in owners} | owners
+        work.write(path, owners, share.of)
+        _share(work, share, owners, path)
+    missing = Plan.read(path).missing(store)
+    theirs = {number + 1: count for number, count in missing.items() if number + 1 != share.number}
+    if theirs:
+        say(f"share {share} is done; missing: {said_missing(theirs, share.of)}", sys.stderr)
+        return int(share.number - 1 in missing)
+    return _ended(work)
+
+
+def _share(work: Work, share: Any, owners: Any, path: Path) -> None:
+    from mcdo.cluster.work import Plan
+
+    work.measure(share, owners)
+    if work.left and not any(Plan.read(path).missing(work.session.store).values()):  # type: ignore[arg-type]
+        work.measure(share, owners)  # others have ended at the same time: what all have kept is put together
+
+
+def said_missing(missing: dict[int, int], of: int) -> str:
+    """Shares, counted from 1, and what they lack."""
+    numbers = ", ".join(str(number) for number in sorted(missing))
+    return f"shares {numbers} of {of} ({sum(missing.values())} images or measurements)"
+
+
+def _ended(work: Work) -> int:
+    for what, why in work.refused.skipped.items():
+        say_text(f"skipped: {what}: {why}", sys.stderr)
+    for what, why in work.refused.errors.items():
+        say_text(f"not measured: {what}: {why}", sys.stderr)
+    done = len(work.whole)
+    left = work.total - done
+    say(f"{done} measurements are whole" + (f", {left} are not" if left else ""))
+    if not work.total:
+        say("no experiment was selected: look at -m and -k", sys.stderr)
+    return int(bool(work.refused.errors) or bool(work.left) or not work.total)
+
+
+def _list(work: Work) -> int:
+    from mcdo.cluster.estimate import Estimates
+    from mcdo.harness.remaining import duration
+
+    work.first()
+    if not work.left and work.follows:
+        work.later()
+    estimates = Estimates(work)
+    rows = [("measurement", "passes", "state", "time", "size")]
+    for request in work.session.planned:
+        row = estimates.of(request)
+        rows.append((row.what, f"{row.passes:,}" if row.passes else "-", row.state, row.said_time, row.said_size))
+    for line in columns(rows, sys.stdout.encoding):
+        say(line)
+    say(f"{work.total} measurements, about {duration(estimates.seconds)} left on this machine")
+    if work.follows:
+        say(f"what follows from these is named when they are whole: {', '.join(work.follows)}")
+    return 0

@@ -1,0 +1,186 @@
+"""Shares and processes, against one process alone: to the bit, in any order, after kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from cluster_child import MODELS, Toy, alone, bits, settings, shares, work
+from forked import begin
+
+from mcdo.cli.measure import measure_share
+from mcdo.cluster import workers
+from mcdo.cluster.estimate import Estimates
+from mcdo.cluster.shares import Share
+from mcdo.cluster.work import Plan
+from mcdo.encoders import load_encoder
+from mcdo.errors import McdoError
+from mcdo.harness import Passes, Runner, Session, Subject
+from mcdo.store import Store
+
+PATIENCE_S = 120
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loaded_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mcdo.harness.session.load_encoder", cache(load_encoder))
+        yield
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    store = tmp_path_factory.mktemp("alone")
+    alone(store)
+    return bits(store)
+
+
+def the_same(store: Path, expected: dict[str, str]) -> bool:
+    """Arrays and facts are the same bytes under the same keys, and nothing else is there."""
+    found = bits(store)
+    left = [path for path in store.rglob("*.*") if path.suffix in (".parts", ".lock", ".part", ".damaged")]
+    return found == expected and not left
+
+
+def test_seven_shares_in_any_order_are_one_process(expected: dict[str, str], tmp_path: Path) -> None:
+    store, order = tmp_path / "store", [4, 1, 7, 3, 2, 6, 5]
+    said = [measure_share(work(store), Share(number, 7), "plan.json") for number in order]
+    assert said == [0] * 7
+    assert Plan.read(store / "plans" / "plan.json").final, "the last share knows what follows"
+    for number in order:  # what follows is measured in a second round
+        measure_share(work(store), Share(number, 7), "plan.json")
+    assert the_same(store, expected)
+    assert Plan.read(store / "plans" / "plan.json").missing(Store(store)) == {}
+
+
+def test_who_looks_on_knows_which_shares_are_missing(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    measure_share(work(store), Share(2, 3), "plan.json")
+    plan = Plan.read(store / "plans" / "plan.json")
+    assert plan.missing(Store(store)).keys() == {0, 2}
+    assert not plan.final
+    measure_share(work(store), Share(3, 3), "plan.json")
+    assert Plan.read(store / "plans" / "plan.json").missing(Store(store)).keys() == {0}
+
+
+def test_shares_on_three_processes_are_one_process_also_after_kills(expected: dict[str, str], tmp_path: Path) -> None:
+    store, log, rng = tmp_path / "store", tmp_path / "log", np.random.default_rng(0)
+    processes = [begin(shares, store, numbers, 7, log) for numbers in ([1, 4, 7], [2, 5], [3, 6])]
+    time.sleep(rng.uniform(1, 2))
+    processes[1].kill()
+    again = [begin(shares, store, [5, 2, 7], 7, log)]
+    for process in (*processes, *again):
+        process.join(PATIENCE_S)
+    assert [process.exitcode for process in (*processes, *again)] == [0, -signal.SIGKILL, 0, 0]
+    found = work(store)
+    found.first()
+    assert found.left == (), "all of the first stage is there"
+    alone(store)
+    assert the_same(store, expected)
+
+
+def test_two_arrays_share_the_work(expected: dict[str, str], tmp_path: Path) -> None:
+    """Of the same shares, and of other ones."""
+    store, log = tmp_path / "store", tmp_path / "log"
+    processes = [begin(shares, store, [1, 2], of, log) for of in (2, 2, 3)]
+    for process in processes:
+        process.join(PATIENCE_S)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    alone(store)
+    assert the_same(store, expected)
+
+
+def test_the_store_alone_gives_what_was_measured_in_shares(tmp_path: Path) -> None:
+    for _ in range(2):
+        for number in (1, 2):
+            measure_share(work(tmp_path / "store"), Share(number, 2), "plan.json")
+    offline = Runner(Session(settings(tmp_path / "store", from_store=True)))
+    results = [offline.run(Toy(), Subject(model, (model,))).result for model in MODELS]
+    assert not offline.session.loads
+    whole = Runner(Session(settings(tmp_path / "other")))
+    assert results == [whole.run(Toy(), Subject(model, (model,))).result for model in MODELS]
+
+
+def test_what_cannot_be_measured_is_named_and_the_rest_is(tmp_path: Path) -> None:
+    found = work(tmp_path / "store")
+    found.selected = [*found.selected, (Toy(n=2), Subject("clip_tiny", ("clip_tiny",)))]
+    found.first()
+    found.measure()
+    assert len(found.refused.errors) == 2, "passes and first order"
+    assert all("2 images are too few" in error for error in found.refused.errors.values())
+    assert found.left == ()
+    assert len(found.whole) == 4, "and the features of the two, which are no statistic"
+
+
+def test_a_plan_tells_time_and_size_of_what_is_left(tmp_path: Path) -> None:
+    found = work(tmp_path / "store")
+    found.first()
+    rows = {request: Estimates(found).of(request) for request in found.session.planned}
+    assert {row.state for row in rows.values()} == {"to do"}
+    assert all(row.seconds is not None and row.seconds > 0 for row in rows.values())
+    found.measure()
+    assert all(Estimates(found).of(request).seconds == 0 for request in found.session.planned)
+    store = Store(tmp_path / "store")
+    for request, row in rows.items():
+        if isinstance(request, Passes):
+            size = store.path(found.keys[request]).stat().st_size
+            assert row.size is not None
+            assert 0.9 * row.size < size - 5000 < 1.1 * row.size, "beside a head of a few thousand bytes"
+
+
+def test_a_measurement_that_was_begun_is_estimated_by_what_is_left(tmp_path: Path) -> None:
+    measure_share(work(tmp_path / "store"), Share(1, 4), "plan.json")
+    found = work(tmp_path / "store")
+    found.first()
+    states = [Estimates(found).of(request).state for request in found.left if isinstance(request, Passes)]
+    assert states == ["12 of 40 images"], "3 of 10 blocks of 4"
+
+
+def test_a_plan_on_file_says_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    with pytest.raises(McdoError, match="run mcdo measure with the same arguments once more"):
+        Plan.read(path)
+    path.write_bytes(msgspec.json.encode(Plan(2, [], True, {})))
+    assert Plan.read(path).missing(Store(tmp_path)) == {}
+
+
+# ---- processes of one machine
+
+
+def test_devices_are_processes_and_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.setattr(workers, "cores", lambda: 7)
+    own, others = workers.commands(["-m", "phase1"], None, ["cuda:0", "cuda:1", "cpu"])
+    assert own == ["-m", "phase1", "--device=cuda:0"]
+    assert others == [["-m", "phase1", "--device=cuda:1"], ["-m", "phase1", "--device=cpu"]]
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert workers.commands(["x"], 3, []) == (["x"], [["x"], ["x"]])
+    with pytest.raises(McdoError, match="at least one process"):
+        workers.commands([], 0, [])
+    with pytest.raises(McdoError, match="name each once"):
+        workers.commands([], None, ["cpu", "cpu"])
+
+
+def test_a_process_that_fails_is_told_and_one_that_works_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\n[ $4 = good ] && exec sleep 60\necho it is broken; exit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    began = time.monotonic()
+    with workers.beside([["bad"], ["good"]]) as said:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and not (tmp_path / "waited").exists():
+            time.sleep(0.5)
+            (tmp_path / "waited").touch()
+    assert said == ["process 2 of 3 ended with status 3: it is broken"]
+    assert time.monotonic() - began < 30
