@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter
 
 from mcdo.errors import McdoError, nearest
 from mcdo.images.image_set import ImageSet, Source
@@ -93,6 +93,11 @@ def _occlusion(image: Image.Image, area: float, rng: np.random.Generator) -> Ima
     return covered
 
 
+def _contrast(image: Image.Image, kept: float, _: np.random.Generator) -> Image.Image:
+    """Towards the picture's mean grey."""
+    return ImageEnhance.Contrast(image).enhance(kept)
+
+
 FAMILIES: dict[str, Family] = {
     "blur": Family(
         "blur:RADIUS in pixels, or blur:SHARE%", "radius (px)", _blur, float, lambda level: level > 0, in_pixels=True
@@ -110,6 +115,10 @@ FAMILIES: dict[str, Family] = {
     "occlusion": Family(
         "occlusion:AREA as a share, below 1", "area (share)", _occlusion, float, lambda level: 0 < level < 1
     ),
+    "contrast": Family(
+        "contrast:KEPT as a share, below 1", "1 − contrast kept", _contrast, lambda level: 1 - level,
+        lambda level: 0 < level < 1,
+    ),
 }  # fmt: skip
 """Families by name; a new one is one entry."""
 
@@ -125,6 +134,7 @@ _PHOTOGRAPHS = {
     "jpeg": ("80", "40", "20", "10", "5"),
     "noise": ("0.02", "0.05", "0.1", "0.2", "0.4"),
     "occlusion": ("0.02", "0.05", "0.1", "0.25", "0.5"),
+    "contrast": ("0.8", "0.6", "0.4", "0.2", "0.1"),
 }
 _SMALL = {
     **_PHOTOGRAPHS,
@@ -175,7 +185,9 @@ class Degradation:
         return self.level / 100 * min(size) if self.share else self.level
 
     def severity(self, size: tuple[int, int]) -> float:
-        """Grows with the damage, 0 at the clean image: native radius, factor − 1, 100 − quality, sd, area."""
+        """Grows with the damage, 0 at the clean image: native radius, factor − 1, 100 − quality, sd, area,
+        1 − contrast.
+        """
         return FAMILIES[self.family].severity(self.native(size))
 
     def severity_at_input(self, size: tuple[int, int], resolution: int) -> float:
@@ -183,7 +195,7 @@ class Degradation:
 
         A radius and a factor shrink by s; a factor that leaves more samples than the input has does no damage there
         (0). Noise is averaged over 1/s² pixels where s < 1, so its sd shrinks by s (a bicubic filter leaves a fifth
-        less). Quality and area stay; the blocks of a JPEG are 8 s input pixels wide.
+        less). Quality, area and contrast stay; the blocks of a JPEG are 8 s input pixels wide.
         """
         scale, native = resolution / min(size), self.native(size)
         if self.family == "down":

@@ -28,7 +28,7 @@ from mcdo.stats import Estimate
 if TYPE_CHECKING:
     from mcdo.encoders import Encoder
 
-VERSION = 1
+VERSION: Literal[1] = 1
 """Of the schema; raised by whatever a reader of this one would misread."""
 MAKE = "make one with `python -m pytest -m recipe --models=KEY`, which writes it below reports/recipe"
 
@@ -284,7 +284,7 @@ class Recipe(Record, frozen=True):
     responses: tuple[Response, ...]
     verdict: Verdict
     provenance: Mapping[str, Any]
-    options: Mapping[str, bool] = {}
+    options: Mapping[str, bool | float] = {}
     dimensions: Dimensions | None = None
 
     def __post_init__(self) -> None:
@@ -292,8 +292,8 @@ class Recipe(Record, frozen=True):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"the site {twice} occurs twice")
-        weights = {site.weight for site in self.sites}
-        if not any(weights):
+        weights = {site.weight for site in self.sites if site.weight}
+        if not weights:
             raise ValueError("every site has weight 0, so nothing would be measured")
         if self.estimator.method == "monte_carlo" and len(weights) > 1:
             raise ValueError("passes have one p for all sites: give equal weights, or estimate to first order")

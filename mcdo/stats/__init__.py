@@ -55,7 +55,7 @@ from mcdo.stats.resampling import (
 )
 from mcdo.stats.response import ResponseCurve, response_curve
 from mcdo.stats.sample import Inferred, Sample, normal_p
-from mcdo.stats.shares import share
+from mcdo.stats.shares import mean_shares, share
 from mcdo.stats.signal_noise import icc_from_snr
 from mcdo.stats.status import THRESHOLDS, Thresholds, status_of
 from mcdo.stats.tracking import Association, TrackingMetrics, tracking_metrics
@@ -118,6 +118,7 @@ __all__ = [
     "mean",
     "mean_bias",
     "mean_differences",
+    "mean_shares",
     "median",
     "negative_log_likelihood",
     "normal_p",

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from mcdo.stats._checks import Array, flags, images
+from mcdo.errors import McdoError
+from mcdo.stats._checks import Array, flags, images, numbers
 from mcdo.stats.resampling import Estimate, Origins, Units, check_resampling
 
 
@@ -28,29 +29,60 @@ def share(values: ArrayLike, *, origins: Origins | None = None, level: float = 0
     check_resampling(1, level)
     held = flags("values", images(1, values=values)[0]).astype(np.float64)
     units = Units.of(origins, len(held))
-    p = float(held.mean())
-    low, high = _wilson(p, _effective_size(held, units, level), level)
-    return Estimate(p, low, high, units.n, level)
+    p, low, high = _wilson(held[None], units, level, most=len(held))
+    return Estimate(float(p[0]), float(low[0]), float(high[0]), units.n, level)
 
 
-def _effective_size(values: Array, units: Units, level: float) -> float:
-    N, n, p = len(values), units.n, float(values.mean())
-    sizes, ones = np.bincount(units.members, minlength=n), np.bincount(units.members, values, n)
-    if not 0 < p < 1:
-        return float(n)
-    spread = float(np.square((ones.sum() - ones) / (N - sizes) - p).sum())
-    size = p * (1 - p) * (n / (n - 1)) ** 2 / spread if spread > 0 else math.inf
+def mean_shares(
+    values: ArrayLike, *, origins: Origins | None = None, level: float = 0.95
+) -> tuple[Array, Array, Array, int]:
+    """Means of shares ``values`` [F, N] within [0, 1], such as of several tests that each image takes; :func:`share`
+    of whole ones.
+
+    The effective size is not held to N, because a mean of several tests varies less than one test.
+
+    Coverage of the 95 % interval in simulation (N = 30 and 100 images, four tests sharing 0, .5 or all of their latent
+    variance, shares .5 to .95; 4000 data sets each): .93–.98.
+
+    Returns:
+        The means, their low and their high ends, [F] each, and the number of origins.
+
+    Raises:
+        McdoError: for another shape, or values outside [0, 1].
+
+    """
+    check_resampling(1, level)
+    held = numbers("values", values)
+    if held.ndim != 2 or not held.shape[1]:
+        raise McdoError(f"values have shape {list(held.shape)}; give [F, N], one row for each mean")
+    if not ((held >= 0) & (held <= 1)).all():
+        raise McdoError("values lie outside [0, 1], so they are no shares")
+    units = Units.of(origins, held.shape[1])
+    return (*_wilson(held, units, level, most=math.inf), units.n)
+
+
+def _effective_size(values: Array, p: Array, units: Units, level: float, most: float) -> Array:
+    """Of each row of ``values`` [F, N]."""
+    N, n = values.shape[1], units.n
+    sizes = np.bincount(units.members, minlength=n)
+    spread = np.square((N * p[:, None] - units.sum(values)) / (N - sizes) - p[:, None]).sum(axis=1)
     kish = N**2 / float((sizes**2).sum())
-    return min(N, size * float(np.square(_t(level, N - 1) / _t(level, max(1.0, kish - 1)))))
+    factor = (n / (n - 1)) ** 2 * (_t(level, N - 1) / _t(level, max(1.0, kish - 1))) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = np.minimum(most, p * (1 - p) * factor / spread)
+    same = (values == values[:, :1]).all(axis=1)  # where rounding may leave a spread
+    return np.where(same | ~np.isfinite(size), n, size)
 
 
 def _t(level: float, freedom: float) -> float:
     return float(stats.t.ppf((1 + level) / 2, freedom))
 
 
-def _wilson(p: float, n: float, level: float) -> tuple[float, float]:
-    """Wilson's interval for a share of ``n`` draws, which need not be whole: SciPy's takes whole ones only."""
+def _wilson(values: Array, units: Units, level: float, most: float) -> tuple[Array, Array, Array]:
+    """Wilson's interval for shares of effective sizes, which need not be whole: SciPy's takes whole ones only."""
+    p = values.mean(axis=1)
+    n = _effective_size(values, p, units, level, most)
     z2 = float(special.ndtri((1 + level) / 2)) ** 2
     centre, half = p + z2 / (2 * n), np.sqrt(z2 * (p * (1 - p) + z2 / (4 * n)) / n)
     low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
-    return (0.0 if p == 0 else float(low)), (1.0 if p == 1 else float(high))
+    return p, np.where(p == 0, 0.0, low), np.where(p == 1, 1.0, high)

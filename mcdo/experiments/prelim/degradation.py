@@ -66,7 +66,7 @@ class DegradationTest(Experiment[DegradationResult]):
     n: int = 500
     passes: int = 64
     trials: int = 1
-    families: tuple[str, ...] = tuple(FAMILIES)
+    families: tuple[str, ...] = ("blur", "down", "jpeg", "noise", "occlusion")
     resamples: int = 1000
 
     def degradations(self, size: Size) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from mcdo.experiments.prelim.damage import FREE, DegradationResult, grade
 from mcdo.experiments.prelim.degradation import DegradationTest, native_size
 from mcdo.harness import Images, Inputs, Logits, Passes, Request
 from mcdo.images import degraded, load_images
-from mcdo.images.degradations import FAMILIES, PUBLISHED, Degradation
+from mcdo.images.degradations import PUBLISHED, Degradation
 from mcdo.stats import holm, proportion
 
 Array = NDArray[np.float64]
@@ -32,7 +32,7 @@ def severity(spec: str) -> float:
 
 LARGEST = {
     family: max(severity(spec) for spec in EXPERIMENT.degradations(SIZE) if spec.startswith(family))
-    for family in FAMILIES
+    for family in EXPERIMENT.families
 }
 
 
@@ -114,7 +114,7 @@ def test_a_score_that_rises_is_more_uncertain_everywhere_and_can_be_read(rising:
     assert rising.clean_accuracy.value == 1
     assert strong.accuracy is not None
     assert 0.3 < strong.accuracy.value < 0.7
-    for family in FAMILIES:
+    for family in EXPERIMENT.families:
         curve = rising.curves[family, "trace_pre"]
         assert curve.response.shape == "rising"
         assert curve.reading.high < 0, "images differ by 1, and so does the largest severity from none"

@@ -10,7 +10,7 @@ from test_pytest_plugin import run_pytest
 from mcdo.errors import McdoError
 from mcdo.harness import tests_of
 
-PHASES = ("phase1", "phase2", "phase3", "phase4", "prelim", "rivals", "backbones", "connector", "subtasks")
+PHASES = ("phase1", "phase2", "phase3", "phase4", "prelim", "rivals", "recipe", "backbones", "connector", "subtasks")
 
 
 def marks(output: str, behind: str) -> dict[str, set[str]]:

@@ -69,7 +69,10 @@ def test_an_undefined_figure_is_null_in_the_file_and_nan_in_a_statistic(tmp_path
         (lambda r: r["estimator"].update(passes=4), "first_order takes probes and no passes"),
         (lambda r: r["estimator"].update(method="monte_carlo"), "monte_carlo takes passes and no probes"),
         (
-            lambda r: r.update(estimator={"method": "monte_carlo", "passes": 64}),
+            lambda r: (
+                r.update(estimator={"method": "monte_carlo", "passes": 64}),
+                r["sites"][1].update(weight=0.5),
+            ),
             "passes have one p for all sites: give equal weights",
         ),
         (lambda r: r["calibration"].update(quantiles=[1.0, 0.5]), "quantiles must ascend"),

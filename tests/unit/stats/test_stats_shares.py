@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from mcdo.errors import McdoError
-from mcdo.stats import share
+from mcdo.stats import mean_shares, share
 
 
 def wilson(p: float, n: float) -> tuple[float, float]:
@@ -74,3 +74,38 @@ def test_what_is_no_flag_is_refused() -> None:
         share([0, 2])
     with pytest.raises(McdoError, match="level 95"):
         share([0, 1], level=95)
+
+
+def test_means_of_whole_shares_are_shares() -> None:
+    values = np.random.default_rng(0).random((5, 60)) < 0.3
+    origins = np.arange(60) // 3 * 2
+    p, low, high, n = mean_shares(values, origins=origins)
+    for row, *found in zip(values, p, low, high, strict=True):
+        expected = share(row, origins=origins)
+        assert n == expected.n
+        if found[2] - found[1] >= expected.high - expected.low - 1e-12:  # elsewhere a share is held to N draws
+            assert found == pytest.approx([expected.value, expected.low, expected.high])
+
+
+def test_means_of_shares_by_hand() -> None:
+    """0, ½, 1 and ½: without each ⅔, ½, ⅓, ½, so ¼ · (4/3)² / (1/18) = 8 draws; equal ones count their origins."""
+    p, low, high, _ = mean_shares(np.array([[0, 0.5, 1, 0.5], [0.5] * 4, [1] * 4]))
+    assert p.tolist() == [0.5, 0.5, 1]
+    assert (low[0], high[0]) == pytest.approx(wilson(0.5, 8))
+    assert (low[1], high[1]) == pytest.approx(wilson(0.5, 4))
+    assert (low[2], high[2]) == pytest.approx((wilson(1, 4)[0], 1))
+
+
+@pytest.mark.parametrize(("n", "shared", "p"), [(30, 0.0, 0.9), (100, 0.5, 0.8), (30, 1.0, 0.5), (100, 1.0, 0.95)])
+def test_the_interval_of_a_mean_of_four_tests_covers(n: int, shared: float, p: float) -> None:
+    rng, runs = np.random.default_rng(n), 1000
+    common, own = rng.normal(size=(runs, 1, n)), rng.normal(size=(runs, 4, n))
+    passed = math.sqrt(shared) * common + math.sqrt(1 - shared) * own < stats.norm.ppf(p)
+    _, low, high, _ = mean_shares(passed.mean(axis=1))
+    assert 0.92 < ((low <= p) & (p <= high)).mean() < 0.98
+
+
+@pytest.mark.parametrize(("values", "said"), [([0, 1], "give \\[F, N\\]"), ([[0.5, 1.5]], "outside")])
+def test_what_is_no_mean_of_shares_is_refused(values: list[list[float]], said: str) -> None:
+    with pytest.raises(McdoError, match=said):
+        mean_shares(values)

@@ -1,0 +1,210 @@
+"""The recipe from made-up runs: first order judges where it ranks as passes do, and passes judge where it does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from made_up_inputs import MadeUpInputs
+from made_up_runs import noisy
+from numpy.typing import NDArray
+from recipe_world import SITES
+
+from mcdo.estimators import FirstOrderRun, MonteCarloRun
+from mcdo.estimators.first_order_run import FirstOrderConfig
+from mcdo.experiments.prelim.pixel_baselines import PIXELS, PixelBaselines
+from mcdo.experiments.recipe.choice import CHOSEN_ON, OVER_ALL, UNSEEN
+from mcdo.experiments.recipe.confirmation import judging_p
+from mcdo.experiments.recipe.experiment import RecipeSearch
+from mcdo.experiments.recipe.result import RecipeResult
+from mcdo.harness import FirstOrder, Images, Inputs, Logits, Passes, Request
+from mcdo.harness.offline import OfflineEncoder
+from mcdo.images import load_images
+from mcdo.images.degradations import Degradation
+from mcdo.images.sampling import second_half
+from mcdo.recipes import Recipe
+from mcdo.schema import checked
+from mcdo.stats import Agreement, Estimate
+
+Array = NDArray[np.float64]
+N, D = 80, 8
+EXPERIMENT = RecipeSearch(n=N, passes=16, trials=3, levels=2, nulls=3, resplits=2, resamples=100)
+DIGITS = load_images("digits", N)
+ENCODER = OfflineEncoder("clip_tiny", "a" * 64, "b" * 64, "c" * 64, None, "as is", False, 32, D, "cpu", "float32")
+NAMES = [name for name, _ in SITES]
+TRACES = ("trace_pre", "trace_post")
+
+
+@lru_cache
+def contributions(degradation: str | None) -> Array:
+    """[N, S]: attention outputs see every damage, the more the stronger it is; the first layers of MLPs fall."""
+    own = np.exp(np.random.default_rng(0).normal(size=(N, len(SITES))))
+    if degradation is None:
+        return own
+    strength = 0.5 * (1 + np.log1p(Degradation.parse(degradation).severity((32, 32))))
+    seeing = np.array([{"attention_output": strength, "fc1": -1.0}.get(role, 0.0) for _, role in SITES])
+    rng = np.random.default_rng(sum(map(ord, degradation)))
+    return np.asarray(own * np.exp(seeing + 0.3 * rng.normal(size=own.shape)))
+
+
+def made_up(agrees: bool, has_text: bool = True) -> Inputs:
+    """First order without along-terms; passes are noisy sums of the same, of other images unless it ``agrees``."""
+    features = np.full((N, D), 1 / np.sqrt(D), dtype=np.float32)
+
+    def columns(shown: Images) -> Array:
+        whole = contributions(shown.degradation)
+        if not agrees:
+            whole = whole[np.random.default_rng(5).permutation(N)]
+        return whole if shown.half is None else whole[second_half(DIGITS.origins, shown.half[0]) == shown.half[1]]
+
+    def origins(shown: Images) -> tuple[str, ...]:
+        if shown.half is None:
+            return DIGITS.origins
+        return tuple(np.array(DIGITS.origins)[second_half(DIGITS.origins, shown.half[0]) == shown.half[1]])
+
+    def first_order(shown: Images) -> FirstOrderRun:
+        rng = np.random.default_rng(1)  # the same probes for every set
+        common = np.exp(0.03 * rng.normal(size=(5, 1, len(SITES))))
+        across = (D * contributions(shown.degradation) * common).astype(np.float32)
+        return FirstOrderRun(
+            config=FirstOrderConfig(EXPERIMENT.dropout, 8, 5),
+            encoder="clip_tiny", ids=DIGITS.ids, origins=DIGITS.origins, features=features, sites=tuple(SITES),
+            provenance={}, along=np.zeros((N, len(SITES)), dtype=np.float32), across=across,
+        )  # fmt: skip
+
+    def passes(request: Passes) -> MonteCarloRun:
+        assert isinstance(request.shown, Images)
+        kind = request.config.dropout
+        sites: Sequence[str] = NAMES if kind.sites == "all" else kind.sites
+        held = columns(request.shown)[:, [NAMES.index(name) for name in sites]].sum(axis=1) * kind.variance
+        seed = len(request.shown.degradation or "") + 7 * len(sites)
+        scores = noisy(held, request.config.trials, np.random.default_rng(seed), degrees=800)
+        named = origins(request.shown)
+        return MonteCarloRun(
+            config=request.config, encoder="clip_tiny", ids=named, origins=named, features=features[: len(named)],
+            sites=tuple((name, "") for name in sites), provenance={}, _values={(t, 16): scores for t in TRACES},
+        )  # fmt: skip
+
+    def value(request: Request[Any]) -> Any:
+        if isinstance(request, FirstOrder):
+            assert isinstance(request.shown, Images)
+            return first_order(request.shown)
+        if isinstance(request, Passes):
+            return passes(request)
+        if isinstance(request, PixelBaselines):
+            rng = np.random.default_rng(len(request.shown.degradation or ""))
+            return {name: rng.random(N) for name in PIXELS}
+        assert isinstance(request, Logits)
+        return {"logits": np.random.default_rng(3).normal(size=(1, N, 10))}
+
+    encoder = ENCODER if has_text else OfflineEncoder(**{**vars(ENCODER), "has_text": False})
+    return cast("Inputs", MadeUpInputs(value, DIGITS, encoders={"clip_tiny": encoder}))
+
+
+def recipe_of(inputs: Inputs, result: RecipeResult) -> Recipe:
+    (document,) = EXPERIMENT.documents(inputs, result).values()
+    return cast("Recipe", checked(json.loads(json.dumps(document, allow_nan=False)), Recipe, "recipe.json"))
+
+
+@pytest.fixture(scope="module")
+def ranked() -> tuple[Inputs, RecipeResult]:
+    inputs = made_up(agrees=True)
+    return inputs, EXPERIMENT.compute(inputs)
+
+
+def test_where_first_order_ranks_it_judges_and_passes_confirm(ranked: tuple[Inputs, RecipeResult]) -> None:
+    inputs, result = ranked
+    assert (result.judge, result.p) == ("first order", 0.01)
+    chosen = [name for name, weight in result.weights.items() if weight > 0.5]
+    assert chosen
+    assert all("attn.proj" in name for name in chosen)
+    assert result.reported.gains[OVER_ALL, CHOSEN_ON].estimate.low > 0
+    assert result.confirmation.gains[CHOSEN_ON].estimate.low > 0
+    assert result.confirmation.domain is not None
+    assert result.confirmation.domain.ranking == "met"
+    assert result.confirmation.domain.level == "met", "weights that are steps of the odds keep the level"
+    outcomes = {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+    assert outcomes["gain/all_sites"] == outcomes["confirmed/all_sites"] == "met"
+    assert set(inputs_of(inputs, Passes)) <= {0.01, 0.001} | {w * 0.01 for w in (0.25, 0.5, 0.75)} | set(steps())
+
+
+def steps() -> list[float]:
+    odds = [w * 0.01 / 0.99 for w in (0.25, 0.5, 0.75, 1)]
+    return [o / (1 + o) for o in odds]
+
+
+def inputs_of(inputs: Inputs, kind: type[Passes]) -> list[float]:
+    asked = [*EXPERIMENT.requests(inputs), *EXPERIMENT.follow_up(inputs)]
+    return [request.config.dropout.p for request in asked if isinstance(request, kind)]
+
+
+def test_the_map_says_which_sites_see_the_damage(ranked: tuple[Inputs, RecipeResult]) -> None:
+    _, result = ranked
+    found = result.maps["trace_post"]
+    seeing = min(found[name].raised[CHOSEN_ON].value for name, role in SITES if role == "attention_output")
+    blind = max(found[name].raised[CHOSEN_ON].value for name, role in SITES if role != "attention_output")
+    assert seeing > 0.9 > blind
+    assert found["attention_output"].share.value == pytest.approx(
+        contributions(None)[:, [role == "attention_output" for _, role in SITES]].sum() / contributions(None).sum(),
+        rel=0.05,
+    )
+    assert found["all"].cost == 9
+    assert found["final_projection"].cost == pytest.approx(1 + 8 / 13)
+    assert found["all"].entropy is not None
+
+
+def test_the_recipe_says_what_was_chosen(ranked: tuple[Inputs, RecipeResult]) -> None:
+    inputs, result = ranked
+    recipe = recipe_of(inputs, result)
+    assert recipe.estimator.method == "first_order"
+    assert {site.name: site.weight for site in recipe.sites} == result.weights
+    assert [site.block for site in recipe.sites] == [2], "each block sees it as well, and the last one is the cheapest"
+    weights = np.array([result.weights.get(name, 0.0) for name in NAMES])
+    expected = result.chosen.clean[0, :, 0]
+    assert recipe.calibration.quantiles == pytest.approx(np.sort(expected))
+    np.testing.assert_allclose(expected, contributions(None) @ weights * 0.01 / 0.99, rtol=0.2)
+    blur = next(each for each in recipe.responses if each.family == "blur")
+    assert blur.shape == "rising"
+    assert blur.levels[-1].log_ratio.estimate.low > 0
+    assert {each.family for each in recipe.responses} >= {"blur", "down", "contrast"}
+    assert recipe.verdict.confirmation is not None
+    assert recipe.verdict.confirmation.outcome == "met"
+
+
+def test_where_its_ranking_fails_groups_are_measured_by_passes() -> None:
+    inputs = made_up(agrees=False, has_text=False)
+    result = EXPERIMENT.compute(inputs)
+    assert (result.judge, result.p) == ("passes", None)
+    assert result.reported.choice.name == "attention_output"
+    assert set(result.weights) == {name for name, role in SITES if role == "attention_output"}
+    assert result.confirmation.p == 0.001
+    assert ("chosen", UNSEEN) not in result.reported.shares
+    outcomes = {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+    assert outcomes["gain_unseen/all_sites"] == outcomes["domain_ranking/chosen"] == "not applicable"
+    assert outcomes["gain/all_sites"] == "met"
+    recipe = recipe_of(inputs, result)
+    assert (recipe.estimator.method, recipe.estimator.passes, recipe.p) == ("monte_carlo", 16, 0.001)
+    assert recipe.verdict.domain is None
+    assert result.maps["trace_pre"]["all"].entropy is None
+    asked = [r for r in EXPERIMENT.follow_up(inputs) if isinstance(r, Passes)]
+    assert {r.config.dropout.p for r in asked} == {0.001}
+
+
+def figure(value: float, arm: float) -> Estimate:
+    return Estimate(value, value - arm, value + arm, 50)
+
+
+def test_the_ranking_decides_at_which_p_first_order_judges_and_the_level_does_not() -> None:
+    def found(ranking: Estimate, ratio: float = 1.0) -> dict[str, Agreement]:
+        return {"trace_pre": Agreement(figure(ratio, 0.01), ranking, ranking)}
+
+    good, open_, bad = figure(0.98, 0.01), figure(0.9, 0.1), figure(0.5, 0.1)
+    assert judging_p({0.01: found(good, ratio=0.64), 0.001: found(good)}) == 0.01
+    assert judging_p({0.01: found(bad), 0.001: found(good)}) == 0.001
+    assert judging_p({0.01: found(open_), 0.001: found(good)}) == 0.001
+    assert judging_p({0.01: found(open_), 0.001: found(bad)}) == 0.01
+    assert judging_p({0.01: found(bad), 0.001: found(bad)}) is None
