@@ -77,7 +77,9 @@ def first_order(
         raise McdoError(f"probes = {probes}: give between 2 and D + 1 = {encoder.feature_dim + 1}")
 
     def measure(parts: Unfinished | None) -> FirstOrderRun:
-        return _Measurement(encoder, images, config, prepared(encoder, images, pixels), batch_size).run(parts, progress)
+        measurement = _Measurement(encoder, images, config, prepared(encoder, images, pixels), batch_size)
+        basis = noise_basis(encoder, dropout, store=store, progress=bool(progress))
+        return measurement.run(basis, parts, progress)
 
     def key() -> str:
         family = {"method": "first_order", "protocol": config.as_dict(), **identity(encoder, images)}
@@ -119,9 +121,8 @@ class _Measurement:
         self.along = np.zeros((n, sites), dtype=np.float32)
         self.across = np.zeros((config.trials, n, sites), dtype=np.float32)
 
-    def run(self, parts: Unfinished | None, progress: Reporting) -> FirstOrderRun:
+    def run(self, basis: NDArray[np.float64], parts: Unfinished | None, progress: Reporting) -> FirstOrderRun:
         self._restore(parts.parts(self._check_part) if parts else ())
-        basis = noise_basis(self.encoder, self.config.dropout)
         draws = [
             stratified_probes(basis, self.config.probes - 1, self.config.seed, trial)
             for trial in range(self.config.trials)

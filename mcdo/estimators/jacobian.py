@@ -8,6 +8,8 @@ What is disturbed together is summed before squaring.
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,9 +32,11 @@ class SiteGraph:
     """
 
     def __init__(self, encoder: Encoder, pixels: Tensor, kind: Perturbation, sites: tuple[Site, ...]) -> None:
-        self._kind, self._sites = kind, sites
+        self._encoder, self._kind, self._sites = encoder.key, kind, sites
         self._table = find_sites(encoder)
         self._reached: dict[Site, Tensor] = {}
+        self._begins: list[Tensor] = []
+        self._terms: dict[Site, Tensor] = {}
         self._attentions = iter(self._table.probabilities)
         attention = self._attention if kind.where == "probabilities" else None
         with torch.enable_grad(), LinearMaps(self._handle, probabilities=attention) as maps:
@@ -44,7 +48,6 @@ class SiteGraph:
                 f"{encoder.key}: {missing} was not carried out, unlike when its sites were found: the tower has "
                 "changed since. Measure again to look at it anew"
             )
-        self._disturbed = [self._reached[site] for site in sites]
 
     def _handle(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
         site = self._table.at(weight, part)
@@ -61,8 +64,17 @@ class SiteGraph:
     def _reach(self, site: Site, y: Tensor) -> Tensor:
         if not y.requires_grad:  # nothing before it has a gradient: the graph begins here
             y = y.detach().requires_grad_()
-        y.register_hook(_check_stop)  # type: ignore[no-untyped-call]
+            self._begins.append(y)
         self._reached[site] = y
+
+        graph = weakref.ref(self)  # a tensor that held the graph that holds it would outlive both
+
+        def add(gradient: Tensor) -> None:
+            check_stop()
+            if (of := graph()) is not None:
+                of._terms[site] = of._term(site, of._reached[site], gradient)
+
+        y.register_hook(add)  # type: ignore[no-untyped-call]
         return y
 
     def terms(self, directions: Tensor, last: bool = False) -> Tensor:
@@ -75,12 +87,18 @@ class SiteGraph:
         Returns:
             ``[B, S]``.
 
+        Raises:
+            McdoError: where the features follow from a site in a way that has no derivative.
+
         """
+        # each site's gradient is used where it comes up, still in the cache, and let go: see the hooks
+        self._terms.clear()
         along = directions.expand_as(self.features)
-        gradients = torch.autograd.grad(self.features, self._disturbed, along, retain_graph=not last)
-        with torch.no_grad():
-            terms = map(self._term, self._sites, self._disturbed, gradients)
-            return torch.stack(list(terms), dim=-1)
+        torch.autograd.grad(self.features, self._begins, along, retain_graph=not last, allow_unused=True)
+        missing = next((site.name for site in self._sites if site not in self._terms), None)
+        if missing is not None:
+            raise McdoError(f"{self._encoder}: the features have no derivative with respect to {missing}")
+        return torch.stack([self._terms[site] for site in self._sites], dim=-1)
 
     def _term(self, site: Site, y: Tensor, gradient: Tensor) -> Tensor:
         outer, units, inner = site.layout(self._kind)
@@ -90,10 +108,6 @@ class SiteGraph:
         if outer * inner == 1:
             return _sum_of_squares(y, gradient)
         return (y * gradient).view(-1, outer, units, inner).sum(dim=(1, 3)).square_().sum(1)
-
-
-def _check_stop(gradient: Tensor) -> None:
-    check_stop()
 
 
 def _sum_of_squares(y: Tensor, gradient: Tensor) -> Tensor:

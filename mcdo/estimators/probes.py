@@ -6,34 +6,79 @@ And random signs only leave an error from the off-diagonal of Σ; in the eigenba
 diagonal. So each of R probes is the signed sum of every R-th axis of that basis, and together they use each axis once.
 
 The basis must not depend on the images that are scored. It is taken once from a few passes on fixed inputs of the
-encoder's own (smooth noise, or prompts): it only decides how noisy the estimate is, never what it estimates.
+encoder's own (smooth noise, or prompts): it only decides how noisy the estimate is, never what it estimates. The store
+keeps it for every later run of the same encoder, kind and sites.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcdo.encoders import Encoder
+from mcdo.encoders import Encoder, TextTower
 from mcdo.estimators.blocks import BlockLoop
 from mcdo.estimators.overflow import check_finite
 from mcdo.estimators.progress import Silent
-from mcdo.estimators.resumption import unkept
-from mcdo.perturbation import PASS_BLOCK, Perturbation, image_keys, perturbed
+from mcdo.estimators.provenance import encoder_identity, encoder_provenance
+from mcdo.estimators.resumption import measured_once, unkept
+from mcdo.perturbation import PASS_BLOCK, SCHEME, Perturbation, image_keys, perturbed
+from mcdo.store import Arrays, Store, Unfinished, check_shapes
+from mcdo.store.fingerprint import measuring_code
 
-CALIBRATION_IMAGES, CALIBRATION_PASSES = 8, 64
-"""Passes on fixed inputs that give the basis: their cost, in forward passes, is the product, once for a run."""
+CALIBRATION_IMAGES, CALIBRATION_PASSES, CALIBRATION_P = 8, 64, 0.01
+"""Passes on fixed inputs that give the basis: their cost, in forward passes, is the product of the first two.
+
+At one p for all, because first order is linear in p / (1 - p): runs at several p have the same probes.
+"""
 
 
-def noise_basis(encoder: Encoder, kind: Perturbation) -> NDArray[np.float64]:
+def noise_basis(
+    encoder: Encoder, kind: Perturbation, *, store: Store | Path | str | None = None, progress: bool = False
+) -> NDArray[np.float64]:
     """Axes ``[D, D]`` (columns) along which the feature moves most under ``kind``, for the encoder's fixed inputs.
 
+    Kept in the ``store`` by what the encoder does, the kind and its sites; None measures it anew. ``progress`` says
+    whom this process waits for.
+
     Raises:
-        McdoError: for passes that are not finite.
+        McdoError: for passes that are not finite, or a store that cannot be written.
 
     """
+    kind, D = kind.with_p(CALIBRATION_P), encoder.feature_dim
+    protocol = {"kind": kind.as_dict(), "inputs": CALIBRATION_IMAGES, "passes": CALIBRATION_PASSES}
+
+    def key() -> str:
+        identity = encoder_identity(encoder, text=isinstance(encoder, TextTower))
+        family = {"method": "noise basis", "code": measuring_code(), "masks": SCHEME, **identity}
+        return Store.key({**family, "protocol": protocol})
+
+    def fits(arrays: Arrays, facts: Mapping[str, Any]) -> None:
+        check_shapes(arrays, {"basis": (D, D)})
+        if not np.allclose(arrays["basis"].T @ arrays["basis"], np.eye(D), atol=1e-6):
+            raise ValueError("its axes are not orthonormal")
+
+    def find(opened: Store, name: str) -> NDArray[np.float64] | None:
+        found = opened.get(name, fits)
+        return None if found is None else found[0]["basis"]
+
+    def measure(parts: Unfinished | None) -> NDArray[np.float64]:
+        return _noise_basis(encoder, kind)
+
+    def packed(basis: NDArray[np.float64]) -> tuple[Arrays, Mapping[str, Any]]:
+        passes = f"{CALIBRATION_IMAGES} inputs, T = {CALIBRATION_PASSES}"
+        label = {"encoder": encoder.key, "images": "fixed inputs", "protocol": f"{kind}, noise basis, {passes}"}
+        return {"basis": basis}, {"label": label, "protocol": protocol, "provenance": encoder_provenance(encoder)}
+
+    return measured_once(store, key, find, measure, packed, progress=progress)
+
+
+def _noise_basis(encoder: Encoder, kind: Perturbation) -> NDArray[np.float64]:
     inputs = encoder.calibration_inputs(CALIBRATION_IMAGES)
     keys = image_keys([f"smooth noise {i}" for i in range(CALIBRATION_IMAGES)], encoder.device)
     loop = BlockLoop(encoder, CALIBRATION_IMAGES, PASS_BLOCK, PASS_BLOCK)  # each input by itself

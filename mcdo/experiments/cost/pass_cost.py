@@ -143,7 +143,7 @@ def ways(encoder: Encoder, p: float, probes: Sequence[int]) -> dict[str, Callabl
     images = SMALL_PX if small else 1 if encoder.device.type == "cpu" else PASS_BLOCK
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(images, 3, encoder.resolution, encoder.resolution, generator=generator).to(encoder.device)
-    few = pixels.repeat(4, 1, 1, 1) if small else pixels
+    few = pixels.repeat((4 * SMALL_PX if small else PASS_BLOCK) // images, 1, 1, 1)  # whose graph is held at once
     passes = (encoder, pixels, PASS_BLOCK)
     return {
         DETERMINISTIC: partial(deterministic, *passes),

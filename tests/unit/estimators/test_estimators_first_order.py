@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 
 import mcdo
@@ -239,3 +240,49 @@ def test_the_basis_is_orthonormal_and_ordered(encoder: Encoder) -> None:
     basis = noise_basis(encoder, Dropout())
     np.testing.assert_allclose(basis.T @ basis, np.eye(48), atol=1e-8)
     assert module_of is mcdo.first_order
+
+
+def test_the_basis_is_kept_for_other_images_and_other_p_and_made_anew_for_other_sites(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    run_of(encoder, n=3, store=tmp_path)
+    module: Any = sys.modules["mcdo.estimators.probes"]
+    made, measure = list[Perturbation](), module._noise_basis
+
+    def count(encoder: Encoder, kind: Perturbation) -> Any:
+        made.append(kind)
+        return measure(encoder, kind)
+
+    monkeypatch.setattr(module, "_noise_basis", count)
+    kept = run_of(encoder, n=5, dropout=Dropout(0.2), store=tmp_path)
+    assert not made
+    np.testing.assert_array_equal(kept.across, run_of(encoder, n=5).across)
+    made.clear()
+    run_of(encoder, n=3, dropout=Dropout(sites="fc1"), store=tmp_path)
+    run_of(encoder, n=3, dropout=Multiplicative(), store=tmp_path)
+    assert len(made) == 2
+
+
+class Quantised(nn.Module):
+    """What comes out of ``first`` is rounded to steps, through which no derivative leads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(48, 12), nn.Linear(12, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(functional.adaptive_avg_pool2d(x, 4).flatten(1))
+        found: torch.Tensor = self.second((hidden * 8).detach().round() / 8)
+        return found
+
+
+def test_a_site_without_a_derivative_is_named() -> None:
+    torch.manual_seed(0)
+    shown = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "size": 32, "interpolation": "bilinear"}
+    quantised = mcdo.Encoder.of(Quantised(), shown, name="quantised", random_weights=True)
+    with pytest.raises(McdoError, match="quantised: the features have no derivative with respect to first"):
+        mcdo.first_order(
+            quantised, mcdo.load_images("digits", n=2), Dropout(sites=("first", "second")), 2, 1, progress=False
+        )
