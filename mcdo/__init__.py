@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mcdo.encoders import Encoder, load_encoder, register_encoder
     from mcdo.errors import McdoError
-    from mcdo.estimators import DimensionWeights, FirstOrderRun, MonteCarloRun, register_score
+    from mcdo.estimators import DimensionWeights, FirstOrderRun, MonteCarloRun, MultiFidelityRun, register_score
     from mcdo.estimators.census import census
     from mcdo.estimators.first_order import first_order
     from mcdo.estimators.monte_carlo import monte_carlo
+    from mcdo.estimators.multi_fidelity import multi_fidelity
     from mcdo.harness import register_experiment
     from mcdo.images import ImageSet, load_images
     from mcdo.perturbation import (
@@ -42,9 +43,11 @@ _ROOMS = {
         "DimensionWeights",
         "FirstOrderRun",
         "MonteCarloRun",
+        "MultiFidelityRun",
         "census",
         "first_order",
         "monte_carlo",
+        "multi_fidelity",
         "register_score",
     ),
     "harness": ("register_experiment",),
@@ -78,6 +81,7 @@ __all__ = [
     "ImageSet",
     "McdoError",
     "MonteCarloRun",
+    "MultiFidelityRun",
     "Multiplicative",
     "Perturbation",
     "Rademacher",
@@ -92,6 +96,7 @@ __all__ = [
     "load_images",
     "matched_roles",
     "monte_carlo",
+    "multi_fidelity",
     "register_encoder",
     "register_experiment",
     "register_kind",

@@ -24,6 +24,10 @@ class OutsideDomainWarning(McdoWarning):
     """First order does not say here what Monte Carlo says, or nobody has looked."""
 
 
+class LevelWarning(McdoWarning):
+    """First order ranks images here as Monte Carlo does, at another level."""
+
+
 class DomainFigure(Protocol):
     """How first order compares with Monte Carlo at one p and choice of sites; its text holds the figures."""
 
@@ -98,8 +102,8 @@ class FirstOrderRun(EncoderRun):
     def scores(self, name: str, p: float | None = None, sites: str | Sequence[str] | None = None) -> Scores:
         """float64 ``[K, N]`` (trials × images), as if measured with ``p`` at ``sites`` alone.
 
-        With a :attr:`domain`, a score that was compared and does not agree, or was not compared, comes with an
-        OutsideDomainWarning that holds the figures.
+        With a :attr:`domain`, a score that does not rank images as Monte Carlo does, or was not compared, comes with an
+        OutsideDomainWarning that holds the figures; one that does so at another level, with a LevelWarning.
 
         Args:
             name: of a score with a definition to first order, or from features or other scores.
@@ -136,9 +140,12 @@ class FirstOrderRun(EncoderRun):
         found = self.domain.get((name, asked, sites))
         if found is None:
             warnings.warn(f"{what} was not compared with Monte Carlo", OutsideDomainWarning, stacklevel=3)
-        elif (found.ranking, found.level) != ("met", "met"):
+        elif found.ranking != "met":
             said = f"ranking {found.ranking}, level {found.level}: {found}"
             warnings.warn(f"{what} is outside its domain ({said})", OutsideDomainWarning, stacklevel=3)
+        elif found.level != "met":
+            said = f"ranks images as Monte Carlo does, at another level ({found})"
+            warnings.warn(f"{what} {said}; mcdo.multi_fidelity has the level of passes", LevelWarning, stacklevel=3)
 
     @property
     def score_names(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from mcdo.perturbation.kinds import (
     parse_perturbation,
     register_kind,
 )
+from mcdo.perturbation.linear import LinearPart
 from mcdo.perturbation.masks import PASS_BLOCK, SCHEME, KeyedMasks, MaskedSite, image_keys
 from mcdo.perturbation.roles import GROUPS, Role, role_of
 from mcdo.perturbation.sites import Site, SiteTable, check_comparable, count_by_role, find_sites, matched_roles
@@ -31,6 +32,7 @@ __all__ = [
     "Gaussian",
     "HiddenDropout",
     "KeyedMasks",
+    "LinearPart",
     "MaskedSite",
     "Multiplicative",
     "Perturbation",

@@ -31,7 +31,8 @@ class PerturbedTower:
     def __init__(self, encoder: Encoder, kind: Perturbation, seed: int, exact: bool = False) -> None:
         table = find_sites(encoder)
         self.encoder, self.kind = encoder, kind
-        self._exact = exact or kind.rescaling != 1  # which would magnify what rounding does
+        # rounding of reduced precision would drown small steps
+        self._exact = exact or kind.rescaling != 1 or kind.carried_out != 1
         self.sites = live_sites(encoder, table, kind)
         self._local = threading.local()  # blocks of images may be measured by several threads
         number = {site.name: i for i, site in enumerate(self.sites)}
@@ -174,7 +175,10 @@ class PerturbedTower:
                 drawn.extend(noise.draw(trial, block, keys, first, last))
             return zero_units_(y, drawn[index], site.outer, site.inner)
 
-        return disturb
+        def step(y: Tensor, index: int) -> Tensor:
+            return torch.lerp(y / self.kind.scale, disturb(y.clone(), index).view_as(y), self.kind.carried_out)
+
+        return disturb if self.kind.carried_out == 1 else step
 
     def _handler(self, disturb: Disturb, waiting: set[int]) -> Handler:
         scale, on_input = self.kind.scale, self.kind.where == "input"

@@ -26,7 +26,7 @@ from mcdo.stats.crossed import crossed_mean
 from mcdo.stats.debiased import debiased_ece, debiased_squared_calibration_error
 from mcdo.stats.decision import Usable, any_usable, usable_cells
 from mcdo.stats.detection import auroc, auroc_high, auroc_low
-from mcdo.stats.domain import compared_scores, with_domain
+from mcdo.stats.domain import compared_scores, linearity, with_domain
 from mcdo.stats.drift import stacked_drift, trial_drift
 from mcdo.stats.factorial import FactorialAnalysis, factorial_analysis
 from mcdo.stats.groups import GroupDifference, group_differences
@@ -114,6 +114,7 @@ __all__ = [
     "group_differences",
     "holm",
     "icc_from_snr",
+    "linearity",
     "margin",
     "mean",
     "mean_bias",

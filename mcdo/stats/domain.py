@@ -1,4 +1,7 @@
-"""Where a first-order run may be read as Monte Carlo: for the scores, the p and the sites that were compared."""
+"""Where a first-order run may be read as Monte Carlo: for the scores, the p and the sites that were compared.
+
+Ranking and level are two domains: where the ranking holds, first order may rank, whatever its level.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from mcdo.errors import McdoError
-from mcdo.estimators import FirstOrderRun, MonteCarloRun, names_from
+from mcdo.estimators import FirstOrderRun, MonteCarloRun, PairedRun, names_from
 from mcdo.stats.agreement import Agreement, agreement
+from mcdo.stats.means import ratio_of_means
+from mcdo.stats.resampling import Estimate
 
 
 def compared_scores() -> tuple[str, ...]:
@@ -48,3 +53,18 @@ def with_domain(linear: FirstOrderRun, *runs: MonteCarloRun, **resampling: Any) 
                 run.scores(score), others, origins=run.origins, shared_noise=shared, **resampling
             )
     return replace(linear, domain=domain)
+
+
+def linearity(pair: PairedRun, score: str = "trace_pre", **resampling: Any) -> Estimate:
+    """Mean over images of ``score`` of passes, over that of the linear part of the same masks.
+
+    One where the tower is straight for what the perturbation does; below, where it gives way to drops that are not
+    small, so that first order says too much; above, where it does not. The masks are the same, so that few passes tell.
+
+    Args:
+        pair: passes and their linear part, such as of a single site.
+        score: that both have.
+        resampling: ``shared_noise``, ``seed``, ``resamples`` and ``level`` of :func:`~mcdo.stats.ratio_of_means`.
+
+    """
+    return ratio_of_means(*pair.both(score), origins=pair.passes.origins, **resampling)

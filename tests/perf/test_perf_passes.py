@@ -10,7 +10,9 @@ import pytest
 from mcdo.experiments.cost.estimator_cost import EstimatorCost
 from mcdo.experiments.cost.pass_cost import (
     DETERMINISTIC,
+    LINEAR,
     NATIVE,
+    SIGNS,
     SPARSE,
     TIED,
     TIED_OVER_IMAGES,
@@ -33,7 +35,7 @@ test_contract_of_estimator_cost = contract_of(EstimatorCost)
 PROBES = (1, 8)
 NOISE = 1.1
 """Times itself that the deterministic pass may seem to cost: how far a ratio can be believed."""
-WAYS = (DETERMINISTIC, NATIVE, SPARSE, TIED, TIED_OVER_IMAGES, *map(with_probes, PROBES))
+WAYS = (DETERMINISTIC, NATIVE, SPARSE, TIED, TIED_OVER_IMAGES, SIGNS, LINEAR, *map(with_probes, PROBES))
 
 
 @pytest.mark.parametrize("way", WAYS, ids=[way.replace(" ", "-") for way in WAYS])

@@ -1,24 +1,27 @@
 """Reliability against cost: what a trustworthy ranking of images costs with each way of measuring it.
 
 Every way gives scores [K, N] at several budgets; its reliability is the Spearman correlation of two trials, and its
-cost is in forward passes of one image, measured in the same run (:mod:`~mcdo.experiments.cost.pass_cost`). Native
-dropout has the same distribution as keyed masks, so it has their reliability at its own cost.
+cost is in forward passes of one image, measured in the same run (:mod:`~mcdo.experiments.cost.pass_cost`): the
+deterministic one, which every way takes, then passes or products, and first order's noise basis spread over the images.
+Native dropout has the same distribution as keyed masks, so it has their reliability at its own cost.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcdo.estimators import MonteCarloConfig
+from mcdo.estimators import MonteCarloConfig, MultiFidelityRun, PairedRun
 from mcdo.estimators.probes import CALIBRATION_IMAGES, CALIBRATION_PASSES
 from mcdo.experiments.cost.pass_cost import (
     FIRST_ORDER,
+    LINEAR,
     NATIVE,
+    SIGNS,
     SPARSE,
     TIED,
     TIED_OVER_IMAGES,
@@ -30,7 +33,7 @@ from mcdo.experiments.cost.pass_cost import (
     with_probes,
 )
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Passes, Request, Settings, Subject, View
-from mcdo.perturbation import Dropout, TiedDropout
+from mcdo.perturbation import Dropout, LinearPart, Rademacher, TiedDropout
 from mcdo.report.figures import Panel
 from mcdo.stats import Estimate, Reliability, reliability
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COMMON = "sparse, common masks"
+MULTI_FIDELITY = "passes and first order"
 SCORES = ("trace_pre", "trace_post")
 JUDGED_PROBES = 8
 GAIN_BARS = {0.01: 10.0, 0.001: 50.0}
@@ -84,14 +88,15 @@ class EstimatorCost(Experiment[EstimatorCosts]):
     name = "estimator_cost"
     phase = "perf"
     files = Files(summary="{}.json", figure="{}.png")
-    quick = {"n": 60, "trials": 4, "passes": (4, 16, 64)}
+    quick = {"n": 60, "trials": 4, "passes": (4, 11, 16, 64), "paired_passes": (4, 16)}
     sized = {}
     knows_shared_noise = True
 
     n: int = 150
     trials: int = 5
     p: tuple[float, ...] = (0.01, 0.001)
-    passes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
+    passes: tuple[int, ...] = (4, 8, 11, 16, 32, 64, 128, 256)
+    paired_passes: tuple[int, ...] = (4, 8, 16, 32)
     probes: tuple[int, ...] = (2, 4, 8, 16)
 
     @classmethod
@@ -108,11 +113,20 @@ class EstimatorCost(Experiment[EstimatorCosts]):
             COMMON: (Dropout(p, sites), Images(self.n, common_masks=True)),
             TIED: (TiedDropout(p, sites), images),
             TIED_OVER_IMAGES: (TiedDropout(p, sites, over_images=True), images),
+            SIGNS: (Rademacher(p, sites), images),
         }
         return {
             way: Passes(model, shown, MonteCarloConfig(kind, self.passes, self.trials, self.seed, geometry=()))
             for way, (kind, shown) in kinds.items()
         }
+
+    def paired(self, model: str, p: float) -> tuple[Passes, Passes]:
+        """Passes, and the linear part of the same; those that first order controls."""
+        own = Dropout(p, self.dropout.sites)
+        run, part = (
+            MonteCarloConfig(kind, self.paired_passes, self.trials, self.seed) for kind in (own, LinearPart(own))
+        )
+        return Passes(model, Images(self.n), run), Passes(model, Images(self.n), part)
 
     def first_order(self, model: str, probes: int) -> FirstOrder:
         """One run serves every p."""
@@ -121,6 +135,7 @@ class EstimatorCost(Experiment[EstimatorCosts]):
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
         yield from (run for p in self.p for run in self.runs(about.model, p).values())
+        yield from (run for p in self.p for run in self.paired(about.model, p))
         yield from (self.first_order(about.model, probes) for probes in self.probes)
 
     def compute(self, inputs: Inputs) -> EstimatorCosts:
@@ -138,7 +153,7 @@ class EstimatorCost(Experiment[EstimatorCosts]):
                 for t in self.passes:
                     found = reliability(run.scores(score, t), origins=run.origins, seed=self.seed)
                     points += [
-                        Point(name, p, t, t * per_pass[name], found)
+                        Point(name, p, t, 1 + t * per_pass[name], found)
                         for name in ((way, NATIVE) if way == SPARSE else (way,))
                     ]
         calibration = CALIBRATION_IMAGES * CALIBRATION_PASSES / self.n * per_pass[SPARSE]
@@ -147,6 +162,15 @@ class EstimatorCost(Experiment[EstimatorCosts]):
             for p in self.p:
                 found = reliability(linear.scores(score, p), origins=linear.origins, seed=self.seed)
                 points.append(Point(FIRST_ORDER, p, probes, per_pass[with_probes(probes)] + calibration, found))
+        linear = inputs[self.first_order(inputs.model, JUDGED_PROBES)]
+        both, control = per_pass[SPARSE] + per_pass[LINEAR], per_pass[with_probes(JUDGED_PROBES)] + calibration
+        for p in self.p:
+            pair = PairedRun(*(inputs[request] for request in self.paired(inputs.model, p)))
+            scaled = replace(linear, config=replace(linear.config, dropout=linear.config.dropout.with_p(p)))
+            controlled = MultiFidelityRun(pair, scaled)
+            for t in self.paired_passes:
+                found = reliability(controlled.scores(score, t), origins=linear.origins, seed=self.seed)
+                points.append(Point(MULTI_FIDELITY, p, t, t * both + control, found))
         return points
 
     def claims(self) -> Sequence[Claim[EstimatorCosts]]:

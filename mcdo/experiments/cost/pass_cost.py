@@ -25,7 +25,17 @@ from mcdo.estimators.jacobian import SiteGraph
 from mcdo.harness import Claim, Experiment, Files, Inputs, Request, Settings, Subject, View
 from mcdo.harness.requests import Arrays, StoredArrays
 from mcdo.harness.session import Session
-from mcdo.perturbation import PASS_BLOCK, Dropout, Perturbation, TiedDropout, check_alive, find_sites, perturbed
+from mcdo.perturbation import (
+    PASS_BLOCK,
+    Dropout,
+    LinearPart,
+    Perturbation,
+    Rademacher,
+    TiedDropout,
+    check_alive,
+    find_sites,
+    perturbed,
+)
 from mcdo.perturbation.context import active
 from mcdo.perturbation.intercept import Compute, LinearMaps, carry_out
 from mcdo.perturbation.masks import image_keys
@@ -39,6 +49,7 @@ if TYPE_CHECKING:
 
 DETERMINISTIC = "deterministic"
 NATIVE, SPARSE, TIED, TIED_OVER_IMAGES = "native", "sparse", "tied over tokens", "tied over tokens and images"
+SIGNS, LINEAR = "signs", "linear part"
 FIRST_ORDER = "first order"
 SMALL_PX = 64
 """Inputs up to this side are timed in batches of as many images, larger ones one by one."""
@@ -151,6 +162,8 @@ def ways(encoder: Encoder, p: float, probes: Sequence[int]) -> dict[str, Callabl
         SPARSE: partial(keyed, *passes, Dropout(p)),
         TIED: partial(keyed, *passes, TiedDropout(p)),
         TIED_OVER_IMAGES: partial(keyed, *passes, TiedDropout(p, over_images=True)),
+        SIGNS: partial(keyed, *passes, Rademacher(p)),
+        LINEAR: partial(keyed, *passes, LinearPart(Dropout(p))),
         **{with_probes(r): partial(first_order, encoder, few, r, Dropout(p)) for r in probes},
     }
 
@@ -167,13 +180,17 @@ def synchronise(device: torch.device) -> None:
 
 
 def timed(methods: Mapping[str, Way], rounds: int, device: torch.device) -> NDArray[np.float64]:
-    """Seconds of one image-pass ``[methods, rounds]``: in each round every method in turn, after a round to warm up."""
+    """Seconds of one image-pass ``[methods, rounds]``: in each round every method in turn, after a round to warm up.
+
+    On a CPU these are seconds of this thread, which does all of the work: what others do meanwhile is not counted.
+    """
+    clock = time.thread_time if device.type == "cpu" else time.perf_counter
 
     def seconds(method: Way) -> float:
-        start = time.perf_counter()
+        start = clock()
         passes = method()
         synchronise(device)
-        return (time.perf_counter() - start) / passes
+        return (clock() - start) / passes
 
     with one_thread():
         return np.array([[seconds(method) for method in methods.values()] for _ in range(rounds + 1)])[1:].T
@@ -312,7 +329,7 @@ class PassCost(Experiment[PassCosts]):
         """Seconds of every way, all in the same rounds."""
         small = about.encoder().resolution <= SMALL_PX
         probes, rounds = (self.probes, self.rounds) if small else (self.probes_of_large, self.rounds_of_large)
-        names = (DETERMINISTIC, NATIVE, SPARSE, TIED, TIED_OVER_IMAGES, *map(with_probes, probes))
+        names = (DETERMINISTIC, NATIVE, SPARSE, TIED, TIED_OVER_IMAGES, SIGNS, LINEAR, *map(with_probes, probes))
         return Times(about.model, names, self.dropout.p, rounds)
 
     def requests(self, about: View) -> Iterable[Request[Any]]:

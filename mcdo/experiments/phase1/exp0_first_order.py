@@ -3,7 +3,8 @@
 Its reliability over trials says how well few random probes rank the images. That alone would be no merit: an estimator
 may be reliable and estimate something else. So Monte Carlo on a subset states the validity domain, for the score and
 the *sites* that are asked for: of the session's sites by p, and of each group of sites alone. Ranking and level are two
-statements, and the ranking decides whether first order takes part in the verdict.
+statements, and the ranking decides whether first order takes part in the verdict. Which sites are to blame for the
+level says each site alone, by passes beside the linear part of the same masks.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mcdo.estimators import MonteCarloConfig
+from mcdo.estimators import MonteCarloConfig, PairedRun
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Outcome, Passes, Request, View
 from mcdo.harness.requests import EXACT_UP_TO
-from mcdo.perturbation import GROUPS
+from mcdo.perturbation import GROUPS, LinearPart, Perturbation
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import (
@@ -31,12 +32,38 @@ from mcdo.stats import (
     Reliability,
     agreement,
     compared_scores,
+    linearity,
     rank_matrix,
     reliability,
 )
 
 DOMAIN_SCORES = compared_scores()
 """Compared with Monte Carlo; of the first two it is claimed that they agree."""
+
+
+@dataclass(frozen=True)
+class SiteLinearity:
+    """How straight the tower is for what is done at one site.
+
+    Attributes:
+        role: of the site.
+        ratio: mean over images of trace_pre of passes at this site alone, over that of their linear part.
+        share: of the site in the first-order variance.
+
+    """
+
+    role: str
+    ratio: Estimate
+    share: float
+
+    @property
+    def breaks(self) -> bool:
+        """Whether the ratio lies outside of what counts as the same level."""
+        return self.ratio.high < LEVEL_BAND[0] or self.ratio.low > LEVEL_BAND[1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return {"role": self.role, "ratio": self.ratio.as_dict(), "share": self.share, "breaks": self.breaks}
 
 
 @dataclass(frozen=True)
@@ -48,6 +75,7 @@ class FirstOrderResult:
         gain: by space, mean rank correlation between two trials at the largest R less at the smallest.
         domain: at the session's sites, by p, then by score.
         groups: of each group of sites alone, at the session's p, by group, then by score.
+        sites: of each site alone, at the session's p, in forward order.
 
     """
 
@@ -55,6 +83,7 @@ class FirstOrderResult:
     gain: Mapping[str, Estimate]
     domain: Mapping[float, Mapping[str, Agreement]]
     groups: Mapping[str, Mapping[str, Agreement]]
+    sites: Mapping[str, SiteLinearity]
 
     def ranks(self, score: str, p: float) -> Outcome:
         """Whether first order ranks images as Monte Carlo does at the session's sites."""
@@ -85,6 +114,8 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
     passes: int = 256
     domain_trials: int = 5
     domain_p: tuple[float, ...] = (0.001, 0.01, 0.05)
+    site_images: int = 20
+    site_passes: int = 32
 
     @property
     def all_p(self) -> tuple[float, ...]:
@@ -115,8 +146,19 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
         )
 
     def follow_up(self, inputs: Inputs) -> Iterable[Request[Any]]:
-        """Groups of sites alone, those that the tower has; a choice of sites is a group of its own already."""
-        return [self.monte_carlo(inputs.model, self.dropout.p, group) for group in self._groups(inputs)]
+        """Groups of sites alone, those that the tower has, and each site; a choice of sites is a group of its own."""
+        groups = (self.monte_carlo(inputs.model, self.dropout.p, group) for group in self._groups(inputs))
+        sites = (self.at_site(inputs.model, site) for site, _ in inputs[self.reference(inputs)].sites)
+        return [*groups, *(request for both in sites for request in both)]
+
+    def at_site(self, model: str, site: str) -> tuple[Passes, Passes]:
+        """Passes at one site alone, and the linear part of the same."""
+        alone, shown = self.dropout.at(site), Images(min(self.site_images, self.subset))
+
+        def of(kind: Perturbation) -> Passes:
+            return Passes(model, shown, MonteCarloConfig(kind, (self.site_passes,), 1, self.seed))
+
+        return of(alone), of(LinearPart(alone))
 
     def _groups(self, inputs: Inputs) -> tuple[str, ...]:
         if self.dropout.sites != "all":
@@ -167,7 +209,18 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
                 group: compared(self.monte_carlo(model, self.dropout.p, group), _roles(group, linear.roles))
                 for group in self._groups(inputs)
             },
+            sites=self._sites(inputs),
         )
+
+    def _sites(self, inputs: Inputs) -> dict[str, SiteLinearity]:
+        linear = inputs[self.reference(inputs)]
+        by_site = linear.decomposition("trace_pre").mean(axis=(0, 1))
+        found = {}
+        for (site, role), variance in zip(linear.sites, by_site, strict=True):
+            passes, part = (inputs[request] for request in self.at_site(inputs.model, site))
+            ratio = linearity(PairedRun(passes, part), seed=self.seed, resamples=500)
+            found[site] = SiteLinearity(role, ratio, float(variance / by_site.sum()))
+        return found
 
     def claims(self) -> Sequence[Claim[FirstOrderResult]]:
         p, most = self.dropout.p, self.probes[-1]
@@ -187,7 +240,7 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
                     f"domain_level/{score}",
                     lambda r, score=score: r.domain[p][score].ratio,  # type: ignore[misc]
                     within=(low, high),
-                    beside=lambda r: "median over images of Monte Carlo over first order",
+                    beside=_about_level,
                 )
                 for score in SPACES.values()
             ),
@@ -213,11 +266,12 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
             "gain_in_spearman": {space: e.as_dict() for space, e in result.gain.items()},
             "domain": {f"p={p:g}": {score: a.as_dict() for score, a in by.items()} for p, by in result.domain.items()},
             "domain_of_sites": {g: {score: a.as_dict() for score, a in by.items()} for g, by in result.groups.items()},
+            "linearity_of_sites": {site: found.as_dict() for site, found in result.sites.items()},
             "bars": {"ranking": RANKING_BAR, "level": list(LEVEL_BAND)},
         }
 
     def overall(self, result: FirstOrderResult, summary: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {section: summary[section] for section in ("results", "domain", "domain_of_sites")}
+        return {name: summary[name] for name in ("results", "domain", "domain_of_sites", "linearity_of_sites")}
 
     def arrays(self, inputs: Inputs, result: FirstOrderResult) -> Mapping[str, Mapping[str, ArrayLike]]:
         def trials(probes: int) -> dict[str, ArrayLike]:
@@ -254,6 +308,13 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
             axes.set_title("reliability")
 
         return reliable, ranking, level
+
+
+def _about_level(result: FirstOrderResult) -> str:
+    worst = sorted((found.ratio.value, site) for site, found in result.sites.items() if found.breaks)
+    sites = ", ".join(f"{site} {ratio:.2f} of {result.sites[site].share:.0%}" for ratio, site in worst[:5])
+    said = f"; sites that break linearity ({len(worst)} of {len(result.sites)}): {sites}" if worst else ""
+    return f"median over images of Monte Carlo over first order{said}"
 
 
 def _roles(group: str, present: Sequence[str]) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import pytest
+
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability, FirstOrderResult
 from mcdo.harness import Completed
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
@@ -27,6 +29,10 @@ def test_reliability_and_domain_are_reported(
     for where, scores in domains.items():
         for score, found in scores.items():
             record_property(f"{where} {score}", f"{found}; ranking {found.ranking}, level {found.level}")
+    for site, of in result.sites.items():
+        record_property(f"linearity {site}", f"{of.ratio}, {of.share:.1%} of the first-order variance")
+    assert sum(of.share for of in result.sites.values()) == pytest.approx(1)
+    assert all(0 < of.ratio.value < 3 for of in result.sites.values())
 
 
 def test_the_mean_does_not_depend_on_the_number_of_probes(completed: Completed[FirstOrderResult]) -> None:

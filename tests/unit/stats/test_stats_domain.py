@@ -8,8 +8,9 @@ import pytest
 
 import mcdo
 from mcdo.errors import McdoError
-from mcdo.estimators import FirstOrderRun, MonteCarloRun, OutsideDomainWarning
-from mcdo.stats import with_domain
+from mcdo.estimators import FirstOrderRun, LevelWarning, MonteCarloRun, OutsideDomainWarning, PairedRun
+from mcdo.perturbation import LinearPart
+from mcdo.stats import linearity, with_domain
 
 P = 0.01
 
@@ -59,6 +60,34 @@ def test_inside_the_domain_nothing_is_said(runs: tuple[FirstOrderRun, MonteCarlo
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with_domain(linear, same, resamples=100).scores("trace_pre")
+
+
+def test_another_level_is_said_and_does_not_forbid_the_ranking(
+    runs: tuple[FirstOrderRun, MonteCarloRun, MonteCarloRun],
+) -> None:
+    linear, every, _ = runs
+    halved = {
+        (name, 32): 0.5 * linear.scores(name).repeat(3, axis=0) * [[1.0], [1.01], [0.99]]
+        for name in ("trace_pre", "trace_post", "norm_var")
+    }
+    checked = with_domain(linear, replace(every, _values=halved), resamples=100)
+    found = checked.domain["trace_pre", P, frozenset(name for name, _ in every.sites)]
+    assert (found.ranking, found.level) == ("met", "not met")
+    with pytest.warns(LevelWarning, match=r"ranks images as Monte Carlo does, at another level \(ratio 0.5"):
+        checked.scores("trace_pre")
+
+
+def test_linearity_is_the_ratio_of_passes_to_the_linear_part_of_their_masks() -> None:
+    encoder, images = mcdo.load_encoder("clip_tiny", device="cpu"), mcdo.load_images("digits", n=12, seed=42)
+
+    def ratio(site: str) -> float:
+        kind = mcdo.Dropout(0.05, site)
+        runs = (mcdo.monte_carlo(encoder, images, of, 16, 1, geometry=(), progress=False)
+                for of in (kind, LinearPart(kind)))  # fmt: skip
+        return linearity(PairedRun(*runs), resamples=50).value
+
+    assert ratio("visual.proj") == pytest.approx(1, abs=1e-3), "nothing comes after the last map"
+    assert abs(ratio("fc1") - 1) > 0.02, "a nonlinearity comes after the first map of an MLP"
 
 
 def test_one_trial_of_few_probes_cannot_be_compared(runs: tuple[FirstOrderRun, MonteCarloRun, MonteCarloRun]) -> None:
