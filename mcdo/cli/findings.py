@@ -14,6 +14,7 @@ from mcdo.experiments.cost.estimator_cost import JUDGED_PROBES, EstimatorCost
 from mcdo.experiments.cost.pass_cost import FIRST_ORDER, SPARSE
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
+from mcdo.experiments.prelim.replicates import Replicates
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.names import markdown
 from mcdo.report.files import read_json
@@ -47,6 +48,7 @@ def write_page(reports: Path, page: Path) -> Path:
         "## Does the loss, or do the perturbed sites, decide whether the score is valid?",
         "",
         *_loss_or_site(_read(reports / "prelim" / "prelim_loss_or_site" / "prelim_loss_or_site_summary.json")),
+        *_replicates(reports / "prelim" / Replicates.name / Replicates.files.summary),
         "## Is first order enough?",
         "",
         *_first_order(_read(reports / "phase1" / FirstOrderReliability.name / "exp0_first_order_summary.json")),
@@ -161,6 +163,34 @@ def _loss_or_site(summary: dict[str, Any]) -> list[str]:
         shares = {name: found["analysis"][name]["shares"] for name in OUTCOMES}
         rows = [[factor, *(interval(shares[name][factor]) for name in OUTCOMES)] for factor in shares["reliability"]]
         lines += ["Share of the variation between these cells:", "", *table(["factor", *OUTCOMES.values()], rows)]
+    return lines
+
+
+def _replicates(file: Path) -> list[str]:
+    """Contrasts over trainings, where some were given."""
+    summary = _read(file) if file.is_file() else {}
+    lines = ["### With several trainings of each", ""]
+    if "scores" not in summary:
+        return [
+            *lines,
+            "Not among these reports: `make replicates` trains them; its page holds what was found.",
+            "",
+        ]
+    for score in ("trace_pre", "trace_post"):
+        found = summary["scores"][score]
+        head = ["effect", *OUTCOMES.values()]
+        effects = {name: found[name]["effects"] for name in OUTCOMES}
+        rows = [
+            [contrast, *(_effect(effects[name][contrast]) for name in OUTCOMES)]
+            for contrast in next(iter(effects.values()))
+        ]
+        rows.append(["sd between trainings", *(interval(found[name]["sd_between_trainings"]) for name in OUTCOMES)])
+        lines += [
+            f"**{score}**, {len(summary['trainings'])} trainings, n = {summary['num_images']}: intervals over "
+            "trainings and images, Holm over the three contrasts of a kind.",
+            "",
+            *table(head, rows),
+        ]
     return lines
 
 

@@ -24,6 +24,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators import TRACES
 from mcdo.experiments.prelim.grid import ENCODERS, FACTORS, SITES, Made, Measured, figures, outcomes
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Passes, Request, Settings, Subject, View
+from mcdo.schema import read_json
 from mcdo.stats import Difference, Estimate, Sample, ambiguity_targets
 from mcdo.stats.comparison import holm_of_defined
 from mcdo.stats.crossed import crossed_contrast
@@ -136,9 +137,6 @@ class Replicates(Experiment["ReplicatesResult | None"]):
         found = self.all
         if not found:
             return None
-        for each in found:
-            if inputs.encoder(each.model).loss != each.made[0]:
-                raise McdoError(f"{each.model} was trained with another loss than {each.made[0]}, as its folder says")
         origins = inputs.images(self.shown()).origins
         sample = Sample(len(origins), origins, self.seed, self.resamples)
         results: dict[str, dict[str, OutcomeOfTrainings]] = {}
@@ -202,7 +200,8 @@ def trainings(folder: Path) -> tuple[Training, ...]:
     """The trainings below ``folder``: as many seeds of every loss and tower.
 
     Raises:
-        McdoError: for none, for one of a loss and tower alone, and for other seeds of one than of another.
+        McdoError: for none, for one of a loss and tower alone, for other seeds of one than of another, and for a folder
+            whose encoder has another loss than its name says.
 
     """
     seeds = {
@@ -213,11 +212,20 @@ def trainings(folder: Path) -> tuple[Training, ...]:
     if len(first) < 2 or any(each != first for each in seeds.values()):
         held = "; ".join(f"{ENCODERS[made]}: {', '.join(map(str, each)) or 'none'}" for made, each in seeds.items())
         raise McdoError(f"{folder}: the same two or more seeds of each encoder are wanted, there are {held}")
-    return tuple(
-        Training(made, seed, f"local-dir:{replicate_folder(key, seed, folder)}")
-        for made, key in ENCODERS.items()
-        for seed in seeds[made]
-    )
+    found = []
+    for made, key in ENCODERS.items():
+        for seed in seeds[made]:
+            place = replicate_folder(key, seed, folder)
+            if _loss(place) != made[0]:
+                raise McdoError(f"{place} holds an encoder of another loss than {made[0]}; make replicates trains it")
+            found.append(Training(made, seed, f"local-dir:{place}"))
+    return tuple(found)
+
+
+def _loss(place: Path) -> str:
+    """As the configuration says it: the sigmoid loss has a bias."""
+    config = read_json(place / "open_clip_config.json", dict[str, Any], "make replicates writes it")
+    return "sigmoid" if "init_logit_bias" in config.get("model_cfg", {}) else "softmax"
 
 
 def over_trainings(found: Sequence[Training], figure: Array, n: int) -> OutcomeOfTrainings:

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from mcdo.cli.findings import OUTCOMES, _costs, _loss_or_site, fill_claims, interval, table, write_page
+from mcdo.cli.findings import OUTCOMES, _costs, _loss_or_site, _replicates, fill_claims, interval, table, write_page
 from mcdo.errors import McdoError
 from mcdo.experiments.cost import estimator_cost as cost
 from mcdo.experiments.cost.pass_cost import FIRST_ORDER, NATIVE, SPARSE, Cost, PassCosts
@@ -127,3 +127,15 @@ def test_a_page_that_asks_is_given_its_claims(tmp_path: Path) -> None:
     (pages / "norms.md").write_text("<!-- claims: phase2/absent -->\n<!-- end claims -->")
     with pytest.raises(McdoError, match="asks for phase2/absent"):
         fill_claims(tmp_path / "reports", pages)
+
+
+def test_several_trainings_are_told_where_there_are_some(tmp_path: Path) -> None:
+    assert "make replicates" in _replicates(tmp_path / "none.json")[2]
+    one = {"value": 0.2, "low": 0.1, "high": 0.3}
+    outcome = {"effects": {"loss: sigmoid - softmax": {**one, "p_holm": 0.0004}}, "sd_between_trainings": one}
+    score = dict.fromkeys(OUTCOMES, outcome)
+    scores = {"trace_pre": score, "trace_post": score}
+    summary = {"trainings": {"a-1": {}, "a-2": {}}, "num_images": 9, "scores": scores}
+    lines = _replicates(write_json(tmp_path / "some.json", summary))
+    assert sum(line.startswith("| loss: sigmoid - softmax | 0.20 [0.10, 0.30], p < 0.001") for line in lines) == 2
+    assert sum(line.startswith("| sd between trainings | 0.20 [0.10, 0.30]") for line in lines) == 2

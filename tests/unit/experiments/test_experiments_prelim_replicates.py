@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from mcdo.encoders.recipe import Recipe, replicate_folder
+from mcdo.encoders.recipe import Recipe, replicate_folder, write_untrained
+from mcdo.encoders.registry import REGISTRY
 from mcdo.errors import McdoError
 from mcdo.experiments.prelim.grid import ENCODERS, SITES
 from mcdo.experiments.prelim.replicates import OPTION, Replicates, Training, over_trainings, trainings
@@ -60,9 +61,16 @@ def test_folders_that_are_no_balanced_set_are_named(tmp_path: Path) -> None:
         trainings(tmp_path)
     for key in ENCODERS.values():
         for seed in (1, 2):
-            replicate_folder(key, seed, tmp_path).mkdir()
+            write_untrained(REGISTRY[key], replicate_folder(key, seed, tmp_path))
             (replicate_folder(key, seed, tmp_path) / "card.json").touch()
     assert len(trainings(tmp_path)) == 8
+    places = (replicate_folder(key, 1, tmp_path) for key in ("clip_tiny", "siglip_tiny"))
+    config, other = (place / "open_clip_config.json" for place in places)
+    before = config.read_text()
+    config.write_text(other.read_text())
+    with pytest.raises(McdoError, match="clip_tiny-1 holds an encoder of another loss than softmax"):
+        trainings(tmp_path)
+    config.write_text(before)
     (replicate_folder("clip_tiny", 2, tmp_path) / "card.json").unlink()
     with pytest.raises(McdoError, match="clip_tiny: 1; clip_tiny_sigmoid: 1, 2"):
         trainings(tmp_path)

