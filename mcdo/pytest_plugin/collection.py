@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mcdo.harness.preflight import preflight
 from mcdo.harness.tests import COLLECTED
 from mcdo.names import file_name, message, say_text
 from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
+from mcdo.pytest_plugin.option_names import option_of
 from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
 from mcdo.pytest_plugin.state import MEASURING, MODELS, RUNNER, SESSION
 from mcdo.report.page import check_page
@@ -35,19 +37,12 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str, obj: object) -> pytest.Class | None:
-    """Collect what ``tests_of`` made under the name of a test function as well."""
-    made = isinstance(obj, type) and COLLECTED in vars(obj) and collector.funcnamefilter(name)
-    return pytest.Class.from_parent(collector, name=name, obj=obj) if made else None
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     experiment = experiment_of(metafunc.definition)
     if experiment is not None:
         _parametrize_experiment(metafunc, experiment)
         return
-    if "model" not in metafunc.fixturenames:
+    if "model" not in metafunc.fixturenames or _has_a_model_of_its_own(metafunc):
         return
     try:
         models = models_of(metafunc.config)
@@ -57,6 +52,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     except McdoError as error:
         raise pytest.UsageError(str(error)) from error
     metafunc.parametrize("model", [pytest.param(m, id=file_name(m), marks=marks[m]) for m in models], scope="session")
+
+
+def _has_a_model_of_its_own(metafunc: pytest.Metafunc) -> bool:
+    """Whether another repository's test calls something else its model: a fixture, or a parameter."""
+    if getattr(metafunc.cls, COLLECTED, False):
+        return False
+    names = (mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    given = [each.strip() for name in names for each in (name.split(",") if isinstance(name, str) else name)]
+    return "model" in given or "model" in metafunc._arg2fixturedefs  # which has no public name
 
 
 def experiment_of(item: pytest.Item) -> type[Experiment[Any]] | None:
@@ -108,7 +112,7 @@ def _models(items: Iterable[pytest.Item]) -> Iterator[str]:
         if call is not None and item.get_closest_marker("decision") is None:
             subject = _own_subject(item)
             yield from () if subject is None else subject.models
-            if "model" in call.params:
+            if call.params.get("model") in models_of(item.config):  # others call anything their model
                 yield call.params["model"]
 
 
@@ -133,7 +137,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if {"model", "subject"} & set(getattr(item, "fixturenames", ())) and not named:
             item.add_marker(tier)
     _deselect_other_estimator(config, items)
-    if not config.getoption("--benchmark"):
+    if not option_of(config, "--benchmark"):
         _deselect(config, items, lambda item: item.get_closest_marker("perf") is not None)
     yield  # pytest groups the tests by model here; what follows keeps that order within each half
     items.sort(key=_turn)
@@ -149,7 +153,7 @@ def _turn(item: pytest.Item) -> int:
 
 
 def _deselect_other_estimator(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = config.getoption("--estimator")
+    wanted = option_of(config, "--estimator")
 
     def other(item: pytest.Item) -> bool:
         mark = item.get_closest_marker("estimator")
@@ -183,8 +187,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly or MEASURING in session.config.stash:  # no test will run
         return
     asked = list(selected(session))
-    measuring = any({"session", "runner"} & set(getattr(item, "fixturenames", ())) for item in session.items)
-    if measuring:
+    if any(map(_measures, session.items)):
         _prepare(session, runner, asked)
     else:
         for experiment, about in asked:
@@ -209,6 +212,13 @@ def _leave_out_claims(session: pytest.Session, runner: Runner) -> None:
     _deselect(session.config, session.items, gone)
 
 
+def _measures(item: pytest.Item) -> bool:
+    """Whether a test uses our session or runner, and not a fixture of that name from elsewhere."""
+    info = getattr(item, "_fixtureinfo", None)
+    defined = [] if info is None else [info.name2fixturedefs.get(name, ()) for name in ("session", "runner")]
+    return any(each[-1].func.__module__.startswith("mcdo.") for each in defined if each)
+
+
 def _bullet(said: str) -> str:
     return "  * " + message(said).replace("\n", "\n    ")
 
@@ -219,7 +229,7 @@ def _is_later(item: pytest.Item) -> bool:
 
 def _prepare(session: pytest.Session, runner: Runner, asked: list[tuple[Experiment[Any], Subject]]) -> None:
     """Plan what is asked, and end here where something is in its way."""
-    option, items = session.config.getoption, session.items
+    option, items = partial(option_of, session.config), session.items
     models: frozenset[str] = session.config.stash[MODELS]
     worker = _worker(session.config)
     try:

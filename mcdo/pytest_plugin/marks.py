@@ -12,6 +12,7 @@ from mcdo.encoders import REGISTRY, find_spec
 from mcdo.errors import McdoError, nearest
 from mcdo.harness.catalogue import phases
 from mcdo.names import is_unicode, printable
+from mcdo.pytest_plugin.option_names import option_of
 
 TIERS = ("cpu", "mps", "cuda")
 LATER_PHASES = ("phase2", "phase3", "phase4")
@@ -39,7 +40,7 @@ def every_mark(config: pytest.Config) -> dict[str, str]:
     """Marks by name: phases of experiments, families of encoders, those of this session's included, and the others."""
     families = [spec.family for spec in REGISTRY.values()]
     with suppress(McdoError):  # an unknown model is reported where settings are made
-        families += [find_spec(model.strip()).family for model in config.getoption("--models").split(",")]
+        families += [find_spec(model.strip()).family for model in option_of(config, "--models").split(",")]
     return {**phases(), **{family: f"about a tower of the family {family}" for family in families}, **MARKS}
 
 
@@ -62,9 +63,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for rule in WARNINGS:
         config.addinivalue_line("filterwarnings", rule)
     _check_mark_expression(config)
-    if config.getoption("--benchmark") and (config.getoption("numprocesses", None) or hasattr(config, "workerinput")):
+    if option_of(config, "--benchmark") and (config.getoption("numprocesses", None) or hasattr(config, "workerinput")):
         raise pytest.UsageError("--benchmark measures times, which workers would spoil: leave out -n")
-    if config.getoption("--benchmark") and not config.pluginmanager.hasplugin("benchmark"):
+    if option_of(config, "--benchmark") and not config.pluginmanager.hasplugin("benchmark"):
         raise pytest.UsageError("--benchmark needs pytest-benchmark: pip install -e '.[test]', and no -p no:benchmark")
     if config.getoption("numprocesses", None):
         _check_words(config)
@@ -98,6 +99,6 @@ def check_tier(item: pytest.Item) -> None:
     )
     if wanted and not wanted & present:
         message = f"needs {' or '.join(sorted(wanted))}; found {', '.join(sorted(present))}"
-        if wanted & set(item.config.getoption("--require-tier")):
+        if wanted & set(option_of(item.config, "--require-tier")):
             pytest.fail(f"{message} (--require-tier)", pytrace=False)
         pytest.skip(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
@@ -23,6 +24,7 @@ from mcdo.harness.session import LEAST_IMAGES
 from mcdo.harness.settings import ProtocolName
 from mcdo.perturbation import KINDS, Dropout, Perturbation, parse_perturbation
 from mcdo.pytest_plugin.marks import TIERS
+from mcdo.pytest_plugin.option_names import Group, option_of
 from mcdo.pytest_plugin.state import SESSION_ID
 
 ESTIMATORS = ("mc", "first_order", "both")
@@ -44,10 +46,10 @@ OWN_DATA = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    data = parser.getgroup("mcdo-data", "mcdo: data of one's own")
+    data = Group(parser, "mcdo-data", "mcdo: data of one's own")
     for name, meaning in OWN_DATA.items():
         data.addoption(name, default=None, help=meaning)
-    group = parser.getgroup("mcdo", "uncertainty of frozen vision-language encoders")
+    group = Group(parser, "mcdo", "mcdo: uncertainty of frozen vision-language encoders")
     default = ",".join(key for key, spec in REGISTRY.items() if spec.default)
     group.addoption("--models", default=default, help=f"encoders, separated by commas (default: {default})")
     group.addoption("--random-weights", default="", help="those of --models to load with random weights, by name")
@@ -136,7 +138,7 @@ def words(text: str) -> tuple[str, ...]:
 
 def models_of(config: pytest.Config) -> tuple[str, ...]:
     """Keys of the encoders asked for."""
-    models = words(config.getoption("--models"))
+    models = words(option_of(config, "--models"))
     if not models:
         raise pytest.UsageError("--models is empty: name at least one encoder")
     return models
@@ -144,10 +146,10 @@ def models_of(config: pytest.Config) -> tuple[str, ...]:
 
 def device_of(config: pytest.Config) -> str:
     """The device asked for, or the best there is."""
-    asked: str = config.getoption("--device")
-    if asked != "auto":
-        device_named(asked)
-        return asked
+    device: str = option_of(config, "--device")
+    if device != "auto":
+        device_named(device)
+        return device
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
@@ -163,13 +165,13 @@ def temporary_store(config: pytest.Config) -> Path:
 
 
 def _store(config: pytest.Config) -> Path | None:
-    asked: str = config.getoption("--store")
-    return {"none": None, "temporary": temporary_store(config)}.get(asked, Path(asked))
+    place: str = option_of(config, "--store")
+    return {"none": None, "temporary": temporary_store(config)}.get(place, Path(place))
 
 
 def perturbation_of(config: pytest.Config) -> Perturbation:
     """The perturbation asked for, whole or by the short form for dropout."""
-    whole, p, sites = (config.getoption(name) for name in ("--perturbation", "--dropout", "--sites"))
+    whole, p, sites = (option_of(config, name) for name in ("--perturbation", "--dropout", "--sites"))
     if whole is not None:
         short = [f"--{name}={value}" for name, value in (("dropout", p), ("sites", sites)) if value is not None]
         if short:
@@ -184,27 +186,27 @@ def perturbation_of(config: pytest.Config) -> Perturbation:
 
 def scores_of(config: pytest.Config) -> tuple[str, ...]:
     """The further scores asked for."""
-    names = words(config.getoption("--scores"))
+    names = words(option_of(config, "--scores"))
     check_reportable(names)
-    if names and config.getoption("--estimator") == "first_order":
+    if names and option_of(config, "--estimator") == "first_order":
         raise McdoError("--scores are taken from passes, which --estimator=first_order makes none of: leave one out")
     return names
 
 
 def sizes_of(config: pytest.Config) -> Sizes:
     """The sizes asked for in place of the protocol's."""
-    n, passes, trials = (config.getoption(name) for name in ("--num-images", "--passes", "--trials"))
+    n, passes, trials = (option_of(config, name) for name in ("--num-images", "--passes", "--trials"))
     return Sizes(
         None if n is None else arguments.whole("--num-images", n, least=LEAST_IMAGES),
         None if passes is None else _passes(passes),
         None if trials is None else arguments.whole("--trials", trials, least=2),
-        config.getoption("--at-most") and (n, passes, trials) != (None, None, None),
+        option_of(config, "--at-most") and (n, passes, trials) != (None, None, None),
     )
 
 
 def protocol_of(config: pytest.Config) -> tuple[ProtocolName, str]:
     """The protocol asked for, and the time that its sizes are chosen for, or ""."""
-    asked: str = config.getoption("--protocol")
+    asked: str = option_of(config, "--protocol")
     name, _, budget = asked.partition(":")
     if asked in get_args(ProtocolName):
         return cast("ProtocolName", asked), ""
@@ -213,7 +215,7 @@ def protocol_of(config: pytest.Config) -> tuple[ProtocolName, str]:
     seconds_of(budget)
     if sizes_of(config).as_dict():
         raise McdoError(f"--protocol={asked} chooses sizes, and others are given: leave one out")
-    if config.getoption("--from-store"):
+    if option_of(config, "--from-store"):
         raise McdoError(f"--protocol={asked} times a pass, and --from-store loads no model: name the sizes")
     if config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
         raise McdoError(f"--protocol={asked} times a pass, which workers would spoil: leave out -n")
@@ -233,7 +235,7 @@ def _passes(text: str) -> tuple[int, ...]:
 
 def settings_from(config: pytest.Config) -> Settings:
     """The session's settings from its options."""
-    option = config.getoption
+    option = partial(option_of, config)
     rows = option("--batch-size")
     random = frozenset(words(option("--random-weights")))
     models = models_of(config)

@@ -12,19 +12,20 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from mcdo.errors import McdoError, NoTextTowerError
-from mcdo.harness import ALL_MODELS, Completed, Subject, View
+from mcdo.harness import ALL_MODELS, Subject, View
 from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
 from mcdo.names import encodable, message, printable
 from mcdo.pytest_plugin.ci import write_job_summary
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
+from mcdo.pytest_plugin.option_names import option_of
 from mcdo.pytest_plugin.options import session_id, temporary_store
-from mcdo.pytest_plugin.state import GATES, MEASURING, REFUSAL, SESSION, OwnGates
+from mcdo.pytest_plugin.state import GATES, MEASURING, REFUSAL, SESSION
 from mcdo.report.terminal import lines
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     check_tier(item)
-    if any(item.get_closest_marker(phase) for phase in LATER_PHASES) and not item.config.getoption("--force"):
+    if any(item.get_closest_marker(phase) for phase in LATER_PHASES) and not option_of(item.config, "--force"):
         refused = _refusal(item.config)
         if refused:
             pytest.fail(refused, pytrace=False)
@@ -38,19 +39,6 @@ def _refusal(config: pytest.Config) -> str | None:
         about = View(session, Subject(ALL_MODELS, session.settings.models))
         config.stash[REFUSAL] = written, refusal(about, path.parent)
     return config.stash[REFUSAL][1]
-
-
-@pytest.fixture
-def verdict(completed: Completed[Verdict], own_gates: OwnGates, pytestconfig: pytest.Config) -> Verdict:
-    """The verdict, in the light of the harness's own gates, written where later phases look for it.
-
-    A worker knows its own gates only; the controller judges by all of them when the run is over.
-    """
-    found = completed.result
-    if not hasattr(pytestconfig, "workerinput"):
-        found = found.with_gates(own_gates.outcomes)
-    found.write(completed.inputs.settings.reports / "phase1")
-    return found
 
 
 @pytest.hookimpl(wrapper=True)
@@ -93,7 +81,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if hasattr(config, "workerinput") or SESSION not in config.stash:
         return
-    if config.getoption("--store") == "temporary":
+    if option_of(config, "--store") == "temporary":
         shutil.rmtree(temporary_store(config), ignore_errors=True)
     found = _of_session(config)
     if found is not None and found.own_gates is None:
@@ -103,7 +91,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     if SESSION not in config.stash or hasattr(config, "workerinput") or MEASURING in config.stash:
         return
-    store = config.getoption("--store")
+    store = option_of(config, "--store")
     if exitstatus == pytest.ExitCode.INTERRUPTED and store not in ("none", "temporary"):
         command = printable(shlex.join(("pytest", *map(str, config.invocation_params.args))))
         terminalreporter.write_line(f"What was finished is kept in {printable(store)}. To go on: {command}")
@@ -117,7 +105,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int,
 
 
 def _write_page(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
-    page = config.getoption("--page")
+    page = option_of(config, "--page")
     if page is None or config.getoption("collectonly"):
         return
     from mcdo.report.page import write_page

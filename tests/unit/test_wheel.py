@@ -148,3 +148,31 @@ def test_init_overwrites_nothing(python: Path, tmp_path: Path) -> None:
     assert "is there already" in refused.stderr
     assert written.read_text(encoding="utf-8") == "mine"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.fixture
+def example(python: Path, tmp_path: Path) -> Path:
+    """The example as a repository of its own, with its encoder trained."""
+    folder = tmp_path / "own-encoder"
+    shutil.copytree(ROOT / "examples/own-encoder", folder, ignore=shutil.ignore_patterns("*.pt", "store", "reports"))
+    trained = run(python, folder, "ours.encoder")
+    assert trained.returncode == 0, trained.stderr
+    return folder
+
+
+def test_the_example_runs_its_own_experiment(python: Path, example: Path) -> None:
+    done = run(python, example, "pytest", "-m", "ours", "--protocol=quick", "-v")
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout, done.stdout
+    summary = json.loads((example / "reports/ours/not_the_norm/ours/not_the_norm_summary.json").read_text("utf-8"))
+    assert [claim["outcome"] for claim in summary["claims"]] == ["met", "met"]
+
+
+@pytest.mark.slow
+def test_the_example_s_gates_end_with_a_verdict_also_on_two_workers(python: Path, example: Path) -> None:
+    done = run(python, example, "pytest", "-m", "phase1", "--protocol=quick", "-n", "2")
+    assert done.returncode in (0, 1), done.stdout  # the verdict is the encoder's own affair
+    assert "The harness's own gates: " in done.stdout
+    assert ", 0 failed, " in done.stdout
+    assert "ours trace_pre: " in done.stdout
+    assert "ours disagreeing_dims: " in done.stdout

@@ -80,7 +80,8 @@ def test_every_experiment_takes_sizes_and_states_its_claims(kind: type[Experimen
 
 def options(**given: Any) -> Any:
     held = {"--at-most": False, "--num-images": None, "--passes": None, "--trials": None, **given}
-    return SimpleNamespace(getoption=lambda name, default=None: held.get(name, default))
+    by_dest = {name.replace("--", "mcdo_").replace("-", "_"): value for name, value in held.items()}
+    return SimpleNamespace(getoption=lambda name, default=None: by_dest.get(name, default))
 
 
 def test_options_become_sizes() -> None:

@@ -10,7 +10,8 @@ from test_pytest_plugin import run_pytest
 from mcdo.errors import McdoError
 from mcdo.harness import tests_of
 
-PHASES = ("phase1", "phase2", "phase3", "phase4", "prelim", "rivals", "recipe", "backbones", "connector", "subtasks")
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+PHASES = [each.parent.name for each in sorted(EXPERIMENTS.rglob("test_*.py"))]
 
 
 def marks(output: str, behind: str) -> dict[str, set[str]]:
@@ -20,7 +21,7 @@ def marks(output: str, behind: str) -> dict[str, set[str]]:
 
 
 def test_a_repository_elsewhere_collects_what_the_checkout_does(tmp_path: Path) -> None:
-    lines = [f'test_of_{phase} = tests_of("{phase}")' for phase in PHASES]
+    lines = [f'test_of_{phase} = tests_of("{phase}")' for phase in dict.fromkeys(PHASES)]
     (tmp_path / "test_all.py").write_text("\n".join(("from mcdo.harness import tests_of", *lines)), encoding="utf-8")
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["mcdo.pytest_plugin"]\n', encoding="utf-8")
     asked = ("--collect-only", "-q", "-p", "said_marks")
@@ -44,3 +45,57 @@ def test_a_module_that_imports_it_by_another_is_refused_rather_than_passed_over(
     done = run_pytest("-p", "mcdo.pytest_plugin.entry", cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert "test_ours.py::test_rivals needs mcdo's plug-in" in done.stdout
+
+
+CROWDED = """
+import pytest
+
+pytest_plugins = ["mcdo.pytest_plugin"]
+NAMES = ("model", "session", "runner", "settings", "result", "completed", "judge", "negatives", "verdict")
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="theirs")
+    parser.addoption("--models", default="theirs")
+
+for name in NAMES:
+    globals()[name] = pytest.fixture(name=name)(lambda: "theirs")
+"""
+THEIRS = """
+import pytest
+from mcdo.harness import tests_of
+
+check_phase1 = tests_of("phase1")
+
+def check_of_theirs(request, model, session, settings, result):
+    assert {model, session, settings, result, request.config.getoption("--device")} == {"theirs"}
+
+@pytest.mark.parametrize("model, other", [("mine", 1)])
+def check_parameters(model, other):
+    assert model == "mine"
+"""
+
+
+def test_options_and_fixtures_of_the_same_names_stay_theirs_and_ours(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(CROWDED, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\npython_functions = check_*\n")
+    (tmp_path / "test_theirs.py").write_text(THEIRS, encoding="utf-8")
+    select = ("-k", "check_of_theirs or check_parameters or exp4 or weights_are_trained", "-v")
+    ours = ("--mcdo-models=clip_tiny", "--mcdo-device=cpu", "--protocol=quick", "--reports=reports")
+    done = run_pytest(*select, *ours, "-W", "error", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "check_phase1::test_harness::test_weights_are_trained[clip_tiny] PASSED" in done.stdout
+    assert "check_phase1::test_exp4_subset_recipe::test_contract[clip_tiny] PASSED" in done.stdout
+    for theirs in ("check_of_theirs", "check_parameters[mine-1]"):
+        assert f"test_theirs.py::{theirs} PASSED" in done.stdout, done.stdout
+    refused = run_pytest("--models=clip_tiny", "--mcdo-models=nothing", cwd=tmp_path)
+    assert "unknown encoder 'nothing'" in refused.stdout
+
+
+def test_a_session_of_theirs_alone_is_no_measurement(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(CROWDED, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\npython_functions = check_*\n")
+    (tmp_path / "test_theirs.py").write_text(THEIRS, encoding="utf-8")
+    (tmp_path / "file").touch()
+    nowhere = (f"--reports={tmp_path / 'file' / 'reports'}", "--mcdo-models=clip_tiny")
+    assert run_pytest("-k", "check_of_theirs", *nowhere, cwd=tmp_path).returncode == 0
+    assert run_pytest("-k", "weights_are_trained", *nowhere, cwd=tmp_path).returncode == 4

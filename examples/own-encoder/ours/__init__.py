@@ -1,0 +1,1 @@
+"""An encoder, a score and an experiment of one's own."""
