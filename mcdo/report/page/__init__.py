@@ -25,7 +25,7 @@ LARGEST = 10_000_000
 """Bytes of a page; beyond that, thumbnails are left out, and the page says so."""
 MOST_FIGURES = 200
 """Estimates of one summary that are listed; the rest is in the file that the page names."""
-PHASES = ("phase1", "prelim", "phase2", "phase3", "phase4")
+PHASES = ("phase1", "prelim", "phase2", "phase3", "phase4", "rivals", "recipe")
 
 
 def write_page(folder: Path, page: Path, thumbnails: bool = True) -> Path:
