@@ -2,9 +2,12 @@
 
 A file is an image by its suffix or by its content. One that is an image, but of a format that is not read here (HEIC, a
 camera's raw, ...), counts as unreadable and is named. Hidden entries and all other files are ignored. So are folders
-that file servers and archivers leave behind (``@eaDir``, ...); these are recorded as skipped. A folder with images and
-no directories is a set without labels. Symbolic links are followed, except back to a directory above or one already
-searched for that class: such a link is recorded as skipped.
+that file servers and archivers leave behind (``@eaDir``, ...); these are recorded as skipped. Symbolic links are
+followed, except back to a directory above or one already searched for that class: such a link is recorded as skipped.
+
+A folder with images and no directories is a set without labels, unless a list gives them: ``labels.txt`` of lines FILE
+LABEL or ImageNet's ``ILSVRC2012_validation_ground_truth.txt``, in the folder or beside it, or any list that is named as
+``folder:PATH@LIST``. Of a folder of splits (train, val) the validation images are taken.
 
 Ids and names of classes are the same under every locale; what is no UTF-8 in them stays as lone surrogates.
 
@@ -27,10 +30,14 @@ from mcdo.errors import McdoError
 from mcdo.images.class_names import class_names
 from mcdo.images.decode import decode, read, suffixes
 from mcdo.images.image_set import ImageSet, Skipped
+from mcdo.images.labels import found_list, read_list
 from mcdo.images.listing import Listing
 from mcdo.images.signatures import head_of, readable, unreadable
 from mcdo.names import from_path, to_path
 
+VALIDATION = ("val", "validation")
+SPLITS = frozenset({*VALIDATION, "train", "test"})
+"""Directories that are no classes where they hold directories themselves."""
 _LAYOUT = "expected one directory per class with images in it, FOLDER/CLASS/IMAGE.jpg"
 LEFT_BEHIND = frozenset(
     {"@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "@tmp", "$RECYCLE.BIN", "lost+found"}
@@ -89,18 +96,63 @@ def folder(path: str | Path, n: int | None = None, seed: int = 42, *, skip_unrea
 
 
 def listed(path: str | Path) -> Listing:
-    """What a folder holds, nothing decoded yet; raises McdoError for a wrong layout."""
-    root = Path(path).expanduser()
+    """What a folder holds, nothing decoded yet; raises McdoError for a wrong layout or list."""
+    whole, named_list = _parted(Path(path).expanduser())
+    root = _split_of(whole)
     found = _list(root)
+    ids = tuple(image_id for image_id, _ in found.images)
+    labels, names = None, class_names(root, found.classes)
+    if found.classes:
+        labels = np.array([label for _, label in found.images], dtype=np.int64)
+        if named_list is not None:
+            raise McdoError(f"{root} has class directories, and {named_list} lists classes as well; leave one out")
+    elif (at := named_list or found_list(root)) is not None:
+        labels, names = read_list(at, ids)
+    below = from_path(root)[len(from_path(whole)) :]
     return Listing(
-        name=f"folder:{from_path(path)}",
+        name=f"folder:{from_path(path)}{below}",
         where=str(root),
-        ids=tuple(image_id for image_id, _ in found.images),
-        labels=np.array([label for _, label in found.images], dtype=np.int64) if found.classes else None,
-        class_names=class_names(root, found.classes),
+        ids=ids,
+        labels=labels,
+        class_names=names,
         source=FolderSource(root),
         skipped=tuple(found.skipped),
     )
+
+
+def source(path: str | Path) -> FolderSource:
+    """Where the images lie."""
+    return FolderSource(_parted(Path(path).expanduser())[0])
+
+
+def _parted(whole: Path) -> tuple[Path, Path | None]:
+    """The folder, and the list of labels named behind it."""
+    before, at, named_list = str(whole).rpartition("@")
+    if whole.exists() or not at or not Path(before).is_dir():
+        return whole, None
+    return Path(before), Path(named_list).expanduser()
+
+
+def _split_of(root: Path) -> Path:
+    """The validation images of a data set that is laid out by splits, as torchvision does; else the folder itself.
+
+    Raises:
+        McdoError: where it is, without validation images: its splits would be taken for classes.
+
+    """
+    if not root.is_dir():
+        return root
+    directories, loose = _entries(root, root, set(), [])
+    names = {each.name.lower() for each in directories}
+    nested = directories and all(any(each.is_dir() for each in inside.iterdir()) for inside in directories)
+    if loose or not names or not names <= SPLITS or not nested:
+        return root
+    chosen = next((each for each in directories if each.name.lower() in VALIDATION), None)
+    if chosen is None:
+        raise McdoError(
+            f"{root} holds the splits {', '.join(sorted(names))}, no classes: name one, folder:{root}/SPLIT"
+        )
+    return chosen
 
 
 def _list(root: Path) -> _Listing:

@@ -10,8 +10,11 @@ import numpy as np
 
 from mcdo import arguments
 from mcdo.errors import McdoError, nearest
+from mcdo.images import arrow, csv_list, shards
 from mcdo.images.digits import HELDOUT, DigitSource, digit_origin, digits
-from mcdo.images.folder import FolderSource, folder, listed
+from mcdo.images.folder import FolderSource, folder
+from mcdo.images.folder import listed as folder_listed
+from mcdo.images.folder import source as folder_source
 from mcdo.images.image_set import ImageSet, Skipped, Source
 from mcdo.images.listing import Listing, Looked, TooFewImagesError
 from mcdo.images.retrieval import retrieval
@@ -38,6 +41,17 @@ class Kind:
     """What there is, where that can be told before anything is decoded."""
 
 
+def _of_listing(usage: str, listed: Callable[[str], Listing]) -> Kind:
+    """A kind of which a listing says all."""
+    return Kind(
+        usage=usage,
+        load=lambda spec, n, seed, skip: listed(spec).load(n, seed, skip_unreadable=skip),
+        source=lambda spec: listed(spec).source,
+        origins=lambda _, hashes: hashes,
+        listed=listed,
+    )
+
+
 KINDS = {
     "digits": Kind(
         usage="digits, digits:train",
@@ -46,12 +60,15 @@ KINDS = {
         origins=lambda ids, _: tuple(map(digit_origin, ids)),
     ),
     "folder": Kind(
-        usage="folder:PATH",
+        usage="folder:PATH, folder:PATH@LIST",
         load=lambda path, n, seed, skip: folder(path, n, seed, skip_unreadable=skip),
-        listed=listed,
-        source=lambda path: FolderSource(Path(to_path(path)).expanduser()),
+        listed=folder_listed,
+        source=lambda path: folder_source(to_path(path)),
         origins=lambda _, hashes: hashes,
     ),
+    "csv": _of_listing("csv:FILE.csv, csv:FILE.csv@SPLIT", csv_list.listed),
+    "webdataset": _of_listing("webdataset:FILE.tar, webdataset:FOLDER", shards.listed),
+    "hf-dataset": _of_listing("hf-dataset:FOLDER, hf-dataset:FOLDER@SPLIT", arrow.listed),
     "retrieval": Kind(
         usage="retrieval:FILE.json",
         load=lambda path, n, seed, _: retrieval(path, n, seed),
@@ -68,7 +85,9 @@ KINDS = {
 
 
 def load_images(spec: str, n: int | None = None, seed: int = 42, *, skip_unreadable: bool = False) -> ImageSet:
-    """Load an image set: ``"digits"`` (held-out; ``"digits:train"`` for calibration) or ``"folder:PATH"``.
+    """Load an image set: ``"digits"`` (held-out; ``"digits:train"`` for calibration), ``"folder:PATH"`` or a bare path.
+
+    Also ``csv:FILE``, ``webdataset:TARS``, ``hf-dataset:FOLDER`` and ``retrieval:FILE``.
 
     ``n`` images are spread over the classes by ``seed`` and returned sorted by id; None takes every real image. Every
     image is decoded once here, so that nothing fails later; ``skip_unreadable`` drops and records the bad ones of a
@@ -94,11 +113,29 @@ def look_at(spec: str, n: int | None, seed: int, seconds: float) -> Looked:
 def _parse(spec: str) -> tuple[Kind, str]:
     arguments.instance("images", spec, str, "give a specification such as digits or folder:PATH")
     name, _, argument = spec.partition(":")
+    if name not in KINDS and (place := _place(spec)) is not None:
+        name, argument = place, spec
     if name not in KINDS:
-        raise McdoError(f"unknown images {spec!r}; the nearest: {KINDS[nearest(name, KINDS, 1).split(', ')[0]].usage}")
-    if name == "folder" and not argument:
-        raise McdoError("images 'folder' needs a path: folder:PATH")
+        likely = KINDS[nearest(name, KINDS, 1).split(", ")[0]].usage
+        every = ", ".join(kind.usage for kind in KINDS.values())
+        raise McdoError(
+            f"unknown images {spec!r}; the nearest: {likely}. Images of one's own are folder:PATH, with a directory "
+            f"for each class. There are: {every}"
+        )
+    if name in _OF_A_PLACE and not argument:
+        raise McdoError(f"images {name!r} needs a path: {KINDS[name].usage}")
     return KINDS[name], argument
+
+
+_OF_A_PLACE = ("folder", "csv", "webdataset", "hf-dataset", "retrieval")
+
+
+def _place(spec: str) -> str | None:
+    """The kind of a bare path; None for what looks like none."""
+    path = Path(to_path(spec)).expanduser()
+    if path.is_file():
+        return {".csv": "csv", ".tar": "webdataset"}.get(path.suffix, "folder")
+    return "folder" if path.is_dir() or spec.startswith(("/", "./", "../", "~")) else None
 
 
 def read_manifest(path: str | Path) -> ImageSet:

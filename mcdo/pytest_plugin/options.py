@@ -53,7 +53,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     default = ",".join(key for key, spec in REGISTRY.items() if spec.default)
     group.addoption("--models", default=default, help=f"encoders, separated by commas (default: {default})")
     group.addoption("--random-weights", default="", help="those of --models to load with random weights, by name")
-    group.addoption("--images", default="digits", help='image set: "digits" or "folder:PATH" (default: digits)')
+    group.addoption(
+        "--images",
+        default="digits",
+        help="digits, folder:PATH or a bare path, csv:FILE, webdataset:TARS, hf-dataset:FOLDER (default: digits)",
+    )
     group.addoption("--device", default="auto", help="auto, cpu, mps or cuda (default: auto)")
     group.addoption(
         "--precision",

@@ -1,0 +1,153 @@
+"""Images from WebDataset tars: a sample is the files of one name up to its first dot, such as 000.jpg and 000.cls.
+
+The picture's path in its tar is the id. A label stands in ``.cls`` or in ``.txt`` behind it (``.cls.txt``); numbers are
+named by ``classes.txt`` beside the tars. Only plain tars are read, in which a picture is found without reading the
+rest; nothing is unpacked, so names in a tar reach no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from mcdo.errors import McdoError
+from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, decode, suffixes
+from mcdo.images.image_set import Skipped
+from mcdo.images.labels import named
+from mcdo.images.listing import Listing
+from mcdo.names import from_path, to_path
+
+LABELS = (".cls", ".cls.txt")
+_LABEL_LIMIT = 4096
+
+
+@dataclass(frozen=True)
+class Member:
+    """Bytes of a file in a tar."""
+
+    tar: Path
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        """All of them."""
+        with self.tar.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True)
+class ShardSource:
+    """Pictures in tars, by id."""
+
+    members: dict[str, Member]
+
+    def load(self, image_id: str) -> tuple[Image.Image, str]:
+        """Read once, so that the hash is that of the very bytes that were decoded."""
+        content = self._read(image_id)
+        return decode(content, image_id), hashlib.sha256(content).hexdigest()
+
+    def content_hash(self, image_id: str) -> str:
+        """sha256 of the picture's bytes."""
+        return hashlib.sha256(self._read(image_id)).hexdigest()
+
+    def signature(self, image_id: str) -> Hashable:
+        """Of the tar."""
+        member = self.members[image_id]
+        stat = member.tar.stat()
+        return str(member.tar), stat.st_ino, stat.st_size, stat.st_mtime_ns, member.start
+
+    def _read(self, image_id: str) -> bytes:
+        if image_id not in self.members:
+            raise UnreadableImageError(image_id, "is in no tar any more")
+        member = self.members[image_id]
+        if not 0 < member.size <= LARGEST_FILE:
+            raise UnreadableImageError(image_id, f"{member.size} bytes; from 1 to {LARGEST_FILE} are read")
+        try:
+            return member.read()
+        except OSError as error:
+            raise UnreadableImageError(image_id, f"cannot be read ({error.strerror})") from error
+
+
+def listed(spec: str) -> Listing:
+    """What one tar, or all of a folder, hold, nothing decoded yet.
+
+    Raises:
+        McdoError: for what is no plain tar, and for samples of several pictures or without the label others have.
+
+    """
+    place = Path(to_path(spec)).expanduser()
+    tars = sorted(place.glob("*.tar")) if place.is_dir() else [place]
+    if not tars or not tars[0].exists():
+        raise McdoError(f"{place} is no tar and holds none; name a .tar, or a folder of them")
+    pictures: dict[str, Member] = {}
+    labels: dict[str, str] = {}
+    skipped = []
+    for tar in tars:
+        for sample, files in _samples(tar).items():
+            shown = [name for name in files if Path(name).suffix.lower() in suffixes()]
+            if len(shown) > 1:
+                raise McdoError(f"{tar}: the sample {sample} has several pictures ({', '.join(shown)})")
+            if not shown:
+                skipped.append(Skipped(f"{tar.name}/{sample}", "a sample without a picture"))
+                continue
+            image_id = f"{tar.name}/{shown[0]}"
+            pictures[image_id] = files[shown[0]]
+            labels[image_id] = _label(sample, files)
+    if not pictures:
+        raise McdoError(f"{place} holds no pictures")
+    ids = sorted(pictures)
+    known, names = None, tuple[str, ...]()
+    if any(labels.values()):
+        beside = place if place.is_dir() else place.parent
+        known, names = named(str(place), [labels[each] for each in ids], ids, beside)
+    return Listing(
+        name=f"webdataset:{from_path(spec)}",
+        where=str(place),
+        ids=tuple(ids),
+        labels=known,
+        class_names=names,
+        source=ShardSource(pictures),
+        skipped=tuple(skipped),
+    )
+
+
+def _samples(tar: Path) -> dict[str, dict[str, Member]]:
+    """Files by sample and name."""
+    found: dict[str, dict[str, Member]] = {}
+    for name, member in _files(tar):
+        folder, slash, base = name.rpartition("/")
+        sample = f"{folder}{slash}{base.partition('.')[0]}"
+        if name in found.setdefault(sample, {}):
+            raise McdoError(f"{tar}: {name} occurs twice")
+        found[sample][name] = member
+    return found
+
+
+def _files(tar: Path) -> Iterator[tuple[str, Member]]:
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for each in archive:
+                if each.isreg() and not each.issparse() and not each.name.rpartition("/")[2].startswith("."):
+                    yield each.name, Member(tar, each.offset_data, each.size)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise McdoError(
+            f"{tar} cannot be read as a plain tar ({error}); one that is compressed must be unpacked"
+        ) from error
+
+
+def _label(sample: str, files: dict[str, Member]) -> str:
+    at = next((member for end in LABELS if (member := files.get(f"{sample}{end}")) is not None), None)
+    if at is None:
+        return ""
+    if at.size > _LABEL_LIMIT:
+        raise McdoError(f"{at.tar}: the label of {sample} has {at.size} bytes; at most {_LABEL_LIMIT} are read")
+    try:
+        return at.read().decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise McdoError(f"{at.tar}: the label of {sample} is no UTF-8") from error

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from mcdo.errors import McdoError
+from mcdo.images import ImageSet, TooFewImagesError, load_images, read_manifest
+from mcdo.images.load import KINDS, look_at
+
+COUNT = 6
+
+
+def picture(i: int) -> bytes:
+    """A PNG of its own content."""
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), (40 * i, 10, 200)).save(content, "png")
+    return content.getvalue()
+
+
+def fill(folder: Path, names: list[str]) -> Path:
+    for i, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(i))
+    return folder
+
+
+def read(images: ImageSet) -> dict[str, str]:
+    """Names of classes by id."""
+    assert images.labels is not None
+    return {name: images.class_names[label] for name, label in zip(images.ids, images.labels, strict=True)}
+
+
+# ---- folders
+
+
+def test_a_bare_path_is_a_folder_and_a_wrong_name_says_so(tmp_path: Path) -> None:
+    there = fill(tmp_path / "x", ["cat/0.png", "dog/1.png", "dog/2.png"])
+    assert load_images(str(there)).ids == load_images(f"folder:{there}").ids
+    with pytest.raises(McdoError, match=r"image folder /no/such/place does not exist"):
+        load_images("/no/such/place")
+    with pytest.raises(McdoError, match=r"unknown images 'foldr:x'; the nearest: folder:PATH.*There are: digits"):
+        load_images("foldr:x")
+    with pytest.raises(McdoError, match=r"unknown images 'imagenet'.*folder:PATH, with a directory for each class"):
+        load_images("imagenet")
+
+
+def test_of_a_folder_of_splits_the_validation_images_are_taken(tmp_path: Path) -> None:
+    fill(tmp_path, ["train/cat/0.png", "train/dog/1.png", "val/cat/2.png", "val/dog/3.png", "val/dog/4.png"])
+    images = load_images(f"folder:{tmp_path}")
+    assert images.name == f"folder:{tmp_path}/val"
+    assert read(images) == {"cat/2.png": "cat", "dog/3.png": "dog", "dog/4.png": "dog"}
+    images.write_manifest(tmp_path / "manifest.json")
+    assert read_manifest(tmp_path / "manifest.json").fingerprint == images.fingerprint
+
+
+def test_splits_without_validation_images_are_no_classes(tmp_path: Path) -> None:
+    fill(tmp_path, ["train/cat/0.png", "test/dog/1.png"])
+    with pytest.raises(McdoError, match="holds the splits test, train, no classes: name one"):
+        load_images(f"folder:{tmp_path}")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    fill(tmp_path, ["train/0.png", "test/1.png", "test/2.png"])
+    assert load_images(str(tmp_path)).class_names == ("test", "train")
+
+
+VAL = [f"ILSVRC2012_val_{i + 1:08d}.JPEG" for i in range(COUNT)]
+
+
+def meta(path: Path) -> None:
+    """A devkit's table of three leaves and an inner synset, whose numbers are in no order of their IDs."""
+    rows = [(1, "n02119789", 0), (2, "n01440764", 0), (3, "n02100735", 0), (4, "n00001740", 3)]
+    kind = np.dtype([("ILSVRC2012_ID", object), ("WNID", object), ("num_children", object)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    savemat(path, {"synsets": np.array(rows, dtype=kind)})
+
+
+def test_imagenet_s_flat_validation_images_are_labelled_by_its_own_numbers(tmp_path: Path) -> None:
+    flat = fill(tmp_path / "val", VAL)
+    (tmp_path / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n3\n3\n2\n1\n")
+    with pytest.raises(McdoError, match=r"meta\.mat, in an order of its own.*unpack ILSVRC2012_devkit_t12"):
+        load_images(f"folder:{flat}")
+    meta(tmp_path / "ILSVRC2012_devkit_t12" / "data" / "meta.mat")
+    images = load_images(f"folder:{flat}")
+    kit, tench, english = "kit fox", "tench", "English Setter"
+    assert [read(images)[name] for name in VAL] == [kit, tench, english, english, tench, kit]
+    assert len(images.class_names) == 3
+
+
+@pytest.mark.parametrize(
+    ("truth", "said"),
+    [
+        ("1\n2\n", "has 2 labels for 6 images"),
+        ("1\n2\n3\n3\n2\n9\n", "line 6: 9 is no ILSVRC2012 class"),
+        ("", "is empty"),
+    ],
+)
+def test_a_ground_truth_of_something_else_is_refused(truth: str, said: str, tmp_path: Path) -> None:
+    flat = fill(tmp_path, VAL)
+    (flat / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+    meta(flat / "meta.mat")
+    with pytest.raises(McdoError, match=said):
+        load_images(f"folder:{flat}")
+
+
+def test_a_list_of_files_and_labels_beside_a_flat_folder_names_classes(tmp_path: Path) -> None:
+    flat = fill(tmp_path / "flat", ["b.png", "a.png", "c.png"])
+    lines = "c.png dog\na.png a big cat\n\nb.png\tn01440764\n"
+    (flat / "labels.txt").write_text(lines)
+    expected = {"a.png": "a big cat", "b.png": "tench", "c.png": "dog"}
+    assert read(load_images(f"folder:{flat}")) == expected
+    (flat / "labels.txt").rename(tmp_path / "mine.lst")
+    assert load_images(f"folder:{flat}").labels is None
+    named = load_images(f"folder:{flat}@{tmp_path / 'mine.lst'}")
+    assert read(named) == expected
+    named.write_manifest(tmp_path / "manifest.json")
+    assert read_manifest(tmp_path / "manifest.json").fingerprint == named.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("a.png cat\n", "has no label for 1 of 2 images, such as b.png"),
+        ("a.png cat\nb.png dog\nx.png dog\n", "labels for 1 files that are not there, such as x.png"),
+        ("a.png cat\nb.png\n", "line 2: 'b.png' is no FILE LABEL"),
+        ("a.png cat\na.png dog\n", "line 2: a.png has a label already, in line 1"),
+        ("a.png 65\nb.png 970\n", "its labels are numbers .65, ....*classes.txt"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_named_by_line(lines: str, said: str, tmp_path: Path) -> None:
+    flat = fill(tmp_path, ["a.png", "b.png"])
+    (flat / "labels.txt").write_text(lines)
+    with pytest.raises(McdoError, match=said):
+        load_images(f"folder:{flat}")
+
+
+def test_numbers_are_named_by_a_file_of_names(tmp_path: Path) -> None:
+    flat = fill(tmp_path, ["a.png", "b.png"])
+    (flat / "labels.txt").write_text("a.png 1\nb.png 0\n")
+    (flat / "classes.txt").write_text("dog\ncat\nbird\n")
+    images = load_images(f"folder:{flat}")
+    assert read(images) == {"a.png": "cat", "b.png": "dog"}
+    assert images.class_names == ("dog", "cat", "bird")
+    (flat / "labels.txt").write_text("a.png 1\nb.png 3\n")
+    with pytest.raises(McdoError, match=r"line 2: class 3, but .*classes\.txt names 3, from 0 on"):
+        load_images(f"folder:{flat}")
+
+
+# ---- tables
+
+
+def table(tmp_path: Path, text: str) -> str:
+    fill(tmp_path / "pictures", [f"{i}.png" for i in range(COUNT)])
+    (tmp_path / "mine.csv").write_text(text)
+    return f"csv:{tmp_path / 'mine.csv'}"
+
+
+def test_a_table_says_label_origin_and_split(tmp_path: Path) -> None:
+    rows = [
+        f"pictures/{i}.png,{'cat' if i % 2 else 'dog'},patient {i // 2},{'val' if i < 4 else 'test'}"
+        for i in range(COUNT)
+    ]
+    spec = table(tmp_path, "path,label,origin,split\n" + "\n".join(reversed(rows)) + "\n")
+    with pytest.raises(McdoError, match="has the splits test, val: name one"):
+        load_images(spec)
+    images = load_images(f"{spec}@val")
+    assert images.ids == tuple(f"pictures/{i}.png" for i in range(4))
+    assert read(images)["pictures/3.png"] == "cat"
+    assert images.origins == ("patient 0", "patient 0", "patient 1", "patient 1")
+    with pytest.raises(McdoError, match="has no split 'train'; there are: test, val"):
+        load_images(f"{spec}@train")
+
+
+def test_a_table_of_paths_alone_has_no_labels_and_counts_copies_once(tmp_path: Path) -> None:
+    spec = table(tmp_path, "path\npictures/0.png\npictures/1.png\npictures/copy.png\n")
+    (tmp_path / "pictures" / "copy.png").write_bytes(picture(0))
+    images = load_images(spec.removeprefix("csv:"))
+    assert images.labels is None
+    assert len(set(images.origins)) == 2
+    images.write_manifest(tmp_path / "manifest.json")
+    assert read_manifest(tmp_path / "manifest.json").fingerprint == images.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file,label\nx,y\n", "line 1: the column path is missing"),
+        ("path,label\npictures/0.png,cat\npictures/1.png,\n", "line 3: there is no label, but others have one"),
+        ("path,origin\npictures/0.png,a\npictures/1.png,\n", "line 3: there is no origin, but other images have one"),
+        ("path\npictures/0.png\npictures/0.png\n", "line 3: pictures/0.png stands in line 2 already"),
+        ("path,label\npictures/0.png\n", "line 2 has 1 cells under 2 columns"),
+        ("path\npictures/0.png\npictures/gone.png\n", "gone.png"),
+        ("path\n", "has no row below its head"),
+    ],
+)
+def test_a_bad_row_is_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(McdoError, match=said):
+        load_images(table(tmp_path, text))
+
+
+# ---- archives and data sets
+
+
+def tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def shards(tmp_path: Path) -> str:
+    for shard in range(2):
+        files: dict[str, bytes] = {}
+        for i in range(3 * shard, 3 * shard + 3):
+            files |= {f"{i:04d}.png": picture(i), f"{i:04d}.cls": str(i % 2).encode(), f"{i:04d}.json": b"{}"}
+        tar(tmp_path / f"{shard:03d}.tar", files)
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    return f"webdataset:{tmp_path}"
+
+
+def arrow(tmp_path: Path) -> str:
+    pyarrow = pytest.importorskip("pyarrow")
+    cells = pyarrow.array([{"bytes": picture(i), "path": None} for i in range(COUNT)])
+    labels = pyarrow.array([i % 2 for i in range(COUNT)], pyarrow.int64())
+    features = {"image": {"_type": "Image"}, "label": {"names": ["dog", "cat"], "_type": "ClassLabel"}}
+    table = pyarrow.table({"image": cells, "label": labels})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    for part in range(2):
+        path = tmp_path / "val" / f"data-0000{part}-of-00002.arrow"
+        path.parent.mkdir(exist_ok=True)
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table.slice(3 * part, 3))
+    return f"hf-dataset:{tmp_path}@val"
+
+
+def parquet(tmp_path: Path) -> str:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    cells = pyarrow.array([{"bytes": picture(i), "path": "x.png"} for i in range(COUNT)])
+    words = pyarrow.array([("dog", "cat")[i % 2] for i in range(COUNT)])
+    parquet.write_table(pyarrow.table({"image": cells, "label": words}), tmp_path / "rows.parquet", row_group_size=2)
+    return f"hf-dataset:{tmp_path}"
+
+
+SOURCES: dict[str, Callable[[Path], str]] = {"webdataset": shards, "arrow": arrow, "parquet": parquet}
+
+
+@pytest.mark.parametrize("made", SOURCES.values(), ids=SOURCES)
+def test_an_archive_gives_the_same_images_as_a_folder(made: Callable[[Path], str], tmp_path: Path) -> None:
+    spec = made(tmp_path)
+    images = load_images(spec)
+    assert sorted(images.class_names) == ["cat", "dog"]
+    assert list(read(images).values()) == ["dog", "cat"] * 3
+    for i in range(COUNT):
+        assert np.array_equal(np.asarray(images.image(i)), np.asarray(Image.open(io.BytesIO(picture(i)))))
+    fewer = load_images(spec, 4, seed=1)
+    assert set(fewer.ids) <= set(images.ids)
+    with pytest.raises(TooFewImagesError):
+        load_images(spec, 7)
+    looked = look_at(spec, 5, 1, seconds=60.0)
+    assert (looked.there, looked.looked_at, looked.originals) == (6, 5, 5)
+    images.write_manifest(tmp_path / "manifest.json")
+    assert read_manifest(tmp_path / "manifest.json").fingerprint == images.fingerprint
+
+
+def bad_shards(tmp_path: Path, files: dict[str, bytes]) -> str:
+    return f"webdataset:{tar(tmp_path / 'a.tar', files)}"
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"0.png": picture(0), "0.jpg": picture(1)}, "the sample 0 has several pictures"),
+        ({"0.png": picture(0), "0.cls": b"cat", "1.png": picture(1)}, r"a\.tar/1\.png: there is no label"),
+        ({"0.png": picture(0), "0.cls": b"7"}, "its labels are numbers"),
+        ({"0.png": picture(0), "0.cls": b"\xff"}, "the label of 0 is no UTF-8"),
+        ({"0.png": picture(0), "0.cls": b"x" * 5000}, "the label of 0 has 5000 bytes"),
+        ({"0.txt": b"no picture"}, "holds no pictures"),
+        ({"0.png": b"no picture"}, "no image that Pillow can read"),
+        ({"0.png": b""}, "0 bytes; from 1 to"),
+    ],
+)
+def test_a_bad_sample_is_named(files: dict[str, bytes], said: str, tmp_path: Path) -> None:
+    with pytest.raises(McdoError, match=said):
+        load_images(bad_shards(tmp_path, files))
+
+
+def test_names_in_a_tar_reach_no_file(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(picture(5))
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, kind in (("link.png", tarfile.SYMTYPE), ("hard.png", tarfile.LNKTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "../secret.png"
+            archive.addfile(info)
+        info = tarfile.TarInfo("../../escaped.png")
+        info.size = len(picture(0))
+        archive.addfile(info, io.BytesIO(picture(0)))
+    images = load_images(f"webdataset:{tmp_path / 'a.tar'}")
+    assert images.ids == ("a.tar/../../escaped.png",)
+    assert np.asarray(images.image(0))[0, 0].tolist() == [0, 10, 200]
+
+
+def test_what_is_no_plain_tar_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"no tar at all" * 100)
+    with pytest.raises(McdoError, match="cannot be read as a plain tar"):
+        load_images(f"webdataset:{tmp_path / 'a.tar'}")
+    with tarfile.open(tmp_path / "a.tar", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("0.png"))
+    with pytest.raises(McdoError, match="one that is compressed must be unpacked"):
+        load_images(f"webdataset:{tmp_path / 'a.tar'}")
+    with pytest.raises(McdoError, match="is no tar and holds none"):
+        load_images(f"webdataset:{tmp_path / 'nowhere'}")
+
+
+def rows(tmp_path: Path, **columns: Any) -> str:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
+    return f"hf-dataset:{tmp_path}"
+
+
+def test_a_bad_row_of_a_data_set_is_named(tmp_path: Path) -> None:
+    (tmp_path / "outside.png").write_bytes(picture(0))
+    elsewhere = {"bytes": None, "path": str(tmp_path / "outside.png")}
+    within = {"bytes": picture(1), "path": None}
+    with pytest.raises(McdoError, match="00000001: the row holds no picture; one that only names a path"):
+        load_images(rows(tmp_path, image=[within, elsewhere]))
+    with pytest.raises(McdoError, match="row 00000001 has no label"):
+        load_images(rows(tmp_path, image=[within, within], label=["cat", None]))
+    with pytest.raises(McdoError, match="its labels are numbers"):
+        load_images(rows(tmp_path, image=[within, within], label=[1, 2]))
+    with pytest.raises(McdoError, match="one column must hold pictures; none of text do"):
+        load_images(rows(tmp_path, text=["a"]))
+    (tmp_path / "rows.parquet").write_bytes(b"no parquet")
+    with pytest.raises(McdoError, match="cannot be read"):
+        load_images(f"hf-dataset:{tmp_path}")
+    with pytest.raises(McdoError, match="holds neither"):
+        load_images(f"hf-dataset:{fill(tmp_path / 'other', ['a.png'])}")
+
+
+@pytest.mark.parametrize("name", ["csv", "folder", "webdataset", "hf-dataset"])
+def test_every_kind_of_a_place_wants_one(name: str) -> None:
+    assert name in KINDS
+    with pytest.raises(McdoError, match="needs a path"):
+        load_images(f"{name}:")
