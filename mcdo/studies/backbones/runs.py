@@ -1,16 +1,17 @@
 """What was trained, one small JSON per (backbone, seed, left-out group), so that a stopped training goes on.
 
 A run is kept under a key of all that decides it: the features, the model, the protocol. One with another key is
-trained again.
+trained again, and so is one that is not as it was written.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -40,6 +41,17 @@ class _Run(Record, frozen=True):
     epochs: int
     best_epoch: int
     validation_loss: float
+    checksum: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is as it was written."""
+        facts = msgspec.to_builtins(self)
+        return bool(facts.pop("checksum") == _checksum(facts))
+
+
+def _checksum(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
 
 
 def tasks_of(series: Series, config: BackbonesConfig) -> list[Task]:
@@ -104,7 +116,7 @@ def _key(series: Series, config: BackbonesConfig) -> str:
 
 def _as_json(found: Prediction, key: str) -> dict[str, Any]:
     rows = [[None if np.isnan(value) else float(value) for value in row] for row in found.probability]
-    return {
+    facts = {
         "key": key,
         "seed": found.task.seed,
         "group": found.task.group,
@@ -114,6 +126,7 @@ def _as_json(found: Prediction, key: str) -> dict[str, Any]:
         "best_epoch": found.best_epoch,
         "validation_loss": found.validation_loss,
     }
+    return {**facts, "checksum": _checksum(facts)}
 
 
 def _held(series: Series, task: Task, config: BackbonesConfig, runs: Path) -> Prediction | None:
@@ -121,7 +134,7 @@ def _held(series: Series, task: Task, config: BackbonesConfig, runs: Path) -> Pr
         held: _Run = read_json(run_path(runs, series.name, task), _Run)
     except McdoError:  # not there, or damaged: it is trained again
         return None
-    if held.key != _key(series, config):
+    if not held.whole or held.key != _key(series, config):
         return None
     probability = np.array(held.probability, dtype=np.float64)  # null becomes NaN
     return Prediction(task, held.plants, probability, held.epochs, held.best_epoch, held.validation_loss)

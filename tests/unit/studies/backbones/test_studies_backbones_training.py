@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,11 @@ def test_runs_are_trained_once_and_again_when_anything_changed(oracle: Series, t
     np.testing.assert_allclose(first.probability, fresh.probability, atol=1e-4)
     run_path(tmp_path, "oracle", tasks[1]).write_text("{", encoding="utf-8")  # as a full disk would leave it
     assert train_tasks(oracle, tasks, config, tmp_path) == 1
+    run = run_path(tmp_path, "oracle", tasks[2])
+    held = json.loads(run.read_text())
+    run.write_text(json.dumps({**held, "validation_loss": held["validation_loss"] / 2}), encoding="utf-8")
+    assert train_tasks(oracle, tasks, config, tmp_path) == 1, "a number that is not as it was written"
+    assert json.loads(run.read_text()).keys() == held.keys()
     assert train_tasks(replace(oracle, key="other pictures"), tasks[:1], config, tmp_path) == 1
     other = replace(config, training=replace(config.training, pos_weight=1.0))
     assert train_tasks(oracle, tasks[:1], other, tmp_path) == 1
