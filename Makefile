@@ -8,7 +8,7 @@ STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWa
   -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.store.StoreWarning
 endif
 
-.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf test test-experiments test-rest slow faults browser lint models env clean
+.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf test test-experiments test-rest slow faults cluster browser lint models env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
@@ -54,6 +54,10 @@ slow: env  ## what takes minutes: real architectures with random weights, memory
 
 faults: env  ## killed processes, damaged files, hostile inputs: what was injected and what held goes to docs/faults.md
 	$(BIN)/python tests/faults/faults_page.py
+
+cluster: env  ## an array on a real SLURM of two nodes, with kills; installs Debian's slurm-wlm and munge, so as root
+	command -v slurmctld >/dev/null || (apt-get update && apt-get install --yes --no-install-recommends slurm-wlm munge)
+	$(PYTEST) tests/cluster -m cluster --store temporary --reports reports/quick
 
 browser: env  ## the page in a real browser; needs Chromium, as Debian's package of that name
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"

@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,22 +34,35 @@ def add_command(rooms: Any) -> None:
         "measure",
         help="measure what tests need, on several devices or machines, without judging",
         description=f"Measure what tests need, without judging. {WHATEVER}",
-        usage="mcdo measure [--list] [--shard I/N | --workers N | --devices A,B] PYTEST'S ARGUMENTS",
+        usage="mcdo measure [--list | --missing] [--shard I/N | --workers N | --devices A,B | "
+        "--cluster WHERE --shards N …] PYTEST'S ARGUMENTS",
         allow_abbrev=False,
     )
     parser.add_argument("--list", action="store_true", help="print the plan: measurements, passes, time and size")
     parser.add_argument("--shard", metavar="I/N", help="share I of N, which follows from the plan alone")
     parser.add_argument("--workers", type=int, metavar="N", help="processes on this machine, the cores divided")
     parser.add_argument("--devices", metavar="A,B", help="one process for each, such as cuda:0,cuda:1")
+    parser.add_argument("--cluster", metavar="WHERE", help="an array of jobs, a share each: on slurm, local or debug")
+    parser.add_argument("--shards", type=int, metavar="N", help="jobs of the array")
+    parser.add_argument("--partition", help="of SLURM")
+    parser.add_argument("--time", metavar="[H:]MM", help="limit of a job, which is queued again at its end")
+    parser.add_argument("--gpus-per-task", type=int, metavar="N")
+    parser.add_argument("--cpus-per-task", type=int, metavar="N")
+    parser.add_argument("--mem", help="of a job, such as 8GB")
+    parser.add_argument("--max-parallel", type=int, metavar="N", help="most jobs at once")
+    parser.add_argument("--no-wait", action="store_true", help="return when the jobs are submitted")
+    parser.add_argument("--missing", action="store_true", help="say which of --shards are missing, and end")
     parser.set_defaults(run=run, passes_on=True)
 
 
 def run(asked: argparse.Namespace) -> int:
     """Measure; the exit status is 0 when all is whole, 1 when something is left, and pytest's for its own errors."""
-    chosen = [name for name in ("shard", "workers", "devices") if getattr(asked, name)]
+    chosen = [name for name in ("shard", "workers", "devices", "cluster") if getattr(asked, name)]
     if len(chosen) > 1:
         raise McdoError(f"--{chosen[0]} and --{chosen[1]} are two ways of sharing the work: leave one out")
     arguments = list(asked.rest)
+    if asked.cluster or asked.missing:
+        return _array(asked, arguments)
     if asked.list:
         return _in_pytest(arguments, lambda work: _list(work))
     if asked.shard:
@@ -67,6 +81,61 @@ def run(asked: argparse.Namespace) -> int:
             say(line, sys.stderr)
         return status
     return _in_pytest(arguments, lambda work: _all(work))
+
+
+def _array(asked: argparse.Namespace, arguments: list[str]) -> int:
+    from mcdo.cluster.array import Array, Resources, progress
+    from mcdo.cluster.work import PLANS
+    from mcdo.store import Store
+
+    if asked.shards is None or asked.shards < 1:
+        raise McdoError("--shards=N: say how many jobs share the work")
+    store = Store(_store(arguments))
+    plan = store.root / PLANS / plan_name(arguments, asked.shards)
+    if asked.missing:
+        say(progress(plan, store))
+        return 0
+    store.check_writable()
+    resources = Resources(
+        asked.cluster, asked.partition, minutes(asked.time), asked.gpus_per_task, asked.cpus_per_task, asked.mem,
+        asked.max_parallel,
+    )  # fmt: skip
+    array = Array(partial(run_share, arguments), asked.shards, store, plan, resources)
+    if asked.no_wait:
+        array.submit(range(1, asked.shards + 1))
+        say(
+            f"to see how far they are: mcdo measure --missing --shards={asked.shards} and the same arguments",
+            sys.stderr,
+        )
+        return 0
+    return array.complete()
+
+
+def run_share(arguments: list[str], number: int, of: int) -> int:
+    """What a job does."""
+    from mcdo.cluster.array import threads_of_job
+    from mcdo.cluster.shares import Share
+
+    threads_of_job()
+    share = Share(number, of)
+    return _in_pytest(arguments, lambda work: measure_share(work, share, plan_name(arguments, of)))
+
+
+def minutes(text: str | None) -> int | None:
+    """Of ``MM`` or ``H:MM``. Raises McdoError for anything else."""
+    if text is None:
+        return None
+    hours, _, rest = text.rpartition(":")
+    if not rest.isdecimal() or (hours and not hours.isdecimal()) or (hours and int(rest) > 59):
+        raise McdoError(f"--time={text}: write minutes, or hours and minutes as 4:30")
+    return 60 * int(hours or 0) + int(rest)
+
+
+def _store(arguments: Sequence[str]) -> Path:
+    """The store of pytest's arguments: who submits loads nothing that could tell."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--store", default="store")
+    return Path(parser.parse_known_args(list(arguments))[0].store)
 
 
 def plan_name(arguments: Sequence[str], shares: int) -> str:
@@ -91,7 +160,7 @@ class _Measuring:
     def __init__(self, do: Any) -> None:
         self.do = do
         self.status: int | None = None
-        self.error: McdoError | None = None
+        self.error: McdoError | SystemExit | None = None
 
     def pytest_configure(self, config: pytest.Config) -> None:
         import pytest
@@ -115,7 +184,7 @@ class _Measuring:
         try:
             with capture.global_and_fixture_disabled():
                 self.status = self.do(Work(runner, tuple(_selected(session))))
-        except McdoError as error:
+        except (McdoError, SystemExit) as error:  # submitit ends a job that is queued again by the latter
             self.error = error
         return True
 
@@ -141,6 +210,7 @@ def _all(work: Work) -> int:
 
 def measure_share(work: Work, share: Any, name: str) -> int:
     """Measure a share, and say what is missing of the others."""
+    from mcdo.cluster.array import said_missing
     from mcdo.cluster.work import PLANS, Plan
 
     store = work.session.store
@@ -157,10 +227,9 @@ def measure_share(work: Work, share: Any, name: str) -> int:
         work.write(path, owners, share.of)
         _share(work, share, owners, path)
     missing = Plan.read(path).missing(store)
-    theirs = {number + 1: count for number, count in missing.items() if number + 1 != share.number}
-    if theirs:
-        say(f"share {share} is done; missing: {said_missing(theirs, share.of)}", sys.stderr)
-        return int(share.number - 1 in missing)
+    if set(missing) - {share.number - 1}:
+        say(f"share {share} is through; missing: {said_missing(missing, share.of)}", sys.stderr)
+        return int(share.number - 1 in missing or bool(work.refused.errors))
     return _ended(work)
 
 
@@ -172,23 +241,15 @@ def _share(work: Work, share: Any, owners: Any, path: Path) -> None:
         work.measure(share, owners)  # others have ended at the same time: what all have kept is put together
 
 
-def said_missing(missing: dict[int, int], of: int) -> str:
-    """Shares, counted from 1, and what they lack."""
-    numbers = ", ".join(str(number) for number in sorted(missing))
-    return f"shares {numbers} of {of} ({sum(missing.values())} images or measurements)"
-
-
 def _ended(work: Work) -> int:
     for what, why in work.refused.skipped.items():
         say_text(f"skipped: {what}: {why}", sys.stderr)
     for what, why in work.refused.errors.items():
         say_text(f"not measured: {what}: {why}", sys.stderr)
-    done = len(work.whole)
-    left = work.total - done
-    say(f"{done} measurements are whole" + (f", {left} are not" if left else ""))
-    if not work.total:
+    say(f"{len(work.whole)} measurements are whole" + (f", {len(work.left)} are not" if work.left else ""))
+    if not work.selected:
         say("no experiment was selected: look at -m and -k", sys.stderr)
-    return int(bool(work.refused.errors) or bool(work.left) or not work.total)
+    return int(bool(work.refused.errors) or bool(work.left) or not work.selected)
 
 
 def _list(work: Work) -> int:
@@ -205,7 +266,7 @@ def _list(work: Work) -> int:
         rows.append((row.what, f"{row.passes:,}" if row.passes else "-", row.state, row.said_time, row.said_size))
     for line in columns(rows, sys.stdout.encoding):
         say(line)
-    say(f"{work.total} measurements, about {duration(estimates.seconds)} left on this machine")
+    say(f"{len(rows) - 1} measurements, about {duration(estimates.seconds)} left on this machine")
     if work.follows:
         say(f"what follows from these is named when they are whole: {', '.join(work.follows)}")
     return 0

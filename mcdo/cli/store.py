@@ -1,4 +1,4 @@
-"""``mcdo store``: what was measured is listed, verified and pruned."""
+"""``mcdo store``: what was measured is listed, counted, verified, merged with other stores, and pruned."""
 
 from __future__ import annotations
 
@@ -14,11 +14,21 @@ UNITS = ((2**30, "GB"), (2**20, "MB"), (2**10, "kB"), (1, "B"))
 
 def add_commands(store: argparse.ArgumentParser) -> None:
     """Add what ``mcdo store`` does."""
-    commands = store.add_subparsers(required=True, metavar="list|verify|prune")
+    commands = store.add_subparsers(required=True, metavar="list|stats|verify|push|pull|prune")
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument("--store", type=Path, default=Path("store"), help="folder of the store (default: store)")
     for name, run, meaning in (
+        ("push", _push, "copy to another store what it lacks"),
+        ("pull", _pull, "copy from another store what this one lacks"),
+    ):
+        command = commands.add_parser(
+            name, parents=[place], help=meaning, description=f"{meaning}; nothing is replaced"
+        )
+        command.add_argument("other", metavar="DIR|URL", help="a folder, or ssh://host/folder, s3://bucket/folder, …")
+        command.set_defaults(run=run)
+    for name, run, meaning in (
         ("list", _list, "what is in the store, oldest first"),
+        ("stats", _stats, "how much is in the store, by encoder and by experiment"),
         ("verify", _verify, "read every file; exit status 1 if one is damaged"),
         ("prune", _prune, "remove damaged files and what killed processes left; says what it would do without --yes"),
     ):
@@ -54,6 +64,50 @@ def _list(asked: argparse.Namespace) -> int:
         say(line)
     say(f"{asked.store}: {len(found)} in all, {_size(sum(entry.size for entry in found))}")
     return 0
+
+
+def _stats(asked: argparse.Namespace) -> int:
+    found = {entry.path.stem: entry for entry in upkeep.entries(asked.store)}
+    uses = upkeep.uses(asked.store)
+    users: dict[str, list[str]] = {}
+    for experiment, keys in uses.items():
+        for key in keys & found.keys():
+            users.setdefault(key, []).append(experiment)
+    groups: dict[tuple[str, str], list[upkeep.Entry]] = {}
+    for key, entry in found.items():
+        encoder = entry.label.get("encoder", (entry.facts or {}).get("provenance", {}).get("model", "?"))
+        for experiment in users.get(key, ["-"]):
+            groups.setdefault((str(encoder), experiment), []).append(entry)
+    rows = [("encoder", "experiment", "whole", "unfinished", "size")]
+    for (encoder, experiment), entries in sorted(groups.items()):
+        whole = sum(entry.parts is None for entry in entries)
+        size = _size(sum(entry.size for entry in entries))
+        rows.append((encoder, experiment, str(whole), str(len(entries) - whole), size))
+    for line in columns(rows, sys.stdout.encoding):
+        say(line)
+    size = _size(sum(entry.size for entry in found.values()))
+    say(f"{asked.store}: {len(found)} in all, {size}; several experiments may want the same")
+    return 0
+
+
+def _push(asked: argparse.Namespace) -> int:
+    return _merge(str(asked.store), asked.other)
+
+
+def _pull(asked: argparse.Namespace) -> int:
+    return _merge(asked.other, str(asked.store))
+
+
+def _merge(source: str, target: str) -> int:
+    from mcdo.store.exchange import merge
+
+    done = merge(source, target)
+    for name, why in done.damaged.items():
+        say(f"damaged, and left: {name} ({why})")
+    for name in done.different:
+        say(f"other numbers under one key, and left: {name}")
+    say(f"{len(done.copied)} files copied, {_size(done.size)}; {done.there} were there")
+    return int(bool(done.damaged or done.different))
 
 
 def _verify(asked: argparse.Namespace) -> int:

@@ -24,10 +24,10 @@ class _Looking(Store):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.asked: list[str] = []
+        self.keys: list[str] = []
 
     def get(self, key: str, fits: Fits = whatever) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
-        self.asked.append(key)
+        self.keys.append(key)
         return super().get(key, fits)
 
     def check_writable(self) -> None:
@@ -61,10 +61,10 @@ def look(session: Session, request: Request[Any]) -> Found:
     try:
         session.measure(request)
     except _MissingError:
-        return Found(looking.asked[0], whole=False)
+        return Found(looking.keys[0], whole=False)
     finally:
         session.store = store
-    return Found(looking.asked[0] if looking.asked else "", whole=True)
+    return Found(looking.keys[0] if looking.keys else "", whole=True)
 
 
 def measured(store: Store, key: str, n: int) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ begins when the first is whole.
 
 from __future__ import annotations
 
-import json
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,6 @@ from mcdo.cluster.look import look, measured
 from mcdo.cluster.shares import Owners, Share, divided
 from mcdo.errors import McdoError, NoTextTowerError
 from mcdo.harness import Experiment, FirstOrder, Images, Inputs, Passes, Request, Runner, StoredArrays, Subject, View
-from mcdo.report.files import write_json
 from mcdo.schema import read_json
 from mcdo.store import NotWholeError, Part, Store
 
@@ -49,6 +48,7 @@ class Task(msgspec.Struct, frozen=True):
         ends: one past the last image of each share, where the measurement is divided.
         owner: the share that measures it, where it is not.
         served: it was whole when the plan was written, perhaps as part of a larger one.
+        passes: of one image, that it takes in all.
 
     """
 
@@ -57,6 +57,7 @@ class Task(msgspec.Struct, frozen=True):
     ends: list[int] = []
     owner: int = 0
     served: bool = False
+    passes: int = 0
 
     def missing(self, store: Store) -> dict[int, int]:
         """Images that are not measured, by share; of what is not divided, 1."""
@@ -82,6 +83,14 @@ class Plan(msgspec.Struct, frozen=True):
         """Raises McdoError if it is not there, or is none."""
         found: Plan = read_json(path, Plan, "run mcdo measure with the same arguments once more")
         return found
+
+    def done(self, store: Store) -> tuple[int, int]:
+        """Passes of whole images that are measured, and those that are to be."""
+        done = 0
+        for task in self.tasks:
+            left = sum(task.missing(store).values()) / (task.ends[-1] if task.ends else 1)
+            done += round(task.passes * (1 - left))
+        return done, sum(task.passes for task in self.tasks)
 
     def missing(self, store: Store) -> dict[int, int]:
         """Images that are not measured, by share."""
@@ -112,11 +121,7 @@ class Work:
         self.whole: set[Request[Any]] = set()
         self.keys: dict[Request[Any], str] = {}
         self._followed = False
-
-    @property
-    def total(self) -> int:
-        """How many measurements are known."""
-        return len(self.session.planned)
+        self._wanted: list[tuple[str, list[Request[Any]]]] = []
 
     def first(self) -> tuple[Request[Any], ...]:
         """Plan what can be named beforehand."""
@@ -140,7 +145,9 @@ class Work:
             about = f"{experiment.name} of {subject.name}"
             if about not in self.refused.errors:
                 try:
-                    self.session.plan(list(named(experiment, subject)))
+                    wanted = list(named(experiment, subject))
+                    self.session.plan(wanted)
+                    self._wanted.append((experiment.name, wanted))
                 except McdoError as error:
                     self.refused.add(about, error)
 
@@ -182,6 +189,8 @@ class Work:
         for wait in waits:
             for request in self.left:
                 self._measure(request, wait, share, None if owners is None else owners[request])
+        for experiment, wanted in self._wanted:
+            self.session.used(experiment, wanted)
 
     def _measure(self, request: Request[Any], waits: bool, share: Share | None, owners: Owners | None) -> None:
         part = Part(waits=waits)
@@ -216,10 +225,13 @@ class Work:
             cut = len(by) > 1 or request.divisible(self.session) is not None
             ends = np.searchsorted(by, np.arange(shares), side="right").tolist() if cut else []
             served = request in self.whole
-            tasks.append(Task(described(request), self.keys[request], ends, int(by[0]), served))
+            passes = request.expected_passes(self.session)
+            tasks.append(Task(described(request), self.keys[request], ends, int(by[0]), served, passes))
         plan = Plan(shares, tasks, not self.follows, self.refused.errors)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, json.loads(msgspec.json.encode(plan)))
+        part = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # many machines write it
+        part.write_bytes(msgspec.json.encode(plan))
+        part.replace(path)
 
 
 def described(request: Request[Any]) -> str:

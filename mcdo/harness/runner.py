@@ -66,6 +66,7 @@ class Runner:
         inputs = Inputs(self, subject, (*first, *later))
         _check_noise(experiment, inputs.requests)
         result = experiment.compute(inputs)
+        self.session.used(experiment.name, inputs.requests)
         judgements = {claim.name: claim.judge(result) for claim in experiment.claims()}
         arrays = experiment.arrays(inputs, result)
         summary = {

@@ -76,6 +76,7 @@ class Session:
         self._plan: list[Request[Any]] = []
         self._announced: set[Request[Any]] = set()
         self._values: dict[Request[Any], Any] = {}
+        self._keys: dict[Request[Any], str] = {}
         self.remaining = Remaining(self)
         self.there: int | None = None
 
@@ -97,8 +98,19 @@ class Session:
         self.plan([request])
         planned = next(each for each in self._plan if each.union(request) == each)
         if planned not in self._values:
+            if self.store is not None:
+                self.store.asked = ""
             self._values[planned] = planned.measure(self)
+            if self.store is not None:
+                self._keys[planned] = self.store.asked
         return request.part_of(cast("Value", self._values[planned]))
+
+    def used(self, experiment: str, requests: Iterable[Request[Any]]) -> None:
+        """Note in the store that an experiment wants these measurements, as far as this session has them."""
+        for request in requests:
+            planned = next((each for each in self._keys if each.union(request) == each), None)
+            if self.store is not None and planned is not None and self._keys[planned]:
+                self.store.used(experiment, self._keys[planned])
 
     def progress(self, request: Request[Any]) -> Callable[[int, str, str], Progress]:
         """What makes the progress of a planned request: its own, and that of the whole plan."""

@@ -22,6 +22,7 @@ MARKS = {
     "decision": "the verdict; it comes after the experiments that it rests on",
     "perf": "throughput floors and ratios; only with --benchmark",
     "faults": "injects faults on purpose: killed processes, damaged files, hostile inputs",
+    "cluster": "starts a SLURM of its own; skipped where there is none",
     "browser": "opens a page in Chromium; skipped where there is none",
     "slow": "takes more than a few seconds, or a large model",
     "own": "an encoder of one's own",

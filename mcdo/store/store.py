@@ -17,12 +17,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError, UnwrittenWarning
+from mcdo.names import file_name
 from mcdo.store.files import DAMAGE, UNWRITTEN, Arrays, canonical_json, checksum, read, read_facts, write
 from mcdo.store.leases import POLL_S, Leases, Owner, held, owner
 
 RESULT, PARTS, LOCK, ASIDE = ".safetensors", ".parts", ".lock", ".damaged"
 MARKER = "mcdo-store"
 """Name of the file that makes a folder a store."""
+ENCODERS, USES = "encoders", "uses"
+"""Folders of a store: what is known of encoders, and which experiments want what."""
 PARTIAL = "partial-"
 """What begins the name of a file that holds some passes of a block."""
 BLOCK = "block-"
@@ -80,10 +83,14 @@ class Store:
         root: the folder.
         part: what this process does of those that it wants and that are not whole.
 
+    Attributes:
+        asked: the key that was looked up, or kept, last.
+
     """
 
     def __init__(self, root: Path | str, part: Part = Part()) -> None:
         self.root, self.part = Path(root), part
+        self.asked = ""
 
     @staticmethod
     def key(family: Mapping[str, Any], member: Mapping[str, Any] | None = None) -> str:
@@ -112,7 +119,16 @@ class Store:
             McdoError: if the file is there and may not be read.
 
         """
+        self.asked = key
         return _get(self.path(key), key, fits)
+
+    def used(self, experiment: str, key: str) -> None:
+        """Note that an experiment wants a measurement; what cannot be noted is not."""
+        place = self.root / USES / file_name(experiment) / key
+        with suppress(OSError):
+            if not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.touch()
 
     def family(self, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Key and facts of the other results of the key's family. Facts are unverified until :meth:`get`."""
@@ -154,6 +170,7 @@ class Store:
             McdoError: if the folder cannot be written.
 
         """
+        self.asked = key
         try:
             self._mark()
             write(self.path(key), key, arrays, facts)

@@ -13,7 +13,7 @@ from typing import Any
 from mcdo.errors import McdoError
 from mcdo.store.files import DAMAGE, UNWRITTEN, read, read_facts
 from mcdo.store.leases import idle
-from mcdo.store.store import ASIDE, BLOCK, LOCK, MARKER, PARTIAL, PARTS, RESULT
+from mcdo.store.store import ASIDE, BLOCK, LOCK, MARKER, PARTIAL, PARTS, RESULT, USES
 
 DAY_S = 86400.0
 _WRITING = 1 / 24
@@ -112,6 +112,15 @@ def entries(root: Path) -> list[Entry]:
         size, written = _measures(files or [path])
         found.append(Entry(path, size, written, parts, _facts(results[0], path.stem) if results else {}))
     return sorted(found, key=lambda entry: entry.written)
+
+
+def uses(root: Path) -> dict[str, set[str]]:
+    """Keys that experiments wanted, by the name of the experiment."""
+    return {
+        folder.name: {path.name for path in folder.iterdir()}
+        for folder in sorted((_existing(root) / USES).glob("*"))
+        if folder.is_dir()
+    }
 
 
 def verified(root: Path) -> Iterator[tuple[Path, Exception | None]]:

@@ -74,8 +74,11 @@ END
 stop() {
   SLURM_CONF=$folder/slurm.conf scancel --full --user="$(id -un)" 2>/dev/null || true
   sleep 1
-  for name in slurmd.n1 slurmd.n2 slurmctld munged; do
-    if [ -f "$folder/$name.pid" ]; then kill "$(cat "$folder/$name.pid")" 2>/dev/null || true; fi
+  for signal in TERM KILL; do  # a daemon that waits for a job gets the second
+    for name in slurmd.n1 slurmd.n2 slurmctld munged; do
+      if [ -f "$folder/$name.pid" ]; then kill -$signal "$(cat "$folder/$name.pid")" 2>/dev/null || true; fi
+    done
+    sleep 2
   done
 }
 

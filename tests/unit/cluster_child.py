@@ -102,6 +102,11 @@ def bits(store: Path) -> dict[str, str]:
     return found
 
 
+def toy_share(store: Path, number: int, of: int) -> int:
+    """What a job of an array does."""
+    return measure_share(work(store), Share(number, of), "plan.json")
+
+
 def shares(store: Path, numbers: list[int], of: int, log: Path) -> None:
     """Measure some shares, one after the other; what has begun is told to ``log``."""
     mcdo.estimators.resumption.SAVE_EVERY_S = 0.0

@@ -1,0 +1,160 @@
+"""Merging stores: what one lacks is copied, verified, and nothing is replaced."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcdo.cli import main
+from mcdo.errors import McdoError
+from mcdo.store import Store, upkeep
+from mcdo.store.exchange import merge
+
+
+def filled(root: Path, *names: str, value: float = 1.0, parts: int = 0) -> dict[str, str]:
+    """A store with a result of each name; keys by name. The last has parts as well where asked for."""
+    store, keys = Store(root), {name: Store.key({"name": name}) for name in names}
+    for name, key in keys.items():
+        label = {"encoder": f"enc-{name[0]}", "images": "digits", "protocol": name}
+        store.put(key, {"x": np.full(4, value)}, {"label": label})
+        store.used("exp_of_" + name[0], key)
+    for part in range(parts):
+        key = keys.setdefault("half", Store.key({"name": "half"}))
+        store.unfinished(key).add({"columns": np.array([part])}, {"label": {"encoder": "enc-h"}})
+    return keys
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_three_stores_become_one(tmp_path: Path) -> None:
+    """Each has what the others lack, two have one in common, and one is unfinished in two of them."""
+    a, b, c = (tmp_path / name for name in "abc")
+    filled(a, "a1", "a2", "common", parts=1)
+    filled(b, "b1", "common", parts=2)
+    filled(c, "c1")
+    before = {root: files(root) for root in (a, b, c)}
+    whole = tmp_path / "whole"
+    found = [merge(str(each), str(whole)) for each in (a, b, c)]
+    assert [not each.damaged and not each.different for each in found] == [True] * 3
+    assert set(files(whole)) == set(before[a] | before[b] | before[c])
+    assert {root: files(root) for root in (a, b, c)} == before, "who is read from is left as it is"
+    assert not any(error for _, error in upkeep.verified(whole))
+    assert merge(str(whole), str(a)).copied
+    assert files(a) == files(whole)
+    again = merge(str(whole), str(a))
+    assert (again.copied, again.size) == ([], 0)
+
+
+def test_parts_of_what_is_whole_elsewhere_are_not_copied(tmp_path: Path) -> None:
+    keys = filled(tmp_path / "a", "x", parts=2)
+    Store(tmp_path / "b").put(keys["half"], {"x": np.zeros(2)}, {})
+    merge(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert not list((tmp_path / "b").glob("??/*.parts"))
+
+
+def test_nothing_is_replaced_and_other_numbers_are_named(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    key = filled(a, "x")["x"]
+    filled(b, "x", value=2.0)
+    before = files(b)
+    done = merge(str(a), str(b))
+    assert done.different == [f"{key[:2]}/{key}.safetensors"]
+    assert files(b) == before
+
+
+def test_a_damaged_file_stays_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    keys = filled(a, "good", "bad")
+    path = Store(a).path(keys["bad"])
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert main(["store", "push", f"--store={a}", str(b)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"damaged, and left: {path.relative_to(a)} (its checksum is wrong)"
+    assert said[1].startswith("3 files copied, "), "the other result, and two uses"
+    assert not Store(b).path(keys["bad"]).exists()
+    assert Store(b).get(keys["good"]) is not None
+
+
+def test_what_is_damaged_on_its_way_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.local import LocalFileSystem
+
+    copied = LocalFileSystem.put_file
+
+    def spoilt(self: LocalFileSystem, source: str, target: str, **options: object) -> None:
+        copied(self, source, target, **options)
+        if ".safetensors" in target:
+            Path(target).write_bytes(Path(target).read_bytes()[:-1])
+
+    filled(tmp_path / "a", "x")
+    monkeypatch.setattr(LocalFileSystem, "put_file", spoilt)
+    with pytest.raises(McdoError, match="did not arrive"):
+        merge(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert not list((tmp_path / "b").rglob("*.safetensors*"))
+
+
+def test_only_the_names_of_a_store_are_copied(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    keys = filled(a, "x")
+    for name in ("notes.txt", "../out.txt", f"{keys['x'][:2]}/{'0' * 64}.safetensors", "encoders/.x.json", "zz/y.lock"):
+        (a / name).parent.mkdir(parents=True, exist_ok=True)
+        (a / name).write_text("mine")
+    merge(str(a), str(b))
+    assert set(files(b)) == {"mcdo-store", f"{keys['x'][:2]}/{keys['x']}.safetensors", f"uses/exp_of_x/{keys['x']}"}
+
+
+def test_what_is_known_of_an_encoder_is_added_to(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for root, text in ((a, "t"), (b, None)):
+        filled(root, "x")
+        (root / "encoders").mkdir()
+        (root / "encoders" / "clip.json").write_text(json.dumps({"key": "clip", "text": text}))
+    merge(str(b), str(a))
+    assert json.loads((a / "encoders" / "clip.json").read_text())["text"] == "t"
+    merge(str(a), str(b))
+    assert json.loads((b / "encoders" / "clip.json").read_text()) == {"key": "clip", "text": "t"}
+    (b / "encoders" / "clip.json").write_text(json.dumps({"key": "other", "text": None}))
+    merge(str(a), str(b))
+    assert json.loads((b / "encoders" / "clip.json").read_text()) == {"key": "other", "text": None}
+
+
+def test_a_folder_of_something_else_is_refused_on_either_side(tmp_path: Path) -> None:
+    filled(tmp_path / "a", "x")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("mine")
+    with pytest.raises(McdoError, match=r"b is no store \(it has no file mcdo-store\) and not empty"):
+        merge(str(tmp_path / "a"), str(tmp_path / "b"))
+    with pytest.raises(McdoError, match="b is no store: it has no file mcdo-store"):
+        merge(str(tmp_path / "b"), str(tmp_path / "a"))
+    with pytest.raises(McdoError, match="nowhere is no store"):
+        merge(str(tmp_path / "nowhere"), str(tmp_path / "a"))
+    with pytest.raises(McdoError, match="cannot be reached"):
+        merge(str(tmp_path / "a"), "gopher://host/store")
+
+
+def test_a_store_behind_a_url(tmp_path: Path) -> None:
+    keys = filled(tmp_path / "a", "x", parts=1)
+    assert len(merge(str(tmp_path / "a"), "memory://shelf/store").copied) == 3
+    shutil.rmtree(tmp_path / "a")
+    merge("memory://shelf/store", str(tmp_path / "a"))
+    assert Store(tmp_path / "a").get(keys["x"]) is not None
+    assert len(list(Store(tmp_path / "a").unfinished(keys["half"]).parts())) == 1
+
+
+def test_stats_are_by_encoder_and_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = filled(tmp_path, "a1", "a2", "b1", parts=1)
+    Store(tmp_path).used("other", keys["a1"])
+    assert main(["store", "stats", f"--store={tmp_path}"]) == 0
+    rows = [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
+    assert rows[:-1] == [
+        ["encoder", "experiment", "whole", "unfinished"],
+        ["enc-a", "exp_of_a", "2", "0"],
+        ["enc-a", "other", "1", "0"],
+        ["enc-b", "exp_of_b", "1", "0"],
+        ["enc-h", "-", "0", "1"],
+    ]
