@@ -127,6 +127,26 @@ class Laplace:
             McdoError: if an image of the same origin took part in the fit, or the projection's ``inputs`` are missing.
 
         """
+        f, x = self._inputs(images, features, inputs)
+        parts = [self._scores(f[part], x[part]) for part in slices(len(f), self.head.weights.size * 2)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def feature_variances(self, images: ImageSet | Sequence[str], features: ArrayLike, inputs: ArrayLike) -> Array:
+        """Of the projection: the variance of each dimension of the pre-norm feature, [N, D].
+
+        Raises:
+            McdoError: as :meth:`scores`.
+
+        """
+        if self.layer != "projection":
+            raise McdoError("the head's posterior leaves the features as they are; ask that of the projection")
+        f, x = self._inputs(images, features, inputs)
+        return self.posterior.variance_along(x, np.eye(f.shape[1]))
+
+    def _inputs(
+        self, images: ImageSet | Sequence[str], features: ArrayLike, inputs: ArrayLike | None
+    ) -> tuple[Array, Array]:
+        """Features [N, D], and what the layer is given [N, M]."""
         ids = images.ids if isinstance(images, ImageSet) else tuple(images)
         names = (*ids, *images.mask_ids, *images.origins) if isinstance(images, ImageSet) else ids
         seen = self.fitted_on.intersection(names)
@@ -136,13 +156,10 @@ class Laplace:
             )
         f = _paired(features, ids)
         if self.layer == "head":
-            x: Array = unit(f)
-        elif inputs is None:
+            return f, unit(f)
+        if inputs is None:
             raise McdoError("the projection's posterior needs the inputs of the projection: projection_inputs()")
-        else:
-            x = _paired(inputs, ids)
-        parts = [self._scores(f[part], x[part]) for part in slices(len(f), self.head.weights.size * 2)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return f, _paired(inputs, ids)
 
     def _scores(self, f: Array, x: Array) -> dict[str, Array]:
         top = np.argsort(self.head.logits(f), axis=1)[:, -2:]

@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mcdo.encoders.text_tower import TextTower
 from mcdo.encoders.zero_shot import TEMPLATES, unit
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.estimators.blocks import BlockLoop
 from mcdo.estimators.by_image import of_passes
+from mcdo.estimators.laplace import projection_inputs
 from mcdo.harness import Features, Images, Session, StoredArrays, TextFeatures
-from mcdo.harness.laplace_requests import calibration_images
+from mcdo.harness.laplace_requests import Fitted, calibration_images, captured
 from mcdo.images import ImageSet
 from mcdo.perturbation import deterministic_features, image_keys, perturbed
 from mcdo.rivals import Scorer
+from mcdo.rivals.expected_cosine import Uncertain, expected_cosines, expected_scores, text_posterior
 from mcdo.store.own_code import own_code
 
 VOTES = ("mutual_information", "variation_ratio", "vote_share", "predictive_entropy")
@@ -114,6 +117,41 @@ def votes(logits: NDArray[np.float64], said: NDArray[np.intp]) -> dict[str, NDAr
         "vote_share": -np.take_along_axis(shares, said[:, None], axis=1)[:, 0],
         "predictive_entropy": total,
     }
+
+
+@dataclass(frozen=True)
+class ExpectedCosines(Fitted):
+    """Scores [N] of a posterior over both projections, by the names of :data:`EXPECTED`.
+
+    ``prior_image`` and ``prior_text`` [1] are the prior precisions that the evidence chose. ``left_out``, UTF-8, says
+    in place of all these why they cannot be taken.
+    """
+
+    what = "expected cosines"
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        return {**super().identity(session), "images": session.image_set(self.shown).fingerprint}
+
+    def compute(self, session: Session) -> dict[str, NDArray[Any]]:
+        encoder, images = session.encoder(self.model), session.image_set(self.shown)
+        tower, classes = TextTower(encoder), self.calibration(session).class_names
+        try:
+            shown, texts, norm = projection_inputs(tower, tower.tokenize([TEMPLATES[0].format(c) for c in classes]))
+        except McdoError as error:  # of a text tower that ends in something else than a linear map
+            return {"left_out": np.frombuffer(str(error).encode(), np.uint8)}  # a store holds numbers
+        _, projection, fitted = self.posteriors(session)
+        inputs, features, _ = captured(encoder, session.pixels(self.model, self.shown), session, self)
+        said, x = texts.cpu().double().numpy(), shown.cpu().double().numpy()
+        posterior = text_posterior(projection.head, fitted, said, x, norm)
+        mean, variance = expected_cosines(
+            Uncertain(features, projection.feature_variances(images, features, inputs)),
+            Uncertain(said, posterior.variance_along(x, np.eye(said.shape[1]))),
+        )
+        priors = {"prior_image": projection.prior_precision, "prior_text": posterior.prior_precision}
+        return {
+            **expected_scores(mean, variance, encoder.logit_scale, encoder.logit_bias),
+            **{name: np.array([prior]) for name, prior in priors.items()},
+        }
 
 
 @dataclass(frozen=True)

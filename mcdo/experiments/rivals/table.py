@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.prelim.pixel_baselines import PixelBaselines
-from mcdo.experiments.rivals.requests import VOTES, Head, OwnScores, Views, Votes
+from mcdo.experiments.rivals.requests import VOTES, ExpectedCosines, Head, OwnScores, Views, Votes
 from mcdo.experiments.rivals.score_files import read_scores
 from mcdo.harness import (
     Claim,
@@ -40,6 +40,7 @@ from mcdo.harness.laplace_requests import LaplaceCalibration, LaplaceScores, cal
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.rivals import TRIVIAL, Calibration, Seen, scorer_named
+from mcdo.rivals.expected_cosine import EXPECTED
 from mcdo.rivals.rating import MEASURES, Advantage, Scored, Truth, ahead_of_trivial, rated
 from mcdo.rivals.table import built_in
 from mcdo.stats import Estimate
@@ -181,6 +182,10 @@ class RivalsTable(Experiment[RivalsResult]):
         """Laplace posteriors, of the clean images alone: each set would take a fit of its own."""
         return LaplaceScores(about.model, self.shown, self.fit)
 
+    def expected(self, about: View) -> ExpectedCosines:
+        """A posterior over both projections; as :meth:`fitted`."""
+        return ExpectedCosines(about.model, self.shown, self.fit)
+
     def calibration(self, model: str) -> LaplaceCalibration:
         """What neighbours and posteriors are fitted on."""
         return LaplaceCalibration(model, self.shown, self.fit)
@@ -212,6 +217,7 @@ class RivalsTable(Experiment[RivalsResult]):
         if head and fits:
             yield self.calibration(model)
             yield self.fitted(about)
+            yield self.expected(about)
 
     # ---- the table
 
@@ -289,8 +295,13 @@ class RivalsTable(Experiment[RivalsResult]):
         request = self.fitted(inputs)
         if shown == self.shown and request in inputs.requests:
             found |= {name: inputs[request][score][None] for name, score in LAPLACE.items()}
+            expected = inputs[self.expected(inputs)]
+            found |= {name: expected[name][None] for name in EXPECTED if name in expected}
+            if "left_out" in expected:
+                left_out |= dict.fromkeys(EXPECTED, expected["left_out"].tobytes().decode())
         elif shown == self.shown:
-            left_out |= dict.fromkeys(LAPLACE, self.can_fit(inputs) or "it needs class prompts and a text tower")
+            reason = self.can_fit(inputs) or "it needs class prompts and a text tower"
+            left_out |= dict.fromkeys((*LAPLACE, *EXPECTED), reason)
         for name in self.own_scorers:
             found[scorer_named(name).name] = inputs[self.own(model, name, shown)]["scores"]
         return found
@@ -318,7 +329,7 @@ class RivalsTable(Experiment[RivalsResult]):
             **dict.fromkeys(PIXELS, 0.0),
             **dict.fromkeys((*DROPOUT, *VOTES), float(self.passes)),
             **dict.fromkeys(FIRST_ORDER, 2.0 * probes),
-            **dict.fromkeys(LAPLACE, 1.0),
+            **dict.fromkeys((*LAPLACE, *EXPECTED), 1.0),
             "view_spread": float(self.views),
             **{scorer_named(name).name: float(scorer_named(name).cost) for name in self.own_scorers},
         }
