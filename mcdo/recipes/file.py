@@ -267,7 +267,8 @@ class Recipe(Record, frozen=True):
 
     Attributes:
         kind: of perturbation, as ``--perturbation`` calls it, with drop probability ``p`` and further ``options``.
-        sites: in the order of execution, with a weight each; a site that is not here is not disturbed.
+        sites: in the order of execution, with a weight each. Passes disturb those with weight; first order draws its
+            probes for all that are named here, so that a score has the probes of the calibration set.
         provenance: versions, devices, code: for people.
 
     """

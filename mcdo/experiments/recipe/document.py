@@ -67,9 +67,8 @@ def recipe_of(
         },
         p=result.confirmation.p,
         sites=tuple(
-            SiteWeight(name=name, role=Role(role), weight=result.weights[name], block=block)
+            SiteWeight(name=name, role=Role(role), weight=result.weights.get(name, 0.0), block=block)
             for name, role, block in zip(result.tower.names, result.tower.roles, result.tower.blocks, strict=True)
-            if name in result.weights
         ),
         estimator=estimator,
         score=choice.score,

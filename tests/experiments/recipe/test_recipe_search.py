@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
+from mcdo.estimators import first_order
 from mcdo.experiments.recipe.choice import CHOSEN_ON
 from mcdo.experiments.recipe.experiment import RecipeSearch
 from mcdo.experiments.recipe.result import RecipeResult
@@ -46,7 +48,8 @@ def test_the_recipe_is_read_back_and_is_of_the_encoder(
     recipe, result = read_recipe(path), completed.result
     assert recipe.encoder == EncoderIdentity.of(completed.inputs.encoder())
     recipe.check(completed.inputs.encoder())
-    assert {site.name: site.weight for site in recipe.sites} == result.weights
+    assert {site.name: site.weight for site in recipe.sites if site.weight} == result.weights
+    assert [site.name for site in recipe.sites] == list(result.tower.names)
     blocks = [site.block for site in recipe.sites if site.block is not None]
     assert blocks == sorted(blocks)
     families = {response.family for response in recipe.responses}
@@ -54,3 +57,17 @@ def test_the_recipe_is_read_back_and_is_of_the_encoder(
     record_property("statement", result.statement)
     for over in result.reported.inside:
         record_property(f"optimism over {over}", result.reported.optimism(over))
+
+
+def test_the_recipe_gives_the_scores_that_it_was_calibrated_on(completed: Completed[RecipeResult]) -> None:
+    """Whoever applies it draws the same probes, so that quantiles are of the same score."""
+    inputs, experiment = completed.inputs, completed.experiment
+    recipe = read_recipe(next(path for path in completed.files if path.name == "recipe.json"))
+    if inputs.settings.from_store or recipe.estimator.probes is None:
+        pytest.skip("it is applied by first order, with the encoder itself")
+    few = inputs.images(Images(experiment.n)).select(slice(6))  # type: ignore[attr-defined]
+    kind = recipe.perturbation.at(*(site.name for site in recipe.sites))
+    run = first_order(inputs.encoder(), few, kind, recipe.estimator.probes, 1, recipe.estimator.seed, progress=False)
+    weights = np.array([site.weight for site in recipe.sites])
+    measured = completed.result.chosen.clean[0, :6, 0]
+    np.testing.assert_allclose(run.decomposition(recipe.score)[0] @ weights, measured, rtol=1e-3)
