@@ -252,6 +252,7 @@ class Features(_Deterministic):
                 lambda batch: (deterministic_features(encoder, batch),),
                 session.settings.batch_size,
                 session.progress(self),
+                session.parts,
             )
         return {"features": features}
 

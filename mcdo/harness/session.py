@@ -22,14 +22,14 @@ from mcdo.errors import McdoError
 from mcdo.estimators import prepared
 from mcdo.estimators.progress import Progress
 from mcdo.estimators.provenance import encoder_identity, versions
-from mcdo.estimators.resumption import notify
+from mcdo.estimators.resumption import interrupted_by_signals, notify
 from mcdo.harness.offline import OfflineEncoder, card
 from mcdo.harness.remaining import Remaining
 from mcdo.harness.requests import Arrays, Images, Request, Shown, merged
 from mcdo.harness.settings import Settings
 from mcdo.images import ImageSet, Pixels, TooFewImagesError, load_images
 from mcdo.images.sampling import second_half
-from mcdo.store import Store, UnsavedResultWarning, canonical_json
+from mcdo.store import Store, Unfinished, UnsavedResultWarning, canonical_json
 from mcdo.store.fingerprint import measuring_code
 
 Value = TypeVar("Value")
@@ -73,6 +73,7 @@ class Session:
         self._images: dict[Images, ImageSet] = {}
         self._pixels: dict[tuple[str, str], Pixels] = {}
         self._arrays: dict[str, Arrays] = {}
+        self._under_way: list[Unfinished] = []
         self._plan: list[Request[Any]] = []
         self._announced: set[Request[Any]] = set()
         self._values: dict[Request[Any], Any] = {}
@@ -118,6 +119,11 @@ class Session:
         place = f"measurement {len(self._plan) - len(others)} of {len(self._plan)}"
         return self.remaining.progress(request, others, place)
 
+    @property
+    def parts(self) -> Unfinished | None:
+        """Where what is computed now may keep what it has so far; for a request that measures images once."""
+        return self._under_way[-1] if self._under_way else None
+
     def count(self, shown: Shown) -> int:
         """How many images or prompts are shown, at most."""
         if isinstance(shown, Images):
@@ -161,13 +167,20 @@ class Session:
     def _computed(self, key: str, facts: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
         if self.store is None:
             return compute()
-        with self.store.unfinished(key).held(notify):
+        parts = self.store.unfinished(key)
+        with parts.held(notify):
             entry = self.store.get(key, _of(facts))  # by a process that was waited for
             if entry is not None:
                 return entry[0]
-            arrays = compute()
+            self._under_way.append(parts)
+            try:
+                with interrupted_by_signals():
+                    arrays = compute()
+            finally:
+                self._under_way.pop()
             try:
                 self.store.put(key, arrays, facts)
+                parts.remove()
             except McdoError as error:
                 warnings.warn(f"{facts['kind']} is not kept: {error}", UnsavedResultWarning, stacklevel=2)
         return arrays

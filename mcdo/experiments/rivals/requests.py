@@ -98,7 +98,7 @@ class Votes(StoredArrays):
         text = encoder.class_directions(self.classes, TEMPLATES[0])
         with perturbed(encoder, self.config.dropout, self.config.seed) as tower:
             size, progress = session.settings.batch_size, session.progress(self)
-            arrays = of_passes(encoder, len(images), look, T * trials, self.what, size, progress)
+            arrays = of_passes(encoder, len(images), look, T * trials, self.what, size, progress, session.parts)
         return {name: np.ascontiguousarray(score.T) for name, score in zip(VOTES, arrays, strict=True)}
 
 
@@ -195,7 +195,9 @@ class Views(StoredArrays):
             return [spread]
 
         size, progress = session.settings.batch_size, session.progress(self)
-        (spread,) = of_passes(encoder, len(images), look, self.views * self.trials, self.what, size, progress)
+        (spread,) = of_passes(
+            encoder, len(images), look, self.views * self.trials, self.what, size, progress, session.parts
+        )
         return {"spread": np.ascontiguousarray(spread.T)}
 
     def _view(self, pixels: torch.Tensor, keys: NDArray[np.uint64], trial: int, view: int) -> torch.Tensor:

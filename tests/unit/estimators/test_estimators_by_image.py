@@ -1,0 +1,101 @@
+"""Arrays by image are kept as they come: what a process that was ended has measured is not measured again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import mcdo.estimators.resumption
+from mcdo.encoders import Encoder, load_encoder
+from mcdo.estimators.blocks import BlockLoop, prepared
+from mcdo.estimators.by_image import of_every_image, of_passes
+from mcdo.harness import Images, Session, Settings
+from mcdo.harness.requests import Features
+from mcdo.images import Pixels, load_images
+from mcdo.perturbation import deterministic_features
+from mcdo.store import Store, Unfinished
+
+N, BATCH = 24, 4
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder("clip_tiny")
+
+
+@pytest.fixture(scope="module")
+def pixels(encoder: Encoder) -> Pixels:
+    return prepared(encoder, load_images("digits", n=N))
+
+
+@pytest.fixture(autouse=True)
+def saved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcdo.estimators.resumption, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(mcdo.estimators.resumption, "COST", np.inf)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+
+
+def parts(store: Path) -> Unfinished:
+    """As another process would see them."""
+    return Store(store).unfinished("ab" * 32)
+
+
+def test_blocks_that_were_finished_are_not_measured_again(encoder: Encoder, pixels: Pixels, tmp_path: Path) -> None:
+    seen = [0]
+
+    def look(batch: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        if seen[0] >= most:
+            raise KeyboardInterrupt
+        seen[0] += len(batch)
+        features = deterministic_features(encoder, batch)
+        return features, features.argmax(dim=1)
+
+    whole = of_every_image(encoder, pixels, lambda batch: look(batch, N), BATCH, progress=False)
+    seen[0] = 0
+    with pytest.raises(KeyboardInterrupt):
+        of_every_image(encoder, pixels, lambda batch: look(batch, 3 * BATCH), BATCH, False, parts(tmp_path))
+    seen[0] = 0
+    again = of_every_image(encoder, pixels, lambda batch: look(batch, N), BATCH, False, parts(tmp_path))
+    assert seen[0] == N - 3 * BATCH
+    assert all(np.array_equal(one, other) and one.dtype == other.dtype for one, other in zip(whole, again, strict=True))
+
+
+def test_a_part_of_other_images_is_not_taken(encoder: Encoder, pixels: Pixels, tmp_path: Path) -> None:
+
+    def ones(part: slice, loop: BlockLoop) -> list[NDArray[np.float64]]:
+        return [np.ones(part.stop - part.start)]
+
+    parts(tmp_path).add({"columns": np.array([N]), "0": np.zeros((1, 3))}, {"label": {}})
+    with pytest.warns(Warning, match="other images"):
+        (found,) = of_passes(encoder, N, ones, 1, "ones", 64, False, parts(tmp_path))
+    assert found.tolist() == [1.0] * N
+
+
+def test_features_go_on_where_a_process_was_ended_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted, most = [0], [3]
+
+    def counting(encoder: Encoder, batch: Tensor) -> Tensor:
+        counted[0] += 1
+        if counted[0] > most[0]:
+            raise KeyboardInterrupt
+        return deterministic_features(encoder, batch)
+
+    monkeypatch.setattr("mcdo.harness.requests.deterministic_features", counting)
+    request = Features("clip_tiny", Images(N))
+    session = Session(Settings(("clip_tiny",), store=tmp_path, batch_size=BATCH))
+    with pytest.raises(KeyboardInterrupt):
+        session.measure(request)
+    assert list(tmp_path.rglob("*.parts"))
+    counted[0], most[0] = 0, N
+    found = session.measure(request)["features"]
+    assert counted[0] == N // BATCH - 3
+    assert not list(tmp_path.rglob("*.parts"))
+    afresh = Session(Settings(("clip_tiny",), batch_size=BATCH)).measure(request)["features"]
+    np.testing.assert_array_equal(found, afresh)
