@@ -79,8 +79,8 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     packages = Path(subprocess.run([found, "-c", where], capture_output=True, text=True, check=True).stdout.strip())
     libraries = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
     (packages / "libraries.pth").write_text("\n".join(libraries) + "\n", encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "--python", str(found), "install", "--quiet", "--no-index", "--no-deps"]
-    subprocess.run([*pip, "--ignore-installed", "--no-compile", str(wheel)], check=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    subprocess.run([*pip, "--no-compile", "--target", str(packages), str(wheel)], check=True)
     return found
 
 
