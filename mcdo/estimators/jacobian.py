@@ -69,10 +69,12 @@ class SiteGraph:
 
         graph = weakref.ref(self)  # a tensor that held the graph that holds it would outlive both
 
-        def add(gradient: Tensor) -> None:
+        def add(gradient: Tensor) -> Tensor:
             check_stop()
+            gradient = gradient.contiguous()  # once, and not here and in what comes before
             if (of := graph()) is not None:
                 of._terms[site] = of._term(site, of._reached[site], gradient)
+            return gradient
 
         y.register_hook(add)  # type: ignore[no-untyped-call]
         return y

@@ -61,7 +61,8 @@ class PairedRun:
     def both(self, name: str, passes: int | None = None) -> tuple[Scores, Scores]:
         """A score of the passes, and of their linear part: float64 ``[K, N]`` twice."""
         part = self.linear.config.dropout
-        return self.passes.scores(name, passes), self.linear.scores(name, passes) / part.carried_out**2
+        assert isinstance(part, LinearPart)
+        return self.passes.scores(name, passes), self.linear.scores(name, passes) / part.step**2
 
     def select(self, columns: NDArray[np.integer]) -> PairedRun:
         """The same of fewer images."""

@@ -15,6 +15,7 @@ from mcdo.errors import McdoError
 from mcdo.perturbation.graphs import CudaCapture, PassGraphs
 from mcdo.perturbation.intercept import Compute, Handler, LinearMaps, MapKey, ProbabilityHandler, map_key
 from mcdo.perturbation.kinds import Perturbation
+from mcdo.perturbation.linear import LinearPart
 from mcdo.perturbation.masks import PASS_BLOCK, KeyedMasks, MaskedSite, zero_units_
 from mcdo.perturbation.normals import KeyedNormals
 from mcdo.perturbation.signs import KeyedSigns
@@ -32,7 +33,7 @@ class PerturbedTower:
         table = find_sites(encoder)
         self.encoder, self.kind = encoder, kind
         # rounding of reduced precision would drown small steps
-        self._exact = exact or kind.rescaling != 1 or kind.carried_out != 1
+        self._exact = exact or kind.rescaling != 1 or isinstance(kind, LinearPart)
         self.sites = live_sites(encoder, table, kind)
         self._local = threading.local()  # blocks of images may be measured by several threads
         number = {site.name: i for i, site in enumerate(self.sites)}
@@ -152,7 +153,7 @@ class PerturbedTower:
         drawn: list[Tensor] = []
         started: list[tuple[Tensor, Tensor]] = []
 
-        def disturb(y: Tensor, index: int) -> Tensor:
+        def disturb(y: Tensor, index: int, left: float = 0.0) -> Tensor:
             site = noise.sites[index]
             if y.numel() != rows * site.size:
                 raise McdoError(
@@ -169,16 +170,27 @@ class PerturbedTower:
                     run = keys.new_full((1,), number) if block_key is None else block_key
                     started.append(kernels.start(run, keys))
                 return kernels.zero_(y, index, started[0], keys, first, last)
-            if y.device.type == "cpu" and y.dtype == torch.float32:
-                return noise.zero_(y, index, trial, block, keys, first, last)
+            if walked(y):
+                return noise.zero_(y, index, trial, block, keys, first, last, left)
             if not drawn:
                 drawn.extend(noise.draw(trial, block, keys, first, last))
             return zero_units_(y, drawn[index], site.outer, site.inner)
 
-        def step(y: Tensor, index: int) -> Tensor:
-            return torch.lerp(y / self.kind.scale, disturb(y.clone(), index).view_as(y), self.kind.carried_out)
+        def walked(y: Tensor) -> bool:
+            return isinstance(noise, KeyedMasks) and y.device.type == "cpu" and y.dtype == torch.float32
 
-        return disturb if self.kind.carried_out == 1 else step
+        kind = self.kind
+        if not isinstance(kind, LinearPart):
+            return disturb
+        whole, step, scale = kind.of.scale, kind.step, kind.scale
+
+        def linear_part(y: Tensor, index: int) -> Tensor:
+            if walked(y):
+                return disturb(y, index, (1 - step) / scale)
+            plain = y / scale
+            return torch.lerp(plain, disturb(plain * whole, index).view_as(plain), step)
+
+        return linear_part
 
     def _handler(self, disturb: Disturb, waiting: set[int]) -> Handler:
         scale, on_input = self.kind.scale, self.kind.where == "input"

@@ -74,11 +74,6 @@ class Perturbation:
         return 1.0
 
     @property
-    def carried_out(self) -> float:
-        """How much of what is done to the numbers of a site is done; the whole, but for a linear part."""
-        return 1.0
-
-    @property
     def shared_by_images(self) -> bool:
         """Whether all images of a pass have the same noise, which no interval over images can see."""
         return False

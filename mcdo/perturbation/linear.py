@@ -41,9 +41,9 @@ class LinearPart(Perturbation):
         return self.of.rescaling
 
     @property
-    def carried_out(self) -> float:
-        """As :attr:`step` says."""
-        return self.step
+    def scale(self) -> float:
+        """What kept units are multiplied by."""
+        return 1 + self.step * (self.of.scale - 1)
 
     @property
     def shared_by_images(self) -> bool:

@@ -183,13 +183,19 @@ class KeyedMasks:
         uniform = words.view(torch.int32).to(torch.float64).add_(2.0**31 + 0.5).mul_(2.0**-32)
         return uniform.log_().mul_(layout.inverses).ceil_()
 
-    def zero_(self, y: Tensor, index: int, trial: int, block: int, keys: Tensor, first: int, last: int) -> Tensor:
-        """Zero the dropped units of site number ``index`` in its output ``y``, on the CPU; the rest as :meth:`draw`."""
+    def zero_(
+        self, y: Tensor, index: int, trial: int, block: int, keys: Tensor, first: int, last: int, left: float = 0.0
+    ) -> Tensor:
+        """Zero the dropped units of site number ``index`` in its output ``y``, on the CPU; the rest as :meth:`draw`.
+
+        ``left`` is the share of them that is left instead.
+        """
         site = self.sites[index]
         run = _mix(_mix(_mix(self._seed ^ trial) ^ block) ^ self._site_keys[index])
         streams, rows = keys.numpy().view(np.uint64), y.view(len(keys), (last - first) * site.size).numpy()
         inverse, skip, end = _inverse_log_q(site.p), site.units * first, site.units * last
-        _zero_streams(rows, streams, np.uint64(run), inverse, skip, end, site.units, site.outer, site.inner)
+        share = np.float32(left)
+        _zero_streams(rows, streams, np.uint64(run), inverse, skip, end, site.units, site.outer, site.inner, share)
         return y
 
     def draw(self, trial: int, block: int, keys: Tensor, first: int = 0, last: int = PASS_BLOCK) -> list[Tensor]:
@@ -268,6 +274,7 @@ def _zero_streams(
     units: int,
     outer: int,
     inner: int,
+    left: np.float32,
 ) -> None:
     """The CPU's way: walk each image's stream of gaps, and zero units of its row of ``y`` as they come."""
     for image in range(len(keys)):
@@ -287,9 +294,10 @@ def _zero_streams(
                 if skip < position <= end:
                     unit = position - skip - 1
                     if outer == 1 and inner == 1:
-                        y[image, unit] = 0
+                        y[image, unit] = y[image, unit] * left if left else np.float32(0)
                     else:
                         in_pass = unit // units
                         for i in range(outer):
                             start = ((in_pass * outer + i) * units + unit - in_pass * units) * inner
-                            y[image, start : start + inner] = 0
+                            for j in range(start, start + inner):
+                                y[image, j] = y[image, j] * left if left else np.float32(0)

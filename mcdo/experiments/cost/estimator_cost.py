@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 COMMON = "sparse, common masks"
 MULTI_FIDELITY = "passes and first order"
 SCORES = ("trace_pre", "trace_post")
-JUDGED_PROBES = 8
+JUDGED_PROBES, CONTROL_PROBES = 8, 16
+"""Of first order alone, and of first order as control of passes, where its noise is what is left."""
 GAIN_BARS = {0.01: 10.0, 0.001: 50.0}
 """By p: how many times cheaper than native dropout first order should be, at its own reliability with eight probes."""
 
@@ -162,8 +163,8 @@ class EstimatorCost(Experiment[EstimatorCosts]):
             for p in self.p:
                 found = reliability(linear.scores(score, p), origins=linear.origins, seed=self.seed)
                 points.append(Point(FIRST_ORDER, p, probes, per_pass[with_probes(probes)] + calibration, found))
-        linear = inputs[self.first_order(inputs.model, JUDGED_PROBES)]
-        both, control = per_pass[SPARSE] + per_pass[LINEAR], per_pass[with_probes(JUDGED_PROBES)] + calibration
+        linear = inputs[self.first_order(inputs.model, CONTROL_PROBES)]
+        both, control = per_pass[SPARSE] + per_pass[LINEAR], per_pass[with_probes(CONTROL_PROBES)] + calibration
         for p in self.p:
             pair = PairedRun(*(inputs[request] for request in self.paired(inputs.model, p)))
             scaled = replace(linear, config=replace(linear.config, dropout=linear.config.dropout.with_p(p)))

@@ -19,6 +19,7 @@ from mcdo.perturbation import (
     HiddenDropout,
     LinearPart,
     Perturbation,
+    PerturbedTower,
     Rademacher,
     StochasticDepth,
     TiedDropout,
@@ -62,6 +63,20 @@ def test_a_linear_part_has_the_masks_of_its_kind_and_moves_in_proportion(encoder
     assert bend < 0.05, "by a small step the tower is straight"
     similar = torch.nn.functional.cosine_similarity(whole, small, dim=-1)
     assert similar.median() > 0.7, "the same masks move the feature along"
+
+
+@pytest.mark.parametrize("kind", [Dropout(0.1), TiedDropout(0.1)], ids=lambda kind: type(kind).__name__)
+def test_a_linear_part_is_the_same_where_masks_are_not_walked(encoder: Encoder, kind: Perturbation) -> None:
+    tower, keys = PerturbedTower(encoder, LinearPart(kind, 0.3), 3), image_keys(["a", "b"])
+    disturb = tower.disturbance(keys, 0, 0, 0, 16)
+    y = torch.rand(32, tower.sizes[0], generator=torch.Generator().manual_seed(1))
+    walked, scattered = disturb(y.clone(), 0), disturb(y.double(), 0)
+    torch.testing.assert_close(walked.double(), scattered, rtol=1e-6, atol=1e-7)
+    factor = scattered / y * LinearPart(kind, 0.3).scale
+    dropped = torch.isclose(factor, torch.tensor(0.7, dtype=torch.float64))
+    kept = torch.isclose(factor, torch.tensor(0.7 + 0.3 / 0.9, dtype=torch.float64))
+    assert (dropped | kept).all()
+    assert 0.05 < float(dropped.double().mean()) < 0.15
 
 
 def test_the_linear_part_s_expectation_is_first_order(run: MultiFidelityRun) -> None:
