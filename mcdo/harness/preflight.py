@@ -194,7 +194,7 @@ def _classless(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]
     for experiment, subject in asked:
         with suppress(McdoError):  # which running it will say
             requests = experiment.requests(View(session, subject))
-            if any(each.needs_classes and _of_session(each) for each in requests):
+            if any(each.needs_classes and _of_session(each) and _has_text(session, each.model) for each in requests):
                 needing[experiment.key] = None
     if needing:
         classes = "one class" if seen.class_names else "no classes (there are no directories)"
@@ -219,6 +219,14 @@ def _alike(session: Session, seen: Looked) -> Iterator[Finding]:
             continue
         except McdoError as error:
             yield Finding("images", "wrong", str(error))
+
+
+def _has_text(session: Session, model: str) -> bool:
+    """Whether an encoder reads prompts; one that cannot be loaded might."""
+    try:
+        return session.encoder(model).has_text
+    except McdoError:
+        return True
 
 
 def _of_session(request: Request[Any]) -> bool:

@@ -11,14 +11,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.encoders import TextTower
 from mcdo.encoders.zero_shot import TEMPLATES, zero_shot_logits
+from mcdo.errors import NoTextTowerError
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo
 from mcdo.estimators.by_image import of_every_image
 from mcdo.estimators.rows import GRAPH_ROWS, pixel_rows
 from mcdo.perturbation import PASS_BLOCK, Perturbation, deterministic_features
+from mcdo.stats.prototypes import class_heads, why_no_prototypes
 
 if TYPE_CHECKING:
     from mcdo.harness.experiment import View
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 Arrays = dict[str, NDArray[Any]]
+_NEVER = 1e3
+"""Below the smallest logit: e to the minus that is zero."""
 EXACT_UP_TO = 64
 """Feature sizes D for which first order is taken with all D + 1 probes, so without noise of its own."""
 
@@ -259,10 +264,41 @@ class Features(_Deterministic):
 
 @dataclass(frozen=True)
 class Logits(_Deterministic):
-    """Zero-shot logits under every template: ``logits`` float64 ``[templates, N, C]``."""
+    """Zero-shot logits under every template: ``logits`` float64 ``[templates, N, C]``.
+
+    Of an encoder without a text tower they are those of class prototypes, ``[1, N, C]``, beside log votes of nearest
+    neighbours, ``neighbours`` ``[N, C]``: each image is read by the half of the originals that it is not in, as they
+    are without a degradation (:mod:`mcdo.stats.prototypes`).
+    """
 
     what = "zero-shot logits"
     needs_classes = True
+
+    def measure(self, session: Session) -> Arrays:
+        """By the text tower where there is one.
+
+        Raises:
+            NoTextTowerError: where there is none, and the images make no prototypes.
+
+        """
+        encoder = session.encoder(self.model)
+        return super().measure(session) if encoder.has_text else self._by_prototypes(session)
+
+    def _by_prototypes(self, session: Session) -> Arrays:
+        """Not stored: they follow from features, which are."""
+        images, clean = session.image_set(self.shown), replace(self.shown, degradation=None)
+        reason = why_no_prototypes(images.labels, images.origins)
+        if reason or images.labels is None:
+            raise NoTextTowerError(
+                f"{self.model} has no text tower, and {images.name} cannot stand in for it: {reason}"
+            )
+        features, reference = (session.measure(Features(self.model, each))["features"] for each in (self.shown, clean))
+        made = class_heads(features, images.labels, images.origins, reference=reference, seed=session.settings.seed)
+        occur = np.unique(images.labels)
+        logits, neighbours = (
+            _over_all(each, occur, len(images.class_names)) for each in (made.prototypes, made.neighbours)
+        )
+        return {"logits": logits[None], "neighbours": neighbours}
 
     def identity(self, session: Session) -> Mapping[str, Any]:
         images = session.image_set(self.shown)
@@ -273,6 +309,15 @@ class Logits(_Deterministic):
         features = session.measure(Features(self.model, self.shown))["features"]
         images = session.image_set(self.shown)
         return {"logits": zero_shot_logits(session.encoder(self.model), features, images)}
+
+
+def _over_all(logits: NDArray[np.float64], occur: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Logits over all classes of those that occur: no image can be of another."""
+    if len(occur) == classes:
+        return logits
+    whole = np.full((len(logits), classes), logits.min() - _NEVER)
+    whole[:, occur] = logits
+    return whole
 
 
 @dataclass(frozen=True)

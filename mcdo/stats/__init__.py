@@ -3,6 +3,7 @@
 from mcdo.stats.agreement import LEVEL_BAND, RANKING_BAR, Agreement, agreement
 from mcdo.stats.ambiguity import (
     AmbiguityTargets,
+    above_chance,
     ambiguity_targets,
     entropy,
     margin,
@@ -88,6 +89,7 @@ __all__ = [
     "TrackingMetrics",
     "Usable",
     "UsablePasses",
+    "above_chance",
     "adaptive_calibration_error",
     "advantages",
     "agreement",

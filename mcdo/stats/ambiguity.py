@@ -15,6 +15,7 @@ from scipy import special
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, finite, numbers
+from mcdo.stats.resampling import Estimate, Origins
 
 Head = Literal["softmax", "sigmoid"]
 
@@ -56,6 +57,19 @@ def ambiguity_targets(
         correct=None if labels is None else predicted == _labels(labels, *first.shape),
         predicted=predicted,
     )
+
+
+def above_chance(correct: ArrayLike, labels: ArrayLike, *, origins: Origins | None = None, seed: int = 0) -> Estimate:
+    """Accuracy of a head less that of always naming the largest class, in pairs of images, [N] each.
+
+    A head of random weights knows nothing of the classes, so at best it is as often right as that.
+    """
+    from mcdo.stats.means import mean
+
+    known = np.asarray(labels)
+    largest = np.bincount(known).argmax()
+    gain = np.asarray(correct, dtype=np.float64) - (known == largest)
+    return mean(gain, origins=origins, seed=seed)
 
 
 def margin(logits: ArrayLike) -> Array:

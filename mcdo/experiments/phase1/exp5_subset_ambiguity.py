@@ -31,10 +31,18 @@ from mcdo.harness import (
     View,
 )
 from mcdo.harness.sheets import Sheet, disagreement, extremes
-from mcdo.images import Skipped
+from mcdo.images import ImageSet, Skipped
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
-from mcdo.stats import AmbiguityTargets, Estimate, ambiguity_estimates, ambiguity_targets, report_of, share
+from mcdo.stats import (
+    AmbiguityTargets,
+    Estimate,
+    above_chance,
+    ambiguity_estimates,
+    ambiguity_targets,
+    report_of,
+    share,
+)
 from mcdo.stats.trials import LEAST_TRIALS
 
 RHO_ENTROPY_BAR = 0.3
@@ -68,6 +76,8 @@ class AmbiguityResult:
         accuracy: of the zero-shot head, where labels are known.
         largest_class: share of images of the most frequent class; 0 without labels.
         skipped: images that were left out, and why.
+        advantage: of the head's accuracy over always naming the largest class; None without labels.
+        by_prototypes: whether there is no text tower, and the head is one of class prototypes.
 
     """
 
@@ -76,6 +86,8 @@ class AmbiguityResult:
     accuracy: Estimate | None
     largest_class: float
     skipped: tuple[Skipped, ...]
+    advantage: Estimate | None = None
+    by_prototypes: bool = False
 
     def of(self, score: str, estimator: str = "mc") -> Figures | None:
         """Figures of a score against the softmax targets; None where the estimator was not asked for."""
@@ -98,16 +110,29 @@ class AmbiguityResult:
 
     @property
     def head_reason(self) -> str:
-        """Why the zero-shot head's targets mean nothing, or "": it must be right more often than a constant answer.
+        """Why the head's targets mean nothing, or "": it must be right more often than a constant answer.
 
-        An untrained or a random text tower has targets as well, of nothing. Without labels nobody can tell.
+        A head of random weights has targets as well, of nothing. Without labels nobody can tell.
         """
-        if self.accuracy is None or self.accuracy.low > self.largest_class:
-            return ""
-        return (
-            f"the zero-shot head is right on {self.accuracy}, and always naming the largest class is right on "
-            f"{self.largest_class:.3f}: its entropy is no ambiguity; look at the weights of the text tower"
-        )
+        return head_reason(self.accuracy, self.advantage, by_prototypes=self.by_prototypes)
+
+
+def head_reason(accuracy: Estimate | None, advantage: Estimate | None, *, by_prototypes: bool = False) -> str:
+    """Why a head's targets mean nothing, or ""."""
+    if accuracy is None or advantage is None or advantage.low > 0:
+        return ""
+    head, look = ("prototype head", "encoder") if by_prototypes else ("zero-shot head", "text tower")
+    return (
+        f"the {head} is right on {accuracy}, which is {advantage} more than always naming the largest class, as random "
+        f"weights would at best: its entropy is no ambiguity; look at the weights of the {look}"
+    )
+
+
+def advantage_of(targets: AmbiguityTargets, images: ImageSet, seed: int) -> Estimate | None:
+    """Of a head's accuracy over always naming the largest class; None without labels."""
+    if targets.correct is None or images.labels is None:
+        return None
+    return above_chance(targets.correct, images.labels, origins=images.origins, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -165,11 +190,13 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
         yield self.logits(about.model)
 
     def compute(self, inputs: Inputs) -> AmbiguityResult:
-        logits, images = inputs[self.logits(inputs.model)]["logits"], inputs.images(Images(self.n))
-        targets = {
-            "softmax": ambiguity_targets(logits, images.labels, head="softmax"),
-            "sigmoid": ambiguity_targets(logits, images.labels, head="sigmoid"),
-        }
+        read, images = inputs[self.logits(inputs.model)], inputs.images(Images(self.n))
+        logits, neighbours = read["logits"], read.get("neighbours")
+        targets = {"softmax": ambiguity_targets(logits, images.labels, head="softmax")}
+        if neighbours is None:
+            targets["sigmoid"] = ambiguity_targets(logits, images.labels, head="sigmoid")
+        else:
+            targets["neighbours"] = ambiguity_targets(neighbours, images.labels, head="softmax")
         figures: dict[str, Figures] = {}
         for estimator in self.estimators:
             scores, norm = self._scores(inputs, estimator)
@@ -186,7 +213,15 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
         correct = targets["softmax"].correct
         accuracy = None if correct is None else share(correct, origins=images.origins)
         largest = 0.0 if images.labels is None else float(np.bincount(images.labels).max() / len(images))
-        return AmbiguityResult(targets, figures, accuracy, largest, images.skipped)
+        return AmbiguityResult(
+            targets,
+            figures,
+            accuracy,
+            largest,
+            images.skipped,
+            advantage=advantage_of(targets["softmax"], images, self.seed),
+            by_prototypes=neighbours is not None,
+        )
 
     def _scores(self, inputs: Inputs, estimator: str) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
         """Scores [K, N] by name, and the feature norm [N]; K is 1 unless trials share their probes."""
@@ -226,6 +261,8 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
             **next(iter(reports.values())),
             "accuracy": None if result.accuracy is None else result.accuracy.as_dict(),
             "share_of_the_largest_class": result.largest_class,
+            "above_the_largest_class": None if result.advantage is None else result.advantage.as_dict(),
+            "head": "class prototypes of the other half" if result.by_prototypes else "zero-shot prompts",
             "zero_shot_head_unusable": result.head_reason,
             "scores": reports,
             "templates": TEMPLATES,

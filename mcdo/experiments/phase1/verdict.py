@@ -39,6 +39,7 @@ from mcdo.harness.decision import (
 )  # fmt: skip
 from mcdo.harness.session import LEAST_IMAGES
 from mcdo.stats import Reliability
+from mcdo.stats.prototypes import why_no_prototypes
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Phase1Verdict(Experiment[Verdict]):
             decision=decision,
             reason=reason,
             published=published(cells, sweep),
-            statements=statements(cells, validity, unread=unread),
+            statements=(*statements(cells, validity, unread=unread), *_by_prototypes(inputs, read)),
             cells=(*cells, *sweep),
             validity=tuple(validity),
             models=models,
@@ -151,9 +152,18 @@ class Phase1Verdict(Experiment[Verdict]):
 
 def _without_targets(about: View) -> str:
     """Why ambiguity has no measure here, or ""."""
-    if not about.encoder().has_text:
-        return "no text tower"
-    return "" if len(about.images(Images(LEAST_IMAGES)).class_names) > 1 else "no classes"
+    if about.encoder().has_text:
+        return "" if len(about.images(Images(LEAST_IMAGES)).class_names) > 1 else "no classes"
+    images = about.images(Images(SubsetAmbiguity.configured(about.settings).n))
+    reason = why_no_prototypes(images.labels, images.origins)
+    return f"no text tower, and {reason}" if reason else ""
+
+
+def _by_prototypes(inputs: Inputs, models: Iterable[str]) -> Iterable[str]:
+    """Said of models whose validity is read off labels, as they have no text tower."""
+    for model in models:
+        if not inputs.encoder(model).has_text:
+            yield f"{model}: no text tower; validity is by class prototypes, each image read by the other half"
 
 
 def _plain_images(inputs: Inputs) -> list[Images]:

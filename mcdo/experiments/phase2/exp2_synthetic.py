@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
 from mcdo.estimators import TRACES, MonteCarloRun
 from mcdo.harness import ALPHA, Claim, Experiment, Files, Images, Inputs, Outcome, Passes, View
@@ -93,9 +92,8 @@ class SyntheticNatural(Experiment[SyntheticResult]):
     passes: int = 64
     trials: int = 5
 
-    def images(self, model: str) -> dict[str, Images]:
-        """By category, the session's last; synthetic ones have the encoder's input size."""
-        size = find_spec(model).resolution
+    def images(self, size: int) -> dict[str, Images]:
+        """By category, the session's last; synthetic ones have ``size``, the encoder's input's."""
         return {
             **{category: Images(self.n, f"synthetic:{category}:{size}") for category in SYNTHETIC},
             NATURAL: Images(self.n),
@@ -106,7 +104,7 @@ class SyntheticNatural(Experiment[SyntheticResult]):
         return Passes(model, shown, self.protocol((self.passes,), self.trials))
 
     def requests(self, about: View) -> Iterable[Passes]:
-        images = self.images(about.model)
+        images = self.images(about.encoder().resolution)
         first = {NATURAL: images[NATURAL]}  # whose number of images stands in the summary
         return [self.run(about.model, shown) for shown in {**first, **images}.values()]
 
@@ -117,7 +115,10 @@ class SyntheticNatural(Experiment[SyntheticResult]):
             McdoError: if one has too few images to be compared.
 
         """
-        runs = {name: inputs[self.run(inputs.model, shown)] for name, shown in self.images(inputs.model).items()}
+        runs = {
+            name: inputs[self.run(inputs.model, shown)]
+            for name, shown in self.images(inputs.encoder().resolution).items()
+        }
         short = {name: len(run.ids) for name, run in runs.items() if len(run.ids) < LEAST_IMAGES}
         if short:
             raise McdoError(f"exp2: too few images to compare means: {short}; at least {LEAST_IMAGES} of each category")
@@ -175,7 +176,7 @@ class SyntheticNatural(Experiment[SyntheticResult]):
     def sheets(self, inputs: Inputs, result: SyntheticResult) -> Sequence[Sheet]:
         """Of each category the images at even steps from the lowest score to the highest."""
         score, found = JUDGED[-1], []
-        for category, shown in self.images(inputs.model).items():
+        for category, shown in self.images(inputs.encoder().resolution).items():
             values = result.values[score][category]
             chosen = np.argsort(values, kind="stable")[np.linspace(0, len(values) - 1, EACH).astype(int)]
             tiles = tuple(Tile(shown, int(i), f"{score} {values[i]:.3g}") for i in chosen)

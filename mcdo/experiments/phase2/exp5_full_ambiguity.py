@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators import TRACES
-from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS
+from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS, advantage_of, head_reason
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Passes, Request, View
 from mcdo.images import Skipped
 from mcdo.report.figures import Panel
@@ -53,6 +53,7 @@ class FullAmbiguityResult:
         accuracy: of the zero-shot head, where labels are known.
         originals: behind the images.
         skipped: images that were left out, and why.
+        head_reason: why the head's targets mean nothing, or "".
 
     """
 
@@ -63,6 +64,7 @@ class FullAmbiguityResult:
     accuracy: Estimate | None
     originals: int
     skipped: tuple[Skipped, ...]
+    head_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,13 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
 
     def compute(self, inputs: Inputs) -> FullAmbiguityResult:
         images, scores = inputs.images(Images(self.n)), self.scores(inputs)
-        logits = inputs[self.logits(inputs.model)]["logits"]
-        targets = {
-            "softmax": ambiguity_targets(logits, images.labels, head="softmax"),
-            "sigmoid": ambiguity_targets(logits, images.labels, head="sigmoid"),
-        }
+        read = inputs[self.logits(inputs.model)]
+        logits, by_prototypes = read["logits"], "neighbours" in read
+        targets = {"softmax": ambiguity_targets(logits, images.labels, head="softmax")}
+        if by_prototypes:
+            targets["neighbours"] = ambiguity_targets(read["neighbours"], images.labels, head="softmax")
+        else:
+            targets["sigmoid"] = ambiguity_targets(logits, images.labels, head="sigmoid")
         sampling: dict[str, Any] = {"origins": images.origins, "seed": self.seed}
         shared = self.dropout.shared_by_images
 
@@ -123,14 +127,16 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
 
         softmax = targets["softmax"]
         correct = softmax.correct
+        accuracy = None if correct is None else share(correct, origins=images.origins)
         return FullAmbiguityResult(
             targets=targets,
             figures={f"{name}/{head}": figures(name, target) for name in scores for head, target in targets.items()},
             gain=spearman_differences(scores, BASELINE, softmax.entropy, shared_noise=shared, **sampling),
             entropy=mean(softmax.entropy, **sampling),
-            accuracy=None if correct is None else share(correct, origins=images.origins),
+            accuracy=accuracy,
             originals=len(set(images.origins)),
             skipped=images.skipped,
+            head_reason=head_reason(accuracy, advantage_of(softmax, images, self.seed), by_prototypes=by_prototypes),
         )
 
     def claims(self) -> Sequence[Claim[FullAmbiguityResult]]:
@@ -144,6 +150,7 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
         return {
             **reports["trace_pre/softmax"],
             "accuracy": None if result.accuracy is None else result.accuracy.as_dict(),
+            "zero_shot_head_unusable": result.head_reason,
             "mean_entropy": result.entropy.as_dict(),
             "scores": reports,
             "rho_entropy_above_negative_norm": {name: d.as_dict() for name, d in result.gain.items()},
@@ -214,9 +221,11 @@ def _follows(bar: str, score: str) -> Claim[FullAmbiguityResult]:
     key, threshold = BARS[bar]
     return Claim(
         f"{bar}/{score}",
-        lambda r: r.figures[f"{score}/softmax"][key],
+        lambda r: None if r.head_reason else r.figures[f"{score}/softmax"][key],
         above=threshold,
-        beside=lambda r: f"given the feature norm {r.figures[f'{score}/softmax'][f'{key}_given_norm']}",
+        beside=lambda r: (
+            r.head_reason or f"given the feature norm {r.figures[f'{score}/softmax'][f'{key}_given_norm']}"
+        ),
     )
 
 
@@ -224,8 +233,10 @@ def _beats_the_norm(score: str) -> Claim[FullAmbiguityResult]:
     """T passes must buy something that one deterministic pass does not have."""
     return Claim(
         f"beats_norm/{score}",
-        lambda r: r.gain[score].estimate,
+        lambda r: None if r.head_reason else r.gain[score].estimate,
         above=0.0,
-        beside=lambda r: f"minus the norm alone {r.figures[f'{BASELINE}/softmax']['rho_uncertainty_vs_entropy']}",
+        beside=lambda r: (
+            r.head_reason or f"minus the norm alone {r.figures[f'{BASELINE}/softmax']['rho_uncertainty_vs_entropy']}"
+        ),
         p_holm=lambda r: r.gain[score].p_holm,
     )

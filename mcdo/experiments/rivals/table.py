@@ -4,7 +4,8 @@ Every score is taken of the same images, and of the same images degraded, and of
 its cost in forwards, its reliability, and what it is worth by each measure; validity is that of one trial. The last
 columns set it against the best of what costs nothing: the norm of the feature, or the sharpness or entropy of the
 pixels, read whichever way is better. That best is chosen on the same images, which is in its favour; p is corrected by
-Holm over the whole table. A measure that the images do not allow (no labels, no text tower) is left out.
+Holm over the whole table. A measure that the images do not allow (no labels) is left out;
+without a text tower, error and entropy are those of class prototypes, each image read by the half it is not in.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from mcdo.harness import (
     FirstOrder,
     Images,
     Inputs,
+    Logits,
     Passes,
     Request,
     Settings,
@@ -45,6 +47,7 @@ from mcdo.rivals.rating import MEASURES, Advantage, Scored, Truth, ahead_of_triv
 from mcdo.rivals.table import built_in
 from mcdo.stats import Estimate
 from mcdo.stats import entropy as softmax_entropy
+from mcdo.stats.prototypes import why_no_prototypes
 from mcdo.stats.selective import retrieval_correct
 
 Array = NDArray[np.float64]
@@ -170,6 +173,11 @@ class RivalsTable(Experiment[RivalsResult]):
         """Whether there is a zero-shot head to speak of."""
         return len(self.classes(about)) > 1 and bool(getattr(about.encoder(), "has_text", True))
 
+    def has_prototypes(self, about: View) -> bool:
+        """Whether error and entropy are those of class prototypes, as there is no zero-shot head."""
+        images = about.images(self.shown)
+        return not self.has_head(about) and not why_no_prototypes(images.labels, images.origins)
+
     def can_fit(self, about: View) -> str:
         """Why there are no images to fit on, or ""."""
         try:
@@ -214,6 +222,8 @@ class RivalsTable(Experiment[RivalsResult]):
                 yield self.head_of(about, shown)
                 yield self.votes_of(about, shown)
             yield from (self.own(model, name, shown) for name in self.own_scorers)
+        if self.has_prototypes(about):
+            yield Logits(model, self.shown)
         if head and fits:
             yield self.calibration(model)
             yield self.fitted(about)
@@ -238,6 +248,8 @@ class RivalsTable(Experiment[RivalsResult]):
         images, model = inputs.images(self.shown), inputs.model
         features = inputs[Features(model, self.shown)]["features"].astype(np.float64)
         logits = inputs[self.head_of(inputs, self.shown)]["logits"] if self.has_head(inputs) else None
+        if self.has_prototypes(inputs):
+            logits = inputs[Logits(model, self.shown)]["logits"][0]
         labels = images.labels
         foreign = [inputs.images(each) for each in self.foreign_sets(inputs)]
         return Truth(

@@ -25,7 +25,8 @@ def test_ambiguity_is_reported_for_every_score_and_head(
     for score, figures in result.figures.items():
         for name, estimate in figures.items():
             record_property(f"{score} {name}", str(estimate))
-    scores, heads = ("trace_pre", "trace_post", "trace_pre_relative", "feature_norm"), ("softmax", "sigmoid")
+    scores = ("trace_pre", "trace_post", "trace_pre_relative", "feature_norm")
+    heads = ("softmax", "neighbours" if result.by_prototypes else "sigmoid")
     assert {f"{score}/{head}" for score in scores for head in heads} <= {
         name.removesuffix("/first_order") for name in result.figures
     }

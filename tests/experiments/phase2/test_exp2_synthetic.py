@@ -22,7 +22,7 @@ def test_every_category_holds_distinct_images_and_its_own_pixels(completed: Comp
     experiment, inputs = completed.experiment, completed.inputs
     assert isinstance(experiment, SyntheticNatural)
     runs = experiment.runs(inputs)
-    for name, shown in experiment.images(inputs.model).items():
+    for name, shown in experiment.images(inputs.encoder().resolution).items():
         images = inputs.images(shown)
         assert len(images) >= min(40, experiment.n)
         assert len(set(images.content_hashes)) == len(images)

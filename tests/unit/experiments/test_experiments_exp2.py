@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,12 @@ EXPERIMENT = SyntheticNatural()
 
 
 def inputs(runs: Mapping[str, MonteCarloRun]) -> Inputs:
-    shown = {images: name for name, images in EXPERIMENT.images("clip_tiny").items()}
+    shown = {images: name for name, images in EXPERIMENT.images(32).items()}
 
     def value(request: Request[Any]) -> MonteCarloRun:
         return runs[shown[request.shown]]  # type: ignore[attr-defined]
 
-    return inputs_of(value)
+    return inputs_of(value, encoders={"clip_tiny": SimpleNamespace(resolution=32)})
 
 
 def categories(levels: dict[str, float], n: int = 40, variants: int = 1) -> dict[str, MonteCarloRun]:
@@ -111,13 +112,13 @@ def test_natural_images_that_are_one_of_the_synthetic_sets_are_no_other_group() 
 
 def test_synthetic_images_have_the_encoder_s_input_size() -> None:
     """Noise of 224 px shown to an encoder of 32 px would be averaged to grey."""
-    assert EXPERIMENT.images("clip_tiny") == {
+    assert EXPERIMENT.images(32) == {
         "solid": Images(100, "synthetic:solid:32"),
         "gradient": Images(100, "synthetic:gradient:32"),
         "noise": Images(100, "synthetic:noise:32"),
         "natural": Images(100),
     }
-    assert EXPERIMENT.images("siglip2_so400m")["noise"].source == "synthetic:noise:378"
+    assert EXPERIMENT.images(378)["noise"].source == "synthetic:noise:378"
 
 
 def test_natural_images_stand_for_the_summary() -> None:

@@ -32,11 +32,14 @@ def clustered(follow: float = 1.0, trials: int = 1) -> tuple[MonteCarloRun, Arra
     score = follow * ambiguity + rng.normal(size=(trials, N)) + 5
     norm = np.exp(-ambiguity + 0.05 * rng.normal(size=N))
     run = made_up_run({"trace_pre": score, "trace_post": score}, norm=norm, origins=origins)
-    return run, logits, rng.integers(0, 3, N)
+    guessed = rng.integers(0, 3, N)
+    return run, logits, np.where(rng.random(N) < 0.7, logits[0].argmax(axis=1), guessed)
 
 
-def inputs(follow: float = 1.0, trials: int = 1, *, labelled: bool = True) -> Inputs:
+def inputs(follow: float = 1.0, trials: int = 1, *, labelled: bool = True, trained: bool = True) -> Inputs:
     run, logits, labels = clustered(follow, trials)
+    if not trained:
+        labels = np.random.default_rng(1).integers(0, 3, N)
 
     def value(request: Request[Any]) -> Any:
         return {"logits": logits} if isinstance(request, Logits) else run
@@ -47,6 +50,12 @@ def inputs(follow: float = 1.0, trials: int = 1, *, labelled: bool = True) -> In
 
 def outcomes(result: FullAmbiguityResult) -> dict[str, str]:
     return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+
+
+def test_a_head_that_is_no_better_than_a_constant_answer_gives_no_validity() -> None:
+    result = EXPERIMENT.compute(inputs(follow=1e6, trained=False))
+    assert "more than always naming the largest class, as random weights would at best" in result.head_reason
+    assert set(outcomes(result).values()) == {"not applicable"}
 
 
 def test_figures_count_originals_and_the_score_is_compared_with_the_norm() -> None:

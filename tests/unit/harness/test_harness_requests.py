@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import mcdo
+from mcdo.errors import NoTextTowerError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.harness import Features, FirstOrder, Images, Logits, Passes, Request, Session, Settings, StoredArrays
 from mcdo.harness.requests import Arrays, merged
@@ -123,3 +125,34 @@ def test_arrays_of_no_encoder_are_stored_too(tmp_path: Path) -> None:
         assert [session.measure(Doubled("", number))["doubled"].tolist() for number in (1, 2)] == [[2], [4]]
         assert not session.loads
     assert MADE == [1, 2]
+
+
+TEXTLESS = "python:textless:make"
+
+
+def test_without_a_text_tower_logits_are_those_of_class_prototypes() -> None:
+    """They are better than chance, know degraded images by clean ones, and differ from those of a zero-shot head."""
+    session = Session(Settings((TEXTLESS, "siglip_tiny")))
+    shown, damaged = Images(120), Images(120, degradation="blur:30%")
+    labels = session.image_set(shown).labels
+    read, blurred = (session.measure(Logits(TEXTLESS, each)) for each in (shown, damaged))
+    assert read["logits"].shape == (1, 120, 10)
+    for logits in (read["logits"][0], read["neighbours"]):
+        assert (logits.argmax(axis=1) == labels).mean() > 0.7
+    assert (blurred["logits"][0].argmax(axis=1) == labels).mean() < (read["logits"][0].argmax(axis=1) == labels).mean()
+    assert "neighbours" not in session.measure(Logits("siglip_tiny", shown))
+    again = Session(Settings((TEXTLESS,))).measure(Logits(TEXTLESS, shown))
+    assert np.array_equal(again["logits"], read["logits"])
+
+
+def test_images_that_stand_in_for_no_text_tower_say_why(tmp_path: Path) -> None:
+    with pytest.raises(
+        NoTextTowerError,
+        match=r"no text tower, and digits cannot .* for it: \d of 10 classes have one original",
+    ):
+        Session(Settings((TEXTLESS,))).measure(Logits(TEXTLESS, Images(12)))
+    for i, image in enumerate(mcdo.load_images("digits", 8)):
+        image.save(tmp_path / f"{i}.png")
+    flat = Session(Settings((TEXTLESS,), images=str(tmp_path)))
+    with pytest.raises(NoTextTowerError, match="the images have no labels"):
+        flat.measure(Logits(TEXTLESS, Images(None)))
