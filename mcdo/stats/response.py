@@ -95,8 +95,11 @@ def response_curve(
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
+    logarithms: bool = False,
 ) -> ResponseCurve:
     """The curve of ``scores`` [S, N]: N images, each at every one of S severities, the first of which is 0.
+
+    ``logarithms``: they are logarithms of scores, so a fall in them is told as that of the scores.
 
     Intervals: percentile bootstrap over origins, the isotonic fit repeated in each resample.
 
@@ -113,7 +116,7 @@ def response_curve(
     sample = Sample(y.shape[1], origins, seed, resamples, level)
     means, drawn = sample.both(lambda weights: weights @ y.T / weights.sum(axis=1, keepdims=True))
     fit, fits = _isotonic(means[None])[0], _isotonic(drawn)
-    shape, reason = _shape(x, means, drawn, level)
+    shape, reason = _shape(x, means, drawn, level, logarithms)
     return ResponseCurve(
         severities=x,
         measured=tuple(sample.estimate(mean, drawn[:, i]) for i, mean in enumerate(means)),
@@ -142,14 +145,15 @@ def _isotonic(rows: Array) -> Array:
     return np.asarray(np.maximum.accumulate(fitted, axis=1))
 
 
-def _shape(x: tuple[float, ...], means: Array, drawn: Array, level: float) -> tuple[Shape, str]:
+def _shape(x: tuple[float, ...], means: Array, drawn: Array, level: float, logarithms: bool) -> tuple[Shape, str]:
     pairs = list(itertools.combinations(range(len(x)), 2))
     p = holm([normal_p(float(means[j] - means[i]), drawn[:, j] - drawn[:, i]) for i, j in pairs])
     falls = [(i, j) for (i, j), at in zip(pairs, p, strict=True) if means[j] < means[i] and at < 1 - level]
     if falls:
         i, j = max(falls, key=lambda pair: means[pair[0]] - means[pair[1]])
-        ratio = f" ({means[j] / means[i] - 1:+.0%})" if means[i] else ""
-        return "not monotone", f"the mean score falls from severity {x[i]:g} to {x[j]:g}{ratio}"
+        ratio = math.exp(means[j] - means[i]) if logarithms else means[j] / means[i] if means[i] else math.nan
+        said = f" ({ratio - 1:+.0%})" if math.isfinite(ratio) else ""
+        return "not monotone", f"the mean score falls from severity {x[i]:g} to {x[j]:g}{said}"
     low = float(quantiles(drawn[:, -1] - drawn[:, 0], [(1 - level) / 2])[0])
     if low <= 0:
         return "flat", f"no reliable rise from the clean image to severity {x[-1]:g}"

@@ -143,7 +143,7 @@ def _responses(half: Half, size: tuple[int, int], sampling: Mapping[str, Any]) -
         damaged = {spec: clean + half.rise[spec][..., 0] for spec in specs}
         severities = [0.0, *(Degradation.parse(spec).severity(size) for spec in specs)]
         logs = np.log(np.stack([clean[0], *(scores[0] for scores in damaged.values())]))
-        curve = response_curve(severities, logs, **sampling)
+        curve = response_curve(severities, logs, logarithms=True, **sampling)
         levels = tuple(
             Level(
                 degradation=spec,

@@ -62,6 +62,11 @@ def test_a_reliable_fall_is_refused_with_the_severities() -> None:
     assert fitted == sorted(fitted), "isotonic regression alone hides the fall"
 
 
+def test_a_fall_of_logarithms_is_told_as_that_of_the_scores() -> None:
+    curve = response_curve((0, 5, 15), responses([-2.0, -1.7, -2.0]), logarithms=True)
+    assert "from severity 5 to 15 (-26%)" in curve.reason, "exp(-0.3) is 0.74"
+
+
 def test_a_response_that_only_falls_is_not_monotone_and_not_flat() -> None:
     assert response_curve((0, 1), responses([1.0, 0.8])).shape == "not monotone"
 
