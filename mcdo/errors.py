@@ -23,6 +23,10 @@ class NoTextTowerError(McdoError):
     """What is asked for needs a text tower, and the encoder has none. A test of it is skipped, with this reason."""
 
 
+class UntrainedHeadError(NoTextTowerError):
+    """A head reads images no better than a constant answer would, so nothing follows from its targets; as above."""
+
+
 class _PrintableWarning(UserWarning):
     def __init__(self, message: str) -> None:
         super().__init__(names.message(message))

@@ -21,7 +21,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.estimators.score_table import needs_passes
 from mcdo.harness.claim import Claim
-from mcdo.harness.requests import Images, Request
+from mcdo.harness.requests import Images, Logits, Request
 from mcdo.harness.settings import Settings, SizeName
 from mcdo.perturbation import Dropout, Perturbation
 
@@ -92,9 +92,11 @@ class View:
 class Inputs(View):
     """What an experiment computes from: the values of its requests, and the results of other experiments."""
 
-    def __init__(self, runner: Runner, subject: Subject, requests: Iterable[Request[Any]]) -> None:
+    def __init__(
+        self, runner: Runner, subject: Subject, requests: Iterable[Request[Any]], *, any_head: bool = True
+    ) -> None:
         super().__init__(runner.session, subject)
-        self._runner = runner
+        self._runner, self._any_head = runner, any_head
         self.requests = tuple(dict.fromkeys(requests))
 
     def __getitem__(self, request: Request[Value]) -> Value:
@@ -102,11 +104,15 @@ class Inputs(View):
 
         Raises:
             McdoError: for one that was not declared: it would be measured outside the plan.
+            UntrainedHeadError: for logits of a head that is no better than a constant answer, where that matters.
 
         """
         if request not in self.requests:
             raise McdoError(f"{self.subject.name}: {request} was computed with but not requested; declare it")
-        return self._session.measure(request)
+        value = self._session.measure(request)
+        if isinstance(request, Logits) and not self._any_head:
+            self._session.check_head(request)
+        return value
 
     def result(self, experiment: type[Experiment[Result]], subject: Subject) -> Result:
         """The result of another experiment under the session's settings."""
@@ -146,6 +152,8 @@ class Experiment(ABC, Generic[Result]):
         about_estimator: "mc" or "first_order", where ``--estimator`` selects it.
         is_gate: whether its claims are go/no-go criteria.
         is_verdict: whether its result is the verdict of its phase, and so its test.
+        judges_heads: whether it says itself when a head is no better than a constant answer; one that does not is
+            skipped then, with that reason.
         knows_shared_noise: whether its intervals hold noise that all images of a pass share; an experiment that does
             not know it is not run under such a perturbation.
         seed: of images, masks and intervals.
@@ -166,6 +174,7 @@ class Experiment(ABC, Generic[Result]):
     about_estimator: ClassVar[str] = ""
     is_gate: ClassVar[bool] = False
     is_verdict: ClassVar[bool] = False
+    judges_heads: ClassVar[bool] = False
     knows_shared_noise: ClassVar[bool] = False
 
     seed: int = 42

@@ -62,8 +62,9 @@ class Runner:
 
     def _run(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
         first = tuple(experiment.requests(View(self.session, subject)))
-        later = tuple(experiment.follow_up(Inputs(self, subject, first)))
-        inputs = Inputs(self, subject, (*first, *later))
+        any_head = experiment.judges_heads
+        later = tuple(experiment.follow_up(Inputs(self, subject, first, any_head=any_head)))
+        inputs = Inputs(self, subject, (*first, *later), any_head=any_head)
         _check_noise(experiment, inputs.requests)
         result = experiment.compute(inputs)
         self.session.used(experiment.name, inputs.requests)

@@ -18,14 +18,14 @@ import torch
 
 from mcdo.encoders import Encoder, Prompts, TextTower, Tokens, load_encoder
 from mcdo.encoders.text_tower import IDENTITY
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, UntrainedHeadError
 from mcdo.estimators import prepared
 from mcdo.estimators.progress import Progress
 from mcdo.estimators.provenance import encoder_identity, versions
 from mcdo.estimators.resumption import interrupted_by_signals, notify
 from mcdo.harness.offline import OfflineEncoder, card
 from mcdo.harness.remaining import Remaining
-from mcdo.harness.requests import Arrays, Images, Request, Shown, merged
+from mcdo.harness.requests import Arrays, Images, Logits, Request, Shown, merged
 from mcdo.harness.settings import Settings
 from mcdo.images import ImageSet, Pixels, TooFewImagesError, load_images
 from mcdo.images.sampling import second_half
@@ -77,6 +77,7 @@ class Session:
         self._plan: list[Request[Any]] = []
         self._announced: set[Request[Any]] = set()
         self._values: dict[Request[Any], Any] = {}
+        self._heads: dict[Request[Any], str] = {}
         self._keys: dict[Request[Any], str] = {}
         self.remaining = Remaining(self)
         self.there: int | None = None
@@ -112,6 +113,20 @@ class Session:
             planned = next((each for each in self._keys if each.union(request) == each), None)
             if self.store is not None and planned is not None and self._keys[planned]:
                 self.store.used(experiment, self._keys[planned])
+
+    def check_head(self, request: Logits) -> None:
+        """Raise UntrainedHeadError where the head that reads images knows nothing of their classes.
+
+        Degraded images may be beyond any head, so the same are asked about as they are without.
+        """
+        clean = replace(request, shown=replace(request.shown, degradation=None))
+        if clean not in self._heads:
+            from mcdo.harness.heads import reason_of
+
+            read = self.measure(clean)
+            self._heads[clean] = reason_of(read, self.image_set(clean.shown), self.settings.seed)
+        if self._heads[clean]:
+            raise UntrainedHeadError(f"{request.model}: {self._heads[clean]}")
 
     def progress(self, request: Request[Any]) -> Callable[[int, str, str], Progress]:
         """What makes the progress of a planned request: its own, and that of the whole plan."""

@@ -184,6 +184,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan what the selected tests request, so that overlapping requests are measured once."""
     settings, runner = session.config.stash[SESSION].settings, session.config.stash[RUNNER]
     session.config.stash[MODELS] = frozenset(_models(session.items))
+    if MEASURING in session.config.stash and settings.budget:
+        raise pytest.UsageError("mcdo measure takes sizes and no time: --num-images, --passes, --trials and --at-most")
     if session.config.option.collectonly or MEASURING in session.config.stash:  # no test will run
         return
     asked = list(selected(session))

@@ -30,14 +30,14 @@ from mcdo.harness import (
     Settings,
     View,
 )
+from mcdo.harness.heads import advantage_of, head_reason
 from mcdo.harness.sheets import Sheet, disagreement, extremes
-from mcdo.images import ImageSet, Skipped
+from mcdo.images import Skipped
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import (
     AmbiguityTargets,
     Estimate,
-    above_chance,
     ambiguity_estimates,
     ambiguity_targets,
     report_of,
@@ -117,24 +117,6 @@ class AmbiguityResult:
         return head_reason(self.accuracy, self.advantage, by_prototypes=self.by_prototypes)
 
 
-def head_reason(accuracy: Estimate | None, advantage: Estimate | None, *, by_prototypes: bool = False) -> str:
-    """Why a head's targets mean nothing, or ""."""
-    if accuracy is None or advantage is None or advantage.low > 0:
-        return ""
-    head, look = ("prototype head", "encoder") if by_prototypes else ("zero-shot head", "text tower")
-    return (
-        f"the {head} is right on {accuracy}, which is {advantage} more than always naming the largest class, as random "
-        f"weights would at best: its entropy is no ambiguity; look at the weights of the {look}"
-    )
-
-
-def advantage_of(targets: AmbiguityTargets, images: ImageSet, seed: int) -> Estimate | None:
-    """Of a head's accuracy over always naming the largest class; None without labels."""
-    if targets.correct is None or images.labels is None:
-        return None
-    return above_chance(targets.correct, images.labels, origins=images.origins, seed=seed)
-
-
 @dataclass(frozen=True)
 class SubsetAmbiguity(Experiment[AmbiguityResult]):
     """N images; one trial of T passes, or first order with ``probes`` in each of ``probe_trials`` trials."""
@@ -143,6 +125,7 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
     name = "exp5_subset_ambiguity"
     phase = "phase1"
     is_gate = True
+    judges_heads = True
     files = Files(
         summary="exp5_subset_{}_summary.json",
         overall="exp5_subset_overall_summary.json",

@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators import TRACES
-from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS, advantage_of, head_reason
+from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Passes, Request, View
+from mcdo.harness.heads import advantage_of, head_reason
 from mcdo.images import Skipped
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
@@ -81,6 +82,7 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
     )
     quick = {"n": 800, "passes": 32}
     published = TRACES
+    judges_heads = True
     knows_shared_noise = True
 
     n: int = 10_000

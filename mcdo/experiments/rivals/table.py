@@ -38,6 +38,7 @@ from mcdo.harness import (
     Settings,
     View,
 )
+from mcdo.harness.heads import reason_of
 from mcdo.harness.laplace_requests import LaplaceCalibration, LaplaceScores, calibration_images
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
@@ -90,6 +91,7 @@ class RivalsTable(Experiment[RivalsResult]):
 
     key = "rivals"
     name = "rivals_table"
+    judges_heads = True
     phase = "rivals"
     files = Files(summary="{}/rivals_summary.json", overall="rivals_overall_summary.json", figure="{}/rivals.png")
     quick = {"n": 200, "passes": 16, "trials": 2, "foreign": 60, "views": 4, "fit": 300, "resamples": 200}
@@ -240,6 +242,8 @@ class RivalsTable(Experiment[RivalsResult]):
         others = {name: each for name, each in scores.items() if name not in TRIVIAL}
         rows = {name: rated(each, truth, **how) for name, each in scores.items()}
         ahead = ahead_of_trivial(others, trivial, truth, **how)
+        if truth.entropy is None:
+            left_out["auroc_error, rho_entropy"] = "no head is better than always naming the largest class"
         if images.labels is None:
             left_out["auroc_error, auroc_misplaced"] = "the images have no labels"
         return RivalsResult(scores, rows, ahead, left_out)
@@ -251,6 +255,8 @@ class RivalsTable(Experiment[RivalsResult]):
         if self.has_prototypes(inputs):
             logits = inputs[Logits(model, self.shown)]["logits"][0]
         labels = images.labels
+        if logits is not None and reason_of({"logits": logits}, images, self.seed):
+            logits = None  # of which error and entropy would be those of chance
         foreign = [inputs.images(each) for each in self.foreign_sets(inputs)]
         return Truth(
             origins=np.array(images.origins),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mcdo
-from mcdo.errors import NoTextTowerError
+from mcdo.errors import NoTextTowerError, UntrainedHeadError
 from mcdo.estimators import MonteCarloConfig
-from mcdo.harness import Features, FirstOrder, Images, Logits, Passes, Request, Session, Settings, StoredArrays
+from mcdo.harness import (
+    Features,
+    FirstOrder,
+    Images,
+    Inputs,
+    Logits,
+    Passes,
+    Request,
+    Runner,
+    Session,
+    Settings,
+    StoredArrays,
+    Subject,
+)
 from mcdo.harness.requests import Arrays, merged
 from mcdo.perturbation import Dropout
 
@@ -156,3 +169,16 @@ def test_images_that_stand_in_for_no_text_tower_say_why(tmp_path: Path) -> None:
     flat = Session(Settings((TEXTLESS,), images=str(tmp_path)))
     with pytest.raises(NoTextTowerError, match="the images have no labels"):
         flat.measure(Logits(TEXTLESS, Images(None)))
+
+
+def test_a_head_that_knows_nothing_is_no_target_but_for_those_who_say_so(tmp_path: Path) -> None:
+    settings = Settings(("clip_tiny",), reports=tmp_path, random_weights=frozenset({"clip_tiny"}))
+    subject, shown = Subject("clip_tiny", ("clip_tiny",)), Images(60)
+    logits, blurred = Logits("clip_tiny", shown), Logits("clip_tiny", Images(60, degradation="blur:40%"))
+    runner = Runner(Session(settings))
+    with pytest.raises(UntrainedHeadError, match="more than always naming the largest class, as random weights would"):
+        Inputs(runner, subject, (logits,), any_head=False)[logits]
+    assert Inputs(runner, subject, (logits,))[logits]["logits"].shape == (3, 60, 10)
+    trained = Runner(Session(replace(settings, random_weights=frozenset())))
+    for each in (logits, blurred):  # whatever the head makes of what it can no longer see
+        Inputs(trained, subject, (each,), any_head=False)[each]
