@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -199,13 +200,18 @@ def _selected(session: pytest.Session) -> Iterator[Any]:
 
 
 def _all(work: Work) -> int:
+    from mcdo.harness.remaining import duration
+
     work.session.store.check_writable()  # type: ignore[union-attr]
+    began = time.monotonic()
     work.first()
     work.measure()
     if not work.left and work.follows:
         work.later()
         work.measure()
-    return _ended(work)
+    status = _ended(work)
+    say(f"measuring took {duration(time.monotonic() - began)}")
+    return status
 
 
 def measure_share(work: Work, share: Any, name: str) -> int:

@@ -185,8 +185,7 @@ class Work:
             McdoError: for a store that cannot be written.
 
         """
-        waits = (False,) if share is not None else (False, True)
-        for wait in waits:
+        for wait in (False, True):
             for request in self.left:
                 self._measure(request, wait, share, None if owners is None else owners[request])
         for experiment, wanted in self._wanted:

@@ -32,6 +32,8 @@ BLOCK = "block-"
 """What begins the name of the lease of a block."""
 _HALF = 32
 _ROOM = 2**16
+_LOOKS_PER_S = 50
+"""At most so many leases of others are looked at in a second: a network file system serves all."""
 
 
 Fits = Callable[[Arrays, Mapping[str, Any]], object]
@@ -261,7 +263,7 @@ class Unfinished:
             self._told = True
             whose = next(filter(lambda each: each.pid, map(owner, map(self._lease, blocks))), Owner())
             self._tell(f"{self._result.stem[:8]} is being measured by {whose} as well; waiting for it")
-        time.sleep(POLL_S)
+        time.sleep(max(POLL_S, len(blocks) / _LOOKS_PER_S))
 
     def parts(self, fits: Fits = whatever) -> Iterator[dict[str, NDArray[Any]]]:
         """The parts that this object has not given or kept yet; damaged ones, and those that do not fit, go aside."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,30 +67,43 @@ def until(what: Callable[[], Any], array: subprocess.Popen[str]) -> Any:
     return found
 
 
-def running(node: str = "n1,n2") -> list[tuple[str, str]]:
-    """Tasks of the array that run, with their nodes."""
-    said = program("squeue", "-h", "-r", "-n", "mcdo-measure", "-t", "RUNNING", f"--nodelist={node}", "-o", "%i %N")
-    return [(task, at) for task, at in map(str.split, said.splitlines())]
+def running() -> dict[str, str]:
+    """Nodes of the tasks of the array that run, by task."""
+    said = program("squeue", "--noheader", "--array", "--name=mcdo-measure", "--states=RUNNING", "--format=%i %N")
+    return dict(line.split() for line in said.splitlines())
 
 
-def at_work(store: Path, node: str = "n1,n2") -> Callable[[], list[str]]:
-    """Tasks that run and hold a block."""
-
-    def look() -> list[str]:
-        jobs = {json.loads(path.read_text() or "{}").get("job", "") for path in there(store)}
-        numbers = {job.rpartition("task ")[2] for job in jobs}
-        return [task for task, _ in running(node) if task.rpartition("_")[2] in numbers]
-
-    return look
+def is_running(task: str) -> bool:
+    return task in running()
 
 
-def there(store: Path) -> list[Path]:
-    return [path for path in store.rglob("block-*.lock") if path.exists()]
-
-
-def restarts(task: str) -> int:
+def was_queued_again(task: str) -> bool:
     said = program("scontrol", "show", "job", task)
-    return int(said.partition("Restarts=")[2].split()[0]) if "Restarts=" in said else 0
+    return int(said.partition("Restarts=")[2].split()[0]) >= 1 if "Restarts=" in said else False
+
+
+def at_work(store: Path) -> list[tuple[str, str]]:
+    """Tasks that run and hold a block, with their nodes."""
+    numbers = set()
+    for path in store.rglob("block-*.lock"):
+        with suppress(OSError, ValueError):
+            numbers.add(json.loads(path.read_text())["job"].rpartition("task ")[2])
+    return [(task, node) for task, node in running().items() if task.rpartition("_")[2] in numbers]
+
+
+def hit(
+    array: subprocess.Popen[str], store: Path, act: Callable[[str, str], object], felt: Callable[[str], bool]
+) -> str:
+    """Do something to a task at work and its node, to another where it has just ended; returns the node."""
+    while True:
+        found: list[tuple[str, str]] = until(lambda: at_work(store), array)
+        task, node = found[0]
+        act(task, node)
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            if felt(task):
+                return node
+            time.sleep(0.1)
 
 
 def bits(store: Path) -> dict[str, str]:
@@ -124,26 +138,15 @@ def test_an_array_with_every_accident_is_one_process(alone: Path, tmp_path: Path
     command += ["--cpus-per-task=1", "--max-parallel=4", f"--store={store}", *WHAT]
     array = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        killed = until(at_work(store), array)[0]
-        program("scancel", "--signal=KILL", killed)
-        until(lambda: killed not in [task for task, _ in running()], array)
-
-        ends_early = until(at_work(store), array)[0]
-        program("scancel", "--signal=USR2", ends_early)  # as ahead of a time limit
-        until(lambda: restarts(ends_early) >= 1, array)
-
-        until(at_work(store, "n1"), array)
-        before = [task for task, _ in running("n1")]
-        urgent = program("sbatch", "--parsable", "-p", "urgent", "-w", "n1", "--exclusive", "-o", os.devnull,
-                         "--wrap", "sleep 2").strip()  # fmt: skip
-        until(lambda: "JobState=PENDING" not in program("scontrol", "show", "job", urgent), array)
-        assert [task for task in before if restarts(task) >= 1], "a task was preempted"
-
-        program("scontrol", "update", "nodename=n2", "state=drain", "reason=test")
+        hit(array, store, lambda task, _: program("scancel", "--signal=KILL", task), lambda task: not is_running(task))
+        hit(array, store, lambda task, _: program("scancel", "--signal=USR2", task), was_queued_again)  # a time limit
+        urgent = ["--parsable", "--partition=urgent", "--exclusive", f"--output={os.devnull}", "--wrap=sleep 2"]
+        node = hit(array, store, lambda _, at: program("sbatch", f"--nodelist={at}", *urgent), was_queued_again)
+        other = {"n1": "n2", "n2": "n1"}[node]
+        program("scontrol", "update", f"nodename={other}", "state=drain", "reason=test")
         said = array.communicate(timeout=PATIENCE_S)[0]
     finally:
         array.kill()
-        program("scontrol", "update", "nodename=n2", "state=resume")
         program("scancel", "--name=mcdo-measure")
     print(said)
     assert array.returncode == 0, said

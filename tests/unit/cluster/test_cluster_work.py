@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -23,10 +25,11 @@ from mcdo.cluster.shares import Share
 from mcdo.cluster.work import Plan
 from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
-from mcdo.harness import Passes, Runner, Session, Subject
+from mcdo.harness import Features, Passes, Runner, Session, Subject
 from mcdo.store import Store
 
 PATIENCE_S = 120
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -152,7 +155,37 @@ def test_a_plan_on_file_says_what_it_is(tmp_path: Path) -> None:
     assert Plan.read(path).missing(Store(tmp_path)) == {}
 
 
+def test_what_another_array_holds_is_waited_for_at_the_end(tmp_path: Path) -> None:
+    """Such as first order's basis, which every share of it needs: it does not cost this one its share."""
+    found, held = work(tmp_path / "store"), Store(tmp_path / "store")
+    left = found.first()
+    owners = found.divided(1)
+    features = next(request for request in left if isinstance(request, Features))
+    said: list[str] = []
+    with ThreadPoolExecutor(1) as pool, held.unfinished(found.keys[features]).held(said.append):
+        measuring = pool.submit(found.measure, Share(1, 1), owners)
+        deadline = time.monotonic() + PATIENCE_S
+        while len(found.left) > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert not measuring.done()
+    assert found.left == ()
+
+
 # ---- processes of one machine
+
+
+@pytest.mark.slow
+def test_two_workers_are_one_process(tmp_path: Path) -> None:
+    """From the command line, on the published plan of one experiment at its quick sizes."""
+    what = ["tests/experiments/phase1/test_exp0_nested_mc.py", "-m", "phase1", "--models=clip_tiny", "--device=cpu"]
+    what += ["--protocol=quick", "--batch-size=128"]
+    for name, options in (("one", []), ("two", ["--workers=2"])):
+        command = [sys.executable, "-m", "mcdo", "measure", *options, f"--store={tmp_path / name}", *what]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "measurements are whole" in done.stdout
+    assert the_same(tmp_path / "two", bits(tmp_path / "one"))
 
 
 def test_devices_are_processes_and_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
