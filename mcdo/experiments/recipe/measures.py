@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mcdo.errors import McdoError
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.prelim.degradation import native_size
 from mcdo.experiments.prelim.pixel_baselines import PIXELS, PixelBaselines
@@ -21,7 +22,7 @@ from mcdo.experiments.recipe.result import RecipeResult
 from mcdo.experiments.recipe.sites import Mask, Tower
 from mcdo.harness import Experiment, FirstOrder, Images, Inputs, Logits, Passes, Request, View
 from mcdo.images.degradations import graded, published
-from mcdo.images.sampling import second_half
+from mcdo.images.sampling import LEAST_TO_HALVE, second_half
 from mcdo.stats import Agreement, agreement
 
 SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
@@ -110,6 +111,9 @@ class RecipeMeasurements(Experiment[RecipeResult]):
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
         model, sets = about.model, (None, *self.every(about))
+        originals, least = len(set(about.images(Images(self.n)).origins)), 2 * LEAST_TO_HALVE
+        if originals < least:
+            raise McdoError(f"{originals} originals make no recipe: give at least {least}, for halves and folds of one")
         yield from (self.first_order(model, each) for each in sets)
         yield from (self.pixels(model, each) for each in sets)
         yield from (self.at(model, p, half=0) for p in self.tried_p)

@@ -14,6 +14,7 @@ from made_up_runs import noisy
 from numpy.typing import NDArray
 from recipe_world import SITES
 
+from mcdo.errors import McdoError
 from mcdo.estimators import FirstOrderRun, MonteCarloRun
 from mcdo.estimators.first_order_run import FirstOrderConfig
 from mcdo.experiments.prelim.pixel_baselines import PIXELS, PixelBaselines
@@ -195,6 +196,12 @@ def test_where_its_ranking_fails_groups_are_measured_by_passes() -> None:
     assert result.maps["trace_pre"]["all"].entropy is None
     asked = [r for r in EXPERIMENT.follow_up(inputs) if isinstance(r, Passes)]
     assert {r.config.dropout.p for r in asked} == {0.001}
+
+
+def test_too_few_originals_are_refused_before_anything_is_measured() -> None:
+    inputs = cast("Inputs", MadeUpInputs(lambda _: pytest.fail("it was measured"), DIGITS.select(slice(19))))
+    with pytest.raises(McdoError, match="19 originals make no recipe: give at least 20"):
+        list(EXPERIMENT.requests(inputs))
 
 
 def figure(value: float, arm: float) -> Estimate:
