@@ -8,7 +8,7 @@ STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWa
   -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.store.StoreWarning
 endif
 
-.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf test test-experiments test-rest slow faults cluster browser lint models env clean
+.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf test test-experiments test-rest slow faults cluster browser lint models recipes env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
@@ -70,6 +70,9 @@ lint: $(VENV)/.dev
 
 models: env  ## train the embedded encoders anew
 	$(BIN)/python -m mcdo.encoders.train
+
+recipes: env  ## calibrate the recipes anew that ship with the embedded encoders
+	$(BIN)/python -m mcdo.recipes.default
 
 env: $(VENV)/.test
 

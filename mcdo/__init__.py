@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         matched_roles,
         register_kind,
     )
+    from mcdo.recipes import load_recipe
     from mcdo.stats import expected_calibration_error, with_domain
     from mcdo.stats.reliability import Reliability, reliability
     from mcdo.store import Store
@@ -65,6 +66,7 @@ _ROOMS = {
         "matched_roles",
         "register_kind",
     ),
+    "recipes": ("load_recipe",),
     "stats": ("Reliability", "expected_calibration_error", "reliability", "with_domain"),
     "store": ("Store",),
 }
@@ -94,6 +96,7 @@ __all__ = [
     "first_order",
     "load_encoder",
     "load_images",
+    "load_recipe",
     "matched_roles",
     "monte_carlo",
     "multi_fidelity",

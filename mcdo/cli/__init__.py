@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mcdo.cli import compare, doctor, export, init, judge, measure, plan, report, store
+from mcdo.cli import compare, doctor, export, init, judge, measure, plan, report, score, store
 from mcdo.errors import McdoError
 from mcdo.names import message, say, say_text
 
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     page.add_argument("--reports", type=Path, default=Path("reports"), help="where they wrote (default: reports)")
     page.add_argument("--page", type=Path, default=Path("docs/findings.md"), help="default: docs/findings.md")
     page.set_defaults(run=_findings)
-    for command in (init, measure, report, compare, export, judge, plan, doctor):
+    for command in (init, measure, report, compare, export, judge, plan, score, doctor):
         command.add_command(rooms)
     store.add_commands(rooms.add_parser("store", help="look after what was measured"))
     return parser

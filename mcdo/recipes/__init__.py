@@ -18,9 +18,11 @@ from mcdo.recipes.file import (
     read_recipe,
     write_recipe,
 )
+from mcdo.recipes.scoring import AppliedRecipe, OutsideCalibrationWarning, RecipeScores, load_recipe
 
 __all__ = [
     "VERSION",
+    "AppliedRecipe",
     "Calibration",
     "Confirmation",
     "Difference",
@@ -30,10 +32,13 @@ __all__ = [
     "Estimator",
     "Gain",
     "Interval",
+    "OutsideCalibrationWarning",
     "Recipe",
+    "RecipeScores",
     "Response",
     "SiteWeight",
     "Verdict",
+    "load_recipe",
     "read_recipe",
     "write_recipe",
 ]
