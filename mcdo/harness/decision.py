@@ -245,6 +245,8 @@ def judged(
     A score of a model is a chain, tested from its largest budget down, and the chains share :data:`ALPHA`. One share
     is the sweep's, whether it is run or not: that it is run depends on what the others gave.
     """
+    if not cells and not sweep:
+        return [], []
     every = [*(((False, *_series(cell)), cell, r) for cell, r in cells), *(((True,), cell, r) for cell, r in sweep)]
     family = {i: r for i, (_, _, r) in enumerate(every)}
     chains = [

@@ -120,6 +120,9 @@ def preflight(
     if wanted:
         looked, seen = images(settings.images, max(wanted), settings.seed, LOOK_S, skip=settings.skip_unreadable)
         found += looked
+    if decides and settings.random_weights:
+        names = ", ".join(sorted(settings.random_weights))
+        found.append(Finding("verdict", "told", f"random weights decide nothing ({names})"))
     if seen is not None:
         session.there = seen.there if seen.there < max(wanted) else None
     if settings.budget and not any(each.state == "wrong" for each in found):

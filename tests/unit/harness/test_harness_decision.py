@@ -99,6 +99,12 @@ def test_the_sweep_is_a_chain_of_its_own_whose_share_is_kept_for_it() -> None:
     assert decide(cells, N, swept)[0] == "GO"
 
 
+def test_nothing_to_judge_is_no_verdict() -> None:
+    """As where every model has random weights."""
+    assert judged([]) == ([], [])
+    assert decide([], N)[0] == "UNDECIDED"
+
+
 def test_too_few_originals_are_no_verdict() -> None:
     decision, reason = decide([USABLE], 3)
     assert decision == "UNDECIDED"

@@ -68,6 +68,12 @@ def test_nothing_is_in_the_way_of_a_small_set_but_its_size_is_said(photos: Path,
     assert "12 originals are too few for one: at least 100" in few
 
 
+def test_random_weights_are_said_to_decide_nothing(photos: Path, tmp_path: Path) -> None:
+    random = {"random_weights": frozenset({"clip_tiny"})}
+    seen = found(f"folder:{photos}", tmp_path, settings=random, decides=True)
+    assert "verdict: random weights decide nothing (clip_tiny)" in said(seen, "told")
+
+
 def test_missing_weights_and_missing_classes_are_said_together(photos: Path, tmp_path: Path) -> None:
     seen = said(found(f"folder:{flat(photos)}", tmp_path, ("clip_tiny", "clip_l14_336")), "wrong")
     assert len(seen) == 2
