@@ -97,7 +97,7 @@ def preflight(
     models: Iterable[str] = (),
     later: bool = False,
     decides: bool = False,
-    timed: bool = True,
+    alone: bool = True,
 ) -> list[Finding]:
     """Plan what is asked, and say what is in its way (``wrong``) and what to know of it (``told``).
 
@@ -107,13 +107,14 @@ def preflight(
         models: encoders that are needed by others than these.
         later: whether a later phase is among what is asked, and must have a GO.
         decides: whether the verdict is.
-        timed: whether to say how long it will take, which several processes at once cannot.
+        alone: whether no other process does the same: then encoders are loaded, to see that they can be, how much room
+            is needed and how long a pass takes; with workers each loads its own.
 
     """
     session = runner.session
     settings = session.settings
     every = dict.fromkeys((*models, *(model for _, subject in asked for model in subject.models)))
-    found = list(_encoders(session, every))
+    found = list(_encoders(session, every, load=alone))
     absent = {each.what for each in found if each.state == "wrong"}
     wanted = [n for experiment, _ in asked for n in _own_images(experiment)]
     seen = None
@@ -136,12 +137,12 @@ def preflight(
             found += (
                 *_short(asked, seen, settings.images, decides=decides),
                 *_classless(session, asked, seen),
-                *_alike(session, seen),
+                *(_alike(session, seen) if alone else ()),
             )
     found += _no_go(session, absent) if later and not decides else []
     found += places(settings.store, settings.reports, LEAST_FREE + _bytes_stored(session))
-    if not any(each.state == "wrong" for each in found) and not settings.from_store:
-        found += (*_memory(session), *(_expected(session) if timed else ()))
+    if alone and not any(each.state == "wrong" for each in found) and not settings.from_store:
+        found += (*_memory(session), *_expected(session))
     return found
 
 
@@ -155,14 +156,14 @@ def _fitted(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]], 
     return Finding("sizes", "told", f"{chosen}, about {duration(takes)} of passes for auto:{budget}")
 
 
-def _encoders(session: Session, models: Iterable[str]) -> Iterator[Finding]:
-    """Whether the weights are there, and can be loaded."""
+def _encoders(session: Session, models: Iterable[str], *, load: bool) -> Iterator[Finding]:
+    """Whether the weights are there, and can be loaded where that is asked."""
     settings = session.settings
     for model in models:
         found = Finding(model, "ok", "")
         if not settings.from_store and model not in settings.random_weights:
             found = weights(model)
-        if found.state == "ok":
+        if found.state == "ok" and load:
             try:
                 session.encoder(model)
             except McdoError as error:

@@ -243,7 +243,7 @@ def _prepare(session: pytest.Session, runner: Runner, asked: list[tuple[Experime
             models=models,
             later=any(map(_is_later, items)) and not option("--force"),
             decides=any(item.get_closest_marker("decision") for item in items),
-            timed=worker is None,
+            alone=worker is None,
         )
     except McdoError as error:
         raise pytest.UsageError(str(error)) from error

@@ -136,7 +136,7 @@ def test_a_long_run_is_announced_by_a_measured_pass(
     seen = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "told")[-1]
     passes = 12 * 5 * 256  # images, trials and passes of the quick protocol
     assert f"about 3 min at most (clip_tiny {passes:,} passes of 10 ms" in seen
-    assert not any("min at most" in each for each in said(found(f"folder:{photos}", tmp_path, timed=False), "told"))
+    assert not any("min at most" in each for each in said(found(f"folder:{photos}", tmp_path, alone=False), "told"))
 
 
 def test_what_takes_too_long_to_decode_is_left_for_later(photos: Path) -> None:
