@@ -186,10 +186,15 @@ class Work:
 
         """
         for wait in (False, True):
-            for request in self.left:
+            for request in sorted(self.left, key=self._size_of_blocks, reverse=True):
                 self._measure(request, wait, share, None if owners is None else owners[request])
         for experiment, wanted in self._wanted:
             self.session.used(experiment, wanted)
+
+    def _size_of_blocks(self, request: Request[Any]) -> float:
+        """Passes of a block: the largest first, so that processes end at about the same time."""
+        passes, cut = request.expected_passes(self.session), request.divisible(self.session)
+        return passes if cut is None else passes * min(cut) / cut[0]
 
     def _measure(self, request: Request[Any], waits: bool, share: Share | None, owners: Owners | None) -> None:
         part = Part(waits=waits)
