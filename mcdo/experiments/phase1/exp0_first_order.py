@@ -104,7 +104,10 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
         overall="exp0_first_order_summary.json",
         figure="{}/exp0_first_order.png",
     )
-    quick = {"n": 120, "trials": 5, "subset": 60, "passes": 64, "domain_p": (0.01, 0.05)}
+    quick = {
+        **{"n": 120, "trials": 5, "subset": 60, "passes": 64, "domain_p": (0.01, 0.05)},
+        **{"site_images": 10, "site_passes": 16},
+    }
     sized = {**Experiment.sized, "subset": "images_at_most"}
 
     n: int = 500
