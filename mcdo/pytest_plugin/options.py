@@ -35,6 +35,7 @@ OWN_DATA = {
     "--replicates": "prelim_replicates: a folder of trainings of the embedded encoders, as make replicates makes it",
     "--ood": "rivals: images of another kind, as --images takes them, in place of synthetic ones",
     "--scorers": "rivals: scores of one's own, by commas: a name, python:MODULE:NAME, file:SCORES.csv (npz, parquet)",
+    "--ensemble": "rivals: checkpoints of a tested encoder's architecture, by commas, whose heads vote with its own",
     "--cifar10": "subtasks: CIFAR-10's folder or its archive cifar-10-python.tar.gz, in place of the digits",
     "--plants": "backbones: a folder of plant series or a CSV of images, in place of the generated ones",
     "--llava-json": "connector: a LLaVA-Pretrain JSON, in place of the embedded digit captions",

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.prelim.pixel_baselines import PixelBaselines
-from mcdo.experiments.rivals.requests import VOTES, ExpectedCosines, Head, OwnScores, Views, Votes
+from mcdo.experiments.rivals.requests import VOTES, ExpectedCosines, Head, OwnScores, Views, Votes, votes
 from mcdo.experiments.rivals.score_files import read_scores
 from mcdo.harness import (
     Claim,
@@ -56,6 +56,12 @@ FOREIGN = ("noise", "gradient", "solid")
 """Synthetic images that stand for another kind where ``--ood`` names none."""
 DROPOUT = {"dropout_trace_pre": "trace_pre", "dropout_trace_post": "trace_post"}
 FIRST_ORDER = {"first_order_trace_pre": "trace_pre", "first_order_trace_post": "trace_post"}
+ENSEMBLE = {
+    "ensemble_mutual_information": "mutual_information",
+    "ensemble_variation_ratio": "variation_ratio",
+    "ensemble_entropy": "predictive_entropy",
+}
+"""Votes of several checkpoints in the place of passes (deep ensembles, Lakshminarayanan et al. 2017)."""
 LAPLACE = {
     "laplace_head": "head_logit_variance",
     "laplace_projection": "projection_logit_variance",
@@ -107,13 +113,14 @@ class RivalsTable(Experiment[RivalsResult]):
     degradations: tuple[str, ...] = ("blur:10%", "noise:0.2")
     resamples: int = 1000
     scorers: tuple[str, ...] = ()
+    ensemble: tuple[str, ...] = ()
     foreign_images: str = ""
 
     @classmethod
     def options(cls, settings: Settings) -> Mapping[str, Any]:
-        named = settings.own_data.get("--scorers", "")
-        scorers = tuple(word.strip() for word in named.split(",") if word.strip())
-        return {"scorers": scorers, "foreign_images": settings.own_data.get("--ood", "")}
+        named = {name: settings.own_data.get(f"--{name}", "") for name in ("scorers", "ensemble")}
+        lists = {name: tuple(w.strip() for w in words.split(",") if w.strip()) for name, words in named.items()}
+        return {**lists, "foreign_images": settings.own_data.get("--ood", "")}
 
     # ---- which images
 
@@ -162,6 +169,12 @@ class RivalsTable(Experiment[RivalsResult]):
     def head_of(self, about: View, shown: Images) -> Head:
         """The zero-shot head."""
         return Head(about.model, shown, self.classes(about))
+
+    def members(self, about: View) -> tuple[str, ...]:
+        """The model and the checkpoints of ``--ensemble`` that have its architecture; () where there are none."""
+        mine = about.encoder().architecture
+        others = [key for key in self.ensemble if key != about.model and about.encoder(key).architecture == mine]
+        return (about.model, *others) if others and self.has_head(about) else ()
 
     def first_order_of(self, about: View, shown: Images) -> FirstOrder:
         """First order, exact where that is affordable."""
@@ -223,6 +236,7 @@ class RivalsTable(Experiment[RivalsResult]):
             if head:
                 yield self.head_of(about, shown)
                 yield self.votes_of(about, shown)
+            yield from (Head(member, shown, self.classes(about)) for member in self.members(about))
             yield from (self.own(model, name, shown) for name in self.own_scorers)
         if self.has_prototypes(about):
             yield Logits(model, self.shown)
@@ -306,10 +320,15 @@ class RivalsTable(Experiment[RivalsResult]):
         found |= {name: linear.scores(score) for name, score in FIRST_ORDER.items()}
         found["view_spread"] = inputs[self.views_of(model, shown)]["spread"]
         if head:
-            votes = inputs[self.votes_of(inputs, shown)]
-            found |= {name: votes[name] for name in VOTES}
+            found |= {name: inputs[self.votes_of(inputs, shown)][name] for name in VOTES}
         else:
             left_out |= dict.fromkeys(VOTES, "it needs class prompts and a text tower")
+        if members := self.members(inputs):
+            each = [inputs[Head(member, shown, self.classes(inputs))]["logits"] for member in members]
+            said = votes(np.stack(each, axis=1), each[0].argmax(axis=1))
+            found |= {name: said[vote][None] for name, vote in ENSEMBLE.items()}
+        else:
+            left_out |= dict.fromkeys(ENSEMBLE, "it needs other checkpoints of the architecture: --ensemble=KEY,KEY")
         request = self.fitted(inputs)
         if shown == self.shown and request in inputs.requests:
             found |= {name: inputs[request][score][None] for name, score in LAPLACE.items()}
@@ -349,6 +368,7 @@ class RivalsTable(Experiment[RivalsResult]):
             **dict.fromkeys(FIRST_ORDER, 2.0 * probes),
             **dict.fromkeys((*LAPLACE, *EXPECTED), 1.0),
             "view_spread": float(self.views),
+            **dict.fromkeys(ENSEMBLE, float(len(self.members(inputs)))),
             **{scorer_named(name).name: float(scorer_named(name).cost) for name in self.own_scorers},
         }
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,35 @@ def test_a_scorer_of_ones_own_is_judged_by_the_same_table(tmp_path: Path, monkey
     assert "auroc_foreign" not in found.rows["mine/mine"], "a file holds nothing of other images"
     assert "reliability" not in found.rows["brightness"], "a deterministic score is not made reliable by being measured"
     assert found.scores["brightness"].cost == 0
+
+
+def test_checkpoints_of_one_architecture_vote_together(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    from mcdo.encoders.spec import MODELS_DIR
+    from mcdo.experiments.rivals.requests import Head
+    from mcdo.experiments.rivals.table import ENSEMBLE
+
+    other = tmp_path / "other"
+    shutil.copytree(MODELS_DIR / "clip_tiny", other)
+    weights, rng = load_file(other / "open_clip_model.safetensors"), np.random.default_rng(0)
+    moved = {n: np.asarray(w + 0.05 * rng.standard_normal(w.shape), dtype=w.dtype) for n, w in weights.items()}
+    save_file(moved, other / "open_clip_model.safetensors")
+    named = f"local-dir:{other},siglip_tiny"
+    settings = Settings(("clip_tiny",), protocol="quick", reports=tmp_path / "r", own_data={"--ensemble": named})
+    sizes = {"n": 30, "passes": 4, "trials": 2, "foreign": 30, "views": 2, "resamples": 20, "degradations": ()}
+    experiment = RivalsTable(**sizes, **RivalsTable.options(settings))  # type: ignore[arg-type]
+    runner = Runner(Session(settings))
+    completed = runner.run(experiment, Subject("clip_tiny", ("clip_tiny",)))
+    classes = experiment.classes(completed.inputs)
+    members = ("clip_tiny", f"local-dir:{other}")  # siglip_tiny is of another architecture
+    logits = [runner.session.measure(Head(key, experiment.shown, classes))["logits"] for key in members]
+    known = votes(np.stack(logits, axis=1), logits[0].argmax(axis=1))
+    for name, vote in ENSEMBLE.items():
+        np.testing.assert_array_equal(completed.result.scores[name].values, known[vote][None])
+        assert completed.result.scores[name].cost == 2
+    alone = Runner(Session(Settings(("clip_tiny",), protocol="quick", reports=tmp_path / "r")))
+    assert "--ensemble" in alone.run(RivalsTable(**sizes), completed.inputs.subject).result.left_out["ensemble_entropy"]  # type: ignore[arg-type]
 
 
 def test_what_is_no_scorer_is_refused() -> None:
