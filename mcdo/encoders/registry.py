@@ -46,12 +46,6 @@ _SPECS = (
         quick_gelu=True,
     ),
     EncoderSpec(
-        "pe_core_l14", "pe_core", "open_clip", "PE-Core-L-14-336", 336, 1024, "softmax", "meta", quick_gelu=False
-    ),
-    EncoderSpec(
-        "mobileclip2_s0", "mobileclip", "open_clip", "MobileCLIP2-S0", 256, 512, "softmax", "dfndr2b", quick_gelu=False
-    ),
-    EncoderSpec(
         key="pe_core_b16",
         family="pe_core",
         backend="open_clip",
