@@ -77,7 +77,6 @@ def planned(
 
     """
     session = Session(replace(settings, from_store=True))
-    runner = Runner(session)
     kinds = [kind for phase in phases for kind in experiments_of(phase) if not kind.is_verdict]
     most = min(most, _originals(session))
     for model in settings.models:
@@ -87,7 +86,7 @@ def planned(
             if kind.about_estimator in ("", "mc") and subject in kind.subjects(settings):
                 experiment = kind.configured(settings)
                 try:
-                    inputs, result = _computed(runner, experiment, subject)
+                    inputs, result = _computed(Runner(session.afresh()), experiment, subject)
                     found = list(_claims(inputs, experiment, result, power, most))
                 except McdoError as error:
                     yield Missing(model, experiment.key, str(error))

@@ -82,6 +82,12 @@ class Session:
         self.remaining = Remaining(self)
         self.there: int | None = None
 
+    def afresh(self) -> Session:
+        """The same encoders and image sets, with nothing planned: no request is merged with those that came before."""
+        other = Session(self.settings, self.unmuted)
+        other._encoders, other._text, other._images = self._encoders, self._text, self._images
+        return other
+
     # ---- measurements
 
     def plan(self, requests: Iterable[Request[Any]]) -> None:

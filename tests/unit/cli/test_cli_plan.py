@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import mcdo
 from mcdo.cli import main
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
-from mcdo.harness import Session, Settings
+from mcdo.harness import Images, Passes, Session, Settings
 from mcdo.harness.expense import expense
 from mcdo.harness.settings import Sizes
 from mcdo.stats.planning import Size
@@ -45,6 +46,23 @@ def test_a_plan_says_what_decides_each_claim_and_what_it_takes(
     assert size["images"] * size["trials"] * size["passes"] > 80 * 5 * 32
     assert f"--num-images={max(e['need']['size']['images'] for n, e in entries.items() if 'usable' in n)}" in said
     assert "No pilot in" in said  # of exp5, say
+
+
+def test_a_pilot_is_found_whatever_is_asked_for_before_it(store: Path) -> None:
+    """What other experiments ask for, and is not there, is not merged with what is."""
+    from mcdo.harness.pilot import Missing, planned
+
+    settings = Settings(("siglip_tiny",), store=store, sizes=Sizes(80, (8, 32), 5), from_store=True)
+    session, own = Session(settings), NestedPasses.configured(settings).run("siglip_tiny")
+    with pytest.raises(mcdo.McdoError, match="not in the store"):
+        session.measure(Passes("siglip_tiny", Images(80), _more_trials(own)))
+    assert session.afresh().measure(own).config.trials == 5
+    found = list(planned(settings, ("phase1",)))
+    assert any(not isinstance(each, Missing) and each.experiment == "exp0" for each in found)
+
+
+def _more_trials(request: Passes) -> MonteCarloConfig:
+    return replace(request.config, trials=9)
 
 
 def test_without_a_pilot_it_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
