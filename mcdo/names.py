@@ -40,6 +40,8 @@ _ASCII = str.maketrans(
     }
 )
 
+UNITS = ((2**30, "GB"), (2**20, "MB"), (2**10, "kB"), (1, "B"))
+
 
 def file_name(name: str) -> str:
     """A name for a file or folder, ASCII and without separators: different for different names, also apart from case.
@@ -144,6 +146,12 @@ def columns(rows: Sequence[tuple[str, ...]], encoding: str | None = "utf-8") -> 
     shown = [tuple(encodable(printable(cell), encoding) for cell in row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
+
+
+def size_of(count: int) -> str:
+    """Bytes as ``1.5 MB``."""
+    unit, name = next(((unit, name) for unit, name in UNITS if count >= unit), (1, "B"))
+    return f"{count / unit:.0f} {name}" if unit == 1 else f"{count / unit:.1f} {name}"
 
 
 def csv_cell(text: str) -> str:

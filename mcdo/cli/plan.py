@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcdo.cli.store import _size as size_of
 from mcdo.errors import McdoError, nearest
-from mcdo.names import say
+from mcdo.names import say, size_of
 
 if TYPE_CHECKING:
     from mcdo.harness import Settings

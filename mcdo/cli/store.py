@@ -6,10 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mcdo.names import columns, say
+from mcdo.names import columns, say, size_of
 from mcdo.store import upkeep
-
-UNITS = ((2**30, "GB"), (2**20, "MB"), (2**10, "kB"), (1, "B"))
 
 
 def add_commands(store: argparse.ArgumentParser) -> None:
@@ -57,12 +55,12 @@ def _list(asked: argparse.Namespace) -> int:
         rows.append(
             (
                 *(upkeep.short(entry.path.stem), label.get("encoder", "?"), label.get("images", "?")),
-                *(_size(entry.size), _age(entry.age), state + protocol),
+                *(size_of(entry.size), _age(entry.age), state + protocol),
             )
         )
     for line in columns(rows, sys.stdout.encoding):
         say(line)
-    say(f"{asked.store}: {len(found)} in all, {_size(sum(entry.size for entry in found))}")
+    say(f"{asked.store}: {len(found)} in all, {size_of(sum(entry.size for entry in found))}")
     return 0
 
 
@@ -81,11 +79,11 @@ def _stats(asked: argparse.Namespace) -> int:
     rows = [("encoder", "experiment", "whole", "unfinished", "size")]
     for (encoder, experiment), entries in sorted(groups.items()):
         whole = sum(entry.parts is None for entry in entries)
-        size = _size(sum(entry.size for entry in entries))
+        size = size_of(sum(entry.size for entry in entries))
         rows.append((encoder, experiment, str(whole), str(len(entries) - whole), size))
     for line in columns(rows, sys.stdout.encoding):
         say(line)
-    size = _size(sum(entry.size for entry in found.values()))
+    size = size_of(sum(entry.size for entry in found.values()))
     say(f"{asked.store}: {len(found)} in all, {size}; several experiments may want the same")
     return 0
 
@@ -106,7 +104,7 @@ def _merge(source: str, target: str) -> int:
         say(f"damaged, and left: {name} ({why})")
     for name in done.different:
         say(f"other numbers under one key, and left: {name}")
-    say(f"{len(done.copied)} files copied, {_size(done.size)}; {done.there} were there")
+    say(f"{len(done.copied)} files copied, {size_of(done.size)}; {done.there} were there")
     return int(bool(done.damaged or done.different))
 
 
@@ -130,17 +128,12 @@ def _prune(asked: argparse.Namespace) -> int:
     for each in found:
         if not asked.yes or each.remove():
             gone.append(each)
-            say(f"{'removed' if asked.yes else 'would remove'} {each.path} ({_size(each.size)}; {each.reason})")
+            say(f"{'removed' if asked.yes else 'would remove'} {each.path} ({size_of(each.size)}; {each.reason})")
         else:
             say(f"left {each.path}: a process works on it")
-    total = f"{len(gone)} things, {_size(sum(each.size for each in gone))}"
+    total = f"{len(gone)} things, {size_of(sum(each.size for each in gone))}"
     print(f"removed {total}" if asked.yes else f"would remove {total}" + ("; --yes does it" if found else ""))
     return 0
-
-
-def _size(size: int) -> str:
-    unit, name = next(((unit, name) for unit, name in UNITS if size >= unit), (1, "B"))
-    return f"{size / unit:.0f} {name}" if unit == 1 else f"{size / unit:.1f} {name}"
 
 
 def _age(days: float) -> str:
