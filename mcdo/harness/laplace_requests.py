@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -133,13 +134,13 @@ class LaplaceScores(Fitted):
 
 def captured(encoder: Encoder, pixels: Pixels, session: Session, request: Fitted) -> tuple[Array, Array, float]:
     """Inputs of the last linear map ``[N, I]``, features ``[N, D]``, and the squared norm of the map's weights."""
-    norms: list[float] = []
 
-    def look(batch: Tensor) -> tuple[Tensor, Tensor]:
+    def look(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         inputs, features, norm = projection_inputs(encoder, batch)
-        norms.append(norm)
-        return inputs.cpu().double(), features.cpu().double()
+        return inputs.cpu().double(), features.cpu().double(), torch.full((len(batch),), norm, dtype=torch.float64)
 
     with session.unmuted():
-        inputs, features = of_every_image(encoder, pixels, look, session.settings.batch_size, session.progress(request))
-    return inputs, features, norms[0]
+        inputs, features, norms = of_every_image(
+            encoder, pixels, look, session.settings.batch_size, session.progress(request), session.parts
+        )
+    return inputs, features, float(norms[0])
