@@ -53,7 +53,7 @@ def test_shipped_files_are_small_complete_and_made_by_the_recipe(key: str, tmp_p
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 3_000_000
     assert {path.name for path in folder.iterdir()} == {
         *("open_clip_config.json", "open_clip_model.safetensors", "card.json", "README.md"),
-        *("tokenizer.json", "tokenizer_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "recipe.json"),
     }
     write_untrained(REGISTRY[key], tmp_path)
     assert json.loads((tmp_path / "open_clip_config.json").read_text(encoding="utf-8")) == config(key)
