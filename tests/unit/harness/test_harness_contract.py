@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,7 @@ import mcdo.studies
 from mcdo.experiments.phase1.verdict import Phase1Verdict
 from mcdo.experiments.phase3.exp9_tracking import OwnTracking
 from mcdo.harness import Experiment
+from mcdo.harness.tests import differing
 
 ELSEWHERE = {Phase1Verdict, OwnTracking}
 """The verdict, which tests/gates is about, and what needs a file of the user's."""
@@ -37,3 +39,16 @@ def test_every_experiment_has_a_test_of_its_contract_and_of_its_claims() -> None
     assert not lacking
     assert not {each.__name__ for each in ours - ELSEWHERE if f"claims_of({each.__name__})" not in text}
     assert len(ours) > 30
+
+
+def test_summaries_may_differ_by_rounding_and_by_nothing_else() -> None:
+    known: dict[str, Any] = {"a": [0.25, {"b": 3, "c": "met"}], "p": 1e-40, "n": None}
+    assert differing({"a": [0.25 * (1 + 1e-14), {"b": 3, "c": "met"}], "p": 1e-41, "n": None}, known) == []
+    for other, said in (
+        ({**known, "a": [0.2501, known["a"][1]]}, "/a/0: 0.2501 and 0.25"),
+        ({**known, "a": [0.25, {"b": 3, "c": "not met"}]}, "/a/1/c: not met and met"),
+        ({**known, "n": math.nan}, "/n: nan and None"),
+        ({"a": known["a"]}, ": "),
+    ):
+        (found,) = differing(other, known)
+        assert said in found
