@@ -42,7 +42,7 @@ def write_page(folder: Path, page: Path, thumbnails: bool = True) -> Path:
     """
     reports = Reports.read(folder)
     text = rendered(reports, thumbnails)
-    if len(text) > LARGEST and thumbnails:
+    if len(text.encode()) > LARGEST and thumbnails:
         text = rendered(reports, False, left_out=f"they would make the page larger than {LARGEST // 10**6} MB")
     return write_text(page, text)
 
@@ -208,7 +208,7 @@ def _part(folder: Path, reported: Reported, anchor: str, thumbnails: bool) -> Pa
         for j in reported.claims
     )
     figure = reported.figure(folder)
-    svg = "" if figure is None else base64.b64encode(figure.read_bytes()).decode("ascii")
+    svg = "" if figure is None else base64.b64encode(_lighter(figure.read_bytes())).decode("ascii")
     claims_apart = {key: value for key, value in reported.summary.items() if key != "claims"}
     estimates = list(_estimates(claims_apart))
     sheets = tuple(reported.sheets(folder)) if thumbnails else ()
@@ -216,6 +216,11 @@ def _part(folder: Path, reported: Reported, anchor: str, thumbnails: bool) -> Pa
     return Part(
         reported.subject, rows, svg, listed, max(0, len(estimates) - MOST_FIGURES), sheets, _facts(folder, reported)
     )
+
+
+def _lighter(svg: bytes) -> bytes:
+    """A figure whose coordinates have two digits behind the point, not six; below 1 it may be a scale, and stays."""
+    return re.sub(rb"(?<![\d.])([1-9]\d*\.\d\d)\d+", rb"\1", svg)
 
 
 def _estimates(value: Any, path: str = "") -> Iterable[tuple[str, Estimate]]:

@@ -13,7 +13,7 @@ from mcdo.cli import main
 from mcdo.errors import McdoError
 from mcdo.report import page as pages
 from mcdo.report.judgement import Judgement
-from mcdo.report.page import Axis, write_page
+from mcdo.report.page import Axis, _lighter, write_page
 from mcdo.report.results import Reports
 from mcdo.stats import Estimate
 
@@ -173,3 +173,9 @@ def test_figures_are_written_in_three_formats_and_the_same_twice(tmp_path: Path)
     first, second = (write(tmp_path / name) / "phase1" / NAME for name in "ab")
     for form in ("png", "svg", "pdf"):
         assert (first / f"norms.{form}").read_bytes() == (second / f"norms.{form}").read_bytes()
+
+
+def test_a_figure_is_lighter_on_the_page_and_its_letters_keep_their_size() -> None:
+    assert _lighter(b"M 12.345678 0.015625 L 1.999999,30.5 scale(0.015625) 1.2.345678") == (
+        b"M 12.34 0.015625 L 1.99,30.5 scale(0.015625) 1.2.345678"
+    )
