@@ -103,6 +103,7 @@ TEXTS: Mapping[str, Callable[[Sequence[Row], Sequence[str]], str]] = {
     "csv": _csv, "json": _json, "markdown": _markdown, "latex": _latex,
 }  # fmt: skip
 FORMATS = (*TEXTS, "parquet")
+NO_FRAMES = 'this needs pandas and pyarrow: pip install "mcdo[frames]"'
 
 
 def export(rows: Sequence[Row], columns: Sequence[str], form: str, out: Path | None) -> str:
@@ -123,7 +124,11 @@ def export(rows: Sequence[Row], columns: Sequence[str], form: str, out: Path | N
 
 
 def _parquet(rows: Sequence[Row], columns: Sequence[str], path: Path) -> None:
-    frame(rows, columns).to_parquet(path, index=False)
+    table = frame(rows, columns)
+    try:
+        table.to_parquet(path, index=False)
+    except ImportError as error:  # pandas without a library for it
+        raise McdoError(NO_FRAMES) from error
 
 
 def frame(rows: Sequence[Row], columns: Sequence[str]) -> Any:
@@ -136,5 +141,5 @@ def frame(rows: Sequence[Row], columns: Sequence[str]) -> Any:
     try:
         import pandas as pd
     except ImportError as error:
-        raise McdoError('this needs pandas and pyarrow: pip install "mcdo[frames]"') from error
+        raise McdoError(NO_FRAMES) from error
     return pd.DataFrame(list(rows), columns=list(columns))

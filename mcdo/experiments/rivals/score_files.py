@@ -84,9 +84,10 @@ def _from_npz(path: Path) -> tuple[list[str], dict[str, Array]]:
 def _from_parquet(path: Path) -> tuple[list[str], dict[str, Array]]:
     try:
         import pandas as pd
+
+        frame = pd.read_parquet(path)
     except ImportError as error:
         raise McdoError('Parquet needs pandas and pyarrow: pip install "mcdo[frames]"') from error
-    frame = pd.read_parquet(path)
     key = _id_column([str(name) for name in frame.columns])
     numbers = frame.drop(columns=key).select_dtypes("number")
     return frame[key].astype(str).tolist(), {str(name): numbers[name].to_numpy(np.float64) for name in numbers}

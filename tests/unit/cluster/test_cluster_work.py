@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 from cluster_child import MODELS, Toy, alone, bits, settings, shares, work
 from forked import begin
@@ -75,9 +74,11 @@ def test_who_looks_on_knows_which_shares_are_missing(tmp_path: Path) -> None:
 
 
 def test_shares_on_three_processes_are_one_process_also_after_kills(expected: dict[str, str], tmp_path: Path) -> None:
-    store, log, rng = tmp_path / "store", tmp_path / "log", np.random.default_rng(0)
+    store, log = tmp_path / "store", tmp_path / "log"
     processes = [begin(shares, store, numbers, 7, log) for numbers in ([1, 4, 7], [2, 5], [3, 6])]
-    time.sleep(rng.uniform(1, 2))
+    until = time.monotonic() + PATIENCE_S
+    while not any(store.rglob("*.parts")) and time.monotonic() < until:  # the first of them has begun
+        time.sleep(0.001)
     processes[1].kill()
     again = [begin(shares, store, [5, 2, 7], 7, log)]
     for process in (*processes, *again):
