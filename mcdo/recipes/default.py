@@ -38,6 +38,7 @@ from mcdo.recipes.file import (
     write_recipe,
 )
 from mcdo.stats import Estimate, mean, reliability, response_curve, share
+from mcdo.stats.paired import rise
 
 EXACT_UP_TO = 64
 """Feature sizes D for which all D + 1 probes are taken, so that scores have no noise."""
@@ -90,7 +91,8 @@ def default_recipe(
         specs = graded(family, min(size))
         scores = {spec: measured(degraded(images, spec)).scores(score) for spec in specs}
         raised |= {
-            spec: share((each > clean).mean(axis=0) > 0.5, origins=images.origins) for spec, each in scores.items()
+            spec: share((rise(each, clean) > 0).mean(axis=0) > 0.5, origins=images.origins)
+            for spec, each in scores.items()
         }
         responses.append(_response(family, clean[0], {spec: each[0] for spec, each in scores.items()}, size, sampling))
     judged = [spec for family in VALID if family in families for spec in graded(family, min(size))]
@@ -143,7 +145,7 @@ def _response(
             Level(
                 degradation=spec,
                 severity=severity,
-                raised=Interval.of(share(each > clean, origins=sampling["origins"])),
+                raised=Interval.of(share(rise(each, clean) > 0, origins=sampling["origins"])),
                 log_ratio=Interval.of(mean(np.log(each / clean), **sampling)),
             )
             for (spec, each), severity in zip(damaged.items(), severities[1:], strict=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mcdo.rivals.seen import Array
 from mcdo.stats import Difference, Estimate, advantages, auroc, partial_spearman, reliability, share, spearman
 from mcdo.stats.comparison import corrected
+from mcdo.stats.paired import rise
 from mcdo.stats.selective import augrc, excess_aurc, fpr95
 
 Flags = NDArray[np.bool_]
@@ -96,7 +97,7 @@ def rated(scored: Scored, truth: Truth, seed: int = 0, resamples: int = 1000) ->
             resamples=resamples,
         )  # fmt: skip
     for name, values in scored.degraded.items():
-        found[f"raised/{name}"] = share(values > first, origins=origins)
+        found[f"raised/{name}"] = share(rise(values, first) > 0, origins=origins)
     return found
 
 

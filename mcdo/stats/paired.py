@@ -15,6 +15,8 @@ from mcdo.stats.resampling import Estimate, Origins, Units
 from mcdo.stats.sample import Sample
 from mcdo.stats.shares import share
 
+ROUNDING = 1e-9
+"""Of a score: what two runs of the same passes may differ by, since sums over passes are cut at other T."""
 FLIPS_UP_TO = 50
 """Origins up to which the null distribution of the signed ranks is that of sign flips, not the normal one."""
 
@@ -40,6 +42,16 @@ class PairedIncrease:
         }
 
 
+def rise(degraded: ArrayLike, clean: ArrayLike) -> Array:
+    """``degraded`` less ``clean``, of any shape; 0 where the two differ by no more than rounding.
+
+    A degradation can leave an image as it is. Its score is then the same, and which of the two is larger in the last
+    bit says nothing.
+    """
+    after, before = np.asarray(degraded, dtype=np.float64), np.asarray(clean, dtype=np.float64)
+    return np.where(np.isclose(after, before, rtol=ROUNDING, atol=0.0), 0.0, after - before)
+
+
 def wilcoxon_increase(
     degraded: ArrayLike,
     clean: ArrayLike,
@@ -53,11 +65,12 @@ def wilcoxon_increase(
 
     p: one-sided signed-rank test, equal pairs dropped (Wilcoxon 1945), 1 when all are equal; where several pairs share
     an origin the signed-rank test for clusters of Datta & Satten (2008), see :func:`signed_rank_terms`. fraction:
-    strictly greater pairs over all N, equal ones not counted as increased, by :func:`~mcdo.stats.share`.
-    relative_change: mean(degraded)/mean(clean) − 1, bootstrap interval; NaN when the clean mean is zero.
+    strictly greater pairs over all N, equal ones (up to rounding) not counted as increased, by
+    :func:`~mcdo.stats.share`. relative_change: mean(degraded)/mean(clean) − 1, bootstrap interval; NaN when the clean
+    mean is zero.
     """
     after, before = images(2, degraded=degraded, clean=clean)
-    N, difference = len(after), after - before
+    N, difference = len(after), rise(after, before)
     sample, members = Sample(N, origins, seed, resamples, level), Units.of(origins, N).members
     moved = difference != 0
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mcdo.stats import Difference, Estimate, FactorialAnalysis, Origins, Sample, factorial_analysis
 from mcdo.stats.association import among
 from mcdo.stats.comparison import holm_of_defined
+from mcdo.stats.paired import rise
 from mcdo.stats.resampling import correlation, rank_covariance
 
 ENCODERS = {
@@ -115,7 +116,7 @@ def figures(cell: Measured, score: str, sample: Sample) -> dict[str, Array]:
     trials = cell.scores[score]
     rows = np.stack([trials.mean(axis=0), cell.entropy, cell.own_entropy, cell.norm])
     i, j = np.triu_indices(len(trials), 1)
-    more = np.array([after[score] > trials[0] for after in cell.degraded.values()]).reshape(-1, len(cell.norm))
+    more = np.array([rise(after[score], trials[0]) > 0 for after in cell.degraded.values()]).reshape(-1, len(cell.norm))
 
     def on(weights: Array) -> Array:
         pairs = correlation(rank_covariance(trials, weights))[:, i, j]
