@@ -7,7 +7,6 @@ beside the rows. The id is the row's number, in the order of the files' names.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mcdo.errors import McdoError, refused_as
 from mcdo.images.class_names import class_names
-from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, decode
+from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, WholeFiles
 from mcdo.images.labels import named
 from mcdo.images.listing import Listing
 from mcdo.names import from_path, to_path
@@ -38,20 +36,11 @@ class Row:
 
 
 @dataclass(frozen=True, eq=False)
-class ArrowSource:
+class ArrowSource(WholeFiles):
     """Pictures in a column of Arrow or Parquet files, by id."""
 
     rows: dict[str, Row]
     column: str
-
-    def load(self, image_id: str) -> tuple[Image.Image, str]:
-        """Read once, so that the hash is that of the very bytes that were decoded."""
-        content = self._read(image_id)
-        return decode(content, image_id), hashlib.sha256(content).hexdigest()
-
-    def content_hash(self, image_id: str) -> str:
-        """sha256 of the picture's bytes."""
-        return hashlib.sha256(self._read(image_id)).hexdigest()
 
     def signature(self, image_id: str) -> Hashable:
         """Of the file."""

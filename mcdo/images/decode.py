@@ -10,9 +10,11 @@ uncertainty figures were made without applying it, so an image turned upright he
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -206,3 +208,25 @@ class _Quiet:
 
 
 _quiet = _Quiet()
+
+
+class WholeFiles(ABC):
+    """Pictures that are read whole, out of a larger file, and then decoded and hashed."""
+
+    def load(self, image_id: str) -> tuple[Image.Image, str]:
+        """Read once, so that the hash is that of the very bytes that were decoded."""
+        content = self._read(image_id)
+        return decode(content, image_id), hashlib.sha256(content).hexdigest()
+
+    def content_hash(self, image_id: str) -> str:
+        """sha256 of the picture's bytes."""
+        return hashlib.sha256(self._read(image_id)).hexdigest()
+
+    @abstractmethod
+    def _read(self, image_id: str) -> bytes:
+        """The bytes of a picture.
+
+        Raises:
+            UnreadableImageError: if there are none, or too many.
+
+        """

@@ -7,16 +7,13 @@ rest; nothing is unpacked, so names in a tar reach no file.
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from mcdo.errors import McdoError
-from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, decode, suffixes
+from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, WholeFiles, suffixes
 from mcdo.images.image_set import Skipped
 from mcdo.images.labels import named
 from mcdo.images.listing import Listing
@@ -42,19 +39,10 @@ class Member:
 
 
 @dataclass(frozen=True)
-class ShardSource:
+class ShardSource(WholeFiles):
     """Pictures in tars, by id."""
 
     members: dict[str, Member]
-
-    def load(self, image_id: str) -> tuple[Image.Image, str]:
-        """Read once, so that the hash is that of the very bytes that were decoded."""
-        content = self._read(image_id)
-        return decode(content, image_id), hashlib.sha256(content).hexdigest()
-
-    def content_hash(self, image_id: str) -> str:
-        """sha256 of the picture's bytes."""
-        return hashlib.sha256(self._read(image_id)).hexdigest()
 
     def signature(self, image_id: str) -> Hashable:
         """Of the tar."""
