@@ -1,4 +1,4 @@
-"""Intervals about levels: means, shares, changes, responses, a bias, a factorial grid, and classes of a study."""
+"""Intervals about levels: means, shares, changes, responses, a bias, a grid, replicates, and classes of a study."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from figures import OWN, RISE, Draw, Found, Group, Truth
+from figures import HIGH, OWN, RISE, Draw, Found, Group, Truth
 from numpy.typing import NDArray
 from populations import Array, Population
 from scipy import special
 
 from mcdo.stats import (
+    Estimate,
     FactorialAnalysis,
     factorial_analysis,
     group_differences,
     mean,
     mean_bias,
+    mean_shares,
     median,
     ratio_of_means,
     reading_error,
@@ -25,6 +27,7 @@ from mcdo.stats import (
     trial_drift,
     wilcoxon_increase,
 )
+from mcdo.stats.crossed import crossed_contrast, crossed_mean
 from mcdo.stats.mean_differences import t_mean
 from mcdo.stats.sample import Sample
 from mcdo.studies.subtasks.compare import differences, estimates, mean_gap, share_among, sums
@@ -38,6 +41,8 @@ EFFECTS = np.array([[[0.0, 0.4], [0.3, 0.7]], [[0.5, 1.2], [0.8, 1.5]]])
 """Loss .5, tower .3, site .4, and .3 more of loss and site together."""
 UNITS_DIFFER = 0.2
 """Standard deviation over units of what a site does to one."""
+REPLICATES, KINDS_DIFFER, SEEDS_DIFFER = 5, 0.4, 0.05
+"""Units of a kind, how far kinds are apart, and the standard deviation over units."""
 
 
 def _apart(draw: Draw, values: Array, noise: dict[str, bool]) -> Found:
@@ -83,6 +88,33 @@ def _pairs(draw: Draw) -> Found:
         "Wilcoxon fraction": increase.fraction,
         "relative change": increase.relative_change,
         "drift over trials": trial_drift(before * np.exp(0.2 * of.scores), **draw.how),
+    }
+
+
+def _tests(draw: Draw) -> Found:
+    """Four tests of each image, as four degradations are, passed where a trial's score is above a bar."""
+
+    def passed(bar: float) -> Estimate:
+        above = draw.sample.scores[:4] > bar / math.sqrt(draw.population.icc)
+        p, low, high, n = mean_shares(above.mean(axis=0)[None], origins=draw.origins["origins"])
+        return Estimate(float(p[0]), float(low[0]), float(high[0]), n, 0.95)
+
+    return {"mean share, 1 in 2": passed(0.0), "mean share, 1 in 5": passed(HIGH)}
+
+
+def _replicates(draw: Draw) -> Found:
+    """Units of two kinds, five of each, shown the same images; what a unit does differs, and so do kinds by image."""
+    of, rng = draw.sample, draw.rng
+    kinds = np.repeat([0, 1], REPLICATES)
+    sample = Sample(len(of.own), draw.origins["origins"], **draw.resampling)
+    seen = of.own + kinds[:, None] * of.target + 0.6 * rng.normal(size=(kinds.size, len(of.own)))
+    values = seen + SEEDS_DIFFER * rng.normal(size=(kinds.size, 1)) + KINDS_DIFFER * kinds[:, None]
+    whole, draws = sample.both(lambda weights: weights @ values.T / weights.sum(axis=1, keepdims=True))
+    apart = (2 * kinds - 1) / REPLICATES
+    first = slice(REPLICATES)
+    return {
+        "mean over units": crossed_mean(whole[first], draws[:, first], sample.n).estimate,
+        "contrast of kinds of units": crossed_contrast(whole, draws, apart, [*map(str, kinds)], sample.n).estimate,
     }
 
 
@@ -231,6 +263,9 @@ GROUPS = (
         "relative change": lambda population, K: math.exp(RISE / 2) - 1,
         "drift over trials": _zero,
     }, complete=True),
+    Group("means of four tests", _tests, ("normal", "clustered"), truth={
+        "mean share, 1 in 2": lambda population, K: 0.5, "mean share, 1 in 5": lambda population, K: 0.2,
+    }, complete=True),
     Group("responses to damage", _responses, ("normal", "heavy_images", "clustered"), truth={
         "response": lambda population, K: float(RESPONSE[1]),
         "response, fitted": lambda population, K: float(RESPONSE[1]),
@@ -250,6 +285,9 @@ GROUPS = (
         "share of an interaction": lambda population, K: _shares()["loss x site"],
         "share of nothing": _zero,
         "difference of shares": lambda population, K: _shares()["tower"] - _shares()["loss"],
+    }, complete=True),
+    Group("replicates of encoders", _replicates, (*OWN, "clustered"), truth={
+        "mean over units": _mean_of_own, "contrast of kinds of units": lambda population, K: KINDS_DIFFER,
     }, complete=True),
     Group("classes of the study of subtasks", _classes, ("normal", "clustered")),
     Group("arms of the study of subtasks", _arms, ("normal", "clustered")),
