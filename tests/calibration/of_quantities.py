@@ -28,7 +28,7 @@ from mcdo.stats import (
     wilcoxon_increase,
 )
 from mcdo.stats.crossed import crossed_contrast, crossed_mean
-from mcdo.stats.mean_differences import t_mean
+from mcdo.stats.mean_differences import mean_differences, t_mean
 from mcdo.stats.sample import Sample
 from mcdo.studies.subtasks.compare import differences, estimates, mean_gap, share_among, sums
 
@@ -60,6 +60,9 @@ def _means(draw: Draw) -> Found:
     return {
         "mean": mean(of.own, **draw.how),
         "mean, Student": t_mean(of.own, **draw.origins),
+        "difference of means, Student": mean_differences({"one": of.target, "other": of.own}, "one", **draw.origins)[
+            "other"
+        ].estimate,
         "median": median(of.own, **draw.how),
         "ratio of means": ratio_of_means(np.abs(of.own), np.exp(of.norm / 2), **draw.how),
         **_apart(draw, of.own, {}),
@@ -248,7 +251,7 @@ def _ratio(population: Population, K: int) -> float:
 NO_DIFFERENCE: Truth = {"difference of groups": _zero, "exceedance of groups": _half}
 GROUPS = (
     Group("means", _means, (*OWN, "clustered"), truth={
-        "mean": _mean_of_own, "mean, Student": _mean_of_own,
+        "mean": _mean_of_own, "mean, Student": _mean_of_own, "difference of means, Student": _mean_of_own,
         "median": lambda population, K: 1.0 if population.images == "log_normal" else 0.0,
         "ratio of means": _ratio, **NO_DIFFERENCE,
     }, complete=True),

@@ -1,8 +1,8 @@
-"""Intervals about scores: what they follow, how well they repeat, and whether two say the same."""
+"""Intervals about scores: what they follow, what they are worth, how well they repeat, whether two say the same."""
 
 from __future__ import annotations
 
-from figures import EVERY, INDEPENDENT, Draw, Found, Group
+from figures import EVERY, INDEPENDENT, RISE, Draw, Found, Group
 from populations import LATENT, TRAITS, Population, normal_spearman
 
 from mcdo.stats import (
@@ -19,6 +19,7 @@ from mcdo.stats import (
     spearman_differences,
 )
 from mcdo.stats.attenuation import disattenuated_spearman, trial_spearman
+from mcdo.stats.selective import augrc, aurc, excess_aurc, fpr95
 
 
 def _associations(draw: Draw) -> Found:
@@ -51,6 +52,24 @@ def _relations(draw: Draw) -> Found:
         "ahead of an idle one, ρ": ahead["score", "idle", "target"].estimate,
         "ahead of an idle one, AUROC": ahead["score", "idle", "high"].estimate,
     }
+
+
+def _selective(draw: Draw) -> Found:
+    """One image in five is an error."""
+    score, how = draw.sample.scores, {**draw.how, **draw.noise}
+    return {
+        "AURC": aurc(score, draw.high, **how),
+        "excess AURC": excess_aurc(score, draw.high, **how),
+        "AUGRC": augrc(score, draw.high, **how),
+    }
+
+
+def _foreign(draw: Draw) -> Found:
+    """The second half of the images is of another kind, with higher scores."""
+    half, held = len(draw.sample.own) // 2, draw.origins["origins"]
+    units = {} if held is None else {"known_origins": held[:half], "foreign_origins": held[half:]}
+    scores = draw.sample.scores
+    return {"FPR95": fpr95(scores[:, :half], scores[:, half:] + 2 * RISE, **units, **draw.resampling)}
 
 
 def _reliability(draw: Draw) -> Found:
@@ -99,6 +118,8 @@ GROUPS = (
     Group(
         "relations and advantages, noise shared by trials", _relations, ("shared_noise",), (3, 5, 10), noise_free=True
     ),
+    Group("what a score is worth", lambda draw: {**_selective(draw), **_foreign(draw)}, INDEPENDENT),
+    Group("what a score is worth, noise shared by trials", _selective, ("shared_noise",), (5, 10), noise_free=True),
     Group(
         "reliability", _reliability, EVERY, (3, 5, 10),
         {

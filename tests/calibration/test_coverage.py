@@ -5,7 +5,11 @@ In full by ``pytest tests/calibration -m slow``; ``python tests/calibration`` wr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import errors
@@ -18,12 +22,31 @@ from known import KNOWN, REASONS
 from page import shortfalls
 from populations import POPULATIONS, normal_spearman
 
+import mcdo.stats
 from mcdo.stats import reliability
 
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 RUNS = 300
 CHANCE = 0.999
 """Level at which few data sets are held against a statement: the reduced suite has dozens of cells."""
+
+
+OF_OTHERS = {
+    "above_chance": "a mean",
+    "bootstrap": "of any statistic that a caller gives; the figures of mcdo are held against it in their own tests",
+    "auroc_low": "an AUROC",
+    "linearity": "a ratio of means",
+    "median_ratio": "the ratio of an agreement",
+    "null_pass_rate": "a proportion, exact",
+    "percentile_estimate": "the ends of draws that others make",
+    "spearman_confidence": "the median ρ of a reliability",
+    "snr_confidence": "the SNR of a reliability",
+    "chance_decided": "no interval: the power of one",
+    "chance_unusable": "no interval: the power of one",
+    "check_resampling": "no interval",
+    "multiplicities": "no interval",
+}
+"""Functions of ``mcdo.stats`` that take a level or resamples and are simulated as part of another."""
 
 
 def check(counts: Mapping[Cell, Count], level: float) -> None:
@@ -108,6 +131,29 @@ def test_little_bias_is_left_in_the_calibration_error() -> None:
 @pytest.mark.parametrize("name", errors.MODELS)
 def test_intervals_of_calibration_errors_cover_what_is_stated(name: str) -> None:
     strict(errors.counted(name, errors.IMAGES, RUNS))
+
+
+def _with_intervals() -> Iterator[str]:
+    for module in pkgutil.iter_modules(mcdo.stats.__path__):
+        for name, of in vars(import_module(f"mcdo.stats.{module.name}")).items():
+            if inspect.isfunction(of) and of.__module__ == f"mcdo.stats.{module.name}" and not name.startswith("_"):
+                signature = inspect.signature(of)
+                if {"level", "resamples"} & set(signature.parameters) or "Estimate" in str(signature.return_annotation):
+                    yield name
+
+
+def test_no_interval_is_left_out() -> None:
+    taken = {
+        name.id
+        for file in Path(__file__).parent.glob("*.py")
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        for name in [call.func]
+        if isinstance(name, ast.Name)
+    }
+    functions = set(_with_intervals())
+    assert functions - taken - set(OF_OTHERS) == set(), "simulate them here, or say in OF_OTHERS of what they are made"
+    assert set(OF_OTHERS) <= functions - taken
 
 
 def test_the_page_prints_every_known_shortfall() -> None:
