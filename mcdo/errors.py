@@ -19,12 +19,20 @@ class McdoError(Exception):
         super().__init__(names.message(message))
 
 
-class NoTextTowerError(McdoError):
-    """What is asked for needs a text tower, and the encoder has none. A test of it is skipped, with this reason."""
+class NotApplicableError(McdoError):
+    """What is asked for cannot be had of this encoder or these images. A test of it is skipped, with this reason."""
+
+
+class NoTextTowerError(NotApplicableError):
+    """What is asked for needs a text tower, and the encoder has none."""
 
 
 class UntrainedHeadError(NoTextTowerError):
-    """A head reads images no better than a constant answer would, so nothing follows from its targets; as above."""
+    """A head reads images no better than a constant answer would, so nothing follows from its targets."""
+
+
+class CriterionNotMetError(AssertionError):
+    """A criterion was judged and is not met: a finding, not a fault. Its message is all that a report shows of it."""
 
 
 class _PrintableWarning(UserWarning):

@@ -17,7 +17,7 @@ import numpy as np
 
 from mcdo.cluster.look import look, measured
 from mcdo.cluster.shares import Owners, Share, divided
-from mcdo.errors import McdoError, NoTextTowerError
+from mcdo.errors import McdoError, NotApplicableError
 from mcdo.harness import Experiment, FirstOrder, Images, Inputs, Passes, Request, Runner, StoredArrays, Subject, View
 from mcdo.schema import read_json
 from mcdo.store import NotWholeError, Part, Store
@@ -36,7 +36,7 @@ class Refused:
 
     def add(self, what: str, error: McdoError) -> None:
         """Remember an error of ``what``."""
-        (self.skipped if isinstance(error, NoTextTowerError) else self.errors)[what] = str(error)
+        (self.skipped if isinstance(error, NotApplicableError) else self.errors)[what] = str(error)
 
 
 class Task(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from mcdo.errors import CriterionNotMetError
 from mcdo.harness.claim import Claim
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.harness.settings import Settings
@@ -45,7 +46,8 @@ class Judge:
         line = f"{self.experiment} {self.subject} {judgement.claim}: {judgement}"
         if judgement.outcome in ("undecided", "not applicable"):
             pytest.skip(f"{judgement.outcome}: {line}")
-        assert judgement.outcome == "met", line
+        if judgement.outcome != "met":
+            raise CriterionNotMetError(f"{judgement.outcome}: {line}")
 
     def above(
         self, claim: str, estimate: Estimate, bar: float, beside: object = "", p_holm: float | None = None

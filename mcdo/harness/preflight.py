@@ -11,7 +11,7 @@ from typing import Any
 
 from mcdo.encoders.load import located
 from mcdo.encoders.zero_shot import TEMPLATES
-from mcdo.errors import McdoError, NoTextTowerError
+from mcdo.errors import McdoError, NotApplicableError
 from mcdo.harness.budget import seconds_of, set_sizes
 from mcdo.harness.decision import FILE, LEAST_ORIGINS, refusal
 from mcdo.harness.experiment import ALL_MODELS, Experiment, Subject, View
@@ -219,7 +219,7 @@ def _alike(session: Session, seen: Looked) -> Iterator[Finding]:
         prompts = [TEMPLATES[0].replace("{}", name) for name in seen.class_names]
         try:
             session.encoder(model).check_distinct(prompts, seen.class_names)
-        except NoTextTowerError:  # which is skipped by name
+        except NotApplicableError:  # which is skipped by name
             continue
         except McdoError as error:
             yield Finding("images", "wrong", str(error))

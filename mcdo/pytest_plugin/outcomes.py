@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from _pytest.terminal import TerminalReporter
 
-from mcdo.errors import McdoError, NoTextTowerError
+from mcdo.errors import CriterionNotMetError, McdoError, NotApplicableError
 from mcdo.harness import ALL_MODELS, Subject, View
 from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
 from mcdo.names import encodable, message, printable
@@ -43,16 +43,20 @@ def _refusal(config: pytest.Config) -> str | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """Show a McdoError as its message: it is written for people, and the traceback is ours.
+    """Show a McdoError and an unmet criterion as their messages: they are for people, and the traceback is ours.
 
-    What needs a text tower is skipped for an encoder without one, and says so.
+    What an encoder or its images cannot give, as class prompts without a text tower, is skipped and says so.
     """
     report = yield
-    if call.excinfo is not None and call.excinfo.errisinstance(NoTextTowerError) and report.outcome == "failed":
+    if call.excinfo is not None and call.excinfo.errisinstance(NotApplicableError) and report.outcome == "failed":
         path, line, _ = item.location
         report.outcome, report.longrepr = "skipped", (path, (line or 0) + 1, f"Skipped: {call.excinfo.value}")
-    elif call.excinfo is not None and call.excinfo.errisinstance(McdoError) and report.outcome == "failed":
-        report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
+    elif (
+        call.excinfo is not None
+        and call.excinfo.errisinstance((McdoError, CriterionNotMetError))
+        and report.outcome == "failed"
+    ):
+        report.longrepr = str(call.excinfo.value)
     _make_printable(report)
     return report
 

@@ -333,6 +333,20 @@ def test_workers_are_told_nothing_that_is_no_utf8(suite: Path) -> None:
     assert run_pytest(images, cwd=suite).returncode == 0
 
 
+def test_an_unmet_criterion_and_few_images_take_one_line_each(tmp_path: Path) -> None:
+    """Of a verdict that cannot be had, and of an experiment that twelve images are too few for."""
+    tiny = ("--num-images=12", "--passes=4", "--trials=2", "--models=clip_tiny", "--store=temporary")
+    run = run_pytest("tests/gates", "tests/experiments/phase1", "-m", "phase1", *tiny, f"--reports={tmp_path}")
+    assert run.returncode == 1
+    failures = run.stdout.partition("= FAILURES =")[2].partition("short test summary")[0]
+    assert "\nUNDECIDED: 12 originals are too few" in failures
+    assert "mcdo/harness" not in failures
+    assert "go_or_no_go[all_models] - UNDECIDED" in run.stdout
+    few = run_pytest("tests/experiments/recipe", "-m", "recipe", "--force", "-rs", *tiny, f"--reports={tmp_path}")
+    assert few.returncode == 0, few.stdout
+    assert "12 originals make no recipe: give at least 20" in few.stdout
+
+
 def test_what_needs_text_is_skipped_by_name_for_an_encoder_without(tmp_path: Path) -> None:
     run = run_pytest(
         *("-m", "phase1 and not perf", "-k", "collapsed", "-rs"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
@@ -78,6 +79,8 @@ OWN = "E"
 FOLLOWS = "rho_uncertainty_vs_entropy"
 ROUNDING = 1e-11
 """A relative trace that float32 rounding alone can leave: (2^-24)² is 4e-15, and errors add up over some layers."""
+UNLIKELY = 1e-6
+"""Chance of so many untouched images below which a type is dead."""
 
 
 @dataclass(frozen=True)
@@ -256,16 +259,20 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
 def least_disturbed(kind: str, run: MonteCarloRun) -> float:
     """The least trace_pre over images, as a share of the squared feature norm.
 
+    Where a unit is a whole branch, as in stochastic depth, an image can get through few passes with nothing dropped.
+
     Raises:
-        McdoError: if it is no more than float32 rounding: a dead type is a fault, never a low score.
+        McdoError: if it is no more than float32 rounding in more images than one draw for each site and pass would
+            leave alone: a dead type is a fault, never a low score.
 
     """
     share = run.scores("trace_pre").mean(axis=0) / np.square(run.feature_norm)
-    least = int(share.argmin())
-    if not share[least] > ROUNDING:
+    least, untouched = int(share.argmin()), int((~(share > ROUNDING)).sum())
+    chance = (1 - run.config.dropout.p) ** (len(run.sites) * max(run.config.passes) * run.config.trials)
+    if stats.binom.sf(untouched - 1, len(share), chance) < UNLIKELY or untouched == len(share):
         raise McdoError(
-            f"{run.encoder}: type {kind} ({TYPES[kind]}) does nothing to {run.ids[least]}: its trace is "
-            f"{share[least]:.1e} of the squared norm; look at the census of its sites"
+            f"{run.encoder}: type {kind} ({TYPES[kind]}) does nothing to {untouched} of {len(share)} images, such as "
+            f"{run.ids[least]}: its trace is {share[least]:.1e} of the squared norm; look at the census of its sites"
         )
     return float(share[least])
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mcdo.errors import McdoError
+from mcdo.errors import NotApplicableError
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun
 from mcdo.experiments.prelim.degradation import native_size
 from mcdo.experiments.prelim.pixel_baselines import PIXELS, PixelBaselines
@@ -113,7 +113,9 @@ class RecipeMeasurements(Experiment[RecipeResult]):
         model, sets = about.model, (None, *self.every(about))
         originals, least = len(set(about.images(Images(self.n)).origins)), 2 * LEAST_TO_HALVE
         if originals < least:
-            raise McdoError(f"{originals} originals make no recipe: give at least {least}, for halves and folds of one")
+            raise NotApplicableError(
+                f"{originals} originals make no recipe: give at least {least}, for halves and folds of one"
+            )
         yield from (self.first_order(model, each) for each in sets)
         yield from (self.pixels(model, each) for each in sets)
         yield from (self.at(model, p, half=0) for p in self.tried_p)

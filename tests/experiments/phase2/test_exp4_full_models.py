@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from mcdo.experiments.phase2.exp4_full_models import MATCHED, ModelReliability, ModelReliabilityResult
 from mcdo.harness import Completed
-from mcdo.harness.tests import claims_of, contract_of, of_experiment
-from mcdo.stats import stacked_drift
+from mcdo.harness.tests import check_drift, claims_of, contract_of, of_experiment
 
 pytestmark = of_experiment(ModelReliability)
 
@@ -32,4 +31,4 @@ def test_trials_do_not_drift(
     experiment, drift = completed.experiment, completed.result.drift
     assert isinstance(experiment, ModelReliability)
     record_property("relative drift per trial", str(drift))
-    assert drift.low <= 0 <= drift.high < stacked_drift(experiment.trials)
+    check_drift({completed.inputs.model: drift}, experiment.trials)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mcdo.errors import McdoError
+from mcdo.errors import CriterionNotMetError, McdoError
 from mcdo.harness import Claim, Settings
 from mcdo.harness.judge import Judge
 from mcdo.harness.negatives import KnownNegative, KnownNegatives
@@ -113,6 +113,11 @@ def test_met_passes_not_met_fails_and_undecided_is_skipped() -> None:
         settle("other", 0.1, 0.3)
     with pytest.raises(pytest.skip.Exception, match="undecided: exp5 clip_tiny other"):
         settle("other", 0.2, 0.4)
+
+
+def test_an_unmet_claim_is_no_fault_of_the_program() -> None:
+    with pytest.raises(CriterionNotMetError, match=r"^not met: exp5 clip_tiny other: 0\.20"):
+        settle("other", 0.1, 0.3)
 
 
 def test_a_known_negative_is_a_strict_xfail_that_says_why() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.encoders.zero_shot import unit
-from mcdo.errors import McdoError
+from mcdo.errors import NotApplicableError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.phase3.exp9_tracking.association import TrackingResult, chosen_betas, compared
 from mcdo.experiments.phase3.exp9_tracking.experiment import Tracking
@@ -103,12 +103,12 @@ class ImageTracking(Tracking):
         """Groups of originals to choose β on, and those to report, in proportion to their sequences.
 
         Raises:
-            McdoError: for too few originals.
+            NotApplicableError: for too few originals.
 
         """
         groups = dealt(origins, self.scene.objects, (self.seed, 0))
         if len(groups) < LEAST_GROUPS:
-            raise McdoError(
+            raise NotApplicableError(
                 f"{len(set(origins))} originals make {len(groups)} groups of {self.scene.objects}, but exp9 needs at "
                 f"least {LEAST_GROUPS}: one to choose beta on and two to report; show it more images"
             )
