@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -50,9 +50,9 @@ def measured_point(run: Reliability, passes: int) -> GrowthPoint:
 def pooled_points(scores: Array, run: Reliability, passes: int, units: Units, seed: int) -> list[GrowthPoint]:
     """ρ at m·``passes`` passes from blocks of m trials of ``scores`` [K, N], for m = 2, 4, … and K/2; none for K < 4.
 
-    The mean ρ over pairs of disjoint blocks (all, or a dozen at random where there are more), with the percentile
-    bootstrap over units. Its arms are lengthened
-    as those of ``run`` are over the same bootstrap at m = 1: that part comes from what images of one trial share.
+    The median ρ over pairs of disjoint blocks (all, or a dozen at random where there are more), as that of pairs of
+    trials, with the percentile bootstrap over units. Its arms are lengthened as those of ``run`` are over the same
+    bootstrap at m = 1: that part comes from what images of one trial share.
     """
     largest = len(scores) // 2
     if largest < 2:
@@ -69,10 +69,19 @@ def pooled_points(scores: Array, run: Reliability, passes: int, units: Units, se
 
 @dataclass(frozen=True)
 class Carriers:
-    """How many units carry the variance of scores, and that number as a share of what normal scores would give."""
+    """How many units carry the variance of scores, and whether the noise of those that do comes from single trials.
+
+    Attributes:
+        units: their number.
+        share: of what normal scores would give.
+        single: how far the noise is that of one trial each, 0 for normal noise and 1 where all other trials are alike;
+            NaN below four trials.
+
+    """
 
     units: float
     share: float
+    single: float = math.nan
 
 
 def carriers(scores: Array, units: Units) -> Carriers:
@@ -80,7 +89,9 @@ def carriers(scores: Array, units: Units) -> Carriers:
 
     Their number is the participation ratio (Σ a)²/Σ a² over units, with a the unit's squared deviation of the mean over
     trials, or its variance over trials: n where all contribute alike, 1 where one has everything. Normal scores give
-    n/3 and n(K − 1)/(K + 1).
+    n/3 and n(K − 1)/(K + 1). ``single`` is on the scale between normal noise and one trial the share
+    A = Σ d⁴/Σ (Σ_k d²)² for the deviations d of trials from the image's mean: noise that a few passes make, of which
+    more passes bring others.
     """
     K, n = len(scores), units.n
     between = (scores.mean(axis=0) - scores.mean()) ** 2, n / 3
@@ -91,7 +102,20 @@ def carriers(scores: Array, units: Units) -> Carriers:
         if part.any():
             ratio = float(part.sum() ** 2 / (part @ part))
             found.append(Carriers(ratio, ratio / normal))
-    return min(found[1:], key=lambda each: each.share, default=found[0])
+    fewest = min(found[1:], key=lambda each: each.share, default=found[0])
+    return replace(fewest, single=_single(scores))
+
+
+def _single(scores: Array) -> float:
+    """How far the noise of ``scores`` [K, N] is that of one trial for each image."""
+    K = len(scores)
+    squares = (scores - scores.mean(axis=0)) ** 2
+    total = float((squares.sum(axis=0) ** 2).sum())
+    if K < 4 or total == 0:
+        return math.nan
+    normal = 3 * (K - 1) / (K * (K + 1))
+    one = ((K - 1) ** 3 + 1) / (K**2 * (K - 1))
+    return (float((squares**2).sum()) / total - normal) / (one - normal)
 
 
 def along(points: Sequence[GrowthPoint], at: float, end: End, degrees_lost: float) -> float:
@@ -130,14 +154,14 @@ def _pooled(scores: Array, passes: int, blocks: int, weights: Array, level: floa
     splits = _splits(len(scores), blocks, seed)
     rankings = [(Ranking(scores[a].mean(axis=0)), Ranking(scores[b].mean(axis=0))) for a, b in splits]
 
-    def mean_correlation(block: Array) -> Array:
+    def median_correlation(block: Array) -> Array:
         columns = np.ascontiguousarray(block.T)
         pairs = ((first.centred(columns).T, second.centred(columns).T) for first, second in rankings)
         with np.errstate(invalid="ignore"):
-            return np.asarray(np.mean([_weighted_correlation(a, b, block) for a, b in pairs], axis=0))
+            return np.asarray(np.median([_weighted_correlation(a, b, block) for a, b in pairs], axis=0))
 
-    (value,) = mean_correlation(np.ones((1, scores.shape[1])))
-    low, high = quantiles(blockwise(mean_correlation, weights, scores.shape[1]), [(1 - level) / 2, (1 + level) / 2])
+    (value,) = median_correlation(np.ones((1, scores.shape[1])))
+    low, high = quantiles(blockwise(median_correlation, weights, scores.shape[1]), [(1 - level) / 2, (1 + level) / 2])
     return GrowthPoint(passes, blocks, log_odds(float(value)), log_odds(float(low)), log_odds(float(high)))
 
 

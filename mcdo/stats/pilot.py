@@ -37,6 +37,8 @@ AGREEMENT = 0.1
 FEWEST_CARRIERS = 10
 LEAST_SHARE = 0.25
 """Of the carriers of normal scores: fewer, and a few images carry the variance."""
+SINGLE_TRIALS = 0.5
+"""Noise that is nearer to one trial's for each image than to normal noise (:attr:`Carriers.single`)."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,11 @@ class Pilot:
             laws["growth"] = self._estimate(share_of(getattr(anchor, end) + power * ahead) for end in ENDS)
         return laws
 
+    @property
+    def rare(self) -> bool:
+        """Whether rare passes make the noise: of what more passes bring, the run holds too little."""
+        return self.carriers.single > SINGLE_TRIALS
+
     def reason(self, passes: float) -> str:
         """Why nothing is predicted at ``passes``; empty where something is."""
         if passes in self.measured:
@@ -148,6 +155,8 @@ class Pilot:
             reasons.append(f"not above chance at T={self.passes}")
         if self.carriers.units < FEWEST_CARRIERS or self.carriers.share < LEAST_SHARE:
             reasons.append(f"{self.carriers.units:.0f} of {run.n_origins} images carry the variance")
+        if self.rare:
+            reasons.append("the noise of the images that have most of it comes from single trials")
         laws = self.laws(passes, self.lost)
         if "run" not in laws and _spread(laws) > AGREEMENT:
             said = ", ".join(f"{name} {law.value:.2f}" for name, law in laws.items())

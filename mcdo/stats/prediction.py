@@ -19,9 +19,10 @@ its sampling error. The value is that of ``icc`` or ``spearman_brown``: the one 
 or smaller T; the lower one where there are neither, or where the laws disagree.
 
 **Not predictable** is a status that the intervals leave open where there is a reason to distrust single values: the
-laws lie more than .1 apart, the run is not above chance, or a few images carry the variance, fewer than ten or than a
-quarter of the number in normal scores (:func:`mcdo.stats.growth.carriers`). Where all lower and all upper ends give one
-status, that status stands.
+laws lie more than .1 apart, the run is not above chance, a few images carry the variance, fewer than ten or than a
+quarter of the number in normal scores, or single trials make the noise (:func:`mcdo.stats.growth.carriers`). Where all
+lower and all upper ends give one status, that status stands; where single trials make the noise, those of rare passes,
+only "failed" does.
 
 **Simulated** in tests/calibration, twelve populations from even images and near-normal passes to one image in a hundred
 30 times as uncertain and one pass in a hundred disturbed: 95 % intervals of ρ cover .97–1.00 on average and .90 at
@@ -61,7 +62,8 @@ class PredictedReliability:
         snr: at as many trials as the run has.
         icc: ICC(1).
         status: that of the three values; "not predictable" where it is not decided and there is a ``reason``.
-        decided: whether the status is the same at all lower and at all upper ends.
+        decided: whether the status is the same at all lower and at all upper ends, and failed where rare passes make
+            the noise.
         worst: the status of the lower ends.
         best: the status of the upper ends.
         laws: ρ by each: "icc", "spearman_brown", "growth" (where the run shows one), "run" (where it measures it).
@@ -178,7 +180,7 @@ def _predicted(pilot: Pilot, passes: int, thresholds: Thresholds) -> PredictedRe
         status_of(getattr(rho, end), getattr(snr, end), getattr(icc, end), thresholds) for end in ENDS
     )
     reason = pilot.reason(passes)
-    decided = worst == best != "insufficient_trials"
+    decided = worst == best != "insufficient_trials" and not (pilot.rare and best != "failed")
     return PredictedReliability(
         passes=passes,
         spearman=rho,

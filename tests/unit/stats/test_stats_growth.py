@@ -28,8 +28,8 @@ def normal_scores(trials: int, images: int = 300, seed: int = 0, noise: float = 
 
 
 @pytest.mark.parametrize("trials", [4, 6])
-def test_blocks_average_all_splits_against_scipy(trials: int) -> None:
-    """Four trials have three splits into pairs, six have ten into threes: exhaustive, so equal to the plain mean."""
+def test_blocks_are_the_median_of_all_splits_against_scipy(trials: int) -> None:
+    """Four trials have three splits into pairs, six have ten into threes: exhaustive, so equal to the plain median."""
     scores, half = normal_scores(trials), trials // 2
     found = pooled_points(scores, reliability(scores, resamples=50), 16, Units.of(None, 300), seed=0)[-1]
     splits = [
@@ -37,7 +37,7 @@ def test_blocks_average_all_splits_against_scipy(trials: int) -> None:
         for a, b in itertools.combinations(itertools.combinations(range(trials), half), 2)
         if not set(a) & set(b)
     ]
-    expected = np.mean([stats.spearmanr(scores[a].mean(axis=0), scores[b].mean(axis=0)).statistic for a, b in splits])
+    expected = np.median([stats.spearmanr(scores[a].mean(axis=0), scores[b].mean(axis=0)).statistic for a, b in splits])
     assert (found.passes, found.blocks) == (16, half)
     assert share_of(found.value) == pytest.approx(expected, abs=1e-9)
     assert found.low < found.value < found.high
@@ -89,6 +89,20 @@ def test_carriers_by_hand() -> None:
 def test_carriers_of_normal_scores_are_the_reference() -> None:
     for trials in (3, 10):
         assert carriers(normal_scores(trials, 20_000), Units.of(None, 20_000)).share == pytest.approx(1, abs=0.05)
+
+
+def test_noise_of_single_trials_by_hand() -> None:
+    units = Units.of(None, 2)
+    one = np.array([[1.0, 9], [1, 5], [1, 5], [1, 5]])  # deviations 3, −1, −1, −1: A = 84/144, all there can be
+    assert carriers(one, units).single == pytest.approx(1)
+    halves = np.array([[1.0, 4], [1, 4], [1, 6], [1, 6]])  # A = 4/16, where normal noise has 9/20
+    assert carriers(halves, units).single == pytest.approx((4 / 16 - 9 / 20) / (84 / 144 - 9 / 20))
+    assert math.isnan(carriers(one[:3], units).single), "the deviations of three trials have one A, whatever they are"
+
+
+@pytest.mark.parametrize("trials", [4, 10])
+def test_normal_noise_is_of_no_single_trial(trials: int) -> None:
+    assert carriers(normal_scores(trials, 20_000), Units.of(None, 20_000)).single == pytest.approx(0, abs=0.02)
 
 
 def test_points_lie_on_a_line_in_log_odds() -> None:

@@ -179,6 +179,16 @@ def test_a_few_images_that_carry_the_variance_are_named() -> None:
     assert predicted_reliability(variance_scores(16, 1, spread=0.1), 16, [64])[64].reason == ""
 
 
+def test_rare_passes_promise_nothing() -> None:
+    """Where one trial of each image was hit, the run says little of the noise, however narrow its interval is."""
+    own = np.random.default_rng(99).lognormal(0, 0.5, N)
+    hit = np.arange(K)[:, None] == np.random.default_rng(1).integers(K, size=N)
+    ahead = predicted_reliability(own * (1 + hit), 16, [256])[256]
+    assert (ahead.worst, ahead.best) == ("usable", "usable")
+    assert (ahead.status, ahead.decided) == ("not predictable", False)
+    assert "comes from single trials" in ahead.reason
+
+
 def test_the_law_is_the_one_that_errs_less_within_the_run() -> None:
     """Strongly skewed images, whose noise grows with them: ICC is too low by .03 at every T, Spearman–Brown right."""
     ahead = predicted_reliability(variance_scores(8, 1, spread=1.0), 8, [256], degrees_lost=1)[256]
