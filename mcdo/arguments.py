@@ -65,7 +65,8 @@ def having(name: str, value: T, attribute: str, remedy: str) -> T:
 
 
 def _brief(value: object) -> str:
-    text = repr(value)
+    shape = getattr(value, "shape", None)
+    text = " ".join(repr(value).split()) if shape is None else f"an array of shape {list(shape)}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -152,6 +152,8 @@ class SiteTable:
         if word in GROUPS or word in _ROLE_NAMES:
             return f"sites {word!r}: this tower has none; it has {', '.join(present)}"
         known = [*GROUPS, *present, *(site.name for site in self.sites)]
+        if "," in word:
+            return f"unknown site {word!r}: several are a list, {[part.strip() for part in word.split(',')]}"
         return f"unknown site {word!r}: did you mean {nearest(word, known)}?"
 
 

@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mcdo import arguments
 from mcdo.errors import McdoError, McdoWarning, nearest
+from mcdo.estimators.blocks import check_inputs
 from mcdo.estimators.first_order import first_order
 from mcdo.estimators.monte_carlo import monte_carlo
 from mcdo.estimators.progress import Progress, Silent
@@ -226,11 +228,13 @@ class AppliedRecipe:
                 alarm rate that the calibration set is too small for.
 
         """
+        trials = arguments.whole("trials", trials)
         if trials < 1:
             raise McdoError(f"trials = {trials}: at least one is needed (two or more for an error)")
         threshold = threshold_of(self.recipe, false_alarm)
         responses = {family: self._response(family) for family in self._families(families)}
         tower = self.encoder(device) if encoder is None else encoder
+        check_inputs(tower, images, self.recipe.perturbation)
         self.recipe.check(tower)
         if not len(images):
             raise McdoError(f"{images.name} holds no images to score")

@@ -14,13 +14,15 @@ Array = NDArray[np.float64]
 
 
 def numbers(name: str, values: ArrayLike) -> Array:
-    """``values`` as a float64 array; text, ragged rows and complex numbers are refused."""
+    """``values`` as a float64 array; text, ragged rows, complex numbers and masked values are refused."""
+    if np.ma.is_masked(values):
+        raise McdoError(f"{name} holds masked values; leave those images out before they are scored")
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "biuf":
             raise TypeError(f"dtype {array.dtype}")
         return array.astype(np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor that requires a gradient is a RuntimeError
         raise McdoError(f"{name} is not an array of real numbers ({error}); pass a rectangular numeric array") from None
 
 

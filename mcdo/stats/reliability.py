@@ -28,6 +28,7 @@ so much that it decides nothing; ``shared_noise=False`` saves it.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +36,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from mcdo.errors import McdoError, nearest
+from mcdo.errors import McdoError, McdoWarning, nearest
 from mcdo.stats._checks import Array, jsonable, trials
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.rank_influence import spearman_confidence, spearman_influence
@@ -47,6 +48,7 @@ from mcdo.stats.status import THRESHOLDS, Status, Thresholds, status_of
 Interval = tuple[float, float]
 SHARING_ALPHA = 0.1
 """Noise counts as shared within trials where independence has a p below this."""
+_MANY_TRIALS = 20  # more than these, and more than images: rather [N, K] than [K, N]
 _DEGENERATE = {
     "SNR": "the mean over trials is the same for every image",
     "Spearman": "a trial gives every image the same score, which is no ranking",
@@ -202,11 +204,15 @@ def reliability(
 
     Raises:
         McdoError: for fewer than three images, a shape other than [K, N], NaN, infinity, or origins that do not fit.
+            A McdoWarning is given for many more trials than images, as of scores [N, K].
 
     """
     array = trials("scores", scores)
     check_resampling(resamples, level)
     K, N = array.shape
+    if max(N, _MANY_TRIALS) < K:
+        said = f"scores of shape [{K}, {N}] are read as {K} trials of {N} images; transpose them if they are [N, K]"
+        warnings.warn(said, McdoWarning, stacklevel=2)
     units = Units.of(origins, N)
     signal, noise = signal_noise(array)
     snr, icc = _ratio(signal, noise), icc_from_snr(_ratio(signal, noise), K)

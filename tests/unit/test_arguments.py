@@ -11,6 +11,7 @@ import torch
 
 import mcdo
 from mcdo import McdoError, arguments
+from mcdo.errors import McdoWarning
 from mcdo.estimators import FirstOrderConfig
 
 
@@ -112,6 +113,8 @@ def test_one_number_of_passes_is_a_run_of_that_many(encoder: mcdo.Encoder) -> No
         ({"geometry": "4"}, "geometry = '4'"),
         ({"encoder": "clip_tiny"}, "encoder is 'clip_tiny' .*mcdo.load_encoder"),
         ({"images": "digits"}, "images is 'digits' .*mcdo.load_images"),
+        ({"images": np.zeros((3, 8, 8, 3))}, r"images is an array of shape \[3, 8, 8, 3\] .*mcdo.load_images"),
+        ({"dropout": mcdo.Dropout(0.01, "all,-fc1")}, r"several are a list, \['all', '-fc1'\]"),
         ({"dropout": 0.01}, "dropout is 0.01 .*mcdo.Dropout"),
     ],
 )
@@ -147,11 +150,21 @@ def test_first_order_refuses_mistakes_by_name(encoder: mcdo.Encoder, mistake: di
         (lambda: mcdo.load_encoder("clip_tiny", weights="random", seed=2**65), "seed = "),
         (lambda: mcdo.load_encoder("clip_tiny", device=None), "unknown device 'None'"),  # type: ignore[arg-type]
         (lambda: mcdo.census(3, 3, 3), "encoder is 3"),  # type: ignore[arg-type]
+        (lambda: mcdo.load_recipe("default:clip_tiny").score([]), r"images is \[\] .*mcdo.load_images"),  # type: ignore[arg-type]
+        (lambda: mcdo.load_recipe("default:clip_tiny").score([], trials="2"), "trials = '2'"),  # type: ignore[arg-type]
+        (lambda: mcdo.reliability(np.ma.masked_less([[1.0, 2, 3], [1, 3, 2]], 2)), "scores holds masked values"),
+        (lambda: mcdo.reliability(torch.ones(2, 3, requires_grad=True)), "scores is not an array of real numbers"),
     ],
 )
 def test_other_public_functions_refuse_mistakes_by_name(call: Callable[[], object], said: str) -> None:
     with pytest.raises(McdoError, match=said):
         call()
+
+
+def test_scores_that_seem_transposed_are_warned_of() -> None:
+    scores = np.random.default_rng(0).normal(size=(10, 60))
+    with pytest.warns(McdoWarning, match=r"read as 60 trials of 10 images; transpose"):
+        mcdo.reliability(scores.T)
 
 
 @pytest.mark.parametrize(
