@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch.nn import functional
 
 from mcdo.encoders.encoder import Encoder
 from mcdo.errors import McdoError
@@ -19,20 +20,37 @@ def unit(features: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(held / np.linalg.norm(held, axis=-1, keepdims=True))
 
 
-def zero_shot_logits(encoder: Encoder, features: NDArray[np.float32], images: ImageSet) -> NDArray[np.float64]:
-    """Zero-shot logits of ``features`` [N, D] under every template, float64 ``[templates, N, C]``.
+def class_prompts(encoder: Encoder, images: ImageSet) -> tuple[str, ...]:
+    """The prompt of every class under the first template, then under the second, and so on, ``[templates · C]``.
 
     Raises:
-        McdoError: if the images have fewer than two classes.
+        McdoError: if the images have fewer than two classes, or two prompts are the same tokens.
 
     """
-    if len(images.class_names) < 2:
+    names = images.class_names
+    if len(names) < 2:
         raise McdoError(
             f"{images.name}: zero-shot targets need at least two classes; use a folder with one directory each"
         )
+    prompts: list[str] = []
+    for template in TEMPLATES:
+        of_template = [template.format(name) for name in names]
+        encoder.check_distinct(of_template, names)
+        prompts += of_template
+    return tuple(prompts)
+
+
+def zero_shot_logits(encoder: Encoder, features: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Logits of image ``features`` [N, D] and the text features [templates · C, D] of :func:`class_prompts`.
+
+    Returns:
+        float64 ``[templates, N, C]``.
+
+    """
+    seen = torch.from_numpy(features)
     with torch.inference_mode():
         stack = [
-            encoder.zero_shot_logits(torch.from_numpy(features), images.class_names, template).double().cpu().numpy()
-            for template in TEMPLATES
+            encoder.text_logits(seen, functional.normalize(torch.from_numpy(part), dim=-1)).double().cpu().numpy()
+            for part in np.split(text, len(TEMPLATES))
         ]
     return np.stack(stack)

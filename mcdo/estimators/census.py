@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mcdo import arguments
 from mcdo.encoders import Encoder
 from mcdo.estimators.blocks import BlockLoop, check_inputs, prepared
 from mcdo.estimators.progress import Progress, Reporting, Silent, progress_of
-from mcdo.estimators.resumption import unkept
+from mcdo.estimators.provenance import identity, provenance
+from mcdo.estimators.resumption import Keeper, check_columns, measured_once, unkept
 from mcdo.estimators.rows import pixel_rows
 from mcdo.estimators.shown import Shown
 from mcdo.perturbation import PASS_BLOCK, Perturbation, Site, SiteRecord, check_alive, image_keys, perturbed
+from mcdo.store import Arrays, Store, Unfinished, check_shapes
 
 
 def census(
@@ -25,12 +31,17 @@ def census(
     *,
     seed: int = 0,
     limit: int | None = None,
+    store: Store | Path | str | None = None,
     progress: Reporting = True,
 ) -> tuple[SiteRecord, ...]:
     """What every requested site does on its own, on the first ``limit`` images (8, or 1 for inputs above 64 px).
 
+    Whether each fires and changes the output is looked at in any case; how much it does is kept in the ``store``, site
+    by site, and None measures it anew.
+
     Raises:
-        McdoError: naming every requested site that is unknown, never fires, or changes nothing.
+        McdoError: naming every requested site that is unknown, never fires, or changes nothing, and for a store that
+            cannot be written.
 
     """
     check_inputs(encoder, images, dropout)
@@ -40,13 +51,45 @@ def census(
     pixels = prepared(encoder, few).batch(slice(None))
     keys = image_keys(few.mask_ids, encoder.device)
     sites = check_alive(encoder, pixels, dropout)
-    total = sum(_passes(site, dropout, len(pixels)) for site in sites) * len(pixels) if dropout.p else 0
-    with progress_of(progress, total, f"{encoder.key} on {few.name}, census") as bar:
-        variances = [
-            site_variance(encoder, pixels, keys, site, dropout, seed, bar) if dropout.p else 0.0 for site in sites
-        ]
+    variances = np.zeros(len(sites))
+
+    def measure(parts: Unfinished | None) -> NDArray[np.float64]:
+        done = np.zeros(len(sites), dtype=bool)
+        for part in parts.parts(check) if parts else ():
+            variances[part["columns"]], done[part["columns"]] = part["variance"], True
+        keeper = Keeper(parts, lambda columns: {"variance": variances[columns]}, {"label": label})
+        left = [i for i in range(len(sites)) if not done[i]]
+        total = sum(_passes(sites[i], dropout, len(pixels)) for i in left) * len(pixels)
+        with progress_of(progress, total, f"{encoder.key} on {few.name}, census") as bar:
+            try:
+                for i in left:
+                    variances[i] = site_variance(encoder, pixels, keys, sites[i], dropout, seed, bar)
+                    keeper.add(i, i + 1)
+            finally:
+                keeper.save()
+        return variances
+
+    protocol = {"kind": dropout.as_dict(), "seed": seed, "sites": [site.name for site in sites]}
+    label = {"encoder": encoder.key, "images": few.name, "protocol": f"{dropout}, census of {len(sites)} sites"}
+
+    def check(part: Arrays, facts: Mapping[str, Any]) -> None:
+        check_shapes(part, {"variance": (check_columns(part["columns"], len(sites)),)})
+
+    def find(opened: Store, name: str) -> NDArray[np.float64] | None:
+        found = opened.get(name, lambda arrays, facts: check_shapes(arrays, {"variance": (len(sites),)}))
+        return None if found is None else found[0]["variance"]
+
+    def key() -> str:
+        family = {"method": "census", "protocol": protocol, **identity(encoder, few)}
+        return Store.key(family, {"images": few.fingerprint})
+
+    def packed(found: NDArray[np.float64]) -> tuple[Arrays, Mapping[str, Any]]:
+        return {"variance": found}, {"label": label, "protocol": protocol, "provenance": provenance(encoder, few)}
+
+    if dropout.p:
+        variances = measured_once(store, key, find, measure, packed, progress=bool(progress))
     return tuple(
-        SiteRecord(site.name, site.role.value, site.calls, site.units, variance)
+        SiteRecord(site.name, site.role.value, site.calls, site.units, float(variance))
         for site, variance in zip(sites, variances, strict=True)
     )
 

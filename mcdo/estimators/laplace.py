@@ -34,11 +34,8 @@ class ZeroShot:
     likelihood: Likelihood
 
     @classmethod
-    def of(cls, encoder: Encoder, class_names: Sequence[str], template: str) -> ZeroShot:
-        """The head that the encoder makes of class names; its likelihood is the loss that it was trained with."""
-        prompts = [template.replace("{}", name) for name in class_names]
-        encoder.check_distinct(prompts, class_names)
-        text = encoder.encode_text(prompts).double().cpu().numpy()
+    def of(cls, encoder: Encoder, text: ArrayLike) -> ZeroShot:
+        """The head of text features [C, D], one prompt a class; its likelihood is the encoder's loss in training."""
         return cls(encoder.logit_scale * unit(text), encoder.logit_bias, encoder.loss)
 
     def logits(self, features: ArrayLike) -> Array:

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from mcdo.encoders import Encoder, TextTower
 from mcdo.estimators.blocks import BlockLoop
+from mcdo.estimators.by_image import of_passes
 from mcdo.estimators.overflow import check_finite
-from mcdo.estimators.progress import Silent
 from mcdo.estimators.provenance import encoder_identity, encoder_provenance
-from mcdo.estimators.resumption import measured_once, unkept
+from mcdo.estimators.resumption import measured_once
 from mcdo.perturbation import PASS_BLOCK, SCHEME, Perturbation, image_keys, perturbed
 from mcdo.store import Arrays, Store, Unfinished, check_shapes
 from mcdo.store.fingerprint import measuring_code
@@ -36,6 +36,8 @@ CALIBRATION_IMAGES, CALIBRATION_PASSES, CALIBRATION_P = 8, 64, 0.01
 
 At one p for all, because first order is linear in p / (1 - p): runs at several p have the same probes.
 """
+BATCH = PASS_BLOCK
+"""Rows of one forward pass: each input is by itself."""
 
 
 def noise_basis(
@@ -43,8 +45,8 @@ def noise_basis(
 ) -> NDArray[np.float64]:
     """Axes ``[D, D]`` (columns) along which the feature moves most under ``kind``, for the encoder's fixed inputs.
 
-    Kept in the ``store`` by what the encoder does, the kind and its sites; None measures it anew. ``progress`` says
-    whom this process waits for.
+    Kept in the ``store`` by what the encoder does, the kind and its sites; None measures it anew. ``progress`` reports
+    the passes, and whom this process waits for.
 
     Raises:
         McdoError: for passes that are not finite, or a store that cannot be written.
@@ -68,7 +70,7 @@ def noise_basis(
         return None if found is None else found[0]["basis"]
 
     def measure(parts: Unfinished | None) -> NDArray[np.float64]:
-        return _noise_basis(encoder, kind)
+        return _noise_basis(encoder, kind, parts, progress)
 
     def packed(basis: NDArray[np.float64]) -> tuple[Arrays, Mapping[str, Any]]:
         passes = f"{CALIBRATION_IMAGES} inputs, T = {CALIBRATION_PASSES}"
@@ -78,22 +80,34 @@ def noise_basis(
     return measured_once(store, key, find, measure, packed, progress=progress)
 
 
-def _noise_basis(encoder: Encoder, kind: Perturbation) -> NDArray[np.float64]:
+def _noise_basis(encoder: Encoder, kind: Perturbation, parts: Unfinished | None, progress: bool) -> NDArray[np.float64]:
     inputs = encoder.calibration_inputs(CALIBRATION_IMAGES)
+    names = [f"calibration input {i}" for i in range(CALIBRATION_IMAGES)]
     keys = image_keys([f"smooth noise {i}" for i in range(CALIBRATION_IMAGES)], encoder.device)
-    loop = BlockLoop(encoder, CALIBRATION_IMAGES, PASS_BLOCK, PASS_BLOCK)  # each input by itself
-    moved = torch.empty(CALIBRATION_IMAGES, CALIBRATION_PASSES, encoder.feature_dim, dtype=torch.float64)
 
-    def measure(start: int, stop: int) -> None:
-        pieces = list(tower.passes(inputs[start:stop], keys[start:stop], 0, CALIBRATION_PASSES, loop.rows))
-        passes = torch.cat(pieces, dim=1).cpu().double()
-        check_finite(encoder, passes.isfinite().all(-1)[None], [f"calibration input {i}" for i in range(start, stop)])
-        moved[start:stop] = passes - passes.mean(1, keepdim=True)
+    def look(part: slice, loop: BlockLoop) -> tuple[NDArray[np.float32]]:
+        begun = loop.begun(part.start, part.stop)
+        pieces = [] if begun is None else [torch.from_numpy(begun["passes"])]
+        done = sum(piece.shape[1] for piece in pieces)
+        loop.tick(done * (part.stop - part.start))  # by an earlier process
+
+        def state() -> Arrays:
+            return {"passes": torch.cat(pieces, dim=1).numpy()}
+
+        tower.before_map = loop.check_wanted
+        for piece in tower.passes(inputs[part], keys[part], 0, CALIBRATION_PASSES, loop.rows, done):
+            pieces.append(piece.float().cpu())
+            loop.tick(piece.shape[0] * piece.shape[1], state)
+        passes = torch.cat(pieces, dim=1)
+        check_finite(encoder, passes.isfinite().all(-1)[None], names[part])
+        return (passes.numpy(),)
 
     with perturbed(encoder, kind, seed=0, exact=True) as tower:
-        tower.before_map = loop.check_wanted
-        loop.run(measure, unkept(), Silent())
-    deviations = moved.flatten(0, 1)
+        (passes,) = of_passes(
+            encoder, CALIBRATION_IMAGES, look, CALIBRATION_PASSES, "noise basis", BATCH, progress, parts
+        )  # fmt: skip
+    seen = torch.from_numpy(passes).double()
+    deviations = (seen - seen.mean(1, keepdim=True)).flatten(0, 1)
     _, axes = torch.linalg.eigh(deviations.mT @ deviations)
     basis: NDArray[np.float64] = axes.flip(-1).numpy()
     return basis

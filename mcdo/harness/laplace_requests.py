@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcdo.encoders import Encoder
-from mcdo.encoders.zero_shot import TEMPLATES, unit
+from mcdo.encoders.zero_shot import TEMPLATES, class_prompts, unit
 from mcdo.errors import McdoError
 from mcdo.estimators import prepared
 from mcdo.estimators.by_image import of_every_image
 from mcdo.estimators.laplace import Laplace, ZeroShot, projection_inputs
 from mcdo.estimators.posterior import leverage
-from mcdo.harness.requests import Arrays, Images, StoredArrays
+from mcdo.harness.requests import Arrays, Images, StoredArrays, TextFeatures
 from mcdo.harness.session import Session
 from mcdo.harness.settings import Settings
 from mcdo.images import ImageSet, Pixels
@@ -99,7 +99,9 @@ class LaplaceCalibration(Fitted):
     def compute(self, session: Session) -> Arrays:
         encoder, fitted = session.encoder(self.model), self.calibration(session)
         inputs, features, norm = captured(encoder, prepared(encoder, fitted), session, self)
-        head = ZeroShot.of(encoder, fitted.class_names, TEMPLATES[0])
+        prompts = class_prompts(encoder, fitted)
+        text = session.measure(TextFeatures(self.model, prompts))["features"][: len(fitted.class_names)]
+        head = ZeroShot.of(encoder, text)
         constants = np.array([norm, head.bias, encoder.loss == "softmax"], dtype=np.float64)
         return {"inputs": inputs, "features": features, "weights": head.weights, "constants": constants}
 

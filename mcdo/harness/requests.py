@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mcdo.encoders import TextTower
-from mcdo.encoders.zero_shot import TEMPLATES, zero_shot_logits
+from mcdo.encoders import TextTower, Tokens
+from mcdo.encoders.zero_shot import TEMPLATES, class_prompts, zero_shot_logits
 from mcdo.errors import NoTextTowerError
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo
 from mcdo.estimators.by_image import of_every_image
@@ -306,9 +306,11 @@ class Logits(_Deterministic):
         return {"images": images.fingerprint, **classes}
 
     def compute(self, session: Session) -> Arrays:
+        encoder = session.encoder(self.model)
+        prompts = class_prompts(encoder, session.image_set(self.shown))
         features = session.measure(Features(self.model, self.shown))["features"]
-        images = session.image_set(self.shown)
-        return {"logits": zero_shot_logits(session.encoder(self.model), features, images)}
+        text = session.measure(TextFeatures(self.model, prompts))["features"]
+        return {"logits": zero_shot_logits(encoder, features, text)}
 
 
 def _over_all(logits: NDArray[np.float64], occur: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
@@ -332,7 +334,17 @@ class TextFeatures(StoredArrays):
         return {"prompts": list(self.prompts)}
 
     def compute(self, session: Session) -> Arrays:
-        return {"features": session.encoder(self.model).encode_text(self.prompts).cpu().numpy()}
+        encoder = TextTower(session.encoder(self.model))
+        with session.unmuted():
+            (features,) = of_every_image(
+                encoder,
+                Tokens(encoder.tokenize(self.prompts)),
+                lambda batch: (deterministic_features(encoder, batch),),
+                session.settings.batch_size,
+                session.progress(self),
+                session.parts,
+            )
+        return {"features": features}
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def test_every_requested_site_is_alive(
     model: str, session: Session, record_property: Callable[[str, object], None]
 ) -> None:
     encoder, dropout = session.encoder(model), session.settings.dropout
-    records = mcdo.census(encoder, session.image_set(Images(NestedPasses.configured(session.settings).n)), dropout)
+    images = session.image_set(Images(NestedPasses.configured(session.settings).n))
+    records = mcdo.census(encoder, images, dropout, store=session.store)
     requested = find_sites(encoder).select(dropout.sites)
     record_property("sites", str(count_by_role(requested)))
     assert [record.name for record in records] == [site.name for site in requested]

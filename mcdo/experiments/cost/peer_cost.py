@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from mcdo.encoders.zero_shot import TEMPLATES
+from mcdo.encoders.zero_shot import class_prompts
 from mcdo.estimators import Laplace, ZeroShot
 from mcdo.experiments.cost.pass_cost import (
     DETERMINISTIC,
@@ -154,7 +154,8 @@ class LaplaceTimes(_Times):
         pixels = session.pixels(self.model, Images(2 * n)).batch(slice(n, None))
         features = session.measure(Features(self.model, Images(2 * n)))["features"]
         fitted, new, ids = features[:n], features[n:], images.ids
-        head = replace(ZeroShot.of(encoder, images.class_names, TEMPLATES[0]), likelihood="softmax")
+        prompts = class_prompts(encoder, images)[: len(images.class_names)]
+        head = replace(ZeroShot.of(encoder, encoder.encode_text(prompts).cpu()), likelihood="softmax")
         ours = Laplace.last_layer(head, fitted, ids[:n])
         layer = nn.Linear(encoder.feature_dim, len(head.weights), bias=False)
         layer.weight.data = torch.from_numpy(head.weights).float()

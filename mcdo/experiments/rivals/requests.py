@@ -46,13 +46,13 @@ class Head(StoredArrays):
 
     def compute(self, session: Session) -> dict[str, NDArray[Any]]:
         features = session.measure(Features(self.model, self.shown))["features"]
+        encoder = session.encoder(self.model)
         prompts = tuple(TEMPLATES[0].format(name) for name in self.classes)
+        encoder.check_distinct(prompts, self.classes)
         text = session.measure(TextFeatures(self.model, prompts))["features"]
         with torch.inference_mode():
-            logits = session.encoder(self.model).zero_shot_logits(
-                torch.from_numpy(features), self.classes, TEMPLATES[0]
-            )
-        sigmoid = np.array([session.encoder(self.model).loss == "sigmoid"])
+            logits = encoder.text_logits(torch.from_numpy(features), torch.from_numpy(unit(text)).float())
+        sigmoid = np.array([encoder.loss == "sigmoid"])
         return {"logits": logits.double().cpu().numpy(), "cosines": unit(features) @ unit(text).T, "sigmoid": sigmoid}
 
 

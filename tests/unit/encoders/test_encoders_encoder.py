@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mcdo.encoders import REGISTRY, Encoder, load_encoder
 from mcdo.encoders.recipe import CLASS_NAMES
+from mcdo.encoders.zero_shot import class_prompts
 from mcdo.errors import McdoError
-from mcdo.estimators import ZeroShot
 
 EMBEDDED = [key for key, spec in REGISTRY.items() if spec.embedded]
 PROMPTS = [f"a photo of a {name}" for name in CLASS_NAMES]
@@ -202,9 +202,10 @@ LONG = " ".join(["one"] * 100)
 )
 def test_classes_whose_prompts_are_the_same_tokens_are_refused_by_name(key: str, one: str, other: str) -> None:
     encoder, names = encoder_of(key), [one, "nine", other]
+    classes = SimpleNamespace(name="mine", class_names=names)
     for refused in (
         lambda: encoder.zero_shot_logits(torch.zeros(1, 48), names, "a {}"),
-        lambda: ZeroShot.of(encoder, names, "a {}"),
+        lambda: class_prompts(encoder, classes),  # type: ignore[arg-type]
     ):
         with pytest.raises(McdoError, match=f"{key}: .*{one[-5:]}' and .*{other[-5:]}' are the same") as told:
             refused()

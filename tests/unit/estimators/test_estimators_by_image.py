@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import mcdo
 import mcdo.estimators.resumption
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.estimators.blocks import BlockLoop, prepared
 from mcdo.estimators.by_image import of_every_image, of_passes
+from mcdo.estimators.probes import CALIBRATION_PASSES, noise_basis
 from mcdo.harness import Images, Session, Settings
-from mcdo.harness.requests import Features
+from mcdo.harness.requests import Features, TextFeatures
 from mcdo.images import Pixels, load_images
-from mcdo.perturbation import deterministic_features
+from mcdo.perturbation import Dropout, PerturbedTower, deterministic_features
 from mcdo.store import Store, Unfinished
 
 N, BATCH = 24, 4
@@ -76,8 +80,15 @@ def test_a_part_of_other_images_is_not_taken(encoder: Encoder, pixels: Pixels, t
     assert found.tolist() == [1.0] * N
 
 
+REQUESTS = {
+    "images": Features("clip_tiny", Images(N)),
+    "text": TextFeatures("clip_tiny", tuple(f"a photo of {i} things" for i in range(N))),
+}
+
+
+@pytest.mark.parametrize("request_of", list(REQUESTS))
 def test_features_go_on_where_a_process_was_ended_and_leave_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request_of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted, most = [0], [3]
 
@@ -88,7 +99,7 @@ def test_features_go_on_where_a_process_was_ended_and_leave_nothing(
         return deterministic_features(encoder, batch)
 
     monkeypatch.setattr("mcdo.harness.requests.deterministic_features", counting)
-    request = Features("clip_tiny", Images(N))
+    request = REQUESTS[request_of]
     session = Session(Settings(("clip_tiny",), store=tmp_path, batch_size=BATCH))
     with pytest.raises(KeyboardInterrupt):
         session.measure(request)
@@ -99,3 +110,54 @@ def test_features_go_on_where_a_process_was_ended_and_leave_nothing(
     assert not list(tmp_path.rglob("*.parts"))
     afresh = Session(Settings(("clip_tiny",), batch_size=BATCH)).measure(request)["features"]
     np.testing.assert_array_equal(found, afresh)
+
+
+class Counted:
+    """Calls of a method of the perturbed tower, of which only so many are let through."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls, self.most, carry_out = 0, 10**9, PerturbedTower.__call__
+
+        def counting(tower: PerturbedTower, *arguments: Any) -> Tensor:
+            self.calls += 1
+            if self.calls > self.most:
+                raise KeyboardInterrupt
+            return carry_out(tower, *arguments)
+
+        monkeypatch.setattr(PerturbedTower, "__call__", counting)
+
+    def of(self, do: Callable[[], Any], most: int = 10**9) -> Any:
+        self.calls, self.most = 0, most
+        return do()
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_the_noise_basis_goes_on_within_an_input_to_the_same_bits(
+    most: int, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two inputs of four batches of passes each."""
+    monkeypatch.setattr("mcdo.estimators.probes.CALIBRATION_IMAGES", 2)
+    monkeypatch.setattr("mcdo.estimators.probes.BATCH", 16)
+    counted = Counted(monkeypatch)
+    whole = counted.of(lambda: noise_basis(encoder, Dropout()))
+    assert counted.calls == 2 * CALIBRATION_PASSES // 16
+    with pytest.raises(KeyboardInterrupt):
+        counted.of(lambda: noise_basis(encoder, Dropout(), store=tmp_path), most)
+    again = counted.of(lambda: noise_basis(encoder, Dropout(), store=tmp_path))
+    assert counted.calls == 2 * CALIBRATION_PASSES // 16 - most
+    np.testing.assert_array_equal(again, whole)
+    assert not list(tmp_path.rglob("*.parts"))
+
+
+def test_a_census_goes_on_where_it_was_and_is_kept(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, dropout, counted = load_images("digits", n=8), Dropout(0.05, "fc1"), Counted(monkeypatch)
+    whole = counted.of(lambda: mcdo.census(encoder, images, dropout, progress=False))
+    each = counted.calls // len(whole)
+    with pytest.raises(KeyboardInterrupt):
+        counted.of(lambda: mcdo.census(encoder, images, dropout, store=tmp_path, progress=False), 2 * each)
+    assert counted.of(lambda: mcdo.census(encoder, images, dropout, store=tmp_path, progress=False)) == whole
+    assert counted.calls == (len(whole) - 2) * each
+    assert counted.of(lambda: mcdo.census(encoder, images, dropout, store=tmp_path, progress=False)) == whole
+    assert counted.calls == 0

@@ -251,9 +251,9 @@ def test_the_basis_is_kept_for_other_images_and_other_p_and_made_anew_for_other_
     module: Any = sys.modules["mcdo.estimators.probes"]
     made, measure = list[Perturbation](), module._noise_basis
 
-    def count(encoder: Encoder, kind: Perturbation) -> Any:
+    def count(encoder: Encoder, kind: Perturbation, *how: Any) -> Any:
         made.append(kind)
-        return measure(encoder, kind)
+        return measure(encoder, kind, *how)
 
     monkeypatch.setattr(module, "_noise_basis", count)
     kept = run_of(encoder, n=5, dropout=Dropout(0.2), store=tmp_path)

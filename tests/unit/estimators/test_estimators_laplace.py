@@ -243,7 +243,7 @@ def test_a_change_of_the_projection_moves_the_feature_by_its_input(key: str) -> 
 def test_the_head_is_the_encoders(key: str) -> None:
     encoder, names = load_encoder(key, "cpu"), ("zero", "one", "two")
     features = np.random.default_rng(0).normal(size=(5, encoder.feature_dim))
-    mine = ZeroShot.of(encoder, names, "a {}")
+    mine = ZeroShot.of(encoder, encoder.encode_text([f"a {name}" for name in names]))
     its = encoder.zero_shot_logits(torch.from_numpy(features).float(), names, "a {}").detach().numpy()
     assert mine.logits(features) == pytest.approx(its, abs=1e-4)
     assert mine.likelihood == encoder.loss
