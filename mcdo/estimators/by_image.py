@@ -48,8 +48,21 @@ def of_every_image(
         loop.tick(part.stop - part.start)
         return seen
 
-    what = f"{encoder.key}, one pass of every image"
-    return _in_blocks(encoder, len(pixels), plain, batch_size, 1, len(pixels), (what, "images"), progress, parts)
+    return of_images(encoder, len(pixels), plain, "one pass of every image", batch_size, progress, parts)
+
+
+def of_images(
+    encoder: Encoder,
+    images: int,
+    look: Look,
+    what: str,
+    batch_size: int | None = None,
+    progress: Reporting = True,
+    parts: Unfinished | None = None,
+) -> list[NDArray[Any]]:
+    """What ``look`` gives of one pass of each of the ``images``, which it loads itself; as :func:`of_every_image`."""
+    said = (f"{encoder.key}, {what}", "images")
+    return _in_blocks(encoder, images, look, batch_size, 1, images, said, progress, parts)
 
 
 def of_passes(

@@ -164,8 +164,9 @@ class CheckpointLosses(StoredArrays):
                 per_image = model.visual(blank).shape[1]
             wording = Wording(tokenizer, model.image_token_id, per_image, self.max_seq_len)
             ablation = ablate(
-                model, wording, data.items, pixels, blank, seed=self.source.seed, origins=data.origins, batch_size=8
-            )
+                model, wording, data.items, pixels, blank,
+                seed=self.source.seed, origins=data.origins, batch_size=8, parts=session.parts,
+            )  # fmt: skip
         return Connector(
             ablation, Coverage.of(map(wording.sample, self.source.listing.items), wording.max_seq_len)
         ).as_arrays()

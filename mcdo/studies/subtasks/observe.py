@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from torch import Tensor
+from torch import Tensor, stack
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
+from mcdo.estimators.blocks import BlockLoop
+from mcdo.estimators.by_image import of_images
+from mcdo.estimators.progress import Reporting
 from mcdo.images import ImageSet
 from mcdo.images.threads import for_each
+from mcdo.perturbation import deterministic_features
+from mcdo.store import Unfinished
 
 Floats = NDArray[np.float64]
-_ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,30 +44,37 @@ def pixel_statistics(image: Image.Image, edge_threshold: int) -> tuple[float, fl
     return float(values.mean()), float(values.var()), float((edges[1:-1, 1:-1] > edge_threshold).sum())
 
 
-def observe(encoder: Encoder, images: ImageSet, shown: ImageSet, edge_threshold: int) -> Observed:
+def observe(
+    encoder: Encoder,
+    images: ImageSet,
+    shown: ImageSet,
+    edge_threshold: int,
+    batch_size: int | None = None,
+    progress: Reporting = False,
+    parts: Unfinished | None = None,
+) -> Observed:
     """Pixel statistics of ``images`` and features of the same as ``shown`` to the encoder.
 
-    Raises McdoError when a feature is not finite, an image is not what its set was made of, or the ids differ.
+    ``parts`` keep what is finished, for whoever goes on where this process is killed. Raises McdoError when a feature
+    is not finite, an image is not what its set was made of, or the ids differ.
     """
     if images.ids != shown.ids:
         raise McdoError(f"{images.name}: the images shown to the encoder are others than those that are labelled")
-    pixels: dict[int, Tensor] = {}
 
-    def one(i: int) -> tuple[float, float, float]:
+    def one(i: int) -> tuple[Tensor, tuple[float, float, float]]:
         image = images.image(i)
-        pixels[i] = encoder.to_uint8(image if shown is images else shown.image(i))
-        return pixel_statistics(image, edge_threshold)
+        pixels = encoder.to_uint8(image if shown is images else shown.image(i))
+        return pixels, pixel_statistics(image, edge_threshold)
 
-    features, statistics = [], []
-    for start in range(0, len(images), _ROWS):  # block by block: 10 000 pictures at 336 px would take 3 GB
-        pixels.clear()
-        block = range(start, min(start + _ROWS, len(images)))
-        statistics += for_each(lambda j, block=block: one(block[j]), len(block), images.name)  # type: ignore[misc]
-        with torch.inference_mode():
-            batch = encoder.normalise(torch.stack([pixels[i] for i in block]))
-            features.append(encoder.forward_image(batch).float().cpu().numpy())
-    grey, variance, edges = np.array(statistics, dtype=np.float64).T
-    whole = np.concatenate(features)
+    def look(part: slice, loop: BlockLoop) -> tuple[NDArray[np.float32], Floats]:
+        rows = range(part.start, part.stop)
+        pixels, statistics = zip(*for_each(lambda j: one(rows[j]), len(rows), images.name), strict=True)
+        features = deterministic_features(encoder, encoder.normalise(stack(pixels))).cpu().numpy()
+        loop.tick(len(rows))
+        return features, np.array(statistics, dtype=np.float64)
+
+    whole, statistics = of_images(encoder, len(images), look, images.name, batch_size, progress, parts)
+    grey, variance, edges = statistics.T
     bad = np.flatnonzero(~np.isfinite(whole).all(axis=1))
     if len(bad):
         raise McdoError(f"{encoder.key}: the feature of {images.ids[bad[0]]} is not finite ({len(bad)} such images)")

@@ -18,7 +18,7 @@ from mcdo.studies.subtasks.dropout import mc_logits
 from mcdo.studies.subtasks.labels import META_SUBTASKS, SIZE, make_splits
 from mcdo.studies.subtasks.observe import Observed, observe
 from mcdo.studies.subtasks.splits import Split, Splits
-from mcdo.studies.subtasks.task import load_task
+from mcdo.studies.subtasks.task import SplitName, load_task
 from mcdo.studies.subtasks.training import Examples, Job, Trained, logits, train
 
 CLASS = "class"
@@ -28,28 +28,54 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Observations(StoredArrays):
-    """Of every split: ``SPLIT/features`` float32 [N, D], and ``SPLIT/grey``, ``variance`` and ``edges`` [N]."""
+class ObservedSplit(StoredArrays):
+    """Of one split: ``features`` float32 [N, D], and ``grey``, ``variance`` and ``edges`` [N]."""
 
     what = "subtasks observed"
     code = _CODE
+    text = False
 
     source: Source
     edge_threshold: int
+    split: SplitName
 
     def identity(self, session: Session) -> Mapping[str, Any]:
         task = load_task(self.source)
-        images = {name: [each.fingerprint, task.shown[name].fingerprint] for name, each in task.images.items()}
+        images = [task.images[self.split].fingerprint, task.shown[self.split].fingerprint]
         return {"images": images, "edge_threshold": self.edge_threshold, "pillow": version("pillow")}
 
     def compute(self, session: Session) -> Arrays:
         task, encoder = load_task(self.source), session.encoder(self.model)
-        arrays: Arrays = {}
+        images, shown = task.images[self.split], task.shown[self.split]
         with session.unmuted():
-            for name, images in task.images.items():
-                seen = observe(encoder, images, task.shown[name], self.edge_threshold)
-                arrays |= {f"{name}/{what}": array for what, array in vars(seen).items()}
-        return arrays
+            seen = observe(
+                encoder, images, shown, self.edge_threshold,
+                session.settings.batch_size, session.progress(self), session.parts,
+            )  # fmt: skip
+        return dict(vars(seen))
+
+
+@dataclass(frozen=True)
+class Observations(Request[Arrays]):
+    """Of every split: ``SPLIT/features`` float32 [N, D], and ``SPLIT/grey``, ``variance`` and ``edges`` [N]."""
+
+    source: Source
+    edge_threshold: int
+
+    def split(self, name: SplitName) -> ObservedSplit:
+        """What is measured of it."""
+        return ObservedSplit(self.model, self.source, self.edge_threshold, name)
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        """What decides the arrays, beside the encoder."""
+        return {name: dict(self.split(name).identity(session)) for name in load_task(self.source).images}
+
+    def measure(self, session: Session) -> Arrays:
+        return {
+            f"{name}/{what}": array
+            for name in load_task(self.source).images
+            for what, array in session.measure(self.split(name)).items()
+        }
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from scipy import stats
 from torch import nn
 
 from mcdo.errors import McdoError
-from mcdo.studies.connector.ablation import Ablation, ablate, compare, item_losses
+from mcdo.store import Store
+from mcdo.studies.connector.ablation import Ablation, ablate, batch_losses, compare, item_losses
 from mcdo.studies.connector.arms import ARMS
 from mcdo.studies.connector.samples import collate, without_image
 
@@ -131,3 +134,30 @@ def test_items_of_one_picture_are_one_draw() -> None:
     widths = [each.difference.high - each.difference.low for each in (once, twice[0]["shuffled"])]
     assert widths[1] == pytest.approx(widths[0], rel=0.05)
     assert twice[0]["shuffled"].p_value == pytest.approx(once.p_value, rel=0.2), "a copy of every item proves nothing"
+
+
+def test_what_was_measured_before_a_process_was_ended_is_not_measured_again(
+    tiny: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four batches an arm; the sixth is not let through."""
+    calls, most = [0], [10**9]
+
+    def counting(*arguments: Any) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] > most[0]:
+            raise KeyboardInterrupt
+        return batch_losses(*arguments)
+
+    def ablated(store: Path | None) -> Ablation:
+        calls[0] = 0
+        parts = None if store is None else Store(store).unfinished("ab" * 32)
+        return ablate(tiny.model, tiny.wording, tiny.items, tiny.pixels, tiny.blank, seed=0, batch_size=16, parts=parts)
+
+    monkeypatch.setattr("mcdo.studies.connector.ablation.batch_losses", counting)
+    whole, most[0] = ablated(None), 5
+    with pytest.raises(KeyboardInterrupt):
+        ablated(tmp_path)
+    most[0] = 10**9
+    again = ablated(tmp_path)
+    assert calls[0] == 4 * len(ARMS) - 5
+    assert all(np.array_equal(again.losses[arm], whole.losses[arm]) for arm in ARMS)
