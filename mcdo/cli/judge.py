@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ def run(asked: argparse.Namespace) -> int:
     """Judge, and print the table."""
     import numpy as np
 
+    from mcdo.experiments.rivals.score_files import ID_COLUMNS
     from mcdo.report.files import write_json
     from mcdo.report.terminal import lines
     from mcdo.rivals.rating import Scored, Truth, ahead_of_trivial, rated
@@ -42,7 +44,7 @@ def run(asked: argparse.Namespace) -> int:
     numbers = {what: _numbers(cells, named[what], asked.table) for what, cells in roles.items() if what != "origin"}
     flags = {what: _flags(roles[what], named[what], asked.table) for what in ("error", "foreign") if what in roles}
     trivial = _words(asked.trivial)
-    taken = {*named.values(), *trivial}
+    taken = {*named.values(), *trivial, *ID_COLUMNS}
     wanted = _words(asked.scores) or [n for n, cells in columns.items() if n not in taken and _is_numbers(cells)]
     if not wanted:
         raise McdoError(f"{asked.table}: no column of numbers is left to judge; name some with --scores")
@@ -66,15 +68,42 @@ def run(asked: argparse.Namespace) -> int:
     if not any(found.values()):
         raise McdoError("nothing is known that scores could be judged by: name --error, --entropy or --foreign")
     title = f"{asked.table}: {int((~kinds).sum())} images of {len(set(truth.origins.tolist()))} originals"
-    for line in lines(_tables(title, found, ahead), [], sys.stdout.encoding):
+    remarks = [
+        f"{name} never errs at {measure}: does it hold the answer?"
+        for name, row in found.items()
+        for measure, estimate in row.items()
+        if measure.startswith("auroc") and estimate.value in (0, 1)
+    ]
+    if "origin" not in roles:
+        unnoisy = [n for n in (asked.entropy, asked.norm, *trivial) if n is not None] or wanted
+        remarks += _copies(unnoisy, np.stack([_numbers(columns[n], n, asked.table) for n in unnoisy]))
+    for line in lines(_tables(title, found, ahead), remarks, sys.stdout.encoding):
         say(line)
     if asked.out is not None:
         value = {
+            "remarks": remarks,
             "measures": {name: {m: e.as_dict() for m, e in row.items()} for name, row in found.items()},
             "ahead": {f"{n} at {t}": {"baseline": e.baseline, **e.difference.as_dict()} for (n, t), e in ahead.items()},
         }
         say(str(write_json(asked.out, value)))
     return 0
+
+
+_MANY_COPIES = 0.02  # of the rows: fewer that are equal in a few numbers may be so by rounding
+
+
+def _copies(names: list[str], values: Any) -> list[str]:
+    """What to say, if anything, of rows that repeat the ``values`` [columns, rows] of another."""
+    import numpy as np
+
+    rows = values.shape[1]
+    repeated = rows - np.unique(values, axis=1).shape[1]
+    if repeated <= _MANY_COPIES * rows or len(np.unique(values[0])) <= 2:
+        return []
+    return [
+        f"{repeated} of {rows} rows repeat {' and '.join(names)} of another row, as copies of one image do. Each row "
+        "counts as a draw here; for copies that makes intervals too narrow: name the original with --origin"
+    ]
 
 
 def _tables(title: str, found: Any, ahead: Any) -> list[Any]:
@@ -84,7 +113,7 @@ def _tables(title: str, found: Any, ahead: Any) -> list[Any]:
     measures = [name for name in MEASURES if any(name in row for row in found.values())]
     rows = [(name, *(row[m].without_n if m in row else "" for m in measures)) for name, row in found.items()]
     over = [
-        (name, task, each.baseline, each.difference.estimate.without_n, f"{each.difference.p_holm:.2g}")
+        (name, task, each.baseline, each.difference.estimate.without_n, _p(each.difference.p_holm))
         for (name, task), each in ahead.items()
     ]
     heading = ("score", "task", "baseline", "difference [95 %]", "p (Holm)")
@@ -92,6 +121,10 @@ def _tables(title: str, found: Any, ahead: Any) -> list[Any]:
         Table(title, ("score", *measures), tuple(rows)),
         Table("Over the best of what costs nothing", heading, tuple(over)),
     ]
+
+
+def _p(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2g}"
 
 
 def _words(text: str) -> list[str]:

@@ -52,6 +52,30 @@ def test_images_of_another_kind_are_rows_too(table: Path, capsys: pytest.Capture
     assert "auroc_foreign" in said
 
 
+def test_copies_without_origins_are_said(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fifty names for one photo are one draw; without origins each row counts, so the table has to say so."""
+    roles = ["--error=wrong", "--entropy=entropy", "--norm=norm", "--scores=mine"]
+    assert main(["judge", str(table), *roles]) == 0
+    assert "repeat" not in capsys.readouterr().out
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([head, *rows, *rows[:20]]))
+    assert main(["judge", str(table), *roles]) == 0
+    assert "20 of 170 rows repeat entropy and norm of another row" in capsys.readouterr().out
+    assert main(["judge", str(table), *roles, "--origin=plant"]) == 0
+    assert "repeat" not in capsys.readouterr().out
+
+
+def test_a_score_that_holds_the_answer_is_asked_about(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head, *rows = table.read_text().splitlines()
+    rows = [f"{i},{row},{int(row.split(',')[3]) + 0.001 * i}" for i, row in enumerate(rows)]
+    table.write_text("\n".join([f"id,{head},leak", *rows]))
+    assert main(["judge", str(table), "--error=wrong", "--origin=plant", "--trivial=norm"]) == 0
+    said = capsys.readouterr().out
+    assert "leak never errs at auroc_error: does it hold the answer?" in said
+    assert not any(line.startswith("id") for line in said.splitlines()), "an id is no score"
+    assert "0.00 [0.00, 0.00]" in said, "a perfect order has no excess, to the last bit"
+
+
 @pytest.mark.parametrize(
     ("roles", "said"),
     [
