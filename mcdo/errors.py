@@ -52,6 +52,10 @@ class SiteWarning(_PrintableWarning):
     """What to know of a tower's linear maps before reading numbers that were measured at them."""
 
 
+class LookAlikeWarning(_PrintableWarning):
+    """Images that count as originals of their own look like each other."""
+
+
 @contextmanager
 def refused_as(what: str) -> Iterator[None]:
     """Whatever a library makes of files that are absent, damaged or wrong, as a McdoError that begins with ``what``."""

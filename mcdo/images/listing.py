@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
+from mcdo.images.copies import Look, look_of, warn_of_look_alikes
 from mcdo.images.decode import UnreadableImageError
 from mcdo.images.image_set import ImageSet, Skipped, Source
 from mcdo.images.sampling import spread_order
@@ -95,8 +96,10 @@ class Listing:
         bad = [each for each in checked if isinstance(each, UnreadableImageError)]
         if len(bad) == len(ids) or (bad and not skip_unreadable):
             raise unusable(self.where, bad, len(ids))
-        kept = [i for i, each in enumerate(checked) if isinstance(each, str)]
-        hashes = tuple(each for each in checked if isinstance(each, str))
+        kept = [i for i, each in enumerate(checked) if isinstance(each, _Checked)]
+        hashes = tuple(each.content for each in checked if isinstance(each, _Checked))
+        if not self.origins:
+            warn_of_look_alikes(self.where, {each.content: each.look for each in checked if isinstance(each, _Checked)})
         left_out = [
             Skipped(image_id, each.reason)
             for image_id, each in zip(ids, checked, strict=True)
@@ -118,13 +121,14 @@ class Listing:
         """Decode those that :meth:`load` would, for so long; what was decoded is not decoded again by it."""
         chosen, until = self._order(seed)[:n], time.monotonic() + seconds
 
-        def check(i: int) -> str | UnreadableImageError | None:
+        def check(i: int) -> _Checked | UnreadableImageError | None:
             return _check(self.source, self.ids[chosen[i]]) if time.monotonic() < until else None
 
         checked = for_each(check, len(chosen), f"checking {self.where}")
         bad = tuple(each for each in checked if isinstance(each, UnreadableImageError))
-        kept = [i for i, each in zip(chosen, checked, strict=True) if isinstance(each, str)]
-        originals = {self.origins[i] for i in kept} if self.origins else {c for c in checked if isinstance(c, str)}
+        kept = [i for i, each in zip(chosen, checked, strict=True) if isinstance(each, _Checked)]
+        contents = {each.content for each in checked if isinstance(each, _Checked)}
+        originals = {self.origins[i] for i in kept} if self.origins else contents
         looked_at = len(kept) + len(bad)
         return Looked(len(self.ids), self.class_names, len(chosen), looked_at, len(originals), bad)
 
@@ -133,17 +137,26 @@ class Listing:
         return spread_order(labels, seed)
 
 
-_checked: dict[Hashable, str | UnreadableImageError] = {}
-"""Content hash, or what is wrong, of files that were decoded, as long as they are what they were."""
+@dataclass(frozen=True, eq=False)
+class _Checked:
+    """The hash of an image's content, and what it looks like."""
+
+    content: str
+    look: Look | None
 
 
-def _check(source: FileSource, image_id: str) -> str | UnreadableImageError:
+_checked: dict[Hashable, _Checked | UnreadableImageError] = {}
+"""Files that were decoded, or what is wrong with them, as long as they are what they were."""
+
+
+def _check(source: FileSource, image_id: str) -> _Checked | UnreadableImageError:
     signature = source.signature(image_id)
     if signature is not None and signature in _checked:
         return _checked[signature]
-    found: str | UnreadableImageError
+    found: _Checked | UnreadableImageError
     try:
-        found = source.load(image_id)[1]
+        image, content = source.load(image_id)
+        found = _Checked(content, look_of(image))
     except UnreadableImageError as error:
         found = error
     if signature is not None:
