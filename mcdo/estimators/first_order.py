@@ -10,6 +10,7 @@ Where perturbations are not small it is another number than Monte Carlo's: see
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from mcdo.estimators.progress import Reporting, progress_of
 from mcdo.estimators.provenance import identity, provenance
 from mcdo.estimators.resumption import Keeper, check_columns, measured_once
 from mcdo.estimators.rows import graph_images
+from mcdo.estimators.scores import DimensionWeights
 from mcdo.estimators.shown import Prepared, Shown
 from mcdo.perturbation import Perturbation
 from mcdo.store import Arrays, Store, Unfinished, canonical_json, check_shapes
@@ -45,6 +47,8 @@ def first_order(
     batch_size: int | None = None,
     store: Store | Path | str | None = None,
     pixels: Prepared | Callable[[], Prepared] | None = None,
+    weights: DimensionWeights | None = None,
+    score: str = "",
     progress: Reporting = True,
 ) -> FirstOrderRun:
     """First-order scores of every image in every trial, site by site.
@@ -61,11 +65,13 @@ def first_order(
         batch_size: images whose graph is held at once; halved when memory runs out.
         store: where results are kept and looked up, as for :func:`mcdo.monte_carlo`; None measures anew.
         pixels: prepared pixels of ``images``, or how to get them, where the caller keeps them.
+        weights: from a calibration set; the run is then of ``score`` alone, to first order with these weights.
+        score: weighted_trace or topk_trace, where ``weights`` are given.
         progress: report progress.
 
     Raises:
-        McdoError: for a dead site, an impossible protocol, features that are not finite or zero, a store that cannot be
-            written, or too little memory for one image.
+        McdoError: for a dead site, an impossible protocol, images that ``weights`` were fitted on, features that are
+            not finite or zero, a store that cannot be written, or too little memory for one image.
 
     """
     check_inputs(encoder, images, dropout)
@@ -75,14 +81,19 @@ def first_order(
     config = FirstOrderConfig(dropout, probes, trials, seed)
     if not 2 <= probes <= encoder.feature_dim + 1:
         raise McdoError(f"probes = {probes}: give between 2 and D + 1 = {encoder.feature_dim + 1}")
+    if weights is None and score:
+        raise McdoError(f"score = {score!r}: only a run with weights of dimensions is of one score; give weights=")
+    weighting = None if weights is None else _Weighting.of(weights, score, encoder, images)
 
     def measure(parts: Unfinished | None) -> FirstOrderRun:
-        measurement = _Measurement(encoder, images, config, prepared(encoder, images, pixels), batch_size)
+        measurement = _Measurement(encoder, images, config, prepared(encoder, images, pixels), batch_size, weighting)
         basis = noise_basis(encoder, dropout, store=store, progress=bool(progress))
         return measurement.run(basis, parts, progress)
 
     def key() -> str:
         family = {"method": "first_order", "protocol": config.as_dict(), **identity(encoder, images)}
+        if weighting is not None:
+            family |= {"score": weighting.score, "dimension_weights": weighting.identity}
         return Store.key(family, {"images": images.fingerprint})
 
     def fits(arrays: Arrays, facts: Mapping[str, Any]) -> None:
@@ -90,6 +101,8 @@ def first_order(
         check_shapes(arrays, {"features": (n, encoder.feature_dim), "along": (n, s), "across": (trials, n, s)})
         if canonical_json(facts["protocol"]) != canonical_json(config.as_dict()):
             raise ValueError("it is of another protocol")
+        if facts["weighted"] != ("" if weighting is None else weighting.score):
+            raise ValueError("it is of another score")
 
     def find(opened: Store, name: str) -> FirstOrderRun | None:
         found = opened.get(name, fits)
@@ -99,6 +112,26 @@ def first_order(
         return run.arrays(), {"label": run.label(images), **run.facts()}
 
     return measured_once(store, key, find, measure, packed, progress=bool(progress), shared=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Weighting:
+    """Roots [D] of a score's weights of dimensions, and what tells them from others."""
+
+    score: str
+    roots: NDArray[np.float64]
+    identity: str
+
+    @classmethod
+    def of(cls, weights: DimensionWeights, score: str, encoder: Encoder, images: Shown) -> _Weighting:
+        weights.check_unseen(images)
+        held = weights.of(score)
+        if held.shape != (encoder.feature_dim,) or not (held >= 0).all() or not np.isclose(held.sum(), 1):
+            raise McdoError(
+                f"{encoder.key} has {encoder.feature_dim} dimensions, whose weights are at least 0 and sum to 1; got "
+                f"{held.size} weights with the sum {held.sum():.3g}"
+            )
+        return cls(score, np.sqrt(held), weights.identity)
 
 
 class _Measurement:
@@ -111,8 +144,12 @@ class _Measurement:
         config: FirstOrderConfig,
         pixels: Prepared,
         batch_size: int | None,
+        weighting: _Weighting | None,
     ) -> None:
         self.encoder, self.images, self.config, self.pixels = encoder, images, config, pixels
+        self.weighted = "" if weighting is None else weighting.score
+        roots = np.ones(encoder.feature_dim) if weighting is None else weighting.roots
+        self._roots = torch.from_numpy(roots.astype(np.float32)).to(encoder.device)
         self.sites = alive_sites(encoder, pixels, config.dropout)
         rows = batch_size or graph_images(encoder, config.dropout, self.sites)
         self.loop = BlockLoop(encoder, len(images), rows, rows_per_image=1)
@@ -143,6 +180,7 @@ class _Measurement:
             provenance=provenance(self.encoder, self.images),
             along=self.along,
             across=self.across,
+            weighted=self.weighted,
         )
 
     @property
@@ -168,14 +206,14 @@ class _Measurement:
     def _images(self, start: int, stop: int) -> None:
         """All probes of images ``start:stop``; nothing comes to the host before the last of them is done."""
         graph = SiteGraph(self.encoder, self.pixels.batch(slice(start, stop)), self.config.dropout, self.sites)
-        features = graph.features.detach()
-        norm = features.norm(dim=-1, keepdim=True)
-        unit = features / norm
+        features, roots = graph.features.detach(), self._roots
+        weighted = features * roots  # the feature whose trace is taken: itself, where no weights were given
+        unit = weighted / weighted.norm(dim=-1, keepdim=True)
         begun = self.loop.begun(start, stop)
         done = 0 if begun is None else int(begun["products"].item())
         self.loop.tick(done * (stop - start))  # by an earlier process
         if begun is None:
-            along, done = graph.terms(unit), 1
+            along, done = graph.terms(roots * unit), 1
             across = torch.zeros(self.config.trials, *along.shape, device=along.device)
             self.loop.tick(stop - start)
         else:
@@ -188,7 +226,7 @@ class _Measurement:
             if product >= done:
                 probe = self._probes[trial, r]
                 last = product == self._products - 1
-                across[trial] += graph.terms(probe - (unit @ probe)[:, None] * unit, last)
+                across[trial] += graph.terms(roots * (probe - (unit @ probe)[:, None] * unit), last)
                 done = product + 1
                 self.loop.tick(stop - start, state)
         self.features[start:stop] = features.float().cpu().numpy()

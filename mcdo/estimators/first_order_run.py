@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mcdo.arguments import real
 from mcdo.errors import McdoError, McdoWarning, nearest
 from mcdo.estimators.run import EncoderRun, Scores, frame_of
-from mcdo.estimators.score_table import SCORES
+from mcdo.estimators.score_table import SCORES, WEIGHTED
 from mcdo.estimators.scores import Terms
 from mcdo.estimators.shown import Shown
 from mcdo.perturbation import Perturbation
@@ -79,6 +79,7 @@ class FirstOrderRun(EncoderRun):
         along: float32 ``[N, S]``, variance along the feature for p / (1 - p) = 1, by site in their order; exact.
         across: float32 ``[K, N, S]``, likewise the estimated total variance across the feature.
         domain: where it was compared with Monte Carlo; empty: nowhere, and scores come without a warning.
+        weighted: the score with weights of dimensions that the run is of; "" for all scores without them.
 
     """
 
@@ -86,6 +87,7 @@ class FirstOrderRun(EncoderRun):
     along: NDArray[np.float32] = field(repr=False)
     across: NDArray[np.float32] = field(repr=False)
     domain: Domain = field(default_factory=dict, repr=False)
+    weighted: str = ""
 
     def __repr__(self) -> str:
         return self._said(f"K = {self.config.trials}, R = {self.config.probes} probes, {self.config.dropout}")
@@ -151,7 +153,10 @@ class FirstOrderRun(EncoderRun):
     def score_names(self) -> tuple[str, ...]:
         """Names that :meth:`scores` knows."""
         inputs = {"terms", "features", "scores"}
-        return tuple(name for name, score in SCORES.registered.items() if inputs & set(score.definitions))
+        known = (name for name, score in SCORES.registered.items() if inputs & set(score.definitions))
+        if self.weighted:
+            return (self.weighted,)
+        return tuple(name for name in known if name not in WEIGHTED)
 
     def decomposition(self, name: str, p: float | None = None) -> NDArray[np.float64]:
         """float64 ``[K, N, S]``: what each site contributes to a score; contributions add up."""
@@ -161,6 +166,9 @@ class FirstOrderRun(EncoderRun):
         definition = SCORES.find(name).definitions.get("terms") if name in SCORES else None
         if definition is None:
             raise McdoError(f"no score {name!r} to first order; the nearest: {nearest(name, self.score_names)}")
+        if name != self.weighted and (self.weighted or name in WEIGHTED):
+            held = f"is of {self.weighted} alone" if self.weighted else "was given no weights of dimensions"
+            raise McdoError(f"no {name} in this run, which {held}: measure it with first_order(..., weights=, score=)")
         terms = (self.along.astype(np.float64), self.across.astype(np.float64), self.features.astype(np.float64))
         value = definition(Terms(*terms))
         return np.asarray(value * (p / (1 - p)))
@@ -171,12 +179,14 @@ class FirstOrderRun(EncoderRun):
 
     def facts(self) -> dict[str, Any]:
         """What stands beside the arrays in the store."""
-        return {"protocol": self.config.as_dict(), "sites": self.sites, "provenance": self.provenance}
+        facts = {"protocol": self.config.as_dict(), "sites": self.sites, "provenance": self.provenance}
+        return {**facts, "weighted": self.weighted}
 
     def label(self, images: Shown) -> dict[str, str]:
         """What the run is, for people who list the store."""
         config = self.config
         protocol = f"{config.dropout}, first order, R = {config.probes}, {config.trials} trials, seed {config.seed}"
+        protocol += f", {self.weighted}" if self.weighted else ""
         return {"encoder": self.encoder, "images": f"{images.name}, {len(images)}", "protocol": protocol}
 
     @staticmethod
@@ -194,4 +204,5 @@ class FirstOrderRun(EncoderRun):
             provenance=facts["provenance"],
             along=arrays["along"],
             across=arrays["across"],
+            weighted=facts["weighted"],
         )

@@ -29,7 +29,7 @@ from mcdo.estimators.first_order_run import FirstOrderRun
 from mcdo.estimators.monte_carlo import monte_carlo
 from mcdo.estimators.progress import Reporting
 from mcdo.estimators.run import MonteCarloRun, Scores
-from mcdo.estimators.score_table import names_from
+from mcdo.estimators.score_table import WEIGHTED, names_from
 from mcdo.estimators.shown import Shown
 from mcdo.perturbation import LinearPart, Perturbation
 from mcdo.store import Store
@@ -131,7 +131,7 @@ class MultiFidelityRun:
     @property
     def score_names(self) -> tuple[str, ...]:
         """Scores that passes and first order both have."""
-        return names_from("terms")
+        return tuple(name for name in names_from("terms") if name not in WEIGHTED)
 
     def scores(self, name: str, passes: int | None = None) -> Scores:
         """float64 ``[K, N]`` (trials × images); ``passes`` defaults to the largest T. Noise can take one below zero.

@@ -208,10 +208,20 @@ def weighted_trace(m: Moments) -> Tensor:
     return m.variance @ m.weights.on(m.variance.device)[0]
 
 
+@weighted_trace.to_first_order
+def _weighted_trace(t: Terms) -> NDArray[np.float64]:
+    return t.across + t.along
+
+
 @register_score("weights")
 def topk_trace(m: Moments) -> Tensor:
     """Mean variance of the dimensions with the largest weights."""
     return m.variance[:, m.weights.on(m.variance.device)[1]].mean(-1)
+
+
+@topk_trace.to_first_order
+def _topk_trace(t: Terms) -> NDArray[np.float64]:
+    return t.across + t.along
 
 
 # ---- from the passes themselves
@@ -318,6 +328,8 @@ def feature_norm(features: NDArray[np.float64]) -> NDArray[np.float64]:
 
 BUILT_IN: Mapping[str, Score] = dict(SCORES.registered)
 """mcdo's own."""
+WEIGHTED = names_from("weights")
+"""With weights of dimensions, of a calibration set: runs have them that are given such weights."""
 TRACES = ("trace_pre", "trace_pre_relative", "trace_post")
 """What experiments report by score: the published one, norm-free, and of the normalised features."""
 

@@ -33,7 +33,8 @@ class DimensionWeights:
     """Weights of feature dimensions, from a calibration set, for weighted_trace and topk_trace.
 
     Attributes:
-        weights: float64 ``[D]``, variance of each dimension over the calibration images, summing to one.
+        weights: float64 ``[D]``, at least 0, summing to one; by :meth:`fit` they follow the variance of each dimension
+            over the calibration images.
         top: indices of the ``k`` dimensions with the largest weights.
         origins: of the calibration images; no image of one of them may be scored with these weights.
 
@@ -51,18 +52,53 @@ class DimensionWeights:
             self._held[device] = (weights, torch.tensor(self.top, device=device))
         return self._held[device]
 
+    def of(self, score: str) -> NDArray[np.float64]:
+        """What ``score`` multiplies each dimension's variance by, float64 ``[D]``; they sum to one.
+
+        Raises:
+            McdoError: for a score without weights of dimensions.
+
+        """
+        if score == "weighted_trace":
+            return self.weights
+        if score != "topk_trace":
+            raise McdoError(f"the score {score!r} has no weights of dimensions: weighted_trace and topk_trace have")
+        equal = np.zeros_like(self.weights)
+        equal[self.top] = 1 / len(self.top)
+        return equal
+
     @classmethod
-    def fit(cls, features: NDArray[np.floating], origins: Sequence[str], k: int = 64) -> DimensionWeights:
-        """Weights from deterministic pre-norm features ``[N, D]`` of calibration images, and their ``origins``."""
-        if len(features) != len(origins) or len(features) < 2:
+    def fit(cls, features: NDArray[np.floating], origins: Sequence[str], k: int | None = None) -> DimensionWeights:
+        """Weights from deterministic pre-norm features ``[N, D]`` of calibration images, and their ``origins``.
+
+        They are the variances of the dimensions over the images, shrunk towards the median of them as far as the
+        variances are uncertain (the distribution-free intensity of Opgen-Rhein & Strimmer 2007, with originals in the
+        place of images).
+
+        Args:
+            features: of the calibration images.
+            origins: of the same images.
+            k: dimensions that topk_trace takes; None for an eighth of them.
+
+        Raises:
+            McdoError: for fewer than two originals, features that do not vary, or a ``k`` outside 1 to D.
+
+        """
+        x = np.asarray(features, dtype=np.float64)
+        names, members = np.unique(np.asarray(origins, dtype=object).astype(str), return_inverse=True)
+        if len(x) != len(origins) or len(names) < 2:
             raise McdoError(
-                f"dimension weights need features of two images or more; got {len(features)} for {len(origins)} origins"
+                f"dimension weights need features of two originals or more; got {len(x)} features and {len(names)} "
+                f"originals of {len(origins)} images"
             )
-        spread = np.asarray(features, dtype=np.float64).var(axis=0, ddof=1)
+        spread, D = x.var(axis=0, ddof=1), x.shape[1]
+        k = max(1, D // 8) if k is None else k
+        if not 1 <= k <= D:
+            raise McdoError(f"k = {k}: give between 1 and D = {D} dimensions")
         if not spread.sum() > 0:
             raise McdoError("dimension weights: the calibration features do not vary")
-        top = np.argsort(-spread, kind="stable")[:k]
-        return cls(spread / spread.sum(), top, frozenset(origins))
+        shrunk = _shrunk(x, spread, members)
+        return cls(shrunk / shrunk.sum(), np.argsort(-spread, kind="stable")[:k], frozenset(origins))
 
     def check_unseen(self, images: Shown) -> None:
         """Raise McdoError if an image of the same origin as a scored one took part in the calibration."""
@@ -76,6 +112,19 @@ class DimensionWeights:
     def identity(self) -> str:
         """Digest of all that decides a score, for store keys."""
         return hashlib.sha256(self.weights.tobytes() + b"|" + self.top.tobytes()).hexdigest()
+
+
+def _shrunk(x: NDArray[np.float64], spread: NDArray[np.float64], members: NDArray[np.intp]) -> NDArray[np.float64]:
+    """``spread`` [D], the variances of ``x`` [N, D], towards their median; ``members`` [N] numbers the originals."""
+    n, G = len(x), members.max() + 1
+    squares = np.square(x - x.mean(axis=0))
+    sums = np.zeros((G, x.shape[1]))
+    np.add.at(sums, members, squares - squares.mean(axis=0))
+    uncertain = G / (G - 1) / (n - 1) ** 2 * np.square(sums).sum()  # summed over dimensions
+    centre = np.median(spread)
+    apart = np.square(spread - centre).sum()
+    intensity = min(1.0, uncertain / apart) if apart > 0 else 1.0
+    return np.asarray(intensity * centre + (1 - intensity) * spread)
 
 
 @dataclass
@@ -222,6 +271,9 @@ class PassCloud:
 @dataclass(frozen=True, eq=False)
 class Terms:
     """What a first-order score is computed from, for p / (1 - p) = 1.
+
+    Of a run with weights of dimensions, variances are those of the feature with each dimension times the root of its
+    weight.
 
     Attributes:
         along: float64 ``[N, S]``, variance along the feature, by site.

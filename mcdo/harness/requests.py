@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mcdo.encoders import TextTower, Tokens
 from mcdo.encoders.zero_shot import TEMPLATES, class_prompts, zero_shot_logits
 from mcdo.errors import NoTextTowerError
-from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo
+from mcdo.estimators import DimensionWeights, FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo
 from mcdo.estimators.by_image import of_every_image
 from mcdo.estimators.rows import GRAPH_ROWS, pixel_rows
 from mcdo.perturbation import PASS_BLOCK, Perturbation, deterministic_features
@@ -45,6 +45,7 @@ class Images:
         degradation: what is done to them first, such as ``"blur:5"``.
         half: (seed, 0 or 1) for one half of their origins, with all images of each
             (:func:`~mcdo.images.sampling.second_half`); None for all.
+        fold: likewise, of that half.
         common_masks: all are seen under the same masks.
 
     """
@@ -53,6 +54,7 @@ class Images:
     source: str | None = None
     degradation: str | None = None
     half: tuple[int, Literal[0, 1]] | None = None
+    fold: tuple[int, Literal[0, 1]] | None = None
     common_masks: bool = False
 
 
@@ -103,10 +105,17 @@ class Request(ABC, Generic[Value]):
 
 @dataclass(frozen=True)
 class Passes(Request[MonteCarloRun]):
-    """A Monte Carlo run: passes under ``config``."""
+    """A Monte Carlo run: passes under ``config``.
+
+    Attributes:
+        calibration: other images, whose features give the dimensions' weights of weighted_trace and topk_trace; None
+            for a run without these scores.
+
+    """
 
     shown: Shown
     config: MonteCarloConfig
+    calibration: Images | None = None
 
     def expected_passes(self, session: Session) -> int:
         return session.count(self.shown) * self.config.trials * self.config.passes[-1]
@@ -117,6 +126,7 @@ class Passes(Request[MonteCarloRun]):
     def measure(self, session: Session) -> MonteCarloRun:
         """Of the image tower, or of the text tower where prompts are shown."""
         encoder, images, pixels = session.tower(self.model, self.shown)
+        weights = _dimension_weights(session, self.model, self.calibration)
         with session.unmuted():
             return monte_carlo(
                 encoder,
@@ -127,6 +137,7 @@ class Passes(Request[MonteCarloRun]):
                 self.config.seed,
                 geometry=self.config.geometry,
                 scores=self.config.scores,
+                weights=weights,
                 batch_size=session.settings.batch_size,
                 store=session.store,
                 pixels=pixels,
@@ -138,7 +149,9 @@ class Passes(Request[MonteCarloRun]):
         if not isinstance(other, Passes):
             return None
         mine, its = self.config, other.config
-        if (self.model, self.shown, mine.dropout, mine.seed) != (other.model, other.shown, its.dropout, its.seed):
+        if (self.model, self.shown, self.calibration) != (other.model, other.shown, other.calibration):
+            return None
+        if (mine.dropout, mine.seed) != (its.dropout, its.seed):
             return None
         config = replace(
             mine,
@@ -156,13 +169,21 @@ class Passes(Request[MonteCarloRun]):
 
 @dataclass(frozen=True)
 class FirstOrder(Request[FirstOrderRun]):
-    """First-order scores from ``probes`` probes in each of ``trials`` trials."""
+    """First-order scores from ``probes`` probes in each of ``trials`` trials.
+
+    Attributes:
+        calibration: other images, whose features give the dimensions' weights of ``score``, which the run is of; None
+            for a run of all scores without weights.
+
+    """
 
     shown: Shown
     dropout: Perturbation
     probes: int = 8
     trials: int = 1
     seed: int = 42
+    calibration: Images | None = None
+    score: str = ""
 
     @classmethod
     def exact_or(
@@ -185,6 +206,7 @@ class FirstOrder(Request[FirstOrderRun]):
     def measure(self, session: Session) -> FirstOrderRun:
         """Of the image tower, or of the text tower where prompts are shown."""
         encoder, images, pixels = session.tower(self.model, self.shown)
+        weights = _dimension_weights(session, self.model, self.calibration)
         with session.unmuted():
             return first_order(
                 encoder,
@@ -193,6 +215,8 @@ class FirstOrder(Request[FirstOrderRun]):
                 self.probes,
                 self.trials,
                 self.seed,
+                weights=weights,
+                score=self.score,
                 store=session.store,
                 pixels=pixels,
                 progress=session.progress(self),
@@ -311,6 +335,13 @@ class Logits(_Deterministic):
         features = session.measure(Features(self.model, self.shown))["features"]
         text = session.measure(TextFeatures(self.model, prompts))["features"]
         return {"logits": zero_shot_logits(encoder, features, text)}
+
+
+def _dimension_weights(session: Session, model: str, calibration: Images | None) -> DimensionWeights | None:
+    if calibration is None:
+        return None
+    features = session.measure(Features(model, calibration))["features"]
+    return DimensionWeights.fit(features, session.image_set(calibration).origins)
 
 
 def _over_all(logits: NDArray[np.float64], occur: NDArray[np.int64], classes: int) -> NDArray[np.float64]:

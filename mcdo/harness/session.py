@@ -267,9 +267,10 @@ class Session:
     def _made(self, images: Images) -> ImageSet:
         if images.common_masks:
             return self.image_set(replace(images, common_masks=False)).with_common_masks()
-        if images.half is not None:
-            (seed, which), whole = images.half, self.image_set(replace(images, half=None))
-            return whole.select(np.flatnonzero(second_half(whole.origins, seed) == which))
+        for part, whole in ((images.fold, replace(images, fold=None)), (images.half, replace(images, half=None))):
+            if part is not None:
+                (seed, which), shown = part, self.image_set(whole)
+                return shown.select(np.flatnonzero(second_half(shown.origins, seed) == which))
         if images.degradation is not None:
             from mcdo.images.degradations import degraded
 

@@ -19,7 +19,8 @@ from msgspec import Meta
 
 from mcdo.encoders.spec import Precision
 from mcdo.errors import McdoError
-from mcdo.estimators import SCORES
+from mcdo.estimators import SCORES, DimensionWeights
+from mcdo.estimators.score_table import WEIGHTED
 from mcdo.perturbation import KINDS, Perturbation, Role
 from mcdo.report.files import write_json
 from mcdo.schema import Count, NotNegative, Record, Share, Size, Text, checked, read_json, without_nan
@@ -102,12 +103,33 @@ class Estimator(Record, frozen=True):
 
 
 class Dimensions(Record, frozen=True):
-    """Weights of the feature's dimensions, [D], where the score has them, and the images that they were fitted on."""
+    """Weights of the feature's dimensions, [D], where the score has them, and the images that they were fitted on.
+
+    Attributes:
+        weights: of each dimension's variance in weighted_trace; they sum to one.
+        source: what they were fitted to, in words.
+        top: the dimensions that topk_trace takes.
+        origins: of the images that they were fitted on, which no score is for.
+
+    """
 
     weights: Annotated[tuple[NotNegative, ...], Meta(min_length=1)]
     source: Text
     top: tuple[Count, ...] = ()
     origins: tuple[Text, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not math.isclose(math.fsum(self.weights), 1, abs_tol=1e-6):
+            raise ValueError(f"weights of dimensions must sum to 1, not {math.fsum(self.weights):.6g}")
+        if len(set(self.top)) < len(self.top) or max(self.top, default=0) >= len(self.weights):
+            raise ValueError(f"top must name each dimension once, below {len(self.weights)}")
+
+    @property
+    def fitted(self) -> DimensionWeights:
+        """As measurements take them."""
+        import numpy as np
+
+        return DimensionWeights(np.array(self.weights), np.array(self.top, dtype=np.int64), frozenset(self.origins))
 
 
 class Calibration(Record, frozen=True):
@@ -298,6 +320,11 @@ class Recipe(Record, frozen=True):
             raise ValueError("every site has weight 0, so nothing would be measured")
         if self.estimator.method == "monte_carlo" and len(weights) > 1:
             raise ValueError("passes have one p for all sites: give equal weights, or estimate to first order")
+        if (self.score in WEIGHTED) != (self.dimensions is not None):
+            said = "needs weights of dimensions" if self.score in WEIGHTED else "has no weights of dimensions"
+            raise ValueError(f"{self.score} {said}: see dimensions")
+        if self.dimensions is not None and self.score == "topk_trace" and not self.dimensions.top:
+            raise ValueError("topk_trace needs the top of dimensions")
 
     @property
     def perturbation(self) -> Perturbation:
@@ -333,6 +360,9 @@ class Recipe(Record, frozen=True):
         if own.architecture != other.architecture:
             differing["features of a fixed input"] = (own.probe[:12], other.probe[:12])
         wrong = [f"{what} {mine} there and {its} here" for what, (mine, its) in differing.items() if mine != its]
+        held = None if self.dimensions is None else len(self.dimensions.weights)
+        if held not in (None, encoder.feature_dim):
+            wrong.append(f"{held} weights of dimensions there and {encoder.feature_dim} dimensions here")
         if wrong:
             raise McdoError(
                 f"the recipe {self.name} was made for {own.key}, and {other.key} is another encoder: "

@@ -34,7 +34,6 @@ from mcdo.estimators.blocks import check_inputs
 from mcdo.estimators.first_order import first_order
 from mcdo.estimators.monte_carlo import monte_carlo
 from mcdo.estimators.progress import Progress, Silent
-from mcdo.estimators.scores import DimensionWeights
 from mcdo.recipes.file import MAKE, Recipe, Response, read_recipe
 from mcdo.stats import Estimate, proportion
 
@@ -238,6 +237,8 @@ class AppliedRecipe:
         self.recipe.check(tower)
         if not len(images):
             raise McdoError(f"{images.name} holds no images to score")
+        if self.recipe.dimensions is not None:
+            self.recipe.dimensions.fitted.check_unseen(images)
         score, error = self._measured(tower, images, trials, store, batch_size, progress)
         quantiles = np.array(self.recipe.calibration.quantiles)
         found = RecipeScores(
@@ -333,12 +334,14 @@ class AppliedRecipe:
     ) -> Array:
         """Scores of a chunk, ``[K, n]``."""
         recipe, how = self.recipe, self.recipe.estimator
+        weights = None if recipe.dimensions is None else recipe.dimensions.fitted
         if how.method == "first_order":
             assert how.probes is not None
             every = recipe.perturbation.at(*(site.name for site in recipe.sites))  # the calibration set's probes
             run = first_order(
                 encoder, images, every, how.probes, trials, how.seed,
-                batch_size=batch_size, store=store, progress=progress,
+                batch_size=batch_size, store=store, progress=progress, weights=weights,
+                score=recipe.score if weights else "",
             )  # fmt: skip
             by_name = {site.name: site.weight for site in recipe.sites}
             ordered = np.array([by_name[name] for name, _ in run.sites])
@@ -346,7 +349,7 @@ class AppliedRecipe:
         assert how.passes is not None
         found = monte_carlo(
             encoder, images, recipe.perturbation, how.passes, trials, how.seed,
-            geometry=None if _needs_passes(recipe.score) else (), weights=_dimensions(recipe), scores=(recipe.score,),
+            geometry=None if _needs_passes(recipe.score) else (), weights=weights, scores=(recipe.score,),
             batch_size=batch_size, store=store, progress=progress,
         )  # fmt: skip
         return np.asarray(found.scores(recipe.score) * weight[0])
@@ -445,13 +448,6 @@ def _read(curve: Array, severities: Array, logs: Array) -> Array:
     first = np.searchsorted(curve, logs).clip(max=len(curve) - 1)
     inside = np.where(curve[first] == logs, severities[first], np.interp(logs, curve, severities))
     return np.asarray(np.where(logs > curve[-1], math.inf, np.where(logs <= curve[0], 0.0, inside)))
-
-
-def _dimensions(recipe: Recipe) -> DimensionWeights | None:
-    held = recipe.dimensions
-    if held is None:
-        return None
-    return DimensionWeights(np.array(held.weights), np.array(held.top, dtype=np.int64), frozenset(held.origins))
 
 
 def _needs_passes(score: str) -> bool:

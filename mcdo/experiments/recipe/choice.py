@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +112,9 @@ class Data:
         chosen_on: degradations that the choice sees.
         unseen: further degradations, by family.
         seed: of the halves.
+        apart: further scores, on the choosing and on the reporting half: those with weights of dimensions, which were
+            fitted on other images than they score (of the choosing half, each fold by the other). Of degradations that
+            the choice does not see, the reporting half has those that were measured.
 
     """
 
@@ -120,6 +124,7 @@ class Data:
     unseen: Mapping[str, tuple[str, ...]]
     seed: int
     flips: Mapping[str, Rows] = field(default_factory=dict)
+    apart: Mapping[str, tuple[Half, Half]] = field(default_factory=dict)
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -134,15 +139,18 @@ class Data:
     @cached_property
     def choosing(self) -> dict[str, Half]:
         """The first half."""
-        return {score: self._flipped(half).rows(~self.second) for score, half in self.scores.items()}
+        return self._half(~self.second, 0)
 
     @cached_property
     def reporting(self) -> dict[str, Half]:
         """The second half."""
-        return {score: self._flipped(half).rows(self.second) for score, half in self.scores.items()}
+        return self._half(self.second, 1)
 
-    def _flipped(self, half: Half) -> Half:
-        return half.flipped(self.flips) if self.flips else half
+    def _half(self, take: Rows, which: Literal[0, 1]) -> dict[str, Half]:
+        flips = {spec: rows[take] for spec, rows in self.flips.items()}
+        halves = {score: half.rows(take) for score, half in self.scores.items()}
+        halves |= {score: parts[which] for score, parts in self.apart.items()}
+        return {score: half.flipped(flips) for score, half in halves.items()}
 
     def baseline(self, name: str, specs: Sequence[str], take: Rows, sign: int) -> Array:
         """As :meth:`Baseline.raised`."""
@@ -157,8 +165,8 @@ class Data:
         return replace(self, flips=flips)
 
     def split_anew(self, seed: int) -> Data:
-        """Other halves."""
-        return replace(self, seed=seed)
+        """Other halves; without the scores whose weights of dimensions were fitted on one of these."""
+        return replace(self, seed=seed, apart={})
 
 
 def fit(half: Half, specs: Sequence[str], ridge: float) -> Array:
@@ -175,6 +183,8 @@ def fit(half: Half, specs: Sequence[str], ridge: float) -> Array:
         rows.append(np.where(half.flips[spec][:, None], -row, row) if spec in half.flips else row)
     X = np.concatenate(rows)
     S = X.shape[1]
+    if not X.any():
+        return np.zeros(S)
     gram = X.T @ X / len(X)
     gram += ridge * np.trace(gram) / S * np.eye(S)
     # min ‖Xw − 1‖² + ridge through the Cholesky factor of the normal equations: S rows in place of N
@@ -304,13 +314,16 @@ def scopes(data: Data) -> dict[str, tuple[str, ...]]:
 def report(data: Data, choice: Choice, every: Choice) -> Reported:
     """The choice beside all sites and the best baseline, on the half that chose nothing."""
     check_apart(tuple(choice.origins), data.reporting[choice.score].origins)
-    trivial, half = Trivial.on(data), data.reporting[choice.score]
+    trivial, half, whole = Trivial.on(data), data.reporting[choice.score], data.reporting[every.score]
+    measured = half.rise.keys() & whole.rise.keys()
     tests: dict[tuple[str, str], Inferred] = {}
     shares: dict[tuple[str, str], Estimate] = {}
     for scope, specs in scopes(data).items():
+        if not measured >= set(specs):
+            continue
         own = half.raised(choice.weights[None], specs)[0]
         others = {
-            OVER_ALL: data.reporting[every.score].raised(every.weights[None], specs)[0],
+            OVER_ALL: whole.raised(every.weights[None], specs)[0],
             OVER_TRIVIAL: data.baseline(trivial.name, specs, data.second, trivial.sign),
         }
         shares |= {(name, scope): share_raised(each, half) for name, each in {"chosen": own, **others}.items()}

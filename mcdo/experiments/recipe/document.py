@@ -22,6 +22,7 @@ from mcdo.recipes import (
     Calibration,
     Confirmation,
     Difference,
+    Dimensions,
     Domain,
     EncoderIdentity,
     Estimator,
@@ -48,14 +49,14 @@ def recipe_of(
     estimator: Estimator,
     size: tuple[int, int],
     *,
-    second: Any,
+    dimensions: Dimensions | None,
     seed: int,
     resamples: int,
 ) -> Recipe:
-    """The file's content; ``second`` [N] says which images chose nothing, and ``size`` is that of the pictures."""
+    """The file's content; ``images`` are those of ``result.chosen``, and ``size`` is that of the pictures."""
     choice, reported = result.reported.choice, result.reported
     scores = result.chosen.scores(_ONE[0])[0]
-    half = result.chosen.rows(second)
+    half = result.reporting
     sampling = {"origins": half.origins, "seed": seed, "resamples": resamples}
     return Recipe(
         version=VERSION,
@@ -72,6 +73,7 @@ def recipe_of(
         ),
         estimator=estimator,
         score=choice.score,
+        dimensions=dimensions,
         calibration=Calibration(
             images=images.name,
             fingerprint=images.fingerprint,

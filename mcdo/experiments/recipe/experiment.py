@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mcdo.estimators import DimensionWeights
 from mcdo.experiments.prelim.damage import PASS_BAR
 from mcdo.experiments.prelim.degradation import native_size
 from mcdo.experiments.recipe.choice import (
@@ -39,7 +40,7 @@ from mcdo.experiments.recipe.confirmation import Confirmation, confirmed, judgin
 from mcdo.experiments.recipe.document import recipe_of
 from mcdo.experiments.recipe.figure import drawn
 from mcdo.experiments.recipe.halves import Array, Half
-from mcdo.experiments.recipe.measures import OTHERS, RecipeMeasurements
+from mcdo.experiments.recipe.measures import OTHERS, WEIGHTED, RecipeMeasurements
 from mcdo.experiments.recipe.result import RecipeResult
 from mcdo.experiments.recipe.table import Map, drawn_map, map_arrays
 from mcdo.harness import (
@@ -50,13 +51,12 @@ from mcdo.harness import (
     Inputs,
     Outcome,
 )
-from mcdo.images.sampling import second_half
-from mcdo.recipes import Estimator
+from mcdo.recipes import Dimensions, Estimator
 from mcdo.report.figures import Panel
 from mcdo.stats import LEVEL_BAND, RANKING_BAR, THRESHOLDS, entropy, reliability
 
 if TYPE_CHECKING:
-    pass
+    from mcdo.images import ImageSet
 
 _ONE = np.ones(1)
 
@@ -82,17 +82,19 @@ class RecipeSearch(RecipeMeasurements):
         domains, tower = self.domains(inputs), self.tower(inputs)
         p, linear = judging_p(domains), self.data(inputs)
         data, candidates = (linear, self.candidates(inputs)) if p is not None else self.measured_data(inputs)
-        reported = report(data, *choose(data, candidates))
-        choice = reported.choice
+        choice, every = choose(data, candidates)
+        if p is not None:
+            data = self.with_unseen(inputs, data, (choice.score, every.score))
+        reported = report(data, choice, every)
         if p is None:
             mask = self.shortlist(tower)[choice.name]
             weights, odds = mask.astype(np.float64), 1.0
-            confirmation = self._among_measured(data, choice, reported.every)
+            confirmation = self._among_measured(data, choice, every)
         else:
             weights, odds = choice.weights / choice.weights.max(), p / (1 - p)
-            confirmation = self._confirmed(inputs, linear, choice, reported.every, p)
-        chosen = _one_site(data.scores[choice.score], choice.weights / choice.weights.max() * odds)
-        half = chosen.rows(data.second)
+            confirmation = self._confirmed(inputs, linear, choice, every, p)
+        one = choice.weights / choice.weights.max() * odds
+        half = _one_site(data.reporting[choice.score], one)
         return RecipeResult(
             tower=tower,
             maps=self.maps(inputs, linear),
@@ -107,7 +109,8 @@ class RecipeSearch(RecipeMeasurements):
             confirmation=confirmation,
             resplits=resplit(data, candidates, self.resplits),
             null=false_gains(data, candidates, self.nulls, self.seed, ALPHA),
-            chosen=chosen,
+            chosen=_one_site(data.scores[choice.score], one) if choice.score in data.scores else half,
+            reporting=half,
             chosen_on=data.chosen_on,
         )  # fmt: skip
 
@@ -132,7 +135,8 @@ class RecipeSearch(RecipeMeasurements):
             return np.asarray(sum(inputs[run].scores(choice.score) for run in runs))
 
         def whole(spec: str | None) -> Array:
-            return np.asarray(inputs[self.at(inputs.model, p, degradation=spec)].scores(every.score))
+            run = self.at(inputs.model, p, degradation=spec, score=every.score)
+            return np.asarray(inputs[run].scores(every.score))
 
         origins = data.reporting[choice.score].origins
         weights = choice.weights / choice.weights.max() * p / (1 - p)
@@ -232,11 +236,11 @@ class RecipeSearch(RecipeMeasurements):
         return {"results": summary["results"]}
 
     def arrays(self, inputs: Inputs, result: RecipeResult) -> Mapping[str, Mapping[str, ArrayLike]]:
-        images = inputs.images(Images(self.n))
+        images = self.scored(inputs, result)
         named: dict[str, ArrayLike] = {
             "paths": np.array(images.ids),
             "origins": np.array(images.origins),
-            "reported": second_half(images.origins, self.seed),
+            "reported": np.isin(images.origins, result.reporting.origins),
             "clean": result.chosen.scores(_ONE),
             **{f"after {spec}": result.chosen.scores(_ONE) + rise[..., 0] for spec, rise in result.chosen.rise.items()},
         }
@@ -244,7 +248,7 @@ class RecipeSearch(RecipeMeasurements):
 
     def documents(self, inputs: Inputs, result: RecipeResult) -> Mapping[str, Any]:
         """The recipe itself."""
-        images = inputs.images(Images(self.n))
+        images, score = self.scored(inputs, result), result.reported.choice.score
         first = result.p is not None
         estimator = Estimator(
             method="first_order" if first else "monte_carlo",
@@ -254,9 +258,26 @@ class RecipeSearch(RecipeMeasurements):
         )
         recipe = recipe_of(
             result, inputs.encoder(), images, self.dropout, estimator, native_size(images),
-            second=second_half(images.origins, self.seed), seed=self.seed, resamples=self.resamples,
+            dimensions=self._dimensions(inputs) if score in WEIGHTED else None, seed=self.seed,
+            resamples=self.resamples,
         )  # fmt: skip
         return {"{}/recipe.json": recipe.as_dict()}
+
+    def scored(self, inputs: Inputs, result: RecipeResult) -> ImageSet:
+        """All images; of a score whose weights were fitted on the choosing half, the others."""
+        half = (self.seed, 1) if result.reported.choice.score in WEIGHTED else None
+        return inputs.images(Images(self.n, half=half))  # type: ignore[arg-type]
+
+    def _dimensions(self, inputs: Inputs) -> Dimensions:
+        """The weights of dimensions that scored the reporting half."""
+        images = inputs.images(Images(self.n, half=(self.seed, 0)))
+        fitted = DimensionWeights.fit(inputs[self.choosing_features(inputs.model)]["features"], images.origins)
+        return Dimensions(
+            weights=tuple(map(float, fitted.weights)),
+            source=f"variances over the {len(images)} images of {images.name} that chose, shrunk towards their median",
+            top=tuple(map(int, fitted.top)),
+            origins=tuple(sorted(fitted.origins)),
+        )
 
     def title(self) -> str:
         return f"recipe (N={self.n}, half to choose on; {self.probes} probes, {self.passes} passes)"

@@ -6,7 +6,7 @@ Runs become arrays here: what every site contributes to the clean images and to 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,14 +20,18 @@ from mcdo.experiments.recipe.confirmation import judging_p
 from mcdo.experiments.recipe.halves import Array, Baseline, Half
 from mcdo.experiments.recipe.result import RecipeResult
 from mcdo.experiments.recipe.sites import Mask, Tower
-from mcdo.harness import Experiment, FirstOrder, Images, Inputs, Logits, Passes, Request, View
+from mcdo.harness import Experiment, Features, FirstOrder, Images, Inputs, Logits, Passes, Request, View
 from mcdo.images.degradations import graded, published
 from mcdo.images.sampling import LEAST_TO_HALVE, second_half
 from mcdo.stats import Agreement, agreement
 
 SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
+WEIGHTED = ("weighted_trace", "topk_trace")
+"""Scores with weights of dimensions, fitted on images that they do not score."""
 SEEN = ("blur", "down")
 """Families of the published degradations, on which the choice is made."""
+FOLDS: tuple[Literal[0], Literal[1]] = (0, 1)
+"""Of the choosing half."""
 OTHERS = ("jpeg", "noise", "occlusion", "contrast")
 
 
@@ -98,12 +102,36 @@ class RecipeMeasurements(Experiment[RecipeResult]):
         sites: Sequence[str] | None = None,
         degradation: str | None = None,
         half: Literal[0, 1] | None = 1,
+        score: str = "",
     ) -> Passes:
-        """Passes at some sites (None: all), on one half of the images (None: on all)."""
+        """Passes at some sites (None: all), on one half of the images (None: on all), that hold ``score``."""
         kind = self.dropout if sites is None else self.dropout.at(*sites)
         part = None if half is None else (self.seed, half)
         shown = Images(self.n, degradation=degradation, half=part)
-        return Passes(model, shown, MonteCarloConfig(kind.with_p(p), (self.passes,), self.trials, self.seed))
+        config = MonteCarloConfig(kind.with_p(p), (self.passes,), self.trials, self.seed)
+        return Passes(model, shown, config, self._choosing if score in WEIGHTED else None)
+
+    @property
+    def _choosing(self) -> Images:
+        return Images(self.n, half=(self.seed, 0))
+
+    def choosing_features(self, model: str) -> Features:
+        """What the weights of dimensions follow from that score the reporting half."""
+        return Features(model, self._choosing)
+
+    def weighted(
+        self, model: str, score: str, degradation: str | None = None, fold: Literal[0, 1] | None = None
+    ) -> FirstOrder:
+        """First order of a score of ``WEIGHTED``: of a fold of the choosing half, or (None) of the reporting half.
+
+        The weights of dimensions are fitted on the other fold, or on the choosing half.
+        """
+        shown = Images(self.n, degradation=degradation, half=(self.seed, 1))
+        others = self._choosing
+        if fold is not None:
+            shown = replace(shown, half=(self.seed, 0), fold=(self.seed + 1, fold))
+            others = replace(others, fold=(self.seed + 1, 1 if fold == 0 else 0))
+        return FirstOrder(model, shown, self.dropout, self.probes, self.probe_trials, self.seed, others, score)
 
     def has_head(self, about: View) -> bool:
         """Whether there is a zero-shot head to speak of."""
@@ -117,6 +145,13 @@ class RecipeMeasurements(Experiment[RecipeResult]):
                 f"{originals} originals make no recipe: give at least {least}, for halves and folds of one"
             )
         yield from (self.first_order(model, each) for each in sets)
+        yield from (
+            self.weighted(model, score, each, fold)
+            for score in WEIGHTED
+            for each in (None, *self.chosen_on(about))
+            for fold in (None, *FOLDS)
+        )
+        yield self.choosing_features(model)
         yield from (self.pixels(model, each) for each in sets)
         yield from (self.at(model, p, half=0) for p in self.tried_p)
         if self.has_head(about):
@@ -130,9 +165,11 @@ class RecipeMeasurements(Experiment[RecipeResult]):
                 for each in (None, *self.chosen_on(inputs)):
                     yield self._of_group(inputs, mask, each)
             return
-        choice, _ = choose(self.data(inputs), self.candidates(inputs))
+        choice, every = choose(self.data(inputs), self.candidates(inputs))
+        for score in {choice.score, every.score}.intersection(WEIGHTED):
+            yield from (self.weighted(inputs.model, score, each) for each in self.every(inputs))
         for each in (None, *self.confirmed_on(inputs)):
-            yield self.at(inputs.model, p, degradation=each)
+            yield self.at(inputs.model, p, degradation=each, score=every.score)
             yield from self._steps(inputs, choice, p, each).values()
 
     def confirmed_on(self, about: View) -> tuple[str, ...]:
@@ -148,7 +185,7 @@ class RecipeMeasurements(Experiment[RecipeResult]):
         for weight in np.unique(choice.weights[choice.weights > 0]):
             odds = float(weight / choice.weights.max()) * p / (1 - p)
             sites = tuple(str(name) for name in names[choice.weights == weight])
-            found[float(weight)] = self.at(inputs.model, odds / (1 + odds), sites, degradation)
+            found[float(weight)] = self.at(inputs.model, odds / (1 + odds), sites, degradation, score=choice.score)
         return found
 
     # ---- from runs to arrays
@@ -171,6 +208,33 @@ class RecipeMeasurements(Experiment[RecipeResult]):
             self.chosen_on(inputs),
             self.unseen(inputs),
             self.seed,
+            apart={score: self._apart(inputs, score, self.chosen_on(inputs)) for score in WEIGHTED},
+        )
+
+    def with_unseen(self, inputs: Inputs, data: Data, scores: Iterable[str]) -> Data:
+        """Those of ``scores`` with weights of dimensions on the degradations, too, that the choice did not see."""
+        seen = {score: self._apart(inputs, score, self.every(inputs)) for score in scores if score in WEIGHTED}
+        return replace(data, apart={**data.apart, **seen})
+
+    def _apart(self, inputs: Inputs, score: str, specs: Sequence[str]) -> tuple[Half, Half]:
+        """The choosing half, from its folds, under what the choice sees; the reporting half under ``specs``."""
+        model, first = inputs.model, inputs[self.first_order(inputs.model)]
+        second = second_half(first.origins, self.seed)
+        origins = tuple(np.array(first.origins, dtype=object)[~second])
+        rows = [second_half(origins, self.seed + 1) == fold for fold in FOLDS]
+
+        def choosing(spec: str | None) -> Array:
+            parts = [inputs[self.weighted(model, score, spec, fold)].decomposition(score, p=0.5) for fold in FOLDS]
+            found = np.empty((len(parts[0]), len(origins), parts[0].shape[-1]))
+            for take, part in zip(rows, parts, strict=True):
+                found[:, take] = part
+            return found
+
+        clean = choosing(None)
+        reporting = {spec: inputs[self.weighted(model, score, spec)] for spec in specs}
+        return (
+            Half(clean, {spec: choosing(spec) - clean for spec in self.chosen_on(inputs)}, origins),
+            _half(inputs[self.weighted(model, score)], reporting, score),
         )
 
     def baselines(self, inputs: Inputs) -> dict[str, Baseline]:

@@ -31,7 +31,9 @@ class RecipeResult:
         confirmation: by passes.
         resplits: the choice on other halves.
         null: share of repetitions in which exchanged copies seemed to gain.
-        chosen: the scores of the choice, of all images: a half of one site.
+        chosen: the scores of the choice, a half of one site: of all images, or of those that the weights of its
+            dimensions were not fitted on.
+        reporting: the same, of the half that chose nothing.
         chosen_on: degradations that the choice saw.
 
     """
@@ -47,6 +49,7 @@ class RecipeResult:
     resplits: Sequence[Resplit]
     null: Estimate
     chosen: Half
+    reporting: Half
     chosen_on: tuple[str, ...]
 
     @property

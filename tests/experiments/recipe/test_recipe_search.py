@@ -65,9 +65,14 @@ def test_the_recipe_gives_the_scores_that_it_was_calibrated_on(completed: Comple
     recipe = read_recipe(next(path for path in completed.files if path.name == "recipe.json"))
     if inputs.settings.from_store or recipe.estimator.probes is None:
         pytest.skip("it is applied by first order, with the encoder itself")
-    few = inputs.images(Images(experiment.n)).select(slice(6))  # type: ignore[attr-defined]
-    kind = recipe.perturbation.at(*(site.name for site in recipe.sites))
-    run = first_order(inputs.encoder(), few, kind, recipe.estimator.probes, 1, recipe.estimator.seed, progress=False)
+    held = recipe.dimensions
+    calibrated = experiment.scored(inputs, completed.result)  # type: ignore[attr-defined]
+    assert recipe.calibration.fingerprint == calibrated.fingerprint
+    few, kind = calibrated.select(slice(6)), recipe.perturbation.at(*(site.name for site in recipe.sites))
+    run = first_order(
+        inputs.encoder(), few, kind, recipe.estimator.probes, 1, recipe.estimator.seed, progress=False,
+        weights=None if held is None else held.fitted, score="" if held is None else recipe.score,
+    )  # fmt: skip
     weights = np.array([site.weight for site in recipe.sites])
     measured = completed.result.chosen.clean[0, :6, 0]
     np.testing.assert_allclose(run.decomposition(recipe.score)[0] @ weights, measured, rtol=1e-3)

@@ -15,10 +15,12 @@ from torch.nn import functional
 import mcdo
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.estimators import FirstOrderRun
+from mcdo.estimators import DimensionWeights, FirstOrderRun
 from mcdo.estimators import first_order as module_of  # the function; its module is looked up below
 from mcdo.estimators.blocks import prepared
+from mcdo.estimators.jacobian import SiteGraph
 from mcdo.estimators.probes import noise_basis, stratified_probes
+from mcdo.estimators.score_table import WEIGHTED
 from mcdo.perturbation import (
     AttentionDropout,
     Dropout,
@@ -122,6 +124,51 @@ def test_small_smooth_noise_has_the_variance_that_monte_carlo_measures(encoder: 
         ratio = passes.scores(score)[0] / exact.scores(score)[0]
         assert np.median(ratio) == pytest.approx(1, abs=0.12), score
     assert np.corrcoef(passes.scores("trace_pre")[0], exact.scores("trace_pre")[0])[0, 1] > 0.9
+
+
+RAMP = np.arange(EXACT - 1) / np.arange(EXACT - 1).sum()
+WEIGHTS = DimensionWeights(RAMP, np.array([40, 3, 47]), frozenset({"other"}))
+
+
+@pytest.mark.parametrize("score", WEIGHTED)
+def test_weights_of_dimensions_weigh_the_variance_of_each(encoder: Encoder, score: str) -> None:
+    """Exact with all probes, beside a product for each dimension; unbiased with few; and what passes measure."""
+    images = mcdo.load_images("digits", n=4)
+    weighting: dict[str, Any] = {"weights": WEIGHTS, "score": score, "progress": False}
+    pixels, sites = prepared(encoder, images), find_sites(encoder).select_for(Dropout())
+    graph = SiteGraph(encoder, pixels.batch(slice(0, 4)), Dropout(), sites)
+    variances = torch.stack([graph.terms(axis).sum(-1) for axis in torch.eye(EXACT - 1)]).numpy() / 99  # [D, N]
+    factors = RAMP if score == "weighted_trace" else np.isin(np.arange(EXACT - 1), [40, 3, 47]) / 3
+    exact = mcdo.first_order(encoder, images, Dropout(), probes=EXACT, trials=1, **weighting)
+    np.testing.assert_allclose(exact.scores(score)[0], factors @ variances, rtol=1e-4)
+    assert exact.score_names == (score,)
+
+    few = mcdo.first_order(encoder, images, Dropout(), probes=4, trials=80, **weighting).scores(score)
+    assert np.abs((few.mean(0) - exact.scores(score)[0]) / (few.std(0, ddof=1) / np.sqrt(80))).max() < 4
+
+    kind = Multiplicative(0.001)
+    passes = mcdo.monte_carlo(encoder, images, kind, 256, 1, geometry=(), weights=WEIGHTS, progress=False)
+    linear = mcdo.first_order(encoder, images, kind, probes=EXACT, trials=1, **weighting)
+    assert np.median(passes.scores(score) / linear.scores(score)) == pytest.approx(1, abs=0.15)
+
+
+def test_a_run_with_weights_of_dimensions_is_of_that_score_alone(encoder: Encoder, tmp_path: Path) -> None:
+    one, other = (run_of(encoder, weights=WEIGHTS, score=score, store=tmp_path) for score in WEIGHTED)
+    assert not np.allclose(one.scores("weighted_trace"), other.scores("topk_trace"))
+    again = run_of(encoder, weights=WEIGHTS, score="topk_trace", store=tmp_path)
+    np.testing.assert_array_equal(again.scores("topk_trace"), other.scores("topk_trace"))
+    for run, name in ((one, "trace_pre"), (one, "topk_trace"), (run_of(encoder, store=tmp_path), "weighted_trace")):
+        with pytest.raises(McdoError, match=f"no {name} in this run, which "):
+            run.scores(name)
+    with pytest.raises(McdoError, match="trace_pre' has no weights of dimensions"):
+        run_of(encoder, weights=WEIGHTS, score="trace_pre")
+    with pytest.raises(McdoError, match="give weights="):
+        run_of(encoder, score="topk_trace")
+    with pytest.raises(McdoError, match=r"has 48 dimensions.* got 2 weights"):
+        run_of(encoder, weights=DimensionWeights(np.ones(2) / 2, np.array([0]), frozenset()), score="weighted_trace")
+    seen = DimensionWeights(WEIGHTS.weights, WEIGHTS.top, frozenset(one.origins[:1]))
+    with pytest.raises(McdoError, match="1 of the scored originals were calibrated on"):
+        run_of(encoder, weights=seen, score="weighted_trace")
 
 
 def test_scores_are_linear_in_the_odds_of_p_and_add_up_over_sites(encoder: Encoder) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 import mcdo
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig, first_order, monte_carlo, score_table
-from mcdo.estimators.score_table import SCORES, further, names_from, register_score
+from mcdo.estimators.score_table import SCORES, WEIGHTED, further, names_from, register_score
 from mcdo.estimators.scores import Moments, PassCloud, Terms
 from mcdo.store import Store
 
@@ -153,7 +153,8 @@ def test_a_score_of_another_shape_is_refused_by_name(given: Any, encoder: mcdo.E
 
 
 def test_every_score_says_what_it_means_and_what_it_takes() -> None:
-    assert names_from("terms") == ("trace_pre", "trace_post", "norm_var", "trace_pre_relative")
+    assert names_from("terms") == ("trace_pre", "trace_post", "norm_var", *WEIGHTED, "trace_pre_relative")
+    assert WEIGHTED == ("weighted_trace", "topk_trace")
     for name in SCORES:
         score = SCORES.find(name)
         assert score.name == name

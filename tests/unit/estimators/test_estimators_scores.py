@@ -238,10 +238,33 @@ def test_weighted_scores_follow_their_definition() -> None:
     scores = moment_scores(running.at(plain, weights))
     variance = drawn.double().numpy().var(1, ddof=1)
     spread = calibration.var(0, ddof=1)
-    np.testing.assert_allclose(scores["weighted_trace"], (variance * spread).sum(1) / spread.sum(), rtol=1e-12)
+    np.testing.assert_allclose(scores["weighted_trace"], (variance * weights.weights).sum(1), rtol=1e-12)
     top = sorted(range(12), key=lambda d: -spread[d])[:3]
     np.testing.assert_allclose(scores["topk_trace"], variance[:, top].mean(1), rtol=1e-12)
     assert weights.weights.sum() == pytest.approx(1)
+
+
+def intensity(x: Array) -> float:
+    """How far variances go to their median (Opgen-Rhein & Strimmer 2007, equation 10), dimension by dimension."""
+    n, spread = len(x), x.var(0, ddof=1)
+    uncertain = 0.0
+    for column in x.T:
+        w = (column - column.mean()) ** 2
+        uncertain += n / (n - 1) ** 3 * float(((w - w.mean()) ** 2).sum())
+    return min(1.0, uncertain / float(((spread - np.median(spread)) ** 2).sum()))
+
+
+def test_weights_are_variances_shrunk_as_far_as_they_are_uncertain() -> None:
+    x = np.random.default_rng(1).standard_normal((40, 12)) * np.linspace(1, 2, 12)
+    names, spread, moved = [f"c{i}" for i in range(40)], x.var(0, ddof=1), intensity(x)
+    assert 0.05 < moved < 0.9
+    shrunk = moved * np.median(spread) + (1 - moved) * spread
+    np.testing.assert_allclose(DimensionWeights.fit(x, names).weights, shrunk / shrunk.sum(), rtol=1e-12)
+    twice = DimensionWeights.fit(np.repeat(x, 2, axis=0), np.repeat(names, 2).tolist()).weights
+    np.testing.assert_allclose(twice, shrunk / shrunk.sum(), rtol=0.01)  # two images of an original are one draw
+    assert len(DimensionWeights.fit(x, names).top) == 1, "an eighth of the dimensions"
+    with pytest.raises(McdoError, match="between 1 and D = 12"):
+        DimensionWeights.fit(x, names, k=13)
 
 
 def test_weights_refuse_the_images_they_were_fitted_on() -> None:
@@ -259,8 +282,8 @@ def test_weights_refuse_the_images_they_were_fitted_on() -> None:
 @pytest.mark.parametrize(
     ("features", "n", "message"),
     [
-        (np.zeros((1, 4)), 1, "two images or more"),
-        (np.zeros((3, 4)), 2, "got 3 for 2 origins"),
+        (np.zeros((1, 4)), 1, "two originals or more"),
+        (np.zeros((3, 4)), 2, "got 3 features and 2 originals of 2 images"),
         (np.ones((3, 4)), 3, "do not vary"),
         (np.full((3, 4), np.nan), 3, "do not vary"),
     ],

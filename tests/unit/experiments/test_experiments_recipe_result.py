@@ -21,8 +21,9 @@ from mcdo.experiments.prelim.pixel_baselines import PIXELS, PixelBaselines
 from mcdo.experiments.recipe.choice import CHOSEN_ON, OVER_ALL, UNSEEN
 from mcdo.experiments.recipe.confirmation import judging_p
 from mcdo.experiments.recipe.experiment import RecipeSearch
+from mcdo.experiments.recipe.measures import WEIGHTED
 from mcdo.experiments.recipe.result import RecipeResult
-from mcdo.harness import FirstOrder, Images, Inputs, Logits, Passes, Request
+from mcdo.harness import Features, FirstOrder, Images, Inputs, Logits, Passes, Request
 from mcdo.harness.offline import OfflineEncoder
 from mcdo.images import load_images
 from mcdo.images.degradations import Degradation
@@ -52,48 +53,69 @@ def contributions(degradation: str | None) -> Array:
     return np.asarray(own * np.exp(seeing + 0.3 * rng.normal(size=own.shape)))
 
 
-def made_up(agrees: bool, has_text: bool = True) -> Inputs:
-    """First order without along-terms; passes are noisy sums of the same, of other images unless it ``agrees``."""
+def rows(shown: Images) -> NDArray[np.intp]:
+    """Of the digits, by number."""
+    kept = np.arange(N)
+    for part in filter(None, (shown.half, shown.fold)):
+        kept = kept[second_half(tuple(np.array(DIGITS.origins)[kept]), part[0]) == part[1]]
+    return kept
+
+
+def origins(shown: Images) -> tuple[str, ...]:
+    return tuple(np.array(DIGITS.origins)[rows(shown)])
+
+
+def made_up(agrees: bool, has_text: bool = True, seen_by_dimensions: bool = False, level: float = 1.0) -> Inputs:
+    """First order without along-terms; passes are noisy sums of the same, of other images unless it ``agrees``.
+
+    Damage is seen by scores with weights of dimensions alone, or by those without. Passes have ``level`` times what
+    first order says.
+    """
     features = np.full((N, D), 1 / np.sqrt(D), dtype=np.float32)
 
     def columns(shown: Images) -> Array:
         whole = contributions(shown.degradation)
         if not agrees:
             whole = whole[np.random.default_rng(5).permutation(N)]
-        return whole if shown.half is None else whole[second_half(DIGITS.origins, shown.half[0]) == shown.half[1]]
+        return np.asarray(whole[rows(shown)])
 
-    def origins(shown: Images) -> tuple[str, ...]:
-        if shown.half is None:
-            return DIGITS.origins
-        return tuple(np.array(DIGITS.origins)[second_half(DIGITS.origins, shown.half[0]) == shown.half[1]])
-
-    def first_order(shown: Images) -> FirstOrderRun:
+    def first_order(request: FirstOrder) -> FirstOrderRun:
+        assert isinstance(request.shown, Images)
+        shown, named = request.shown, origins(request.shown)
         rng = np.random.default_rng(1)  # the same probes for every set
         common = np.exp(0.03 * rng.normal(size=(5, 1, len(SITES))))
-        across = (D * contributions(shown.degradation) * common).astype(np.float32)
+        seen = contributions(shown.degradation)[rows(shown)]
+        if (request.calibration is not None) != seen_by_dimensions:
+            seen = contributions(None)[rows(shown)]
+        if request.calibration is not None:
+            assert set(named).isdisjoint(origins(request.calibration)), "weights of dimensions from scored images"
+        across = (D * seen * common).astype(np.float32)
         return FirstOrderRun(
             config=FirstOrderConfig(EXPERIMENT.dropout, 8, 5),
-            encoder="clip_tiny", ids=DIGITS.ids, origins=DIGITS.origins, features=features, sites=tuple(SITES),
-            provenance={}, along=np.zeros((N, len(SITES)), dtype=np.float32), across=across,
+            encoder="clip_tiny", ids=named, origins=named, features=features[: len(named)], sites=tuple(SITES),
+            provenance={}, along=np.zeros((len(named), len(SITES)), dtype=np.float32), across=across,
+            weighted=request.score,
         )  # fmt: skip
 
     def passes(request: Passes) -> MonteCarloRun:
         assert isinstance(request.shown, Images)
         kind = request.config.dropout
         sites: Sequence[str] = NAMES if kind.sites == "all" else kind.sites
-        held = columns(request.shown)[:, [NAMES.index(name) for name in sites]].sum(axis=1) * kind.variance
+        held = columns(request.shown)[:, [NAMES.index(name) for name in sites]].sum(axis=1) * kind.variance * level
         seed = len(request.shown.degradation or "") + 7 * len(sites)
         scores = noisy(held, request.config.trials, np.random.default_rng(seed), degrees=800)
         named = origins(request.shown)
+        taken = TRACES if request.calibration is None else (*TRACES, "weighted_trace", "topk_trace")
         return MonteCarloRun(
             config=request.config, encoder="clip_tiny", ids=named, origins=named, features=features[: len(named)],
-            sites=tuple((name, "") for name in sites), provenance={}, _values={(t, 16): scores for t in TRACES},
+            sites=tuple((name, "") for name in sites), provenance={}, _values={(t, 16): scores for t in taken},
         )  # fmt: skip
 
     def value(request: Request[Any]) -> Any:
         if isinstance(request, FirstOrder):
-            assert isinstance(request.shown, Images)
-            return first_order(request.shown)
+            return first_order(request)
+        if isinstance(request, Features):
+            return {"features": np.random.default_rng(2).normal(size=(len(origins(request.shown)), D))}
         if isinstance(request, Passes):
             return passes(request)
         if isinstance(request, PixelBaselines):
@@ -103,7 +125,9 @@ def made_up(agrees: bool, has_text: bool = True) -> Inputs:
         return {"logits": np.random.default_rng(3).normal(size=(1, N, 10))}
 
     encoder = ENCODER if has_text else OfflineEncoder(**{**vars(ENCODER), "has_text": False})
-    return cast("Inputs", MadeUpInputs(value, DIGITS, encoders={"clip_tiny": encoder}))
+    return cast(
+        "Inputs", MadeUpInputs(value, lambda shown: DIGITS.select(rows(shown)), encoders={"clip_tiny": encoder})
+    )
 
 
 def recipe_of(inputs: Inputs, result: RecipeResult) -> Recipe:
@@ -196,6 +220,30 @@ def test_where_its_ranking_fails_groups_are_measured_by_passes() -> None:
     assert result.maps["trace_pre"]["all"].entropy is None
     asked = [r for r in EXPERIMENT.follow_up(inputs) if isinstance(r, Passes)]
     assert {r.config.dropout.p for r in asked} == {0.001}
+
+
+def test_where_its_level_is_off_and_its_ranking_holds_first_order_judges() -> None:
+    """As on a real tower, where passes had .64 of its level at a rank correlation of .98."""
+    result = EXPERIMENT.compute(made_up(agrees=True, level=0.64))
+    assert (result.judge, result.p) == ("first order", 0.01)
+    outcomes = {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+    assert (outcomes["domain_ranking/chosen"], outcomes["domain_level/chosen"]) == ("met", "not met")
+    assert outcomes["gain/all_sites"] == outcomes["confirmed/all_sites"] == "met"
+
+
+def test_weights_of_dimensions_are_chosen_where_they_see_more_and_stand_in_the_recipe() -> None:
+    inputs = made_up(agrees=True, seen_by_dimensions=True)
+    result = EXPERIMENT.compute(inputs)
+    assert result.reported.choice.score in WEIGHTED
+    recipe, halves = recipe_of(inputs, result), second_half(DIGITS.origins, EXPERIMENT.seed)
+    assert recipe.dimensions is not None
+    assert set(recipe.dimensions.origins) == set(np.array(DIGITS.origins)[~halves])
+    assert recipe.calibration.n == halves.sum(), "no image that the weights know calibrates the score"
+    assert (OVER_ALL, UNSEEN) in result.reported.gains
+    asked = [r for r in EXPERIMENT.follow_up(inputs) if isinstance(r, FirstOrder)]
+    assert {r.shown.degradation for r in asked if isinstance(r.shown, Images)} == set(EXPERIMENT.every(inputs))
+    named = EXPERIMENT.arrays(inputs, result)["{}/recipe_scores.npz"]
+    assert len(np.asarray(named["paths"])) == len(np.asarray(named["clean"])[0]) == halves.sum()
 
 
 def test_too_few_originals_are_refused_before_anything_is_measured() -> None:

@@ -24,6 +24,13 @@ from mcdo.stats import Estimate
 Change = Callable[[dict[str, Any]], object]
 
 
+DIMENSIONS = {"weights": [0.25, 0.75], "source": "two images", "top": [1], "origins": ["a", "b"]}
+
+
+def weighted(recipe: dict[str, Any], score: str = "weighted_trace", **changed: Any) -> None:
+    recipe.update(score=score, dimensions={**DIMENSIONS, **changed})
+
+
 def saved(folder: Path, recipe: Mapping[str, Any]) -> Path:
     path = folder / "recipe.json"
     path.write_text(json.dumps(recipe), encoding="utf-8")
@@ -75,6 +82,14 @@ def test_an_undefined_figure_is_null_in_the_file_and_nan_in_a_statistic(tmp_path
             ),
             "passes have one p for all sites: give equal weights",
         ),
+        (lambda r: r.update(score="weighted_trace"), "weighted_trace needs weights of dimensions"),
+        (lambda r: r.update(dimensions=DIMENSIONS), "trace_pre has no weights of dimensions"),
+        (lambda r: weighted(r, weights=[0.5, 0.6]), "must sum to 1, not 1.1"),
+        (lambda r: weighted(r, weights=[1.5, -0.5]), "weights[1] is -0.5"),
+        (lambda r: weighted(r, weights=[]), "weights is []"),
+        (lambda r: weighted(r, top=[2]), "top must name each dimension once, below 2"),
+        (lambda r: weighted(r, top=[0, 0]), "top must name each dimension once"),
+        (lambda r: weighted(r, "topk_trace", top=[]), "topk_trace needs the top"),
         (lambda r: r["calibration"].update(quantiles=[1.0, 0.5]), "quantiles must ascend"),
         (lambda r: r["calibration"].update(quantiles=[1.0]), "calibration.quantiles"),
         (lambda r: r["calibration"].update(origins=61), "61 originals of 60 images"),
@@ -147,6 +162,13 @@ def test_another_encoder_is_refused_with_both_named(other: dict[str, Any], said:
     assert said in str(refused.value)
     assert "clip_tiny" in str(refused.value)
     assert "other" in str(refused.value)
+
+
+def test_weights_of_other_dimensions_are_refused(tmp_path: Path) -> None:
+    recipe = a_recipe()
+    weighted(recipe)
+    with pytest.raises(McdoError, match="2 weights of dimensions there and 64 dimensions here"):
+        read_recipe(saved(tmp_path, recipe)).check(loaded())
 
 
 def test_the_identity_of_a_loaded_encoder() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mcdo.cli import main
 from mcdo.errors import McdoError
 from mcdo.estimators.progress import Progress
 from mcdo.perturbation import Role
-from mcdo.recipes import EncoderIdentity, OutsideCalibrationWarning, Recipe, load_recipe, scoring
+from mcdo.recipes import Dimensions, EncoderIdentity, OutsideCalibrationWarning, Recipe, load_recipe, scoring
 from mcdo.recipes.file import Calibration, Estimator, Interval, Response, SiteWeight, write_recipe
 from mcdo.recipes.scoring import (
     AppliedRecipe,
@@ -166,6 +167,38 @@ def test_passes_score_as_monte_carlo_does(applied: AppliedRecipe, encoder: mcdo.
     scores = run.scores(recipe.score, 8)
     assert found.score == pytest.approx(scores[0] / 2)  # the recipe's one trial; the others are for the error
     assert found.error == pytest.approx(scores.std(axis=0, ddof=1) / 2)
+
+
+@pytest.mark.parametrize("score", ["weighted_trace", "topk_trace"])
+@pytest.mark.parametrize("how", [{"method": "first_order", "probes": 8}, {"method": "monte_carlo", "passes": 8}])
+def test_weights_of_dimensions_are_applied_and_refuse_their_own_images(
+    score: str, how: dict[str, Any], applied: AppliedRecipe, encoder: mcdo.Encoder
+) -> None:
+    images, others = mcdo.load_images("digits", 6, 1), mcdo.load_images("digits:train", 20)
+    features = mcdo.monte_carlo(encoder, others, mcdo.Dropout(0.0), 2, 1, progress=False).features
+    weights = mcdo.DimensionWeights.fit(features, others.origins)
+    held = Dimensions(
+        tuple(map(float, weights.weights)), "features", tuple(map(int, weights.top)), tuple(sorted(weights.origins))
+    )
+    recipe = AppliedRecipe(changed(applied.recipe, estimator=Estimator(**how), score=score, dimensions=held))
+    asked: dict[str, Any] = {
+        "images": images,
+        "dropout": mcdo.Dropout(applied.recipe.p),
+        "trials": 3,
+        "seed": 42,
+        "progress": False,
+    }
+    if "probes" in how:
+        run: Any = mcdo.first_order(encoder, probes=8, weights=weights, score=score, **asked)
+    else:
+        run = mcdo.monte_carlo(encoder, passes=8, weights=weights, **asked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutsideCalibrationWarning)  # calibrated for another score
+        found = recipe.score(images, encoder=encoder, progress=False)
+    assert found.score == pytest.approx(run.scores(score)[0], rel=1e-5)
+    assert (found.error > 0).all()
+    with pytest.raises(McdoError, match="20 of the scored originals were calibrated on"):
+        recipe.score(others, encoder=encoder, progress=False)
 
 
 def test_the_error_is_that_of_other_probes(cheap: AppliedRecipe, encoder: mcdo.Encoder) -> None:
