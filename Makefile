@@ -16,6 +16,7 @@ gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with
 experiments: env  ## Phases 1-4 and the preliminary investigation at the full sizes, then docs/findings.md and the page
 	$(PYTEST) tests/experiments tests/gates -m "phase1 or prelim or phase2 or phase3 or phase4 or rivals or recipe" --estimator=both \
 	  --junitxml=reports/experiments.xml
+	$(PYTEST) tests/experiments/rivals -m rivals --force --models=clip_tiny_sigmoid,siglip_tiny_softmax --junitxml=reports/rivals.xml
 	$(BIN)/mcdo findings
 	$(BIN)/mcdo report --out reports/report.html
 

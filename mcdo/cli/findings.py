@@ -15,6 +15,7 @@ from mcdo.experiments.cost.pass_cost import FIRST_ORDER, SPARSE
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
 from mcdo.experiments.prelim.replicates import Replicates
+from mcdo.experiments.rivals.table import REFERENCE, RivalsTable
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.names import markdown
 from mcdo.report.files import read_json
@@ -55,6 +56,9 @@ def write_page(reports: Path, page: Path) -> Path:
         "## How many passes does a usable ranking cost?",
         "",
         *_passes(_read(reports / "phase1" / NestedPasses.name / "exp0_overall_summary.json")),
+        "## What beats dropout?",
+        "",
+        *_rivals(reports / "rivals" / RivalsTable.name),
         "## What does a reliable score cost?",
         "",
         *_costs(reports / "perf" / EstimatorCost.name, page.parent / "figures"),
@@ -290,6 +294,64 @@ def _reliability_rows(results: dict[str, Any], prefix: str) -> list[list[str]]:
 def _median(of: Mapping[str, Any]) -> str:
     low, high = of["pairwise_spearman_median_ci"]
     return interval({"value": of["pairwise_spearman_median"], "low": low, "high": high}, 3)
+
+
+_MEASURES = {
+    "reliability": "reliability",
+    "rho_entropy_given_norm": "ρ(entropy) given norm",
+    "auroc_error": "AUROC of errors",
+    "excess_aurc": "AURC over the oracle",
+    "augrc": "AUGRC",
+    "auroc_foreign": "AUROC of another kind",
+    "fpr95_foreign": "FPR95",
+    "auroc_misplaced": "Recall@1-AUROC",
+}
+
+
+def _rivals(folder: Path) -> list[str]:
+    """One table for each encoder, and in words what beats dropout and what does not."""
+    held = {path.parent.name: _read(path) for path in sorted(folder.glob("*/rivals_summary.json"))}
+    if not held:
+        return ["Not among these reports: `pytest -m rivals` measures it.", ""]
+    config = next(iter(held.values()))["config"]
+    lines = [
+        f"Of n = {config['n']} digits with T = {config['passes']} passes, and {config['foreign']} synthetic images of "
+        f"another kind. Set against `{REFERENCE}` on the same images by AUROC (Holm over each table):",
+        "",
+    ]
+    for model, found in held.items():
+        over = found[f"over_{REFERENCE}"]
+        for task, words in {"error": "errors", "foreign": "images of another kind"}.items():
+            here = {key.removesuffix(f" at {task}"): of for key, of in over.items() if key.endswith(f" at {task}")}
+            sides = {"ahead": 1, "behind": -1}
+            said = {
+                side: [name for name, of in here.items() if (of["p_holm"] or 1) < 0.05 and of["value"] * sign > 0]
+                for side, sign in sides.items()
+            }
+            decided = {name for names in said.values() for name in names}
+            said["undecided"] = [name for name in here if name not in decided]
+            parts = [f"{side} {', '.join(names)}" for side, names in said.items() if names]
+            lines.append(f"- {model}, {words}: {'; '.join(parts) or 'nothing to say'}.")
+    for model, found in held.items():
+        raised = {key: key for key in found["measures"] if key.startswith("raised/")}
+        measures = {**_MEASURES, **raised}
+        ahead = found["ahead_of_the_best_trivial"]
+        rows = [
+            [
+                name,
+                "–" if row["cost"] is None else f"{row['cost']:g}",
+                *(interval(row[m]) if m in row else "–" for m in measures),
+                *(
+                    _effect(ahead[key]) if (key := f"{name} at {task}") in ahead else "–"
+                    for task in ("error", "foreign")
+                ),
+            ]
+            for name, row in found["rows"].items()
+        ]
+        trivial = ("over the best trivial at errors", "… at another kind")
+        lines += ["", f"**{model}** (cost in forwards of one image; trivial: {', '.join(found['trivial'])}):", ""]
+        lines += table(["score", "cost", *measures.values(), *trivial], rows)[:-1]
+    return [*lines, ""]
 
 
 def _costs(folder: Path, figures: Path) -> list[str]:

@@ -10,10 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.rivals.seen import Array
-from mcdo.stats import Difference, Estimate, advantages, auroc, partial_spearman, reliability, share, spearman
+from mcdo.stats import (
+    Difference,
+    Estimate,
+    advantages,
+    auroc,
+    auroc_differences,
+    partial_spearman,
+    reliability,
+    share,
+    spearman,
+)
 from mcdo.stats.comparison import corrected
 from mcdo.stats.paired import rise
 from mcdo.stats.selective import augrc, excess_aurc, fpr95
+from mcdo.stats.trials import LEAST_TRIALS
 
 Flags = NDArray[np.bool_]
 
@@ -44,11 +55,16 @@ class Truth:
 class Scored:
     """A score of all the images there are; larger means more uncertain.
 
+    What is judged is one trial, which is what its cost buys; the noise of its images is part of what origins differ by.
+    Where all images of a trial share their noise it is no part of that: then the mean over the trials is judged, with
+    what they differ by in every interval.
+
     Attributes:
         values: [K, N], K trials.
         cost: forwards of the encoder for one image and trial; NaN where it is not known.
-        foreign: [M], of images of another kind; None where it was not taken.
+        foreign: of images of another kind, [M], or [K, M] where noise is shared; None where it was not taken.
         degraded: [N] of the same images, by degradation, under the noise of the first trial.
+        shared_noise: all images of a trial share its noise, as they do probes of first order.
 
     """
 
@@ -56,6 +72,17 @@ class Scored:
     cost: float
     foreign: Array | None = None
     degraded: Mapping[str, Array] = field(default_factory=dict)
+    shared_noise: bool = False
+
+    @property
+    def judged(self) -> Array:
+        """[N] or [K, N]."""
+        return self.values if self.shared_noise else self.values[0]
+
+    @property
+    def can_be_judged(self) -> bool:
+        """Shared noise shows only in the differences between trials."""
+        return not self.shared_noise or len(self.values) >= LEAST_TRIALS
 
 
 MEASURES: Mapping[str, str] = {
@@ -73,41 +100,50 @@ MEASURES: Mapping[str, str] = {
 
 
 def rated(scored: Scored, truth: Truth, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
-    """What a score is worth, by measure; only the measures that are defined. Validity is that of the first trial."""
-    first, origins = scored.values[0], truth.origins
-    how: dict[str, Any] = {"origins": origins, "seed": seed, "resamples": resamples}
+    """What a score is worth, by measure; only the measures that are defined.
+
+    Of shared noise there are five trials at least, or nothing but the reliability; and what no interval of ours holds
+    it in, FPR95 and the shares that rise, is left out.
+    """
+    judged, origins, shared = scored.judged, truth.origins, scored.shared_noise
+    noise: dict[str, Any] = {"origins": origins, "shared_noise": shared}
+    how: dict[str, Any] = {**noise, "seed": seed, "resamples": resamples}
     found: dict[str, Estimate] = {}
     if len(scored.values) > 1:
         found["reliability"] = reliability(scored.values, origins=origins, seed=seed).estimate("spearman")
+    if not scored.can_be_judged:
+        return found
     if truth.entropy is not None:
-        found["rho_entropy"] = spearman(first, truth.entropy, **how)
+        found["rho_entropy"] = spearman(judged, truth.entropy, **how)
         if truth.norm is not None:
-            found["rho_entropy_given_norm"] = partial_spearman(first, truth.entropy, truth.norm, **how)
+            found["rho_entropy_given_norm"] = partial_spearman(judged, truth.entropy, truth.norm, **how)
     if truth.error is not None:
-        found["auroc_error"] = auroc(first, truth.error, origins=origins)
-        found["excess_aurc"] = excess_aurc(first, truth.error, **how)
-        found["augrc"] = augrc(first, truth.error, **how)
+        found["auroc_error"] = auroc(judged, truth.error, **noise)
+        found["excess_aurc"] = excess_aurc(judged, truth.error, **how)
+        found["augrc"] = augrc(judged, truth.error, **how)
     if truth.misplaced is not None:
-        found["auroc_misplaced"] = auroc(first, truth.misplaced, origins=origins)
+        found["auroc_misplaced"] = auroc(judged, truth.misplaced, **noise)
     if scored.foreign is not None and truth.foreign_origins is not None:
-        both, kinds, units = beside_foreign(first, scored.foreign, truth)
-        found["auroc_foreign"] = auroc(both, kinds, origins=units)
-        found["fpr95_foreign"] = fpr95(
-            first, scored.foreign, known_origins=origins, foreign_origins=truth.foreign_origins, seed=seed,
-            resamples=resamples,
-        )  # fmt: skip
+        both, kinds, units = beside_foreign(judged, scored.foreign, truth)
+        found["auroc_foreign"] = auroc(both, kinds, origins=units, shared_noise=shared)
+        if not shared:
+            found["fpr95_foreign"] = fpr95(
+                judged, scored.foreign, known_origins=origins, foreign_origins=truth.foreign_origins, seed=seed,
+                resamples=resamples,
+            )  # fmt: skip
     for name, values in scored.degraded.items():
-        found[f"raised/{name}"] = share(rise(values, first) > 0, origins=origins)
+        if not shared:
+            found[f"raised/{name}"] = share(rise(values, judged) > 0, origins=origins)
     return found
 
 
 def beside_foreign(known: Array, foreign: Array, truth: Truth) -> tuple[Array, Flags, NDArray[Any]]:
     """Known and foreign images as one set: scores, whether foreign, and origins that two sets never share."""
     assert truth.foreign_origins is not None
-    kinds = np.repeat([False, True], [len(known), len(foreign)])
+    kinds = np.repeat([False, True], [known.shape[-1], foreign.shape[-1]])
     units = np.concatenate([np.char.add("known ", truth.origins.astype(str)),
                             np.char.add("foreign ", truth.foreign_origins.astype(str))])  # fmt: skip
-    return np.concatenate([known, foreign]), kinds, units
+    return np.concatenate([known, foreign], axis=-1), kinds, units
 
 
 @dataclass(frozen=True)
@@ -127,24 +163,13 @@ def ahead_of_trivial(
     """
     how: dict[str, Any] = {"seed": seed, "resamples": resamples}
     families: dict[str, dict[tuple[str, str, str], Difference]] = {}
-    if truth.error is not None:
-        firsts = [{name: each.values[0] for name, each in group.items()} for group in (scores, trivial)]
-        families["error"] = advantages(
-            *firsts, follows={}, detects={"error": truth.error}, origins=truth.origins, **how
-        )
-    if truth.foreign_origins is not None:
-        groups = [
-            {
-                name: beside_foreign(each.values[0], each.foreign, truth)
-                for name, each in group.items()
-                if each.foreign is not None
-            }
-            for group in (scores, trivial)
-        ]
-        if all(groups):
-            _, kinds, units = next(iter(groups[0].values()))
-            firsts = [{name: both for name, (both, _, _) in group.items()} for group in groups]
-            families["foreign"] = advantages(*firsts, follows={}, detects={"foreign": kinds}, origins=units, **how)
+    for task in _tasks(truth):
+        (judged, shared), (cheap, _) = (_judged(group, task, truth) for group in (scores, trivial))
+        if judged and cheap:
+            (positive, units) = _positive(task, truth)
+            families[task] = advantages(
+                judged, cheap, follows={}, detects={task: positive}, origins=units, shared_noise=shared, **how
+            )
     found: dict[tuple[str, str], Advantage] = {}
     for task, family in families.items():
         for score in dict.fromkeys(score for score, _, _ in family):
@@ -155,3 +180,45 @@ def ahead_of_trivial(
                 found[score, task] = Advantage(best, defined[best])
     joined = corrected({"": {str(key): each.difference for key, each in found.items()}})[""]
     return {key: Advantage(each.baseline, joined[str(key)]) for key, each in found.items()}
+
+
+def beside(reference: str, scores: Mapping[str, Scored], truth: Truth) -> dict[tuple[str, str], Difference]:
+    """By score and task, its AUROC less that of the score ``reference``, of the same images. Holm over the table."""
+    families = {}
+    for task in _tasks(truth):
+        judged, shared = _judged(scores, task, truth)
+        if reference in judged and len(judged) > 1:
+            positive, units = _positive(task, truth)
+            found = auroc_differences(judged, reference, positive, origins=units, shared_noise=shared)
+            families[task] = {name: each for name, each in found.items() if np.isfinite(each.estimate.value)}
+    return {(name, task): each for task, found in corrected(families).items() for name, each in found.items()}
+
+
+def _tasks(truth: Truth) -> list[str]:
+    known = {"error": truth.error, "foreign": truth.foreign_origins}
+    return [task for task, of in known.items() if of is not None]
+
+
+def _judged(scores: Mapping[str, Scored], task: str, truth: Truth) -> tuple[dict[str, Array], bool]:
+    """What is judged of each score that was taken of a task's images, and whether the noise of one is shared."""
+    there = {name: each for name, each in scores.items() if each.can_be_judged}
+    if task == "foreign":
+        there = {name: each for name, each in there.items() if each.foreign is not None}
+    values = {
+        name: beside_foreign(each.judged, each.foreign, truth)[0]
+        if task == "foreign" and each.foreign is not None
+        else each.judged
+        for name, each in there.items()
+    }
+    return values, any(each.shared_noise for each in there.values())
+
+
+def _positive(task: str, truth: Truth) -> tuple[Flags, NDArray[Any]]:
+    """What a task's scores are to detect, and the origins."""
+    if task == "error":
+        assert truth.error is not None
+        return truth.error, truth.origins
+    assert truth.foreign_origins is not None
+    nothing = np.zeros(len(truth.origins)), np.zeros(len(truth.foreign_origins))
+    _, kinds, units = beside_foreign(*nothing, truth)
+    return kinds, units

@@ -1,11 +1,12 @@
 """Rivals: which score is worth its cost, dropout or something that takes one pass?
 
 Every score is taken of the same images, and of the same images degraded, and of images of another kind. A row holds
-its cost in forwards, its reliability, and what it is worth by each measure; validity is that of one trial. The last
-columns set it against the best of what costs nothing: the norm of the feature, or the sharpness or entropy of the
-pixels, read whichever way is better. That best is chosen on the same images, which is in its favour; p is corrected by
-Holm over the whole table. A measure that the images do not allow (no labels) is left out;
-without a text tower, error and entropy are those of class prototypes, each image read by the half it is not in.
+its cost in forwards, its reliability, and what it is worth by each measure; validity is that of one trial, or, where
+all images of a trial share their noise, of the mean over trials. It is set against the best of what costs nothing (the
+norm of the feature, or the sharpness or entropy of the pixels, read whichever way is better; that best is chosen on the
+same images, which is in its favour), and against dropout. p is corrected by Holm over the whole table. A measure that
+the images do not allow (no labels) is left out; without a text tower, error and entropy are those of class prototypes,
+each image read by the half it is not in.
 """
 
 from __future__ import annotations
@@ -44,12 +45,13 @@ from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.rivals import TRIVIAL, Calibration, Seen, scorer_named
 from mcdo.rivals.expected_cosine import EXPECTED
-from mcdo.rivals.rating import MEASURES, Advantage, Scored, Truth, ahead_of_trivial, rated
+from mcdo.rivals.rating import MEASURES, Advantage, Scored, Truth, ahead_of_trivial, beside, rated
 from mcdo.rivals.table import built_in
-from mcdo.stats import Estimate
+from mcdo.stats import Difference, Estimate
 from mcdo.stats import entropy as softmax_entropy
 from mcdo.stats.prototypes import why_no_prototypes
 from mcdo.stats.selective import retrieval_correct
+from mcdo.stats.trials import LEAST_TRIALS
 
 Array = NDArray[np.float64]
 FOREIGN = ("noise", "gradient", "solid")
@@ -70,6 +72,8 @@ LAPLACE = {
 PIXELS = {"sharpness": "laplacian_variance", "grey_entropy": "grey_entropy"}
 JUDGED = ("dropout_trace_pre", "dropout_trace_post", "first_order_trace_pre", "first_order_trace_post")
 """What is claimed to beat what costs nothing; of the others the same is reported."""
+REFERENCE = "dropout_trace_post"
+"""What every other score is set against, to say what beats dropout."""
 FILE = "file:"
 
 
@@ -81,6 +85,7 @@ class RivalsResult:
         scores: by name, as they were taken.
         rows: by name and measure.
         ahead: by name and task, over the best of what costs nothing.
+        over_dropout: by name and task, over :data:`REFERENCE`.
         left_out: what was not taken, and why.
 
     """
@@ -88,6 +93,7 @@ class RivalsResult:
     scores: Mapping[str, Scored]
     rows: Mapping[str, Mapping[str, Estimate]]
     ahead: Mapping[tuple[str, str], Advantage]
+    over_dropout: Mapping[tuple[str, str], Difference]
     left_out: Mapping[str, str]
 
 
@@ -178,7 +184,7 @@ class RivalsTable(Experiment[RivalsResult]):
 
     def first_order_of(self, about: View, shown: Images) -> FirstOrder:
         """First order, exact where that is affordable."""
-        return FirstOrder.exact_or(self.probes, self.trials_of(shown), about, shown, self.dropout, self.seed)
+        return FirstOrder.exact_or(self.probes, self.trials, about, shown, self.dropout, self.seed)
 
     def classes(self, about: View) -> tuple[str, ...]:
         """Names of the classes of the images that are scored."""
@@ -255,12 +261,17 @@ class RivalsTable(Experiment[RivalsResult]):
         trivial = {name: scores[name] for name in TRIVIAL}
         others = {name: each for name, each in scores.items() if name not in TRIVIAL}
         rows = {name: rated(each, truth, **how) for name, each in scores.items()}
-        ahead = ahead_of_trivial(others, trivial, truth, **how)
+        ahead, over_dropout = ahead_of_trivial(others, trivial, truth, **how), beside(REFERENCE, scores, truth)
+        for name, each in scores.items():
+            if not each.can_be_judged:
+                left_out[f"what {name} is worth"] = (
+                    f"all images of a trial share its probes: that takes {LEAST_TRIALS} trials, or all D + 1 probes"
+                )
         if truth.entropy is None:
             left_out["auroc_error, rho_entropy"] = "no head is better than always naming the largest class"
         if images.labels is None:
             left_out["auroc_error, auroc_misplaced"] = "the images have no labels"
-        return RivalsResult(scores, rows, ahead, left_out)
+        return RivalsResult(scores, rows, ahead, over_dropout, left_out)
 
     def _truth(self, inputs: Inputs) -> Truth:
         images, model = inputs.images(self.shown), inputs.model
@@ -288,12 +299,16 @@ class RivalsTable(Experiment[RivalsResult]):
         costs = self._costs(inputs)
         scores = {}
         for name, values in taken[self.shown].items():
-            elsewhere = [taken[each][name][0] for each in foreign if name in taken[each]]
+            shared = name in FIRST_ORDER and len(values) > 1
+            elsewhere = [
+                taken[each][name] if shared else taken[each][name][0] for each in foreign if name in taken[each]
+            ]
             scores[name] = Scored(
                 values,
                 costs.get(name, math.nan),
-                np.concatenate(elsewhere) if len(elsewhere) == len(foreign) else None,
+                np.concatenate(elsewhere, axis=-1) if len(elsewhere) == len(foreign) else None,
                 {kind: taken[each][name][0] for kind, each in degraded.items() if name in taken[each]},
+                shared,
             )
         for name in self.scorers:
             if name.startswith(FILE):
@@ -384,6 +399,7 @@ class RivalsTable(Experiment[RivalsResult]):
                 name: {
                     "cost": None if math.isnan(result.scores[name].cost) else result.scores[name].cost,
                     "deterministic": len(result.scores[name].values) == 1,
+                    "judged": "mean over trials" if result.scores[name].shared_noise else "one trial",
                     **{measure: e.as_dict() for measure, e in row.items()},
                 }
                 for name, row in result.rows.items()
@@ -391,6 +407,9 @@ class RivalsTable(Experiment[RivalsResult]):
             "ahead_of_the_best_trivial": {
                 f"{name} at {task}": {"baseline": each.baseline, **each.difference.as_dict()}
                 for (name, task), each in result.ahead.items()
+            },
+            f"over_{REFERENCE}": {
+                f"{name} at {task}": each.as_dict() for (name, task), each in result.over_dropout.items()
             },
             "trivial": list(TRIVIAL),
             "measures": {**MEASURES, **dict.fromkeys(raised, "share of images whose score rises")},

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mcdo.rivals.rating import Scored, Truth, ahead_of_trivial, rated
+from mcdo.rivals.rating import Scored, Truth, ahead_of_trivial, beside, rated
 
 
 def truth(n: int = 200, foreign: int = 60, seed: int = 0) -> tuple[Truth, np.ndarray]:
@@ -41,6 +41,40 @@ def test_a_score_that_knows_is_ahead_and_one_that_does_not_is_not() -> None:
     assert set(found) == {("knows", "error"), ("noise", "error")}, "no score was taken of foreign images"
     assert found["knows", "error"].difference.p_holm < 0.001
     assert found["noise", "error"].difference.estimate.value < 0.05
+
+
+def test_noise_that_images_share_is_in_every_interval_or_there_is_none() -> None:
+    of, hard = truth(300)
+    rng = np.random.default_rng(4)
+    weights, foreign = rng.normal(size=(2, 360))[:, :300], rng.normal(2, 1, 60)
+    common = rng.normal(size=(5, 2))
+    values = hard + 0.3 * rng.normal(size=(5, 300)) + common @ weights
+    elsewhere = np.repeat(foreign[None], 5, axis=0) + rng.normal(size=(5, 60))
+    shared = rated(Scored(values, 16.0, elsewhere, {"blur": values[0]}, shared_noise=True), of, resamples=200)
+    for name in ("rho_entropy", "rho_entropy_given_norm", "auroc_error", "excess_aurc", "augrc", "auroc_foreign"):
+        mean = rated(Scored(values.mean(axis=0)[None], 16.0, elsewhere.mean(axis=0)), of, resamples=200)[name]
+        assert shared[name].value == pytest.approx(mean.value)
+        assert shared[name].high - shared[name].low > mean.high - mean.low
+    assert not {"fpr95_foreign", "raised/blur"} & set(shared)
+    few = Scored(values[:4], 16.0, elsewhere[:4], shared_noise=True)
+    assert set(rated(few, of, resamples=100)) == {"reliability"}
+    assert ahead_of_trivial({"few": few}, {"norm": Scored(weights[:1], 0.0)}, of, resamples=100) == {}
+
+
+def test_what_beats_a_score_is_paired_and_corrected() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    of, hard = truth(400)
+    assert of.error is not None
+    rng = np.random.default_rng(5)
+    weak, strong = hard + 3 * rng.normal(size=400), hard + 0.3 * rng.normal(size=400)
+    scores = {"weak": Scored(weak[None], 64.0), "strong": Scored(strong[None], 1.0), "foreign": Scored(hard[None], 1.0)}
+    found = beside("weak", scores, of)
+    assert set(found) == {("strong", "error"), ("foreign", "error")}
+    gap = roc_auc_score(of.error, strong) - roc_auc_score(of.error, weak)
+    assert found["strong", "error"].estimate.value == pytest.approx(gap)
+    assert found["strong", "error"].p_holm >= found["strong", "error"].p_value
+    assert beside("absent", scores, of) == {}
 
 
 def test_noise_is_rarely_ahead_of_noise() -> None:
