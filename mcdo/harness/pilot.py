@@ -8,6 +8,7 @@ passes on?).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,13 +19,15 @@ from mcdo.harness.experiment import Experiment, Inputs, Subject, View
 from mcdo.harness.requests import Images, Passes
 from mcdo.harness.runner import Runner
 from mcdo.harness.session import Session
-from mcdo.harness.settings import Settings
+from mcdo.harness.settings import ProtocolName, Settings, Sizes
 from mcdo.report.judgement import ALPHA
 from mcdo.stats import Estimate
 from mcdo.stats.planning import MOST, POWER, Need, PilotForecast, Size, needed_for_usable, needed_images
 
 PHASES = ("phase1", "prelim")
 """Whose claims are planned for: the gate's, and the share of images that damage raises."""
+PROTOCOLS: tuple[ProtocolName, ...] = ("full", "quick")
+"""Under which a pilot is looked for, in this order."""
 JUDGED = ("trace_pre", "trace_post")
 """Scores whose reliability phase 1 judges."""
 
@@ -93,11 +96,46 @@ def planned(
                     continue
                 yield from found
                 for run in _repeated(inputs) if experiment.about_estimator == "mc" else ():
-                    total = len(run.ids) * run.config.trials * run.config.passes[-1]
+                    total = _total(run)
                     if largest is None or total > largest[0]:
                         largest = total, experiment, run
         if largest is not None:
             yield from _usable(largest[2], largest[1], model, len(settings.models), power, most)
+
+
+def forecasts(settings: Settings, model: str) -> tuple[PilotForecast, ...]:
+    """What the largest pilot of a model says of each score that phase 1 judges; () where the store holds none.
+
+    Looked for are runs of the full protocol, then of the quick one; no model is loaded.
+    """
+    subject = Subject(model, (model,))
+    for protocol in PROTOCOLS:
+        session = Session(replace(settings, protocol=protocol, sizes=Sizes(), budget="", from_store=True))
+        found: list[tuple[Experiment[Any], MonteCarloRun]] = []
+        for kind in experiments_of(PHASES[0]):
+            if kind.about_estimator == "mc" and not kind.is_verdict and subject in kind.subjects(session.settings):
+                experiment = kind.configured(session.settings)
+                with suppress(McdoError):  # what the store does not hold is no pilot
+                    requests = tuple(experiment.requests(View(session, subject)))
+                    found += ((experiment, run) for run in _repeated(Inputs(Runner(session), subject, requests)))
+        if found:
+            experiment, run = max(found, key=lambda each: _total(each[1]))
+            with suppress(McdoError):  # one without intervals
+                return tuple(_forecast(run, score, experiment.seed) for score in _scores(experiment))
+    return ()
+
+
+def _total(run: MonteCarloRun) -> int:
+    return len(run.ids) * run.config.trials * run.config.passes[-1]
+
+
+def _scores(experiment: Experiment[Any]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*JUDGED, *experiment.further)))
+
+
+def _forecast(run: MonteCarloRun, score: str, seed: int) -> PilotForecast:
+    by_passes = {T: run.scores(score, T) for T in run.config.passes}
+    return PilotForecast(by_passes, run.config.passes[-1], origins=run.origins, seed=seed)
 
 
 def _originals(session: Session) -> int:
@@ -141,11 +179,10 @@ def _usable(
     run: MonteCarloRun, experiment: Experiment[Any], model: str, models: int, power: float, most: int
 ) -> Iterator[Planned]:
     """The scores that phase 1 judges: of each model each is a chain, and the sweep has a share as well."""
-    scores = tuple(dict.fromkeys((*JUDGED, *experiment.further)))
+    scores = _scores(experiment)
     top, alpha = run.config.passes[-1], ALPHA / (models * len(scores) + 1)
     for score in scores:
-        by_passes = {T: run.scores(score, T) for T in run.config.passes}
-        forecast = PilotForecast(by_passes, top, origins=run.origins, seed=experiment.seed)
+        forecast = _forecast(run, score, experiment.seed)
         need = needed_for_usable(forecast, alpha=alpha, power=power, most=most)
         measured = forecast.measured
         if measured.p_usable <= alpha:

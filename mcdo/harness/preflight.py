@@ -149,11 +149,14 @@ def preflight(
 def _fitted(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]], budget: str) -> Finding:
     """Sizes that the session is given, or why none would do."""
     try:
-        takes = set_sizes(session, asked, seconds_of(budget))
+        chosen = set_sizes(session, asked, seconds_of(budget))
     except McdoError as error:
         return Finding("--protocol", "wrong", f"auto:{budget}: {error}")
-    chosen = str(session.settings.sizes) or "as published"
-    return Finding("sizes", "told", f"{chosen}, about {duration(takes)} of passes for auto:{budget}")
+    said = f"{session.settings.sizes or 'as published'}, about {duration(chosen.seconds)} of passes for auto:{budget}"
+    if chosen.chance is not None:
+        by = f"the pilot of {', '.join(chosen.pilots)}" if chosen.pilots else "reliabilities that are all as likely"
+        said += f"; decides whether a score is usable with probability {chosen.chance:.2f}, by {by}"
+    return Finding("sizes", "told", said)
 
 
 def _encoders(session: Session, models: Iterable[str], *, load: bool) -> Iterator[Finding]:

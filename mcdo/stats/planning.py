@@ -371,6 +371,10 @@ class AssumedForecast:
         }
 
 
+UNKNOWN = tuple(AssumedForecast(tenths / 10, 64) for tenths in range(5, 10))
+"""What may be before anything is measured: ρ of .5 to .9 between two trials of 64 passes, each as likely."""
+
+
 def chance_usable(margins: Mapping[str, Margin], alpha: float = 0.05) -> float:
     """Probability that all figures are met at one-sided ``alpha``, as :func:`~mcdo.stats.usable_cells` decides.
 
@@ -383,6 +387,16 @@ def chance_usable(margins: Mapping[str, Margin], alpha: float = 0.05) -> float:
 def chance_unusable(margins: Mapping[str, Margin], level: float = 0.95) -> float:
     """Probability that one of the figures lies below its bar with its whole interval, at least."""
     return max(margin.below((1 + level) / 2) for margin in margins.values())
+
+
+def chance_judged(forecast: Forecast, size: Size, alpha: float = 0.05, *, last: bool = True) -> float:
+    """Probability that a run of that size decides whether a score is usable.
+
+    Either way where its passes are the ``last``, the most that are thought of; with fewer, that it is not usable yet
+    decides nothing.
+    """
+    margins = forecast.margins(size)
+    return min(1.0, chance_usable(margins, alpha) + (chance_unusable(margins) if last else 0.0))
 
 
 def needed_for_usable(
@@ -461,8 +475,7 @@ def needed_at(
     _check(power)
 
     def chance(n: int) -> float:
-        margins = forecast.margins(Size(n, trials, passes))
-        return chance_usable(margins, alpha) + chance_unusable(margins)
+        return chance_judged(forecast, Size(n, trials, passes), alpha)
 
     margins = forecast.margins(Size(least, trials, passes))
     value = math.tanh(margins["spearman"].expected.centre)
@@ -474,37 +487,6 @@ def needed_at(
         return Need("out of reach", "undecided", None, chance(most), abs(value - bar),
                     _near(abs(value - bar), estimate, bar, most))  # fmt: skip
     return Need("attainable", likely, Size(n, trials, passes), chance(n), abs(value - bar), forecast.caution(passes))
-
-
-def affordable(budget: float, full: Size, least: Size) -> Size | None:
-    """The size within ``budget`` passes of one image that gives up the least: for a run of limited time.
-
-    First trials are left out, whose halving costs a fifth of the variance of ρ at ρ = .8 and K = 10; then images, whose
-    halving doubles it; passes last, because they decide whether a score can be usable at all. ``budget`` is a time over
-    :func:`mcdo.harness.remaining.seconds_per_pass`.
-
-    Args:
-        budget: N·K·T at most.
-        full: what would be run if there were time.
-        least: what it never goes below.
-
-    Returns:
-        The size; None where even ``least`` takes more.
-
-    Raises:
-        McdoError: where ``least`` is more than ``full``.
-
-    """
-    if least.images > full.images or least.trials > full.trials or least.passes > full.passes:
-        raise McdoError(f"least {least} must be no more than full {full}")
-    if least.total > budget:
-        return None
-    passes = full.passes
-    while passes > least.passes and least.images * least.trials * passes > budget:
-        passes = max(passes // 2, least.passes)
-    images = min(full.images, int(budget // (least.trials * passes)))
-    trials = min(full.trials, int(budget // (images * passes)))
-    return Size(images, trials, passes)
 
 
 def _check(power: float) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from mcdo.errors import McdoError
@@ -13,9 +14,10 @@ from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
 from mcdo.experiments.phase4.exp10_text_tower.experiment import TextTowerDropout
 from mcdo.experiments.prelim.angles import Angles
 from mcdo.harness import Experiment, Session, Settings, Sizes, Subject
-from mcdo.harness.budget import candidates, seconds_of, set_sizes
+from mcdo.harness.budget import seconds_of, set_sizes
 from mcdo.harness.catalogue import experiments_of, phases
 from mcdo.pytest_plugin.options import protocol_of, sizes_of
+from mcdo.stats.planning import UNKNOWN, AssumedForecast, Size, chance_judged
 
 
 def settings(protocol: str = "full", **sizes: Any) -> Settings:
@@ -108,45 +110,52 @@ def test_sizes_at_most_make_nothing_larger() -> None:
     assert str(Sizes(**sizes)) == "--num-images=300 --passes=64 --trials=5 --at-most"
 
 
-def test_images_shrink_first_then_trials_and_passes_last() -> None:
-    every = [NestedPasses.configured(settings(**each.as_dict())) for each in candidates()]
-    costs = [e.n * e.trials * e.passes[-1] for e in every]
-    assert costs == sorted(costs, reverse=True)
-    assert every[0] == NestedPasses()
-    fewer = [
-        next(i for i, each in enumerate(every) if each.n < 500),
-        next(i for i, each in enumerate(every) if each.trials < 10),
-        next(i for i, each in enumerate(every) if each.passes[-1] < 256),
-    ]
-    assert fewer == sorted(fewer)
-    assert min(e.n for e in every) == 100
+ASKED = [(NestedPasses(), Subject("clip_tiny", ("clip_tiny",)))]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "n", "trials", "passes"),
-    [
-        (500 * 10 * 256, 500, 10, 256),
-        (500 * 10 * 256 - 1, 400, 10, 256),
-        (100 * 5 * 256, 100, 5, 256),
-        (100 * 3 * 256 - 1, 100, 3, 128),
-    ],
-)
-def test_the_largest_sizes_that_fit_are_chosen(
-    seconds: float, n: int, trials: int, passes: int, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Session:
+    """A pass takes a second."""
+    made = Session(settings())
+    monkeypatch.setattr(made.remaining, "rate", lambda model: 1.0)
+    return made
+
+
+def test_where_there_is_time_the_protocol_stays_as_published(session: Session) -> None:
+    chosen = set_sizes(session, ASKED, 500 * 10 * 256)
+    assert session.settings.sizes == Sizes()
+    assert chosen.seconds == 500 * 10 * 256
+    set_sizes(session, ASKED, 500 * 10 * 256 - 1)
+    assert NestedPasses.configured(session.settings).less_than_published()
+
+
+@pytest.mark.parametrize("seconds", [100 * 3 * 16, 100 * 3 * 64, 100 * 5 * 256, 300 * 5 * 256])
+@pytest.mark.parametrize("pilot", [(), (0.6,), (0.75,), (0.95,)])
+def test_no_sizes_within_the_time_decide_more(
+    seconds: float, pilot: tuple[float, ...], session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = Session(settings())
-    monkeypatch.setattr(session.remaining, "rate", lambda model: 1.0)
-    takes = set_sizes(session, [(NestedPasses(), Subject("clip_tiny", ("clip_tiny",)))], seconds)
+    said = tuple(AssumedForecast(rho, 64) for rho in pilot)
+    monkeypatch.setattr("mcdo.harness.budget._forecasts", lambda _: {"clip_tiny": said} if said else {})
+    chosen = set_sizes(session, ASKED, seconds)
+    assert chosen.pilots == (("clip_tiny",) if pilot else ())
+
+    def chance(size: Size) -> float:
+        how: dict[str, Any] = {"alpha": 0.05 / (1 + max(1, len(said))), "last": size.passes == 256}
+        return float(np.mean([chance_judged(each, size, **how) for each in said or UNKNOWN]))
+
     found = NestedPasses.configured(session.settings)
-    assert (found.n, found.trials, found.passes[-1]) == (n, trials, passes)
-    assert takes == n * trials * passes <= seconds
+    size = Size(found.n, found.trials, found.passes[-1])
+    assert size.total == chosen.seconds <= seconds
+    assert chosen.chance == pytest.approx(chance(size))
+    grid = (
+        Size(n, k, t) for n in (100, 120, 150, 200, 300, 500) for k in (3, 5, 7, 10) for t in (16, 32, 64, 128, 256)
+    )
+    assert max(chance(each) for each in grid if each.total <= seconds) <= chance(size) + 0.011
 
 
-def test_a_time_that_no_sizes_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Session(settings())
-    monkeypatch.setattr(session.remaining, "rate", lambda model: 1.0)
+def test_a_time_that_no_sizes_fit_is_refused(session: Session) -> None:
     with pytest.raises(McdoError, match="take about 80 min of passes; give more than 60 s"):
-        set_sizes(session, [(NestedPasses(), Subject("clip_tiny", ("clip_tiny",)))], 60)
+        set_sizes(session, ASKED, 60)
     assert session.settings == settings()
 
 

@@ -16,7 +16,6 @@ from mcdo.stats.planning import (
     Need,
     PilotForecast,
     Size,
-    affordable,
     chance_decided,
     chance_usable,
     needed_at,
@@ -209,15 +208,3 @@ def test_a_pilot_without_intervals_is_refused() -> None:
         AssumedForecast(1.0, 64)
     with pytest.raises(McdoError, match="power"):
         needed_images(Estimate(0.4, 0.3, 0.5, 10), [0.2], PILOT, power=1.0)
-
-
-def test_a_budget_gives_up_trials_first_then_images_then_passes() -> None:
-    full, least = Size(500, 10, 64), Size(100, 5, 16)
-    assert affordable(full.total, full, least) == full
-    assert affordable(500 * 5 * 64, full, least) == Size(500, 5, 64)
-    assert affordable(100 * 5 * 64, full, least) == Size(100, 5, 64)
-    assert affordable(100 * 5 * 64 - 1, full, least) == Size(199, 5, 32)
-    assert affordable(least.total, full, least) == least
-    assert affordable(least.total - 1, full, least) is None
-    with pytest.raises(McdoError, match="no more than"):
-        affordable(1e6, least, full)
