@@ -25,7 +25,7 @@ from mcdo.harness.settings import Sizes
 from mcdo.report.judgement import ALPHA
 from mcdo.stats.planning import UNKNOWN, Forecast, Size, chance_judged
 
-IMAGES = (10_000, 5000, 2000, 1000, 700, 500, 400, 300, 250, 200, 150, 120, LEAST_ORIGINS)
+IMAGES = (None, 5000, 2000, 1000, 700, 500, 400, 300, 250, 200, 150, 120, LEAST_ORIGINS)
 TRIALS = (10, 7, 5, 4, 3)
 PASSES = (512, 256, 128, 64, 32, 16)
 AS_MUCH = 0.01
