@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from mcdo.errors import McdoError
 from mcdo.names import message, say, say_text
 
 if TYPE_CHECKING:
+    from mcdo.recipes import Recipe
     from mcdo.recipes.scoring import RecipeScores
 
 INTERRUPTED = 130
@@ -91,11 +93,22 @@ def _scored(asked: argparse.Namespace) -> int:
             say(f"mcdo: interrupted; what was done is in {asked.store}, and the same command goes on", sys.stderr)
         return INTERRUPTED
     out = found.write(asked.out)
-    for line in _lines(found, str(out)):
+    for line in _lines(found, images.name, str(out)):
         say(line)
     for each in images.skipped:
         say(f"left out: {each.path}: {each.reason}")
     return 0
+
+
+def _on_damage(recipe: Recipe, shown: Mapping[str, Any]) -> list[str]:
+    """Which damage the score can be read as, and why not the rest."""
+    rising = [each.family for each in recipe.responses if each.shape == "rising"]
+    not_read = [f"{each.family} ({each.reason or each.shape})" for each in recipe.responses if each.shape != "rising"]
+    more = [family for family in rising if family not in shown]
+    return [
+        *(["no severity can be read of " + ", ".join(not_read)] if not_read else []),
+        *([f"more can be read with --as={','.join((*shown, *more))}"] if more and rising else []),
+    ]
 
 
 def _device(asked: str) -> str:
@@ -106,7 +119,7 @@ def _device(asked: str) -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _lines(found: RecipeScores, out: str) -> list[str]:
+def _lines(found: RecipeScores, images: str, out: str) -> list[str]:
     from mcdo.report.terminal import Table, lines
 
     recipe, verdict = found.recipe, found.recipe.verdict
@@ -130,11 +143,17 @@ def _lines(found: RecipeScores, out: str) -> list[str]:
         )
         for i in most
     )
+    held = recipe.calibration
+    elsewhere = (
+        f"quantile, flag and damage are relative to {held.images}; for images of another kind make a recipe of them: "
+        f"python -m pytest -m recipe --models={recipe.encoder.key} --images={images}"
+    )
     closing = [
         f"{recipe.name}: reliability {verdict.reliable}, validity {verdict.valid}{said}",
         f"{len(found.ids):,} images; {flagged:,} flagged above {found.threshold:.4g}, which at most "
-        f"{found.false_alarm:g} of images such as the {recipe.calibration.n} of {recipe.calibration.images} exceed",
-        *(f"as uncertain as {each.family}: {each.reason}" for each in found.equivalents.values() if each.reason),
+        f"{found.false_alarm:g} of images such as the {held.n} of {held.images} exceed",
+        *([] if images == held.images else [elsewhere]),
+        *_on_damage(recipe, found.equivalents),
         f"{found.outside.value:.1%} score outside the range of the calibration set",
         out,
     ]

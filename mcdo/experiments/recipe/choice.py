@@ -112,9 +112,9 @@ class Data:
         chosen_on: degradations that the choice sees.
         unseen: further degradations, by family.
         seed: of the halves.
-        apart: further scores, on the choosing and on the reporting half: those with weights of dimensions, which were
-            fitted on other images than they score (of the choosing half, each fold by the other). Of degradations that
-            the choice does not see, the reporting half has those that were measured.
+        apart: further scores, on the choosing half and, where that was measured, on the reporting half: those with
+            weights of dimensions, which were fitted on other images than they score (of the choosing half, each fold by
+            the other).
 
     """
 
@@ -124,7 +124,7 @@ class Data:
     unseen: Mapping[str, tuple[str, ...]]
     seed: int
     flips: Mapping[str, Rows] = field(default_factory=dict)
-    apart: Mapping[str, tuple[Half, Half]] = field(default_factory=dict)
+    apart: Mapping[str, tuple[Half, Half | None]] = field(default_factory=dict)
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -149,7 +149,7 @@ class Data:
     def _half(self, take: Rows, which: Literal[0, 1]) -> dict[str, Half]:
         flips = {spec: rows[take] for spec, rows in self.flips.items()}
         halves = {score: half.rows(take) for score, half in self.scores.items()}
-        halves |= {score: parts[which] for score, parts in self.apart.items()}
+        halves |= {score: part for score, parts in self.apart.items() if (part := parts[which]) is not None}
         return {score: half.flipped(flips) for score, half in halves.items()}
 
     def baseline(self, name: str, specs: Sequence[str], take: Rows, sign: int) -> Array:
@@ -163,6 +163,10 @@ class Data:
         specs = (*self.chosen_on, *(spec for specs in self.unseen.values() for spec in specs))
         flips = {spec: (rng.random(len(names)) < 0.5)[members] for spec in specs}
         return replace(self, flips=flips)
+
+    def measured(self) -> Data:
+        """Without the scores that the reporting half does not have."""
+        return replace(self, apart={score: parts for score, parts in self.apart.items() if parts[1] is not None})
 
     def split_anew(self, seed: int) -> Data:
         """Other halves; without the scores whose weights of dimensions were fitted on one of these."""
@@ -197,6 +201,8 @@ def fit(half: Half, specs: Sequence[str], ridge: float) -> Array:
 def choose(data: Data, candidates: Candidates) -> tuple[Choice, Choice]:
     """The best candidate on the choosing half, and "all sites" under the score that does best with it.
 
+    That reference has no weights of dimensions.
+
     Raises:
         McdoError: where no candidate has a share.
 
@@ -209,7 +215,7 @@ def choose(data: Data, candidates: Candidates) -> tuple[Choice, Choice]:
         for i, name in enumerate(candidates.names):
             make = _maker(candidates, name, score, half, candidates.weights[i], float(lows[i]), raised[i])
             found.append((float(lows[i]), candidates.cost(candidates.weights[i]), make))
-            if name == ALL and (best_all is None or lows[i] > best_all[0]):
+            if name == ALL and score in data.scores and (best_all is None or lows[i] > best_all[0]):
                 best_all = float(lows[i]), make
         for name, weights, across in _fitted(half, data) if candidates.fitted else ():
             low = float(lower_ends(across[None], half)[0])
@@ -315,12 +321,9 @@ def report(data: Data, choice: Choice, every: Choice) -> Reported:
     """The choice beside all sites and the best baseline, on the half that chose nothing."""
     check_apart(tuple(choice.origins), data.reporting[choice.score].origins)
     trivial, half, whole = Trivial.on(data), data.reporting[choice.score], data.reporting[every.score]
-    measured = half.rise.keys() & whole.rise.keys()
     tests: dict[tuple[str, str], Inferred] = {}
     shares: dict[tuple[str, str], Estimate] = {}
     for scope, specs in scopes(data).items():
-        if not measured >= set(specs):
-            continue
         own = half.raised(choice.weights[None], specs)[0]
         others = {
             OVER_ALL: whole.raised(every.weights[None], specs)[0],
@@ -363,12 +366,13 @@ def resplit(data: Data, candidates: Candidates, times: int) -> list[Resplit]:
 def false_gains(data: Data, candidates: Candidates, times: int, seed: int, alpha: float = 0.05) -> Estimate:
     """How often a choice among exchanged copies seems to gain over all sites or a baseline, by p after Holm.
 
-    With clean and degraded copies exchanged at random nothing can be chosen, so the rate is at most ``alpha``.
+    With clean and degraded copies exchanged at random nothing can be chosen, so the rate is at most ``alpha``. Scores
+    with weights of dimensions take part where the reporting half has them.
     """
     rng: np.random.Generator = np.random.default_rng(seed)
     false, kept = 0, candidates.on_other_halves()
     for _ in range(times):
-        null = data.exchanged(rng)
+        null = data.measured().exchanged(rng)
         gains = report(null, *choose(null, kept)).gains.values()
         false += any(gain.p_holm < alpha and gain.estimate.value > 0 for gain in gains)
     return proportion(false, times, method="exact")

@@ -83,8 +83,8 @@ class RecipeSearch(RecipeMeasurements):
         p, linear = judging_p(domains), self.data(inputs)
         data, candidates = (linear, self.candidates(inputs)) if p is not None else self.measured_data(inputs)
         choice, every = choose(data, candidates)
-        if p is not None:
-            data = self.with_unseen(inputs, data, (choice.score, every.score))
+        if choice.score in WEIGHTED:
+            data = self.with_report_on(inputs, data, choice.score)
         reported = report(data, choice, every)
         if p is None:
             mask = self.shortlist(tower)[choice.name]
@@ -92,7 +92,7 @@ class RecipeSearch(RecipeMeasurements):
             confirmation = self._among_measured(data, choice, every)
         else:
             weights, odds = choice.weights / choice.weights.max(), p / (1 - p)
-            confirmation = self._confirmed(inputs, linear, choice, every, p)
+            confirmation = self._confirmed(inputs, data, choice, every, p)
         one = choice.weights / choice.weights.max() * odds
         half = _one_site(data.reporting[choice.score], one)
         return RecipeResult(
@@ -135,8 +135,7 @@ class RecipeSearch(RecipeMeasurements):
             return np.asarray(sum(inputs[run].scores(choice.score) for run in runs))
 
         def whole(spec: str | None) -> Array:
-            run = self.at(inputs.model, p, degradation=spec, score=every.score)
-            return np.asarray(inputs[run].scores(every.score))
+            return np.asarray(inputs[self.at(inputs.model, p, degradation=spec)].scores(every.score))
 
         origins = data.reporting[choice.score].origins
         weights = choice.weights / choice.weights.max() * p / (1 - p)

@@ -149,9 +149,8 @@ class RecipeMeasurements(Experiment[RecipeResult]):
             self.weighted(model, score, each, fold)
             for score in WEIGHTED
             for each in (None, *self.chosen_on(about))
-            for fold in (None, *FOLDS)
+            for fold in FOLDS
         )
-        yield self.choosing_features(model)
         yield from (self.pixels(model, each) for each in sets)
         yield from (self.at(model, p, half=0) for p in self.tried_p)
         if self.has_head(about):
@@ -165,11 +164,12 @@ class RecipeMeasurements(Experiment[RecipeResult]):
                 for each in (None, *self.chosen_on(inputs)):
                     yield self._of_group(inputs, mask, each)
             return
-        choice, every = choose(self.data(inputs), self.candidates(inputs))
-        for score in {choice.score, every.score}.intersection(WEIGHTED):
-            yield from (self.weighted(inputs.model, score, each) for each in self.every(inputs))
+        choice, _ = choose(self.data(inputs), self.candidates(inputs))
+        if choice.score in WEIGHTED:
+            yield from (self.weighted(inputs.model, choice.score, each) for each in (None, *self.every(inputs)))
+            yield self.choosing_features(inputs.model)
         for each in (None, *self.confirmed_on(inputs)):
-            yield self.at(inputs.model, p, degradation=each, score=every.score)
+            yield self.at(inputs.model, p, degradation=each)
             yield from self._steps(inputs, choice, p, each).values()
 
     def confirmed_on(self, about: View) -> tuple[str, ...]:
@@ -208,16 +208,17 @@ class RecipeMeasurements(Experiment[RecipeResult]):
             self.chosen_on(inputs),
             self.unseen(inputs),
             self.seed,
-            apart={score: self._apart(inputs, score, self.chosen_on(inputs)) for score in WEIGHTED},
+            apart={score: (self._choosing_half(inputs, score), None) for score in WEIGHTED},
         )
 
-    def with_unseen(self, inputs: Inputs, data: Data, scores: Iterable[str]) -> Data:
-        """Those of ``scores`` with weights of dimensions on the degradations, too, that the choice did not see."""
-        seen = {score: self._apart(inputs, score, self.every(inputs)) for score in scores if score in WEIGHTED}
-        return replace(data, apart={**data.apart, **seen})
+    def with_report_on(self, inputs: Inputs, data: Data, score: str) -> Data:
+        """With the reporting half of a score with weights of dimensions."""
+        clean = inputs[self.weighted(inputs.model, score)]
+        damaged = {spec: inputs[self.weighted(inputs.model, score, spec)] for spec in self.every(inputs)}
+        return replace(data, apart={**data.apart, score: (data.apart[score][0], _half(clean, damaged, score))})
 
-    def _apart(self, inputs: Inputs, score: str, specs: Sequence[str]) -> tuple[Half, Half]:
-        """The choosing half, from its folds, under what the choice sees; the reporting half under ``specs``."""
+    def _choosing_half(self, inputs: Inputs, score: str) -> Half:
+        """Under what the choice sees, each fold with the weights of the other one."""
         model, first = inputs.model, inputs[self.first_order(inputs.model)]
         second = second_half(first.origins, self.seed)
         origins = tuple(np.array(first.origins, dtype=object)[~second])
@@ -231,11 +232,7 @@ class RecipeMeasurements(Experiment[RecipeResult]):
             return found
 
         clean = choosing(None)
-        reporting = {spec: inputs[self.weighted(model, score, spec)] for spec in specs}
-        return (
-            Half(clean, {spec: choosing(spec) - clean for spec in self.chosen_on(inputs)}, origins),
-            _half(inputs[self.weighted(model, score)], reporting, score),
-        )
+        return Half(clean, {spec: choosing(spec) - clean for spec in self.chosen_on(inputs)}, origins)
 
     def baselines(self, inputs: Inputs) -> dict[str, Baseline]:
         """Sharpness and entropy of the pixels, and the feature norm."""

@@ -22,7 +22,18 @@ from mcdo.cli import main
 from mcdo.errors import McdoError
 from mcdo.estimators.progress import Progress
 from mcdo.perturbation import Role
-from mcdo.recipes import Dimensions, EncoderIdentity, OutsideCalibrationWarning, Recipe, load_recipe, scoring
+from mcdo.recipes import (
+    Confirmation,
+    Difference,
+    Dimensions,
+    EncoderIdentity,
+    Gain,
+    OutsideCalibrationWarning,
+    Recipe,
+    load_recipe,
+    scoring,
+)
+from mcdo.recipes.default import GAIN, default_recipe, why_not
 from mcdo.recipes.file import Calibration, Estimator, Interval, Response, SiteWeight, write_recipe
 from mcdo.recipes.scoring import (
     AppliedRecipe,
@@ -40,13 +51,15 @@ def changed(held: Any, **fields: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def applied() -> AppliedRecipe:
-    return load_recipe("default:clip_tiny")
+def encoder() -> mcdo.Encoder:
+    return mcdo.load_encoder("clip_tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def encoder(applied: AppliedRecipe) -> mcdo.Encoder:
-    return applied.encoder()
+def applied(encoder: mcdo.Encoder) -> AppliedRecipe:
+    """All sites and all probes."""
+    digits = mcdo.load_images("digits", 60)
+    return AppliedRecipe(default_recipe(encoder, digits, spec="digits", families=("blur", "noise")))
 
 
 @pytest.fixture(scope="module")
@@ -132,9 +145,9 @@ def test_nothing_is_read_from_a_response_that_is_no_rise() -> None:
 
 def test_images_of_the_calibration_set_have_their_own_quantiles(applied: AppliedRecipe, encoder: mcdo.Encoder) -> None:
     held = applied.recipe.calibration
-    images = mcdo.load_images(held.images, None, held.seed)
+    images = mcdo.load_images(held.images, held.n, held.seed)
     assert images.fingerprint == held.fingerprint
-    found = applied.score(images.select(slice(0, 600, 20)), encoder=encoder, progress=False)
+    found = applied.score(images.select(slice(0, 60, 2)), encoder=encoder, progress=False)
     levels = np.linspace(0, 1, held.n)
     nearest = np.abs(np.array(held.quantiles)[:, None] - found.score).argmin(axis=0)
     assert found.score == pytest.approx(np.array(held.quantiles)[nearest], rel=1e-4)
@@ -309,6 +322,31 @@ def test_every_embedded_encoder_has_a_recipe() -> None:
         load_recipe("default:clip_b32")
 
 
+def interval(low: float) -> Interval:
+    return Interval(low + 0.1, low, low + 0.2, 50)
+
+
+@pytest.mark.parametrize(
+    ("gain", "outcome", "weighted", "said"),
+    [
+        (0.01, "met", False, ""),
+        (-0.01, "met", False, "gains nothing over all sites"),
+        (0.01, "undecided", False, "passes do not confirm"),
+        (0.01, "met", True, "weights of dimensions were fitted"),
+    ],
+)
+def test_a_choice_ships_where_its_gain_holds(
+    gain: float, outcome: str, weighted: bool, said: str, applied: AppliedRecipe
+) -> None:
+    recipe, held = applied.recipe, Dimensions((0.5, 0.5), "two images", (0,))
+    gains = (Gain(GAIN, Difference(interval(gain))), Gain("all sites, noise", Difference(interval(-0.5))))
+    verdict = changed(recipe.verdict, gains=gains, confirmation=Confirmation(outcome, 64, 3, {}))  # type: ignore[arg-type]
+    chosen = changed(recipe, verdict=verdict, **({"score": "topk_trace", "dimensions": held} if weighted else {}))
+    assert said in why_not(chosen)
+    assert bool(said) == bool(why_not(chosen))
+    assert "gains nothing" in why_not(recipe), "nothing was chosen for it"
+
+
 # ---- the table
 
 
@@ -393,6 +431,36 @@ def test_two_thousand_digits(tmp_path: Path) -> None:
     assert 0.3 < np.median(rows["quantile"]) < 0.7  # variants of the digits that it was calibrated on
 
 
+PEAK = """
+import resource, sys
+from mcdo.cli import main
+assert main(sys.argv[1:]) == 0
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+@pytest.mark.slow
+def test_fifty_thousand_images_take_a_few_kilobytes_each(applied: AppliedRecipe, tmp_path: Path) -> None:
+    """Chunks are let go of: 48 000 images more, of 3 kB of pixels each, cost less than two of them each."""
+    recipe, peaks = tmp_path / "recipe.json", []
+    write_recipe(changed(applied.recipe, estimator=Estimator(method="monte_carlo", passes=2, seed=42)), recipe)
+    rng = np.random.default_rng(0)
+    for i in range(1000):
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        coarse.resize((32, 32), Image.Resampling.BILINEAR).save(tmp_path / f"{i}.png")
+    for n in (2_000, 50_000):
+        folder, out = tmp_path / str(n), tmp_path / f"{n}.csv"
+        folder.mkdir()
+        for i in range(n):
+            (folder / f"{i:05}.png").hardlink_to(tmp_path / f"{i % 1000}.png")
+        command = [sys.executable, "-c", PEAK, "score", f"--recipe={recipe}", f"--images=folder:{folder}"]
+        options = ["--device=cpu", "--store=none", "--trials=1", f"--out={out}"]
+        said = subprocess.run([*command, *options], check=True, capture_output=True, text=True).stdout
+        peaks.append(int(said.split()[-1]))
+        assert len(out.read_text(encoding="utf-8").splitlines()) == n + 1
+    assert (peaks[1] - peaks[0]) / 48_000 < 6_000
+
+
 @pytest.mark.slow
 def test_photographs_under_a_large_encoder_go_on_after_a_kill(tmp_path: Path) -> None:
     """60 JPEGs and ViT-B/32 with random weights: killed once, resumed to the bits of a run that was not."""
@@ -431,6 +499,7 @@ def _write_large(path: Path, folder: Path) -> None:
     recipe = calibrated(load_recipe("default:clip_tiny").recipe, run.scores("trace_post")[0].tolist())
     made = changed(
         recipe,
+        score="trace_post",
         name="clip_b32: four passes",
         encoder=EncoderIdentity.of(encoder),
         sites=tuple(SiteWeight(name, Role(role), 1.0) for name, role in run.sites),
