@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 ifdef CI  # a library's new warning fails the checks of this repository, and never a user's run
 STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning -W ignore::FutureWarning \
-  -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.store.StoreWarning
+  -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.errors.LookAlikeWarning -W always::mcdo.store.StoreWarning
 endif
 
 .PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf test test-experiments test-rest slow faults cluster browser lint models recipes env clean

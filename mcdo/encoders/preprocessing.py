@@ -163,6 +163,8 @@ def _try(
     scale, shift = torch.tensor(std)[:, None, None], torch.tensor(mean)[:, None, None]
     if any(each <= 0 for each in std):
         raise McdoError(f"{where}: std = {std}: it must be positive")
+    if any(each > 1 for each in mean):
+        raise McdoError(f"{where}: mean = {mean}: pixels lie between 0 and 1 here; divide mean and std by 255")
     for height, width in ((300, 200), (97, 131), (512, 512)):
         coarse = generator.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
         image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)

@@ -150,7 +150,7 @@ class SiteTable:
     def _unknown(self, word: str) -> str:
         present = sorted({site.role.value for site in self.sites})
         if word in GROUPS or word in _ROLE_NAMES:
-            return f"sites {word!r}: this tower has none; it has {', '.join(present)}"
+            return f"sites {word!r}: this tower has none; it has {', '.join(present) or 'no linear map'}"
         known = [*GROUPS, *present, *(site.name for site in self.sites)]
         if "," in word:
             return f"unknown site {word!r}: several are a list, {[part.strip() for part in word.split(',')]}"

@@ -81,8 +81,8 @@ def trace(encoder: Encoder, site_name: Callable[[str, str], str]) -> Trace:
         site_name: name of a site, from the name of its weight and its part.
 
     Raises:
-        McdoError: if the features are not finite, or of one norm whatever the input; or for an attention of a kind that
-            is not handled.
+        McdoError: if the features are not finite, the same whatever the input, of one norm, or others for the same
+            input; or for an attention of a kind that is not handled.
 
     """
     model = encoder.model
@@ -243,6 +243,18 @@ def _check_features(encoder: Encoder, features: Tensor) -> None:
         raise McdoError(
             f"{encoder.key}: its features of fixed calibration inputs are not finite; look at the model's weights"
         )
+    apart, twins, rounding = distances(features)
+    if twins > torch.maximum(apart * 1e-2, rounding * 1e2):  # deep towers round more than one map
+        raise McdoError(
+            f"{encoder.key}: the features of one and the same input differ within a batch, by {float(twins):.2g}: the "
+            "model draws random numbers of its own, which no seed here keys, or mixes the images of a batch; switch "
+            "that off in the module"
+        )
+    if not apart and _constant(encoder):
+        raise McdoError(
+            f"{encoder.key}: the features of different inputs are the same to the last bit: they do not follow the "
+            "input; look at the module's forward pass and weights"
+        )
     if not _one_norm(features[:2]):
         return
     with torch.no_grad():  # two may agree by chance
@@ -253,6 +265,13 @@ def _check_features(encoder: Encoder, features: Tensor) -> None:
                 "trained), so scores before and after normalisation are the same and no control for the norm means "
                 "anything. Give the features before that, such as encode_image(..., normalize=False)"
             )
+
+
+def _constant(encoder: Encoder) -> bool:
+    """Whether eight inputs, where two may agree by chance, have the same features."""
+    with torch.no_grad():
+        features = encoder.forward_image(encoder.calibration_inputs(8), exact=True)
+    return bool((features == features[0]).all())
 
 
 def _one_norm(features: Tensor) -> bool:

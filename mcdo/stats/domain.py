@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.estimators import FirstOrderRun, MonteCarloRun, PairedRun, names_from
 from mcdo.stats.agreement import Agreement, agreement
@@ -36,16 +37,23 @@ def with_domain(linear: FirstOrderRun, *runs: MonteCarloRun, **resampling: Any) 
             probes in fewer than five trials, for then nothing shows what other probes would have said.
 
     """
+    arguments.instance("linear", linear, FirstOrderRun, "give what mcdo.first_order returns, then runs")
     domain: dict[tuple[str, float, frozenset[str]], Agreement] = dict(linear.domain)  # type: ignore[arg-type]
     shared = linear.config.probes <= linear.features.shape[1]  # D + 1 probes leave no noise
     places = {name: i for i, name in enumerate(linear.ids)}
     for run in runs:
+        arguments.instance("run", run, MonteCarloRun, "give what mcdo.monte_carlo returns")
         missing = [name for name in run.ids if name not in places]
         sites = frozenset(name for name, _ in run.sites)
         unknown = sites - {name for name, _ in linear.sites}
         if run.encoder != linear.encoder or missing or unknown:
-            reason = f"{run.encoder} on {len(missing)} other images, at sites {', '.join(sorted(unknown)) or 'it has'}"
-            raise McdoError(f"first order of {linear.encoder} cannot be compared with a run of {reason}")
+            told = [
+                f"of {run.encoder}" if run.encoder != linear.encoder else "",
+                f"on {len(missing)} images that it does not have, such as {missing[0]}" if missing else "",
+                f"at sites that it does not have, {', '.join(sorted(unknown))}" if unknown else "",
+            ]
+            said = " and ".join(part for part in told if part)
+            raise McdoError(f"first order of {linear.encoder} cannot be compared with a run {said}")
         columns, p = np.array([places[name] for name in run.ids]), run.config.dropout.p
         for score in compared_scores():
             others = linear.scores(score, p, sorted(sites))[:, columns]

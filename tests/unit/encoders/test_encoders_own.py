@@ -138,6 +138,7 @@ def refused() -> dict[str, tuple[Any, str]]:
         "no std": ({"mean": (0.5,) * 3, "size": 32, "interpolation": "bicubic"}, "does not state std"),
         "mistyped": ({**NUMBERS, "resize_mod": "squash"}, "unknown key 'resize_mod'; the nearest: resize_mode"),
         "value": ({**NUMBERS, "interpolation": "cubic"}, "interpolation = 'cubic': say bicubic or bilinear"),
+        "bytes": ({**NUMBERS, "mean": (123.7, 116.3, 103.5)}, "pixels lie between 0 and 1 here; divide mean and std"),
         "timm without mean": ({"input_size": (3, 32, 32)}, "does not state mean"),
         "nothing": (3, "preprocessing is int; give a transform"),
         "patches": (Siglip2ImageProcessor(), "rows of patches"),

@@ -105,6 +105,37 @@ def test_norms_that_differ_are_no_constant() -> None:
     assert len(find_sites(toy(Nearly, 5)).select("all")) == 3
 
 
+class Noisy(Ended):
+    """Random numbers of its own that are never off."""
+
+    end = staticmethod(lambda x: x + 0.1 * torch.randn_like(x))
+
+
+class Mixing(Ended):
+    """What batch statistics make of a tower: the features of an image depend on the other images."""
+
+    end = staticmethod(lambda x: x + torch.arange(len(x))[:, None] * x.mean())
+
+
+@pytest.mark.parametrize("build", [Noisy, Mixing])
+def test_a_tower_with_random_numbers_of_its_own_is_refused(build: type[Ended]) -> None:
+    """Its variance over passes is not that of the masks, and no seed repeats it."""
+    with pytest.raises(McdoError, match="features of one and the same input differ within a batch"):
+        find_sites(toy(build, 5))
+
+
+class Blind(BareProjection):
+    """The pixels are lost on the way."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(torch.zeros_like(pixels))
+
+
+def test_a_tower_that_does_not_see_the_image_is_refused() -> None:
+    with pytest.raises(McdoError, match="the same to the last bit: they do not follow the input"):
+        find_sites(toy(Blind, 5))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_tower_of_the_libraries_is_taken_for_normalised(kind: str) -> None:
     assert find_sites(tower(kind)).sites

@@ -97,9 +97,19 @@ def test_one_trial_of_few_probes_cannot_be_compared(runs: tuple[FirstOrderRun, M
         with_domain(few, every)
 
 
+def test_runs_in_each_others_place_are_refused_by_name(
+    runs: tuple[FirstOrderRun, MonteCarloRun, MonteCarloRun],
+) -> None:
+    linear, every, _ = runs
+    with pytest.raises(McdoError, match=r"linear is <MonteCarloRun.*mcdo\.first_order"):
+        with_domain(every, linear)  # type: ignore[arg-type]
+    with pytest.raises(McdoError, match=r"run is <FirstOrderRun.*mcdo\.monte_carlo"):
+        with_domain(linear, linear)  # type: ignore[arg-type]
+
+
 def test_a_run_of_something_else_is_refused(runs: tuple[FirstOrderRun, MonteCarloRun, MonteCarloRun]) -> None:
     linear, every, _ = runs
-    with pytest.raises(McdoError, match="on 24 other images"):
+    with pytest.raises(McdoError, match="with a run on 24 images that it does not have, such as x0"):
         with_domain(linear, replace(every, ids=tuple(f"x{i}" for i in range(24))))
-    with pytest.raises(McdoError, match="siglip_tiny"):
+    with pytest.raises(McdoError, match=r"with a run of siglip_tiny$"):
         with_domain(linear, replace(every, encoder="siglip_tiny"))
