@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import rankdata
 
 import mcdo
 from mcdo.encoders import Encoder, load_encoder
-from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators.run import Scores
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses, NestedResult
 from mcdo.experiments.phase1.exp5_subset_ambiguity import (
@@ -24,24 +22,16 @@ from mcdo.experiments.phase1.exp5_subset_ambiguity import (
     AmbiguityResult,
     SubsetAmbiguity,
 )
+from mcdo.experiments.phase1.harness_checks import ChecksResult, HarnessChecks
 from mcdo.harness import Completed, Images, Session
 from mcdo.harness.decision import LEAST_ORIGINS
 from mcdo.harness.tests import about
-from mcdo.perturbation import Dropout, count_by_role, deterministic_features, find_sites, image_keys, perturbed
 from mcdo.stats import ambiguity_estimates, null_pass_rate, reliability
 
 pytestmark = [pytest.mark.phase1, pytest.mark.gate, pytest.mark.own_gate]
 
 COLLAPSED = 0.90
 """Mean pairwise cosine of class prompts above which a text tower is refused (S1: 0.976 was broken, 0.762 right)."""
-
-
-def _few(session: Session, model: str, n: int = 8) -> torch.Tensor:
-    return session.pixels(model, Images(NestedPasses.configured(session.settings).n)).batch(slice(0, n))
-
-
-def _ids(session: Session, n: int = 8) -> tuple[str, ...]:
-    return session.image_set(Images(NestedPasses.configured(session.settings).n)).ids[:n]
 
 
 def _enough(origins: Sequence[str]) -> None:
@@ -51,83 +41,43 @@ def _enough(origins: Sequence[str]) -> None:
         pytest.skip(f"undecided: {n} originals meet a bar by chance; a GO asks for at least {LEAST_ORIGINS}")
 
 
-def test_every_requested_site_is_alive(
-    model: str, session: Session, record_property: Callable[[str, object], None]
-) -> None:
-    encoder, dropout = session.encoder(model), session.settings.dropout
-    images = session.image_set(Images(NestedPasses.configured(session.settings).n))
-    records = mcdo.census(encoder, images, dropout, store=session.store)
-    requested = find_sites(encoder).select(dropout.sites)
-    record_property("sites", str(count_by_role(requested)))
-    assert [record.name for record in records] == [site.name for site in requested]
-    assert all(record.calls == 1 and record.variance > 0 for record in records)
+@about(HarnessChecks)
+def test_every_requested_site_is_alive(result: ChecksResult, record_property: Callable[[str, object], None]) -> None:
+    record_property("sites", str(dict(Counter(role for _, role in result.requested))))
+    assert result.alive == result.requested
+    assert set(result.calls) == {1}
+    assert min(result.variance) > 0
 
 
-def test_p_zero_gives_the_deterministic_features(model: str, session: Session) -> None:
-    encoder, pixels = session.encoder(model), _few(session, model)
-    with perturbed(encoder, Dropout(0.0, session.settings.dropout.sites), seed=1) as tower:
-        passes = tower(pixels, image_keys(_ids(session, len(pixels)), encoder.device), trial=0, block=0)
-    plain = deterministic_features(encoder, pixels)
-    assert torch.equal(passes, plain[:, None].expand_as(passes))
+@about(HarnessChecks)
+def test_p_zero_gives_the_deterministic_features(result: ChecksResult) -> None:
+    assert all(result.p_zero), "passes at p = 0 differ from the deterministic features"
 
 
-def test_the_watched_forward_pass_is_the_library_s_own(model: str, session: Session) -> None:
-    encoder, pixels = session.encoder(model), _few(session, model)
-    with torch.inference_mode():
-        plain = encoder.forward_image(pixels)
-    torch.testing.assert_close(
-        deterministic_features(encoder, pixels), plain, rtol=1e-4, atol=1e-5 * float(plain.abs().max())
-    )
+@about(HarnessChecks)
+def test_the_watched_forward_pass_is_the_library_s_own(result: ChecksResult) -> None:
+    difference, largest = result.watched
+    assert difference <= 5e-5 * largest
 
 
-def test_the_model_is_restored(model: str, session: Session) -> None:
-    encoder, pixels = session.encoder(model), _few(session, model, 2)
-    state = copy.deepcopy(encoder.model.state_dict())
-    tree = [(name, type(module), list(module._forward_hooks)) for name, module in encoder.model.named_modules()]
-    keys = image_keys(_ids(session, len(pixels)), encoder.device)
-    with perturbed(encoder, session.settings.dropout, seed=1) as tower:
-        tower(pixels, keys, trial=0, block=0)
-
-    def fail_inside() -> None:
-        with perturbed(encoder, session.settings.dropout, seed=1) as tower:
-            tower(pixels, keys, trial=0, block=0)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail_inside()
-    after = encoder.model.state_dict()
-    assert state.keys() == after.keys()
-    assert all(torch.equal(value, after[name]) for name, value in state.items())
-    assert tree == [(name, type(module), list(module._forward_hooks)) for name, module in encoder.model.named_modules()]
+@about(HarnessChecks)
+def test_the_model_is_restored(result: ChecksResult) -> None:
+    assert result.restored == (True, True), "weights or modules differ after a pass, or after an error in one"
 
 
-def test_scores_do_not_depend_on_the_batch(model: str, session: Session) -> None:
-    encoder, n = session.encoder(model), NestedPasses.configured(session.settings).n
-    small = encoder.resolution <= 64
-    images, passes = session.image_set(Images(n)).select(slice(0, 8 if small else 5)), 16 if small else 4
-
-    def scores(batch_size: int, order: slice = slice(None)) -> Scores:
-        run = mcdo.monte_carlo(
-            encoder, images.select(order), session.settings.dropout, (passes,), 1, batch_size=batch_size, geometry=()
-        )
-        first: Scores = run.scores("trace_pre")[0]
-        return first
-
-    whole = scores(128)
-    for batch_size in (1, 3, 8):
-        np.testing.assert_allclose(scores(batch_size), whole, rtol=1e-5)
-    np.testing.assert_allclose(scores(128, slice(None, None, -1))[::-1], whole, rtol=1e-5)
-    np.testing.assert_allclose(scores(128, slice(2, 5)), whole[2:5], rtol=1e-5)
+@about(HarnessChecks)
+def test_scores_do_not_depend_on_the_batch(result: ChecksResult) -> None:
+    assert len(result.batches) == 5
+    assert max(result.batches) <= 1e-5
 
 
+@about(HarnessChecks)
 def test_text_embeddings_are_not_collapsed(
-    model: str, session: Session, record_property: Callable[[str, object], None]
+    completed: Completed[ChecksResult], record_property: Callable[[str, object], None]
 ) -> None:
-    images = session.image_set(Images(NestedPasses.configured(session.settings).n))
-    names = images.class_names
-    if len(names) < 2:
-        pytest.skip(f"{images.name} has no classes")
-    cosine = session.encoder(model).text_collapse([TEMPLATES[0].format(name) for name in names])
+    model, cosine = completed.inputs.model, completed.result.cosine
+    if cosine is None:
+        pytest.skip(f"{model} has no text tower, or the images have no classes")
     record_property("mean pairwise cosine", f"{cosine:.3f}")
     assert cosine <= COLLAPSED, (
         f"{model}: class prompts have mean pairwise cosine {cosine:.3f}: the text tower is broken"
