@@ -30,6 +30,8 @@ from mcdo.stats import ambiguity_estimates, null_pass_rate, reliability
 
 pytestmark = [pytest.mark.phase1, pytest.mark.gate, pytest.mark.own_gate]
 
+NULL_RATE = 0.01
+"""Share of permuted scores below which the bars may let some pass."""
 COLLAPSED = 0.90
 """Mean pairwise cosine of class prompts above which a text tower is refused (S1: 0.976 was broken, 0.762 right)."""
 
@@ -77,7 +79,7 @@ def test_text_embeddings_are_not_collapsed(
 ) -> None:
     model, cosine = completed.inputs.model, completed.result.cosine
     if cosine is None:
-        pytest.skip(f"{model} has no text tower, or the images have no classes")
+        pytest.skip(f"{model} has no text tower, which prompts need, or the images have no classes")
     record_property("mean pairwise cosine", f"{cosine:.3f}")
     assert cosine <= COLLAPSED, (
         f"{model}: class prompts have mean pairwise cosine {cosine:.3f}: the text tower is broken"
@@ -123,9 +125,12 @@ def test_permuted_scores_do_not_pass_the_bars(
         return bool(rho > RHO_ENTROPY_BAR and area > AUROC_ENTROPY_BAR)
 
     scores = inputs[next(iter(experiment.requests(inputs)))].scores("trace_pre")[0]
-    null = null_pass_rate(passes, rankdata(scores), permutations=400, seed=experiment.seed)
+    null = null_pass_rate(passes, rankdata(scores), permutations=4000, seed=experiment.seed)
     record_property("null pass rate", str(null.rate))
-    assert null.rate.high < 0.01, f"{inputs.model}: permuted scores pass at {null.rate}"
+    outcome = null.rate.outcome(NULL_RATE, "<")
+    assert outcome != "not met", f"{inputs.model}: permuted scores pass at {null.rate}"
+    if outcome == "undecided":
+        pytest.skip(f"undecided: {inputs.model}: permuted scores pass at {null.rate} against < {NULL_RATE}")
 
 
 @about(NestedPasses)

@@ -7,13 +7,14 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from forked import begin
 from PIL import Image
-from pytest_child import child
+from pytest_child import child, command
 
 from mcdo.harness import first_model
 
@@ -22,12 +23,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run_pytest(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     # Assertions stay plain: what was imported before the fork cannot be rewritten, and pytest would complain of that.
-    arguments = ("-p", "no:cacheprovider", "--assert=plain", "--store=none", *arguments)
+    return run(child, "-p", "no:cacheprovider", "--assert=plain", "--store=none", *arguments, cwd=cwd)
+
+
+def run(what: Callable[..., None], *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     with TemporaryDirectory() as folder:
         said = Path(folder) / "said.txt"
-        process = begin(child, arguments, cwd, said)
+        process = begin(what, arguments, cwd, said)
         process.join(timeout=300)
-        assert process.exitcode is not None, f"still running: pytest {' '.join(arguments)}"
+        assert process.exitcode is not None, f"still running: {' '.join(arguments)}"
         return subprocess.CompletedProcess(arguments, process.exitcode, stdout=said.read_text(encoding="utf-8"))
 
 
@@ -355,3 +359,15 @@ def test_what_needs_text_is_skipped_by_name_for_an_encoder_without(tmp_path: Pat
     assert "python:textless:make has no text tower, which prompts need" in run.stdout
     assert re.search(r"= \d+ skipped, \d+ deselected", run.stdout.splitlines()[-1])
     assert run.returncode == 0
+
+
+def test_a_store_that_was_filled_without_a_test_gives_the_whole_verdict_without_a_model(tmp_path: Path) -> None:
+    """As from a cluster: mcdo measure, then judging alone."""
+    asked = ("-m", "phase1", "--models=siglip_tiny", "--num-images=100", "--passes=16", "--trials=2")
+    store, tests = f"--store={tmp_path / 'store'}", ("tests/gates", "tests/experiments/phase1")
+    measured = run(command, "measure", *tests, *asked, store, "--assert=plain")
+    assert measured.returncode == 0, measured.stdout
+    judged = run_pytest(*tests, *asked, store, "--from-store", f"--reports={tmp_path / 'reports'}")
+    (gates,) = (line for line in judged.stdout.splitlines() if line.startswith("The harness's own gates"))
+    assert re.match(r"The harness's own gates: 1\d passed, 0 failed", gates), judged.stdout
+    assert "--from-store loads no model" not in judged.stdout

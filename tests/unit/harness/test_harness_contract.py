@@ -37,7 +37,8 @@ def test_every_experiment_has_a_test_of_its_contract_and_of_its_claims() -> None
     text = "\n".join(path.read_text(encoding="utf-8") for path in tests.rglob("test_*.py"))
     lacking = {each.__name__ for each in ours - ELSEWHERE if f"contract_of({each.__name__})" not in text}
     assert not lacking
-    assert not {each.__name__ for each in ours - ELSEWHERE if f"claims_of({each.__name__})" not in text}
+    claiming = {each for each in ours - ELSEWHERE if each.claims is not Experiment.claims}
+    assert not {each.__name__ for each in claiming if f"claims_of({each.__name__})" not in text}
     assert len(ours) > 30
 
 
