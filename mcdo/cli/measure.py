@@ -152,6 +152,11 @@ def _in_pytest(arguments: Sequence[str], do: Any) -> int:
     code = pytest.main([*arguments, "-qq", "-p", "no:cacheprovider", "-p", "no:benchmark"], plugins=[plugin])
     if plugin.error is not None:
         raise plugin.error
+    if code == pytest.ExitCode.USAGE_ERROR and not plugin.configured:
+        raise McdoError(
+            f"no test in {Path.cwd()} is mcdo's, so pytest knows none of its options: `mcdo init` writes some, "
+            "or go where pytest finds them"
+        )
     return plugin.status if plugin.status is not None else int(code)
 
 
@@ -162,15 +167,17 @@ class _Measuring:
         self.do = do
         self.status: int | None = None
         self.error: McdoError | SystemExit | None = None
+        self.configured = False
 
     def pytest_configure(self, config: pytest.Config) -> None:
         import pytest
 
         from mcdo.pytest_plugin.state import MEASURING
 
+        self.configured = config.pluginmanager.hasplugin("mcdo.pytest_plugin")
         config.stash[MEASURING] = True
         if config.getoption("--store", None) is None:
-            raise pytest.UsageError("no test here is mcdo's: run mcdo measure where pytest would run them")
+            raise pytest.UsageError("mcdo's plug-in is not loaded")
         if config.getoption("--store") in ("none", "temporary") or config.getoption("--from-store"):
             raise pytest.UsageError("mcdo measure fills a store, which pytest --from-store reads: name its folder")
 

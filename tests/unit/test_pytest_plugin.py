@@ -371,3 +371,10 @@ def test_a_store_that_was_filled_without_a_test_gives_the_whole_verdict_without_
     (gates,) = (line for line in judged.stdout.splitlines() if line.startswith("The harness's own gates"))
     assert re.match(r"The harness's own gates: 1\d passed, 0 failed", gates), judged.stdout
     assert "--from-store loads no model" not in judged.stdout
+
+
+def test_measuring_where_no_test_is_mcdo_s_says_what_to_do(tmp_path: Path) -> None:
+    for further in ((), ("--protocol=quick",)):  # without an option of ours pytest has nothing to complain of
+        refused = run(command, "measure", "-m", "phase1", *further, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert "is mcdo's, so pytest knows none of its options: `mcdo init` writes some" in refused.stdout
