@@ -16,6 +16,7 @@ import re
 import reprlib
 import stat
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -34,6 +35,11 @@ YAML_LIMIT = 2**16
 """Bytes of a file of YAML, whose parser takes seconds for a megabyte."""
 LIST_LIMIT = 2**30
 """Bytes of a list of images, captions or the like."""
+CSV_LIMIT = 2**28
+"""Bytes of a table, of which every cell becomes an object."""
+MOST_ROWS = 2**22
+"""Rows of a table."""
+_MOST_COLUMNS = 10_000
 
 _HEAD = 2**12
 _LEVELS = 100
@@ -44,6 +50,7 @@ Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Text = Annotated[str, Meta(min_length=1)]
+Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 # What is rare and may be wrong in JSON that the parser takes: only then is every value of a long list looked at.
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])|NaN|Infinity|[0-9]{16}|[eE][+]?[0-9]{3}")
@@ -170,7 +177,9 @@ def read_columns(path: Path, remedy: str = "") -> dict[str, dict[int, str]]:
 
 def _rows(path: Path, remedy: str, known: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows by column, with the lines that they end on."""
-    text = _read(path, remedy, LIST_LIMIT).removeprefix("\ufeff")  # which spreadsheets put there
+    text = _read(path, remedy, CSV_LIMIT).removeprefix("\ufeff")  # which spreadsheets put there
+    if text.count("\n") > MOST_ROWS:
+        raise McdoError(f"{path} has {text.count(chr(10))} lines; at most {MOST_ROWS} are read")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         head = next(reader, [])
@@ -186,7 +195,9 @@ def _rows(path: Path, remedy: str, known: Sequence[str] = ()) -> Iterator[tuple[
 
 
 def _check_head(path: Path, head: list[str], known: Sequence[str]) -> None:
-    twice = sorted({name for name in head if head.count(name) > 1})
+    if len(head) > _MOST_COLUMNS:
+        raise McdoError(f"{path}, line 1 has {len(head)} columns; at most {_MOST_COLUMNS} are read")
+    twice = sorted(name for name, count in Counter(head).items() if count > 1)
     if twice:
         raise McdoError(f"{path}, line 1: the column {twice[0]!r} occurs twice")
     for name in known:
@@ -227,9 +238,8 @@ def read_bytes(path: Path, remedy: str = "", *, limit: int, text: bool = False) 
 
     """
     ending = f"; {remedy}" if remedy else ""
+    check_regular(path, remedy)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise McdoError(f"{path} is not a regular file{ending}")
         with path.open("rb") as file:
             size = path.stat().st_size
             content = file.read(_HEAD)
@@ -238,11 +248,21 @@ def read_bytes(path: Path, remedy: str = "", *, limit: int, text: bool = False) 
             content += file.read(limit + 1 - len(content)) if size <= limit else b""
     except OSError as error:
         raise McdoError(f"{path} cannot be read ({error.strerror}){ending}") from error
-    except ValueError as error:  # a name that no file can have
-        raise McdoError(f"{str(path)!r} cannot be read ({error}){ending}") from error
     if max(size, len(content)) > limit:
         raise McdoError(f"{path} has {max(size, len(content))} bytes; at most {limit} are read{ending}")
     return content
+
+
+def check_regular(path: Path, remedy: str = "") -> None:
+    """Raise McdoError for what is absent or no regular file: one that reads a FIFO waits for ever."""
+    ending = f"; {remedy}" if remedy else ""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise McdoError(f"{path} is not a regular file{ending}")
+    except OSError as error:
+        raise McdoError(f"{path} cannot be read ({error.strerror}){ending}") from error
+    except ValueError as error:  # a name that no file can have
+        raise McdoError(f"{str(path)!r} cannot be read ({error}){ending}") from error
 
 
 def _parsed(path: Path, kind: Any, parse: Callable[[str, object], Any], text: str, remedy: str) -> Any:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from mcdo.cluster.look import look, measured
 from mcdo.cluster.shares import Owners, Share, divided
 from mcdo.errors import McdoError, NotApplicableError
 from mcdo.harness import Experiment, FirstOrder, Images, Inputs, Passes, Request, Runner, StoredArrays, Subject, View
-from mcdo.schema import read_json
+from mcdo.schema import Count, Hash, Record, Size, read_json
 from mcdo.store import NotWholeError, Part, Store
 
 Selected = Sequence[tuple[Experiment[Any], Subject]]
@@ -39,7 +41,7 @@ class Refused:
         (self.skipped if isinstance(error, NotApplicableError) else self.errors)[what] = str(error)
 
 
-class Task(msgspec.Struct, frozen=True):
+class Task(Record, frozen=True):
     """A measurement of a plan on file.
 
     Attributes:
@@ -53,11 +55,15 @@ class Task(msgspec.Struct, frozen=True):
     """
 
     what: str
-    key: str
-    ends: list[int] = []
-    owner: int = 0
+    key: Hash
+    ends: tuple[Count, ...] = ()
+    owner: Count = 0
     served: bool = False
-    passes: int = 0
+    passes: Annotated[int, Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        if any(after < before for before, after in pairwise(self.ends)):
+            raise ValueError("ends must ascend")
 
     def missing(self, store: Store) -> dict[int, int]:
         """Images that are not measured, by share; of what is not divided, 1."""
@@ -70,10 +76,10 @@ class Task(msgspec.Struct, frozen=True):
         return {share: count for share, count in found.items() if count} or {0: 0}  # parts that nobody has put together
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Plan(Record, frozen=True):
     """Who measures what; ``final`` where nothing follows."""
 
-    shares: int
+    shares: Size
     tasks: list[Task]
     final: bool
     errors: dict[str, str]
@@ -227,7 +233,7 @@ class Work:
         tasks = []
         for request, by in owners.items():
             cut = len(by) > 1 or request.divisible(self.session) is not None
-            ends = np.searchsorted(by, np.arange(shares), side="right").tolist() if cut else []
+            ends = tuple(np.searchsorted(by, np.arange(shares), side="right").tolist()) if cut else ()
             served = request in self.whole
             passes = request.expected_passes(self.session)
             tasks.append(Task(described(request), self.keys[request], ends, int(by[0]), served, passes))

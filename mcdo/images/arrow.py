@@ -8,9 +8,11 @@ beside the rows. The id is the row's number, in the order of the files' names.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+import reprlib
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,20 @@ from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, WholeFiles
 from mcdo.images.labels import named
 from mcdo.images.listing import Listing
 from mcdo.names import from_path, to_path
+from mcdo.schema import LIST_LIMIT, MOST_ROWS, check_regular
 
 LABELS = ("label", "labels", "fine_label")
 ORIGIN = "origin"
+_OPEN = 4
+"""Pieces that are kept open: Arrow files are mapped, of Parquet a group of rows is read."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a file."""
+    """A row of a file: the piece of it, and the place therein."""
 
     file: Path
+    piece: int
     at: int
 
 
@@ -41,25 +47,45 @@ class ArrowSource(WholeFiles):
 
     rows: dict[str, Row]
     column: str
+    _open: OrderedDict[tuple[Any, ...], Any] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def signature(self, image_id: str) -> Hashable:
         """Of the file."""
         row = self.rows[image_id]
         stat = row.file.stat()
-        return str(row.file), stat.st_ino, stat.st_size, stat.st_mtime_ns, row.at
+        return str(row.file), stat.st_ino, stat.st_size, stat.st_mtime_ns, row.piece, row.at
 
     def _read(self, image_id: str) -> bytes:
         if image_id not in self.rows:
             raise UnreadableImageError(image_id, "there is no such row any more")
         row = self.rows[image_id]
         with refused_as(f"{row.file} cannot be read"):
-            cell = _column(row.file, row.file.stat().st_mtime_ns, self.column)[row.at].as_py()
+            cell = self._piece(row)[row.at].as_py()
         content = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(content, bytes) or not content:
-            raise UnreadableImageError(image_id, "the row holds no picture; one that only names a path is not followed")
+            raise UnreadableImageError(
+                self._named(image_id), "the row holds no picture; one that only names a path is not followed"
+            )
         if len(content) > LARGEST_FILE:
-            raise UnreadableImageError(image_id, f"{len(content)} bytes, more than the limit of {LARGEST_FILE}")
+            raise UnreadableImageError(
+                self._named(image_id), f"{len(content)} bytes, more than the limit of {LARGEST_FILE}"
+            )
         return content
+
+    def _named(self, image_id: str) -> str:
+        return f"{self.rows[image_id].file}, row {image_id}"
+
+    def _piece(self, row: Row) -> Any:
+        """The pictures of a piece, opened once for all threads."""
+        key = (row.file, row.file.stat().st_mtime_ns, row.piece)
+        with self._lock:
+            if key not in self._open:
+                while len(self._open) >= _OPEN:
+                    self._open.popitem(last=False)
+                self._open[key] = _pictures(row.file, row.piece, self.column)
+            self._open.move_to_end(key)
+            return self._open[key]
 
 
 def listed(spec: str) -> Listing:
@@ -75,20 +101,23 @@ def listed(spec: str) -> Listing:
         raise McdoError(f"{root} holds neither *.arrow nor *.parquet; save the data set there with save_to_disk")
     rows: dict[str, Row] = {}
     labels: list[Any] = []
-    origins: list[str] = []
-    schema = _schema(files[0])
-    features = _features(schema)
-    column = _picture_column(root, schema, features)
+    origins: list[Any] = []
+    with refused_as(f"{files[0]} cannot be read"):
+        schema = _schema(files[0])
+        features = _features(schema)
+        column = _picture_column(root, schema, features)
     label = next((name for name in LABELS if name in schema.names), None)
     wanted = [name for name in (label, ORIGIN) if name is not None and name in schema.names]
     for file in files:
         with refused_as(f"{file} cannot be read"):
-            table = _table(file, wanted, column)
-        for at in range(table["count"]):
-            rows[f"{len(rows):08d}"] = Row(file, at)
+            pieces, table = _table(file, wanted, column, MOST_ROWS - len(rows))
+        for piece, count in enumerate(pieces):
+            for at in range(count):
+                rows[f"{len(rows):08d}"] = Row(file, piece, at)
         labels += table.get(label, []) if label is not None else []
-        origins += map(str, table.get(ORIGIN, []))
+        origins += table.get(ORIGIN, [])
     ids = tuple(rows)
+    _check_cells(root, origins, "origin", ids)
     known, names = _labels(root, labels, features.get(label or "", {}), ids)
     return Listing(
         name=f"hf-dataset:{from_path(spec)}",
@@ -97,7 +126,7 @@ def listed(spec: str) -> Listing:
         labels=known,
         class_names=names,
         source=ArrowSource(rows, column),
-        origins=tuple(origins),
+        origins=tuple(map(str, origins)),
     )
 
 
@@ -124,17 +153,29 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def _open(file: Path) -> Any:
+def _open(file: Path, once: Sequence[str] = ()) -> Any:
     """A table that is mapped, not read; of Parquet the open file."""
     pyarrow = _pyarrow()
-    with refused_as(f"{file} cannot be read"):
-        if file.suffix == ".parquet":
-            return pyarrow.parquet.ParquetFile(file, memory_map=True)
-        mapped = pyarrow.memory_map(str(file))
-        try:
-            return pyarrow.ipc.open_stream(mapped).read_all()
-        except pyarrow.ArrowInvalid:
-            return pyarrow.ipc.open_file(mapped).read_all()
+    check_regular(file)
+    if file.suffix == ".parquet":
+        return pyarrow.parquet.ParquetFile(file, memory_map=True, read_dictionary=list(once))
+    mapped = pyarrow.memory_map(str(file))
+    try:
+        opened = pyarrow.ipc.open_stream(mapped)
+    except pyarrow.ArrowInvalid:
+        opened = pyarrow.ipc.open_file(mapped)
+        return _mapped(pyarrow, (opened.get_batch(i) for i in range(opened.num_record_batches)), opened.schema)
+    return _mapped(pyarrow, opened, opened.schema)
+
+
+def _mapped(pyarrow: Any, batches: Iterable[Any], schema: Any) -> Any:
+    """The batches as a table. Raises ValueError where they are compressed and unpack to more than is read."""
+    held, before = [], pyarrow.total_allocated_bytes()
+    for batch in batches:
+        held.append(batch)
+        if pyarrow.total_allocated_bytes() - before > LIST_LIMIT:
+            raise ValueError(f"it unpacks to more than {LIST_LIMIT} bytes: save it without compression")
+    return pyarrow.Table.from_batches(held, schema)
 
 
 def _schema(file: Path) -> Any:
@@ -142,27 +183,56 @@ def _schema(file: Path) -> Any:
     return opened.schema_arrow if file.suffix == ".parquet" else opened.schema
 
 
-def _table(file: Path, columns: Sequence[str], picture: str) -> dict[str, Any]:
+def _table(file: Path, columns: Sequence[str], picture: str, most: int) -> tuple[list[int], dict[str, list[Any]]]:
+    """Rows of each piece, and the cells of the columns.
+
+    Raises:
+        ValueError: for more than ``most`` rows, and groups of rows or columns that unpack to more than is read.
+
+    """
     opened = _open(file)
     if picture not in (opened.schema_arrow if file.suffix == ".parquet" else opened.schema).names:
         raise McdoError(f"{file} has no column {picture}, as the others have")
-    read = opened.read(columns=list(columns)) if file.suffix == ".parquet" else opened.select(list(columns))
-    count = opened.metadata.num_rows if file.suffix == ".parquet" else opened.num_rows
-    return {"count": count, **{name: read.column(name).to_pylist() for name in columns}}
+    if file.suffix == ".parquet":
+        groups = [opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups)]
+        pieces = [group.num_rows for group in groups]
+        largest = max((group.total_byte_size for group in groups), default=0)
+        if largest > 2 * LIST_LIMIT:
+            raise ValueError(f"a group of rows unpacks to {largest} bytes; at most {2 * LIST_LIMIT} are read")
+    else:
+        pieces = [opened.num_rows]
+    if sum(pieces) > most:
+        raise ValueError(f"the data set has more than {MOST_ROWS} rows")
+    read = opened.read(columns=list(columns)) if file.suffix == ".parquet" else opened.select([*columns, picture])
+    if file.suffix != ".parquet":
+        read.validate(full=True)  # Arrow trusts the places of cells that a file names
+    return pieces, {name: read.column(name).to_pylist() for name in columns}
 
 
-@lru_cache(maxsize=64)
-def _column(file: Path, changed: int, name: str) -> Any:
-    """A column of pictures, mapped; of Parquet it is read, a file at a time."""
+def _pictures(file: Path, piece: int, name: str) -> Any:
+    """A column of pictures, mapped; of Parquet a group of rows is read, in which equal pictures are held once."""
     opened = _open(file)
-    return opened.read(columns=[name]).column(name) if file.suffix == ".parquet" else opened.column(name)
+    if file.suffix != ".parquet":
+        return opened.column(name)
+    leaves = [opened.schema.column(i) for i in range(len(opened.schema))]
+    once = [leaf.path for leaf in leaves if leaf.path.split(".")[0] == name and leaf.physical_type == "BYTE_ARRAY"]
+    return _open(file, once).read_row_group(piece, columns=[name]).column(name)
+
+
+def _check_cells(root: Path, cells: Sequence[Any], what: str, ids: Sequence[str]) -> None:
+    """Raise McdoError for a cell that is no name and no whole number."""
+    for cell, image_id in zip(cells, ids, strict=bool(cells)):
+        if cell is None:
+            raise McdoError(f"{root}: row {image_id} has no {what}, but others have one; give it, or leave out all")
+        if not isinstance(cell, (str, int)):
+            raise McdoError(f"{root}: row {image_id}, {what}: {reprlib.repr(cell)} is no name and no whole number")
 
 
 def _features(schema: Any) -> dict[str, Any]:
     """What the library says of columns, {} where nothing."""
     try:
         found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     return {name: each for name, each in found.items() if isinstance(each, dict)} if isinstance(found, dict) else {}
 
@@ -185,13 +255,13 @@ def _fields(schema: Any, name: str) -> list[Any]:
 def _labels(root: Path, labels: list[Any], feature: dict[str, Any], ids: Sequence[str]) -> Any:
     if not any(label is not None for label in labels):
         return None, ()
-    for label, image_id in zip(labels, ids, strict=True):
-        if label is None or (isinstance(label, int) and label < 0):
-            raise McdoError(f"{root}: row {image_id} has no label, but others have one; give it, or leave out all")
+    if all(type(label) in (int, type(None)) for label in labels):
+        labels = [None if label is None or label < 0 else label for label in labels]  # as the library writes it
+    _check_cells(root, labels, "label", ids)
     names = feature.get("names")
-    if feature.get("_type") != "ClassLabel" or not isinstance(names, list):
+    if feature.get("_type") != "ClassLabel" or not isinstance(names, list) or not all(type(n) is str for n in names):
         return named(str(root), [str(label) for label in labels], [f"row {each}" for each in ids], root)
-    outside = next((each for label, each in zip(labels, ids, strict=True) if not 0 <= label < len(names)), None)
-    if outside is not None:
-        raise McdoError(f"{root}: row {outside} has a label outside the {len(names)} class names")
-    return np.array(labels, dtype=np.int64), class_names(root, [str(name) for name in names])
+    for label, image_id in zip(labels, ids, strict=True):
+        if type(label) is not int or label >= len(names):
+            raise McdoError(f"{root}: row {image_id} has the label {label!r:.40}, none of the {len(names)} class names")
+    return np.array(labels, dtype=np.int64), class_names(root, names)

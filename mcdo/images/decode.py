@@ -216,11 +216,15 @@ class WholeFiles(ABC):
     def load(self, image_id: str) -> tuple[Image.Image, str]:
         """Read once, so that the hash is that of the very bytes that were decoded."""
         content = self._read(image_id)
-        return decode(content, image_id), hashlib.sha256(content).hexdigest()
+        return decode(content, self._named(image_id)), hashlib.sha256(content).hexdigest()
 
     def content_hash(self, image_id: str) -> str:
         """sha256 of the picture's bytes."""
         return hashlib.sha256(self._read(image_id)).hexdigest()
+
+    def _named(self, image_id: str) -> str:
+        """What a message calls a picture."""
+        return image_id
 
     @abstractmethod
     def _read(self, image_id: str) -> bytes:

@@ -55,9 +55,14 @@ def named(where: str, labels: Sequence[str], places: Sequence[str], names_in: Pa
         )
     lines = [line.strip() for line in read_text(file, limit=_LIST_LIMIT).splitlines()]
     for label, place in zip(labels, places, strict=True):
-        if int(label) >= len(lines):
-            raise McdoError(f"{where}, {place}: class {label}, but {file} names {len(lines)}, from 0 on")
+        if _number(label) >= len(lines):
+            raise McdoError(f"{where}, {place}: class {label[:20]}, but {file} names {len(lines)}, from 0 on")
     return np.array([int(label) for label in labels], dtype=np.int64), class_names(file, lines)
+
+
+def _number(digits: str) -> int:
+    """A number in digits; one of more than Python reads is larger than any class."""
+    return int(digits) if len(digits) <= 18 else 10**18
 
 
 def found_list(folder: Path) -> Path | None:
@@ -77,7 +82,7 @@ def read_list(path: Path, files: Sequence[str]) -> Named:
     if not filled:
         raise McdoError(f"{path} is empty; expected lines FILE LABEL")
     if all(line.isascii() and line.isdigit() for _, line in filled):
-        return _ground_truth(path, [int(line) for _, line in filled], files)
+        return _ground_truth(path, [_number(line) for _, line in filled], files)
     labels: dict[str, tuple[int, str]] = {}
     for at, line in filled:
         file, _, label = line.replace("\t", " ").partition(" ")

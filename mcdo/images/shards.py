@@ -7,6 +7,7 @@ rest; nothing is unpacked, so names in a tar reach no file.
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from mcdo.images.image_set import Skipped
 from mcdo.images.labels import named
 from mcdo.images.listing import Listing
 from mcdo.names import from_path, to_path
+from mcdo.schema import check_regular
 
 LABELS = (".cls", ".cls.txt")
 _LABEL_LIMIT = 4096
+_HEAD_LIMIT = 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """Bytes of a file in a tar."""
 
@@ -118,15 +121,30 @@ def _samples(tar: Path) -> dict[str, dict[str, Member]]:
 
 
 def _files(tar: Path) -> Iterator[tuple[str, Member]]:
+    check_regular(tar)
     try:
-        with tarfile.open(tar, "r:") as archive:
+        with _Heads(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for each in archive:
+                archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all that it has seen
                 if each.isreg() and not each.issparse() and not each.name.rpartition("/")[2].startswith("."):
                     yield each.name, Member(tar, each.offset_data, each.size)
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # where tarfile ends without a word
+                raise ValueError(f"damaged or cut off at byte {archive.offset}")
     except (tarfile.TarError, OSError, ValueError) as error:
         raise McdoError(
             f"{tar} cannot be read as a plain tar ({error}); one that is compressed must be unpacked"
         ) from error
+
+
+class _Heads(io.FileIO):
+    """A tar of which heads alone are read, in one piece each: a head that claims gigabytes is refused."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most a head. Raises ValueError for more."""
+        if size is None or not 0 <= size <= _HEAD_LIMIT:
+            raise ValueError(f"a head of {size} bytes; at most {_HEAD_LIMIT} are read")
+        return super().read(size) or b""
 
 
 def _label(sample: str, files: dict[str, Member]) -> str:

@@ -23,7 +23,7 @@ from mcdo.estimators import SCORES, DimensionWeights
 from mcdo.estimators.score_table import WEIGHTED
 from mcdo.perturbation import KINDS, Perturbation, Role
 from mcdo.report.files import write_json
-from mcdo.schema import Count, NotNegative, Record, Share, Size, Text, checked, read_json, without_nan
+from mcdo.schema import Count, Hash, NotNegative, Record, Share, Size, Text, checked, read_json, without_nan
 from mcdo.stats import Estimate
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ VERSION: Literal[1] = 1
 """Of the schema; raised by whatever a reader of this one would misread."""
 MAKE = "make one with `python -m pytest -m recipe --models=KEY`, which writes it below reports/recipe"
 
-Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Least2 = Annotated[int, Meta(ge=2, lt=2**31)]
 Probability = Annotated[float, Meta(gt=0, lt=1)]
 Outcome = Literal["met", "not met", "undecided"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +26,8 @@ _PART = re.compile(rf"([0-9a-f]{{2}})/(\1[0-9a-f]{{62}}){re.escape(PARTS)}/[0-9a
 _CARD = re.compile(rf"{ENCODERS}/[^/.][^/]*\.json")
 _USE = re.compile(rf"{USES}/[^/.][^/]*/[0-9a-f]{{64}}")
 _MOST_HEAD = 2**24
+_MOST_BESIDE = 2**20
+"""Bytes of a file that is no result."""
 
 
 @dataclass
@@ -71,16 +72,26 @@ class _Place:
         """Names of files below it that are a store's."""
         if not self.files.exists(self.root):
             return set()
-        found = {str(path)[len(self.root) :].lstrip("/") for path in self.files.find(self.root)}
+        found = {
+            str(path)[len(self.root) :].lstrip("/")
+            for path, held in self.files.find(self.root, detail=True).items()
+            if held.get("type", "file") == "file" and not held.get("islink")
+        }
         return {name for name in found if name == MARKER or _whose(name) is not None}
 
-    def checksum(self, name: str) -> str:
-        """What the head of a result says; "" where it has none."""
+    def head(self, name: str) -> dict[str, Any]:
+        """What the head of a result says of it. Raises one of DAMAGE for what is none, or longer than its head says."""
         with self.files.open(self.path(name), "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _MOST_HEAD:
-                return ""
-            return str(json.loads(file.read(length)).get("__metadata__", {}).get("checksum", ""))
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > _MOST_HEAD:
+                raise ValueError("it has no head")
+            arrays = _object(file.read(length))
+        said: dict[str, Any] = arrays.pop("__metadata__")
+        end = max((int(each["data_offsets"][1]) for each in arrays.values()), default=0)
+        if not isinstance(said, dict) or self.files.size(self.path(name)) != 8 + length + end:
+            raise ValueError("it is not what its head says")
+        return said
 
     def put(self, name: str, source: Path) -> None:
         """Copy a local file to its place, read back before it has its name."""
@@ -102,11 +113,18 @@ class _Place:
                 self.files.rm_file(part)
             raise
 
-    def fetch(self, path: str, target: Path, key: str | None) -> None:
+    def fetch(self, name: str, target: Path, key: str) -> None:
         """Copy a file from here to a local one, and verify it. Raises one of DAMAGE, or OSError."""
-        self.files.get_file(path, str(target))
-        if key is not None:
+        if key:
+            if self.head(name).get("key") != key:  # before gigabytes of something else are copied
+                raise ValueError("it holds another measurement")
+        elif (size := int(self.files.size(self.path(name)) or 0)) > (0 if _USE.fullmatch(name) else _MOST_BESIDE):
+            raise ValueError(f"it has {size} bytes, more than there may be")
+        self.files.get_file(self.path(name), str(target))
+        if key:
             read(target, key)
+        elif _CARD.fullmatch(name) and not _object(target.read_bytes()):
+            raise ValueError("it is no card of an encoder")
 
 
 def _whose(name: str) -> str | None:
@@ -127,7 +145,7 @@ def merge(source: str, target: str) -> Merged:
     here, there = _Place(source), _Place(target)
     try:
         return _merged(here, there)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: of the marker
         raise McdoError(f"from {source} to {target}: {error}") from error
 
 
@@ -141,7 +159,7 @@ def _merged(here: _Place, there: _Place) -> Merged:
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "file"
         if MARKER not in held:
-            here.fetch(here.path(MARKER), local, None)
+            here.fetch(MARKER, local, "")
             there.put(MARKER, local)
         for name, key in _in_order(names, held):
             if name in held:
@@ -149,7 +167,7 @@ def _merged(here: _Place, there: _Place) -> Merged:
                 _compare(here, there, name, local, done)
                 continue
             try:
-                here.fetch(here.path(name), local, key or None)
+                here.fetch(name, local, key)
             except FileNotFoundError:  # a part of what has become whole
                 continue
             except DAMAGE as error:
@@ -173,8 +191,8 @@ def _in_order(names: set[str], held: set[str]) -> Iterator[tuple[str, str]]:
 def _compare(here: _Place, there: _Place, name: str, local: Path, done: Merged) -> None:
     """A result that both have is the same or is named; of an encoder, what one knows more than the other is added."""
     if _RESULT.fullmatch(name):
-        with suppress(struct.error, ValueError):
-            if here.checksum(name) != there.checksum(name):
+        with suppress(*DAMAGE):
+            if here.head(name).get("checksum") != there.head(name).get("checksum"):
                 done.different.append(name)
     elif _CARD.fullmatch(name):
         mine, its = (_card(place, name) for place in (here, there))
@@ -187,8 +205,13 @@ def _compare(here: _Place, there: _Place, name: str, local: Path, done: Merged) 
 
 
 def _card(place: _Place, name: str) -> dict[str, Any]:
+    return _object(place.files.cat_file(place.path(name), end=_MOST_BESIDE))
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    """An object in JSON, {} for anything else."""
     try:
-        found = json.loads(place.files.cat_file(place.path(name)))
+        found = json.loads(content)
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

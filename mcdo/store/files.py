@@ -63,7 +63,7 @@ def read(path: Path, key: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata["checksum"] != checksum(key, arrays, metadata["facts"]):
         raise ValueError("its checksum is wrong")
-    return arrays, json.loads(metadata["facts"])
+    return arrays, _stated(metadata)
 
 
 def read_facts(path: Path, key: str) -> dict[str, Any]:
@@ -71,7 +71,21 @@ def read_facts(path: Path, key: str) -> dict[str, Any]:
     with _opened(path) as file:
         metadata = file.metadata() or {}
     _check_key(metadata, key)
+    return _stated(metadata)
+
+
+def _stated(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The facts of a file, whoever wrote it: what every reader relies on is of the kind that it relies on."""
     facts: dict[str, Any] = json.loads(metadata["facts"])
+    if not isinstance(facts, dict):
+        raise ValueError("its facts are no object")
+    for name in ("label", "provenance"):
+        if not isinstance(facts.get(name, {}), dict):
+            raise ValueError(f"its {name} is no object")
+    if not isinstance(facts.get("provenance", {}).get("versions", {}), dict):
+        raise ValueError("its versions are no object")
+    if not all(isinstance(each, str) for each in facts.get("label", {}).values()):
+        raise ValueError("its label is no text")
     return facts
 
 

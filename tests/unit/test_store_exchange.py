@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mcdo.cli import main
 from mcdo.errors import McdoError
-from mcdo.store import Store, upkeep
+from mcdo.store import DamagedResultWarning, Store, upkeep
 from mcdo.store.exchange import merge
+from mcdo.store.files import write
 
 
 def filled(root: Path, *names: str, value: float = 1.0, parts: int = 0) -> dict[str, str]:
@@ -158,3 +161,49 @@ def test_stats_are_by_encoder_and_experiment(tmp_path: Path, capsys: pytest.Capt
         ["enc-b", "exp_of_b", "1", "0"],
         ["enc-h", "-", "0", "1"],
     ]
+
+
+def test_of_a_hostile_store_nothing_but_its_results_is_copied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Links, a FIFO, names that steer a terminal, gigabytes of nothing, and results under other names."""
+    keys = filled(tmp_path / "evil", "a", "b", "c")
+    store, secret = Store(tmp_path / "evil"), tmp_path / "secret"
+    secret.write_text('{"password": "x"}')
+    cards = store.root / "encoders"
+    cards.mkdir()
+    (cards / "link.json").symlink_to(secret)
+    os.mkfifo(cards / "fifo.json")
+    (cards / "a\nGO: fine\x1b[2J.json").write_text("[" * 100_000)
+    with (cards / "large.json").open("wb") as file:
+        file.truncate(2**33)
+    with store.path(keys["b"]).open("r+b") as file:
+        file.truncate(2**33)
+    shutil.copy(store.path(keys["a"]), store.path(keys["c"]))
+    next((store.root / "uses" / "exp_of_b").iterdir()).write_text("more than a name")
+    other = store.path(Store.key({"name": "link"}))
+    other.parent.mkdir(exist_ok=True)
+    other.symlink_to(secret)
+    assert main(["store", "pull", str(store.root), "--store", str(tmp_path / "mine")]) == 1
+    said = capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "mine").rglob("*") if path.is_file()} == {
+        "mcdo-store", f"{keys['a']}.safetensors", keys["a"], keys["c"]
+    }  # fmt: skip
+    for reason in ("no card of an encoder", "more than there may be", "not what its head says", "another measurement"):
+        assert reason in said
+    assert "\nGO" not in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [[1], {"label": [1]}, {"label": {"encoder": 5}}, {"provenance": []}, {"provenance": {"versions": 3}}],
+)
+def test_facts_of_another_kind_are_damage_to_every_reader(facts: Any, tmp_path: Path) -> None:
+    keys, store = filled(tmp_path, "a"), Store(tmp_path)
+    write(store.path(keys["a"]), keys["a"], {"x": np.ones(4)}, facts)
+    assert main(["store", "verify", "--store", str(tmp_path)]) == 1
+    for command in (["list"], ["stats"], ["prune", "--other-versions", "--older-than=0"]):
+        assert main(["store", command[0], "--store", str(tmp_path), *command[1:]]) == 0
+    with pytest.warns(DamagedResultWarning):
+        assert store.get(keys["a"]) is None

@@ -24,7 +24,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators import TRACES
 from mcdo.experiments.prelim.grid import ENCODERS, FACTORS, SITES, Made, Measured, figures, outcomes
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Passes, Request, Settings, Subject, View
-from mcdo.schema import read_json
+from mcdo.schema import OpenRecord, read_json
 from mcdo.stats import Difference, Estimate, Sample, ambiguity_targets
 from mcdo.stats.comparison import holm_of_defined
 from mcdo.stats.crossed import crossed_contrast
@@ -33,6 +33,10 @@ OPTION = "--replicates"
 JUDGED = "trace_pre"
 NONE_GIVEN = f"no trainings are given: make replicates trains them, {OPTION}=FOLDER names them"
 Array = NDArray[np.float64]
+
+
+class _Configuration(OpenRecord, frozen=True):
+    model_cfg: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,12 @@ def trainings(folder: Path) -> tuple[Training, ...]:
 
     """
     seeds = {
-        made: sorted(int(card.parent.name.rpartition("-")[2]) for card in folder.glob(f"{key}-*/card.json"))
+        made: sorted(
+            number
+            for card in folder.glob(f"{key}-*/card.json")
+            if (number := _seed(card.parent.name.removeprefix(f"{key}-"))) >= 0
+            and card.parent == replicate_folder(key, number, folder)
+        )
         for made, key in ENCODERS.items()
     }
     first = next(iter(seeds.values()))
@@ -222,10 +231,15 @@ def trainings(folder: Path) -> tuple[Training, ...]:
     return tuple(found)
 
 
+def _seed(text: str) -> int:
+    """A seed in digits, -1 for the name of something else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
+
+
 def _loss(place: Path) -> str:
     """As the configuration says it: the sigmoid loss has a bias."""
-    config = read_json(place / "open_clip_config.json", dict[str, Any], "make replicates writes it")
-    return "sigmoid" if "init_logit_bias" in config.get("model_cfg", {}) else "softmax"
+    config = read_json(place / "open_clip_config.json", _Configuration, "make replicates writes it")
+    return "sigmoid" if "init_logit_bias" in config.model_cfg else "softmax"
 
 
 def over_trainings(found: Sequence[Training], figure: Array, n: int) -> OutcomeOfTrainings:

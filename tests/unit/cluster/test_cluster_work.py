@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -154,6 +156,29 @@ def test_a_plan_on_file_says_what_it_is(tmp_path: Path) -> None:
         Plan.read(path)
     path.write_bytes(msgspec.json.encode(Plan(2, [], True, {})))
     assert Plan.read(path).missing(Store(tmp_path)) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"key": "../../etc/passwd"}, r"tasks\[0\]\.key"),
+        ({"key": ""}, r"tasks\[0\]\.key"),
+        ({"ends": [5, 1]}, r"tasks\[0\]: ends must ascend"),
+        ({"ends": [-1]}, r"tasks\[0\]\.ends\[0\]"),
+        ({"passes": -1}, r"tasks\[0\]\.passes"),
+        ({"kye": 1}, "kye"),
+    ],
+)
+def test_a_plan_that_somebody_changed_is_refused_by_its_place(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    path, task = tmp_path / "plan.json", {"what": "x", "key": "a" * 64, "ends": [1, 5], "passes": 3}
+    whole = {"shares": 2, "tasks": [task], "final": True, "errors": {}}
+    path.write_text(json.dumps(whole))
+    assert Plan.read(path).missing(Store(tmp_path)) == {0: 1, 1: 4}
+    path.write_text(json.dumps({**whole, "tasks": [{**task, **change}]}))
+    with pytest.raises(McdoError, match=said):
+        Plan.read(path)
 
 
 def test_what_another_array_holds_is_waited_for_at_the_end(tmp_path: Path) -> None:

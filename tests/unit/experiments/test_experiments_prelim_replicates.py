@@ -63,7 +63,10 @@ def test_folders_that_are_no_balanced_set_are_named(tmp_path: Path) -> None:
         for seed in (1, 2):
             write_untrained(REGISTRY[key], replicate_folder(key, seed, tmp_path))
             (replicate_folder(key, seed, tmp_path) / "card.json").touch()
-    assert len(trainings(tmp_path)) == 8
+    for name in ("old", "0x1", "-1", "01", "²", "9" * 200):
+        (tmp_path / f"clip_tiny-{name}").mkdir()
+        (tmp_path / f"clip_tiny-{name}" / "card.json").write_text("{}")
+    assert len(trainings(tmp_path)) == 8, "folders of other names are none of a seed"
     places = (replicate_folder(key, 1, tmp_path) for key in ("clip_tiny", "siglip_tiny"))
     config, other = (place / "open_clip_config.json" for place in places)
     before = config.read_text()
