@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from mcdo.report.results import Reported, Reports
 from mcdo.stats import LEVEL_BAND, RANKING_BAR
 
 Row = Sequence[str]
+MOST_COLUMNS = 6
 Estimate = Mapping[str, Any]
 OUTCOMES = {
     "reliability": "reliability (Spearman of two trials)",
@@ -74,9 +77,11 @@ def write_page(reports: Path, page: Path) -> Path:
 
 
 def fill_claims(reports: Path, pages: Path) -> list[Path]:
-    """Write the claims of each experiment into its page, where that asks for them; returns the pages that did.
+    """Write the claims and figures of each experiment into its page, where that asks; returns the pages that did.
 
-    A page asks by ``<!-- claims: PHASE/FOLDER -->`` and ``<!-- end claims -->``; what stands between is replaced.
+    A page asks by ``<!-- claims: PHASE/FOLDER -->`` and ``<!-- end claims -->``, and for estimates of the summaries by
+    ``<!-- figures: PHASE/FOLDER PATTERN … -->`` and ``<!-- end figures -->``, with patterns of their places in the
+    summary, such as ``relations/*/rho``; several of one table are joined by ``|``. What stands between is replaced.
 
     Raises:
         McdoError: if a page asks for an experiment that the reports do not hold.
@@ -86,19 +91,73 @@ def fill_claims(reports: Path, pages: Path) -> list[Path]:
     filled = []
     for page in sorted(pages.glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        if _CLAIMS.search(text):
-            page.write_text(_CLAIMS.sub(partial(_claims, held, page), text), encoding="utf-8")
+        if _CLAIMS.search(text) or _FIGURES.search(text):
+            text = _CLAIMS.sub(partial(_claims, held, page), text)
+            page.write_text(_FIGURES.sub(partial(_figures, held, page), text), encoding="utf-8")
             filled.append(page)
     return filled
 
 
+_FIGURES = re.compile(r"(<!-- figures: (\S+) ([^\n]+?) -->\n).*?(<!-- end figures -->)", re.DOTALL)
 _CLAIMS = re.compile(r"(<!-- claims: (\S+) -->\n).*?(<!-- end claims -->)", re.DOTALL)
 
 
-def _claims(held: Sequence[Reported], page: Path, found: re.Match[str]) -> str:
-    parts = [each for each in held if each.key[0] == found[2]]
+def _parts(held: Sequence[Reported], page: Path, folder: str) -> list[Reported]:
+    parts = [each for each in held if each.key[0] == folder]
     if not parts:
-        raise McdoError(f"{page.name} asks for {found[2]}, which the reports do not hold; run make experiments first")
+        raise McdoError(f"{page.name} asks for {folder}, which the reports do not hold; run make experiments first")
+    return parts
+
+
+def _figures(held: Sequence[Reported], page: Path, found: re.Match[str]) -> str:
+    """For each pattern and subject a table: places that differ in their last word share a row."""
+    lines = ["", "Written by `mcdo findings`:", ""]
+    there = {each.subject: list(estimates(each.summary)) for each in _parts(held, page, found[2])}
+    for pattern in found[3].split():
+        before = len(lines)
+        for subject, places in there.items():
+            cells: dict[str, dict[str, str]] = {}
+            for place, estimate in places:
+                if any(fnmatchcase("/".join(place), each) for each in pattern.split("|")):
+                    row = cells.setdefault(" / ".join(place[1:-1] or place[:-1]) or "of all", {})
+                    row[place[-1]] = interval(estimate, _digits(estimate["value"]))
+            if cells:
+                lines += table(*_rows(subject, cells))
+        if len(lines) == before:
+            raise McdoError(f"{page.name}: no estimate of {found[2]} stands at {pattern}")
+    return found[1] + "\n".join(lines) + found[4]
+
+
+def _rows(subject: str, cells: Mapping[str, Mapping[str, str]]) -> tuple[Row, list[Row]]:
+    """Head and rows; turned where there are many columns and few rows."""
+    columns = list(dict.fromkeys(name for row in cells.values() for name in row))
+    if len(columns) > max(MOST_COLUMNS, len(cells)):
+        return [subject, *cells], [[name, *(row.get(name, "–") for row in cells.values())] for name in columns]
+    return [subject, *columns], [[name, *(row.get(column, "–") for column in columns)] for name, row in cells.items()]
+
+
+def _digits(value: float | None) -> int:
+    """Two after the point, or two that count."""
+    return 2 if not value or abs(value) >= 0.1 else 1 - math.floor(math.log10(abs(value)))
+
+
+def estimates(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Estimate]]:
+    """Every estimate of a summary and where it stands: as a mapping, or as ``NAME`` beside ``NAME_ci``."""
+    if not isinstance(value, dict):
+        return
+    if {"value", "low", "high"} <= value.keys():
+        yield place, value
+        return
+    for name, held in value.items():
+        ends = value.get(f"{name}_ci")
+        if isinstance(ends, list) and isinstance(held, int | float):
+            yield (*place, name), {"value": held, "low": ends[0], "high": ends[1]}
+        elif name not in ("config", "claims", "provenance", "made"):
+            yield from estimates(held, (*place, str(name)))
+
+
+def _claims(held: Sequence[Reported], page: Path, found: re.Match[str]) -> str:
+    parts = _parts(held, page, found[2])
     rows = [
         [
             each.subject,

@@ -139,3 +139,34 @@ def test_several_trainings_are_told_where_there_are_some(tmp_path: Path) -> None
     lines = _replicates(write_json(tmp_path / "some.json", summary))
     assert sum(line.startswith("| loss: sigmoid - softmax | 0.20 [0.10, 0.30], p < 0.001") for line in lines) == 2
     assert sum(line.startswith("| sd between trainings | 0.20 [0.10, 0.30]") for line in lines) == 2
+
+
+def test_a_page_that_asks_is_given_figures_by_their_places(tmp_path: Path) -> None:
+    folder, pages = tmp_path / "reports" / "phase2" / "norms", tmp_path / "pages"
+    for each in (folder, pages):
+        each.mkdir(parents=True)
+    half = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "level": 0.95}
+    small = {**half, "value": 0.00123, "low": 0.001, "high": 0.00246}
+    summary = {
+        "model": "clip_tiny", "claims": [], "config": {"of": half}, "provenance": {},
+        "experiment": {"key": "norms", "name": "norms", "phase": "phase2", "question": "", "reading": ""},
+        "files": {"folder": "phase2/norms"}, "mean": small,
+        "by": {"a": {"rho": half, "rho_given": half}, "b": {"rho": half}},
+        "reliability": {"T=4": {"snr": 2.5, "snr_ci": [2.0, 3.0], "n": 9}},
+        "many": {"of": {f"c{i}": half for i in range(7)}},
+    }  # fmt: skip
+    (folder / "norms.json").write_text(json.dumps(summary))
+    page = pages / "norms.md"
+    page.write_text(
+        "<!-- figures: phase2/norms mean by/*/rho|by/*/rho_given reliability/* many/* -->\n<!-- end figures -->"
+    )
+    assert fill_claims(tmp_path / "reports", pages) == [page]
+    text = page.read_text()
+    assert "| clip_tiny | mean |\n| --- | --- |\n| of all | 0.0012 [0.0010, 0.0025] |" in text
+    assert "| clip_tiny | rho | rho_given |\n| --- | --- | --- |\n| a | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] |" in text
+    assert "| b | 0.50 [0.40, 0.60] | – |" in text
+    assert "| T=4 | 2.50 [2.00, 3.00] |" in text
+    assert "| clip_tiny | of |\n| --- | --- |\n| c0 |" in text, "many columns of one row are turned"
+    page.write_text("<!-- figures: phase2/norms nowhere/* -->\n<!-- end figures -->")
+    with pytest.raises(McdoError, match=r"norms\.md: no estimate of phase2/norms stands at nowhere"):
+        fill_claims(tmp_path / "reports", pages)
