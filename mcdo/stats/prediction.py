@@ -27,8 +27,8 @@ only "failed" does.
 **Simulated** in tests/calibration, twelve populations from even images and near-normal passes to one image in a hundred
 30 times as uncertain and one pass in a hundred disturbed: 95 % intervals of ρ cover .97–1.00 on average and .90 at
 least, where Spearman–Brown with sampling error only covers .41–.95, and nothing where passes are disturbed. ICC covers
-.94–.96 from K = 5 on and .89–.91 at K = 3; less where the sample cannot know (few samples hold a strange image; an
-energy without third moment). A decided status was better than measured in 4 of 270 predictions of that last population
+.97–.99 from K = 5 on and .93–.97 at K = 3; less where the sample cannot know (few samples hold a strange image; an
+energy without third moment). A decided status was better than measured in 2 of 270 predictions of that last population
 and in none of the eleven others. docs/experiments/convergence.md has the table.
 """
 
