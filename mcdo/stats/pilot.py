@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
-from mcdo.stats._checks import trials
+from mcdo.stats._checks import Array, trials
 from mcdo.stats.growth import (
     ENDS,
     Carriers,
@@ -39,6 +39,8 @@ LEAST_SHARE = 0.25
 """Of the carriers of normal scores: fewer, and a few images carry the variance."""
 SINGLE_TRIALS = 0.5
 """Noise that is nearer to one trial's for each image than to normal noise (:attr:`Carriers.single`)."""
+MOST_TIED = 0.03
+"""Share of pairs of images with the same score above which scores are taken for rounded: that noise has no T."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Pilot:
         ranks: log odds of ρ by T, then by blocks of trials.
         shares: log odds of ICC by T, where it is above chance and at ``passes``.
         carriers: of the variance of its scores.
+        tied: share of pairs of images with the same score, within trials.
         lost: degrees of freedom lost per trial.
 
     """
@@ -60,6 +63,7 @@ class Pilot:
     ranks: tuple[GrowthPoint, ...]
     shares: tuple[GrowthPoint, ...]
     carriers: Carriers
+    tied: float
     lost: int
 
     @classmethod
@@ -87,13 +91,13 @@ class Pilot:
             )
         ranks = [measured_point(run, T) for T, run in measured.items() if not math.isnan(run.spearman)]
         shares = [_share_point(run, T) for T, run in measured.items() if passes == T or run.snr_corrected_ci[0] > 0]
-        carrying = Carriers(math.nan, math.nan)
+        carrying, tied = Carriers(math.nan, math.nan), 0.0
         if not isinstance(scores, Reliability):
             array = trials("scores", scores)
             units = Units.of(origins, array.shape[1])
             ranks += pooled_points(array, start, passes, units, seed)
-            carrying = carriers(array, units)
-        return cls(measured, passes, tuple(ranks), tuple(shares), carrying, lost)
+            carrying, tied = carriers(array, units), _tied(array)
+        return cls(measured, passes, tuple(ranks), tuple(shares), carrying, tied, lost)
 
     @property
     def run(self) -> Reliability:
@@ -157,6 +161,8 @@ class Pilot:
             reasons.append(f"{self.carriers.units:.0f} of {run.n_origins} images carry the variance")
         if self.rare:
             reasons.append("the noise of the images that have most of it comes from single trials")
+        if self.tied > MOST_TIED:
+            reasons.append(f"{self.tied:.0%} of the pairs of images have the same score, as if rounded")
         laws = self.laws(passes, self.lost)
         if "run" not in laws and _spread(laws) > AGREEMENT:
             said = ", ".join(f"{name} {law.value:.2f}" for name, law in laws.items())
@@ -207,6 +213,13 @@ class Pilot:
     def _estimate(self, ends: Iterable[float]) -> Estimate:
         value, low, high = ends
         return Estimate(value, low, high, self.run.n_origins, self.run.level)
+
+
+def _tied(scores: Array) -> float:
+    """Share of pairs of images with the same score in a trial of ``scores`` [K, N]."""
+    n = scores.shape[1]
+    same = sum(float((count * (count - 1.0)).sum()) for count in (np.unique(t, return_counts=True)[1] for t in scores))
+    return same / (len(scores) * n * (n - 1))
 
 
 def _share_point(run: Reliability, passes: int) -> GrowthPoint:
