@@ -217,9 +217,8 @@ class Pilot:
 
 def _tied(scores: Array) -> float:
     """Share of pairs of images with the same score in a trial of ``scores`` [K, N]."""
-    n = scores.shape[1]
-    same = sum(float((count * (count - 1.0)).sum()) for count in (np.unique(t, return_counts=True)[1] for t in scores))
-    return same / (len(scores) * n * (n - 1))
+    counts = np.concatenate([np.unique(trial, return_counts=True)[1] for trial in scores])
+    return float((counts * (counts - 1)).sum()) / (scores.size * (scores.shape[1] - 1))
 
 
 def _share_point(run: Reliability, passes: int) -> GrowthPoint:
