@@ -104,8 +104,9 @@ class DimensionWeights:
         """Raise McdoError if an image of the same origin as a scored one took part in the calibration."""
         seen = self.origins.intersection((*images.ids, *images.origins))
         if seen:
+            first = next(each for each, of in zip(images.ids, images.origins, strict=True) if seen & {each, of})
             raise McdoError(
-                f"{len(seen)} of the scored originals were calibrated on, such as {min(seen)}: use other images"
+                f"{len(seen)} of the scored originals were calibrated on, such as {first}: use other images"
             )
 
     @property
