@@ -218,7 +218,8 @@ class Pilot:
 def _tied(scores: Array) -> float:
     """Share of pairs of images with the same score in a trial of ``scores`` [K, N]."""
     counts = np.concatenate([np.unique(trial, return_counts=True)[1] for trial in scores])
-    return float((counts * (counts - 1)).sum()) / (scores.size * (scores.shape[1] - 1))
+    same = float((counts * (counts - 1)).sum())
+    return same / float(scores.size * (scores.shape[1] - 1))
 
 
 def _share_point(run: Reliability, passes: int) -> GrowthPoint:
