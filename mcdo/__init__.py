@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mcdo.estimators import DimensionWeights, FirstOrderRun, MonteCarloRun, MultiFidelityRun, register_score
     from mcdo.estimators.census import census
     from mcdo.estimators.first_order import first_order
+    from mcdo.estimators.forward_differences import forward_differences
     from mcdo.estimators.monte_carlo import monte_carlo
     from mcdo.estimators.multi_fidelity import multi_fidelity
     from mcdo.harness import register_experiment
@@ -47,6 +48,7 @@ _ROOMS = {
         "MultiFidelityRun",
         "census",
         "first_order",
+        "forward_differences",
         "monte_carlo",
         "multi_fidelity",
         "register_score",
@@ -94,6 +96,7 @@ __all__ = [
     "census",
     "expected_calibration_error",
     "first_order",
+    "forward_differences",
     "load_encoder",
     "load_images",
     "load_recipe",

@@ -4,6 +4,7 @@ from mcdo.estimators.blocks import prepared
 from mcdo.estimators.census import census
 from mcdo.estimators.first_order import first_order
 from mcdo.estimators.first_order_run import FirstOrderConfig, FirstOrderRun, LevelWarning, OutsideDomainWarning
+from mcdo.estimators.forward_differences import ForwardDifferencesRun, forward_differences
 from mcdo.estimators.laplace import Laplace, ZeroShot
 from mcdo.estimators.monte_carlo import monte_carlo
 from mcdo.estimators.multi_fidelity import MultiFidelityRun, PairedRun, multi_fidelity
@@ -18,6 +19,7 @@ __all__ = [
     "DimensionWeights",
     "FirstOrderConfig",
     "FirstOrderRun",
+    "ForwardDifferencesRun",
     "Laplace",
     "LevelWarning",
     "MonteCarloConfig",
@@ -29,6 +31,7 @@ __all__ = [
     "ZeroShot",
     "census",
     "first_order",
+    "forward_differences",
     "monte_carlo",
     "multi_fidelity",
     "names_from",

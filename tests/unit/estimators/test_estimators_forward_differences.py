@@ -1,0 +1,116 @@
+"""First order without a gradient, against gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+import mcdo
+from mcdo.encoders import Encoder
+from mcdo.errors import McdoError
+from mcdo.estimators.forward_differences import ForwardDifferencesRun, forward_differences
+from mcdo.perturbation import Rademacher, check_alive, deterministic_features
+from mcdo.perturbation.stages import StagedTower
+
+KIND = Rademacher(0.01)
+
+
+@pytest.fixture(scope="module", params=["clip_tiny", "siglip_tiny"])
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    return mcdo.load_encoder(request.param, "cpu")
+
+
+@pytest.fixture(scope="module")
+def images() -> mcdo.ImageSet:
+    return mcdo.load_images("digits", n=24)
+
+
+def staged(encoder: Encoder, kind: Rademacher = KIND, seed: int = 1) -> StagedTower:
+    return StagedTower(encoder, kind, check_alive(encoder, encoder.calibration_inputs(1), kind), seed)
+
+
+def test_the_expectation_is_that_of_gradients(encoder: Encoder, images: mcdo.ImageSet) -> None:
+    run = forward_differences(encoder, images, KIND, 30, 6, progress=False)
+    exact = mcdo.first_order(encoder, images, mcdo.Dropout(0.01), encoder.feature_dim + 1, 1, progress=False)
+    for name in ("trace_pre", "trace_post"):
+        found, truth = run.scores(name), exact.scores(name)[0]
+        ratio = (found / truth).mean(axis=1)
+        assert abs(ratio.mean() - 1) < 4 * ratio.std(ddof=1) / np.sqrt(len(ratio)) + 0.01, "a bend of STEP at most"
+        assert np.mean([spearmanr(each, truth)[0] for each in found]) > 0.9
+    np.testing.assert_allclose(run.scores("trace_pre", p=0.2), run.scores("trace_pre") * 0.25 / KIND.variance)
+    np.testing.assert_array_equal(run.features, exact.features)
+
+
+def test_each_stage_moves_by_its_own_sites_alone(encoder: Encoder) -> None:
+    tower, pixels = staged(encoder), encoder.calibration_inputs(3)
+    plain, moved = tower(pixels, (2,) * len(tower.stages), 0)
+    torch.testing.assert_close(plain, deterministic_features(encoder, pixels), rtol=1e-5, atol=1e-5)
+    names = [tower.sites[i].name for stage in tower.stages for i in stage.sites]
+    closed = [] if tower.closed is None else [tower.sites[tower.closed].name]
+    assert names + closed == [site.name for site in tower.sites]
+    costs = [stage.cost for stage in tower.stages]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[0] == 1
+    for stage, piece in zip(tower.stages, moved, strict=True):
+        assert (piece.norm(dim=-1) > 0).all()
+        alone = staged(encoder, Rademacher(0.01, tuple(tower.sites[i].name for i in stage.sites)))
+        assert len(alone.stages) <= len(stage.sites)
+        if len(alone.stages) == 1:
+            (same,) = alone(pixels, (2,), 0)[1]
+            torch.testing.assert_close(piece, same, rtol=0.02, atol=0.02 * float(same.abs().max()))
+
+
+def test_blocks_and_a_head_are_stages(encoder: Encoder) -> None:
+    starts = [stage.start for stage in staged(encoder).stages]
+    if encoder.key == "clip_tiny":
+        assert starts == [f"visual.transformer.resblocks.{i}" for i in range(3)]
+        assert staged(encoder).closed == len(staged(encoder).sites) - 1, "the projection puts out the feature"
+    else:
+        blocks = [f"visual.trunk.blocks.{i}" for i in range(3)]
+        assert starts == [*blocks, "visual.trunk.attn_pool", "visual.trunk.attn_pool.proj"]
+        assert staged(encoder).closed is None
+
+
+def test_signs_depend_on_no_batch_and_trials_differ(encoder: Encoder) -> None:
+    tower, pixels = staged(encoder), encoder.calibration_inputs(4)
+    passes = (1,) * len(tower.stages)
+    _, together = tower(pixels, passes, 0)
+    apart = [tower(pixels[i : i + 1], passes, 0)[1] for i in range(4)]
+    for n, piece in enumerate(together):
+        torch.testing.assert_close(piece, torch.cat([each[n] for each in apart]), rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(piece, tower(pixels, passes, 1)[1][n], rtol=0.1)
+
+
+def test_no_more_passes_than_are_paid_for(encoder: Encoder) -> None:
+    tower = staged(encoder)
+    costs = [stage.cost for stage in tower.stages]
+    spent = [1 + np.dot(tower.allotted(forwards), costs) for forwards in (4, 8, 12, 30)]
+    assert all(s <= f for s, f in zip(spent, (4, 8, 12, 30), strict=True))
+    assert spent[-1] > 28
+    with pytest.raises(McdoError, match="a pass of each costs"):
+        tower.allotted(2)
+
+
+def test_a_run_is_kept_and_found(encoder: Encoder, images: mcdo.ImageSet, tmp_path: Path) -> None:
+    few = images.select(np.arange(5))
+    run = forward_differences(encoder, few, KIND, 8, 2, store=tmp_path, progress=False)
+    again = forward_differences(encoder, few, KIND, 8, 2, store=tmp_path, progress=False)
+    assert isinstance(again, ForwardDifferencesRun)
+    assert (again.passes, again.stages, again.sites) == (run.passes, run.stages, run.sites)
+    np.testing.assert_array_equal(again.scores("trace_post"), run.scores("trace_post"))
+    with pytest.raises(McdoError, match="no score"):
+        run.scores("entropy_of_nothing")
+    with pytest.raises(McdoError, match="Rademacher"):
+        forward_differences(encoder, few, mcdo.Dropout(0.01), progress=False)  # type: ignore[arg-type]
+
+
+def test_hooks_are_gone_also_after_an_error(encoder: Encoder) -> None:
+    tower = staged(encoder)
+    with pytest.raises((AssertionError, RuntimeError)):  # as the tower says it
+        tower(torch.rand(1, 3, 7, 7), (1,) * len(tower.stages), 0)
+    assert not any(module._forward_pre_hooks for module in encoder.model.modules() if isinstance(module, nn.Module))
