@@ -33,11 +33,13 @@ def run(asked: argparse.Namespace) -> int:
     import numpy as np
 
     from mcdo.experiments.rivals.score_files import ID_COLUMNS
-    from mcdo.report.files import write_json
+    from mcdo.report.files import check_file, write_json
     from mcdo.report.terminal import lines
     from mcdo.rivals.rating import Scored, Truth, ahead_of_trivial, rated
     from mcdo.schema import read_columns
 
+    if asked.out is not None:
+        check_file(asked.out)
     columns = read_columns(asked.table)
     named = {what: getattr(asked, what) for what in ("error", "entropy", "norm", "foreign", "origin")}
     roles = {what: _column(columns, name, asked.table) for what, name in named.items() if name is not None}

@@ -399,8 +399,11 @@ def read_recipe(path: str | Path) -> Recipe:
     if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
         raise McdoError(f"{path} is a recipe of version {version}; this mcdo reads up to {VERSION}: update mcdo")
     recipe: Recipe = checked(found, Recipe, path)
-    KINDS.find(recipe.kind)
-    SCORES.find(recipe.score)
+    try:
+        KINDS.find(recipe.kind)
+        SCORES.find(recipe.score)
+    except McdoError as error:
+        raise McdoError(f"{path}: {error}") from error
     return recipe
 
 

@@ -458,7 +458,7 @@ def _needs_passes(score: str) -> bool:
 
 def check_out(path: Path) -> None:
     """Raise McdoError unless :meth:`RecipeScores.write` can write there: to be asked before a pass is paid for."""
-    from mcdo.report.files import check_writable
+    from mcdo.report.files import check_file
 
     if _form(path) == "parquet":
         from mcdo.report.export import frame
@@ -466,7 +466,7 @@ def check_out(path: Path) -> None:
         frame([], ())
         if find_spec("pyarrow") is None:
             raise McdoError('Parquet needs pyarrow: pip install "mcdo[frames]", or name a .csv')
-    check_writable(path.absolute().parent)
+    check_file(path)
 
 
 def _form(path: Path) -> Literal["csv", "parquet"]:

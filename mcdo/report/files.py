@@ -45,6 +45,13 @@ def check_writable(folder: Path) -> None:
         raise McdoError(f"reports cannot be written: {error}. Name another folder with --reports") from error
 
 
+def check_file(path: Path) -> None:
+    """Raise McdoError unless a file of this name can be written: to be asked before a measurement is paid for."""
+    if path.is_dir():
+        raise McdoError(f"{path} is a folder; name a file in it")
+    check_writable(path.absolute().parent)
+
+
 def written(path: Path, write: Callable[[Path], object]) -> Path:
     """Have ``write`` make a file, moved to ``path`` when it is whole; returns where the file is.
 
@@ -72,6 +79,8 @@ def written(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> Path:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -182,6 +191,7 @@ def read_npz(path: Path, remedy: str) -> dict[str, NDArray[Any]]:
             the array; the message ends in ``remedy``.
 
     """
+    schema.check_regular(path, remedy)
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > schema.LIST_LIMIT:

@@ -11,6 +11,7 @@ import json
 import pickle
 import shutil
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,17 +22,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mcdo.cluster.work import Plan
 from mcdo.encoders import load_encoder
 from mcdo.encoders.spec import MODELS_DIR
 from mcdo.errors import McdoError
+from mcdo.experiments.rivals.score_files import read_scores
 from mcdo.harness.decision import Verdict
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.harness.offline import OfflineEncoder
 from mcdo.images import load_images, read_manifest
 from mcdo.images.decode import decode
 from mcdo.images.retrieval import read_items as read_retrieval
+from mcdo.recipes.scoring import equivalents, load_recipe, quantile_within
 from mcdo.report.files import read_npz, write_npz
 from mcdo.schema import checked
+from mcdo.store import Store
 from mcdo.studies.backbones.config import BackbonesConfig, load_config
 from mcdo.studies.backbones.plants import load_plants
 from mcdo.studies.connector.llava_json import read_items as read_captions
@@ -187,6 +192,11 @@ def kinds(folder: Path) -> tuple[Kind, ...]:
     config = asdict(BackbonesConfig())
     findings = (ROOT / "mcdo" / "data" / "findings.toml").read_bytes()[:2000].rpartition(b"[[finding]]")[0]
     table = b"plant,group,round,day,view,path,onset_day\np,g,0,1.5,top,0.png,3\np,g,1,2,top,1.png,3\n"
+    task = {"what": "w", "key": "a" * 64, "ends": [1, 5], "owner": 0, "served": False, "passes": 3}
+    plan = {"shares": 2, "tasks": [task], "final": True, "errors": {"x": "y"}}
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    listed = b"path,label,origin,split\n0.png,0,a,val\n1.png,1,b,val\n2.png,1,b,val\n"
+    scores = b"id,mine,note\na,1,x\nb,2.5,y\n"
     prompts = "".join(f"simple\ta {word}\n" for word in ("one", "two", "three", "four", "five", "six"))
     return (
         in_json("manifest.json", json.loads((folder / "good.json").read_text()), read_manifest),
@@ -196,6 +206,10 @@ def kinds(folder: Path) -> tuple[Kind, ...]:
         in_json("card.json", asdict(card), OfflineEncoder.read),
         in_json("verdict.json", sealed, lambda path: Verdict.read(path.parent)),
         in_json("config.yaml", json.loads(json.dumps(config)), load_config),
+        in_json("recipe.json", json.loads((MODELS_DIR / "clip_tiny" / "recipe.json").read_text()), recipe),
+        in_json("plan.json", plan, planned),
+        Kind("images.csv", listed, lambda path: load_images(f"csv:{path}")),
+        Kind("scores.csv", scores, lambda path: read_scores(path, ("a", "b"))),
         Kind("findings.toml", findings, KnownNegatives.load),
         Kind("plants.csv", table, plants),
         Kind("prompts.tsv", prompts.encode(), lambda path: prompt_bank().read_prompts(path, "clip_tiny")),
@@ -210,6 +224,18 @@ def sequence(path: Path) -> object:
     from mcdo.experiments.phase3.exp9_tracking.frames import read_sequence
 
     return read_sequence(path)
+
+
+def recipe(path: Path) -> object:
+    applied = load_recipe(path)
+    seen = np.array([0.1, 0.0, np.nan, 1e300])
+    quantile_within(seen, np.array(applied.recipe.calibration.quantiles))
+    return applied.recipe.perturbation, [equivalents(each, seen, seen[::-1]) for each in applied.recipe.responses]
+
+
+def planned(path: Path) -> object:
+    found, store = Plan.read(path), Store(path.parent / "store")
+    return found.done(store), found.missing(store)
 
 
 def plants(path: Path) -> object:
@@ -326,6 +352,54 @@ def test_a_damaged_pickle_makes_no_object_and_no_crash(count: int, held: Held) -
         damage = bytes(content)
         read += is_read_or_refused(lambda damage=damage: read_batch(damage, "batch"), "batch", damage)  # type: ignore[misc]
     held("a pickle of CIFAR-10, damaged where it says what it holds", count, f"{read} read, the others refused by name")
+
+
+def data_set(folder: Path, form: str) -> tuple[Path, Callable[[Path], object]]:
+    """A good one of the form, and what reads it."""
+    path = folder / f"a.{form}"
+    pictures = []
+    for i in range(4):
+        written = io.BytesIO()
+        Image.new("RGB", (8, 8), (50 * i, 0, 0)).save(written, "PNG")
+        pictures.append(written.getvalue())
+    if form == "tar":
+        with tarfile.open(path, "w") as archive:
+            for i, picture in enumerate(pictures):
+                for name, content in ((f"{i}.png", picture), (f"{i}.cls", b"cat" if i % 2 else b"dog")):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        return path, lambda path: load_images(f"webdataset:{path}")
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    if form == "scores.parquet":
+        pq.write_table(pa.table({"id": ["a", "b"], "mine": [1.0, 2.0]}), path)
+        return path, lambda path: read_scores(path, ("a", "b"))
+    cells = pa.array([{"bytes": picture, "path": ""} for picture in pictures])
+    table = pa.table({"image": cells, "label": ["cat", "dog", "cat", "dog"], "origin": ["x", "y", "x", "z"]})
+    if form == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    return path, lambda path: load_images(f"hf-dataset:{path.parent}")
+
+
+@pytest.mark.parametrize("form", ["tar", "arrow", "parquet", "scores.parquet"])
+@counts(25, 1000)
+def test_a_damaged_data_set_is_read_or_refused(form: str, count: int, tmp_path: Path, held: Held) -> None:
+    rng, read = np.random.default_rng(5), 0
+    (folder := tmp_path / f"a.{form}s").mkdir()
+    path, load = data_set(folder, form)
+    good = path.read_bytes()
+    assert is_read_or_refused(lambda: load(path), path.name, good)
+    for i in range(count):
+        content = bytearray(good)
+        for place in rng.integers(0, len(good), int(rng.integers(1, 4))):
+            content[int(place)] = int(rng.integers(256))
+        damage = bytes(content[: int(rng.integers(len(good)))] if i % 5 == 0 else content)
+        path.write_bytes(damage)
+        read += is_read_or_refused(lambda: load(path), path.name, damage)
+    held(f"a data set or scores in {form.split('.')[-1]}, damaged", count, f"{read} read, the others refused by name")
 
 
 @counts(60, 2000)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, refused_as
 from mcdo.report.files import read_npz
-from mcdo.schema import read_columns
+from mcdo.schema import MOST_ROWS, check_regular, read_columns
 
 Array = NDArray[np.float64]
 ID_COLUMNS = ("id", "path", "image", "image_id")
@@ -30,10 +30,8 @@ def read_scores(path: Path, ids: tuple[str, ...]) -> dict[str, Array]:
     readers = {".csv": _from_csv, ".npz": _from_npz, ".parquet": _from_parquet}
     if path.suffix not in readers:
         raise McdoError(f"{path}: scores are read from {', '.join(readers)}")
-    try:
+    with refused_as(f"{path} cannot be read as scores by image"):
         names, columns = readers[path.suffix](path)
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise McdoError(f"{path} cannot be read as scores by image ({error})") from error
     return _ordered(path, names, columns, ids)
 
 
@@ -73,24 +71,41 @@ def _from_csv(path: Path) -> tuple[list[str], dict[str, Array]]:
 
 def _from_npz(path: Path) -> tuple[list[str], dict[str, Array]]:
     held = read_npz(path, "it is no archive of plain arrays")
-    names = held.pop("ids").astype(str).tolist()
-    return names, {
-        key: values.astype(np.float64)
-        for key, values in held.items()
-        if values.dtype.kind in "fiu" and values.shape[-1:] == (len(names),)
-    }
+    if "ids" not in held:
+        raise ValueError(f"no array ids among {', '.join(held) or 'none'}")
+    ids = held.pop("ids")
+    if ids.ndim != 1:
+        raise ValueError(f"its ids have shape {ids.shape}, not [N]")
+    names = ids.astype(str).tolist()
+    scores = {key: each for key, each in held.items() if each.dtype.kind in "fiu" and each.shape[-1:] == ids.shape}
+    for key, each in scores.items():
+        if each.ndim > 2 or not len(each):
+            raise ValueError(f"its {key} has shape {each.shape}, not [N] or [K, N]")
+    return names, {key: each.astype(np.float64) for key, each in scores.items()}
 
 
 def _from_parquet(path: Path) -> tuple[list[str], dict[str, Array]]:
     try:
-        import pandas as pd
-
-        frame = pd.read_parquet(path)
+        from pyarrow import parquet, types
     except ImportError as error:
-        raise McdoError('Parquet needs pandas and pyarrow: pip install "mcdo[frames]"') from error
-    key = _id_column([str(name) for name in frame.columns])
-    numbers = frame.drop(columns=key).select_dtypes("number")
-    return frame[key].astype(str).tolist(), {str(name): numbers[name].to_numpy(np.float64) for name in numbers}
+        raise McdoError('Parquet needs pyarrow: pip install "mcdo[frames]"') from error
+    check_regular(path)
+    schema = parquet.read_schema(path)
+    key = _id_column(schema.names)
+    words = [key] if types.is_string(schema.field(key).type) or types.is_large_string(schema.field(key).type) else []
+    file = parquet.ParquetFile(path, read_dictionary=words)
+    if file.metadata.num_rows > MOST_ROWS:
+        raise ValueError(f"it has {file.metadata.num_rows} rows; at most {MOST_ROWS} are read")
+    numbers = [each.name for each in schema if types.is_integer(each.type) or types.is_floating(each.type)]
+    table = file.read(columns=[key, *numbers])
+    names: list[str] = []
+    for chunk in table.column(key).chunks:
+        known = chunk.dictionary.to_pylist() if words else chunk.to_pylist()
+        at = chunk.indices.to_pylist() if words else range(len(chunk))
+        names += [str(known[i]) for i in at if i is not None and known[i] is not None]
+    if len(names) < table.num_rows:
+        raise ValueError(f"{table.num_rows - len(names)} rows have no {key}")
+    return names, {name: table.column(name).to_numpy().astype(np.float64) for name in numbers if name != key}
 
 
 def _id_column(header: list[str]) -> str:

@@ -95,3 +95,11 @@ def test_a_torn_table_names_its_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     path.write_text("a,b\n1,2\n3\n")
     assert main(["judge", str(path), "--error=a"]) == 2
     assert "line 3 has 1 cells under 2 columns" in capsys.readouterr().err
+
+
+def test_a_folder_is_no_file_to_write(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for out in (tmp_path, Path("/")):
+        assert main(["judge", str(table), "--error=wrong", f"--out={out}"]) == 2
+        said = capsys.readouterr()
+        assert f"{out} is a folder; name a file in it" in said.err
+        assert not said.out, "before anything is judged"

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +106,47 @@ def test_a_file_that_does_not_match_says_where(tmp_path: Path, text: str, said: 
     path = tmp_path / "mine.csv"
     path.write_text(text)
     with pytest.raises(McdoError, match=said):
+        read_scores(path, IDS)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"ids": np.array([IDS]), "mine": np.ones(3)}, r"ids have shape \(1, 3\), not \[N\]"),
+        ({"ids": np.array(IDS), "mine": np.ones((2, 2, 3))}, r"mine has shape \(2, 2, 3\), not \[N\] or \[K, N\]"),
+        ({"ids": np.array(IDS), "mine": np.ones((0, 3))}, r"mine has shape \(0, 3\)"),
+        ({"mine": np.ones(3)}, "no array ids among mine"),
+    ],
+)
+def test_arrays_of_another_shape_are_refused(tmp_path: Path, arrays: dict[str, Any], said: str) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(McdoError, match=rf"mine\.npz cannot be read.*{said}"):
+        read_scores(path, IDS)
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.npz", "mine.parquet"])
+def test_scores_are_not_waited_for(tmp_path: Path, name: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(McdoError, match=f"{name} is not a regular file"):
+        read_scores(tmp_path / name, IDS)
+
+
+def test_what_stands_beside_the_columns_of_a_parquet_file_is_not_looked_at(tmp_path: Path) -> None:
+    """What pandas notes there of an index, at any depth; and a row without an id has no score."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "mine.parquet"
+    table = pa.table({"id": IDS, "mine": [1.0, 2.0, 3.0], "note": ["x", "y", "z"]})
+    for noted in ("[" * 100_000, '{"index_columns": 5, "columns": "x"}'):
+        pq.write_table(table.replace_schema_metadata({"pandas": noted}), path)
+        assert read_scores(path, IDS)["mine"].tolist() == [[1, 2, 3]]
+    pq.write_table(pa.table({"id": [*IDS, None], "mine": [1.0, 2.0, 3.0, 4.0]}), path)
+    with pytest.raises(McdoError, match="1 rows have no id"):
+        read_scores(path, IDS)
+    pq.write_table(pa.table({"id": IDS, "mine": [1.0, None, 3.0]}), path)
+    with pytest.raises(McdoError, match=f"mine of '{IDS[1]}' is not a finite number"):
         read_scores(path, IDS)
 
 
