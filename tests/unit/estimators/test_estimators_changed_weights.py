@@ -17,7 +17,7 @@ from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.perturbation import Dropout
 
-IMAGES = mcdo.load_images("digits", n=3)
+IMAGES = mcdo.load_images("synthetic:noise:32", n=3)
 PROJECTION = "visual.transformer.resblocks.1.mlp.c_proj"
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.estimators.rows import pixel_rows
@@ -200,6 +199,8 @@ class Bench:
 
     def flops(self, encoder: Encoder) -> float:
         """Floating-point operations of one image's forward pass."""
+        from torch.utils.flop_counter import FlopCounterMode  # brings triton along
+
         with FlopCounterMode(display=False) as counter:
             deterministic_features(encoder, encoder.blank(1))
         return float(counter.get_total_flops())
