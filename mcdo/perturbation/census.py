@@ -63,8 +63,7 @@ def check_alive(encoder: Encoder, pixels: Tensor, dropout: Perturbation) -> tupl
     if dead:
         raise McdoError(
             f"{encoder.key}: dead site {', '.join(dead)}: its output can be zeroed and the features stay the same, so "
-            f"dropout there would do nothing. Leave it out by name: sites=('all', '-{dead[0]}') in Python, "
-            f"--sites=all,-{dead[0]} for pytest"
+            f"dropout there would do nothing. Leave it out by name: {table.leaving_out(dead)}"
         )
     return sites
 

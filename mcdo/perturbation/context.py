@@ -279,7 +279,7 @@ def live_sites(encoder: Encoder, table: SiteTable, dropout: Perturbation) -> tup
         said = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
         raise McdoError(
             f"{encoder.key}: {said}. Leave out by name what is not to be disturbed (* stands for anything): "
-            f"sites=('all', '-{hindered[0].name}') in Python, --sites=all,-{hindered[0].name} for pytest"
+            f"{table.leaving_out([site.name for site in hindered])}"
         )
     if dropout.where == "input" and not all(site.input_shape for site in sites):
         names = ", ".join(site.name for site in sites if not site.input_shape)

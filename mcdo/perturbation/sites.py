@@ -132,6 +132,20 @@ class SiteTable:
             chosen += tuple(site for site in self.unplaced if site.name not in left_out and site not in chosen)
         return tuple(site for site in chosen if site.obstacle)
 
+    def leaving_out(self, names: Sequence[str]) -> str:
+        """How to leave out sites of these names, in words: a part of the model at once where it holds no other site."""
+        others = [site.name for site in self.sites if site.name not in names]
+
+        def word(name: str) -> str:
+            parts = name.split(".")
+            heads = (f"{'.'.join(parts[:depth])}." for depth in range(1, len(parts)))
+            return next(
+                (f"-{head}*" for head in heads if not any(each.startswith(head) for each in others)), f"-{name}"
+            )
+
+        words = dict.fromkeys(("all", *(map(word, names) if len(names) > 1 else (f"-{name}" for name in names))))
+        return f"sites={tuple(words)} in Python, --sites={','.join(words)} for pytest"
+
     def _named(self, words: Iterable[str]) -> set[str]:
         named: set[str] = set()
         for word in words:

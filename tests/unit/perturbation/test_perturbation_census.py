@@ -31,6 +31,9 @@ def test_a_site_whose_output_is_ignored_is_an_error_that_names_it() -> None:
         check_alive(encoder, pixels, Dropout(0.01))
     with pytest.raises(McdoError, match="dead site"):  # and again, from what is known by now
         check_alive(encoder, pixels, Dropout(0.01, "attention"))
+    with pytest.raises(McdoError, match=rf"--sites=all,-{block}\.\* for pytest"):  # both at once
+        check_alive(encoder, pixels, Dropout(0.01))
+    assert check_alive(encoder, pixels, Dropout(0.01, ("all", "-visual.transformer.resblocks.1.attn.*")))
     assert len(check_alive(encoder, pixels, Dropout(0.01, "mlp"))) == 6
 
 

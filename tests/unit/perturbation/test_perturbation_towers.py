@@ -104,6 +104,55 @@ def lora() -> nn.Module:
     return wrapped
 
 
+def tv(name: str, *args: Any, **options: Any) -> nn.Module:
+    from torchvision import models
+
+    made: nn.Module = getattr(models, name)(*args, num_classes=8, **options)
+    return made
+
+
+def tv_swin_v2() -> nn.Module:
+    from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
+
+    shape: dict[str, Any] = {"embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size": [4, 4]}
+    how = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
+    return tv("SwinTransformer", patch_size=[4, 4], **shape, **how)
+
+
+def tv_convnext() -> nn.Module:
+    from torchvision.models.convnext import CNBlockConfig
+
+    return tv("ConvNeXt", [CNBlockConfig(16, 32, 1), CNBlockConfig(32, None, 1)])
+
+
+def regnet() -> Any:
+    from timm.models.regnet import RegNet, RegNetCfg
+
+    return RegNet(RegNetCfg(depth=6, w0=16, wa=16.0, wm=2.0, group_size=8, se_ratio=0.25), num_classes=8)
+
+
+def swin_v2() -> Any:
+    import transformers
+
+    shape: dict[str, Any] = {"embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
+    return transformers.Swinv2Model(transformers.Swinv2Config(image_size=64, **shape))
+
+
+def align() -> Any:
+    import transformers
+
+    shape: dict[str, Any] = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 64}
+    return transformers.AlignVisionModel(
+        transformers.AlignVisionConfig(image_size=64, initializer_range=0.2, **shape)  # .02 leaves nothing of the image
+    )
+
+
+def mixer() -> Any:
+    from timm.models.mlp_mixer import MlpMixer
+
+    return MlpMixer(num_classes=8, img_size=64, num_blocks=2, embed_dim=32)
+
+
 def eager(name: str, **options: Any) -> nn.Module:
     return hf(name, attn_implementation="eager", **options)
 
@@ -112,6 +161,9 @@ SWIN: dict[str, Any] = {"embed_dim": 16, "depths": (1, 2), "num_heads": (1, 2), 
 VIT: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 64}
 FASTVIT: dict[str, Any] = {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 16, 32)}
 POOL: dict[str, Any] = {"attentional_pool": True, "attn_pooler_queries": 3, "attn_pooler_heads": 2}
+NET: dict[str, Any] = {"img_size": 64, "embed_dim": (32,) * 4, "depths": (1,) * 4}
+PYRAMID: dict[str, Any] = {"embed_dims": (8, 16, 32, 32), "num_heads": (1, 2, 2, 2)}
+TV_VIT: dict[str, Any] = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 48}
 RESNET: dict[str, Any] = {"layers": (1, 1, 1, 1), "width": 8, "patch_size": None, "image_size": 64, "head_width": 32}
 TOWERS: dict[str, tuple[Callable[[], Any], int, Any]] = {
     "clip class token": (clip, 32, None),
@@ -140,6 +192,31 @@ TOWERS: dict[str, tuple[Callable[[], Any], int, Any]] = {
     "clip of transformers": (lambda: hf("CLIPVision", projection_dim=8), 32, "image_embeds"),
     "siglip of transformers": (lambda: hf("SiglipVision"), 32, "pooler_output"),
     "siglip2 naflex": (NaFlexSiglip2, 32, None),
+    "vit with registers": (lambda: timm_model("vit_small_patch14_reg4_dinov2", **{**VIT, "img_size": 56}), 56, None),
+    "dinov3 of timm": (lambda: timm_model("vit_small_patch16_dinov3", **VIT), 64, None),
+    "siglip2 of timm": (lambda: timm_model("vit_base_patch16_siglip_224", **VIT), 64, None),
+    "vit with rotary positions": (lambda: timm_model("vit_medium_patch16_rope_reg1_gap_256", **VIT), 64, None),
+    "beit": (lambda: timm_model("beit_base_patch16_224", **VIT), 64, None),
+    "beit of transformers": (lambda: hf("Beit", use_relative_position_bias=True), 32, "pooler_output"),
+    "deit distilled": (lambda: timm_model("deit_tiny_distilled_patch16_224", **VIT), 64, None),
+    "cait": (lambda: timm_model("cait_xxs24_224", **VIT), 64, None),
+    "xcit": (lambda: timm_model("xcit_nano_12_p16_224", embed_dim=32, depth=2, num_heads=2), 64, None),
+    "maxvit": (lambda: timm_model("maxvit_rmlp_pico_rw_256", **NET), 64, None),
+    "coatnet": (lambda: timm_model("coatnet_rmlp_nano_rw_224", **NET), 64, None),
+    "pvt": (lambda: timm_model("pvt_v2_b0", **PYRAMID), 64, None),
+    "mixer": (mixer, 64, None),
+    "efficientnet": (lambda: timm_model("test_efficientnet"), 64, None),
+    "mobilenet": (lambda: timm_model("mobilenetv3_small_050"), 64, None),
+    "regnet": (regnet, 64, None),
+    "vit of torchvision": (lambda: tv("VisionTransformer", hidden_dim=32, **TV_VIT), 32, None),
+    "swin v2 of torchvision": (tv_swin_v2, 64, None),
+    "convnext of torchvision": (tv_convnext, 64, None),
+    "swin v2 of transformers": (swin_v2, 64, "pooler_output"),
+    "blip of transformers": (lambda: hf("BlipVision"), 32, "pooler_output"),
+    "altclip of transformers": (lambda: hf("AltCLIPVision"), 32, "pooler_output"),
+    "chinese clip of transformers": (lambda: hf("ChineseCLIPVision"), 32, "pooler_output"),
+    "deit of transformers": (lambda: hf("DeiT"), 32, "pooler_output"),
+    "align of transformers": (align, 64, "pooler_output"),
     "lora": (lora, 32, None),
     "weight norm": (lambda: normed(nn.utils.parametrizations.weight_norm), 32, None),
     "old weight norm": (lambda: normed(nn.utils.weight_norm), 32, None),
