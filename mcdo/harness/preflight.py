@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,16 +18,23 @@ from mcdo.errors import McdoError, NotApplicableError
 from mcdo.harness.budget import seconds_of, set_sizes
 from mcdo.harness.decision import FILE, LEAST_ORIGINS, refusal
 from mcdo.harness.experiment import ALL_MODELS, Experiment, Subject, View
-from mcdo.harness.remaining import duration
+from mcdo.harness.remaining import TIMING_S, duration
 from mcdo.harness.requests import Images, Passes, Request
 from mcdo.harness.runner import Runner
 from mcdo.harness.session import LEAST_IMAGES, Session
 from mcdo.images.listing import Looked, unusable
 from mcdo.images.load import look_at
+from mcdo.names import say, size_of
 from mcdo.report.finding import Finding, State
 
-LOOK_S = 20.0
-"""Seconds for which images are decoded; the others are when they are needed, and before any pass of them."""
+PREFLIGHT_S = 30.0
+"""Seconds that it takes, beside loading what the run needs anyway: encoders of a run that nothing is in the way of."""
+LOOK_S = 12.0
+"""Of these, seconds for which images are decoded; the others are when they are needed, before any pass of them."""
+LEAST_TIMING_S = 2.0
+"""Seconds that timing a pass may take where none are left."""
+QUIET_S = 10.0
+"""Seconds after which it says what it is at."""
 LONG_S = 30.0
 """Seconds of passes from which on what is expected is said."""
 LEAST_FREE = 2**26
@@ -111,39 +121,80 @@ def preflight(
             is needed and how long a pass takes; with workers each loads its own.
 
     """
+    began = time.monotonic()
     session = runner.session
     settings = session.settings
-    every = dict.fromkeys((*models, *(model for _, subject in asked for model in subject.models)))
-    found = list(_encoders(session, every, load=alone))
-    absent = {each.what for each in found if each.state == "wrong"}
+    every = tuple(dict.fromkeys((*models, *(model for _, subject in asked for model in subject.models))))
+    found = [_weights(session, model) for model in every]
     wanted = [n for experiment, _ in asked for n in _own_images(experiment)]
     seen = None
-    if wanted:
-        looked, seen = images(settings.images, max(wanted), settings.seed, LOOK_S, skip=settings.skip_unreadable)
-        found += looked
-    if decides and settings.random_weights:
-        names = ", ".join(sorted(settings.random_weights))
-        found.append(Finding("verdict", "told", f"random weights decide nothing ({names})"))
-    if seen is not None:
-        session.there = seen.there if seen.there < max(wanted) else None
-    if settings.budget and not any(each.state == "wrong" for each in found):
-        found.append(_fitted(session, asked, settings.budget))
-        asked = [(type(experiment).configured(session.settings), subject) for experiment, subject in asked]
-    if not wanted or seen is not None:
-        ready = [(experiment, subject) for experiment, subject in asked if not absent & set(subject.models)]
-        for experiment, subject in ready:
-            runner.plan(experiment, subject)
+    with _Said(session) as at:
+        if wanted:
+            at.work = f"looking at {settings.images}"
+            looked, seen = images(settings.images, max(wanted), settings.seed, LOOK_S, skip=settings.skip_unreadable)
+            found += looked
+        if alone:
+            for model in every:
+                late = time.monotonic() - began > PREFLIGHT_S and any(each.state == "wrong" for each in found)
+                at.work = f"loading {model}"
+                found = [_loaded(session, each, late=late) if each.what == model else each for each in found]
+        absent = {each.what for each in found if each.state != "ok"} & set(every)
+        left = PREFLIGHT_S - (time.monotonic() - began)
+        session.remaining.timing_s = min(TIMING_S, max(LEAST_TIMING_S, left / max(len(every), 1)))
+        at.work = "planning"
+        if decides and settings.random_weights:
+            names = ", ".join(sorted(settings.random_weights))
+            found.append(Finding("verdict", "told", f"random weights decide nothing ({names})"))
         if seen is not None:
-            found += (
-                *_short(asked, seen, settings.images, decides=decides),
-                *_classless(session, asked, seen),
-                *(_alike(session, seen) if alone else ()),
-            )
-    found += _no_go(session, absent) if later and not decides else []
-    found += places(settings.store, settings.reports, LEAST_FREE + _bytes_stored(session))
-    if alone and not any(each.state == "wrong" for each in found) and not settings.from_store:
-        found += (*_memory(session), *_expected(session))
+            session.there = seen.there if seen.there < max(wanted) else None
+        if settings.budget and not any(each.state == "wrong" for each in found):
+            found.append(_fitted(session, asked, settings.budget))
+            asked = [(type(experiment).configured(session.settings), subject) for experiment, subject in asked]
+        if not wanted or seen is not None:
+            ready = [(experiment, subject) for experiment, subject in asked if not absent & set(subject.models)]
+            for experiment, subject in ready:
+                runner.plan(experiment, subject)
+            if seen is not None:
+                found += (
+                    *_short(asked, seen, settings.images, decides=decides),
+                    *_classless(session, ready, seen),
+                    *(_alike(session, seen) if alone else ()),
+                )
+        found += _no_go(session, absent) if later and not decides else []
+        found += places(settings.store, settings.reports, LEAST_FREE + _bytes_stored(session))
+        if alone and not any(each.state == "wrong" for each in found) and not settings.from_store:
+            at.work = "timing a pass"
+            found += (*_memory(session), *_expected(session))
     return found
+
+
+class _Said:
+    """Says on the terminal what pre-flight is at, where that takes long.
+
+    Attributes:
+        work: what it is at.
+
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.work, self._over, self._session = "looking", threading.Event(), session
+        self._watch = threading.Thread(target=self._say, daemon=True)
+
+    def __enter__(self) -> _Said:
+        self._unmuted = self._session.unmuted()
+        self._unmuted.__enter__()
+        self._watch.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._over.set()
+        self._watch.join()
+        self._unmuted.__exit__(*error)
+
+    def _say(self) -> None:
+        began = time.monotonic()
+        while not self._over.wait(QUIET_S):
+            say(f"Pre-flight: {self.work}, {time.monotonic() - began:.0f} s so far", sys.stderr)
 
 
 def _fitted(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]], budget: str) -> Finding:
@@ -159,19 +210,23 @@ def _fitted(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]], 
     return Finding("sizes", "told", said)
 
 
-def _encoders(session: Session, models: Iterable[str], *, load: bool) -> Iterator[Finding]:
-    """Whether the weights are there, and can be loaded where that is asked."""
+def _weights(session: Session, model: str) -> Finding:
+    """Whether the weights are there; nothing is loaded."""
     settings = session.settings
-    for model in models:
-        found = Finding(model, "ok", "")
-        if not settings.from_store and model not in settings.random_weights:
-            found = weights(model)
-        if found.state == "ok" and load:
-            try:
-                session.encoder(model)
-            except McdoError as error:
-                found = Finding(model, "wrong", str(error))
-        yield found
+    return Finding(model, "ok", "") if settings.from_store or model in settings.random_weights else weights(model)
+
+
+def _loaded(session: Session, found: Finding, *, late: bool) -> Finding:
+    """Whether the encoder that was found can be loaded as well; not asked where it is late and nothing will be run."""
+    if found.state != "ok":
+        return found
+    if late:
+        return Finding(found.what, "told", f"not loaded within {PREFLIGHT_S:.0f} s, so not looked into")
+    try:
+        session.encoder(found.what)
+    except McdoError as error:
+        return Finding(found.what, "wrong", str(error))
+    return found
 
 
 def _own_images(experiment: Experiment[Any]) -> list[int]:
@@ -260,22 +315,23 @@ def _bytes_stored(session: Session) -> int:
 
 
 def _memory(session: Session) -> Iterator[Finding]:
-    """Room for the pixels of every set of images, which are kept for the session."""
+    """Room beside what is loaded: pixels of every set of images, kept for the session, scores, and forward passes."""
     shown = {
         (request.model, each)
         for request in session.planned
         if isinstance(each := getattr(request, "shown", None), Images) and request.model
     }
-    needed = 0
-    for model, each in shown:
-        needed += session.count(each) * 3 * session.encoder(model).resolution ** 2
-    free = available_memory()
-    if free is not None and needed > free:
+    pixels = sum(session.count(each) * 3 * session.encoder(model).resolution ** 2 for model, each in shown)
+    models = {request.model for request in session.planned if request.expected_passes(session) and request.model}
+    passes = max(map(session.remaining.bytes_at_once, models), default=0)  # one model is at work at a time
+    scores, free = _bytes_stored(session), available_memory()
+    if free is not None and pixels + passes + scores > free:
         yield Finding(
             "memory",
             "wrong",
-            f"the pixels of {len(shown)} sets of images take {needed / 2**30:.1f} GB, and {free / 2**30:.1f} GB are "
-            "free: give a smaller --num-images, or fewer --models or tests at a time",
+            f"beside the weights, the pixels of {len(shown)} sets of images take {size_of(pixels)}, a forward pass "
+            f"{size_of(passes)} and the scores {size_of(scores)}, and {size_of(free)} are free: give a smaller "
+            "--num-images or --batch-size, or fewer --models or tests at a time",
         )
 
 
@@ -299,14 +355,18 @@ def _expected(session: Session) -> Iterator[Finding]:
     total = sum(seconds.values())
     if total < LONG_S:
         return
+    slow = session.remaining.slow & set(seconds)
     each = ", ".join(
-        f"{model} {passes[model]:,} passes of {session.remaining.rate(model) * 1e3:.3g} ms" for model in seconds
+        f"{model} {passes[model]:,} passes of {'more than ' if model in slow else ''}"
+        f"{session.remaining.rate(model) * 1e3:.3g} ms"
+        for model in seconds
     )
+    most = "more than {}, how long is not measured within the time for it," if slow else "about {} at most"
     held = " without what the store holds" if session.store is not None else ""
     yield Finding(
         "time",
         "told",
-        f"about {duration(total)} at most{held} ({each}, on {session.settings.device}). For less: --num-images, "
+        f"{most.format(duration(total))}{held} ({each}, on {session.settings.device}). For less: --num-images, "
         "--trials, --passes or --protocol=auto:30min",
     )
 

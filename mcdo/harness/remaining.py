@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from mcdo.encoders import Encoder, TextTower
 from mcdo.estimators.progress import PLAIN_EVERY_S, Progress, SoFar
 from mcdo.estimators.rows import pixel_rows
 from mcdo.names import say
 from mcdo.perturbation import deterministic_features
-from mcdo.threads import one_thread
+from mcdo.threads import StoppedError, one_thread
 
+TIMING_S = 8.0
+"""Seconds that timing a pass of a model may take."""
 FIGURE_EVERY_S = 10.0
 LEAST_SHOWN, MOST_SHOWN = 20, 500
 """Origins from which on a running figure is said, and the most images, the last, that it is taken over."""
@@ -36,6 +45,12 @@ class Remaining:
         self._session = session
         self._seconds: dict[str, float] = {}
         """Of a pass, by model."""
+        self._bytes: dict[str, int] = {}
+        """Of a row of a forward pass, by model."""
+        self.slow: set[str] = set()
+        """Models of which no pass was over within :attr:`timing_s`, which then stands for its time."""
+        self.timing_s = TIMING_S
+        """Seconds that timing a pass of one model may take."""
 
     def progress(self, request: Request[Any], others: Sequence[Request[Any]], place: str) -> _ProgressOf:
         """What makes the progress of ``request`` when it is measured.
@@ -56,11 +71,25 @@ class Remaining:
         )
 
     def rate(self, model: str) -> float:
-        """Seconds of a pass of one image, timed on a few at the first question."""
+        """Seconds of a pass of one image, timed on a few at the first question, for :attr:`timing_s` at most."""
         if model not in self._seconds:
-            encoder = self._session.encoder(model)
-            self._seconds[model] = seconds_per_pass(encoder, self._session.settings.batch_size)
+            encoder, rows = self._session.encoder(model), self._session.settings.batch_size
+            try:
+                timed = timing(encoder, rows, self.timing_s)
+            except StoppedError:
+                timed = Timing(self.timing_s, 0)
+                self.slow.add(model)
+            self._seconds[model], self._bytes[model] = timed.seconds, timed.memory
         return self._seconds[model]
+
+    def bytes_at_once(self, model: str) -> int:
+        """Memory of forward passes beside the weights, as the pass loop carries them out; by the timed one."""
+        self.rate(model)
+        encoder = self._session.encoder(model)
+        if encoder.device.type != "cpu":
+            return 0  # rows are fitted into that of the device
+        rows = pixel_rows(encoder, self._session.settings.batch_size)
+        return self._bytes.get(model, 0) * rows * torch.get_num_threads()
 
     def announce(self, request: Request[Any], others: Sequence[Request[Any]]) -> None:
         """Time a few passes of a model before its first, and say what is expected where that is long."""
@@ -132,17 +161,87 @@ def memory() -> str:
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GB"
 
 
+class PeakMemory:
+    """While it lasts, how much more memory this process came to hold, looked at a few hundred times a second.
+
+    Attributes:
+        grown: bytes; 0 where the system does not say.
+
+    """
+
+    def __init__(self) -> None:
+        self.grown, self._over = 0, threading.Event()
+        self._watch = threading.Thread(target=self._look, args=(self.now(),), daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watch.join()
+
+    def _look(self, before: int) -> None:
+        while not self._over.wait(0.003):
+            self.grown = max(self.grown, self.now() - before)
+
+    @staticmethod
+    def now() -> int:
+        """Bytes that this process holds."""
+        try:
+            return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
+        except (OSError, ValueError, IndexError):
+            return 0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of a pass of one image: seconds, and bytes beside the weights while it is carried out."""
+
+    seconds: float
+    memory: int
+
+
 def seconds_per_pass(encoder: Encoder, batch_size: int | None) -> float:
-    """Of one image, as the pass loop will carry it out: timed on one forward pass, after another."""
+    """Of one image, as the pass loop will carry it out."""
+    return timing(encoder, batch_size).seconds
+
+
+def timing(encoder: Encoder, batch_size: int | None, at_most: float = math.inf) -> Timing:
+    """A forward pass as the pass loop will carry it out, after two of one image.
+
+    Args:
+        encoder: the encoder.
+        batch_size: rows of the pass loop, or None.
+        at_most: seconds; of what takes longer fewer images are timed, or the first alone.
+
+    Raises:
+        StoppedError: where that one is not over by then.
+
+    """
     rows = 64 if isinstance(encoder, TextTower) else max(1, pixel_rows(encoder, batch_size) // 16)
-    inputs = encoder.calibration_inputs(rows)
+    inputs, until = encoder.calibration_inputs(rows), time.monotonic() + at_most
     workers = torch.get_num_threads() if encoder.device.type == "cpu" else 1
-    with one_thread():
-        for _ in range(2):
-            began = time.monotonic()
-            deterministic_features(encoder, inputs).cpu()
-            taken = time.monotonic() - began
-    return taken / len(inputs) / workers
+
+    def seconds_of(shown: Any) -> float:
+        began = time.monotonic()
+        deterministic_features(encoder, shown).cpu()
+        return time.monotonic() - began
+
+    def check(*_: object) -> None:
+        if time.monotonic() > until:
+            raise StoppedError
+
+    with one_thread(), PeakMemory() as peak:
+        with register_module_forward_pre_hook(check) if math.isfinite(at_most) else nullcontext():
+            taken = seconds_of(inputs[:1])
+        fit = 1
+        if taken < at_most / 4:
+            taken = seconds_of(inputs[:1])  # without what is set up once
+            left = until - time.monotonic()
+            fit = rows if math.isinf(left) else max(1, min(rows, int(left / max(taken, 1e-9))))
+            taken = seconds_of(inputs[:fit]) / fit
+    return Timing(taken / workers, peak.grown // fit)
 
 
 def duration(seconds: float) -> str:

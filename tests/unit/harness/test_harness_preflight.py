@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import time
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
@@ -14,8 +16,10 @@ from mcdo.experiments.phase1.verdict import Phase1Verdict
 from mcdo.harness import ALL_MODELS, Experiment, Runner, Session, Settings, Subject
 from mcdo.harness import preflight as module
 from mcdo.harness.preflight import preflight
+from mcdo.harness.remaining import TIMING_S, Timing
 from mcdo.images.folder import FolderSource, listed
 from mcdo.report.finding import Finding
+from mcdo.threads import StoppedError
 
 KINDS: tuple[type[Experiment[Any]], ...] = (NestedPasses, SubsetAmbiguity, Phase1Verdict)
 
@@ -113,12 +117,54 @@ def test_a_later_phase_wants_a_go(photos: Path, tmp_path: Path) -> None:
 def test_too_little_memory_is_said_with_what_is_wanted(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = 12 * 3 * 32 * 32  # the pixels of one set: all there are, whatever was wanted
+    monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(1e-6, 1000))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    pixels = 12 * 3 * 32 * 32  # of one set: all there are, whatever was wanted
+    scores = 12 * 5 * 7 * 12 * 8  # images, trials, T, arrays of each, bytes of a number
+    needed = pixels + scores + 3 * 1024 * 1000  # rows of a forward pass, in each of three threads
     monkeypatch.setattr(module, "available_memory", lambda: needed)
     assert not said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "wrong")
     monkeypatch.setattr(module, "available_memory", lambda: needed - 1)
     (seen,) = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "wrong")
-    assert "the pixels of 1 sets of images take" in seen
+    assert "the pixels of 1 sets of images take 36.0 kB, a forward pass 2.9 MB and the scores 39.4 kB" in seen
+
+
+def test_a_pass_too_slow_to_be_timed_is_said_to_be(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timing(_: Any, rows: int | None, at_most: float) -> Timing:
+        assert at_most <= TIMING_S
+        raise StoppedError
+
+    monkeypatch.setattr("mcdo.harness.remaining.timing", timing)
+    seen = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "told")[-1]
+    assert "time: more than 34 h" in seen
+    assert "clip_tiny 15,360 passes of more than 8e+03 ms" in seen
+
+
+def test_what_takes_long_is_said_while_it_does(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = Session.encoder
+
+    def slowly(self: Session, model: str) -> Any:
+        time.sleep(0.2)
+        return loaded(self, model)
+
+    monkeypatch.setattr(module, "QUIET_S", 0.05)
+    monkeypatch.setattr(Session, "encoder", slowly)
+    found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,))
+    assert "Pre-flight: loading clip_tiny, 0 s so far" in capsys.readouterr().err
+
+
+def test_of_a_run_that_cannot_be_no_more_encoders_are_loaded_when_it_is_late(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PREFLIGHT_S", 0.0)
+    monkeypatch.setattr(Session, "encoder", lambda self, model: pytest.fail("nothing may be loaded"))
+    seen = found(f"folder:{photos}", tmp_path, ("clip_tiny", "clip_l14_336"), kinds=(NestedPasses,))
+    assert [each.split(":")[0] for each in said(seen, "wrong")] == ["clip_l14_336"]
+    assert "clip_tiny: not loaded within 0 s, so not looked into" in said(seen, "told")
 
 
 def test_too_little_room_on_the_disk_is_said(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +178,7 @@ def test_too_little_room_on_the_disk_is_said(photos: Path, tmp_path: Path, monke
 def test_a_long_run_is_announced_by_a_measured_pass(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcdo.harness.remaining.seconds_per_pass", lambda encoder, rows: 0.01)
+    monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(0.01, 0))
     seen = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "told")[-1]
     passes = 12 * 5 * 256  # images, trials and passes of the quick protocol
     assert f"about 3 min at most (clip_tiny {passes:,} passes of 10 ms" in seen

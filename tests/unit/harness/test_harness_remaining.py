@@ -11,8 +11,9 @@ import torch
 
 from mcdo.harness import Request, Session
 from mcdo.harness import remaining as module
-from mcdo.harness.remaining import Remaining, duration, seconds_per_pass
+from mcdo.harness.remaining import Remaining, Timing, duration, seconds_per_pass, timing
 from mcdo.stats import reliability
+from mcdo.threads import StoppedError
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Taking(Request[None]):
 @pytest.fixture
 def remaining(monkeypatch: pytest.MonkeyPatch) -> Remaining:
     """On a machine where every model takes 10 ms for a pass."""
-    monkeypatch.setattr(module, "seconds_per_pass", lambda encoder, batch_size: 0.01)
+    monkeypatch.setattr(module, "timing", lambda *_: Timing(0.01, 0))
     session = SimpleNamespace(encoder=lambda model: None, settings=SimpleNamespace(batch_size=None))
     return Remaining(cast("Session", session))
 
@@ -71,15 +72,63 @@ def test_a_duration_is_rounded_as_people_say_it(seconds: float, said: str) -> No
     assert duration(seconds) == said
 
 
+class Clocked:
+    """An encoder of which the first pass takes ``cold`` seconds beside ``each`` for every image."""
+
+    resolution, device = 32, torch.device("cpu")
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, each: float, cold: float = 0.0) -> None:
+        self.now, self.each, self.cold, self.seen = 1000.0, each, cold, list[int]()
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(module, "deterministic_features", self.carry_out)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+
+    def calibration_inputs(self, n: int) -> torch.Tensor:
+        return torch.zeros(n, 3, 1, 1)
+
+    def carry_out(self, _: object, inputs: torch.Tensor) -> torch.Tensor:
+        self.now += self.each * len(inputs) + (0.0 if self.seen else self.cold)
+        self.seen.append(len(inputs))
+        carried: torch.Tensor = torch.nn.Identity()(inputs)
+        return carried
+
+
 def test_a_pass_is_timed_on_the_threads_that_the_pass_loop_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = iter([0.0, 99.0, 100.0, 106.4])
-    monkeypatch.setattr(time, "monotonic", lambda: next(ticks))
-    monkeypatch.setattr(module, "deterministic_features", lambda encoder, inputs: inputs)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    encoder: Any = SimpleNamespace(
-        resolution=32, device=torch.device("cpu"), calibration_inputs=lambda n: torch.zeros(n, 3, 1, 1)
-    )
+    encoder: Any = Clocked(monkeypatch, 0.1, cold=99.0)
     assert seconds_per_pass(encoder, None) == pytest.approx(0.05)  # 6.4 s for 64 rows, two blocks at once
+    assert encoder.seen == [1, 1, 64]
+
+
+@pytest.mark.parametrize(("each", "cold", "seen"), [(0.1, 1.0, [1, 1, 64]), (0.5, 1.0, [1, 1, 12]), (5.0, 0.0, [1])])
+def test_timing_a_pass_is_over_within_its_time(
+    each: float, cold: float, seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder: Any = Clocked(monkeypatch, each, cold)
+    assert timing(encoder, None, 8.0).seconds == pytest.approx(each / 2)
+    assert encoder.seen == seen
+    assert encoder.now <= 1008.0
+
+
+def test_a_pass_that_is_not_over_in_time_is_stopped_between_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder: Any = Clocked(monkeypatch, 9.0)
+    with pytest.raises(StoppedError):
+        timing(encoder, None, 8.0)
+    torch.nn.Identity()(torch.zeros(1))  # nobody is stopped from now on
+
+
+def test_memory_of_a_pass_is_what_it_holds_at_its_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    def carry_out(_: object, inputs: torch.Tensor) -> torch.Tensor:
+        held = torch.ones(len(inputs), 2**21)  # 8 MB for each image
+        time.sleep(0.1)
+        return held[:, :1]
+
+    monkeypatch.setattr(module, "deterministic_features", carry_out)
+    encoder: Any = SimpleNamespace(
+        resolution=224, device=torch.device("cpu"), calibration_inputs=lambda n: torch.zeros(n, 3, 1, 1)
+    )
+    if module.PeakMemory.now() == 0:
+        pytest.skip("this system does not say what a process holds")
+    assert timing(encoder, 256).memory == pytest.approx(2**23, rel=0.3)
 
 
 def test_the_running_figure_is_that_of_the_images_that_are_done(
