@@ -90,6 +90,15 @@ def located(key: str) -> str:
     return str(open_clip_backend.located(spec))
 
 
+def check_tokenizer(key: str) -> None:
+    """Raise McdoError where the tokenizer of an encoder of open_clip is not on this disk, without loading the model."""
+    spec = find_spec(key)
+    if spec.backend == "open_clip":
+        from mcdo.encoders import open_clip_backend
+
+        open_clip_backend.tokenizer(spec)
+
+
 def _image_backend(key: str) -> Any:
     if key.startswith("timm:"):
         from mcdo.encoders import timm_backend

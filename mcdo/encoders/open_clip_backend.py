@@ -97,6 +97,11 @@ def located(spec: EncoderSpec) -> Path:
     return _checkpoint(spec, _source(spec.key, spec.source, spec.pretrained))
 
 
+def tokenizer(spec: EncoderSpec) -> Tokenizer:
+    """Its tokenizer alone. Raises McdoError where its files are not on this disk, or cannot be read."""
+    return _tokenizer(spec.key, _source(spec.key, spec.source, spec.pretrained))
+
+
 def own_spec(key: str) -> EncoderSpec:
     """The spec of a ``local-dir:`` or ``hf-hub:`` encoder, from the configuration beside its weights."""
     cfg = _source(key, key, None).model_cfg

@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mcdo.encoders.load import located
+from mcdo.encoders import Encoder
+from mcdo.encoders.load import check_tokenizer, located
 from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.errors import McdoError, NotApplicableError
 from mcdo.harness.budget import seconds_of, set_sizes
@@ -134,6 +135,8 @@ def preflight(
             looked, seen = images(settings.images, max(wanted), settings.seed, LOOK_S, skip=settings.skip_unreadable)
             found += looked
         if alone:
+            reading = _reading(session, asked) if seen is not None and len(seen.class_names) > 1 else set()
+            found = [_readable(each) if each.what in reading else each for each in found]
             for model in every:
                 late = time.monotonic() - began > PREFLIGHT_S and any(each.state == "wrong" for each in found)
                 at.work = f"loading {model}"
@@ -214,6 +217,34 @@ def _weights(session: Session, model: str) -> Finding:
     """Whether the weights are there; nothing is loaded."""
     settings = session.settings
     return Finding(model, "ok", "") if settings.from_store or model in settings.random_weights else weights(model)
+
+
+class _Unloaded(Session):
+    """A session in which nothing is loaded: experiments ask for what they can name without."""
+
+    def encoder(self, model: str) -> Encoder:
+        """Nothing. Raises McdoError."""
+        raise McdoError(f"{model} is not loaded")
+
+
+def _reading(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]) -> set[str]:
+    """Encoders that will read class names, as far as that can be told before they are loaded."""
+    found = set()
+    unloaded = _Unloaded(session.settings)
+    for experiment, subject in asked:
+        with suppress(McdoError):
+            found |= {each.model for each in experiment.requests(View(unloaded, subject)) if each.needs_classes}
+    return found
+
+
+def _readable(found: Finding) -> Finding:
+    """Whether the tokenizer is there as well."""
+    try:
+        if found.state == "ok":
+            check_tokenizer(found.what)
+    except McdoError as error:
+        return Finding(found.what, "wrong", str(error))
+    return found
 
 
 def _loaded(session: Session, found: Finding, *, late: bool) -> Finding:

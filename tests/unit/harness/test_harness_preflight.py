@@ -86,6 +86,19 @@ def test_missing_weights_and_missing_classes_are_said_together(photos: Path, tmp
     assert "-k 'not exp5'" in seen[1]
 
 
+def test_a_missing_tokenizer_is_said_before_anything_is_loaded(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "PREFLIGHT_S", 0.0)
+    monkeypatch.setattr(Session, "encoder", lambda self, model: pytest.fail("nothing may be loaded"))
+    random = {"random_weights": frozenset({"siglip2_b16"})}
+    seen = said(found(f"folder:{photos}", tmp_path, ("siglip2_b16",), settings=random), "wrong")
+    assert len(seen) == 1
+    assert "siglip2_b16: the tokenizer's files of timm/ViT-B-16-SigLIP2 are not on this disk" in seen[0]
+
+
 def test_without_what_needs_classes_none_are_needed(photos: Path, tmp_path: Path) -> None:
     there = flat(photos)
     assert not said(found(f"folder:{there}", tmp_path, kinds=(NestedPasses, Phase1Verdict)), "wrong")
