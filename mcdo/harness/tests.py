@@ -159,6 +159,7 @@ def contract_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
 
     def contract_holds(completed: Completed[Any], tmp_path: Path) -> None:
         _check_files(completed)
+        _check_figure(completed)
         settings = completed.inputs.settings
         if settings.store is not None and not settings.from_store:
             again = Runner(Session(replace(settings, from_store=True, reports=tmp_path)))
@@ -186,6 +187,16 @@ def _check_files(completed: Completed[Any]) -> None:
             assert path.stat().st_size > SMALLEST_FIGURE, "a figure shows nothing"
     assert {"config", "sites", "provenance", "claims", "experiment", "made"} <= set(completed.summary)
     assert "torch" in completed.summary["provenance"]["versions"]
+
+
+def _check_figure(completed: Completed[Any]) -> None:
+    from mcdo.report.figures import draw, faults
+
+    experiment = completed.experiment
+    panels = experiment.panels(completed.inputs, completed.result) if experiment.files.figure else ()
+    if panels:
+        found = faults(draw(panels, experiment.title()))
+        assert not found, f"the figure hides what it should show: {'; '.join(found[:5])}"
 
 
 def _numbers(completed: Completed[Any]) -> dict[str, Any]:

@@ -29,10 +29,13 @@ def correlation_panel(axes: Axes, names: Sequence[str], matrix: ArrayLike, title
         figure.colorbar(image, ax=axes, shrink=0.8, label="Spearman's ρ")
 
 
-def interval_panel(axes: Axes, series: Mapping[str, Mapping[str, Estimate]], bar: float | None, label: str) -> None:
+def interval_panel(
+    axes: Axes, series: Mapping[str, Mapping[str, Estimate]], bar: float | None, label: str, *, joined: bool = False
+) -> None:
     """Estimates by name for one or more series, each with its interval; ``bar`` is drawn as a dashed line.
 
-    A value without interval is a hollow marker that the legend names; an arm without end is an arrow.
+    A value without interval is a hollow marker that the legend names; an arm without end is an arrow. ``joined`` where
+    the names have an order that a line may follow.
     """
     names = list(dict.fromkeys(name for estimates in series.values() for name in estimates))
     step = 0.6 / len(series)
@@ -46,8 +49,8 @@ def interval_panel(axes: Axes, series: Mapping[str, Mapping[str, Estimate]], bar
         endless = np.isinf(arms)
         arms[endless] = 2 * arms[~endless].max(initial=0.05)
         drawn = axes.errorbar(
-            [x[name] for name in known], [e.value for e in known.values()], yerr=arms, fmt="o", capsize=3, label=title,
-            uplims=endless[0], lolims=endless[1],
+            [x[name] for name in known], [e.value for e in known.values()], yerr=arms, capsize=3, label=title,
+            fmt="o-" if joined else "o", uplims=endless[0], lolims=endless[1],
         )  # fmt: skip
         without = [name for name in defined if name not in known]
         axes.plot(
@@ -64,3 +67,24 @@ def interval_panel(axes: Axes, series: Mapping[str, Mapping[str, Estimate]], bar
     axes.set_ylabel(label)
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
+
+
+def ranked_panel(axes: Axes, estimates: Mapping[str, Estimate], bar: float, label: str) -> None:
+    """Many estimates by name, each on a line of its own, the largest on top; ``bar`` is a dashed line.
+
+    A value without interval is a hollow marker, which the legend names.
+    """
+    ranked = sorted((item for item in estimates.items() if np.isfinite(item[1].value)), key=lambda item: item[1].value)
+    known = {place: e for place, (_, e) in enumerate(ranked) if e.has_interval}
+    arms = np.array([[e.value - e.low, e.high - e.value] for e in known.values()]).reshape(-1, 2).T.clip(0)
+    axes.errorbar([e.value for e in known.values()], list(known), xerr=arms, fmt="o", markersize=4, capsize=2)
+    bare = [place for place in range(len(ranked)) if place not in known]
+    if bare:
+        values = [ranked[place][1].value for place in bare]
+        axes.plot(values, bare, "o", markersize=4, fillstyle="none", color="grey", label="no interval")
+        axes.legend()
+    axes.axvline(bar, color="black", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(ranked)), [name for name, _ in ranked], fontsize=min(9.0, 260 / max(1, len(ranked))))
+    axes.set_ylim(-0.5, len(ranked) - 0.5)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.3)

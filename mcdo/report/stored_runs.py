@@ -13,7 +13,10 @@ from mcdo.errors import McdoError
 from mcdo.report.per_image import PerImage
 from mcdo.store import Store, upkeep
 
-NOT_A_RUN = "holds no Monte Carlo run with its images and origins; compare reports instead (mcdo compare FOLDER FOLDER)"
+NOT_A_RUN = (
+    "is no Monte Carlo run, and of nothing else does a store hold the images beside the scores; first order and rivals "
+    "are compared as reports (mcdo compare FOLDER FOLDER)"
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class StoredRun:
             raise McdoError(f"{store}: {name} is damaged; mcdo store verify --store={store} says how")
         arrays, facts = held
         if not {"images", "origins"} <= arrays.keys():
-            raise McdoError(f"{store}: {name} {NOT_A_RUN}")
+            raise McdoError(f"{store}: {name} ({facts['label']['protocol']}) {NOT_A_RUN}")
         ids = np.array([f"{low:016x}{high:016x}" for low, high in arrays["images"].tolist()])
         origins = arrays["origins"].astype(str)
         scores = [

@@ -146,7 +146,8 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
                 for law in laws
             },
         }
-        return (lambda axes: interval_panel(axes, series, THRESHOLDS.usable_spearman, "Spearman's ρ of two trials"),)
+        bar, label = THRESHOLDS.usable_spearman, "Spearman's ρ of two trials [95 %]"
+        return (lambda axes: interval_panel(axes, series, bar, label, joined=True),)
 
 
 def _said(predicted: PredictedReliability, start: int) -> str:

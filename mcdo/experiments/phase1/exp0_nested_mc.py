@@ -131,7 +131,8 @@ class NestedPasses(Experiment[NestedResult]):
             score: {f"T={t}": by[space].estimate("spearman") for t, by in result.reliability.items()}
             for space, score in self.spaces.items()
         }
-        return (lambda axes: interval_panel(axes, series, THRESHOLDS.usable_spearman, "Spearman's ρ of two trials"),)
+        bar, label = THRESHOLDS.usable_spearman, "Spearman's ρ of two trials [95 %]"
+        return (lambda axes: interval_panel(axes, series, bar, label, joined=True),)
 
     def title(self) -> str:
         return f"reliability over passes (N={self.n}, K={self.trials})"

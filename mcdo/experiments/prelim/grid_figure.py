@@ -45,7 +45,7 @@ def draw_shares(axes: Axes, grid: GridAnalysis, outcome: str) -> None:
     values = np.array([[e.value, e.value - e.low, e.high - e.value] for e in shares.values()])
     axes.bar(range(len(shares)), values[:, 0], yerr=values[:, 1:].T.clip(0), capsize=4, label="share [95 %, images]")
     axes.set_xticks(range(len(shares)), list(shares), rotation=40, ha="right")
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.05)
     axes.set_xlabel("factor (encoder = loss, tower, loss x tower)")
     axes.set_ylabel("share of the spread between cells")
     axes.set_title(outcome)

@@ -149,7 +149,8 @@ def _draw(axes: Axes, fit: MeanBias, passes: tuple[int, ...]) -> None:
     axes.errorbar(T, rms, yerr=arms, fmt="o", capsize=3, label="measured, root mean square [95 %]")
     grid = np.geomspace(T[0], 16 * T[-1], 200)
     b2, c = fit.bias_squared.value, fit.noise.value
-    axes.plot(grid, np.sqrt(np.clip(b2 + c / grid, 1e-300, None)), label=f"√(b² + c/T), bare slope {fit.slope}")
+    axes.plot(grid, np.sqrt(np.clip(b2 + c / grid, 1e-300, None)), label="√(b² + c/T)")
+    axes.set_title(f"slope of a straight line: {fit.slope}")
     axes.plot(grid, rms[0] * np.sqrt(T[0] / grid), ":", label="slope −1/2: no bias")
     axes.axhline(fit.bias.value, color="black", linestyle="--", linewidth=1, label=f"bias b = {fit.bias.value:.4f}")
     axes.axhspan(fit.bias.low, fit.bias.high, color="black", alpha=0.1)

@@ -46,6 +46,7 @@ def drawn(result: RecipeResult) -> Sequence[Panel]:
             axes.plot([0, 1], [each.inside, each.outside], color="grey", alpha=0.4, linewidth=0.8)
         axes.axhline(0, color="black", linewidth=1)
         axes.set_xticks([0, 1], ["where it was chosen", "on the other half"])
+        axes.set_xlim(-0.2, 1.2)
         axes.set_ylabel("gain in the share of images raised")
         axes.set_title("optimism (grey: other halves, over all sites)")
         axes.legend()

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,7 +42,7 @@ from mcdo.harness import (
 from mcdo.harness.heads import reason_of
 from mcdo.harness.laplace_requests import LaplaceCalibration, LaplaceScores, calibration_images
 from mcdo.report.figures import Panel
-from mcdo.report.panels import interval_panel
+from mcdo.report.panels import ranked_panel
 from mcdo.rivals import TRIVIAL, Calibration, Seen, scorer_named
 from mcdo.rivals.expected_cosine import EXPECTED
 from mcdo.rivals.rating import MEASURES, Advantage, Scored, Truth, ahead_of_trivial, beside, rated
@@ -52,6 +52,9 @@ from mcdo.stats import entropy as softmax_entropy
 from mcdo.stats.prototypes import why_no_prototypes
 from mcdo.stats.selective import retrieval_correct
 from mcdo.stats.trials import LEAST_TRIALS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Array = NDArray[np.float64]
 FOREIGN = ("noise", "gradient", "solid")
@@ -426,15 +429,16 @@ class RivalsTable(Experiment[RivalsResult]):
         return f"what is dropout worth beside its rivals? (N={self.n}, T={self.passes})"
 
     def panels(self, inputs: Inputs, result: RivalsResult) -> Sequence[Panel]:
-        """One panel for each measure that most readers ask for first; rivals by name."""
+        """One panel for each measure that most readers ask for first; scores from best to worst."""
         shown = {"auroc_error": 0.5, "auroc_foreign": 0.5, "rho_entropy_given_norm": 0.0}
-
-        def draw(axes: Any, measure: str, bar: float) -> None:
-            series = {name: row[measure] for name, row in result.rows.items() if measure in row}
-            interval_panel(axes, {measure: series}, bar, f"{measure} [95 %]")
-
         there = [measure for measure in shown if any(measure in row for row in result.rows.values())]
-        return [lambda axes, m=measure: draw(axes, m, shown[m]) for measure in there]  # type: ignore[misc]
+
+        def draw(axes: Axes, measure: str) -> None:
+            estimates = {name: row[measure] for name, row in result.rows.items() if measure in row}
+            ranked_panel(axes, estimates, shown[measure], f"{measure} [95 %]")
+            axes.set_title(MEASURES[measure])
+
+        return [lambda axes, m=measure: draw(axes, m) for measure in there]  # type: ignore[misc]
 
 
 def _beats(score: str, task: str) -> Claim[RivalsResult]:

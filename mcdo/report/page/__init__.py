@@ -66,6 +66,7 @@ def rendered(reports: Reports, thumbnails: bool = True, left_out: str = "") -> s
             style=_beside("page.css"),
             script=_beside("page.js"),
             verdict=reports.verdict,
+            sentence="" if reports.verdict is None else _sentence(reports.verdict),
             not_said=_not_said(reports),
             measured=_measured(reports),
             cells=[_cell(cell) for cell in (reports.verdict or {}).get("cells", ())],
@@ -275,6 +276,29 @@ def _sites(sites: Any) -> str:
 # ---- what the head of the page says
 
 
+def _sentence(verdict: Mapping[str, Any]) -> str:
+    """The verdict for somebody who has read nothing else."""
+    if verdict["decision"] == "NO-GO":
+        return "measured again, no score of these encoders ranks these images as before, at any size that was tried"
+    if verdict["decision"] == "UNDECIDED":
+        return "it is not decided whether any score ranks these images as before when it is measured again"
+
+    def key(row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(row[part] for part in ("model", "score", "estimator"))
+
+    usable = {key(cell) for cell in verdict["cells"] if cell["usable"] == "met"}
+    if not usable:
+        return "measured again at the largest T of the convergence sweep, a score ranks these images as before"
+    every = {key(cell) for cell in verdict["cells"]}
+    valid = [row for row in verdict.get("validity", ()) if row["outcome"] == "met" and key(row) in usable]
+    said = f"measured again, {len(usable)} of {len(every)} scores rank these images as before"
+    if not valid:
+        return f"{said}, but that one of them follows what is ambiguous, beyond the feature norm, is not shown"
+    ways = {"mc": "by passes", "first_order": "to first order"}
+    names = ", ".join(f"{row['model']} {row['score']} {ways[row['estimator']]}" for row in valid)
+    return f"{said}; {len(valid)} of these also follow what is ambiguous, beyond the feature norm: {names}"
+
+
 def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     """A cell of the verdict, its three figures as text."""
     figures = {name: shown(Estimate.of(cell[name])) for name in ("spearman", "snr", "icc")}
@@ -296,6 +320,7 @@ def _measured(reports: Reports) -> list[tuple[str, str]]:
         "images": _flat(verdict.get("images", "")),
         "originals": _flat(verdict.get("originals", "")),
         "perturbation": f"p = {verdict['dropout']}, sites {_flat(verdict['sites'])}" if "dropout" in verdict else "",
+        "passes": _passes(verdict.get("cells", ())),
         "protocol": _flat(verdict.get("protocol", "")),
         "device": every("device", provenances),
         "versions": every("versions", provenances[:1]),
@@ -303,6 +328,15 @@ def _measured(reports: Reports) -> list[tuple[str, str]]:
         "time": " to ".join(dict.fromkeys((times[0], times[-1]))) if times else "",
     }
     return [(name, text) for name, text in said.items() if text]
+
+
+def _passes(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Numbers of passes and trials that the verdict rests on."""
+    T = sorted({cell["passes"] for cell in cells if cell["estimator"] == "mc"})
+    R = sorted({cell["passes"] for cell in cells if cell["estimator"] != "mc"})
+    K = sorted({cell["n_trials"] for cell in cells})
+    said = [f"{name} = {', '.join(map(str, of))}" for name, of in (("T", T), ("R (first order)", R)) if of]
+    return f"{'; '.join(said)}; each measured {' or '.join(map(str, K))} times" if said else ""
 
 
 def _provenances(reported: Reported) -> list[Mapping[str, Any]]:
@@ -318,10 +352,15 @@ def _not_said(reports: Reports) -> list[str]:
     if verdict is None:
         said.append("There is no verdict: Phase 1 did not run into this folder.")
     else:
-        said.append("A GO says that one score is the same when measured again. Validity stands in the lines above.")
-        said.append("It holds for these encoders, images, sites and this perturbation, and for no others.")
-        if verdict.get("protocol") == "quick":
-            said.append("The quick protocol is smaller than the published one: read nothing final from it.")
+        said.append(
+            "Not that a score is right about an image: GO means that it ranks images alike when it is measured again. "
+            "Whether a score follows what is ambiguous is said of each in the lines above."
+        )
+        said.append("Nothing about other encoders, images, sites or perturbations: each has to be measured.")
+        if verdict.get("less"):
+            said.append(f"Nothing final: less than the published protocol was measured ({_flat(verdict['less'])}).")
+        elif verdict.get("protocol") == "quick":
+            said.append("Nothing final: the quick protocol is smaller than the published one.")
     random = sorted({
         str(facts.get("encoder", each.subject))
         for each in reports.experiments
@@ -332,7 +371,10 @@ def _not_said(reports: Reports) -> list[str]:
         said.append(f"Random weights, which decide nothing: {', '.join(random)}.")
     undecided = sum(j.outcome == "undecided" for each in reports.experiments for j in each.claims)
     if undecided:
-        said.append(f"{undecided} claims are undecided: their intervals straddle their bars, which shows nothing.")
+        said.append(
+            f"Nothing either way about {undecided} undecided claims: their intervals hold their bars, and more "
+            "images or trials would have to decide."
+        )
     return said
 
 

@@ -120,3 +120,18 @@ def test_runs_of_a_store_are_compared_as_reports_are(tmp_path: Path, capsys: pyt
     assert {change.difference.n for change in found.changes} == {len(set(images.origins))}, "originals, not variants"
     assert main(["compare", one, "nothing", f"--store={tmp_path}"]) == 2
     assert "holds no run called 'nothing'" in capsys.readouterr().err
+    mcdo.first_order(
+        encoder,
+        mcdo.load_images("digits", n=20),
+        mcdo.Dropout(0.01),
+        probes=2,
+        trials=2,
+        store=tmp_path,
+        progress=False,
+    )
+    assert main(["store", "list", f"--store={tmp_path}"]) == 0
+    linear = next(line.split()[0] for line in capsys.readouterr().out.splitlines() if "first order" in line)
+    assert main(["compare", one, linear, f"--store={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert "first order, R = 2, 2 trials, seed 42) is no Monte Carlo run" in said
+    assert "compared as reports" in said

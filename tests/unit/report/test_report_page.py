@@ -56,6 +56,36 @@ def test_a_page_shows_verdict_claims_figure_and_pictures(tmp_path: Path) -> None
     assert "read in where" in page.text, "a reference of the source is shown as it is written"
 
 
+@pytest.mark.parametrize(
+    ("decision", "usable", "valid", "words"),
+    [
+        ("GO", "met", "met", "1 of 1 scores rank these images as before; 1 of these also follow what is ambiguous"),
+        (
+            "GO",
+            "met",
+            "undecided",
+            "but that one of them follows what is ambiguous, beyond the feature norm, is not shown",
+        ),
+        ("GO", "undecided", "met", "at the largest T of the convergence sweep"),
+        ("NO-GO", "not met", "met", "no score of these encoders ranks these images as before"),
+        ("UNDECIDED", "undecided", "met", "it is not decided whether any score ranks these images as before"),
+    ],
+)
+def test_the_first_sentence_says_what_the_verdict_means(
+    tmp_path: Path, decision: str, usable: str, valid: str, words: str
+) -> None:
+    folder = write(tmp_path)
+    cells = [{**VERDICT["cells"][0], "usable": usable}]
+    validity = [{"model": "clip_tiny", "score": "trace_pre", "estimator": "mc", "outcome": valid}]
+    said = {**VERDICT, "decision": decision, "cells": cells, "validity": validity, "less": ["T: 64 in place of 256"]}
+    (folder / "phase1" / "verdict.json").write_text(json.dumps(said))
+    text = page_of(folder, tmp_path).text
+    assert words in text
+    assert f"Why: {VERDICT['reason']}" in text
+    assert "Nothing final: less than the published protocol was measured (T: 64 in place of 256)" in text
+    assert "T = 64; each measured 10 times" in text
+
+
 def test_what_is_by_model_is_said_of_each(tmp_path: Path) -> None:
     some = {"requested": "mlp", "live": ["a"], "roles": ["fc1"]}
     sites = {"one": [summary()["sites"], some], "two": some}

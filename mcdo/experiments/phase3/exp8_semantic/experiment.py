@@ -298,6 +298,7 @@ class SemanticSpace(Experiment[SemanticResult]):
             axes.axhline(share.images, color="tab:green", label="variance between images")
             axes.set_title(BASES[name])
             axes.set_xlabel("directions of the text basis [count]")
+            axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
             axes.set_ylabel("share of variance [1]")
             axes.legend(fontsize=8)
 
