@@ -367,12 +367,22 @@ _MEASURES = {
 }
 
 
+_DECIMALS = {"excess_aurc": 4, "augrc": 4}
+"""Where two would erase the figure."""
+
+
+def _differs(of: Mapping[str, Any]) -> bool:
+    """Whether a difference is more than noise; p may be so small that it is 0."""
+    return of["p_holm"] is not None and of["p_holm"] < 0.05
+
+
 def _rivals(folder: Path) -> list[str]:
     """One table for each encoder, and in words what beats dropout and what does not."""
     held = {path.parent.name: _read(path) for path in sorted(folder.glob("*/rivals_summary.json"))}
     if not held:
         return ["Not among these reports: `pytest -m rivals` measures it.", ""]
     config = next(iter(held.values()))["config"]
+    sides_of: dict[tuple[str, str], list[set[str]]] = {}
     lines = [
         f"Of n = {config['n']} digits with T = {config['passes']} passes, and {config['foreign']} synthetic images of "
         f"another kind. Set against `{REFERENCE}` on the same images by AUROC (Holm over each table):",
@@ -384,13 +394,22 @@ def _rivals(folder: Path) -> list[str]:
             here = {key.removesuffix(f" at {task}"): of for key, of in over.items() if key.endswith(f" at {task}")}
             sides = {"ahead": 1, "behind": -1}
             said = {
-                side: [name for name, of in here.items() if (of["p_holm"] or 1) < 0.05 and of["value"] * sign > 0]
+                side: [name for name, of in here.items() if _differs(of) and of["value"] * sign > 0]
                 for side, sign in sides.items()
             }
             decided = {name for names in said.values() for name in names}
             said["undecided"] = [name for name in here if name not in decided]
             parts = [f"{side} {', '.join(names)}" for side, names in said.items() if names]
             lines.append(f"- {model}, {words}: {'; '.join(parts) or 'nothing to say'}.")
+            for side, names in said.items():
+                sides_of.setdefault((words, side), []).append(set(names))
+    for words in ("errors", "images of another kind") if len(held) > 1 else ():
+        of_all = {
+            side: sorted(set.intersection(*sides_of[words, side])) for side in ("ahead", "behind", "undecided")
+            if len(sides_of.get((words, side), ())) == len(held)
+        }  # fmt: skip
+        parts = [f"{side} {', '.join(names)}" for side, names in of_all.items() if names]
+        lines.append(f"- In all {len(held)} encoders, {words}: {'; '.join(parts) or 'nothing is the same'}.")
     for model, found in held.items():
         raised = {key: key for key in found["measures"] if key.startswith("raised/")}
         measures = {**_MEASURES, **raised}
@@ -399,7 +418,7 @@ def _rivals(folder: Path) -> list[str]:
             [
                 name,
                 "–" if row["cost"] is None else f"{row['cost']:g}",
-                *(interval(row[m]) if m in row else "–" for m in measures),
+                *(interval(row[m], _DECIMALS.get(m, 2)) if m in row else "–" for m in measures),
                 *(
                     _effect(ahead[key]) if (key := f"{name} at {task}") in ahead else "–"
                     for task in ("error", "foreign")
@@ -410,6 +429,10 @@ def _rivals(folder: Path) -> list[str]:
         trivial = ("over the best trivial at errors", "… at another kind")
         lines += ["", f"**{model}** (cost in forwards of one image; trivial: {', '.join(found['trivial'])}):", ""]
         lines += table(["score", "cost", *measures.values(), *trivial], rows)[:-1]
+        reasons: dict[str, list[str]] = {}
+        for name, reason in found["left_out"].items():
+            reasons.setdefault(reason, []).append(name)
+        lines += ["", *(f"Left out: {', '.join(names)} ({reason})." for reason, names in reasons.items())]
     return [*lines, ""]
 
 

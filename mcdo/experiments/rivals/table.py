@@ -41,6 +41,9 @@ from mcdo.harness import (
 )
 from mcdo.harness.heads import reason_of
 from mcdo.harness.laplace_requests import LaplaceCalibration, LaplaceScores, calibration_images
+from mcdo.perturbation.kinds import kind_name
+from mcdo.recipes.file import Recipe, read_recipe
+from mcdo.recipes.scoring import shipped
 from mcdo.report.figures import Panel
 from mcdo.report.panels import ranked_panel
 from mcdo.rivals import TRIVIAL, Calibration, Seen, scorer_named
@@ -61,6 +64,9 @@ FOREIGN = ("noise", "gradient", "solid")
 """Synthetic images that stand for another kind where ``--ood`` names none."""
 DROPOUT = {"dropout_trace_pre": "trace_pre", "dropout_trace_post": "trace_post"}
 FIRST_ORDER = {"first_order_trace_pre": "trace_pre", "first_order_trace_post": "trace_post"}
+RECIPE = "recipe"
+"""Dropout with the sites and weights that ship as chosen for an encoder, to first order. It was chosen for what rises
+under blur and down-sampling, partly on the same digits: shares that rise are in its favour."""
 ENSEMBLE = {
     "ensemble_mutual_information": "mutual_information",
     "ensemble_variation_ratio": "variation_ratio",
@@ -302,7 +308,7 @@ class RivalsTable(Experiment[RivalsResult]):
         costs = self._costs(inputs)
         scores = {}
         for name, values in taken[self.shown].items():
-            shared = name in FIRST_ORDER and len(values) > 1
+            shared = name in (*FIRST_ORDER, RECIPE) and len(values) > 1
             elsewhere = [
                 taken[each][name] if shared else taken[each][name][0] for each in foreign if name in taken[each]
             ]
@@ -336,6 +342,13 @@ class RivalsTable(Experiment[RivalsResult]):
         run, linear = inputs[self.passes_of(model, shown)], inputs[self.first_order_of(inputs, shown)]
         found |= {name: run.scores(score) for name, score in DROPOUT.items()}
         found |= {name: linear.scores(score) for name, score in FIRST_ORDER.items()}
+        recipe = self._recipe(inputs)
+        if isinstance(recipe, str):
+            left_out[RECIPE] = recipe
+        else:
+            weights = {site.name: site.weight for site in recipe.sites}
+            by_site = np.array([weights.get(name, 0.0) for name, _ in linear.sites])
+            found[RECIPE] = linear.decomposition(recipe.score) @ by_site
         found["view_spread"] = inputs[self.views_of(model, shown)]["spread"]
         if head:
             found |= {name: inputs[self.votes_of(inputs, shown)][name] for name in VOTES}
@@ -361,6 +374,20 @@ class RivalsTable(Experiment[RivalsResult]):
             found[scorer_named(name).name] = inputs[self.own(model, name, shown)]["scores"]
         return found
 
+    def _recipe(self, inputs: View) -> Recipe | str:
+        """What ships as chosen for the encoder, where it is not dropout at all sites; or why there is no row."""
+        try:
+            recipe = read_recipe(shipped(inputs.model))
+        except McdoError as error:
+            return str(error)
+        if recipe.encoder.weights != inputs.encoder().weights_hash:
+            return "the recipe that ships is of other weights"
+        if recipe.kind != kind_name(type(self.dropout)) or recipe.dimensions is not None:
+            return "the recipe that ships is of another perturbation, or weights dimensions: mcdo score has it"
+        if recipe.score in FIRST_ORDER.values() and len({site.weight for site in recipe.sites}) == 1:
+            return f"nothing was chosen: what ships is {recipe.score} of dropout at all sites, which has a row"
+        return recipe
+
     def _seen(self, inputs: Inputs, shown: Images) -> Seen:
         features = inputs[Features(inputs.model, shown)]["features"].astype(np.float64)
         head = inputs[self.head_of(inputs, shown)] if self.has_head(inputs) else None
@@ -383,7 +410,7 @@ class RivalsTable(Experiment[RivalsResult]):
             **dict.fromkeys((rival.name for rival in built_in()), 1.0),
             **dict.fromkeys(PIXELS, 0.0),
             **dict.fromkeys((*DROPOUT, *VOTES), float(self.passes)),
-            **dict.fromkeys(FIRST_ORDER, 2.0 * probes),
+            **dict.fromkeys((*FIRST_ORDER, RECIPE), 2.0 * probes),
             **dict.fromkeys((*LAPLACE, *EXPECTED), 1.0),
             "view_spread": float(self.views),
             **dict.fromkeys(ENSEMBLE, float(len(self.members(inputs)))),

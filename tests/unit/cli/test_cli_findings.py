@@ -7,7 +7,17 @@ from typing import cast
 import numpy as np
 import pytest
 
-from mcdo.cli.findings import OUTCOMES, _costs, _loss_or_site, _replicates, fill_claims, interval, table, write_page
+from mcdo.cli.findings import (
+    OUTCOMES,
+    _costs,
+    _loss_or_site,
+    _replicates,
+    _rivals,
+    fill_claims,
+    interval,
+    table,
+    write_page,
+)
 from mcdo.errors import McdoError
 from mcdo.experiments.cost import estimator_cost as cost
 from mcdo.experiments.cost.pass_cost import FIRST_ORDER, NATIVE, SPARSE, Cost, PassCosts
@@ -170,3 +180,30 @@ def test_a_page_that_asks_is_given_figures_by_their_places(tmp_path: Path) -> No
     page.write_text("<!-- figures: phase2/norms nowhere/* -->\n<!-- end figures -->")
     with pytest.raises(McdoError, match=r"norms\.md: no estimate of phase2/norms stands at nowhere"):
         fill_claims(tmp_path / "reports", pages)
+
+
+def test_what_beats_dropout_is_said_of_each_encoder_and_of_all(tmp_path: Path) -> None:
+    """A p of 0 is a decision and no missing one; what only one encoder shows is not said of all."""
+
+    def over(p: float | None, value: float) -> dict[str, object]:
+        return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 90, "p_value": p, "p_holm": p}
+
+    for model, better in (("one", 0.0), ("two", 0.3)):
+        differences = {"a at error": over(0.0, 0.5), "b at error": over(better, 0.2), "c at error": over(1e-9, -0.4)}
+        row = {"cost": 1.0, "excess_aurc": {"value": 0.0012, "low": 0.0008, "high": 0.002, "n": 90}}
+        summary = {
+            "config": {"n": 90, "passes": 64, "foreign": 30},
+            "over_dropout_trace_post": {**differences, "d at error": over(None, 0.9)},
+            "rows": {"a": row},
+            "measures": {"raised/blur:10%": "share"},
+            "ahead_of_the_best_trivial": {"a at error": over(0.0, 0.5)},
+            "trivial": ["norm"],
+            "left_out": {"x": "no labels", "y": "no labels"},
+        }
+        write_json(tmp_path / model / "rivals_summary.json", summary)
+    lines = _rivals(tmp_path)
+    assert "- one, errors: ahead a, b; behind c; undecided d." in lines
+    assert "- two, errors: ahead a; behind c; undecided b, d." in lines
+    assert "- In all 2 encoders, errors: ahead a; behind c; undecided d." in lines
+    assert any("0.0012 [0.0008, 0.0020]" in line and "0.50 [0.40, 0.60], p < 0.001" in line for line in lines)
+    assert lines.count("Left out: x, y (no labels).") == 2
