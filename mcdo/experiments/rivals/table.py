@@ -457,13 +457,18 @@ class RivalsTable(Experiment[RivalsResult]):
 
     def panels(self, inputs: Inputs, result: RivalsResult) -> Sequence[Panel]:
         """One panel for each measure that most readers ask for first; scores from best to worst."""
-        shown = {"auroc_error": 0.5, "auroc_foreign": 0.5, "rho_entropy_given_norm": 0.0}
+        shown = {
+            "auroc_error": (0.5, "errors of the prediction", "AUROC"),
+            "auroc_foreign": (0.5, "images of another kind", "AUROC"),
+            "rho_entropy_given_norm": (0.0, "entropy, given the feature norm", "Spearman's ρ"),
+        }
         there = [measure for measure in shown if any(measure in row for row in result.rows.values())]
 
         def draw(axes: Axes, measure: str) -> None:
             estimates = {name: row[measure] for name, row in result.rows.items() if measure in row}
-            ranked_panel(axes, estimates, shown[measure], f"{measure} [95 %]")
-            axes.set_title(MEASURES[measure])
+            bar, title, label = shown[measure]
+            ranked_panel(axes, estimates, bar, f"{label} [95 %]")
+            axes.set_title(title)
 
         return [lambda axes, m=measure: draw(axes, m) for measure in there]  # type: ignore[misc]
 

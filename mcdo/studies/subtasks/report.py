@@ -196,7 +196,8 @@ def reliability_panel(axes: Axes, found: Evaluation) -> None:
             diagram.confidence[full], diagram.accuracy[full], marker=marker,
             s=10 + 200 * diagram.count[full] / diagram.count.sum(), label=f"{which} temperature: ECE {show(ece)} %",
         )  # fmt: skip
-    axes.set(xlabel="confidence (probability)", ylabel="accuracy (share of images)", xlim=(0, 1.02), ylim=(0, 1.04))
+    axes.set(xlabel="confidence (probability)", ylabel="accuracy (share of images)")
+    axes.set(xlim=(-0.05, 1.07), ylim=(-0.05, 1.08))
     axes.set_title("A: does a stated confidence come true? (area = images)")
     axes.legend(loc="upper left", fontsize=8)
 

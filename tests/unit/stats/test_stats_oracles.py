@@ -1,4 +1,4 @@
-"""Statistics against pingouin and statsmodels, which share no code with ours."""
+"""Statistics against pingouin, statsmodels, pytorch-ood, torchmetrics and scikit-learn, whose code is not ours."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mcdo.stats import auroc, partial_spearman, reliability, share, spearman
+from mcdo.stats import auroc, expected_calibration_error, partial_spearman, reliability, share, spearman
 from mcdo.stats.mean_differences import t_mean
 from mcdo.stats.resampling import holm, proportion
+from mcdo.stats.selective import augrc, aurc, excess_aurc, fpr95, retrieval_correct
 
 Array = NDArray[np.float64]
 
@@ -84,3 +85,57 @@ def test_interval_of_a_mean_of_images_and_of_origins(scores: Array) -> None:
         means = values if origins is None else values.reshape(10, 4).mean(axis=1)
         found = t_mean(values, origins=origins)
         assert (found.low, found.high) == pytest.approx(DescrStatsW(means).tconfint_mean(alpha=0.05))
+
+
+@pytest.mark.parametrize("decimals", [None, 1], ids=["no ties", "ties"])
+def test_figures_of_images_of_another_kind_are_those_of_pytorch_ood(decimals: int | None) -> None:
+    import torch
+    from pytorch_ood.metrics import functional
+
+    rng = np.random.default_rng(1)
+    known, foreign = rng.normal(0, 1, 400), rng.normal(1.5, 1, 300)
+    if decimals is not None:
+        known, foreign = known.round(decimals), foreign.round(decimals)
+    both, kinds = np.concatenate([known, foreign]), np.repeat([0, 1], [400, 300])
+    marked = torch.tensor(-kinds)  # images of another kind have negative labels there
+    assert auroc(both, kinds).value == pytest.approx(float(functional.auroc(torch.tensor(both), marked)))
+    # there the rate is that of the known at a threshold for the others, so the roles and the sign change
+    theirs = functional.fpr_at_tpr(torch.tensor(-both), torch.tensor(kinds - 1), 0.95)
+    assert fpr95(known, foreign).value == pytest.approx(float(theirs))
+
+
+@pytest.mark.parametrize("bins", [1, 7, 15])
+def test_calibration_error_is_that_of_torchmetrics(bins: int) -> None:
+    import torch
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    rng = np.random.default_rng(2)
+    confidence = rng.uniform(size=500)  # off the edges of bins, where the two are defined otherwise
+    correct = rng.uniform(size=500) < confidence**1.5
+    theirs = binary_calibration_error(torch.tensor(confidence), torch.tensor(correct).int(), n_bins=bins, norm="l1")
+    assert expected_calibration_error(confidence, correct, bins=bins) == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_a_nearest_neighbour_has_the_label_that_scikit_learn_finds() -> None:
+    from sklearn.neighbors import NearestNeighbors
+
+    rng = np.random.default_rng(3)
+    features, labels = rng.normal(size=(200, 8)), rng.integers(0, 3, 200)
+    found = NearestNeighbors(n_neighbors=2, metric="cosine").fit(features).kneighbors(features, return_distance=False)
+    assert retrieval_correct(features, labels).tolist() == (labels[found[:, 1]] == labels).tolist()
+
+
+def test_risk_over_coverage_is_the_mean_of_precision_at_every_cut() -> None:
+    """Errors kept among the k surest are false positives, which scikit-learn counts at every threshold."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    rng = np.random.default_rng(4)
+    score = rng.normal(size=150)
+    error = rng.uniform(size=150) < 1 / (1 + np.exp(1 - score))
+    precision, _, thresholds = precision_recall_curve(~error, -score)
+    assert len(thresholds) == 150, "one for each coverage"
+    assert aurc(score, error).value == pytest.approx(float(np.mean(1 - precision[:-1])))
+    ideal, _, _ = precision_recall_curve(~error, -np.lexsort((score, error)).argsort().astype(float))
+    assert excess_aurc(score, error).value == pytest.approx(float(np.mean(ideal[:-1]) - np.mean(precision[:-1])))
+    passed, _, _ = roc_curve(~error, -score, drop_intermediate=False)
+    assert augrc(score, error).value == pytest.approx(float(np.mean(passed[1:])) * error.mean())
