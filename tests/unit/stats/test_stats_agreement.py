@@ -40,6 +40,15 @@ def test_few_noisy_images_are_undecided() -> None:
     assert np.isnan(agreement(noisy(linear, 0.6, trials=1), linear[None]).corrected.value)
 
 
+def test_two_trials_are_corrected_and_one_is_not() -> None:
+    linear = np.random.default_rng(3).lognormal(0, 0.5, 200)
+    first, second = scores = noisy(linear, 0.3, trials=2)
+    raw = np.mean([stats.spearmanr(each, linear).statistic for each in scores])
+    found = agreement(scores, linear[None]).corrected.value
+    assert found == pytest.approx(raw / np.sqrt(stats.spearmanr(first, second).statistic))
+    assert np.isnan(agreement(scores[:1], linear[None]).corrected.value)
+
+
 def test_noise_of_the_other_score_is_corrected_as_well() -> None:
     linear = np.random.default_rng(5).lognormal(0, 0.5, 2000)
     rng = np.random.default_rng(6)

@@ -91,3 +91,13 @@ def test_trials_that_cannot_be_paired_are_refused() -> None:
         trial_spearman(X, Y[:3])
     with pytest.raises(McdoError, match="unequal length"):
         disattenuated_spearman(X, OWN[1:])
+
+
+def test_no_interval_is_given_where_more_resamples_have_no_correction_than_its_tail_holds() -> None:
+    rng = np.random.default_rng(28)
+    exact = rng.normal(size=40)
+    scores = exact + 1.2 * rng.normal(size=(2, 40))
+    draws = [corrected(scores[:, i], exact[i]) for i in rng.integers(0, 40, size=(500, 40))]
+    assert 0.035 < np.isnan(draws).mean() < 0.085, "between the tail of 95 % and that of 80 %"
+    assert math.isnan(disattenuated_spearman(scores, exact, level=0.95).value)
+    assert disattenuated_spearman(scores, exact, level=0.80).value == pytest.approx(corrected(scores, exact))
