@@ -10,7 +10,7 @@ The expectation is that of :func:`mcdo.first_order`, for the same p and sites.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def forward_differences(
     *,
     batch_size: int | None = None,
     store: Store | Path | str | None = None,
-    pixels: Prepared | None = None,
+    pixels: Prepared | Callable[[], Prepared] | None = None,
     progress: Reporting = True,
 ) -> ForwardDifferencesRun:
     """First-order scores of every image in every trial, without a gradient.
@@ -116,7 +116,7 @@ def forward_differences(
         seed: of the signs.
         batch_size: rows (images × passes) of one forward pass at its end; halved when memory runs out.
         store: as for :func:`mcdo.monte_carlo`.
-        pixels: prepared pixels of ``images``, where the caller keeps them.
+        pixels: prepared pixels of ``images``, or how to get them, where the caller keeps them.
         progress: report progress.
 
     Raises:

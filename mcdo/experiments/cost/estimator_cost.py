@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mcdo.estimators import MonteCarloConfig, MultiFidelityRun, PairedRun
+from mcdo.estimators import MonteCarloConfig, MultiFidelityRun, PairedRun, forward_differences
 from mcdo.estimators.probes import CALIBRATION_IMAGES, CALIBRATION_PASSES
 from mcdo.experiments.cost.pass_cost import (
+    DIFFERENCES,
     FIRST_ORDER,
     LINEAR,
     NATIVE,
@@ -31,8 +32,11 @@ from mcdo.experiments.cost.pass_cost import (
     subject_on,
     takes_small_inputs,
     with_probes,
+    within,
 )
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Passes, Request, Settings, Subject, View
+from mcdo.harness.requests import Arrays, StoredArrays
+from mcdo.harness.session import Session
 from mcdo.perturbation import Dropout, LinearPart, Rademacher, TiedDropout
 from mcdo.report.figures import Panel
 from mcdo.stats import Estimate, Reliability, reliability
@@ -47,6 +51,37 @@ JUDGED_PROBES, CONTROL_PROBES = 8, 16
 """Of first order alone, and of first order as control of passes, where its noise is what is left."""
 GAIN_BARS = {0.01: 10.0, 0.001: 50.0}
 """By p: how many times cheaper than native dropout first order should be, at its own reliability with eight probes."""
+
+
+@dataclass(frozen=True)
+class Differences(StoredArrays):
+    """Scores [K, N] of forward differences at a nominal cost, for p / (1 - p) = 1, by name."""
+
+    what = "forward differences"
+    code = "mcdo.estimators"
+    text = False
+
+    shown: Images
+    sites: str | tuple[str, ...]
+    forwards: int
+    trials: int
+    seed: int
+
+    def expected_passes(self, session: Session) -> int:
+        return session.count(self.shown) * self.trials * self.forwards
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        asked = {"sites": self.sites, "forwards": self.forwards, "trials": self.trials, "seed": self.seed}
+        return {"images": session.image_set(self.shown).fingerprint, **asked}
+
+    def compute(self, session: Session) -> Arrays:
+        encoder, images, pixels = session.tower(self.model, self.shown)
+        with session.unmuted():
+            run = forward_differences(
+                encoder, images, Rademacher(0.5, self.sites), self.forwards, self.trials, self.seed,
+                pixels=pixels, progress=session.progress(self),
+            )  # fmt: skip
+        return {name: run.scores(name) for name in SCORES}
 
 
 @dataclass(frozen=True)
@@ -99,6 +134,7 @@ class EstimatorCost(Experiment[EstimatorCosts]):
     passes: tuple[int, ...] = (4, 8, 11, 16, 32, 64, 128, 256)
     paired_passes: tuple[int, ...] = (4, 8, 16, 32)
     probes: tuple[int, ...] = (2, 4, 8, 16)
+    forwards: tuple[int, ...] = (8, 10, 12, 20)
 
     @classmethod
     def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
@@ -134,7 +170,12 @@ class EstimatorCost(Experiment[EstimatorCosts]):
         dropout = Dropout(self.p[0], self.dropout.sites)
         return FirstOrder(model, Images(self.n), dropout, probes, self.trials, self.seed)
 
+    def differences(self, model: str, forwards: int) -> Differences:
+        """One run serves every p."""
+        return Differences(model, Images(self.n), self.dropout.sites, forwards, self.trials, self.seed)
+
     def requests(self, about: View) -> Iterable[Request[Any]]:
+        yield from (self.differences(about.model, forwards) for forwards in self.forwards)
         yield from (run for p in self.p for run in self.runs(about.model, p).values())
         yield from (run for p in self.p for run in self.paired(about.model, p))
         yield from (self.first_order(about.model, probes) for probes in self.probes)
@@ -163,6 +204,11 @@ class EstimatorCost(Experiment[EstimatorCosts]):
             for p in self.p:
                 found = reliability(linear.scores(score, p), origins=linear.origins, seed=self.seed)
                 points.append(Point(FIRST_ORDER, p, probes, per_pass[with_probes(probes)] + calibration, found))
+        for forwards in self.forwards:
+            unscaled = inputs[self.differences(inputs.model, forwards)][score]
+            for p in self.p:
+                found = reliability(unscaled * (p / (1 - p)), origins=linear.origins, seed=self.seed)
+                points.append(Point(DIFFERENCES, p, forwards, per_pass[within(forwards)], found))
         linear = inputs[self.first_order(inputs.model, CONTROL_PROBES)]
         both, control = per_pass[SPARSE] + per_pass[LINEAR], per_pass[with_probes(CONTROL_PROBES)] + calibration
         for p in self.p:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from mcdo.encoders import Encoder, find_spec
 from mcdo.estimators.jacobian import SiteGraph
+from mcdo.estimators.rows import pixel_rows
 from mcdo.harness import Claim, Experiment, Files, Inputs, Request, Settings, Subject, View
 from mcdo.harness.requests import Arrays, StoredArrays
 from mcdo.harness.session import Session
@@ -39,6 +40,7 @@ from mcdo.perturbation import (
 from mcdo.perturbation.context import active
 from mcdo.perturbation.intercept import Compute, LinearMaps, carry_out
 from mcdo.perturbation.masks import image_keys
+from mcdo.perturbation.stages import StagedTower
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import Estimate
@@ -51,6 +53,7 @@ DETERMINISTIC = "deterministic"
 NATIVE, SPARSE, TIED, TIED_OVER_IMAGES = "native", "sparse", "tied over tokens", "tied over tokens and images"
 SIGNS, LINEAR = "signs", "linear part"
 FIRST_ORDER = "first order"
+DIFFERENCES = "forward differences"
 SMALL_PX = 64
 """Inputs up to this side are timed in batches of as many images, larger ones one by one."""
 CEILINGS = {"embedded": 1.15, "large": 1.03, "cuda": 1.05}
@@ -73,6 +76,11 @@ def takes_small_inputs(model: str) -> bool:
 def with_probes(count: int) -> str:
     """Name of first order with ``count`` probes among the ways."""
     return f"{FIRST_ORDER} R={count}"
+
+
+def within(forwards: int) -> str:
+    """Name of forward differences at a nominal cost among the ways."""
+    return f"{DIFFERENCES} within {forwards}"
 
 
 # ---- the ways
@@ -148,7 +156,25 @@ def first_order(encoder: Encoder, pixels: Tensor, probes: int, kind: Perturbatio
     return run
 
 
-def ways(encoder: Encoder, p: float, probes: Sequence[int]) -> dict[str, Callable[[], Way]]:
+def differences(encoder: Encoder, pixels: Tensor, forwards: int, kind: Rademacher) -> Way:
+    """One image's scores from passes that begin where their noise does count as one image-pass, as in a run."""
+    tower = StagedTower(encoder, kind, check_alive(encoder, pixels[:1], kind), seed=0)
+    passes, trials = tower.allotted(forwards), iter(range(10**9))
+    at_once = max(1, pixel_rows(encoder, None) // forwards)
+    pieces = [pixels[start : start + at_once] for start in range(0, len(pixels), at_once)]
+
+    def run() -> int:
+        trial = next(trials)
+        for piece in pieces:
+            tower(piece, passes, trial)
+        return len(pixels)
+
+    return run
+
+
+def ways(
+    encoder: Encoder, p: float, probes: Sequence[int], forwards: Sequence[int] = ()
+) -> dict[str, Callable[[], Way]]:
     """How to make each way of a model ready, at the shape of one forward pass of the pass loop."""
     small = encoder.resolution <= SMALL_PX
     images = SMALL_PX if small else 1 if encoder.device.type == "cpu" else PASS_BLOCK
@@ -165,6 +191,7 @@ def ways(encoder: Encoder, p: float, probes: Sequence[int]) -> dict[str, Callabl
         SIGNS: partial(keyed, *passes, Rademacher(p)),
         LINEAR: partial(keyed, *passes, LinearPart(Dropout(p))),
         **{with_probes(r): partial(first_order, encoder, few, r, Dropout(p)) for r in probes},
+        **{within(f): partial(differences, encoder, few, f, Rademacher(p)) for f in forwards},
     }
 
 
@@ -254,7 +281,8 @@ class Times(StoredArrays):
     def compute(self, session: Session) -> Arrays:
         encoder = session.encoder(self.model)
         probes = [int(name.partition("R=")[2]) for name in self.names if name.startswith(FIRST_ORDER)]
-        made = ways(encoder, self.p, probes)
+        forwards = [int(name.rpartition(" ")[2]) for name in self.names if name.startswith(DIFFERENCES)]
+        made = ways(encoder, self.p, probes, forwards)
         methods = {name: made[name]() for name in self.names}
         return {
             "seconds": timed(methods, self.rounds, encoder.device),
@@ -320,6 +348,7 @@ class PassCost(Experiment[PassCosts]):
     rounds_of_large: int = 5
     probes: tuple[int, ...] = (1, 2, 4, 8, 16)
     probes_of_large: tuple[int, ...] = (1, 2, 8)
+    forwards: tuple[int, ...] = (8, 10, 12, 20)
 
     @classmethod
     def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
@@ -330,6 +359,7 @@ class PassCost(Experiment[PassCosts]):
         small = about.encoder().resolution <= SMALL_PX
         probes, rounds = (self.probes, self.rounds) if small else (self.probes_of_large, self.rounds_of_large)
         names = (DETERMINISTIC, NATIVE, SPARSE, TIED, TIED_OVER_IMAGES, SIGNS, LINEAR, *map(with_probes, probes))
+        names += tuple(map(within, self.forwards)) if small else ()
         return Times(about.model, names, self.dropout.p, rounds)
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
