@@ -21,7 +21,8 @@ def commands(
 ) -> tuple[list[str], list[list[str]]]:
     """Arguments of this process, and of those beside it.
 
-    The cores are divided among them, from now on; to be asked for before torch is imported.
+    The cores are divided among them, from now on; a smaller OMP_NUM_THREADS is kept to. To be called before torch is
+    imported.
 
     Args:
         arguments: pytest's, the same for all.
@@ -37,7 +38,8 @@ def commands(
         raise McdoError(f"--workers={count}: at least one process is needed")
     if len(set(devices)) < len(devices):
         raise McdoError(f"--devices={','.join(devices)}: one process has a device; name each once")
-    os.environ["OMP_NUM_THREADS"] = str(max(1, cores() // count))
+    share, asked = max(1, cores() // count), os.environ.get("OMP_NUM_THREADS", "")
+    os.environ["OMP_NUM_THREADS"] = str(min(share, int(asked)) if asked.isdecimal() and int(asked) else share)
     each = [[*arguments, f"--device={device}"] for device in devices] or [list(arguments)] * count
     return each[0], each[1:]
 

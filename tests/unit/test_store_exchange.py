@@ -140,11 +140,13 @@ def test_a_folder_of_something_else_is_refused_on_either_side(tmp_path: Path) ->
         merge(str(tmp_path / "a"), "gopher://host/store")
 
 
-def test_a_store_behind_a_url(tmp_path: Path) -> None:
-    keys = filled(tmp_path / "a", "x", parts=1)
-    assert len(merge(str(tmp_path / "a"), "memory://shelf/store").copied) == 3
+@pytest.mark.parametrize("protocol", ["memory", "file"])
+def test_a_store_behind_a_url(protocol: str, tmp_path: Path) -> None:
+    keys, url = filled(tmp_path / "a", "x", parts=1), f"{protocol}://{tmp_path.as_posix()}/shelf/store"
+    assert len(merge(str(tmp_path / "a"), url).copied) == 3
+    assert merge(str(tmp_path / "a"), url).copied == []
     shutil.rmtree(tmp_path / "a")
-    merge("memory://shelf/store", str(tmp_path / "a"))
+    merge(url, str(tmp_path / "a"))
     assert Store(tmp_path / "a").get(keys["x"]) is not None
     assert len(list(Store(tmp_path / "a").unfinished(keys["half"]).parts())) == 1
 

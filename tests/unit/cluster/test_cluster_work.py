@@ -222,6 +222,10 @@ def test_devices_are_processes_and_the_cores_are_divided(monkeypatch: pytest.Mon
     assert others == [["-m", "phase1", "--device=cuda:1"], ["-m", "phase1", "--device=cpu"]]
     assert os.environ["OMP_NUM_THREADS"] == "2"
     assert workers.commands(["x"], 3, []) == (["x"], [["x"], ["x"]])
+    for asked, threads in (("1", "1"), ("5", "2"), ("0", "2"), ("two", "2")):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        workers.commands(["x"], 3, [])
+        assert os.environ["OMP_NUM_THREADS"] == threads, "no more threads than were asked for, or than there are cores"
     with pytest.raises(McdoError, match="at least one process"):
         workers.commands([], 0, [])
     with pytest.raises(McdoError, match="name each once"):
