@@ -83,3 +83,72 @@ def test_a_run_of_one_block_makes_progress_however_often_it_is_ended(tmp_path: P
     assert slowest < 3, "a process that is ended ends within 3 s"
     what = f"SIGKILL, SIGTERM, SIGHUP or SIGINT {LIFE_S:.0f} s into a run that is one block"
     held(what, ended, "goes on in the middle of the block, to the same bits; nothing is left beside the result")
+
+
+DELAY_S, MOST_LOST_S = 0.3, 5.0
+"""How long a batch takes here, as those of a large encoder do; and what may be lost."""
+SLOW_CHILD = """
+import sys, time
+import numpy as np
+import torch
+import mcdo
+import mcdo.harness.requests as requests
+from mcdo.encoders import load_encoder
+from mcdo.estimators.probes import noise_basis
+from mcdo.harness import Session, Settings
+from mcdo.perturbation import Dropout, PerturbedTower, deterministic_features
+
+torch.set_num_threads(1)
+what, store, out, delay = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
+
+def slow(call):
+    def made(*arguments, **options):
+        print("batch", flush=True)
+        time.sleep(delay)
+        return call(*arguments, **options)
+    return made
+
+PerturbedTower.__call__ = slow(PerturbedTower.__call__)
+requests.deterministic_features = slow(deterministic_features)
+encoder, images = load_encoder("clip_tiny"), mcdo.load_images("digits", 8)
+if what == "text":
+    session = Session(Settings(("clip_tiny",), store=store, batch_size=4))
+    prompts = tuple(f"a photo of {i} things" for i in range(160))
+    found = session.measure(requests.TextFeatures("clip_tiny", prompts))["features"]
+elif what == "basis":
+    found = noise_basis(encoder, Dropout(), store=store)
+else:
+    census = mcdo.census(encoder, images, Dropout(0.05), store=store, progress=False)
+    found = [record.variance for record in census]
+np.savez(out, found=found)
+"""
+
+
+@pytest.mark.parametrize("what", ["text", "basis", "census"])
+def test_what_is_no_run_goes_on_as_well_and_loses_seconds(what: str, tmp_path: Path, held: Held) -> None:
+    def begin(store: str, delay: float) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SLOW_CHILD, what, str(tmp_path / store), str(tmp_path / f"{store}.npz")]
+        return subprocess.Popen([*command, str(delay)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    whole = begin("whole", 0.0).communicate()[0].count("batch")
+    batches, ended = 0, 0
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        process = begin("store", DELAY_S)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(2.5)
+        process.send_signal(number)
+        batches += 1 + process.communicate()[0].count("batch")
+        ended += process.returncode != 0
+    last = begin("store", 0.0)
+    rest = last.communicate()[0].count("batch")
+    assert last.returncode == 0
+    assert ended == 2, "it was over before it could be ended"
+    assert rest < whole, "nothing was kept"
+    assert (batches + rest - whole) * DELAY_S <= ended * (MOST_LOST_S + DELAY_S)
+    with np.load(tmp_path / "whole.npz") as expected, np.load(tmp_path / "store.npz") as found:
+        np.testing.assert_array_equal(found["found"], expected["found"])
+    left = {path.suffix for path in (tmp_path / "store").rglob("*.*")}
+    assert left <= {".safetensors", ".json"}, "beside the result, what is known of the encoder"
+    name = {"text": "features of prompts", "basis": "the noise basis", "census": "the census"}[what]
+    held(f"SIGKILL and SIGTERM 2.5 s into {name}", ended, "goes on to the same bits, and no more than 5 s are lost")
