@@ -182,3 +182,10 @@ def test_p_of_a_difference_is_uniform_where_two_scores_are_equally_good() -> Non
         scores = {name: target + rng.normal(size=120) for name in ("reference", "other")}
         p.append(auroc_differences(scores, "reference", target > 0.5)["other"].p_value)
     assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_images_at_the_quantile_are_positives() -> None:
+    target = np.arange(11.0)  # the quantiles .1 and .9 are images 1 and 9
+    lowest = np.where(target == 9, -1, target)
+    assert auroc_high(lowest, target).value == 0.5, "images 9 and 10, below and above all others"
+    assert auroc_low(-np.where(target == 1, 11, target), target).value == 0.5, "images 1 and 0"
