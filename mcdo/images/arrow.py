@@ -206,6 +206,8 @@ def _table(file: Path, columns: Sequence[str], picture: str, most: int) -> tuple
     read = opened.read(columns=list(columns)) if file.suffix == ".parquet" else opened.select([*columns, picture])
     if file.suffix != ".parquet":
         read.validate(full=True)  # Arrow trusts the places of cells that a file names
+    if columns and read.num_rows != sum(pieces):  # else labels would stand beside other pictures
+        raise ValueError(f"its columns have {read.num_rows} rows, and its head says {sum(pieces)}")
     return pieces, {name: read.column(name).to_pylist() for name in columns}
 
 
