@@ -100,7 +100,9 @@ def synchronisation(bench: Bench) -> Iterator[Row]:
     encoder, kind = bench.encoder(bench.sizes.compared), Dropout()
     images = load_images("digits", n=4)
     pixels, ladder = prepared(encoder, images), bench.sizes.ladder
-    weights = DimensionWeights.fit(np.random.default_rng(0).normal(size=(8, encoder.feature_dim)), ["other"] * 8)
+    weights = DimensionWeights.fit(
+        np.random.default_rng(0).normal(size=(8, encoder.feature_dim)), [f"other {i}" for i in range(8)]
+    )
     config = MonteCarloConfig(kind, ladder, 2, _SEED, ladder)
     for precision in bench.sizes.precisions:
         with bench.precision(encoder, precision), perturbed(encoder, kind, _SEED) as tower:
