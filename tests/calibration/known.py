@@ -125,7 +125,6 @@ KNOWN: Mapping[Cell, Known] = {
     Cell("exceedance of groups", "shared_level", 3, 500): Known(None, "noise shared by three trials"),
     Cell("drift over trials", "shared_level", 3, 500): Known(None, "noise shared by three trials"),
     Cell("AUROC, 1 in 10 positive", "clustered", 5, 100): Known(None, "too few origins of a class"),
-    Cell("rare share in a class", "clustered", 5, 500): Known(0.907, "few origins"),
     Cell("median ρ", "shared_noise", 3, 100): Known(0.837, "sharing that three trials do not show"),
     Cell("SNR", "shared_noise", 3, 100): Known(0.843, "sharing that three trials do not show"),
     Cell("corrected SNR", "shared_noise", 3, 100): Known(0.843, "sharing that three trials do not show"),
