@@ -112,7 +112,11 @@ def train_stage(
         for epoch in range(len(history), epochs):
             history.append(run.epoch(epoch, epochs, samples, shown, wording))
             if store is not None:
-                store.put(key, run.state(), {"history": [asdict(p) for p in history], "label": f"connector {stage}"})
+                store.put(
+                    key,
+                    run.state(),
+                    {"history": [asdict(p) for p in history], "label": {"protocol": f"connector {stage}"}},
+                )
             bar.set_postfix(loss=f"{history[-1].loss:.3f}")
             bar.update()
             if after_epoch is not None:
