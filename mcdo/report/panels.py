@@ -85,6 +85,6 @@ def ranked_panel(axes: Axes, estimates: Mapping[str, Estimate], bar: float, labe
         axes.legend()
     axes.axvline(bar, color="black", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(ranked)), [name for name, _ in ranked], fontsize=min(9.0, 260 / max(1, len(ranked))))
-    axes.set_ylim(-0.5, len(ranked) - 0.5)
+    axes.set_ylim(-0.5, max(1, len(ranked)) - 0.5)
     axes.set_xlabel(label)
     axes.grid(axis="x", alpha=0.3)
