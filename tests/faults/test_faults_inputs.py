@@ -208,12 +208,22 @@ def kinds(folder: Path) -> tuple[Kind, ...]:
         in_json("config.yaml", json.loads(json.dumps(config)), load_config),
         in_json("recipe.json", json.loads((MODELS_DIR / "clip_tiny" / "recipe.json").read_text()), recipe),
         in_json("plan.json", plan, planned),
-        Kind("images.csv", listed, lambda path: load_images(f"csv:{path}")),
+        Kind("images.csv", listed, pictures),
         Kind("scores.csv", scores, lambda path: read_scores(path, ("a", "b"))),
         Kind("findings.toml", findings, KnownNegatives.load),
         Kind("plants.csv", table, plants),
         Kind("prompts.tsv", prompts.encode(), lambda path: prompt_bank().read_prompts(path, "clip_tiny")),
     )  # fmt: skip
+
+
+def pictures(path: Path) -> object:
+    """Of a list. Where it is whole and names a picture that is not there, the error is about that picture."""
+    try:
+        return load_images(f"csv:{path}")
+    except McdoError as error:
+        if "cannot be read (No such file or directory)" in str(error):
+            raise McdoError(f"{path.name} names what is not there: {error}") from error
+        raise
 
 
 def captions(path: Path) -> object:
