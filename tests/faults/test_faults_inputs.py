@@ -221,7 +221,7 @@ def pictures(path: Path) -> object:
     try:
         return load_images(f"csv:{path}")
     except McdoError as error:
-        if "cannot be read (No such file or directory)" in str(error):
+        if str(error).startswith(str(path.parent)) and "cannot be read (" in str(error):
             raise McdoError(f"{path.name} names what is not there: {error}") from error
         raise
 
