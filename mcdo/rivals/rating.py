@@ -124,8 +124,8 @@ def rated(scored: Scored, truth: Truth, seed: int = 0, resamples: int = 1000) ->
     if truth.misplaced is not None:
         found["auroc_misplaced"] = auroc(judged, truth.misplaced, **noise)
     if scored.foreign is not None and truth.foreign_origins is not None:
-        both, kinds, units = beside_foreign(judged, scored.foreign, truth)
-        found["auroc_foreign"] = auroc(both, kinds, origins=units, shared_noise=shared)
+        kinds, units = _positive("foreign", truth)
+        found["auroc_foreign"] = auroc(_of_task(scored, "foreign"), kinds, origins=units, shared_noise=shared)
         if not shared:
             found["fpr95_foreign"] = fpr95(
                 judged, scored.foreign, known_origins=origins, foreign_origins=truth.foreign_origins, seed=seed,
@@ -135,15 +135,6 @@ def rated(scored: Scored, truth: Truth, seed: int = 0, resamples: int = 1000) ->
         if not shared:
             found[f"raised/{name}"] = share(rise(values, judged) > 0, origins=origins)
     return found
-
-
-def beside_foreign(known: Array, foreign: Array, truth: Truth) -> tuple[Array, Flags, NDArray[Any]]:
-    """Known and foreign images as one set: scores, whether foreign, and origins that two sets never share."""
-    assert truth.foreign_origins is not None
-    kinds = np.repeat([False, True], [known.shape[-1], foreign.shape[-1]])
-    units = np.concatenate([np.char.add("known ", truth.origins.astype(str)),
-                            np.char.add("foreign ", truth.foreign_origins.astype(str))])  # fmt: skip
-    return np.concatenate([known, foreign], axis=-1), kinds, units
 
 
 @dataclass(frozen=True)
@@ -164,9 +155,9 @@ def ahead_of_trivial(
     how: dict[str, Any] = {"seed": seed, "resamples": resamples}
     families: dict[str, dict[tuple[str, str, str], Difference]] = {}
     for task in _tasks(truth):
-        (judged, shared), (cheap, _) = (_judged(group, task, truth) for group in (scores, trivial))
+        (judged, shared), (cheap, _) = (_judged(group, task) for group in (scores, trivial))
         if judged and cheap:
-            (positive, units) = _positive(task, truth)
+            positive, units = _positive(task, truth)
             families[task] = advantages(
                 judged, cheap, follows={}, detects={task: positive}, origins=units, shared_noise=shared, **how
             )
@@ -186,7 +177,7 @@ def beside(reference: str, scores: Mapping[str, Scored], truth: Truth) -> dict[t
     """By score and task, its AUROC less that of the score ``reference``, of the same images. Holm over the table."""
     families = {}
     for task in _tasks(truth):
-        judged, shared = _judged(scores, task, truth)
+        judged, shared = _judged(scores, task)
         if reference in judged and len(judged) > 1:
             positive, units = _positive(task, truth)
             found = auroc_differences(judged, reference, positive, origins=units, shared_noise=shared)
@@ -199,26 +190,31 @@ def _tasks(truth: Truth) -> list[str]:
     return [task for task, of in known.items() if of is not None]
 
 
-def _judged(scores: Mapping[str, Scored], task: str, truth: Truth) -> tuple[dict[str, Array], bool]:
+def _judged(scores: Mapping[str, Scored], task: str) -> tuple[dict[str, Array], bool]:
     """What is judged of each score that was taken of a task's images, and whether the noise of one is shared."""
-    there = {name: each for name, each in scores.items() if each.can_be_judged}
-    if task == "foreign":
-        there = {name: each for name, each in there.items() if each.foreign is not None}
-    values = {
-        name: beside_foreign(each.judged, each.foreign, truth)[0]
-        if task == "foreign" and each.foreign is not None
-        else each.judged
-        for name, each in there.items()
+    there = {
+        name: each
+        for name, each in scores.items()
+        if each.can_be_judged and (task != "foreign" or each.foreign is not None)
     }
+    values = {name: _of_task(each, task) for name, each in there.items()}
     return values, any(each.shared_noise for each in there.values())
 
 
+def _of_task(scored: Scored, task: str) -> Array:
+    """Of the images of a task: those that are known, then for "foreign" those of another kind."""
+    if task == "error":
+        return scored.judged
+    assert scored.foreign is not None
+    return np.concatenate([scored.judged, scored.foreign], axis=-1)
+
+
 def _positive(task: str, truth: Truth) -> tuple[Flags, NDArray[Any]]:
-    """What a task's scores are to detect, and the origins."""
+    """What a task's scores are to detect, and the origins, which known and foreign images never share."""
     if task == "error":
         assert truth.error is not None
         return truth.error, truth.origins
     assert truth.foreign_origins is not None
-    nothing = np.zeros(len(truth.origins)), np.zeros(len(truth.foreign_origins))
-    _, kinds, units = beside_foreign(*nothing, truth)
-    return kinds, units
+    sets = {"known": truth.origins, "foreign": truth.foreign_origins}
+    units = np.concatenate([np.char.add(f"{name} ", of.astype(str)) for name, of in sets.items()])
+    return np.repeat([False, True], [len(of) for of in sets.values()]), units
