@@ -17,7 +17,7 @@ from mcdo.encoders import Encoder
 from mcdo.estimators.blocks import BlockLoop, check_inputs, prepared
 from mcdo.estimators.progress import Progress, Reporting, Silent, progress_of
 from mcdo.estimators.provenance import identity, provenance
-from mcdo.estimators.resumption import Keeper, check_columns, measured_once, unkept
+from mcdo.estimators.resumption import KeptValues, measured_once, unkept
 from mcdo.estimators.rows import pixel_rows
 from mcdo.estimators.shown import Shown
 from mcdo.perturbation import PASS_BLOCK, Perturbation, Site, SiteRecord, check_alive, image_keys, perturbed
@@ -51,29 +51,18 @@ def census(
     pixels = prepared(encoder, few).batch(slice(None))
     keys = image_keys(few.mask_ids, encoder.device)
     sites = check_alive(encoder, pixels, dropout)
-    variances = np.zeros(len(sites))
 
     def measure(parts: Unfinished | None) -> NDArray[np.float64]:
-        done = np.zeros(len(sites), dtype=bool)
-        for part in parts.parts(check) if parts else ():
-            variances[part["columns"]], done[part["columns"]] = part["variance"], True
-        keeper = Keeper(parts, lambda columns: {"variance": variances[columns]}, {"label": label})
-        left = [i for i in range(len(sites)) if not done[i]]
+        kept = KeptValues(parts, len(sites), label)
+        left = np.flatnonzero(~kept.done).tolist()
         total = sum(_passes(sites[i], dropout, len(pixels)) for i in left) * len(pixels)
-        with progress_of(progress, total, f"{encoder.key} on {few.name}, census") as bar:
-            try:
-                for i in left:
-                    variances[i] = site_variance(encoder, pixels, keys, sites[i], dropout, seed, bar)
-                    keeper.add(i, i + 1)
-            finally:
-                keeper.save()
-        return variances
+        with progress_of(progress, total, f"{encoder.key} on {few.name}, census") as bar, kept.saved():
+            for i in left:
+                kept.put(i, np.array([site_variance(encoder, pixels, keys, sites[i], dropout, seed, bar)]))
+        return kept.values
 
     protocol = {"kind": dropout.as_dict(), "seed": seed, "sites": [site.name for site in sites]}
     label = {"encoder": encoder.key, "images": few.name, "protocol": f"{dropout}, census of {len(sites)} sites"}
-
-    def check(part: Arrays, facts: Mapping[str, Any]) -> None:
-        check_shapes(part, {"variance": (check_columns(part["columns"], len(sites)),)})
 
     def find(opened: Store, name: str) -> NDArray[np.float64] | None:
         found = opened.get(name, lambda arrays, facts: check_shapes(arrays, {"variance": (len(sites),)}))
@@ -86,6 +75,7 @@ def census(
     def packed(found: NDArray[np.float64]) -> tuple[Arrays, Mapping[str, Any]]:
         return {"variance": found}, {"label": label, "protocol": protocol, "provenance": provenance(encoder, few)}
 
+    variances = np.zeros(len(sites))
     if dropout.p:
         variances = measured_once(store, key, find, measure, packed, progress=bool(progress))
     return tuple(

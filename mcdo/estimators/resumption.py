@@ -26,7 +26,15 @@ from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
 from mcdo.names import say
-from mcdo.store import Arrays, FinishedElsewhereError, Store, Unfinished, UnsavedResultWarning, open_store
+from mcdo.store import (
+    Arrays,
+    FinishedElsewhereError,
+    Store,
+    Unfinished,
+    UnsavedResultWarning,
+    check_shapes,
+    open_store,
+)
 
 SAVE_EVERY_S = 2.0
 MOST_S = 5.0
@@ -254,6 +262,40 @@ class Keeper:
         if not self._warned:
             self._warned = True
             warnings.warn(f"parts of the run are not kept: {error}", UnsavedResultWarning, stacklevel=5)
+
+
+class KeptValues:
+    """``values`` float64 [n] that are kept as they come; ``done`` bool [n] says which are there.
+
+    Args:
+        parts: where they are kept, and what another process has left; None keeps nothing.
+        n: how many.
+        label: what is kept beside them, for people.
+
+    """
+
+    def __init__(self, parts: Unfinished | None, n: int, label: Mapping[str, str]) -> None:
+        self.values, self.done = np.zeros(n), np.zeros(n, dtype=bool)
+        for part in parts.parts(self._check) if parts else ():
+            self.values[part["columns"]], self.done[part["columns"]] = part["values"], True
+        self._keeper = Keeper(parts, lambda columns: {"values": self.values[columns]}, {"label": dict(label)})
+
+    def _check(self, part: Arrays, facts: Mapping[str, Any]) -> None:
+        check_shapes(part, {"values": (check_columns(part["columns"], len(self.values)),)})
+
+    def put(self, start: int, values: NDArray[np.float64]) -> None:
+        """Values from ``start`` on; saved when it is time."""
+        stop = start + len(values)
+        self.values[start:stop], self.done[start:stop] = values, True
+        self._keeper.add(start, stop)
+
+    @contextmanager
+    def saved(self) -> Iterator[None]:
+        """Save what there is, when anything ends what is inside."""
+        try:
+            yield
+        finally:
+            self._keeper.save()
 
 
 def _next(began: float) -> float:

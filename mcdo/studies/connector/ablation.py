@@ -7,8 +7,7 @@ corrected by Holm over the arms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,11 +19,11 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from mcdo.errors import McdoError
-from mcdo.estimators.resumption import Keeper, check_columns
+from mcdo.estimators.resumption import KeptValues
 from mcdo.harness.claim import Claim
 from mcdo.report.judgement import Outcome
 from mcdo.stats import Estimate, holm, mean, wilcoxon_increase
-from mcdo.store import Arrays, Unfinished, check_shapes
+from mcdo.store import Unfinished
 from mcdo.studies.connector.arms import ARMS, CORRECT, visual_for
 from mcdo.studies.connector.items import Item
 from mcdo.studies.connector.models import ConnectorModel, inject
@@ -151,41 +150,15 @@ def ablate(
     check_model(model, samples, pixels, wording.pad_id)
     visual = _embedded(model, pixels, batch_size)
     images = tuple(item.image for item in items) if origins is None else tuple(origins)
-    kept = _Kept(parts, len(arms) * len(items))
+    kept = KeptValues(parts, len(arms) * len(items), {})
     with kept.saved():
         for number, arm in enumerate(tqdm(arms, desc="ablation", unit="arm", disable=None)):
             first = number * len(items)
             if not kept.done[first : first + len(items)].all():
                 shown = visual_for(arm, model, visual, blank, images, seed)
                 item_losses(model, samples, shown, wording.pad_id, batch_size, kept, first)
-    losses = dict(zip(arms, np.split(kept.losses, len(arms)), strict=True))
+    losses = dict(zip(arms, np.split(kept.values, len(arms)), strict=True))
     return Ablation(tuple(item.id for item in items), images, losses, np.array([s.label_tokens for s in samples]))
-
-
-class _Kept:
-    """Losses [n] that are kept as they come, and which of them there are."""
-
-    def __init__(self, parts: Unfinished | None, n: int) -> None:
-        self.losses, self.done = np.zeros(n), np.zeros(n, dtype=bool)
-        for part in parts.parts(self._check) if parts else ():
-            self.losses[part["columns"]], self.done[part["columns"]] = part["losses"], True
-        self._keeper = Keeper(parts, lambda columns: {"losses": self.losses[columns]}, {"label": {}})
-
-    def _check(self, part: Arrays, facts: Mapping[str, Any]) -> None:
-        check_shapes(part, {"losses": (check_columns(part["columns"], len(self.losses)),)})
-
-    def put(self, start: int, losses: Array) -> None:
-        stop = start + len(losses)
-        self.losses[start:stop], self.done[start:stop] = losses, True
-        self._keeper.add(start, stop)
-
-    @contextmanager
-    def saved(self) -> Iterator[None]:
-        """What there is when anything ends it."""
-        try:
-            yield
-        finally:
-            self._keeper.save()
 
 
 def _embedded(model: ConnectorModel, pixels: Tensor, batch_size: int) -> Tensor:
@@ -200,7 +173,7 @@ def item_losses(
     visual: Tensor | None,
     pad_id: int,
     batch_size: int = 32,
-    kept: _Kept | None = None,
+    kept: KeptValues | None = None,
     first: int = 0,
 ) -> Array:
     """Mean loss over each sample's label tokens, [N]; ``visual`` [N, V, E] goes to the placeholders, None drops them.
@@ -211,7 +184,7 @@ def item_losses(
         McdoError: if a loss is not finite.
 
     """
-    held = _Kept(None, len(samples)) if kept is None else kept
+    held = KeptValues(None, len(samples), {}) if kept is None else kept
     for start in range(0, len(samples), batch_size):
         rows = slice(start, start + batch_size)
         if held.done[first + start : first + start + len(samples[rows])].all():
@@ -221,7 +194,7 @@ def item_losses(
         with torch.no_grad():
             found = batch_losses(model, batch, None if visual is None else visual[rows])
         held.put(first + start, found.cpu().double().numpy())
-    losses = held.losses[first : first + len(samples)]
+    losses = held.values[first : first + len(samples)]
     if not np.isfinite(losses).all():
         bad = samples[int(np.flatnonzero(~np.isfinite(losses))[0])].id
         raise McdoError(f"{bad}: its loss is not finite; look at the model's weights, or run it in float32")
