@@ -151,20 +151,13 @@ def forward_differences(
                 f"{encoder.key}: the features of {images.ids[int(bad.argmax())]} are zero or not finite; "
                 f"{advice(encoder)}"
             )
-        return ForwardDifferencesRun(
-            encoder=encoder.key,
-            ids=images.ids,
-            origins=images.origins,
-            features=features,
-            sites=tuple((site.name, site.role.value) for site in sites),
-            provenance=provenance(encoder, images),
-            dropout=dropout,
-            forwards=forwards,
-            passes=passes,
-            stages=tuple(stage.start or "pixels" for stage in tower.stages),
-            along=along.swapaxes(0, 1),
-            across=across.swapaxes(0, 1),
-        )
+        facts = {
+            "sites": [(site.name, site.role.value) for site in sites],
+            "stages": [stage.start or "pixels" for stage in tower.stages],
+            "passes": passes,
+            "provenance": provenance(encoder, images),
+        }
+        return run_of({"features": features, "along": along.swapaxes(0, 1), "across": across.swapaxes(0, 1)}, facts)
 
     def key() -> str:
         family = {"method": "forward differences", "protocol": protocol, **identity(encoder, images)}
@@ -177,9 +170,9 @@ def forward_differences(
 
     def find(opened: Store, name: str) -> ForwardDifferencesRun | None:
         held = opened.get(name, fits)
-        if held is None:
-            return None
-        arrays, facts = held
+        return None if held is None else run_of(*held)
+
+    def run_of(arrays: Arrays, facts: Mapping[str, Any]) -> ForwardDifferencesRun:
         return ForwardDifferencesRun(
             encoder=encoder.key,
             ids=images.ids,
