@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
@@ -33,7 +34,7 @@ SILENT_S = 60.0
 POLL_S = 0.2
 """Seconds between two tries of who waits."""
 LEFT = ".part"
-"""Suffix of a lease that was taken from its owner, until it is removed."""
+"""Suffix of what one process alone creates while it removes the lease of another."""
 _JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 _MOST_BYTES = 4096
 
@@ -216,17 +217,26 @@ class Leases:
         if not whose.gone:
             self._tell(f"{whose} has given no sign of life for {SILENT_S:.0f} s: this process takes over")
         _SEEN.pop(path, None)
-        aside = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{LEFT}")
+        return self._removed(path, whose, touched)
+
+    def _removed(self, path: Path, whose: Owner, touched: int) -> bool:
+        """Whether an abandoned lease was removed by this process, and by it alone: a new one is never touched."""
+        guard = path.with_name(f".{path.stem}.{sha256(whose.token.encode()).hexdigest()[:32]}{LEFT}")
         try:
-            os.rename(path, aside)
-        except FileNotFoundError:  # another was faster
-            return True
-        taken = owner(aside)
-        if taken.token != whose.token:  # another was faster, and has taken it: it is given back
-            with suppress(OSError):
-                os.link(aside, path)
-        os.unlink(aside)
-        return taken.token == whose.token
+            os.close(os.open(guard, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError:  # another is at it; or was, and ended in these few system calls
+            with suppress(FileNotFoundError):
+                if time.time() - guard.lstat().st_mtime > 10 * SILENT_S:
+                    os.unlink(guard)
+            return False
+        try:
+            if _looked_at(path) != (whose, touched):  # another was faster, or the owner is awake again
+                return False
+            with suppress(FileNotFoundError):  # given back meanwhile
+                os.unlink(path)
+        finally:
+            os.unlink(guard)
+        return True
 
     def _beat(self) -> None:
         while not self._done.wait(BEAT_S):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,16 +142,39 @@ def test_a_frozen_owner_that_goes_on_leaves_the_lease_to_who_took_it(
     assert not list(tmp_path.iterdir())
 
 
-def test_of_many_that_take_over_at_once_one_does(tmp_path: Path) -> None:
+def test_of_many_that_take_over_at_once_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease of a process that is gone; each who gets it holds it until all have tried."""
     path = tmp_path / "a.lock"
     code = f"from mcdo.store.leases import Leases; Leases(print).take(__import__('pathlib').Path({str(path)!r}))"
     subprocess.run([sys.executable, "-c", f"{code}; import os; os._exit(0)"], check=True)
-    from concurrent.futures import ThreadPoolExecutor
+    dead = path.read_bytes()
+    monkeypatch.setattr(leases, "_SEEN", {})
+    switches = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(60):
+            path.write_bytes(dead)
+            every = [Leases(quiet) for _ in range(8)]
+            with ThreadPoolExecutor(8) as pool:
+                assert sum(pool.map(lambda each: each.take(path), every)) == 1
+            for each in every:
+                each.__exit__(None, None, None)
+            assert not list(tmp_path.iterdir())
+    finally:
+        sys.setswitchinterval(switches)
 
-    every = [Leases(quiet) for _ in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(lambda each: each.take(path), every)) == 1
+
+def test_one_who_ended_while_it_took_over_stops_nobody_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "SILENT_S", 0.02)
+    path, guard = tmp_path / "a.lock", tmp_path / f".a.{hashlib.sha256(b'').hexdigest()[:32]}.part"
+    path.write_text("")
+    guard.write_text("")
+    said = list[str]()
+    with held(path, said.append):
+        assert owner(path).pid == str(os.getpid())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "process 7 on host since then", "{" * 5000])
@@ -216,8 +241,6 @@ def test_who_does_not_wait_is_told_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_of_many_that_make_the_folder_at_once_one_has_the_lease(tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     for i in range(20):
         every = [Leases(quiet) for _ in range(4)]
         with ThreadPoolExecutor(4) as pool:
