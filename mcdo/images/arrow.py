@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from mcdo.errors import McdoError, refused_as
+from mcdo.images.arrow_message import packed
 from mcdo.images.class_names import class_names
 from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, WholeFiles
 from mcdo.images.labels import named
@@ -28,6 +29,7 @@ from mcdo.schema import LIST_LIMIT, MOST_ROWS, check_regular
 
 LABELS = ("label", "labels", "fine_label")
 ORIGIN = "origin"
+_MAGIC = b"ARROW1\0\0"
 _OPEN = 4
 """Pieces that are kept open: Arrow files are mapped, of Parquet a group of rows is read."""
 
@@ -160,22 +162,24 @@ def _open(file: Path, once: Sequence[str] = ()) -> Any:
     if file.suffix == ".parquet":
         return pyarrow.parquet.ParquetFile(file, memory_map=True, read_dictionary=list(once))
     mapped = pyarrow.memory_map(str(file))
-    try:
-        opened = pyarrow.ipc.open_stream(mapped)
-    except pyarrow.ArrowInvalid:
-        opened = pyarrow.ipc.open_file(mapped)
-        return _mapped(pyarrow, (opened.get_batch(i) for i in range(opened.num_record_batches)), opened.schema)
-    return _mapped(pyarrow, opened, opened.schema)
+    if mapped.read(len(_MAGIC)) != _MAGIC:
+        mapped.seek(0)  # else the stream begins behind it, and is followed by an index that nothing here needs
+    start = mapped.tell()
+    _check_packed(pyarrow.ipc.MessageReader.open_stream(mapped))
+    mapped.seek(start)
+    return pyarrow.ipc.open_stream(mapped).read_all()
 
 
-def _mapped(pyarrow: Any, batches: Iterable[Any], schema: Any) -> Any:
-    """The batches as a table. Raises ValueError where they are compressed and unpack to more than is read."""
-    held, before = [], pyarrow.total_allocated_bytes()
-    for batch in batches:
-        held.append(batch)
-        if pyarrow.total_allocated_bytes() - before > LIST_LIMIT:
-            raise ValueError(f"it unpacks to more than {LIST_LIMIT} bytes: save it without compression")
-    return pyarrow.Table.from_batches(held, schema)
+def _check_packed(messages: Iterable[Any]) -> None:
+    """Raise ValueError where batches say that they unpack to more than is read, before any of them is unpacked."""
+    total = 0
+    for message in messages:
+        body = message.body
+        for start in packed(message.metadata.to_pybytes()):
+            size = int.from_bytes(body[start : start + 8].to_pybytes(), "little", signed=True)
+            total += max(size, 0)  # -1 for what is held as it is
+    if total > LIST_LIMIT:
+        raise ValueError(f"it unpacks to {total} bytes, more than {LIST_LIMIT}: save it without compression")
 
 
 def _schema(file: Path) -> Any:

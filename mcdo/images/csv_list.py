@@ -51,6 +51,7 @@ def listed(spec: str) -> Listing:
         class_names=names,
         source=FolderSource(place.resolve().parent),
         origins=_origins(place, columns.get("origin", {}), rows),
+        lines=first,
     )
 
 

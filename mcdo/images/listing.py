@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -67,6 +67,7 @@ class Listing:
         source: gives each image.
         skipped: what was left out already.
         origins: the unit that was sampled, [N]; () for the content of each file, so that copies count once.
+        lines: of a list that names images, the line of each.
 
     """
 
@@ -78,6 +79,7 @@ class Listing:
     source: FileSource
     skipped: tuple[Skipped, ...] = ()
     origins: tuple[str, ...] = ()
+    lines: Mapping[str, int] = field(default_factory=dict)
 
     def load(self, n: int | None, seed: int, *, skip_unreadable: bool) -> ImageSet:
         """``n`` images (None: all), spread over the classes by ``seed``, each decoded once as a check.
@@ -92,7 +94,7 @@ class Listing:
             raise TooFewImagesError(f"{self.where} holds {count} images, {n} were asked for; ask for at most {count}")
         chosen = np.sort(self._order(seed)[:n])
         ids = [self.ids[i] for i in chosen]
-        checked = for_each(lambda i: _check(self.source, ids[i]), len(ids), f"checking {self.where}")
+        checked = for_each(lambda i: self._check(ids[i]), len(ids), f"checking {self.where}")
         bad = [each for each in checked if isinstance(each, UnreadableImageError)]
         if len(bad) == len(ids) or (bad and not skip_unreadable):
             raise unusable(self.where, bad, len(ids))
@@ -122,7 +124,7 @@ class Listing:
         chosen, until = self._order(seed)[:n], time.monotonic() + seconds
 
         def check(i: int) -> _Checked | UnreadableImageError | None:
-            return _check(self.source, self.ids[chosen[i]]) if time.monotonic() < until else None
+            return self._check(self.ids[chosen[i]]) if time.monotonic() < until else None
 
         checked = for_each(check, len(chosen), f"checking {self.where}")
         bad = tuple(each for each in checked if isinstance(each, UnreadableImageError))
@@ -131,6 +133,14 @@ class Listing:
         originals = {self.origins[i] for i in kept} if self.origins else contents
         looked_at = len(kept) + len(bad)
         return Looked(len(self.ids), self.class_names, len(chosen), looked_at, len(originals), bad)
+
+    def _check(self, image_id: str) -> _Checked | UnreadableImageError:
+        found = _check(self.source, image_id)
+        if isinstance(found, UnreadableImageError) and image_id in self.lines:
+            return UnreadableImageError(
+                found.path, f"{found.reason}; named in {self.where}, line {self.lines[image_id]}"
+            )
+        return found
 
     def _order(self, seed: int) -> NDArray[np.int64]:
         labels = np.zeros(len(self.ids), dtype=np.int64) if self.labels is None else self.labels

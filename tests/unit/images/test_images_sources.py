@@ -199,7 +199,8 @@ def test_a_table_of_paths_alone_has_no_labels_and_counts_copies_once(tmp_path: P
         ("path,origin\npictures/0.png,a\npictures/1.png,\n", "line 3: there is no origin, but other images have one"),
         ("path\npictures/0.png\npictures/0.png\n", "line 3: pictures/0.png stands in line 2 already"),
         ("path,label\npictures/0.png\n", "line 2 has 1 cells under 2 columns"),
-        ("path\npictures/0.png\npictures/gone.png\n", "gone.png"),
+        ("path\npictures/0.png\npictures/gone.png\n", r"gone\.png.*; named in .*mine\.csv, line 3"),
+        ("path\ngone.png\npictures\n", r"2 of 2.*\n.*gone\.png.*mine\.csv, line 2\n.*pictures.*mine\.csv, line 3"),
         ("path\n", "has no row below its head"),
     ],
 )
