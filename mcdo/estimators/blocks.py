@@ -17,7 +17,7 @@ from mcdo.estimators.progress import Progress, Silent
 from mcdo.estimators.resumption import Keeper
 from mcdo.estimators.shown import Prepared, Shown
 from mcdo.images import ImageSet, Pixels, prepare_pixels
-from mcdo.perturbation import Perturbation, Site, check_alive
+from mcdo.perturbation import Perturbation
 from mcdo.store import Arrays
 from mcdo.threads import StoppedError, one_thread, stoppable
 
@@ -58,21 +58,6 @@ def prepared(encoder: Encoder, images: Shown, pixels: Prepared | Callable[[], Pr
     if len(ready) != len(images):
         raise McdoError(f"{len(ready)} prepared pixels for {len(images)} images of {images.name}")
     return ready
-
-
-def alive_sites(encoder: Encoder, pixels: Prepared, dropout: Perturbation) -> tuple[Site, ...]:
-    """The sites of ``dropout``, each of which fires and changes the features of the first image.
-
-    Raises:
-        McdoError: for a site that does not, or too little memory for one image.
-
-    """
-    try:
-        return check_alive(encoder, pixels.batch(slice(0, 1)), dropout)
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise _no_memory(encoder) from error
 
 
 class BlockLoop:
@@ -216,7 +201,7 @@ class BlockLoop:
             try:
                 measure(start, end)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             else:
                 start = end
@@ -227,7 +212,7 @@ class BlockLoop:
     def _smaller(self, tried: int) -> None:
         """Halve the rows of a forward pass: noise is keyed by image, so the numbers stay the same."""
         if tried == 1:
-            raise _no_memory(self.encoder)
+            raise no_memory(self.encoder)
         with self._lock:
             if self.rows == tried:  # or another block has halved them already
                 self.rows //= 2
@@ -235,8 +220,8 @@ class BlockLoop:
             torch.cuda.empty_cache()
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Only CUDA has a type for it: the CPU and MPS raise a RuntimeError that says so."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out. Only CUDA has a type for it: the CPU and MPS raise a RuntimeError that says so."""
     said = str(error)
     return (
         isinstance(error, (torch.OutOfMemoryError, MemoryError))
@@ -245,5 +230,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _no_memory(encoder: Encoder) -> McdoError:
+def no_memory(encoder: Encoder) -> McdoError:
+    """The error for memory that does not do for one image."""
     return McdoError(f"{encoder.key}: out of memory on {encoder.device} with one image and one pass at a time")

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from mcdo import arguments
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.estimators.blocks import BlockLoop, alive_sites, check_inputs, prepared
+from mcdo.estimators.alive import alive_sites
+from mcdo.estimators.blocks import BlockLoop, check_inputs, prepared
 from mcdo.estimators.first_order_run import FirstOrderConfig, FirstOrderRun
 from mcdo.estimators.jacobian import SiteGraph
 from mcdo.estimators.overflow import advice
@@ -32,7 +33,7 @@ from mcdo.estimators.resumption import Keeper, check_columns, measured_once
 from mcdo.estimators.rows import graph_images
 from mcdo.estimators.scores import DimensionWeights
 from mcdo.estimators.shown import Prepared, Shown
-from mcdo.perturbation import Perturbation
+from mcdo.perturbation import Perturbation, Site
 from mcdo.store import Arrays, Store, Unfinished, canonical_json, check_shapes
 
 
@@ -86,7 +87,9 @@ def first_order(
     weighting = None if weights is None else _Weighting.of(weights, score, encoder, images)
 
     def measure(parts: Unfinished | None) -> FirstOrderRun:
-        measurement = _Measurement(encoder, images, config, prepared(encoder, images, pixels), batch_size, weighting)
+        shown = prepared(encoder, images, pixels)
+        sites = alive_sites(encoder, shown, dropout, store=store, progress=bool(progress))
+        measurement = _Measurement(encoder, images, config, shown, sites, batch_size, weighting)
         basis = noise_basis(encoder, dropout, store=store, progress=bool(progress))
         return measurement.run(basis, parts, progress)
 
@@ -143,20 +146,20 @@ class _Measurement:
         images: Shown,
         config: FirstOrderConfig,
         pixels: Prepared,
+        sites: tuple[Site, ...],
         batch_size: int | None,
         weighting: _Weighting | None,
     ) -> None:
-        self.encoder, self.images, self.config, self.pixels = encoder, images, config, pixels
+        self.encoder, self.images, self.config, self.pixels, self.sites = encoder, images, config, pixels, sites
         self.weighted = "" if weighting is None else weighting.score
         roots = np.ones(encoder.feature_dim) if weighting is None else weighting.roots
         self._roots = torch.from_numpy(roots.astype(np.float32)).to(encoder.device)
-        self.sites = alive_sites(encoder, pixels, config.dropout)
-        rows = batch_size or graph_images(encoder, config.dropout, self.sites)
+        rows = batch_size or graph_images(encoder, config.dropout, sites)
         self.loop = BlockLoop(encoder, len(images), rows, rows_per_image=1)
-        n, sites = len(images), len(self.sites)
+        n, s = len(images), len(sites)
         self.features = np.zeros((n, encoder.feature_dim), dtype=np.float32)
-        self.along = np.zeros((n, sites), dtype=np.float32)
-        self.across = np.zeros((config.trials, n, sites), dtype=np.float32)
+        self.along = np.zeros((n, s), dtype=np.float32)
+        self.across = np.zeros((config.trials, n, s), dtype=np.float32)
 
     def run(self, basis: NDArray[np.float64], parts: Unfinished | None, progress: Reporting) -> FirstOrderRun:
         self._restore(parts.parts(self._check_part) if parts else ())

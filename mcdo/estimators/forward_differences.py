@@ -23,7 +23,8 @@ from torch import Tensor
 from mcdo import arguments
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError, nearest
-from mcdo.estimators.blocks import alive_sites, check_inputs, prepared
+from mcdo.estimators.alive import alive_sites
+from mcdo.estimators.blocks import check_inputs, prepared
 from mcdo.estimators.by_image import of_every_image
 from mcdo.estimators.overflow import advice
 from mcdo.estimators.progress import Reporting
@@ -135,7 +136,7 @@ def forward_differences(
 
     def measure(parts: Unfinished | None) -> ForwardDifferencesRun:
         shown = prepared(encoder, images, pixels)
-        sites = alive_sites(encoder, shown, dropout)
+        sites = alive_sites(encoder, shown, dropout, store=store, progress=bool(progress))
         tower = StagedTower(encoder, dropout, sites, seed)
         passes = tower.allotted(forwards)
         at_once = max(1, int(pixel_rows(encoder, batch_size) / forwards))  # rows of late stages are short

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from mcdo import arguments
 from mcdo.encoders import Encoder
-from mcdo.estimators.blocks import alive_sites, check_inputs, prepared
+from mcdo.estimators.alive import alive_sites
+from mcdo.estimators.blocks import check_inputs, prepared
 from mcdo.estimators.measurement import Measurement, check_scores
 from mcdo.estimators.progress import Reporting, progress_of
 from mcdo.estimators.provenance import identity, image_tokens, origin_numbers, provenance
@@ -82,7 +83,7 @@ def monte_carlo(
         key=lambda: run_key(encoder, images, config, weights),
         find=lambda opened, key: _stored(opened, key, encoder, images, config),
         measure=lambda parts: _measure(
-            encoder, images, config, prepared(encoder, images, pixels), weights, rows, progress, parts
+            encoder, images, config, prepared(encoder, images, pixels), weights, rows, progress, parts, store
         ),
         packed=lambda run: _packed(run, images),
         progress=bool(progress),
@@ -99,8 +100,9 @@ def _measure(
     rows: int,
     progress: Reporting,
     parts: Unfinished | None,
+    store: Store | Path | str | None,
 ) -> MonteCarloRun:
-    sites = alive_sites(encoder, pixels, config.dropout)
+    sites = alive_sites(encoder, pixels, config.dropout, store=store, progress=bool(progress))
     measurement = Measurement(encoder, images, config, pixels, weights, rows)
     if parts is not None:
         measurement.restore(parts.parts(measurement.check_part))

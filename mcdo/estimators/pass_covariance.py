@@ -20,7 +20,8 @@ from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.estimators.blocks import BlockLoop, alive_sites, prepared
+from mcdo.estimators.alive import alive_sites
+from mcdo.estimators.blocks import BlockLoop, prepared
 from mcdo.estimators.progress import Reporting, progress_of
 from mcdo.estimators.provenance import identity
 from mcdo.estimators.resumption import Keeper, check_columns, measured_once
@@ -99,6 +100,7 @@ def pass_covariance(
 
     def measure(parts: Unfinished | None) -> PassCovariance:
         ready = prepared(encoder, images, pixels)
+        alive_sites(encoder, ready, dropout, store=store, progress=bool(progress))
         return _Measurement(encoder, images, config, ready, units, batch_size, parts).run(progress)
 
     def fits(arrays: Arrays, facts: Mapping[str, Any]) -> None:
@@ -158,7 +160,6 @@ class _Measurement:
 
     def run(self, progress: Reporting) -> PassCovariance:
         self._restore(self._parts.parts(self._check_part) if self._parts else ())
-        alive_sites(self.encoder, self.pixels, self.config.dropout)
         passes = self.config.trials * self.config.passes[-1]
         keeper = Keeper(self._parts, self._part, {"label": _label(self.encoder, self.images, self.config)})
         what = f"{self.encoder.key} on {self.images.name}, covariance"

@@ -283,6 +283,15 @@ class KeptValues:
     def _check(self, part: Arrays, facts: Mapping[str, Any]) -> None:
         check_shapes(part, {"values": (check_columns(part["columns"], len(self.values)),)})
 
+    def begun(self, block: tuple[int, int, int]) -> Arrays | None:
+        """What :meth:`keep` has kept of values that are not there yet, here or in another process."""
+        found = self._keeper.kept(block[0])
+        return found if found is not None and found["block"].tolist() == list(block) else None
+
+    def keep(self, block: tuple[int, int, int], state: Callable[[], Arrays]) -> None:
+        """Keep what leads to some values (first, one past the last, rows of a batch), when it is time."""
+        self._keeper.keep(block, state)
+
     def put(self, start: int, values: NDArray[np.float64]) -> None:
         """Values from ``start`` on; saved when it is time."""
         stop = start + len(values)

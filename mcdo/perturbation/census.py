@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,9 @@ from mcdo.perturbation.context import deterministic_features, live_sites
 from mcdo.perturbation.intercept import Compute, LinearMaps
 from mcdo.perturbation.kinds import Perturbation
 from mcdo.perturbation.sites import Site, SiteTable, find_sites
+
+Look = Callable[[Sequence[Site], Callable[[Site], bool]], Collection[Site]]
+"""Given sites, and what says of one whether silencing it changes the features: those of which this is so."""
 
 _ALIVE: WeakKeyDictionary[Encoder, tuple[SiteTable, set[Site]]] = WeakKeyDictionary()
 """The sites of a table that are alive: a frozen tower's do not die, so each is looked at once."""
@@ -40,13 +44,16 @@ class SiteRecord:
 
 
 @torch.inference_mode()
-def check_alive(encoder: Encoder, pixels: Tensor, dropout: Perturbation) -> tuple[Site, ...]:
+def check_alive(
+    encoder: Encoder, pixels: Tensor, dropout: Perturbation, look: Look = lambda sites, acts: list(filter(acts, sites))
+) -> tuple[Site, ...]:
     """The requested sites, after checking that silencing each one alone changes the features.
 
     Args:
         encoder: the encoder.
         pixels: normalised pixels ``[B, 3, H, W]``; one image is enough.
         dropout: whose sites are checked.
+        look: looks at those that this process has not found alive before; by default at each, one forward pass for it.
 
     Raises:
         McdoError: naming every site that is dead.
@@ -56,9 +63,14 @@ def check_alive(encoder: Encoder, pixels: Tensor, dropout: Perturbation) -> tupl
     if encoder not in _ALIVE or _ALIVE[encoder][0] is not table:
         _ALIVE[encoder] = (table, set())
     sites, alive = live_sites(encoder, table, dropout), _ALIVE[encoder][1]
-    if not alive.issuperset(sites):
-        plain = deterministic_features(encoder, pixels)
-        alive.update(s for s in sites if s not in alive and not torch.equal(plain, _without(encoder, pixels, s)))
+    plain: list[Tensor] = []
+
+    def acts(site: Site) -> bool:
+        plain.extend([] if plain else [deterministic_features(encoder, pixels)])
+        return not torch.equal(plain[0], _without(encoder, pixels, site))
+
+    if new := [site for site in sites if site not in alive]:
+        alive.update(look(new, acts))
     dead = [site.name for site in sites if site not in alive]
     if dead:
         raise McdoError(

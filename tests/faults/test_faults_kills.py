@@ -79,7 +79,9 @@ def test_a_run_of_one_block_makes_progress_however_often_it_is_ended(tmp_path: P
     with np.load(tmp_path / "whole.npz") as expected, np.load(tmp_path / "out.npz") as found:
         assert set(expected) == set(found)
         assert all(np.array_equal(expected[name], found[name], equal_nan=True) for name in expected)
-    assert sorted(path.suffix for path in (tmp_path / "store").rglob("*.*")) == [".safetensors"]
+    assert [path.suffix for path in (tmp_path / "store").rglob("*.*")] == [".safetensors"] * 2, (
+        "and which sites are alive"
+    )
     assert slowest < 3, "a process that is ended ends within 3 s"
     what = f"SIGKILL, SIGTERM, SIGHUP or SIGINT {LIFE_S:.0f} s into a run that is one block"
     held(what, ended, "goes on in the middle of the block, to the same bits; nothing is left beside the result")
@@ -93,10 +95,13 @@ import numpy as np
 import torch
 import mcdo
 import mcdo.harness.requests as requests
+import mcdo.perturbation.census as silencing
 from mcdo.encoders import load_encoder
+from mcdo.estimators.alive import alive_sites
+from mcdo.estimators.blocks import prepared
 from mcdo.estimators.probes import noise_basis
 from mcdo.harness import Session, Settings
-from mcdo.perturbation import Dropout, PerturbedTower, deterministic_features
+from mcdo.perturbation import Dropout, PerturbedTower, StochasticDepth, deterministic_features
 
 torch.set_num_threads(1)
 what, store, out, delay = sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4])
@@ -117,14 +122,28 @@ if what == "text":
     found = session.measure(requests.TextFeatures("clip_tiny", prompts))["features"]
 elif what == "basis":
     found = noise_basis(encoder, Dropout(), store=store)
+elif what == "sites":
+    silencing._without = slow(silencing._without)
+    sites = alive_sites(encoder, prepared(encoder, images), Dropout(), store=store, progress=False)
+    found = [site.name for site in sites]
 else:
-    census = mcdo.census(encoder, images, Dropout(0.05), store=store, progress=False)
+    kind = Dropout(0.05) if what == "census" else StochasticDepth(0.001)
+    census = mcdo.census(encoder, images, kind, store=store, progress=False)
     found = [record.variance for record in census]
 np.savez(out, found=found)
 """
 
 
-@pytest.mark.parametrize("what", ["text", "basis", "census"])
+NAMES = {
+    "text": "features of prompts",
+    "basis": "the noise basis",
+    "sites": "the look at which sites are alive",
+    "census": "the census",
+    "branches": "the census of a site of 256 passes",
+}
+
+
+@pytest.mark.parametrize("what", list(NAMES))
 def test_what_is_no_run_goes_on_as_well_and_loses_seconds(what: str, tmp_path: Path, held: Held) -> None:
     def begin(store: str, delay: float) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", SLOW_CHILD, what, str(tmp_path / store), str(tmp_path / f"{store}.npz")]
@@ -150,5 +169,8 @@ def test_what_is_no_run_goes_on_as_well_and_loses_seconds(what: str, tmp_path: P
         np.testing.assert_array_equal(found["found"], expected["found"])
     left = {path.suffix for path in (tmp_path / "store").rglob("*.*")}
     assert left <= {".safetensors", ".json"}, "beside the result, what is known of the encoder"
-    name = {"text": "features of prompts", "basis": "the noise basis", "census": "the census"}[what]
-    held(f"SIGKILL and SIGTERM 2.5 s into {name}", ended, "goes on to the same bits, and no more than 5 s are lost")
+    held(
+        f"SIGKILL and SIGTERM 2.5 s into {NAMES[what]}",
+        ended,
+        "goes on to the same bits, and no more than 5 s are lost",
+    )

@@ -94,11 +94,15 @@ def alone(store: Path) -> Work:
 
 
 def bits(store: Path) -> dict[str, str]:
-    """What is in the store, by key: checksums of arrays and facts."""
+    """What is in the store, by key: checksums of arrays and facts.
+
+    But for which sites are alive: a process that has looked already does not look again to keep it in another store.
+    """
     found = {}
     for path in store.glob("*/*.safetensors"):
         arrays, facts = read(path, path.stem)
-        found[path.stem] = checksum(path.stem, arrays, canonical_json(facts))
+        if set(arrays) != {"alive"}:
+            found[path.stem] = checksum(path.stem, arrays, canonical_json(facts))
     return found
 
 

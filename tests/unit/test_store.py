@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from looked_at import looked_at
 from torch import Tensor
 
 import mcdo
-from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloRun, monte_carlo
 from mcdo.images import ImageSet, load_images
@@ -32,7 +33,7 @@ FACTS = {"sites": [["visual.proj", "final_projection"]], "provenance": {"weights
 
 @cache
 def encoder_of(seed: int = 0) -> Encoder:
-    return load_encoder("clip_tiny", weights="random", seed=seed)
+    return looked_at("clip_tiny", weights="random", seed=seed)
 
 
 @cache
@@ -60,7 +61,7 @@ def counted(encoder: Encoder) -> list[int]:
 
 @pytest.fixture
 def own() -> Encoder:
-    return load_encoder("clip_tiny", weights="random")
+    return looked_at("clip_tiny", weights="random")
 
 
 def files(root: Path) -> list[str]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looked_at import looked_at
 from torch import Tensor
 
-from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders import Encoder
 from mcdo.estimators import MonteCarloRun, monte_carlo, names_from
 from mcdo.images import ImageSet, load_images
 from mcdo.perturbation import Dropout
@@ -23,7 +24,7 @@ LARGE: dict[str, Any] = {"passes": (4, 16, 20), "trials": 3, "geometry": (4, 16)
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return load_encoder("clip_tiny", weights="random")
+    return looked_at("clip_tiny", weights="random")
 
 
 @pytest.fixture

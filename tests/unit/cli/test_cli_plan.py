@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from looked_at import looked_at
 
 import mcdo
 from mcdo.cli import main
@@ -104,7 +105,7 @@ def test_what_is_wrong_is_named(options: list[str], said: str, capsys: pytest.Ca
 
 
 def test_room_in_the_store_is_as_expected(tmp_path: Path) -> None:
-    encoder, images = mcdo.load_encoder("clip_tiny", device="cpu"), mcdo.load_images("digits", n=60, seed=0)
+    encoder, images = looked_at("clip_tiny", device="cpu"), mcdo.load_images("digits", n=60, seed=0)
     config = MonteCarloConfig(mcdo.Dropout(0.01), (4, 8, 16), 3, geometry=(8,))
     mcdo.monte_carlo(
         encoder, images, config.dropout, (4, 8), 3, geometry=8, store=Store(tmp_path), scores=(), progress=False

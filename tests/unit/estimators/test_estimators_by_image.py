@@ -21,7 +21,7 @@ from mcdo.estimators.probes import CALIBRATION_PASSES, noise_basis
 from mcdo.harness import Images, Session, Settings
 from mcdo.harness.requests import Features, TextFeatures
 from mcdo.images import Pixels, load_images
-from mcdo.perturbation import Dropout, PerturbedTower, deterministic_features
+from mcdo.perturbation import Dropout, PerturbedTower, StochasticDepth, deterministic_features
 from mcdo.store import Store, Unfinished
 
 N, BATCH = 24, 4
@@ -161,3 +161,18 @@ def test_a_census_goes_on_where_it_was_and_is_kept(
     assert counted.calls == (len(whole) - 2) * each
     assert counted.of(lambda: mcdo.census(encoder, images, dropout, store=tmp_path, progress=False)) == whole
     assert counted.calls == 0
+
+
+@pytest.mark.parametrize("most", [1, 20])
+def test_a_census_of_branches_goes_on_within_a_site_to_the_same_bits(
+    most: int, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 passes of a site, 16 at once."""
+    images, branches, counted = load_images("digits", n=8), StochasticDepth(0.001), Counted(monkeypatch)
+    whole = counted.of(lambda: mcdo.census(encoder, images, branches, progress=False))
+    assert counted.calls == len(whole) * 256 // 16
+    with pytest.raises(KeyboardInterrupt):
+        counted.of(lambda: mcdo.census(encoder, images, branches, store=tmp_path, progress=False), most)
+    again = counted.of(lambda: mcdo.census(encoder, images, branches, store=tmp_path, progress=False))
+    assert again == whole
+    assert counted.calls == len(whole) * 256 // 16 - most

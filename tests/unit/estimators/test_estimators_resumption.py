@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looked_at import looked_at
 
 import mcdo.estimators.resumption
-from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators import first_order, monte_carlo
 from mcdo.estimators.jacobian import SiteGraph
@@ -155,7 +156,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return load_encoder("clip_tiny", weights="random")
+    return looked_at("clip_tiny", weights="random")
 
 
 def measure(encoder: Encoder, store: Path | None, **options: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from looked_at import looked_at
 from torch import Tensor
 
 import mcdo
@@ -28,7 +29,7 @@ def nothing_stays_registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def encoder() -> mcdo.Encoder:
-    return mcdo.load_encoder("clip_tiny")
+    return looked_at("clip_tiny")
 
 
 @pytest.fixture(scope="module")
