@@ -21,6 +21,10 @@ PREFIX = "python:"
 class Scorer(Protocol):
     """A score of one's own. ``fit(encoder, images)`` is called first where it is there, on images not scored later.
 
+    A scorer with ``by_image = True`` scores an image from that image alone, so it is given batches of them; else each
+    call gets all images of a trial. What calls returned is kept when the process is killed, so a score must follow from
+    the images and the trial's number, not from earlier calls.
+
     Attributes:
         name: in tables and reports.
         cost: in forwards of the encoder for one image and trial.

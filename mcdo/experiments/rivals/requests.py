@@ -17,6 +17,9 @@ from mcdo.estimators import MonteCarloConfig
 from mcdo.estimators.blocks import BlockLoop
 from mcdo.estimators.by_image import of_passes
 from mcdo.estimators.laplace import projection_inputs
+from mcdo.estimators.progress import progress_of
+from mcdo.estimators.resumption import KeptValues
+from mcdo.estimators.rows import pixel_rows
 from mcdo.harness import Features, Images, Session, StoredArrays, TextFeatures
 from mcdo.harness.laplace_requests import Fitted, calibration_images, captured
 from mcdo.images import ImageSet
@@ -217,7 +220,8 @@ class Views(StoredArrays):
 class OwnScores(StoredArrays):
     """What a scorer of the user's gives: ``scores`` float64 [K, N], K = 1 for one that is not stochastic.
 
-    One that has a ``fit`` is fitted first, on up to ``fit`` images that share no origin with ``scored``.
+    One that has a ``fit`` is fitted first, on up to ``fit`` images that share no origin with ``scored``. Scores are
+    kept as calls return: of one trial, or of a batch of images where the scorer is ``by_image``.
     """
 
     what = "scores of one's own"
@@ -244,12 +248,36 @@ class OwnScores(StoredArrays):
 
     def compute(self, session: Session) -> dict[str, NDArray[Any]]:
         encoder, images = session.encoder(self.model), session.image_set(self.shown)
-        calibration = self.calibration(session)
-        if calibration is not None:
+        name, n, trials = self.scorer.name, len(images), self.trials if self.scorer.stochastic else 1
+        at_once = pixel_rows(encoder, session.settings.batch_size) if getattr(self.scorer, "by_image", False) else n
+        kept = KeptValues(session.parts, trials * n, {"encoder": encoder.key, "images": images.name, "protocol": name})
+        calls = [(trial, start) for trial in range(trials) for start in range(0, n, at_once)]
+        left = [(trial, start) for trial, start in calls if not kept.done[trial * n + start]]
+
+        def score(part: slice, trial: int) -> NDArray[np.float64]:
+            shown = images if at_once >= n and part == slice(0, n) else images.select(part)
+            given = np.asarray(self.scorer.score(encoder, shown, trial), dtype=np.float64)
+            return np.asarray(checked(name, given[None], shown.ids)[0])
+
+        if left and (calibration := self.calibration(session)) is not None:
             self.scorer.fit(encoder, calibration)  # type: ignore[attr-defined]
-        trials = range(self.trials if self.scorer.stochastic else 1)
-        scores = np.stack([np.asarray(self.scorer.score(encoder, images, trial), dtype=np.float64) for trial in trials])
-        return {"scores": checked(self.scorer.name, scores, images.ids)}
+        with progress_of(session.progress(self), len(left), f"{encoder.key}, {name}", "calls") as bar, kept.saved():
+            for trial, start in left:
+                scores = score(slice(start, min(n, start + at_once)), trial)
+                if (trial, start) == left[0] and at_once < n:
+                    check_by_image(name, images.ids[start], scores[0], score(slice(start, start + 1), trial)[0])
+                kept.put(trial * n + start, scores)
+                bar.update(1)
+        return {"scores": kept.values.reshape(trials, n)}
+
+
+def check_by_image(name: str, image_id: str, beside: float, alone: float) -> None:
+    """Raise McdoError for a scorer that says it is ``by_image``, where other images change the score of one."""
+    if not np.isclose(beside, alone, rtol=1e-3, atol=1e-6 * abs(beside)):
+        raise McdoError(
+            f"the scorer {name} says by_image, and gives {beside:.6g} for {image_id} beside other images but "
+            f"{alone:.6g} alone; leave by_image out, and each call gets all images"
+        )
 
 
 def checked(name: str, scores: NDArray[np.float64], ids: tuple[str, ...]) -> NDArray[np.float64]:
