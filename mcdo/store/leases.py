@@ -204,7 +204,7 @@ class Leases:
 
     def _abandoned(self, path: Path) -> bool:
         """Whether a lease was its owner's no more, and is gone now."""
-        check_place(path, names=2)  # while it is given back
+        check_place(path)
         whose, touched = _looked_at(path)
         now = time.monotonic()
         seen, since = _SEEN.setdefault(path, ((whose.token, touched), now))

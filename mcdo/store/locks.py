@@ -52,15 +52,15 @@ def acquired(lock: BaseFileLock, timeout: float = -1) -> bool:
     return True
 
 
-def check_place(path: Path, *, names: int = 1) -> None:
-    """Raise McdoError if something lies here that is no lock, or bears more than so many names."""
+def check_place(path: Path) -> None:
+    """Raise McdoError if something lies here that is no lock, or has another name as well."""
     try:
         found = path.lstat()
     except OSError:
         return
     kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISLNK, "a link"), (lambda mode: not stat.S_ISREG(mode), "no file"))
     what = next((what for test, what in kinds if test(found.st_mode)), "a file of several names")
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > names:
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         raise McdoError(f"{path} is {what}, where a lock should be; remove it")
 
 
