@@ -11,6 +11,8 @@ action=$1 folder=$(realpath -m "$2")
 PATH=$PATH:/usr/sbin:/sbin
 nodes="n1 n2"
 
+free() { local one; for one; do if (: <"/dev/tcp/127.0.0.1/$one") 2>/dev/null; then return 1; fi; done; }
+
 start() {
   for program in munged slurmctld slurmd sbatch; do
     command -v "$program" >/dev/null || { echo "$program is not installed: apt-get install slurm-wlm munge" >&2; exit 3; }
@@ -18,8 +20,8 @@ start() {
   [ "$(id -u)" = 0 ] || { echo "needs root: the daemons run jobs in other users' names" >&2; exit 3; }
   mkdir -p "$folder/state"
   chmod 755 "$folder"
-  port=$((20000 + RANDOM % 20000))
-  host=$(hostname -s)
+  until free $((port = 10000 + RANDOM % 20000)) $((port + 1)) $((port + 2)); do :; done  # below those of outgoing connections
+  host=$(uname -n) host=${host%%.*}  # as the daemons ask; hostname -s wants a resolver
   cat >"$folder/slurm.conf" <<END
 ClusterName=mcdo
 SlurmctldHost=$host(127.0.0.1)
@@ -48,6 +50,7 @@ ReturnToService=2
 JobRequeue=1
 KillWait=10
 InactiveLimit=0
+MessageTimeout=60
 DefMemPerCPU=1000
 NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=3 RealMemory=16000 State=UNKNOWN
 NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=3 RealMemory=16000 State=UNKNOWN
@@ -61,7 +64,7 @@ END
   export SLURM_CONF=$folder/slurm.conf
   slurmctld -c
   for node in $nodes; do slurmd -N "$node"; done
-  for _ in $(seq 60); do
+  for _ in $(seq 120); do
     [ "$(sinfo -h -N -p main -t idle -o %N 2>/dev/null | wc -l)" = 2 ] && { sinfo; return; }
     sleep 0.5
   done

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("start-slurm.sh")
-PATIENCE_S = 600
+PATIENCE_S = 1200
 SHARDS = 6
 WHAT = [
     *("tests/experiments/phase1/test_exp0_nested_mc.py", "tests/experiments/phase1/test_exp5_subset_ambiguity.py"),
@@ -31,15 +34,14 @@ WHAT = [
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A SLURM of two nodes, n1 and n2."""
-    folder = tmp_path_factory.mktemp("slurm")
-    started = subprocess.run([SCRIPT, "start", folder], capture_output=True, text=True, check=False)
-    if started.returncode == 3:
-        pytest.skip(f"no SLURM: {started.stderr.strip()}")
-    assert started.returncode == 0, started.stderr
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+def slurm() -> Iterator[None]:
+    """A SLURM of two nodes, n1 and n2, in a folder whose name is short enough for sockets."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, pytest.MonkeyPatch.context() as patch:
+        started = subprocess.run([SCRIPT, "start", folder], capture_output=True, text=True, check=False)
+        if started.returncode == 3:
+            pytest.skip(f"no SLURM: {started.stderr.strip()}")
+        assert started.returncode == 0, started.stderr
+        patch.setenv("SLURM_CONF", f"{folder}/slurm.conf")
         patch.setenv("OMP_NUM_THREADS", "1")
         try:
             yield
@@ -67,43 +69,44 @@ def until(what: Callable[[], Any], array: subprocess.Popen[str]) -> Any:
     return found
 
 
-def running() -> dict[str, str]:
-    """Nodes of the tasks of the array that run, by task."""
-    said = program("squeue", "--noheader", "--array", "--name=mcdo-measure", "--states=RUNNING", "--format=%i %N")
-    return dict(line.split() for line in said.splitlines())
+@dataclass(frozen=True)
+class Task:
+    """A task of the array: its job, its process, and the node that it is on."""
+
+    job: str
+    pid: int
+    node: str
+
+    @property
+    def runs(self) -> bool:
+        return program("squeue", "--noheader", f"--jobs={self.job}", "--format=%T").strip() == "RUNNING"
+
+    @property
+    def was_queued_again(self) -> bool:
+        said = program("scontrol", "show", "job", self.job)
+        return int(said.partition("Restarts=")[2].split()[0]) >= 1 if "Restarts=" in said else False
 
 
-def is_running(task: str) -> bool:
-    return task in running()
+def stopped_at_work(count: int, array: subprocess.Popen[str], store: Path) -> list[Task]:
+    """Tasks that hold a block and are stopped, so that an accident meets them at work on the fastest machine."""
+    found: dict[str, Task] = {}
 
+    def look() -> bool:
+        for path in store.rglob("block-*.lock"):
+            with suppress(OSError, ValueError):  # it is given back meanwhile
+                whose = json.loads(path.read_text())
+                job, pid = whose["job"].partition(",")[0], int(whose["pid"])
+                if job in found or len(found) == count:
+                    continue
+                os.kill(pid, signal.SIGSTOP)
+                if path.exists() and json.loads(path.read_text()) == whose:
+                    found[job] = Task(job, pid, program("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip())
+                else:
+                    os.kill(pid, signal.SIGCONT)
+        return len(found) == count
 
-def was_queued_again(task: str) -> bool:
-    said = program("scontrol", "show", "job", task)
-    return int(said.partition("Restarts=")[2].split()[0]) >= 1 if "Restarts=" in said else False
-
-
-def at_work(store: Path) -> list[tuple[str, str]]:
-    """Tasks that run and hold a block, with their nodes."""
-    numbers = set()
-    for path in store.rglob("block-*.lock"):
-        with suppress(OSError, ValueError):
-            numbers.add(json.loads(path.read_text())["job"].rpartition("task ")[2])
-    return [(task, node) for task, node in running().items() if task.rpartition("_")[2] in numbers]
-
-
-def hit(
-    array: subprocess.Popen[str], store: Path, act: Callable[[str, str], object], felt: Callable[[str], bool]
-) -> str:
-    """Do something to a task at work and its node, to another where it has just ended; returns the node."""
-    while True:
-        found: list[tuple[str, str]] = until(lambda: at_work(store), array)
-        task, node = found[0]
-        act(task, node)
-        deadline = time.monotonic() + 15
-        while time.monotonic() < deadline:
-            if felt(task):
-                return node
-            time.sleep(0.1)
+    until(look, array)
+    return list(found.values())
 
 
 def bits(store: Path) -> dict[str, str]:
@@ -139,12 +142,18 @@ def test_an_array_with_every_accident_is_one_process(alone: Path, tmp_path: Path
     command += ["--cpus-per-task=1", "--max-parallel=4", f"--store={store}", *WHAT]
     array = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        hit(array, store, lambda task, _: program("scancel", "--signal=KILL", task), lambda task: not is_running(task))
-        hit(array, store, lambda task, _: program("scancel", "--signal=USR2", task), was_queued_again)  # a time limit
-        urgent = ["--parsable", "--partition=urgent", "--exclusive", f"--output={os.devnull}", "--wrap=sleep 2"]
-        node = hit(array, store, lambda _, at: program("sbatch", f"--nodelist={at}", *urgent), was_queued_again)
-        other = {"n1": "n2", "n2": "n1"}[node]
+        killed, timed, preempted = stopped_at_work(3, array, store)
+        program("scancel", "--signal=KILL", killed.job)
+        until(lambda: not killed.runs, array)
+        program("scancel", "--signal=USR2", timed.job)  # as at a time limit
+        os.kill(timed.pid, signal.SIGCONT)
+        until(lambda: timed.was_queued_again, array)
+        urgent = ["--partition=urgent", "--exclusive", f"--output={os.devnull}", "--wrap=sleep 2"]
+        program("sbatch", f"--nodelist={preempted.node}", *urgent)
+        until(lambda: preempted.was_queued_again, array)
+        other = {"n1": "n2", "n2": "n1"}[preempted.node]
         program("scontrol", "update", f"nodename={other}", "state=drain", "reason=test")
+        assert program("sinfo", "--noheader", f"--nodes={other}", "--format=%T").split()[0].startswith("drain")
         said = array.communicate(timeout=PATIENCE_S)[0]
     finally:
         array.kill()
