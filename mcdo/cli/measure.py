@@ -102,6 +102,8 @@ def _array(asked: argparse.Namespace, arguments: list[str]) -> int:
         asked.max_parallel,
     )  # fmt: skip
     array = Array(partial(run_share, arguments), asked.shards, store, plan, resources)
+    if refused := _in_pytest(arguments, _selects):  # what no job could do is refused before there is one
+        return refused
     if asked.no_wait:
         array.submit(range(1, asked.shards + 1))
         say(
@@ -258,9 +260,13 @@ def _ended(work: Work) -> int:
     for what, why in work.refused.errors.items():
         say_text(f"not measured: {what}: {why}", sys.stderr)
     say(f"{len(work.whole)} measurements are whole" + (f", {len(work.left)} are not" if work.left else ""))
+    return _selects(work) or int(bool(work.refused.errors) or bool(work.left))
+
+
+def _selects(work: Work) -> int:
     if not work.selected:
         say("no experiment was selected: look at -m and -k", sys.stderr)
-    return int(bool(work.refused.errors) or bool(work.left) or not work.selected)
+    return int(not work.selected)
 
 
 def _list(work: Work) -> int:

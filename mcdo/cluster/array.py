@@ -45,7 +45,7 @@ class ShareJob:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         status = self.function(number, of)
         if status:
-            raise McdoError(f"share {number}/{of} ended with status {status}; its log says why")
+            raise McdoError(f"share {number}/{of} ended with status {status}, and its log says why")
         return status
 
     def checkpoint(self, number: int, of: int) -> Any:
@@ -175,8 +175,9 @@ class Array:
                 said = time.monotonic()
                 say(f"{left} of {len(jobs)} jobs wait or run; {progress(self._plan, self._store)}", sys.stderr)
         for job in jobs:
-            if self._resources.cluster != "slurm" and (error := job.exception()) is not None:
-                say(f"job {job.job_id}: {str(error).strip().splitlines()[-1]}", sys.stderr)
+            told = self._resources.cluster != "slurm" or job.paths.result_pickle.exists()  # not by one that was killed
+            if told and (error := job.exception()) is not None:
+                say(f"job {job.job_id}: {str(error).strip().splitlines()[-1]}: {job.paths.stderr}", sys.stderr)
 
     def _left(self, jobs: Sequence[Any]) -> int:
         """Jobs that wait or run. SLURM's queue is asked: many have no accounting, by which submitit would know."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -20,6 +21,8 @@ from mcdo.cluster.work import PLANS
 from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
 from mcdo.store import Store
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -136,6 +139,22 @@ def test_what_cannot_be_meant_is_a_message(
 ) -> None:
     assert main(["measure", *arguments, f"--store={tmp_path / 'store'}", "-m", "phase1"]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-m", "phase1", "--models=clip_tyni"], "clip_tiny"),
+        (["-m", "phase1", "-k", "nothing_of_that_name"], "no experiment was selected: look at -m and -k"),
+    ],
+)
+def test_what_no_job_could_do_is_refused_before_there_is_one(arguments: list[str], said: str, tmp_path: Path) -> None:
+    what = ["tests/experiments/phase1/test_exp0_nested_mc.py", f"--store={tmp_path / 'store'}", *arguments]
+    command = [sys.executable, "-m", "mcdo", "measure", "--cluster=debug", "--shards=2", *what]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr
+    assert not (tmp_path / "store" / "jobs").exists()
 
 
 def test_what_is_missing_is_asked_for_with_the_same_arguments(
