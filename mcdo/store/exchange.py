@@ -61,7 +61,7 @@ class _Place:
         self.url = url
         try:
             self.files, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # of a library for each protocol, which has errors of its own
             raise McdoError(f"{url} cannot be reached: {error}") from error
         self.root = str(root).rstrip("/")
 
@@ -145,8 +145,10 @@ def merge(source: str, target: str) -> Merged:
     here, there = _Place(source), _Place(target)
     try:
         return _merged(here, there)
-    except (OSError, ValueError) as error:  # ValueError: of the marker
-        raise McdoError(f"from {source} to {target}: {error}") from error
+    except McdoError:
+        raise
+    except Exception as error:  # as above: no credentials, no bucket, a connection that broke
+        raise McdoError(f"from {source} to {target}: {error}; what has arrived stays, so try again") from error
 
 
 def _merged(here: _Place, there: _Place) -> Merged:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -149,6 +150,36 @@ def test_a_store_behind_a_url(protocol: str, tmp_path: Path) -> None:
     merge(url, str(tmp_path / "a"))
     assert Store(tmp_path / "a").get(keys["x"]) is not None
     assert len(list(Store(tmp_path / "a").unfinished(keys["half"]).parts())) == 1
+
+
+class Locked(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """A place whose library has errors of its own."""
+
+    protocol = "locked"
+
+    def __init__(self, **_: Any) -> None:
+        raise LookupError("no key was accepted")
+
+
+class Broken(Locked):
+    protocol = "broken"
+
+    def __init__(self, **_: Any) -> None:
+        fsspec.AbstractFileSystem.__init__(self)
+
+    def exists(self, path: str, **_: Any) -> bool:
+        raise LookupError("no credentials")
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [(Locked, "locked://host/store cannot be reached: no key was accepted"), (Broken, "to broken://.*no credentials")],
+)
+def test_a_place_that_cannot_be_reached_is_a_message(place: type[Locked], said: str, tmp_path: Path) -> None:
+    fsspec.register_implementation(place.protocol, place, clobber=True)
+    filled(tmp_path / "a", "x")
+    with pytest.raises(McdoError, match=said):
+        merge(str(tmp_path / "a"), f"{place.protocol}://host/store")
 
 
 def test_stats_are_by_encoder_and_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
