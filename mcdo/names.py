@@ -148,6 +148,12 @@ def columns(rows: Sequence[tuple[str, ...]], encoding: str | None = "utf-8") -> 
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
 
 
+def few_of(names: Sequence[str], most: int = 5) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def size_of(count: int) -> str:
     """Bytes as ``1.5 MB``."""
     unit, name = next(((unit, name) for unit, name in UNITS if count >= unit), (1, "B"))

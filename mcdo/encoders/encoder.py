@@ -253,7 +253,7 @@ class Encoder:
         ``exact`` carries linear maps out in float32 whatever the precision.
         """
         with self._autocast(exact), eagerly(self.model):
-            return self._features(self.towers.image(pixels))
+            return self.as_features(self.towers.image(pixels))
 
     def forward_text(self, tokens: Tensor) -> Tensor:
         """Pre-norm text features [B, D] of tokens [B, L]; autograd works through it.
@@ -265,9 +265,9 @@ class Encoder:
         if self.towers.text is None:
             raise self._without_text("text features")
         with self._autocast(), eagerly(self.model):
-            return self._features(self.towers.text(tokens))
+            return self.as_features(self.towers.text(tokens))
 
-    def _features(self, features: Tensor) -> Tensor:
+    def as_features(self, features: Tensor) -> Tensor:
         """float32 [B, D] of what a tower returned; a pooling head with one query returns [B, 1, D]."""
         if features.dim() == 3 and features.shape[1] == 1:
             features = features.squeeze(1)

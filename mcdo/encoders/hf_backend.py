@@ -112,6 +112,17 @@ def located(spec: EncoderSpec) -> Path:
     return _folder(spec.key, spec.name)
 
 
+def reads_prompts(spec: EncoderSpec) -> bool:
+    """Whether the checkpoint has a text tower, by its configuration."""
+    return _config(spec.key, spec.name).model_type not in VISION
+
+
+def check_tokenizer_of(spec: EncoderSpec) -> None:
+    """Raise McdoError where a checkpoint with a text tower has no tokenizer that can be read."""
+    if reads_prompts(spec):
+        _tokenizer(spec, _folder(spec.key, spec.name), _config(spec.key, spec.name))
+
+
 def _both_towers(model: Any, naflex: bool) -> Towers:
     image = model.get_image_features
     return Towers(
@@ -172,7 +183,9 @@ def _config(key: str, source: str) -> Any:
     if kind not in MODEL_TYPES:
         likely = nearest(kind, MODEL_TYPES)
         raise McdoError(f"{key}: the model type {kind!r} of {source} is not handled; the nearest: {likely}")
-    check_configuration(path, AutoConfig.for_model(kind).to_dict())
+    with quiet_libraries():  # its own defaults are not to its liking
+        known = AutoConfig.for_model(kind).to_dict()
+    check_configuration(path, known)
     with refused_as(f"{key}: {path} is no configuration that transformers reads"), quiet_libraries():
         return AutoConfig.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
 

@@ -90,13 +90,34 @@ def located(key: str) -> str:
     return str(open_clip_backend.located(spec))
 
 
+def reads_prompts(key: str) -> bool | None:
+    """Whether an encoder has a text tower, as far as that can be told without loading it; else None.
+
+    Raises McdoError as :func:`load_encoder` does for an unknown key, or a configuration that cannot be read.
+    """
+    spec = find_spec(key)
+    if key.startswith(_IMAGE_PREFIXES):
+        return False
+    if spec.backend == "own":
+        return None
+    if spec.backend == "hf":
+        from mcdo.encoders import hf_backend
+
+        return hf_backend.reads_prompts(spec)
+    return True
+
+
 def check_tokenizer(key: str) -> None:
-    """Raise McdoError where the tokenizer of an encoder of open_clip is not on this disk, without loading the model."""
+    """Raise McdoError where the tokenizer of an encoder is not on this disk, without loading the model."""
     spec = find_spec(key)
     if spec.backend == "open_clip":
         from mcdo.encoders import open_clip_backend
 
         open_clip_backend.tokenizer(spec)
+    elif spec.backend == "hf":
+        from mcdo.encoders import hf_backend
+
+        hf_backend.check_tokenizer_of(spec)
 
 
 def _image_backend(key: str) -> Any:

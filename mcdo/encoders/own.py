@@ -33,7 +33,7 @@ def encoder_of(
     if not isinstance(module, nn.Module):
         raise McdoError(f"{name}: {type(module).__name__} is no torch.nn.Module")
     module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper: maps are seen one by one in the module
-    target, pick = available(device or _device(module)), _pick(name, features)
+    target, pick = available(device or _device(module)), _pick(name, features, module)
     prepared = preprocessing_of(name, preprocessing)
     side = prepared.resolution
     module = module.to(device=target, dtype=torch.float32).eval()
@@ -44,6 +44,7 @@ def encoder_of(
     except Exception as error:  # whatever a module of a user raises
         raise McdoError(
             f"{name}: the module fails on two pictures of {side} px, float32 [2, 3, {side}, {side}]: {brief(error)}"
+            f"{_tower_of(module)}"
         ) from error
     found = pick(output)
     if not isinstance(found, Tensor) or found.dim() < 2:
@@ -61,16 +62,28 @@ def encoder_of(
     made = Encoder(
         spec, module, towers, prepared, None, random_weights=random_weights, device=target, precision=precision
     )
-    with torch.no_grad():
-        made.forward_image(shown)  # raises where features are no [B, D]
+    made.as_features(found)  # raises where they are no [B, D]
     return made
+
+
+def _tower_of(module: nn.Module) -> str:
+    """Which part of a model of images and texts to give; "" for what is none."""
+    if hasattr(module, "get_image_features"):
+        return (
+            f". {type(module).__name__} wants texts beside: give its image tower with the projection "
+            "(CLIPVisionModelWithProjection.from_pretrained(...) with features='image_embeds', SiglipVisionModel with "
+            "features='pooler_output'), or load the folder with the key hf:PATH, which takes the text tower as well"
+        )
+    if isinstance(getattr(module, "visual", None), nn.Module):
+        return f". {type(module).__name__} reads texts beside: give its image tower, .visual"
+    return ""
 
 
 def _device(module: nn.Module) -> torch.device:
     return next((value.device for value in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
-def _pick(name: str, features: Features) -> Picked:
+def _pick(name: str, features: Features, module: nn.Module) -> Picked:
     """From what the module returns to its features."""
 
     def picked(output: Any) -> Tensor:
@@ -79,7 +92,8 @@ def _pick(name: str, features: Features) -> Picked:
         if features is None:
             if isinstance(output, Tensor):
                 return output
-            raise McdoError(f"{name}: the module returns {_words(output)}; say with features= which of it is [B, D]")
+            said = f"{name}: the module returns {_words(output)}; say with features= which of it is [B, D]"
+            raise McdoError(said + _tower_of(module))
         try:
             keyed = not isinstance(features, str) or isinstance(output, Mapping)
             found: Tensor = output[features] if keyed else getattr(output, features)  # type: ignore[arg-type]

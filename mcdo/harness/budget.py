@@ -10,7 +10,7 @@ other claim rests on. Passes that the store holds already are counted as if they
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -142,18 +142,37 @@ def _judged(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]], 
 
 
 def _seconds(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]], sizes: Sizes) -> float:
-    timed = [request for request in _plan(session, asked, sizes) if request.model]
-    return sum(request.expected_passes(session) * session.remaining.rate(request.model) for request in timed)
+    timed = (*_plan(session, asked, sizes), *_foreseen(session, asked, sizes))
+    return sum(
+        request.expected_passes(session) * session.remaining.rate(request.model) for request in timed if request.model
+    )
 
 
 def _plan(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]], sizes: Sizes) -> list[Request[Any]]:
-    settings, plan = session.settings, list[Request[Any]]()
+    plan: list[Request[Any]] = []
+    for requests in _declared(session, asked, sizes, lambda experiment, about: experiment.requests(about)):
+        plan = merged(requests, plan)
+    return plan
+
+
+def _foreseen(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]], sizes: Sizes) -> list[Request[Any]]:
+    found = _declared(session, asked, sizes, lambda experiment, about: experiment.foreseen(about))
+    return [request for requests in found for request in requests]
+
+
+def _declared(
+    session: Session,
+    asked: Sequence[tuple[Experiment[Any], Subject]],
+    sizes: Sizes,
+    of: Callable[[Experiment[Any], View], Iterable[Request[Any]]],
+) -> list[list[Request[Any]]]:
+    """What each experiment names under ``sizes``."""
+    settings, found = session.settings, list[list[Request[Any]]]()
     session.settings = replace(settings, sizes=sizes)
     try:
         for experiment, subject in asked:
             with suppress(McdoError):  # which running it will say
-                configured = type(experiment).configured(session.settings)
-                plan = merged(configured.requests(View(session, subject)), plan)
+                found.append(list(of(type(experiment).configured(session.settings), View(session, subject))))
     finally:
         session.settings = settings
-    return plan
+    return found

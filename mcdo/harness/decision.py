@@ -394,8 +394,11 @@ def _validity_table(verdict: Verdict) -> Table:
     return Table("Validity: does it follow ambiguity, beyond the feature norm?", heading, rows)
 
 
-def refusal(about: View, reports: Path) -> str | None:
-    """Why a later phase must not run on these models and images, or None if it may."""
+def refusal(about: View, reports: Path, *, loaded: bool = True) -> str | None:
+    """Why a later phase must not run on these models and images, or None if it may.
+
+    With ``loaded=False`` the encoders are left alone, and only what the verdict itself says is looked at.
+    """
     path, settings = reports / FILE, about.settings
     hint = "run pytest -m phase1 with the same options first, or pass --force"
     if not path.exists():
@@ -404,6 +407,10 @@ def refusal(about: View, reports: Path) -> str | None:
         verdict = Verdict.read(reports)
         if verdict.images != settings.images or not set(settings.models) <= set(verdict.models):
             return f"the Phase 1 verdict at {path} is for {', '.join(verdict.models)} on {verdict.images}; {hint}"
+        if verdict.decision != "GO":
+            return f"Phase 1 ended with {verdict.decision}: {verdict.reason}; pass --force to go on all the same"
+        if not loaded:
+            return None
         shown = [Images(n) for n, _ in verdict.identity["images"]]
         differs = _difference(verdict.identity, identity_of(about, settings.models, shown))
     except (KeyError, TypeError, ValueError) as error:
@@ -412,8 +419,6 @@ def refusal(about: View, reports: Path) -> str | None:
         return f"{error}, or pass --force"
     if differs:
         return f"the Phase 1 verdict at {path} holds for {differs}; {hint}"
-    if verdict.decision != "GO":
-        return f"Phase 1 ended with {verdict.decision}: {verdict.reason}; pass --force to go on all the same"
     return None
 
 

@@ -235,6 +235,10 @@ class Experiment(ABC, Generic[Result]):
         """Measurements that depend on what others gave."""
         return ()
 
+    def foreseen(self, about: View) -> Iterable[Request[Any]]:
+        """Measurements about as long as those of :meth:`follow_up`: the time of a run counts them, none is made."""
+        return ()
+
     @abstractmethod
     def compute(self, inputs: Inputs) -> Result:
         """The result: a pure function of the values of the requests."""

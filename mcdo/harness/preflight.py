@@ -7,31 +7,39 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mcdo.encoders import Encoder
-from mcdo.encoders.load import check_tokenizer, located
+from mcdo.encoders.load import check_tokenizer, located, reads_prompts
 from mcdo.encoders.zero_shot import TEMPLATES
-from mcdo.errors import McdoError, NotApplicableError
+from mcdo.errors import McdoError, NotApplicableError, SiteWarning
 from mcdo.harness.budget import seconds_of, set_sizes
 from mcdo.harness.decision import FILE, LEAST_ORIGINS, refusal
 from mcdo.harness.experiment import ALL_MODELS, Experiment, Subject, View
 from mcdo.harness.remaining import TIMING_S, duration
-from mcdo.harness.requests import Images, Passes, Request
+from mcdo.harness.requests import FirstOrder, Images, Logits, Passes, Request
 from mcdo.harness.runner import Runner
 from mcdo.harness.session import LEAST_IMAGES, Session
 from mcdo.images.listing import Looked, unusable
 from mcdo.images.load import look_at
-from mcdo.names import say, size_of
+from mcdo.names import few_of, say, size_of
+from mcdo.perturbation import find_sites
+from mcdo.perturbation.context import live_sites
 from mcdo.report.finding import Finding, State
+from mcdo.stats.prototypes import MOST_UNNAMED
 
 PREFLIGHT_S = 30.0
-"""Seconds that it takes, beside loading what the run needs anyway: encoders of a run that nothing is in the way of."""
+"""Seconds that it takes, beside loading the encoders: a run needs these anyway, and nothing is in its way by then."""
 LOOK_S = 12.0
 """Of these, seconds for which images are decoded; the others are when they are needed, before any pass of them."""
+SITES_PASSES = 12
+"""Passes of one image, at most, in which the sites of a tower are found."""
 LEAST_TIMING_S = 2.0
 """Seconds that timing a pass may take where none are left."""
 QUIET_S = 10.0
@@ -109,8 +117,11 @@ def preflight(
     later: bool = False,
     decides: bool = False,
     alone: bool = True,
+    tell: Callable[[Finding], None] = lambda _: None,
 ) -> list[Finding]:
     """Plan what is asked, and say what is in its way (``wrong``) and what to know of it (``told``).
+
+    What can be seen without the encoders comes first; only where nothing is wrong by then are they loaded.
 
     Args:
         runner: of the session.
@@ -120,55 +131,96 @@ def preflight(
         decides: whether the verdict is.
         alone: whether no other process does the same: then encoders are loaded, to see that they can be, how much room
             is needed and how long a pass takes; with workers each loads its own.
+        tell: given what to know as soon as it is known that a run is possible, before what may take long.
+
+    Returns:
+        What was not given to ``tell``.
 
     """
     began = time.monotonic()
     session = runner.session
     settings = session.settings
     every = tuple(dict.fromkeys((*models, *(model for _, subject in asked for model in subject.models))))
-    found = [_weights(session, model) for model in every]
-    wanted = [n for experiment, _ in asked for n in _own_images(experiment)]
-    seen = None
     with _Said(session) as at:
-        if wanted:
-            at.work = f"looking at {settings.images}"
-            looked, seen = images(settings.images, max(wanted), settings.seed, LOOK_S, skip=settings.skip_unreadable)
-            found += looked
+        found, seen = _without_encoders(session, asked, every, at, later=later, decides=decides, alone=alone)
+        loading = 0.0
         if alone:
-            reading = _reading(session, asked) if seen is not None and len(seen.class_names) > 1 else set()
-            found = [_readable(each) if each.what in reading else each for each in found]
-            for model in every:
-                late = time.monotonic() - began > PREFLIGHT_S and any(each.state == "wrong" for each in found)
-                at.work = f"loading {model}"
-                found = [_loaded(session, each, late=late) if each.what == model else each for each in found]
-        absent = {each.what for each in found if each.state != "ok"} & set(every)
-        left = PREFLIGHT_S - (time.monotonic() - began)
-        session.remaining.timing_s = min(TIMING_S, max(LEAST_TIMING_S, left / max(len(every), 1)))
+            if any(each.state == "wrong" for each in found):
+                return [
+                    *found,
+                    Finding("encoders", "told", "none was loaded, so what else is wrong with them is not said"),
+                ]
+            for each in found:
+                if each.state == "told":
+                    tell(each)
+            found, loading = _loaded(session, every, at)
         at.work = "planning"
-        if decides and settings.random_weights:
-            names = ", ".join(sorted(settings.random_weights))
-            found.append(Finding("verdict", "told", f"random weights decide nothing ({names})"))
         if seen is not None:
-            session.there = seen.there if seen.there < max(wanted) else None
+            most = max(map(_most_images, asked), default=0)
+            session.there = seen.there if seen.there < most else None
+        left = max(0.0, PREFLIGHT_S - (time.monotonic() - began - loading))
+        session.remaining.timing_s = min(TIMING_S, max(LEAST_TIMING_S, left / max(len(every), 1)))
         if settings.budget and not any(each.state == "wrong" for each in found):
             found.append(_fitted(session, asked, settings.budget))
             asked = [(type(experiment).configured(session.settings), subject) for experiment, subject in asked]
-        if not wanted or seen is not None:
-            ready = [(experiment, subject) for experiment, subject in asked if not absent & set(subject.models)]
-            for experiment, subject in ready:
-                runner.plan(experiment, subject)
+            found += _short(asked, seen, settings.images) if seen is not None else ()
+        absent = {each.what for each in found if each.state == "wrong"} & set(every)
+        ready = [(experiment, subject) for experiment, subject in asked if not absent & set(subject.models)]
+        for experiment, subject in ready:
+            runner.plan(experiment, subject)
+        if alone:
             if seen is not None:
-                found += (
-                    *_short(asked, seen, settings.images, decides=decides),
-                    *_classless(session, ready, seen),
-                    *(_alike(session, seen) if alone else ()),
-                )
-        found += _no_go(session, absent) if later and not decides else []
-        found += places(settings.store, settings.reports, LEAST_FREE + _bytes_stored(session))
+                found += (*_classless(session, ready, seen), *_alike(session, seen), *_single(session, seen))
+            found += _no_go(session, loaded=True) if later and not decides and not absent else []
+            needed = LEAST_FREE + _bytes_stored(session)
+            found += [each for each in places(settings.store, settings.reports, needed) if each.state == "wrong"]
         if alone and not any(each.state == "wrong" for each in found) and not settings.from_store:
             at.work = "timing a pass"
-            found += (*_memory(session), *_expected(session))
+            perturbed = dict.fromkeys(each.model for each in session.planned if isinstance(each, Passes | FirstOrder))
+            for model in perturbed:
+                at.work = f"looking for the sites of {model}"
+                found += _sites(session, model, PREFLIGHT_S - (time.monotonic() - began - loading))
+            found += (*_memory(session), *_expected(session, ready))
     return found
+
+
+def _without_encoders(
+    session: Session,
+    asked: Sequence[tuple[Experiment[Any], Subject]],
+    every: Sequence[str],
+    at: _Said,
+    *,
+    later: bool,
+    decides: bool,
+    alone: bool,
+) -> tuple[list[Finding], Looked | None]:
+    """What can be said while nothing is loaded, and what there is to be shown where images are wanted."""
+    settings, seen = session.settings, None
+    found = [_weights(session, model) for model in every]
+    most = max(map(_most_images, asked), default=0)
+    if most:
+        at.work = f"looking at {settings.images}"
+        looked, seen = images(settings.images, most, settings.seed, LOOK_S, skip=settings.skip_unreadable)
+        found += looked
+    if alone and seen is not None and len(seen.class_names) > 1:
+        reading = _reading(session, asked)
+        found = [_readable(each) if each.what in reading else each for each in found]
+    if decides and settings.random_weights:
+        names = ", ".join(sorted(settings.random_weights))
+        found.append(Finding("verdict", "told", f"random weights decide nothing ({names})"))
+    unloaded = _Unloaded(settings)
+    if seen is not None:
+        found += () if settings.budget else _short(asked, seen, settings.images)
+        found += _few(seen) if decides else ()
+        found += _classless(unloaded, asked, seen) if alone else ()
+    if later and not decides:
+        found += _no_go(unloaded, loaded=False)
+    found += places(settings.store, settings.reports)
+    return found, seen
+
+
+def _most_images(asked: tuple[Experiment[Any], Subject]) -> int:
+    return max(_own_images(asked[0]), default=0)
 
 
 class _Said:
@@ -220,21 +272,28 @@ def _weights(session: Session, model: str) -> Finding:
 
 
 class _Unloaded(Session):
-    """A session in which nothing is loaded: experiments ask for what they can name without."""
+    """A session in which nothing is loaded: what experiments can name, and be refused for, without."""
 
     def encoder(self, model: str) -> Encoder:
         """Nothing. Raises McdoError."""
         raise McdoError(f"{model} is not loaded")
 
 
+def _named(session: Session, experiment: Experiment[Any], subject: Subject) -> Iterator[Request[Any]]:
+    """What an experiment requests, as far as it can be told; running it will say what is wrong with it."""
+    with suppress(McdoError):
+        yield from experiment.requests(View(session, subject))
+
+
+def _foreseen(session: Session, experiment: Experiment[Any], subject: Subject) -> Iterator[Request[Any]]:
+    with suppress(McdoError):  # as above
+        yield from experiment.foreseen(View(session, subject))
+
+
 def _reading(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]) -> set[str]:
     """Encoders that will read class names, as far as that can be told before they are loaded."""
-    found = set()
     unloaded = _Unloaded(session.settings)
-    for experiment, subject in asked:
-        with suppress(McdoError):
-            found |= {each.model for each in experiment.requests(View(unloaded, subject)) if each.needs_classes}
-    return found
+    return {each.model for of in asked for each in _named(unloaded, *of) if each.needs_classes}
 
 
 def _readable(found: Finding) -> Finding:
@@ -247,17 +306,33 @@ def _readable(found: Finding) -> Finding:
     return found
 
 
-def _loaded(session: Session, found: Finding, *, late: bool) -> Finding:
-    """Whether the encoder that was found can be loaded as well; not asked where it is late and nothing will be run."""
-    if found.state != "ok":
-        return found
-    if late:
-        return Finding(found.what, "told", f"not loaded within {PREFLIGHT_S:.0f} s, so not looked into")
-    try:
-        session.encoder(found.what)
-    except McdoError as error:
-        return Finding(found.what, "wrong", str(error))
-    return found
+def _loaded(session: Session, every: Sequence[str], at: _Said) -> tuple[list[Finding], float]:
+    """Which encoders cannot be loaded, and the seconds that it took."""
+    found, began = [], time.monotonic()
+    for model in every:
+        at.work = f"loading {model}"
+        try:
+            session.encoder(model)
+        except McdoError as error:
+            found.append(Finding(model, "wrong", str(error)))
+    taken = time.monotonic() - began
+    if taken > QUIET_S:
+        found.append(Finding("loading", "told", f"{duration(taken)} for {', '.join(every)}"))
+    return found, taken
+
+
+def _sites(session: Session, model: str, seconds: float) -> Iterator[Finding]:
+    """Whether the tower can be perturbed as asked, and what to know of it; not asked where that takes longer."""
+    if session.remaining.rate(model) * torch.get_num_threads() * SITES_PASSES > seconds:
+        return
+    encoder = session.encoder(model)
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always", SiteWarning)
+        try:
+            live_sites(encoder, find_sites(encoder), session.settings.dropout)
+        except McdoError as error:
+            yield Finding(model, "wrong", str(error))
+    yield from (Finding(model, "told", str(each.message)) for each in noted if issubclass(each.category, SiteWarning))
 
 
 def _own_images(experiment: Experiment[Any]) -> list[int]:
@@ -266,15 +341,16 @@ def _own_images(experiment: Experiment[Any]) -> list[int]:
     return [getattr(experiment, name) for name in names if hasattr(experiment, name)]
 
 
-def _short(
-    asked: Sequence[tuple[Experiment[Any], Subject]], seen: Looked, spec: str, *, decides: bool
-) -> Iterator[Finding]:
+def _short(asked: Sequence[tuple[Experiment[Any], Subject]], seen: Looked, spec: str) -> Iterator[Finding]:
     wanted = {experiment.key: max(_own_images(experiment), default=0) for experiment, _ in asked}
     more = {key: n for key, n in wanted.items() if n > seen.there}
     if more:
         named = ", ".join(f"{key} {n:,}" for key, n in sorted(more.items(), key=lambda each: each[1]))
         yield Finding("images", "told", f"{spec} holds {seen.there:,}, all of which are shown; wanted are: {named}")
-    if decides and seen.looked_at == seen.chosen and seen.originals < LEAST_ORIGINS:
+
+
+def _few(seen: Looked) -> Iterator[Finding]:
+    if seen.looked_at == seen.chosen and seen.originals < LEAST_ORIGINS:
         said = f"{seen.originals} originals are too few for one: at least {LEAST_ORIGINS}"
         yield Finding("verdict", "told", said)
 
@@ -283,12 +359,12 @@ def _classless(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]
     """Experiments that need classes, where the images have none."""
     if len(seen.class_names) > 1:
         return
-    needing: dict[str, None] = {}
-    for experiment, subject in asked:
-        with suppress(McdoError):  # which running it will say
-            requests = experiment.requests(View(session, subject))
-            if any(each.needs_classes and _of_session(each) and _has_text(session, each.model) for each in requests):
-                needing[experiment.key] = None
+    needing = {
+        experiment.key: None
+        for experiment, subject in asked
+        for each in _named(session, experiment, subject)
+        if each.needs_classes and _of_session(each) and _has_text(session, each.model)
+    }
     if needing:
         classes = "one class" if seen.class_names else "no classes (there are no directories)"
         names = f"{', '.join(needing)} {'needs' if len(needing) == 1 else 'need'}"
@@ -299,6 +375,17 @@ def _classless(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]
             f"{session.settings.images} has {classes}, which {names}. Put them as FOLDER/CLASS/IMAGE.jpg, lay a "
             f"list of labels beside them or name them in a csv:FILE, or leave these tests out: -k 'not {leave}'",
         )
+
+
+def _single(session: Session, seen: Looked) -> Iterator[Finding]:
+    """Classes that an encoder without text cannot name, as one original has no other half to be read by."""
+    of = {each.model for each in session.planned if isinstance(each, Logits) and _of_session(each)}
+    textless = sorted(model for model in of if not _has_text(session, model))
+    if textless and seen.single:
+        counted = f"{len(seen.single)} of {len(seen.class_names)} classes have one image here: {few_of(seen.single)}"
+        many = len(seen.single) > MOST_UNNAMED * seen.chosen
+        then = "so nothing is said of validity; --num-images shows more" if many else "so these count as errors"
+        yield Finding("images", "told", f"{counted}; {', '.join(textless)} has no text and takes two, {then}")
 
 
 def _alike(session: Session, seen: Looked) -> Iterator[Finding]:
@@ -315,11 +402,11 @@ def _alike(session: Session, seen: Looked) -> Iterator[Finding]:
 
 
 def _has_text(session: Session, model: str) -> bool:
-    """Whether an encoder reads prompts; one that cannot be loaded might."""
+    """Whether an encoder reads prompts; not before it is loaded of one of which that cannot be told."""
     try:
         return session.encoder(model).has_text
     except McdoError:
-        return True
+        return reads_prompts(model) is True
 
 
 def _of_session(request: Request[Any]) -> bool:
@@ -327,11 +414,10 @@ def _of_session(request: Request[Any]) -> bool:
     return isinstance(shown, Images) and shown.source is None
 
 
-def _no_go(session: Session, absent: set[str]) -> list[Finding]:
+def _no_go(session: Session, *, loaded: bool) -> list[Finding]:
     path = session.settings.reports / "phase1" / FILE
-    if absent and path.exists():
-        return []  # what it holds for cannot be told without the models
-    said = refusal(View(session, Subject(ALL_MODELS, session.settings.models)), path.parent)
+    about = View(session, Subject(ALL_MODELS, session.settings.models))
+    said = refusal(about, path.parent, loaded=loaded)
     return [] if said is None else [Finding("later phases", "wrong", said)]
 
 
@@ -376,10 +462,11 @@ def available_memory() -> int | None:
     return None
 
 
-def _expected(session: Session) -> Iterator[Finding]:
-    """Time of the plan, by a timed pass of each encoder."""
+def _expected(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]) -> Iterator[Finding]:
+    """Time of the plan and of what will follow from it, by a timed pass of each encoder."""
     passes: dict[str, int] = {}
-    for request in session.planned:
+    following = (each for experiment, subject in asked for each in _foreseen(session, experiment, subject))
+    for request in (*session.planned, *following):
         if request.model:
             passes[request.model] = passes.get(request.model, 0) + request.expected_passes(session)
     seconds = {model: session.remaining.rate(model) * count for model, count in passes.items() if count}

@@ -318,9 +318,8 @@ class Logits(_Deterministic):
             )
         features, reference = (session.measure(Features(self.model, each))["features"] for each in (self.shown, clean))
         made = class_heads(features, images.labels, images.origins, reference=reference, seed=session.settings.seed)
-        occur = np.unique(images.labels)
         logits, neighbours = (
-            _over_all(each, occur, len(images.class_names)) for each in (made.prototypes, made.neighbours)
+            _over_all(each, made.classes, len(images.class_names)) for each in (made.prototypes, made.neighbours)
         )
         return {"logits": logits[None], "neighbours": neighbours}
 
@@ -344,12 +343,12 @@ def _dimension_weights(session: Session, model: str, calibration: Images | None)
     return DimensionWeights.fit(features, session.image_set(calibration).origins)
 
 
-def _over_all(logits: NDArray[np.float64], occur: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
-    """Logits over all classes of those that occur: no image can be of another."""
-    if len(occur) == classes:
+def _over_all(logits: NDArray[np.float64], named: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Logits over all classes of those that the head names: it takes no image for another."""
+    if len(named) == classes:
         return logits
     whole = np.full((len(logits), classes), logits.min() - _NEVER)
-    whole[:, occur] = logits
+    whole[:, named] = logits
     return whole
 
 

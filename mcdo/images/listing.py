@@ -42,6 +42,7 @@ class Looked:
         chosen: images that were to be decoded.
         looked_at: of these, those that were.
         originals: units that these were made from.
+        single: classes of which one original alone is chosen, as far as origins are known.
         unusable: of these, those that are no readable image.
 
     """
@@ -51,6 +52,7 @@ class Looked:
     chosen: int
     looked_at: int
     originals: int
+    single: tuple[str, ...] = ()
     unusable: tuple[UnreadableImageError, ...] = ()
 
 
@@ -132,7 +134,17 @@ class Listing:
         contents = {each.content for each in checked if isinstance(each, _Checked)}
         originals = {self.origins[i] for i in kept} if self.origins else contents
         looked_at = len(kept) + len(bad)
-        return Looked(len(self.ids), self.class_names, len(chosen), looked_at, len(originals), bad)
+        single = self._single(chosen)
+        return Looked(len(self.ids), self.class_names, len(chosen), looked_at, len(originals), single, bad)
+
+    def _single(self, chosen: NDArray[np.int64]) -> tuple[str, ...]:
+        if self.labels is None:
+            return ()
+        units = self.origins or self.ids
+        of: dict[int, set[str]] = {}
+        for i in chosen:
+            of.setdefault(int(self.labels[i]), set()).add(units[i])
+        return tuple(self.class_names[label] for label, held in sorted(of.items()) if len(held) == 1)
 
     def _check(self, image_id: str) -> _Checked | UnreadableImageError:
         found = _check(self.source, image_id)

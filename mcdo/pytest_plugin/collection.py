@@ -24,6 +24,7 @@ from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
 from mcdo.pytest_plugin.option_names import option_of
 from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
 from mcdo.pytest_plugin.state import MEASURING, MODELS, RUNNER, SESSION
+from mcdo.report.finding import Finding
 from mcdo.report.page import check_page
 
 
@@ -234,6 +235,11 @@ def _prepare(session: pytest.Session, runner: Runner, asked: list[tuple[Experime
     option, items = partial(option_of, session.config), session.items
     models: frozenset[str] = session.config.stash[MODELS]
     worker = _worker(session.config)
+
+    def tell(each: Finding) -> None:
+        with runner.session.unmuted():
+            say_text(f"Pre-flight: {message(str(each))}", sys.stderr)
+
     try:
         if (page := option("--page")) is not None:
             check_page(Path(page))
@@ -244,20 +250,20 @@ def _prepare(session: pytest.Session, runner: Runner, asked: list[tuple[Experime
             later=any(map(_is_later, items)) and not option("--force"),
             decides=any(item.get_closest_marker("decision") for item in items),
             alone=worker is None,
+            tell=tell,
         )
     except McdoError as error:
         raise pytest.UsageError(str(error)) from error
     _leave_out_claims(session, runner)
-    told = [str(each) for each in found if each.state == "told"]
-    wrong = [str(each) for each in found if each.state == "wrong"]
+    told = [each for each in found if each.state == "told"]
+    wrong = [each for each in found if each.state == "wrong"]
     if wrong:
         things = "something is" if len(wrong) == 1 else f"{len(wrong)} things are"
         head = f"Pre-flight: {things} in the way, and nothing was measured."
-        _end(session, "\n".join([head, *(_bullet(each) for each in (*wrong, *told))]))
+        _end(session, "\n".join([head, *(_bullet(str(each)) for each in (*wrong, *told))]))
     elif worker in (None, "gw0"):
-        with runner.session.unmuted():
-            for line in told:
-                say_text(f"Pre-flight: {message(line)}", sys.stderr)
+        for each in told:
+            tell(each)
 
 
 def _end(session: pytest.Session, said: str) -> None:

@@ -24,7 +24,9 @@ TEMPERATURE = 0.07
 """Of the votes of neighbours, by cosine (Wu et al. 2018)."""
 SCALES = (1.0, 1000.0)
 LEAST_ORIGINS = 2
-"""Of every class: one in each half."""
+"""Of a class that has a prototype: one in each half."""
+MOST_UNNAMED = 0.05
+"""Share of images, at most, that may be of other classes; no head names these, so they count as errors."""
 LEAST_TO_SCALE = 4
 """Of some class: two in each half, one of which is left out."""
 _ROWS = 1024
@@ -32,8 +34,9 @@ _ROWS = 1024
 
 @dataclass(frozen=True)
 class ClassHeads:
-    """Logits over the classes that occur, float64 [N, C] each: of prototypes, and log votes of neighbours."""
+    """Logits of prototypes and log votes of neighbours, float64 [N, C] each, by ``classes`` [C] in ascending order."""
 
+    classes: NDArray[np.int64]
     prototypes: Array
     neighbours: Array
 
@@ -43,14 +46,23 @@ def why_no_prototypes(labels: ArrayLike | None, origins: Sequence[str]) -> str:
     if labels is None:
         return "the images have no labels"
     counts = _origins_by_class(np.asarray(labels), np.asarray(origins))
-    few = sum(count < LEAST_ORIGINS for count in counts.values())
     if len(counts) < 2:
         return "the images are of one class"
-    if few:
-        return f"{few} of {len(counts)} classes have one original, and prototypes take {LEAST_ORIGINS} of each"
+    unnamed = classes_without_prototype(labels, origins)
+    if len(counts) - len(unnamed) < 2 or np.isin(labels, unnamed).mean() > MOST_UNNAMED:
+        return (
+            f"{len(unnamed)} of {len(counts)} classes have one original, and prototypes take {LEAST_ORIGINS} of each: "
+            "show more images of each class, or leave these classes out"
+        )
     if max(counts.values()) < LEAST_TO_SCALE:
         return f"no class has {LEAST_TO_SCALE} originals, of which cosines take their scale"
     return ""
+
+
+def classes_without_prototype(labels: ArrayLike, origins: Sequence[str]) -> tuple[int, ...]:
+    """Labels of classes of one original, which is in one half alone; ascending."""
+    counts = _origins_by_class(np.asarray(labels), np.asarray(origins))
+    return tuple(label for label, count in counts.items() if count < LEAST_ORIGINS)
 
 
 def class_heads(
@@ -60,7 +72,7 @@ def class_heads(
 
     Args:
         features: of the images that are read, [N, D].
-        labels: of their classes, [N]; classes of the result are those that occur, in ascending order.
+        labels: of their classes, [N]; the heads' are those of two originals.
         origins: the original of each image, [N].
         reference: of the same images, to be read by, such as those of clean ones where ``features`` are of degraded
             ones; [N, D]. None for ``features``.
@@ -75,15 +87,18 @@ def class_heads(
         raise McdoError(f"there are no class prototypes: {reason}")
     shown = _unit(np.asarray(features, dtype=np.float64))
     held = shown if reference is None else _unit(np.asarray(reference, dtype=np.float64))
-    classes, index = np.unique(np.asarray(labels), return_inverse=True)
+    of = np.asarray(labels)
+    classes = np.setdiff1d(of, classes_without_prototype(of, origins))
+    named, index = np.isin(of, classes), np.searchsorted(classes, of)
     units = np.unique(np.asarray(origins), return_inverse=True)[1]
-    second = _halves(index, units, seed)
+    second = _halves(np.unique(of, return_inverse=True)[1], units, seed)
     prototypes, neighbours = (np.empty((len(shown), len(classes))) for _ in range(2))
     for part in (second, ~second):
-        mean = _Means(held[~part], index[~part], units[~part], len(classes))
+        rest = ~part & named
+        mean = _Means(held[rest], index[rest], units[rest], len(classes))
         prototypes[part] = mean.scale() * shown[part] @ mean.unit.T
-        neighbours[part] = _votes(shown[part], held[~part], index[~part], len(classes))
-    return ClassHeads(prototypes, neighbours)
+        neighbours[part] = _votes(shown[part], held[rest], index[rest], len(classes))
+    return ClassHeads(classes, prototypes, neighbours)
 
 
 def _halves(index: NDArray[np.intp], units: NDArray[np.intp], seed: int) -> NDArray[np.bool_]:

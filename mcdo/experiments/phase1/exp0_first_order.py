@@ -20,7 +20,7 @@ from mcdo.estimators import MonteCarloConfig, PairedRun
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Outcome, Passes, Request, View
 from mcdo.harness.requests import EXACT_UP_TO
-from mcdo.perturbation import GROUPS, LinearPart, Perturbation
+from mcdo.perturbation import GROUPS, LinearPart, Perturbation, find_sites
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import (
@@ -150,9 +150,16 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
 
     def follow_up(self, inputs: Inputs) -> Iterable[Request[Any]]:
         """Groups of sites alone, those that the tower has, and each site; a choice of sites is a group of its own."""
-        groups = (self.monte_carlo(inputs.model, self.dropout.p, group) for group in self._groups(inputs))
+        groups = (self.monte_carlo(inputs.model, self.dropout.p, group) for group in self._groups_of(inputs))
         sites = (self.at_site(inputs.model, site) for site, _ in inputs[self.reference(inputs)].sites)
         return [*groups, *(request for both in sites for request in both)]
+
+    def foreseen(self, about: View) -> Iterable[Request[Any]]:
+        """The groups of the tower's sites, and both runs at each site."""
+        model, sites = about.model, find_sites(about.encoder()).select_for(self.dropout)
+        groups = self._groups([site.role.value for site in sites])
+        at_sites = (request for site in sites for request in self.at_site(model, site.name))
+        return [*(self.monte_carlo(model, self.dropout.p, group) for group in groups), *at_sites]
 
     def at_site(self, model: str, site: str) -> tuple[Passes, Passes]:
         """Passes at one site alone, and the linear part of the same."""
@@ -163,13 +170,17 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
 
         return of(alone), of(LinearPart(alone))
 
-    def _groups(self, inputs: Inputs) -> tuple[str, ...]:
+    def _groups_of(self, inputs: Inputs) -> tuple[str, ...]:
+        return self._groups(inputs[self.reference(inputs)].roles)
+
+    def _groups(self, of_sites: Sequence[str]) -> tuple[str, ...]:
+        """Groups of sites of these roles, and the roles, in forward order."""
         if self.dropout.sites != "all":
             return ()
-        roles = set(inputs[self.reference(inputs)].roles)
+        roles = set(of_sites)
         shorthands = {name: {role.value for role in of} & roles for name, of in GROUPS.items()}
         named = [name for name, of in shorthands.items() if of and of != roles and of not in ({each} for each in roles)]
-        return (*named, *(role for role in dict.fromkeys(inputs[self.reference(inputs)].roles)))
+        return (*named, *dict.fromkeys(of_sites))
 
     def compute(self, inputs: Inputs) -> FirstOrderResult:
         model, seed = inputs.model, self.seed
@@ -210,7 +221,7 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
             domain={p: compared(self.monte_carlo(model, p), None) for p in self.all_p},
             groups={
                 group: compared(self.monte_carlo(model, self.dropout.p, group), _roles(group, linear.roles))
-                for group in self._groups(inputs)
+                for group in self._groups_of(inputs)
             },
             sites=self._sites(inputs),
         )

@@ -38,8 +38,10 @@ from mcdo.harness.decision import (
     wants_sweep,
 )  # fmt: skip
 from mcdo.harness.session import LEAST_IMAGES
+from mcdo.images import ImageSet
+from mcdo.names import few_of
 from mcdo.stats import Reliability
-from mcdo.stats.prototypes import why_no_prototypes
+from mcdo.stats.prototypes import classes_without_prototype, why_no_prototypes
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,19 @@ def _without_targets(about: View) -> str:
 
 def _by_prototypes(inputs: Inputs, models: Iterable[str]) -> Iterable[str]:
     """Said of models whose validity is read off labels, as they have no text tower."""
+    images = inputs.images(Images(SubsetAmbiguity.configured(inputs.settings).n))
     for model in models:
         if not inputs.encoder(model).has_text:
-            yield f"{model}: no text tower; validity is by class prototypes, each image read by the other half"
+            said = "no text tower; validity is by class prototypes, each image read by the other half"
+            yield f"{model}: {said}{_unnamed(images)}"
+
+
+def _unnamed(images: ImageSet) -> str:
+    """Of which classes there is no prototype, and what that means; "" where there is one of each."""
+    if images.labels is None:
+        return ""
+    names = [images.class_names[label] for label in classes_without_prototype(images.labels, images.origins)]
+    return f"; classes of one original have none, so their images count as errors: {few_of(names)}" if names else ""
 
 
 def _plain_images(inputs: Inputs) -> list[Images]:

@@ -172,6 +172,11 @@ class RecipeMeasurements(Experiment[RecipeResult]):
             yield self.at(inputs.model, p, degradation=each)
             yield from self._steps(inputs, choice, p, each).values()
 
+    def foreseen(self, about: View) -> Iterable[Request[Any]]:
+        """As if all sites were chosen, and twice: passes at the choice beside passes at all."""
+        runs = [self.at(about.model, self.tried_p[0], degradation=each) for each in (None, *self.confirmed_on(about))]
+        return [*runs, *runs]
+
     def confirmed_on(self, about: View) -> tuple[str, ...]:
         """The degradations of the choice, and one of each other family."""
         return *self.chosen_on(about), *self._one_of_each(about).values()

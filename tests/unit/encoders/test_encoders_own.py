@@ -211,6 +211,37 @@ def test_features_that_are_not_found_are_refused_in_words(shape: Any, features: 
         Encoder.of(lambda x: x, NUMBERS)  # type: ignore[arg-type]
 
 
+def clip_of_transformers() -> nn.Module:
+    from transformers import CLIPConfig, CLIPModel
+
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**size, "image_size": 32, "patch_size": 16}
+    made: nn.Module = CLIPModel(CLIPConfig(text_config={**size, "vocab_size": 9}, vision_config=vision))
+    return made
+
+
+def clip_of_open_clip() -> nn.Module:
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    vision = CLIPVisionCfg(image_size=32, patch_size=16, width=16, layers=1, head_width=8)
+    made: nn.Module = CLIP(8, vision, CLIPTextCfg(context_length=4, vocab_size=8, width=8, heads=1, layers=1))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (clip_of_transformers, "CLIPModel wants texts beside: give its image tower with the projection"),
+        (clip_of_open_clip, "CLIP reads texts beside: give its image tower, .visual"),
+    ],
+)
+def test_a_whole_model_of_images_and_texts_is_told_which_part_to_give(
+    build: Callable[[], nn.Module], said: str
+) -> None:
+    with pytest.raises(McdoError, match=said):
+        Encoder.of(build(), NUMBERS)
+
+
 def test_the_module_is_frozen_in_float32_and_evaluation_mode() -> None:
     module = tower().half().train()
     encoder = Encoder.of(module, NUMBERS)

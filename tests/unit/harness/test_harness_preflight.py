@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
+from mcdo.encoders import Encoder
+from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
 from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
 from mcdo.experiments.phase1.verdict import Phase1Verdict
@@ -17,7 +20,9 @@ from mcdo.harness import ALL_MODELS, Experiment, Runner, Session, Settings, Subj
 from mcdo.harness import preflight as module
 from mcdo.harness.preflight import preflight
 from mcdo.harness.remaining import TIMING_S, Timing
+from mcdo.harness.requests import Images, Passes
 from mcdo.images.folder import FolderSource, listed
+from mcdo.perturbation import Dropout
 from mcdo.report.finding import Finding
 from mcdo.threads import StoppedError
 
@@ -57,7 +62,8 @@ def found(
     for kind in kinds:
         subjects = (Subject(ALL_MODELS, models),) if kind is Phase1Verdict else kind.subjects(made)
         asked += [(kind.configured(made), subject) for subject in subjects]
-    return preflight(Runner(Session(made)), asked, **how)
+    told: list[Finding] = []
+    return told + preflight(Runner(Session(made)), asked, tell=told.append, **how)
 
 
 def said(found: list[Finding], state: str) -> list[str]:
@@ -170,14 +176,113 @@ def test_what_takes_long_is_said_while_it_does(
     assert "Pre-flight: loading clip_tiny, 0 s so far" in capsys.readouterr().err
 
 
-def test_of_a_run_that_cannot_be_no_more_encoders_are_loaded_when_it_is_late(
+def test_of_a_run_that_cannot_be_no_encoder_is_loaded(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PREFLIGHT_S", 0.0)
     monkeypatch.setattr(Session, "encoder", lambda self, model: pytest.fail("nothing may be loaded"))
-    seen = found(f"folder:{photos}", tmp_path, ("clip_tiny", "clip_l14_336"), kinds=(NestedPasses,))
-    assert [each.split(":")[0] for each in said(seen, "wrong")] == ["clip_l14_336"]
-    assert "clip_tiny: not loaded within 0 s, so not looked into" in said(seen, "told")
+    seen = found(f"folder:{flat(photos)}", tmp_path, ("clip_tiny", "clip_l14_336"), later=True)
+    missing, classless, phase = said(seen, "wrong")
+    assert missing.startswith("clip_l14_336: the weights")
+    assert "has no classes (there are no directories), which exp5 needs" in classless
+    assert "there is no Phase 1 verdict" in phase
+    assert "encoders: none was loaded" in said(seen, "told")[-1]
+
+
+@pytest.mark.parametrize("key", ["timm:test_vit", "tv:resnet18"])
+def test_what_an_encoder_without_text_does_not_need_is_not_asked_for(
+    key: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_loaded", lambda *_: ([], 0.0))
+    random = {"random_weights": frozenset({key})}
+    seen = found(f"folder:{flat(photos)}", tmp_path, (key,), settings=random, alone=False)
+    assert not said(seen, "wrong")
+
+
+class Slow(nn.Module):
+    """A tower of which a pass takes 20 s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Identity() for _ in range(200))
+        self.first, self.map, self.last = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.seconds = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+            time.sleep(self.seconds)
+        y: Tensor = self.last(self.map(self.first(x.mean((2, 3))).tanh()).tanh())
+        return y
+
+
+def test_a_slow_tower_takes_no_more_than_the_time_for_it_and_one_that_loads_slowly_says_so(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower, numbers = Slow(), {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": 32, "interpolation": "bicubic"}
+    encoder = Encoder.of(tower, numbers, name="slow")
+    tower.seconds = 0.1
+    first = True
+
+    def load(self: Session, model: str) -> Encoder:
+        nonlocal first
+        time.sleep(1.5 * first)
+        first = False
+        return encoder
+
+    monkeypatch.setattr(Session, "encoder", load)
+    monkeypatch.setattr(module, "PREFLIGHT_S", 1.0)
+    monkeypatch.setattr(module, "LEAST_TIMING_S", 0.2)
+    monkeypatch.setattr(module, "QUIET_S", 1.2)
+    began = time.monotonic()
+    seen = said(found(f"folder:{photos}", tmp_path, ("clip_tiny",), kinds=(NestedPasses,)), "told")
+    assert time.monotonic() - began < 1.5 + 1.0 + 0.5  # loading, itself, and what else a busy machine does
+    assert "loading: 2 s for clip_tiny" in seen
+    assert "time: more than" in seen[-1]
+
+
+class Normalised(nn.Module):
+    """A tower whose features have one norm, and a map of no known role."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(self.map(x.mean((2, 3))), dim=-1)
+
+
+def test_a_tower_that_cannot_be_measured_is_refused_once_and_before_any_pass(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": 32, "interpolation": "bicubic"}
+    encoder = Encoder.of(Normalised(), numbers, name="clip_tiny")
+    monkeypatch.setattr(Session, "encoder", lambda self, model: encoder)
+    (seen,) = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "wrong")
+    assert "clip_tiny: the features of different inputs have one and the same norm" in seen
+
+
+def test_maps_of_no_known_role_are_said_before_any_pass(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder.of(Slow(), {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": 32, "interpolation": "bicubic"})
+    monkeypatch.setattr(Session, "encoder", lambda self, model: encoder)
+    seen = found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,))
+    assert not said(seen, "wrong")
+    assert any(
+        "their role is not known, so no group but 'all' takes these maps: map" in each for each in said(seen, "told")
+    )
+
+
+def test_passes_that_follow_from_others_are_in_the_time(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(1.0, 0))
+    following = Passes("clip_tiny", Images(10), MonteCarloConfig(Dropout(), (7,), 3))
+    before = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "told")[-1]
+    monkeypatch.setattr(NestedPasses, "foreseen", lambda self, about: [following, following])
+    after = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "told")[-1]
+    assert "clip_tiny 15,360 passes" in before
+    assert f"clip_tiny {15360 + 2 * 10 * 7 * 3:,} passes" in after
 
 
 def test_too_little_room_on_the_disk_is_said(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,17 +68,20 @@ def test_the_scale_is_that_of_the_largest_likelihood_with_each_origin_left_out()
     assert scale == pytest.approx(grid[int(np.argmin(losses))], rel=0.01)
 
 
-def test_neighbours_vote_as_scikit_learn_s_do() -> None:
+def votes(features: np.ndarray, labels: np.ndarray, held: np.ndarray, read: np.ndarray) -> np.ndarray:
+    """Shares by scikit-learn, and one neighbour more of no class."""
     from sklearn.neighbors import KNeighborsClassifier
 
+    theirs = KNeighborsClassifier(NEIGHBOURS, metric="cosine", weights=lambda d: np.exp((1 - d) / TEMPERATURE))
+    shares = theirs.fit(features[held], labels[held]).predict_proba(features[read])
+    return np.asarray((NEIGHBOURS * shares + 1 / len(theirs.classes_)) / (NEIGHBOURS + 1))
+
+
+def test_neighbours_vote_as_scikit_learn_s_do() -> None:
     features, labels, origins = made(2.0)
     heads = class_heads(features, labels, origins, seed=1)
     second = _halves(labels, np.unique(origins, return_inverse=True)[1], 1)
-    theirs = KNeighborsClassifier(NEIGHBOURS, metric="cosine", weights=lambda d: np.exp((1 - d) / TEMPERATURE))
-    theirs.fit(features[~second], labels[~second])
-    shares = theirs.predict_proba(features[second])
-    expected = (NEIGHBOURS * shares + 1 / C) / (NEIGHBOURS + 1)
-    assert np.allclose(softmax(heads.neighbours[second], axis=1), expected)
+    assert np.allclose(softmax(heads.neighbours[second], axis=1), votes(features, labels, ~second, second))
 
 
 def test_no_image_is_read_by_itself() -> None:
@@ -105,6 +108,25 @@ def test_degraded_images_are_read_by_clean_ones() -> None:
     assert (clean.prototypes.argmax(axis=1) == labels).mean() > 0.95 > (read.prototypes.argmax(axis=1) == labels).mean()
 
 
+def test_classes_of_one_original_have_no_prototype_and_take_part_in_none() -> None:
+    features, labels, origins = made(1.0)
+    features = np.vstack([features, np.random.default_rng(2).normal(size=(7, D))])
+    labels = np.concatenate([labels, [-1, C, C, C + 1, C + 1, C + 1, C + 1]])
+    origins += ["alone", "twice", "twice", "a", "a", "b", "b"]  # the last class has one original in each half
+    for seed in range(4):
+        heads = class_heads(features, labels, origins, seed=seed)
+        assert heads.classes.tolist() == [*range(C), C + 1]
+        _, inverse = np.unique(labels, return_inverse=True)
+        second = _halves(inverse, np.unique(origins, return_inverse=True)[1], seed)
+        for part in (second, ~second):
+            held, of = unit(features[~part]), labels[~part]
+            means = unit(np.stack([held[of == c].mean(axis=0) for c in heads.classes]))
+            scale = heads.prototypes[part] / (unit(features[part]) @ means.T)
+            assert np.allclose(scale, scale[0, 0])
+            rest = ~part & np.isin(labels, heads.classes)
+            assert np.allclose(np.exp(heads.neighbours[part]), votes(features, labels, rest, part))
+
+
 @pytest.mark.parametrize(
     ("labels", "origins", "said"),
     [
@@ -114,6 +136,8 @@ def test_degraded_images_are_read_by_clean_ones() -> None:
         ([0, 0, 1, 1], ["a", "b", "c", "c"], "1 of 2 classes have one original"),
         ([0, 0, 1, 1], ["a", "b", "c", "d"], "no class has 4 originals"),
         ([0, 0, 0, 0, 1, 1], list("abcdef"), ""),
+        ([0] * 10 + [1] * 9 + [2], [str(i) for i in range(20)], ""),
+        ([0] * 10 + [1] * 8 + [2], [str(i) for i in range(19)], "1 of 3 classes have one original"),
     ],
 )
 def test_images_that_make_no_prototypes_say_why(labels: list[int] | None, origins: list[str], said: str) -> None:

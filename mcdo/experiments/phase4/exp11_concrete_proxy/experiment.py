@@ -39,6 +39,7 @@ from mcdo.experiments.phase4.exp11_concrete_proxy.search import (
 )
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Logits, Passes, Request, View
 from mcdo.images.sampling import second_half
+from mcdo.perturbation import Perturbation
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import ambiguity_targets, corrected, rank_relations
@@ -101,6 +102,10 @@ class ConcreteProxy(Experiment[ProxyResult]):
             *self.confirmation(inputs.model, groups, Search.on(halves[CONFIRMED][0], self.budget)).values()
         )
 
+    def foreseen(self, about: View) -> Iterable[Request[Any]]:
+        """A run of all groups, and one for each group of both choices."""
+        return [self._reporting(about.model, self.dropout)] * (1 + 2 * self.groups)
+
     def halves(self, inputs: Inputs) -> tuple[Groups, dict[str, tuple[ChoosingHalf, ReportingHalf]]]:
         """The depth groups, and both halves by score."""
         run, images = inputs[self.first_order(inputs)], inputs.images(Images(self.n))
@@ -113,9 +118,7 @@ class ConcreteProxy(Experiment[ProxyResult]):
         """On the reporting half, by choice: a run for each group at the p of equal level; and the joint uniform one."""
 
         def at(sites: Sequence[str], p: float) -> Passes:
-            kind = self.dropout.at(*sites).with_p(p)
-            shown = Images(self.n, half=(self.seed, 1))
-            return Passes(model, shown, MonteCarloConfig(kind, (self.passes,), self.trials, self.seed))
+            return self._reporting(model, self.dropout.at(*sites).with_p(p))
 
         return {
             JOINT: [at(tuple(itertools.chain(*groups)), self.dropout.p)],
@@ -124,6 +127,10 @@ class ConcreteProxy(Experiment[ProxyResult]):
                 for name in (UNIFORM, GRADIENT)
             },
         }
+
+    def _reporting(self, model: str, kind: Perturbation) -> Passes:
+        shown = Images(self.n, half=(self.seed, 1))
+        return Passes(model, shown, MonteCarloConfig(kind, (self.passes,), self.trials, self.seed))
 
     def compute(self, inputs: Inputs) -> ProxyResult:
         run = inputs[self.first_order(inputs)]
