@@ -16,7 +16,7 @@ from torch.nn import functional
 from mcdo.encoders.architecture import coarse, fingerprint
 from mcdo.encoders.checksum import Checksum, checksum, sha256
 from mcdo.encoders.spec import EncoderSpec, Loss, Precision
-from mcdo.encoders.state import plain_tensors, unsaved_buffers
+from mcdo.encoders.state import plain_tensors, refuse_packed, unsaved_buffers
 from mcdo.errors import McdoError, NoTextTowerError, refused_as
 from mcdo.names import is_unicode
 from mcdo.threads import one_thread
@@ -81,6 +81,7 @@ class Encoder:
     ) -> None:
         self.spec, self.key = spec, spec.key
         self.precision = precision
+        refuse_packed(spec.key, model)
         self.model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         self.towers, self.preprocessing = towers, preprocessing
         self.random_weights, self.device = random_weights, device

@@ -13,6 +13,7 @@ from mcdo.encoders.load import available
 from mcdo.encoders.preprocessing import preprocessing_of
 from mcdo.encoders.registered import FAMILY
 from mcdo.encoders.spec import EncoderSpec, Precision
+from mcdo.encoders.state import refuse_packed
 from mcdo.encoders.weights import brief
 from mcdo.errors import McdoError, nearest
 
@@ -33,6 +34,7 @@ def encoder_of(
     if not isinstance(module, nn.Module):
         raise McdoError(f"{name}: {type(module).__name__} is no torch.nn.Module")
     module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper: maps are seen one by one in the module
+    refuse_packed(name, module)
     target, pick = available(device or _device(module)), _pick(name, features, module)
     prepared = preprocessing_of(name, preprocessing)
     side = prepared.resolution

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves_with_path
 
+from mcdo.errors import McdoError
+
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
@@ -26,3 +28,13 @@ def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Buffers that are not part of the state dict (made by the code from its settings), by name."""
     saved = model.state_dict().keys()
     return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+
+
+def refuse_packed(key: str, model: nn.Module) -> None:
+    """Raise McdoError for a tensor that only looks like one, as quantisation leaves behind, naming it."""
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if type(value).__torch_dispatch__ != Tensor.__torch_dispatch__:
+            raise McdoError(
+                f"{key}: {name} is a {type(value).__name__}, which is no plain tensor but packed, as by quantisation or "
+                "sharding: the maps that it takes part in cannot be perturbed. Load the weights as they were before"
+            )

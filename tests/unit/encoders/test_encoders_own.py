@@ -242,6 +242,16 @@ def test_a_whole_model_of_images_and_texts_is_told_which_part_to_give(
         Encoder.of(build(), NUMBERS)
 
 
+def test_packed_weights_are_refused_by_name() -> None:
+    from torch.testing._internal.two_tensor import TwoTensor  # a tensor of torch's own that only looks like one
+
+    module = tower()
+    weight = module.mlp[0].weight.detach()
+    module.mlp[0].weight = nn.Parameter(TwoTensor(weight, weight.clone()))  # type: ignore[assignment]
+    with pytest.raises(McdoError, match=r"own: mlp\.0\.weight is a TwoTensor, which is no plain tensor but packed"):
+        Encoder.of(module, NUMBERS)
+
+
 def test_the_module_is_frozen_in_float32_and_evaluation_mode() -> None:
     module = tower().half().train()
     encoder = Encoder.of(module, NUMBERS)

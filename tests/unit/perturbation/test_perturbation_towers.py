@@ -67,7 +67,7 @@ def hf(name: str, **options: Any) -> nn.Module:
 
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = getattr(transformers, f"{name}Config")(**{**shape, "image_size": 32, "patch_size": 8, **options})
-    end = {"CLIPVision": "ModelWithProjection"}.get(name, "Model")
+    end = "ModelWithProjection" if name in ("CLIPVision", "MetaClip2Vision") else "Model"
     without = {"add_pooling_layer": False} if name == "ViT" else {}
     made: nn.Module = getattr(transformers, f"{name}{end}")(config, **without)
     return made
@@ -153,6 +153,27 @@ def mixer() -> Any:
     return MlpMixer(num_classes=8, img_size=64, num_blocks=2, embed_dim=32)
 
 
+def dinov3_convnext() -> Any:
+    import transformers
+
+    shape: dict[str, Any] = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}
+    return transformers.DINOv3ConvNextModel(transformers.DINOv3ConvNextConfig(image_size=64, **shape))
+
+
+class Radio(nn.Module):
+    """Returns a summary of the class token and the mean token, and all tokens, as agglomerative models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = timm_model("vit_small_patch16_224", **VIT)
+        self.adaptor = nn.Sequential(nn.Linear(64, 48), nn.GELU(), nn.Linear(48, 24))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.model.forward_features(pixels)  # type: ignore[operator]
+        summary = torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=-1)
+        return self.adaptor(summary), tokens[:, 1:]
+
+
 def eager(name: str, **options: Any) -> nn.Module:
     return hf(name, attn_implementation="eager", **options)
 
@@ -165,6 +186,11 @@ NET: dict[str, Any] = {"img_size": 64, "embed_dim": (32,) * 4, "depths": (1,) * 
 PYRAMID: dict[str, Any] = {"embed_dims": (8, 16, 32, 32), "num_heads": (1, 2, 2, 2)}
 TV_VIT: dict[str, Any] = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "mlp_dim": 48}
 RESNET: dict[str, Any] = {"layers": (1, 1, 1, 1), "width": 8, "patch_size": None, "image_size": 64, "head_width": 32}
+NAFLEX: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+CONVNEXT: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 32)}
+SO400M: dict[str, Any] = {"hidden_size": 36, "intermediate_size": 70, "image_size": 28, "patch_size": 14}
+ODD: dict[str, Any] = {"embed_dim": 36, "img_size": 56}
+INTERN: dict[str, Any] = {"image_size": [32, 32], "patch_size": [8, 8], "use_qk_norm": True}
 TOWERS: dict[str, tuple[Callable[[], Any], int, Any]] = {
     "clip class token": (clip, 32, None),
     "clip gap": (lambda: clip(pool_type="avg"), 32, None),
@@ -217,6 +243,23 @@ TOWERS: dict[str, tuple[Callable[[], Any], int, Any]] = {
     "chinese clip of transformers": (lambda: hf("ChineseCLIPVision"), 32, "pooler_output"),
     "deit of transformers": (lambda: hf("DeiT"), 32, "pooler_output"),
     "align of transformers": (align, 64, "pooler_output"),
+    "so400m of transformers": (lambda: hf("SiglipVision", **SO400M), 28, "pooler_output"),
+    "so400m of timm": (lambda: timm_model("vit_so400m_patch14_siglip_224", **{**VIT, **ODD}), 56, None),
+    "naflexvit of siglip2": (lambda: timm_model("naflexvit_base_patch16_siglip", **NAFLEX), 64, None),
+    "dinov3 convnext": (dinov3_convnext, 64, "pooler_output"),
+    "dinov3 convnext of timm": (lambda: timm_model("convnext_tiny.dinov3_lvd1689m", **CONVNEXT), 64, None),
+    "metaclip 2": (lambda: hf("MetaClip2Vision", projection_dim=8), 32, "image_embeds"),
+    "eva clip": (lambda: timm_model("eva02_base_patch16_clip_224", **VIT), 64, None),
+    "eva giant clip": (lambda: timm_model("eva_giant_patch14_clip_224", **{**VIT, "img_size": 56}), 56, None),
+    "pe spatial": (lambda: timm_model("vit_pe_spatial_tiny_patch16_512", **VIT), 64, None),
+    "aimv2": (lambda: hf("Aimv2Vision"), 32, "pooler_output"),
+    "aimv2 of timm": (lambda: timm_model("aimv2_large_patch14_224", **{**VIT, "img_size": 56}), 56, None),
+    "internvit with norms of q and k": (lambda: hf("InternVLVision", **INTERN), 32, lambda out: out[0].mean(dim=1)),
+    "internvit of timm": (lambda: timm_model("vit_intern300m_patch14_448", **{**VIT, "img_size": 56}), 56, None),
+    "radio": (Radio, 64, 0),
+    "davit": (lambda: timm_model("davit_tiny", depths=(1, 1, 1, 1), **PYRAMID), 64, None),
+    "mambaout": (lambda: timm_model("mambaout_femto", **CONVNEXT), 64, None),
+    "tiny vit": (lambda: timm_model("tiny_vit_5m_224", depths=(1, 1, 1, 1), **PYRAMID), 64, None),
     "lora": (lora, 32, None),
     "weight norm": (lambda: normed(nn.utils.parametrizations.weight_norm), 32, None),
     "old weight norm": (lambda: normed(nn.utils.weight_norm), 32, None),
