@@ -35,6 +35,6 @@ def refuse_packed(key: str, model: nn.Module) -> None:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if type(value).__torch_dispatch__ != Tensor.__torch_dispatch__:
             raise McdoError(
-                f"{key}: {name} is a {type(value).__name__}, which is no plain tensor but packed, as by quantisation or "
-                "sharding: the maps that it takes part in cannot be perturbed. Load the weights as they were before"
+                f"{key}: {name} is a {type(value).__name__}, which is no plain tensor but packed, as by quantisation: "
+                "the maps that it takes part in cannot be perturbed. Load the weights as they were before"
             )

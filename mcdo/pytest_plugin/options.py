@@ -192,6 +192,9 @@ def perturbation_of(config: pytest.Config) -> Perturbation:
 def scores_of(config: pytest.Config) -> tuple[str, ...]:
     """The further scores asked for."""
     names = words(option_of(config, "--scores"))
+    for name in names:
+        if name.startswith(("file:", "python:")):
+            raise McdoError(f"--scores={name}: those are taken of passes; -m rivals --scorers={name} judges any other")
     check_reportable(names)
     if names and option_of(config, "--estimator") == "first_order":
         raise McdoError("--scores are taken from passes, which --estimator=first_order makes none of: leave one out")

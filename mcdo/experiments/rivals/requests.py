@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mcdo.encoders import Encoder
 from mcdo.encoders.text_tower import TextTower
 from mcdo.encoders.zero_shot import TEMPLATES, unit
 from mcdo.errors import McdoError
-from mcdo.estimators import MonteCarloConfig
+from mcdo.estimators import MonteCarloConfig, prepared
 from mcdo.estimators.blocks import BlockLoop
-from mcdo.estimators.by_image import of_passes
+from mcdo.estimators.by_image import of_every_image, of_passes
 from mcdo.estimators.laplace import projection_inputs
 from mcdo.estimators.progress import progress_of
 from mcdo.estimators.resumption import KeptValues
@@ -217,11 +219,45 @@ class Views(StoredArrays):
 
 
 @dataclass(frozen=True)
+class CalibrationFeatures(StoredArrays):
+    """Deterministic features of the calibration images: ``features`` float32 [M, D]."""
+
+    what = "calibration features"
+    text = False
+
+    shown: Images
+    fit: int
+
+    def calibration(self, session: Session) -> ImageSet:
+        """The calibration images."""
+        return calibration_images(session.image_set, session.settings, self.shown, self.fit)
+
+    def expected_passes(self, session: Session) -> int:
+        return self.fit
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        return {"fit": self.calibration(session).fingerprint}
+
+    def compute(self, session: Session) -> dict[str, NDArray[Any]]:
+        encoder = session.encoder(self.model)
+        (features,) = of_every_image(
+            encoder,
+            prepared(encoder, self.calibration(session)),
+            lambda batch: (deterministic_features(encoder, batch),),
+            session.settings.batch_size,
+            session.progress(self),
+            session.parts,
+        )
+        return {"features": features}
+
+
+@dataclass(frozen=True)
 class OwnScores(StoredArrays):
     """What a scorer of the user's gives: ``scores`` float64 [K, N], K = 1 for one that is not stochastic.
 
     One that has a ``fit`` is fitted first, on up to ``fit`` images that share no origin with ``scored``. Scores are
-    kept as calls return: of one trial, or of a batch of images where the scorer is ``by_image``.
+    kept as calls return: of one trial, or of a batch of images where the scorer is ``by_image``. ``forwards`` [1] are
+    those of the image tower for an image and trial, as they were counted in the calls since the last kill.
     """
 
     what = "scores of one's own"
@@ -237,6 +273,10 @@ class OwnScores(StoredArrays):
         if not hasattr(self.scorer, "fit"):
             return None
         return calibration_images(session.image_set, session.settings, self.scored, self.fit)
+
+    def expected_passes(self, session: Session) -> int:
+        each = self.scorer.cost * (self.trials if self.scorer.stochastic else 1)
+        return int(session.count(self.shown) * max(each, 0.0))
 
     def identity(self, session: Session) -> Mapping[str, Any]:
         calibration = self.calibration(session)
@@ -260,15 +300,54 @@ class OwnScores(StoredArrays):
             return np.asarray(checked(name, given[None], shown.ids)[0])
 
         if left and (calibration := self.calibration(session)) is not None:
+            check_unseen(name, images, calibration)
             self.scorer.fit(encoder, calibration)  # type: ignore[attr-defined]
+        rows = scored = 0
         with progress_of(session.progress(self), len(left), f"{encoder.key}, {name}", "calls") as bar, kept.saved():
             for trial, start in left:
-                scores = score(slice(start, min(n, start + at_once)), trial)
+                with counted_rows(encoder) as count:
+                    scores = score(slice(start, min(n, start + at_once)), trial)
+                rows, scored = rows + count(), scored + len(scores)
                 if (trial, start) == left[0] and at_once < n:
                     check_by_image(name, images.ids[start], scores[0], score(slice(start, start + 1), trial)[0])
                 kept.put(trial * n + start, scores)
                 bar.update(1)
-        return {"scores": kept.values.reshape(trials, n)}
+        forwards = np.array([rows / scored if scored else self.scorer.cost], dtype=np.float64)
+        return {"scores": kept.values.reshape(trials, n), "forwards": forwards}
+
+
+@contextmanager
+def counted_rows(encoder: Encoder) -> Iterator[Callable[[], int]]:
+    """Count the rows that the image tower carries out, and as many again for each way back through it."""
+    carried_out, count = encoder.forward_image, 0
+
+    def add(rows: int) -> None:
+        nonlocal count
+        count += rows
+
+    def counting(pixels: torch.Tensor, *, exact: bool = False) -> torch.Tensor:
+        features = carried_out(pixels, exact=exact)
+        add(len(pixels))
+        if features.requires_grad:
+            features.register_hook(lambda _: add(len(pixels)))
+        return features
+
+    encoder.forward_image = counting  # type: ignore[method-assign]
+    try:
+        yield lambda: count
+    finally:
+        del encoder.forward_image
+
+
+def check_unseen(name: str, images: ImageSet, calibration: ImageSet) -> None:
+    """Raise McdoError where a scorer would score what it was fitted on, naming it."""
+    fitted = set(calibration.origins)
+    seen = [image_id for image_id, origin in zip(images.ids, images.origins, strict=True) if origin in fitted]
+    if seen:
+        raise McdoError(
+            f"the scorer {name} is fitted on {len(seen)} of the {len(images)} images of {images.name} that it would "
+            f"score, such as {seen[0]}: give other images (--ood)"
+        )
 
 
 def check_by_image(name: str, image_id: str, beside: float, alone: float) -> None:

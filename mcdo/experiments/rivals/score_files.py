@@ -21,18 +21,41 @@ def read_scores(path: Path, ids: tuple[str, ...]) -> dict[str, Array]:
 
     A CSV or Parquet file has one row for each image: a column ``id`` (or path, image, image_id), and one column for
     each score. An npz has ``ids`` [N], and an array [N] or [K, N] for each score. Rows of other images are left out.
+    Where every name begins with one folder, as paths do, that may be left out to make an id of it.
 
     Raises:
         McdoError: for a file that cannot be read so, images without a score (named), an id that occurs twice, and
             numbers that are not finite.
 
     """
-    readers = {".csv": _from_csv, ".npz": _from_npz, ".parquet": _from_parquet}
-    if path.suffix not in readers:
-        raise McdoError(f"{path}: scores are read from {', '.join(readers)}")
+    check_scores(path)
     with refused_as(f"{path} cannot be read as scores by image"):
-        names, columns = readers[path.suffix](path)
-    return _ordered(path, names, columns, ids)
+        names, columns = _READERS[path.suffix](path)
+    return _ordered(path, _without_folder(names, ids), columns, ids)
+
+
+def check_scores(path: Path) -> None:
+    """Raise McdoError for a file of scores that is not there, or of another kind."""
+    if path.suffix not in _READERS:
+        raise McdoError(f"{path}: scores are read from {', '.join(_READERS)}")
+    if not path.exists():
+        raise McdoError(f"{path}: there is no such file of scores")
+
+
+def without_copies(scores: Array) -> Array:
+    """Scores [K, N], of which one trial is kept where all are the same: such a score has no noise to measure."""
+    return scores[:1] if (scores == scores[0]).all() else scores
+
+
+def _without_folder(names: list[str], ids: tuple[str, ...]) -> list[str]:
+    """Names, without the folder in which all lie if what is left are ids."""
+    if not names or not ids or ids[0] in names:
+        return names
+    folders = {name.removesuffix(ids[0]) for name in names if name.endswith(f"/{ids[0]}")}
+    if len(folders) != 1:
+        return names
+    (folder,) = folders
+    return [name.removeprefix(folder) for name in names] if all(name.startswith(folder) for name in names) else names
 
 
 def _ordered(path: Path, names: list[str], columns: dict[str, Array], ids: tuple[str, ...]) -> dict[str, Array]:
@@ -113,3 +136,6 @@ def _id_column(header: list[str]) -> str:
     if found is None:
         raise ValueError(f"no column {', '.join(ID_COLUMNS)} among {', '.join(header) or 'none'}")
     return found
+
+
+_READERS = {".csv": _from_csv, ".npz": _from_npz, ".parquet": _from_parquet}

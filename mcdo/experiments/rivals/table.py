@@ -20,11 +20,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.prelim.pixel_baselines import PixelBaselines
-from mcdo.experiments.rivals.requests import VOTES, ExpectedCosines, Head, OwnScores, Views, Votes, votes
-from mcdo.experiments.rivals.score_files import read_scores
+from mcdo.experiments.rivals.requests import (
+    VOTES,
+    CalibrationFeatures,
+    ExpectedCosines,
+    Head,
+    OwnScores,
+    Views,
+    Votes,
+    votes,
+)
+from mcdo.experiments.rivals.score_files import check_scores, read_scores, without_copies
 from mcdo.harness import (
     Claim,
     Experiment,
@@ -135,6 +145,10 @@ class RivalsTable(Experiment[RivalsResult]):
     def options(cls, settings: Settings) -> Mapping[str, Any]:
         named = {name: settings.own_data.get(f"--{name}", "") for name in ("scorers", "ensemble")}
         lists = {name: tuple(w.strip() for w in words.split(",") if w.strip()) for name, words in named.items()}
+        for name in lists["scorers"]:
+            check_scores(Path(name.removeprefix(FILE))) if name.startswith(FILE) else scorer_named(name)
+        for key in lists["ensemble"]:
+            find_spec(key)
         return {**lists, "foreign_images": settings.own_data.get("--ood", "")}
 
     # ---- which images
@@ -224,9 +238,10 @@ class RivalsTable(Experiment[RivalsResult]):
         """A posterior over both projections; as :meth:`fitted`."""
         return ExpectedCosines(about.model, self.shown, self.fit)
 
-    def calibration(self, model: str) -> LaplaceCalibration:
-        """What neighbours and posteriors are fitted on."""
-        return LaplaceCalibration(model, self.shown, self.fit)
+    def calibration(self, about: View) -> LaplaceCalibration | CalibrationFeatures:
+        """What neighbours and class means are fitted on, and posteriors where there is a head."""
+        kind = LaplaceCalibration if self.has_head(about) else CalibrationFeatures
+        return kind(about.model, self.shown, self.fit)
 
     def own(self, model: str, name: str, shown: Images) -> OwnScores:
         """A scorer of the user's."""
@@ -255,8 +270,9 @@ class RivalsTable(Experiment[RivalsResult]):
             yield from (self.own(model, name, shown) for name in self.own_scorers)
         if self.has_prototypes(about):
             yield Logits(model, self.shown)
+        if fits:
+            yield self.calibration(about)
         if head and fits:
-            yield self.calibration(model)
             yield self.fitted(about)
             yield self.expected(about)
 
@@ -323,7 +339,7 @@ class RivalsTable(Experiment[RivalsResult]):
             if name.startswith(FILE):
                 path = Path(name.removeprefix(FILE))
                 for score, values in read_scores(path, inputs.images(self.shown).ids).items():
-                    scores[f"{path.stem}/{score}"] = Scored(values, math.nan)
+                    scores[f"{path.stem}/{score}"] = Scored(without_copies(values), math.nan)
         return scores, left_out
 
     def _on(self, inputs: Inputs, shown: Images, left_out: dict[str, str]) -> dict[str, Array]:
@@ -371,7 +387,7 @@ class RivalsTable(Experiment[RivalsResult]):
             reason = self.can_fit(inputs) or "it needs class prompts and a text tower"
             left_out |= dict.fromkeys((*LAPLACE, *EXPECTED), reason)
         for name in self.own_scorers:
-            found[scorer_named(name).name] = inputs[self.own(model, name, shown)]["scores"]
+            found[scorer_named(name).name] = without_copies(inputs[self.own(model, name, shown)]["scores"])
         return found
 
     def _recipe(self, inputs: View) -> Recipe | str:
@@ -391,7 +407,7 @@ class RivalsTable(Experiment[RivalsResult]):
     def _seen(self, inputs: Inputs, shown: Images) -> Seen:
         features = inputs[Features(inputs.model, shown)]["features"].astype(np.float64)
         head = inputs[self.head_of(inputs, shown)] if self.has_head(inputs) else None
-        held, request = None, self.calibration(inputs.model)
+        held, request = None, self.calibration(inputs)
         if request in inputs.requests:
             fitted = calibration_images(inputs.images, inputs.settings, self.shown, self.fit)
             held = Calibration(inputs[request]["features"], fitted.labels)
@@ -414,8 +430,13 @@ class RivalsTable(Experiment[RivalsResult]):
             **dict.fromkeys((*LAPLACE, *EXPECTED), 1.0),
             "view_spread": float(self.views),
             **dict.fromkeys(ENSEMBLE, float(len(self.members(inputs)))),
-            **{scorer_named(name).name: float(scorer_named(name).cost) for name in self.own_scorers},
+            **{scorer_named(name).name: self._own_cost(inputs, name) for name in self.own_scorers},
         }
+
+    def _own_cost(self, inputs: Inputs, name: str) -> float:
+        """As counted; what a scorer says of itself where that is more, as for a network of its own."""
+        counted = inputs[self.own(inputs.model, name, self.shown)]["forwards"]
+        return max(float(counted[0]), float(scorer_named(name).cost))
 
     # ---- what is claimed and written
 

@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.experiments.rivals.requests import Views, Votes, votes
-from mcdo.experiments.rivals.score_files import read_scores
+from mcdo.estimators import prepared
+from mcdo.experiments.rivals.requests import OwnScores, Views, Votes, check_unseen, votes
+from mcdo.experiments.rivals.score_files import read_scores, without_copies
 from mcdo.experiments.rivals.table import RivalsTable
 from mcdo.harness import Images, Runner, Session, Settings, Subject
+from mcdo.images import ImageSet
 from mcdo.rivals import SCORERS, register_scorer, scorer_named
 
 IDS = ("a.png", "b.png", "c.png")
@@ -212,6 +216,88 @@ def test_checkpoints_of_one_architecture_vote_together(tmp_path: Path) -> None:
         assert completed.result.scores[name].cost == 2
     alone = Runner(Session(Settings(("clip_tiny",), protocol="quick", reports=tmp_path / "r")))
     assert "--ensemble" in alone.run(RivalsTable(**sizes), completed.inputs.subject).result.left_out["ensemble_entropy"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("folder", ["/data/val/", "val/"])
+def test_paths_name_images_by_what_follows_their_folder(tmp_path: Path, folder: str) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("path,mine\n" + "".join(f"{folder}{name},{i}\n" for i, name in enumerate(reversed(IDS))))
+    assert read_scores(path, IDS)["mine"].tolist() == [[2, 1, 0]]
+    path.write_text(path.read_text() + "elsewhere/d.png,4\n")
+    with pytest.raises(McdoError, match=f"no score for 3 of 3 images, such as 'a.png'.*look like '{folder}c.png'"):
+        read_scores(path, IDS)
+
+
+def test_trials_that_are_copies_are_one() -> None:
+    scores = np.array([[1.0, 2.0], [1.0, 2.0]])
+    assert without_copies(scores).tolist() == [[1, 2]]
+    assert len(without_copies(np.array([[1.0, 2.0], [1.0, 2.0 + 1e-12]]))) == 2
+
+
+class Forwards:
+    """Says that it costs nothing, and takes two forwards, one of them with its way back."""
+
+    name, cost, stochastic = "forwards", 0.0, True
+
+    def score(self, encoder: Encoder, images: ImageSet, trial: int) -> Any:
+        pixels = prepared(encoder, images).batch(slice(None))
+        encoder.forward_image(pixels)
+        shown = pixels.clone().requires_grad_()
+        features = encoder.forward_image(shown).square().sum()
+        torch.autograd.backward(features)
+        assert shown.grad is not None
+        return shown.grad.flatten(1).norm(dim=1).double().numpy() + trial
+
+
+def test_the_cost_of_a_scorer_is_counted(session: Session) -> None:
+    encoder, before = session.encoder("clip_tiny"), session.encoder("clip_tiny").architecture
+    found = OwnScores("clip_tiny", Images(12), Forwards(), 3, Images(12), 10).compute(session)
+    assert found["forwards"].tolist() == [3.0]
+    assert "forward_image" not in vars(encoder)
+    assert encoder.architecture == before
+
+
+def test_a_scorer_scores_no_image_that_it_was_fitted_on(session: Session) -> None:
+    images = session.image_set(Images(12))
+    with pytest.raises(McdoError, match="mine is fitted on 5 of the 12 images of digits that it would score"):
+        check_unseen("mine", images, images.select(slice(0, 5)))
+    check_unseen("mine", images.select(slice(5, 12)), images.select(slice(0, 5)))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"--scorers": "absent"}, "unknown scorer 'absent'"),
+        ({"--scorers": "file:absent.csv"}, "absent.csv: there is no such file of scores"),
+        ({"--scorers": "file:mine.txt"}, "mine.txt: scores are read from .csv, .npz, .parquet"),
+        ({"--ensemble": "clip_tny"}, "unknown encoder 'clip_tny'"),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_is_measured(given: dict[str, str], said: str) -> None:
+    with pytest.raises(McdoError, match=said):
+        RivalsTable.configured(Settings(("clip_tiny",), own_data=given))
+
+
+def test_without_text_distances_to_a_calibration_set_are_taken(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = session.encoder("clip_tiny")
+    alone = Encoder.of(tower.image_modules[0][1], tower.preprocessing, name="clip_tiny")
+    made = Session(Settings(("clip_tiny",), protocol="quick", reports=tmp_path / "r"))
+    monkeypatch.setattr(made, "encoder", lambda model: alone)
+    sizes = {
+        "n": 30,
+        "passes": 4,
+        "trials": 2,
+        "foreign": 30,
+        "views": 2,
+        "resamples": 20,
+        "degradations": (),
+        "fit": 60,
+    }
+    found = Runner(made).run(RivalsTable(**sizes), Subject("clip_tiny", ("clip_tiny",))).result  # type: ignore[arg-type]
+    assert {"knn_distance", "mahalanobis", "class_prototypes"} <= set(found.rows)
+    assert {"mcm", "laplace_head"} <= set(found.left_out)
 
 
 def test_what_is_no_scorer_is_refused() -> None:
