@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mcdo.errors import NotApplicableError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Passes, Settings, Subject, View, first_model
 from mcdo.report.figures import Panel
@@ -94,6 +95,12 @@ class NormGeometry(Experiment[GeometryResult]):
 
     def compute(self, inputs: Inputs) -> GeometryResult:
         run = inputs[self.run(inputs.model)]
+        same = ~np.isfinite(run.scores(ARRAYS["offdiag_pre"]))
+        if same.any():
+            raise NotApplicableError(
+                f"{inputs.model}: in {same.sum()} of {same.size} trials of an image all {self.passes} passes agree, "
+                "and what does not vary has no geometry: more --passes, or a larger --dropout"
+            )
         shared = self.dropout.shared_by_images
         how: dict[str, Any] = {"origins": run.origins, "shared_noise": shared, "seed": self.seed}
 

@@ -329,7 +329,7 @@ def counted_rows(encoder: Encoder) -> Iterator[Callable[[], int]]:
         features = carried_out(pixels, exact=exact)
         add(len(pixels))
         if features.requires_grad:
-            features.register_hook(lambda _: add(len(pixels)))
+            features.register_hook(lambda _: add(len(pixels)))  # type: ignore[no-untyped-call]
         return features
 
     encoder.forward_image = counting  # type: ignore[method-assign]

@@ -246,9 +246,9 @@ def test_packed_weights_are_refused_by_name() -> None:
     from torch.testing._internal.two_tensor import TwoTensor  # a tensor of torch's own that only looks like one
 
     module = tower()
-    weight = module.mlp[0].weight.detach()
-    module.mlp[0].weight = nn.Parameter(TwoTensor(weight, weight.clone()))  # type: ignore[assignment]
-    with pytest.raises(McdoError, match=r"own: mlp\.0\.weight is a TwoTensor, which is no plain tensor but packed"):
+    weight = module.head.weight.detach()
+    module.head.weight = nn.Parameter(TwoTensor(weight, weight.clone()))
+    with pytest.raises(McdoError, match=r"own: head\.weight is a TwoTensor, which is no plain tensor but packed"):
         Encoder.of(module, NUMBERS)
 
 

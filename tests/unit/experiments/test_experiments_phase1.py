@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from mcdo.errors import NotApplicableError
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
+from mcdo.experiments.phase1.exp0b_norm_geometry import NormGeometry
 from mcdo.experiments.phase1.exp4_subset_recipe import SubsetRecipe
 from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
+from mcdo.harness import Runner, Session, Settings, Subject
 from mcdo.harness.requests import Passes, merged
+from mcdo.perturbation import Dropout
 
 
 def test_exp4_is_inside_exp0_s_run() -> None:
@@ -19,3 +27,10 @@ def test_the_full_protocol_is_the_published_one() -> None:
     assert (zero.n, zero.trials, zero.passes[0], zero.passes[-1], zero.dropout.p) == (500, 10, 4, 256, 0.01)
     assert (four.n, four.trials, four.passes) == (500, 10, 64)
     assert (five.n, five.trials, five.passes) == (5000, 1, 64)
+
+
+def test_passes_that_all_agree_have_no_geometry(tmp_path: Path) -> None:
+    settings = Settings(("clip_tiny",), reports=tmp_path)
+    rare = NormGeometry(n=12, passes=4, trials=3, dropout=Dropout(1e-4, sites=("visual.proj",)))
+    with pytest.raises(NotApplicableError, match=r"of 36 trials of an image all 4 passes agree"):
+        Runner(Session(settings)).run(rare, Subject("clip_tiny", ("clip_tiny",)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mcdo.encoders import Encoder
+from mcdo.errors import SiteWarning
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
 from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
@@ -22,7 +24,8 @@ from mcdo.harness.preflight import preflight
 from mcdo.harness.remaining import TIMING_S, Timing
 from mcdo.harness.requests import Images, Passes
 from mcdo.images.folder import FolderSource, listed
-from mcdo.perturbation import Dropout
+from mcdo.perturbation import Dropout, find_sites
+from mcdo.perturbation.sites import SiteTable
 from mcdo.report.finding import Finding
 from mcdo.threads import StoppedError
 
@@ -261,16 +264,17 @@ def test_a_tower_that_cannot_be_measured_is_refused_once_and_before_any_pass(
     assert "clip_tiny: the features of different inputs have one and the same norm" in seen
 
 
-def test_maps_of_no_known_role_are_said_before_any_pass(
+def test_what_to_know_of_a_tower_s_maps_is_said_before_any_pass(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = Encoder.of(Slow(), {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": 32, "interpolation": "bicubic"})
-    monkeypatch.setattr(Session, "encoder", lambda self, model: encoder)
+    def looked(encoder: Encoder) -> SiteTable:
+        warnings.warn("their role is not known", SiteWarning, stacklevel=2)
+        return find_sites(encoder)
+
+    monkeypatch.setattr(module, "find_sites", looked)
     seen = found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,))
     assert not said(seen, "wrong")
-    assert any(
-        "their role is not known, so no group but 'all' takes these maps: map" in each for each in said(seen, "told")
-    )
+    assert "clip_tiny: their role is not known" in said(seen, "told")
 
 
 def test_passes_that_follow_from_others_are_in_the_time(
