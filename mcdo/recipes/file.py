@@ -73,13 +73,42 @@ class EncoderIdentity(Record, frozen=True):
         )
 
 
+class Interval(Record, frozen=True):
+    """An estimate, as :class:`mcdo.stats.Estimate`; null stands for what is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: Count
+    level: Share = 0.95
+    reason: str = ""
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Interval:
+        """From a statistic."""
+        return cls(**estimate.as_dict())  # type: ignore[arg-type]
+
+    @property
+    def estimate(self) -> Estimate:
+        """As statistics have it, with NaN for null."""
+        value, low, high = (math.nan if each is None else each for each in (self.value, self.low, self.high))
+        return Estimate(value, low, high, self.n, self.level, self.reason)
+
+
 class SiteWeight(Record, frozen=True):
-    """A site, and what its contribution is multiplied by; ``block`` counts blocks from 0 in the order of execution."""
+    """A site, and what its contribution is multiplied by.
+
+    Attributes:
+        block: counts blocks from 0 in the order of execution.
+        linearity: variance of passes at this site alone, over that of the linear part of the same masks.
+
+    """
 
     name: Text
     role: Role
     weight: NotNegative
     block: Count | None = None
+    linearity: Interval | None = None
 
 
 class Estimator(Record, frozen=True):
@@ -154,28 +183,6 @@ class Calibration(Record, frozen=True):
             raise ValueError("quantiles must ascend")
         if self.origins > self.n:
             raise ValueError(f"{self.origins} originals of {self.n} images")
-
-
-class Interval(Record, frozen=True):
-    """An estimate, as :class:`mcdo.stats.Estimate`; null stands for what is undefined."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: Count
-    level: Share = 0.95
-    reason: str = ""
-
-    @classmethod
-    def of(cls, estimate: Estimate) -> Interval:
-        """From a statistic."""
-        return cls(**estimate.as_dict())  # type: ignore[arg-type]
-
-    @property
-    def estimate(self) -> Estimate:
-        """As statistics have it, with NaN for null."""
-        value, low, high = (math.nan if each is None else each for each in (self.value, self.low, self.high))
-        return Estimate(value, low, high, self.n, self.level, self.reason)
 
 
 class Level(Record, frozen=True):

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mcdo.estimators import MonteCarloConfig, PairedRun
+from mcdo.estimators import MonteCarloConfig
+from mcdo.experiments.linearity import LinearityOfSites, SiteLinearity, breaking
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Outcome, Passes, Request, View
 from mcdo.harness.requests import EXACT_UP_TO
-from mcdo.perturbation import GROUPS, LinearPart, Perturbation, find_sites
+from mcdo.perturbation import GROUPS, find_sites
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import (
@@ -32,38 +33,12 @@ from mcdo.stats import (
     Reliability,
     agreement,
     compared_scores,
-    linearity,
     rank_matrix,
     reliability,
 )
 
 DOMAIN_SCORES = compared_scores()
 """Compared with Monte Carlo; of the first two it is claimed that they agree."""
-
-
-@dataclass(frozen=True)
-class SiteLinearity:
-    """How straight the tower is for what is done at one site.
-
-    Attributes:
-        role: of the site.
-        ratio: mean over images of trace_pre of passes at this site alone, over that of their linear part.
-        share: of the site in the first-order variance.
-
-    """
-
-    role: str
-    ratio: Estimate
-    share: float
-
-    @property
-    def breaks(self) -> bool:
-        """Whether the ratio lies outside of what counts as the same level."""
-        return self.ratio.high < LEVEL_BAND[0] or self.ratio.low > LEVEL_BAND[1]
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return {"role": self.role, "ratio": self.ratio.as_dict(), "share": self.share, "breaks": self.breaks}
 
 
 @dataclass(frozen=True)
@@ -151,24 +126,19 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
     def follow_up(self, inputs: Inputs) -> Iterable[Request[Any]]:
         """Groups of sites alone, those that the tower has, and each site; a choice of sites is a group of its own."""
         groups = (self.monte_carlo(inputs.model, self.dropout.p, group) for group in self._groups_of(inputs))
-        sites = (self.at_site(inputs.model, site) for site, _ in inputs[self.reference(inputs)].sites)
-        return [*groups, *(request for both in sites for request in both)]
+        sites = (site for site, _ in inputs[self.reference(inputs)].sites)
+        return [*groups, *self.linearity(inputs.model).requests(sites)]
 
     def foreseen(self, about: View) -> Iterable[Request[Any]]:
         """The groups of the tower's sites, and both runs at each site."""
         model, sites = about.model, find_sites(about.encoder()).select_for(self.dropout)
         groups = self._groups([site.role.value for site in sites])
-        at_sites = (request for site in sites for request in self.at_site(model, site.name))
+        at_sites = self.linearity(model).requests(site.name for site in sites)
         return [*(self.monte_carlo(model, self.dropout.p, group) for group in groups), *at_sites]
 
-    def at_site(self, model: str, site: str) -> tuple[Passes, Passes]:
-        """Passes at one site alone, and the linear part of the same."""
-        alone, shown = self.dropout.at(site), Images(min(self.site_images, self.subset))
-
-        def of(kind: Perturbation) -> Passes:
-            return Passes(model, shown, MonteCarloConfig(kind, (self.site_passes,), 1, self.seed))
-
-        return of(alone), of(LinearPart(alone))
+    def linearity(self, model: str) -> LinearityOfSites:
+        """Of each site alone."""
+        return LinearityOfSites(model, self.dropout, min(self.site_images, self.subset), self.site_passes, self.seed)
 
     def _groups_of(self, inputs: Inputs) -> tuple[str, ...]:
         return self._groups(inputs[self.reference(inputs)].roles)
@@ -223,18 +193,8 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
                 group: compared(self.monte_carlo(model, self.dropout.p, group), _roles(group, linear.roles))
                 for group in self._groups_of(inputs)
             },
-            sites=self._sites(inputs),
+            sites=self.linearity(model).of(inputs, linear),
         )
-
-    def _sites(self, inputs: Inputs) -> dict[str, SiteLinearity]:
-        linear = inputs[self.reference(inputs)]
-        by_site = linear.decomposition("trace_pre").mean(axis=(0, 1))
-        found = {}
-        for (site, role), variance in zip(linear.sites, by_site, strict=True):
-            passes, part = (inputs[request] for request in self.at_site(inputs.model, site))
-            ratio = linearity(PairedRun(passes, part), seed=self.seed, resamples=500)
-            found[site] = SiteLinearity(role, ratio, float(variance / by_site.sum()))
-        return found
 
     def claims(self) -> Sequence[Claim[FirstOrderResult]]:
         p, most = self.dropout.p, self.probes[-1]
@@ -325,10 +285,8 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
 
 
 def _about_level(result: FirstOrderResult) -> str:
-    worst = sorted((found.ratio.value, site) for site, found in result.sites.items() if found.breaks)
-    sites = ", ".join(f"{site} {ratio:.2f} of {result.sites[site].share:.0%}" for ratio, site in worst[:5])
-    said = f"; sites that break linearity ({len(worst)} of {len(result.sites)}): {sites}" if worst else ""
-    return f"median over images of Monte Carlo over first order{said}"
+    said = breaking(result.sites)
+    return f"median over images of Monte Carlo over first order{'; ' + said if said else ''}"
 
 
 def _roles(group: str, present: Sequence[str]) -> list[str]:

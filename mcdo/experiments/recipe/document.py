@@ -68,7 +68,13 @@ def recipe_of(
         },
         p=result.confirmation.p,
         sites=tuple(
-            SiteWeight(name=name, role=Role(role), weight=result.weights.get(name, 0.0), block=block)
+            SiteWeight(
+                name=name,
+                role=Role(role),
+                weight=result.weights.get(name, 0.0),
+                block=block,
+                linearity=Interval.of(result.linearity[name].ratio),
+            )
             for name, role, block in zip(result.tower.names, result.tower.roles, result.tower.blocks, strict=True)
         ),
         estimator=estimator,

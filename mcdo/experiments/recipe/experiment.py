@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.estimators import DimensionWeights
+from mcdo.experiments.linearity import breaking
 from mcdo.experiments.prelim.damage import PASS_BAR
 from mcdo.experiments.prelim.degradation import native_size
 from mcdo.experiments.recipe.choice import (
@@ -74,7 +75,14 @@ class RecipeSearch(RecipeMeasurements):
     files = Files(summary="{}/recipe_summary.json", overall="recipe_overall_summary.json", figure="{}/recipe.png")
     quick = {
         "n": 100, "levels": 1, "passes": 16, "trials": 3, "nulls": 20, "resplits": 3, "resamples": 100,
+        "site_images": 4, "site_passes": 16,
     }  # fmt: skip
+    sized = {
+        **RecipeMeasurements.sized,
+        "probe_trials": "trials",
+        "site_images": "images_at_most",
+        "site_passes": "passes",
+    }
 
     # ---- the result
 
@@ -112,6 +120,8 @@ class RecipeSearch(RecipeMeasurements):
             chosen=_one_site(data.scores[choice.score], one) if choice.score in data.scores else half,
             reporting=half,
             chosen_on=data.chosen_on,
+            linearity=self.linearity(inputs.model).of(inputs, inputs[self.first_order(inputs.model)]),
+            weighed=self.weighs(inputs),
         )  # fmt: skip
 
     def maps(self, inputs: Inputs, data: Data) -> dict[str, Map]:
@@ -202,7 +212,7 @@ class RecipeSearch(RecipeMeasurements):
                 "domain_level/chosen",
                 lambda r: None if r.confirmation.domain is None else r.confirmation.domain.ratio,
                 within=LEVEL_BAND,
-                beside=lambda r: "median over images of passes over first order",
+                beside=_about_level,
             ),
             Claim(
                 "null/false_gain_rate",
@@ -298,6 +308,11 @@ def _gain(name: str, over: str, scope: str = CHOSEN_ON) -> Claim[RecipeResult]:
         beside=lambda r: beside(r) if (over, scope) in r.reported.gains else "groups measured by passes saw no others",
         p_holm=lambda r: r.reported.gains[over, scope].p_holm,
     )
+
+
+def _about_level(r: RecipeResult) -> str:
+    said = breaking(r.linearity)
+    return f"median over images of passes over first order{'; ' + said if said else ''}"
 
 
 def _by_family(r: RecipeResult) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mcdo.experiments.prelim.damage import PASS_BAR
 from mcdo.experiments.recipe.choice import CHOSEN_ON, OVER_ALL, OVER_TRIVIAL
 from mcdo.experiments.recipe.result import RecipeResult
-from mcdo.experiments.recipe.table import heat_map
+from mcdo.experiments.recipe.table import linearity_map, raised_map
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 
@@ -20,10 +20,10 @@ MAPPED = ("trace_post", "trace_pre")
 
 
 def drawn(result: RecipeResult) -> Sequence[Panel]:
-    """Depth × role under two scores; what is raised; gains beside their optimism."""
+    """Depth × role under two scores, and how straight; what is raised; gains beside their optimism."""
 
     def maps(score: str) -> Panel:
-        return lambda axes: heat_map(axes, result.maps[score], result.tower, score)
+        return lambda axes: raised_map(axes, result.maps[score], result.tower, score)
 
     def raised(axes: Axes) -> None:
         names = [*scopes_of(result), *result.chosen_on]
@@ -51,7 +51,10 @@ def drawn(result: RecipeResult) -> Sequence[Panel]:
         axes.set_title("optimism (grey: other halves, over all sites)")
         axes.legend()
 
-    return *map(maps, MAPPED), raised, gains
+    def straight(axes: Axes) -> None:
+        linearity_map(axes, result.linearity, result.tower)
+
+    return *map(maps, MAPPED), straight, raised, gains
 
 
 def scopes_of(result: RecipeResult) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from mcdo.errors import NotApplicableError
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun
+from mcdo.experiments.linearity import LinearityOfSites
 from mcdo.experiments.prelim.degradation import native_size
 from mcdo.experiments.prelim.pixel_baselines import PIXELS, PixelBaselines
 from mcdo.experiments.recipe.choice import Candidates, Choice, Data, choose
@@ -23,6 +24,7 @@ from mcdo.experiments.recipe.sites import Mask, Tower
 from mcdo.harness import Experiment, Features, FirstOrder, Images, Inputs, Logits, Passes, Request, View
 from mcdo.images.degradations import graded, published
 from mcdo.images.sampling import LEAST_TO_HALVE, second_half
+from mcdo.perturbation import find_sites
 from mcdo.stats import Agreement, agreement
 
 SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
@@ -30,6 +32,8 @@ WEIGHTED = ("weighted_trace", "topk_trace")
 """Scores with weights of dimensions, fitted on images that they do not score."""
 SEEN = ("blur", "down")
 """Families of the published degradations, on which the choice is made."""
+LEAST_TO_WEIGH = 20
+"""Originals of a fold, for a variance of each dimension to be known to a third."""
 FOLDS: tuple[Literal[0], Literal[1]] = (0, 1)
 """Of the choosing half."""
 OTHERS = ("jpeg", "noise", "occlusion", "contrast")
@@ -48,6 +52,8 @@ class RecipeMeasurements(Experiment[RecipeResult]):
     nulls: int = 200
     resplits: int = 20
     resamples: int = 1000
+    site_images: int = 20
+    site_passes: int = 32
 
     # ---- which images
 
@@ -58,7 +64,8 @@ class RecipeMeasurements(Experiment[RecipeResult]):
     def by_family(self, about: View) -> dict[str, tuple[str, ...]]:
         """Levels of every family, the strongest last; of the families that the choice sees, its own among them."""
         side = self._side(about)
-        found = {family: _spread(graded(family, side), self.levels) for family in (*SEEN, *OTHERS)}
+        graduated = (*SEEN, *OTHERS) if self.levels > 1 else OTHERS  # of one level, the choice's own are enough
+        found = dict.fromkeys(SEEN, ()) | {family: _spread(graded(family, side), self.levels) for family in graduated}
         for spec in published(side):
             family = spec.partition(":")[0]
             found[family] = tuple(dict.fromkeys((*found[family], spec)))
@@ -133,6 +140,14 @@ class RecipeMeasurements(Experiment[RecipeResult]):
             others = replace(others, fold=(self.seed + 1, 1 if fold == 0 else 0))
         return FirstOrder(model, shown, self.dropout, self.probes, self.probe_trials, self.seed, others, score)
 
+    def linearity(self, model: str) -> LinearityOfSites:
+        """Of each site alone."""
+        return LinearityOfSites(model, self.dropout, min(self.site_images, self.n), self.site_passes, self.seed)
+
+    def weighs(self, about: View) -> bool:
+        """Whether the folds have the images that variances of dimensions take."""
+        return len(set(about.images(Images(self.n)).origins)) // 4 >= LEAST_TO_WEIGH
+
     def has_head(self, about: View) -> bool:
         """Whether there is a zero-shot head to speak of."""
         return len(about.images(Images(self.n)).class_names) > 1 and bool(getattr(about.encoder(), "has_text", True))
@@ -147,7 +162,7 @@ class RecipeMeasurements(Experiment[RecipeResult]):
         yield from (self.first_order(model, each) for each in sets)
         yield from (
             self.weighted(model, score, each, fold)
-            for score in WEIGHTED
+            for score in (WEIGHTED if self.weighs(about) else ())
             for each in (None, *self.chosen_on(about))
             for fold in FOLDS
         )
@@ -157,7 +172,8 @@ class RecipeMeasurements(Experiment[RecipeResult]):
             yield self.logits(model)
 
     def follow_up(self, inputs: Inputs) -> Iterable[Request[Any]]:
-        """Passes at the chosen sites and at all; or, where first order may not rank, at groups of sites."""
+        """Passes at each site alone; at the chosen ones and at all; where first order may not rank, at groups."""
+        yield from self.linearity(inputs.model).requests(self.tower(inputs).names)
         p = judging_p(self.domains(inputs))
         if p is None:
             for mask in self.shortlist(self.tower(inputs)).values():
@@ -173,9 +189,10 @@ class RecipeMeasurements(Experiment[RecipeResult]):
             yield from self._steps(inputs, choice, p, each).values()
 
     def foreseen(self, about: View) -> Iterable[Request[Any]]:
-        """As if all sites were chosen, and twice: passes at the choice beside passes at all."""
+        """Passes at each site; and as if all sites were chosen, twice: passes at the choice beside passes at all."""
         runs = [self.at(about.model, self.tried_p[0], degradation=each) for each in (None, *self.confirmed_on(about))]
-        return [*runs, *runs]
+        sites = find_sites(about.encoder()).select_for(self.dropout)
+        return [*runs, *runs, *self.linearity(about.model).requests(site.name for site in sites)]
 
     def confirmed_on(self, about: View) -> tuple[str, ...]:
         """The degradations of the choice, and one of each other family."""
@@ -213,7 +230,7 @@ class RecipeMeasurements(Experiment[RecipeResult]):
             self.chosen_on(inputs),
             self.unseen(inputs),
             self.seed,
-            apart={score: (self._choosing_half(inputs, score), None) for score in WEIGHTED},
+            apart={s: (self._choosing_half(inputs, s), None) for s in (WEIGHTED if self.weighs(inputs) else ())},
         )
 
     def with_report_on(self, inputs: Inputs, data: Data, score: str) -> Data:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mcdo.experiments.linearity import SiteLinearity
 from mcdo.experiments.recipe.choice import OVER_ALL, Reported, Resplit, frequencies
 from mcdo.experiments.recipe.confirmation import Confirmation
 from mcdo.experiments.recipe.halves import Half
@@ -35,6 +36,8 @@ class RecipeResult:
             dimensions were not fitted on.
         reporting: the same, of the half that chose nothing.
         chosen_on: degradations that the choice saw.
+        linearity: of each site alone, at the session's p, in forward order.
+        weighed: whether scores with weights of dimensions were candidates; a few images give no such weights.
 
     """
 
@@ -51,6 +54,8 @@ class RecipeResult:
     chosen: Half
     reporting: Half
     chosen_on: tuple[str, ...]
+    linearity: Mapping[str, SiteLinearity]
+    weighed: bool
 
     @property
     def judge(self) -> str:
@@ -88,6 +93,10 @@ class RecipeResult:
                 f"p={p:g}": {score: found.as_dict() for score, found in of.items()} for p, of in self.domains.items()
             },
             "confirmation": self.confirmation.as_dict(),
+            "linearity_of_sites": {site: found.as_dict() for site, found in self.linearity.items()},
+            "weights_of_dimensions": "candidates"
+            if self.weighed
+            else "no candidates: too few originals for a variance",
         }
 
     @property

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mcdo.experiments.linearity import SiteLinearity
 from mcdo.experiments.recipe.choice import CHOSEN_ON, Candidates
 from mcdo.experiments.recipe.halves import Array, Half, share_raised
 from mcdo.experiments.recipe.sites import Mask, Tower
@@ -141,25 +142,46 @@ def map_arrays(found: Mapping[str, Map]) -> dict[str, ArrayLike]:
     }
 
 
-def heat_map(axes: Axes, found: Map, tower: Tower, score: str) -> None:
-    """Share of images raised, depth × role: a row for each block, one for what is outside of blocks."""
+def raised_map(axes: Axes, found: Map, tower: Tower, score: str) -> None:
+    """Share of images raised at each site alone; of several sites of one role in a block, the largest."""
+    values = {name: found[name].raised[CHOSEN_ON].value for name in tower.names}
+    label = "share, mean over the degradations chosen on"
+    _heat_map(axes, values, tower, 0.5, f"share of images raised, {score}", label, lambda value: value)
+
+
+def linearity_map(axes: Axes, found: Mapping[str, SiteLinearity], tower: Tower) -> None:
+    """Passes over their linear part at each site alone; of several sites of one role, the farthest from one."""
+    values = {name: found[name].ratio.value for name in tower.names}
+    label = "variance of passes / of their linear part"
+    _heat_map(axes, values, tower, 1.0, "linearity of the sites", label, lambda value: abs(value - 1))
+
+
+def _heat_map(
+    axes: Axes,
+    of_sites: Mapping[str, float],
+    tower: Tower,
+    middle: float,
+    title: str,
+    label: str,
+    order: Callable[[float], float],
+) -> None:
+    """Depth × role, colours from 0 to twice the ``middle``: a row for each block, one for what is outside of blocks."""
     roles = tuple(dict.fromkeys(tower.roles))
     rows = [*range(tower.depth), *([None] if None in tower.blocks else [])]
     values = np.full((len(rows), len(roles)), np.nan)
     for name, role, block in zip(tower.names, tower.roles, tower.blocks, strict=True):
-        at = rows.index(block), roles.index(role)
-        value = found[name].raised[CHOSEN_ON].value
-        values[at] = value if np.isnan(values[at]) else max(values[at], value)  # several sites of one role: the best
-    image = axes.imshow(values, cmap="RdBu_r", vmin=0, vmax=1, aspect="auto")
+        at, value = (rows.index(block), roles.index(role)), of_sites[name]
+        values[at] = value if np.isnan(values[at]) else max(values[at], value, key=order)
+    image = axes.imshow(values, cmap="RdBu_r", vmin=0, vmax=2 * middle, aspect="auto")
     if len(rows) <= 16:
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
-                dark = abs(value - 0.5) > 0.35
+                dark = abs(value - middle) > 0.7 * middle
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
     axes.set_xticks(range(len(roles)), [role.replace("_", " ") for role in roles], rotation=30, ha="right")
     axes.set_yticks(range(len(rows)), ["outside" if row is None else str(row) for row in rows])
     axes.set_ylabel("block, in the order of execution")
-    axes.set_title(f"share of images raised, {score}")
+    axes.set_title(title)
     figure = axes.get_figure()
     if figure is not None:
-        figure.colorbar(image, ax=axes, shrink=0.8, label="share, mean over the degradations chosen on")
+        figure.colorbar(image, ax=axes, shrink=0.8, label=label)

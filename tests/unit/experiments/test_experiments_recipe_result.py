@@ -28,6 +28,7 @@ from mcdo.harness.offline import OfflineEncoder
 from mcdo.images import load_images
 from mcdo.images.degradations import Degradation
 from mcdo.images.sampling import second_half
+from mcdo.perturbation import LinearPart
 from mcdo.recipes import Recipe
 from mcdo.schema import checked
 from mcdo.stats import Agreement, Estimate
@@ -38,6 +39,7 @@ EXPERIMENT = RecipeSearch(n=N, passes=16, trials=3, levels=2, nulls=3, resplits=
 DIGITS = load_images("digits", N)
 ENCODER = OfflineEncoder("clip_tiny", "a" * 64, "b" * 64, "c" * 64, None, "as is", False, 32, D, "cpu", "float32")
 NAMES = [name for name, _ in SITES]
+BENT = {name for name, role in SITES if role == "fc1"}
 TRACES = ("trace_pre", "trace_post")
 
 
@@ -102,13 +104,18 @@ def made_up(agrees: bool, has_text: bool = True, seen_by_dimensions: bool = Fals
         kind = request.config.dropout
         sites: Sequence[str] = NAMES if kind.sites == "all" else kind.sites
         held = columns(request.shown)[:, [NAMES.index(name) for name in sites]].sum(axis=1) * kind.variance * level
+        if isinstance(kind, LinearPart):
+            held = held * kind.step**2 / level
+        elif set(sites) <= BENT:
+            held = held * 0.6
         seed = len(request.shown.degradation or "") + 7 * len(sites)
         scores = noisy(held, request.config.trials, np.random.default_rng(seed), degrees=800)
         named = origins(request.shown)
         taken = TRACES if request.calibration is None else (*TRACES, "weighted_trace", "topk_trace")
         return MonteCarloRun(
             config=request.config, encoder="clip_tiny", ids=named, origins=named, features=features[: len(named)],
-            sites=tuple((name, "") for name in sites), provenance={}, _values={(t, 16): scores for t in taken},
+            sites=tuple((name, "") for name in sites), provenance={},
+            _values={(t, request.config.passes[-1]): scores for t in taken},
         )  # fmt: skip
 
     def value(request: Request[Any]) -> Any:
@@ -203,6 +210,34 @@ def test_the_recipe_says_what_was_chosen(ranked: tuple[Inputs, RecipeResult]) ->
     assert recipe.verdict.confirmation.outcome == "met"
 
 
+def test_sites_that_break_linearity_are_named(ranked: tuple[Inputs, RecipeResult]) -> None:
+    inputs, result = ranked
+    assert list(result.linearity) == NAMES
+    assert {name for name, of in result.linearity.items() if of.breaks} == BENT
+    assert [of.ratio.value for of in result.linearity.values()] == pytest.approx(
+        [0.6 if n in BENT else 1 for n in NAMES]
+    )
+    assert sum(of.share for of in result.linearity.values()) == pytest.approx(1)
+    written = {site.name: site.linearity for site in recipe_of(inputs, result).sites}
+    assert {name for name, of in written.items() if of is not None and of.estimate.high < 0.8} == BENT
+    (level,) = (claim for claim in EXPERIMENT.claims() if claim.name == "domain_level/chosen")
+    assert "sites that break linearity (3 of 13): visual.blocks" in str(level.beside(result))
+
+
+def test_few_originals_weigh_no_dimensions() -> None:
+    """A variance of each dimension from a handful of images is noise."""
+    few = cast(
+        "Inputs",
+        MadeUpInputs(
+            lambda _: pytest.fail("it was measured"), DIGITS.select(slice(79)), encoders={"clip_tiny": ENCODER}
+        ),
+    )
+    asked = [r for r in EXPERIMENT.requests(few) if isinstance(r, FirstOrder)]
+    assert all(r.calibration is None for r in asked)
+    enough = [r for r in EXPERIMENT.requests(made_up(agrees=True)) if isinstance(r, FirstOrder)]
+    assert any(r.calibration is not None for r in enough)
+
+
 def test_where_its_ranking_fails_groups_are_measured_by_passes() -> None:
     inputs = made_up(agrees=False, has_text=False)
     result = EXPERIMENT.compute(inputs)
@@ -219,7 +254,8 @@ def test_where_its_ranking_fails_groups_are_measured_by_passes() -> None:
     assert recipe.verdict.domain is None
     assert result.maps["trace_pre"]["all"].entropy is None
     asked = [r for r in EXPERIMENT.follow_up(inputs) if isinstance(r, Passes)]
-    assert {r.config.dropout.p for r in asked} == {0.001}
+    at_groups = [r for r in asked if r.shown.n == N]  # type: ignore[union-attr]
+    assert {r.config.dropout.p for r in at_groups} == {0.001}
 
 
 def test_where_its_level_is_off_and_its_ranking_holds_first_order_judges() -> None:
