@@ -30,11 +30,17 @@ from mcdo.report.page import check_page
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Without the garbage collector, which would walk all that was imported again and again, and finds nothing."""
+    """Without the garbage collector, which would walk all that was imported again and again, and finds nothing.
+
+    What was imported and collected lives until the end, so the collector need not look at it later either; pytest
+    itself asks for whole collections when it ends.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
+        if not gc.get_freeze_count():  # a session inside a test would keep that test's garbage
+            gc.freeze()
         gc.enable()
 
 

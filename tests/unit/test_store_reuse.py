@@ -18,7 +18,7 @@ from mcdo.images import ImageSet, load_images
 from mcdo.perturbation import Dropout
 from mcdo.store import DamagedResultWarning
 
-IMAGES = load_images("digits", n=5)
+IMAGES = load_images("synthetic:noise:32", n=5)
 LARGE: dict[str, Any] = {"passes": (4, 16, 20), "trials": 3, "geometry": (4, 16)}
 
 
@@ -93,10 +93,10 @@ BEYOND: dict[str, dict[str, Any]] = {
     "more trials": {"trials": 4},
     "another T": {"passes": (4, 8), "geometry": (4,)},
     "geometry elsewhere": {"geometry": (4, 20)},
-    "one more image": {"images": load_images("digits", n=6)},
+    "one more image": {"images": load_images("synthetic:noise:32", n=6)},
     "other masks": {"images": IMAGES.with_common_masks()},
     "another seed": {"seed": 7, "trials": 2},
-    "other contents": {"images": load_images("digits", n=5, seed=1), "trials": 2},
+    "other contents": {"images": load_images("synthetic:noise:32", n=5, seed=1), "trials": 2},
 }
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,6 @@ from mcdo.stats import holm, proportion
 Array = NDArray[np.float64]
 N, SIZE = 60, (32, 32)
 EXPERIMENT = DegradationTest(n=N, resamples=200)
-DIGITS = load_images("digits", N)
 
 
 def severity(spec: str) -> float:
@@ -36,12 +36,17 @@ LARGEST = {
 }
 
 
+@cache
+def digits() -> mcdo.ImageSet:
+    return load_images("digits", N)
+
+
 def world(slope: float = 1.0, variants: int = 1) -> Inputs:
     """Scores rise by ``slope`` to the largest severity, over what each original has of its own; features turn away.
 
     Noise is small, and another for each run and trial. Each original stands ``variants`` times.
     """
-    images = replace(DIGITS, origins=tuple(DIGITS.ids[i // variants] for i in range(N)))
+    images = replace(digits(), origins=tuple(digits().ids[i // variants] for i in range(N)))
     own = np.random.default_rng(0).random(N).repeat(variants)[:N]
 
     def strength(shown: Images) -> float:
@@ -67,8 +72,9 @@ def world(slope: float = 1.0, variants: int = 1) -> Inputs:
 
 def _logits(up: float, rng: np.random.Generator) -> Array:
     """Right on the clean images, and wrong on half at the strongest damage."""
-    assert DIGITS.labels is not None
-    right = np.where(rng.random(N) < up / 2, (DIGITS.labels + 1) % 10, DIGITS.labels)
+    labels = digits().labels
+    assert labels is not None
+    right = np.where(rng.random(N) < up / 2, (labels + 1) % 10, labels)
     return np.asarray(3 * np.eye(10)[right][None])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -25,7 +25,7 @@ from mcdo.experiments.recipe.measures import WEIGHTED
 from mcdo.experiments.recipe.result import RecipeResult
 from mcdo.harness import Features, FirstOrder, Images, Inputs, Logits, Passes, Request
 from mcdo.harness.offline import OfflineEncoder
-from mcdo.images import load_images
+from mcdo.images import ImageSet, load_images
 from mcdo.images.degradations import Degradation
 from mcdo.images.sampling import second_half
 from mcdo.perturbation import LinearPart
@@ -36,7 +36,13 @@ from mcdo.stats import Agreement, Estimate
 Array = NDArray[np.float64]
 N, D = 80, 8
 EXPERIMENT = RecipeSearch(n=N, passes=16, trials=3, levels=2, nulls=3, resplits=2, resamples=100)
-DIGITS = load_images("digits", N)
+
+
+@cache
+def digits() -> ImageSet:
+    return load_images("digits", N)
+
+
 ENCODER = OfflineEncoder("clip_tiny", "a" * 64, "b" * 64, "c" * 64, None, "as is", False, 32, D, "cpu", "float32")
 NAMES = [name for name, _ in SITES]
 BENT = {name for name, role in SITES if role == "fc1"}
@@ -59,12 +65,12 @@ def rows(shown: Images) -> NDArray[np.intp]:
     """Of the digits, by number."""
     kept = np.arange(N)
     for part in filter(None, (shown.half, shown.fold)):
-        kept = kept[second_half(tuple(np.array(DIGITS.origins)[kept]), part[0]) == part[1]]
+        kept = kept[second_half(tuple(np.array(digits().origins)[kept]), part[0]) == part[1]]
     return kept
 
 
 def origins(shown: Images) -> tuple[str, ...]:
-    return tuple(np.array(DIGITS.origins)[rows(shown)])
+    return tuple(np.array(digits().origins)[rows(shown)])
 
 
 def made_up(agrees: bool, has_text: bool = True, seen_by_dimensions: bool = False, level: float = 1.0) -> Inputs:
@@ -133,7 +139,7 @@ def made_up(agrees: bool, has_text: bool = True, seen_by_dimensions: bool = Fals
 
     encoder = ENCODER if has_text else OfflineEncoder(**{**vars(ENCODER), "has_text": False})
     return cast(
-        "Inputs", MadeUpInputs(value, lambda shown: DIGITS.select(rows(shown)), encoders={"clip_tiny": encoder})
+        "Inputs", MadeUpInputs(value, lambda shown: digits().select(rows(shown)), encoders={"clip_tiny": encoder})
     )
 
 
@@ -271,9 +277,9 @@ def test_weights_of_dimensions_are_chosen_where_they_see_more_and_stand_in_the_r
     inputs = made_up(agrees=True, seen_by_dimensions=True)
     result = EXPERIMENT.compute(inputs)
     assert result.reported.choice.score in WEIGHTED
-    recipe, halves = recipe_of(inputs, result), second_half(DIGITS.origins, EXPERIMENT.seed)
+    recipe, halves = recipe_of(inputs, result), second_half(digits().origins, EXPERIMENT.seed)
     assert recipe.dimensions is not None
-    assert set(recipe.dimensions.origins) == set(np.array(DIGITS.origins)[~halves])
+    assert set(recipe.dimensions.origins) == set(np.array(digits().origins)[~halves])
     assert recipe.calibration.n == halves.sum(), "no image that the weights know calibrates the score"
     assert (OVER_ALL, UNSEEN) in result.reported.gains
     asked = [r for r in EXPERIMENT.follow_up(inputs) if isinstance(r, FirstOrder)]
@@ -283,7 +289,7 @@ def test_weights_of_dimensions_are_chosen_where_they_see_more_and_stand_in_the_r
 
 
 def test_too_few_originals_are_refused_before_anything_is_measured() -> None:
-    inputs = cast("Inputs", MadeUpInputs(lambda _: pytest.fail("it was measured"), DIGITS.select(slice(19))))
+    inputs = cast("Inputs", MadeUpInputs(lambda _: pytest.fail("it was measured"), digits().select(slice(19))))
     with pytest.raises(McdoError, match="19 originals make no recipe: give at least 20"):
         list(EXPERIMENT.requests(inputs))
 

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from mcdo.errors import McdoError
 from mcdo.images import ImageSet, Skipped, load_images, read_manifest
 from mcdo.images.digits import DigitSource
 
-DIGITS = load_images("digits", 20)
+
+@cache
+def digits() -> ImageSet:
+    return load_images("digits", 20)
 
 
 @pytest.fixture
@@ -33,12 +37,12 @@ def tree(tmp_path: Path) -> Path:
 def made(**changes: Any) -> ImageSet:
     fields: dict[str, Any] = {
         "name": "digits",
-        "ids": DIGITS.ids[:2],
+        "ids": digits().ids[:2],
         "labels": np.array([0, 1]),
         "class_names": ("a", "b"),
         "seed": 1,
         "source": DigitSource(),
-        "content_hashes": DIGITS.content_hashes[:2],
+        "content_hashes": digits().content_hashes[:2],
     }
     return ImageSet(**(fields | changes))
 
@@ -46,24 +50,25 @@ def made(**changes: Any) -> ImageSet:
 @settings(deadline=None)
 @given(st.lists(st.integers(-20, 19), max_size=20, unique_by=lambda i: i % 20))
 def test_select_takes_images_labels_and_contents_together(indices: list[int]) -> None:
-    chosen = DIGITS.select(indices)
-    assert chosen.ids == tuple(DIGITS.ids[i] for i in indices)
-    assert chosen.content_hashes == tuple(DIGITS.content_hashes[i] for i in indices)
-    assert chosen.origins == tuple(DIGITS.origins[i] for i in indices)
+    chosen = digits().select(indices)
+    assert chosen.ids == tuple(digits().ids[i] for i in indices)
+    assert chosen.content_hashes == tuple(digits().content_hashes[i] for i in indices)
+    assert chosen.origins == tuple(digits().origins[i] for i in indices)
     assert chosen.labels is not None
-    assert DIGITS.labels is not None
-    assert chosen.labels.tolist() == [DIGITS.labels[i] for i in indices]
-    assert chosen.class_names == DIGITS.class_names
+    labels = digits().labels
+    assert labels is not None
+    assert chosen.labels.tolist() == [labels[i] for i in indices]
+    assert chosen.class_names == digits().class_names
 
 
 def test_select_takes_slices_and_masks() -> None:
-    assert DIGITS.select(slice(2, 5)).ids == DIGITS.ids[2:5]
-    assert DIGITS.select(np.arange(20) < 3).ids == DIGITS.ids[:3]
+    assert digits().select(slice(2, 5)).ids == digits().ids[2:5]
+    assert digits().select(np.arange(20) < 3).ids == digits().ids[:3]
 
 
 def test_iteration_gives_the_images_in_order() -> None:
-    assert [image.tobytes() for image in DIGITS] == [DIGITS.image(i).tobytes() for i in range(20)]
-    assert all(image.mode == "RGB" and image.size == (32, 32) for image in DIGITS)
+    assert [image.tobytes() for image in digits()] == [digits().image(i).tobytes() for i in range(20)]
+    assert all(image.mode == "RGB" and image.size == (32, 32) for image in digits())
 
 
 @pytest.mark.parametrize(
@@ -135,7 +140,7 @@ def test_a_manifest_keeps_skipped_files_missing_labels_and_the_published_keys(tm
     assert again.skipped == skipped
     content = json.loads((tmp_path / "m.json").read_text())
     assert content["num_images"] == 2
-    assert content["paths"] == list(DIGITS.ids[:2])
+    assert content["paths"] == list(digits().ids[:2])
 
 
 @pytest.mark.parametrize("kind", ["digits", "folder"])
@@ -160,7 +165,7 @@ def test_a_manifest_keeps_origins_and_masks_that_were_given(tmp_path: Path) -> N
 
 def test_a_failed_write_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.json"
-    DIGITS.write_manifest(path)
+    digits().write_manifest(path)
     before = path.read_bytes()
 
     def fail(self: Path, target: Path) -> Path:

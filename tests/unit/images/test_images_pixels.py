@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,14 @@ import torch
 from PIL import Image
 
 from mcdo.errors import McdoError
-from mcdo.images import Pixels, load_images, prepare_pixels
+from mcdo.images import ImageSet, Pixels, load_images, prepare_pixels
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
-DIGITS = load_images("digits", 12)
+
+
+@cache
+def digits() -> ImageSet:
+    return load_images("digits", 12)
 
 
 def to_uint8(image: Image.Image) -> torch.Tensor:
@@ -19,14 +24,16 @@ def to_uint8(image: Image.Image) -> torch.Tensor:
 
 
 def prepared(workers: int | None = None) -> Pixels:
-    return prepare_pixels(DIGITS, to_uint8, MEAN, STD, workers=workers)
+    return prepare_pixels(digits(), to_uint8, MEAN, STD, workers=workers)
 
 
 def test_a_batch_is_bit_for_bit_what_torchvision_makes_of_the_images() -> None:
     from torchvision.transforms import functional as reference
 
     pixels = prepared()
-    expected = torch.stack([reference.normalize(reference.to_tensor(image), list(MEAN), list(STD)) for image in DIGITS])
+    expected = torch.stack(
+        [reference.normalize(reference.to_tensor(image), list(MEAN), list(STD)) for image in digits()]
+    )
     assert len(pixels) == 12
     assert torch.equal(pixels.batch(slice(None)), expected)
     for indices in (slice(3, 9), [5, 0, 5], np.array([7, 1]), torch.tensor([2, -1])):
@@ -56,12 +63,12 @@ def test_two_sets_prepared_in_turn_each_have_their_own_pixels() -> None:
 def test_an_image_of_another_shape_or_type_is_named() -> None:
     def odd(image: Image.Image) -> torch.Tensor:
         pixels = to_uint8(image)
-        return pixels[:, :16] if torch.equal(pixels, to_uint8(DIGITS.image(4))) else pixels
+        return pixels[:, :16] if torch.equal(pixels, to_uint8(digits().image(4))) else pixels
 
-    with pytest.raises(McdoError, match=rf"{DIGITS.ids[4]}: .*shape \(3, 16, 32\)"):
-        prepare_pixels(DIGITS, odd, MEAN, STD)
+    with pytest.raises(McdoError, match=rf"{digits().ids[4]}: .*shape \(3, 16, 32\)"):
+        prepare_pixels(digits(), odd, MEAN, STD)
     with pytest.raises(McdoError, match=r"gave torch\.float32"):
-        prepare_pixels(DIGITS, lambda image: to_uint8(image).float(), MEAN, STD)
+        prepare_pixels(digits(), lambda image: to_uint8(image).float(), MEAN, STD)
 
 
 def test_a_file_broken_after_loading_is_named(tmp_path: Path) -> None:
@@ -77,4 +84,4 @@ def test_a_file_broken_after_loading_is_named(tmp_path: Path) -> None:
 
 def test_no_images_is_an_error() -> None:
     with pytest.raises(McdoError, match="no images to prepare"):
-        prepare_pixels(DIGITS.select([]), to_uint8, MEAN, STD)
+        prepare_pixels(digits().select([]), to_uint8, MEAN, STD)

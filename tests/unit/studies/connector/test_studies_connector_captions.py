@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,10 @@ from mcdo.errors import McdoError
 from mcdo.images.digits import CLASS_NAMES, training_split
 from mcdo.studies.connector.captions import LIGHTS, STROKES, TILTS, Bounds, bounds, caption, measure
 
-TRAINING = training_split()[0]
+
+@cache
+def training() -> np.ndarray:
+    return training_split()[0]
 
 
 def bar(slope: float = 0.0, half: float = 2.0, grey: int = 200) -> np.ndarray:
@@ -42,7 +47,7 @@ def test_light_is_the_mean_grey_of_the_ink() -> None:
 
 
 def test_mirroring_turns_the_tilt_round_and_keeps_the_rest() -> None:
-    for grey in TRAINING[:20]:
+    for grey in training()[:20]:
         one, other = measure(grey), measure(np.ascontiguousarray(grey[:, ::-1]))
         assert other.tilt == pytest.approx(-one.tilt, abs=1e-9)
         assert (other.stroke, other.light) == pytest.approx((one.stroke, one.light))
@@ -51,7 +56,7 @@ def test_mirroring_turns_the_tilt_round_and_keeps_the_rest() -> None:
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(factor=st.integers(1, 5), index=st.integers(0, 1196))
 def test_stroke_and_tilt_do_not_depend_on_brightness(factor: int, index: int) -> None:
-    dim = TRAINING[index] // 5
+    dim = training()[index] // 5
     one, other = measure(dim), measure((dim * factor).astype(np.uint8))
     assert (other.stroke, other.tilt) == pytest.approx((one.stroke, one.tilt))
     assert other.light == pytest.approx(factor * one.light)
@@ -73,7 +78,7 @@ def test_words_change_at_the_bounds() -> None:
 
 
 def test_words_are_spread_evenly_over_the_training_digits() -> None:
-    words = [bounds().words(measure(grey)) for grey in TRAINING]
+    words = [bounds().words(measure(grey)) for grey in training()]
     for place, (kinds, share) in enumerate([(STROKES, 1 / 3), (LIGHTS, 1 / 2), (TILTS, 1 / 3)]):
         counts = [sum(word[place] == kind for word in words) for kind in kinds]
         assert counts == pytest.approx([share * 1197] * len(kinds), abs=2)
