@@ -8,8 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import scipy
 import torch
-from scipy.stats import binomtest
 
 from mcdo.encoders.encoder import Encoder
 from mcdo.encoders.load import load_encoder
@@ -54,7 +54,7 @@ def held_out(encoder: Encoder, seed: int = 42) -> dict[str, Any]:
         features = torch.cat([encoder.forward_image(encoder.normalise(part)) for part in torch.split(pixels, 200)])
         log_p = encoder.zero_shot_logits(features, images.class_names, TEMPLATE).double().log_softmax(-1).cpu()
     correct = int((log_p.argmax(-1) == torch.tensor(images.labels)).sum())
-    interval = binomtest(correct, len(images)).proportion_ci(method="wilson")
+    interval = scipy.stats.binomtest(correct, len(images)).proportion_ci(method="wilson")
     entropy = -(log_p.exp() * log_p).sum(-1)
     levels = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)
     return {

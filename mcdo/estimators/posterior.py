@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import linalg, optimize, special
 
 from mcdo.errors import McdoError, nearest
 
@@ -51,7 +51,7 @@ class FullPosterior:
         weights = (a[..., :, None] * x[:, None, None, :]).reshape(-1, len(self.root))
         step = max(1, _BLOCK // len(self.root))
         parts = [
-            np.square(linalg.solve_triangular(self.root, weights[i : i + step].T, lower=True)).sum(0)
+            np.square(scipy.linalg.solve_triangular(self.root, weights[i : i + step].T, lower=True)).sum(0)
             for i in range(0, len(weights), step)
         ]
         return np.concatenate(parts).reshape(a.shape[:2])
@@ -84,10 +84,10 @@ def output_curvature(logits: ArrayLike, likelihood: Likelihood) -> Array:
     """
     z = np.asarray(logits, dtype=np.float64)
     if likelihood == "softmax":
-        p = special.softmax(z, axis=1)
+        p = scipy.special.softmax(z, axis=1)
         return np.asarray(p[:, :, None] * (np.eye(z.shape[1]) - p[:, None, :]))
     if likelihood == "sigmoid":
-        return np.asarray((special.expit(z) * special.expit(-z))[:, :, None] * np.eye(z.shape[1]))
+        return np.asarray((scipy.special.expit(z) * scipy.special.expit(-z))[:, :, None] * np.eye(z.shape[1]))
     if likelihood == "gaussian":
         return np.broadcast_to(np.eye(z.shape[1]), (*z.shape, z.shape[1]))
     raise McdoError(
@@ -121,7 +121,7 @@ def evidence_precision(eigenvalues: ArrayLike, squared_norm: float) -> float:
     low, high = np.log(held.max()) - 100, np.log(len(held) / squared_norm) + 1
     while excess(low) > 0:
         low -= 100
-    return float(np.exp(optimize.brentq(excess, low, max(high, low + 1), xtol=1e-12)))
+    return float(np.exp(scipy.optimize.brentq(excess, low, max(high, low + 1), xtol=1e-12)))
 
 
 def fit_posterior(
@@ -173,7 +173,7 @@ def _full(
         hessian += curvature(part).reshape(-1, outputs * outputs).T @ pairs
     H = hessian.reshape(outputs, outputs, D, D).transpose(0, 2, 1, 3).reshape(outputs * D, outputs * D)
     delta = evidence_precision(np.linalg.eigvalsh(H), squared_norm) if precision is None else precision
-    return FullPosterior(linalg.cholesky(H + delta * np.eye(len(H)), lower=True), delta)
+    return FullPosterior(scipy.linalg.cholesky(H + delta * np.eye(len(H)), lower=True), delta)
 
 
 def _kronecker(
@@ -195,5 +195,7 @@ def leverage(x: ArrayLike, fitted: ArrayLike, ridge: float = 1.0) -> Array:
     inverse, which forgets that features are correlated.
     """
     X = np.asarray(fitted, dtype=np.float64)
-    root = linalg.cholesky(X.T @ X + ridge * np.eye(X.shape[1]), lower=True)
-    return np.asarray(np.square(linalg.solve_triangular(root, np.asarray(x, dtype=np.float64).T, lower=True)).sum(0))
+    root = scipy.linalg.cholesky(X.T @ X + ridge * np.eye(X.shape[1]), lower=True)
+    return np.asarray(
+        np.square(scipy.linalg.solve_triangular(root, np.asarray(x, dtype=np.float64).T, lower=True)).sum(0)
+    )

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import special
 
 from mcdo.encoders.zero_shot import unit
 from mcdo.errors import McdoError
@@ -105,7 +105,7 @@ def expected_scores(mean: Array, variance: Array, scale: float, bias: float) -> 
     logits = (scale * mean + bias) / np.sqrt(1 + np.pi / 8 * scale**2 * variance)
     likeliest = logits.argmax(axis=1)[:, None]
     return {
-        "expected_msp": -np.asarray(special.softmax(logits, axis=1).max(axis=1)),
+        "expected_msp": -np.asarray(scipy.special.softmax(logits, axis=1).max(axis=1)),
         "expected_entropy": np.asarray(entropy(logits)),
         "cosine_variance": np.take_along_axis(variance, likeliest, axis=1)[:, 0],
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import special
+import scipy
 
 from mcdo.rivals.seen import Array, Seen
 from mcdo.rivals.table import rival
@@ -16,19 +16,19 @@ from mcdo.stats import sigmoid_margin as margin_of_sigmoids
 @rival("head")
 def mcm(seen: Seen) -> Array:
     """Minus the largest softmax of the cosines at temperature 1: maximum concept matching (Ming et al. 2022)."""
-    return -np.asarray(special.softmax(_cosines(seen), axis=1).max(axis=1))
+    return -np.asarray(scipy.special.softmax(_cosines(seen), axis=1).max(axis=1))
 
 
 @rival("head")
 def msp(seen: Seen) -> Array:
     """Minus the largest softmax of the head's own logits (Hendrycks & Gimpel 2017)."""
-    return -np.asarray(special.softmax(_logits(seen), axis=1).max(axis=1))
+    return -np.asarray(scipy.special.softmax(_logits(seen), axis=1).max(axis=1))
 
 
 @rival("head")
 def energy(seen: Seen) -> Array:
     """Minus the log-sum-exp of the logits (Liu et al. 2020)."""
-    return -np.asarray(special.logsumexp(_logits(seen), axis=1))
+    return -np.asarray(scipy.special.logsumexp(_logits(seen), axis=1))
 
 
 @rival("head")

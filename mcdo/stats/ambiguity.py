@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, finite, numbers
@@ -80,20 +80,20 @@ def margin(logits: ArrayLike) -> Array:
 
 def entropy(logits: ArrayLike) -> Array:
     """Entropy of the softmax in nats, ``[N, C] -> [N]``, between 0 and ln C (Shannon 1948)."""
-    log_p = special.log_softmax(_matrix(logits), axis=1)
-    return np.asarray(special.entr(np.exp(log_p)).sum(axis=1))
+    log_p = scipy.special.log_softmax(_matrix(logits), axis=1)
+    return np.asarray(scipy.special.entr(np.exp(log_p)).sum(axis=1))
 
 
 def sigmoid_margin(logits: ArrayLike) -> Array:
     """σ(largest) − σ(second largest), ``[N, C] -> [N]``, without cancellation: σ(a)σ(−b)(1 − e^(b−a))."""
     high, low = _top_two(logits)
-    return np.asarray(special.expit(high) * special.expit(-low) * -np.expm1(low - high))
+    return np.asarray(scipy.special.expit(high) * scipy.special.expit(-low) * -np.expm1(low - high))
 
 
 def sigmoid_entropy(logits: ArrayLike) -> Array:
     """Mean over classes of the binary entropy of σ(logit) in nats, ``[N, C] -> [N]``, between 0 and ln 2."""
     z = _matrix(logits)
-    bits = -special.expit(z) * special.log_expit(z) - special.expit(-z) * special.log_expit(-z)
+    bits = -scipy.special.expit(z) * scipy.special.log_expit(z) - scipy.special.expit(-z) * scipy.special.log_expit(-z)
     return np.asarray(bits.mean(axis=1))
 
 
@@ -103,7 +103,9 @@ def prompt_sensitivity(logits: ArrayLike, *, head: Head = "softmax") -> Array:
     if len(stack) < 2:
         raise McdoError("prompt sensitivity needs logits of at least 2 templates, shape [templates, N, C]")
     top = stack.max(axis=2)
-    probability = np.exp(top - special.logsumexp(stack, axis=2)) if head == "softmax" else special.expit(top)
+    probability = (
+        np.exp(top - scipy.special.logsumexp(stack, axis=2)) if head == "softmax" else scipy.special.expit(top)
+    )
     return np.asarray((probability - probability[0]).var(axis=0, ddof=1))
 
 

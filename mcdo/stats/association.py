@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from mcdo.stats._checks import Array, images, numbers
 from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
@@ -84,14 +84,14 @@ def spearman_permutation_p(
 
     Images are exchanged one by one, so each must be an origin of its own.
     """
-    a, b = (stats.rankdata(row) - (len(row) + 1) / 2 for row in images(3, x=x, y=y))
+    a, b = (scipy.stats.rankdata(row) - (len(row) + 1) / 2 for row in images(3, x=x, y=y))
     if not a.any() or not b.any():
         return math.nan
 
     def products(permuted: Array, axis: int = -1) -> Array:
         return np.asarray((permuted * b).sum(axis=axis))
 
-    found = stats.permutation_test(
+    found = scipy.stats.permutation_test(
         (a,), products, permutation_type="pairings", vectorized=True, alternative=alternative,
         n_resamples=permutations, random_state=np.random.default_rng(seed),
     )  # fmt: skip

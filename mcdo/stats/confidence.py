@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy import optimize, special
+import scipy
 
 _SMALLEST = 1e-9  # p below it are not told apart
 _LARGEST_LOG = 700.0  # exp of more is no float
@@ -77,19 +77,21 @@ class Confidence:
             return 0.5
         if clearance(_SMALLEST) > 0:
             return _SMALLEST
-        root: float = optimize.brentq(lambda x: clearance(math.exp(x)), math.log(_SMALLEST), math.log(0.5), rtol=1e-6)
+        root: float = scipy.optimize.brentq(
+            lambda x: clearance(math.exp(x)), math.log(_SMALLEST), math.log(0.5), rtol=1e-6
+        )
         return math.exp(root)
 
     def _reach(self, confidence: float, *, down: bool) -> float:
-        t = float(special.stdtrit(self.freedom, confidence))
+        t = float(scipy.special.stdtrit(self.freedom, confidence))
         images = (self.below if down else self.above) * t if t > 0 else 0.0  # an unbounded arm times t = 0 would be NaN
         if not self.shared and not self.signal:
             return images
         freedom = self.trials - 1
-        chi = float(special.chdtri(freedom, confidence if down else 1 - confidence))
+        chi = float(scipy.special.chdtri(freedom, confidence if down else 1 - confidence))
         factor = max(1 + self.shared * (freedom / chi - 1), _SMALLEST)
         noise = max(0.0, -self._moved(factor, 0.0) if down else self._moved(factor, self.shared / self.trials))
-        signal = math.sqrt(self.signal) * float(special.stdtrit(freedom, confidence))
+        signal = math.sqrt(self.signal) * float(scipy.special.stdtrit(freedom, confidence))
         return math.hypot(images, noise, signal)
 
     def _moved(self, factor: float, signal: float) -> float:

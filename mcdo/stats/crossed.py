@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, numbers
@@ -91,7 +91,7 @@ def _of_images(draws: Array, w: Array, groups: Sequence[NDArray[np.intp]]) -> fl
 
 def _reach2(p: float, units: float, images: float, freedom: int) -> float:
     """Square of an arm of the interval at level 1 − ``p``."""
-    return float(special.stdtrit(freedom, p / 2) ** 2 * units + special.ndtri(p / 2) ** 2 * images)
+    return float(scipy.special.stdtrit(freedom, p / 2) ** 2 * units + scipy.special.ndtri(p / 2) ** 2 * images)
 
 
 def _p(value: float, units: float, images: float, freedom: int) -> float:
@@ -102,4 +102,4 @@ def _p(value: float, units: float, images: float, freedom: int) -> float:
         return _reach2(math.exp(log_p), units, images, freedom) - value**2
 
     smallest = math.log(_SMALLEST_P)
-    return math.exp(optimize.brentq(beyond, smallest, 0.0)) if beyond(smallest) > 0 else 0.0
+    return math.exp(scipy.optimize.brentq(beyond, smallest, 0.0)) if beyond(smallest) > 0 else 0.0

@@ -16,8 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import ndtr
 
 from mcdo.stats._checks import Array
 from mcdo.stats.calibration import reliability_diagram
@@ -125,5 +125,5 @@ def _folded_mean(mean: Array, sd: Array) -> Array:
     """E|X| of a normal X (Leone, Nelson & Nottingham 1961)."""
     size = np.abs(mean)
     z = size / np.where(sd > 0, sd, 1.0)
-    folded = 2 * sd * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) + size * (2 * ndtr(z) - 1)
+    folded = 2 * sd * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) + size * (2 * scipy.special.ndtr(z) - 1)
     return np.asarray(np.where(sd > 0, folded, size))

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
 
 from mcdo.stats._checks import Array, flags, images
 from mcdo.stats.resampling import Estimate, Origins
@@ -91,9 +91,9 @@ def components(score: Array, positive: NDArray[np.bool_], members: NDArray[np.in
     P, N = int(positive.sum()), int((~positive).sum())
     if not P or not N:
         return Components(math.nan, np.zeros(n), np.zeros(n))
-    everywhere = stats.rankdata(score)
-    above = (everywhere[positive] - stats.rankdata(score[positive])) / N
-    below = 1 - (everywhere[~positive] - stats.rankdata(score[~positive])) / P
+    everywhere = scipy.stats.rankdata(score)
+    above = (everywhere[positive] - scipy.stats.rankdata(score[positive])) / N
+    below = 1 - (everywhere[~positive] - scipy.stats.rankdata(score[~positive])) / P
     area = float(above.mean())
     summed = (
         np.asarray(np.bincount(members[which], (shares - area) / len(shares), n), dtype=np.float64)
@@ -137,12 +137,12 @@ def inferred_area(of: Components, positive: NDArray[np.bool_], sample: Sample, *
     both = 2 * float((of.positive * of.negative).sum()) * sample.n / (sample.n - 1)
     error = math.sqrt(max(0.0, first + second + both))
     freedom = (first + second) ** 2 / (first**2 / (m - 1) + second**2 / (k - 1)) if first + second > 0 else math.inf
-    reach = error * float(stats.t.ppf((1 + sample.level) / 2, freedom))
+    reach = error * float(scipy.stats.t.ppf((1 + sample.level) / 2, freedom))
     if not logit:
         low, high = of.area - reach, of.area + reach
     elif error > 0:
-        place, slope = special.logit(of.area), of.area * (1 - of.area)
-        low, high = (float(special.expit(place + side * reach / slope)) for side in (-1, 1))
+        place, slope = scipy.special.logit(of.area), of.area * (1 - of.area)
+        low, high = (float(scipy.special.expit(place + side * reach / slope)) for side in (-1, 1))
     else:
         low, high = _apart(of.area, m, k, sample.level)
     return Inferred(Estimate(of.area, low, high, sample.n, sample.level), error, freedom)
@@ -152,12 +152,12 @@ def _apart(area: float, m: int, k: int, level: float) -> tuple[float, float]:
     """Interval of an area without variance: 0 or 1, classes wholly apart, or 1/2, a constant score."""
     if 0 < area < 1:
         return area, area
-    z2, mean = float(special.ndtri((1 + level) / 2)) ** 2, (m + k) / 2
+    z2, mean = float(scipy.special.ndtri((1 + level) / 2)) ** 2, (m + k) / 2
 
     def short(theta: float) -> float:
         """(1 − θ)² less z² Hanley & McNeil's variance at θ, divided by 1 − θ."""
         variance = theta * (1 + (mean - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))) / (m * k)
         return 1 - theta - z2 * variance
 
-    low = float(optimize.brentq(short, 0, 1))
+    low = float(scipy.optimize.brentq(short, 0, 1))
     return (low, 1.0) if area == 1 else (0.0, 1 - low)

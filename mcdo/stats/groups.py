@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array
@@ -158,7 +158,7 @@ def _permutation_p(x: Array, y: Array, rng: np.random.Generator, permutations: i
         x, y = (np.moveaxis(both[:, places.astype(int)], 0, -2) for places in (first, second))
         return _welch(x, y)
 
-    found = stats.permutation_test(
+    found = scipy.stats.permutation_test(
         (np.arange(split), np.arange(split, both.shape[1])), statistic, permutation_type="independent",
         vectorized=True, alternative="two-sided", n_resamples=permutations, random_state=rng,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from scipy import stats
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.stats.resampling import Estimate
@@ -32,7 +32,7 @@ def difference(first: Estimate, second: Estimate) -> Inferred:
     above = math.hypot(_arm(first.high - first.value), _arm(second.value - second.low))
     estimate = Estimate(value, value - below, value + above, min(first.n, second.n), first.level)
     arm = below if value > 0 else above
-    return Inferred(estimate, arm / float(stats.norm.ppf((1 + first.level) / 2)))
+    return Inferred(estimate, arm / float(scipy.stats.norm.ppf((1 + first.level) / 2)))
 
 
 def _arm(length: float) -> float:

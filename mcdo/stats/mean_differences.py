@@ -18,8 +18,8 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from mcdo.errors import McdoError, nearest
 from mcdo.stats._checks import Array, images
@@ -65,6 +65,6 @@ def _inferred(values: Array, units: Units, level: float) -> tuple[Estimate, floa
     sums = np.bincount(units.members, shifted - centre, n)
     error = math.sqrt(n / (n - 1) * float(sums @ sums)) / N
     value = float(values[0]) + centre
-    reach = error * float(stats.t.ppf((1 + level) / 2, n - 1))
-    p = 1.0 if value == 0 else float(2 * stats.t.sf(abs(value) / error, n - 1)) if error > 0 else 0.0
+    reach = error * float(scipy.stats.t.ppf((1 + level) / 2, n - 1))
+    p = 1.0 if value == 0 else float(2 * scipy.stats.t.sf(abs(value) / error, n - 1)) if error > 0 else 0.0
     return Estimate(value, value - reach, value + reach, n, level), p

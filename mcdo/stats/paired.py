@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from mcdo.stats._checks import Array, images
 from mcdo.stats.resampling import Estimate, Origins, Units
@@ -126,11 +126,11 @@ def _signed_rank_p(difference: Array, members: NDArray[np.intp], seed: int) -> f
     if not len(difference):
         return 1.0
     if len(np.unique(members)) == len(members):
-        return float(stats.wilcoxon(difference, alternative="greater").pvalue)
+        return float(scipy.stats.wilcoxon(difference, alternative="greater").pvalue)
     terms = signed_rank_terms(difference, members)
     if len(terms) > FLIPS_UP_TO:
-        return float(stats.norm.sf(terms.sum() / math.sqrt((terms**2).sum())))
-    found = stats.permutation_test(
+        return float(scipy.stats.norm.sf(terms.sum() / math.sqrt((terms**2).sum())))
+    found = scipy.stats.permutation_test(
         (terms,), np.sum, permutation_type="samples", vectorized=True, alternative="greater",
         n_resamples=9999, random_state=np.random.default_rng(seed),
     )  # fmt: skip

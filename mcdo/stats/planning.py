@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from scipy import special
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.stats.confidence import Confidence
@@ -102,7 +102,7 @@ def chance_decided(value: float, known: float, error: float, bars: Sequence[floa
         level: of the interval.
 
     """
-    spread, arm = math.hypot(known, error), float(special.ndtri((1 + level) / 2)) * error
+    spread, arm = math.hypot(known, error), float(scipy.special.ndtri((1 + level) / 2)) * error
     low, high = min(bars), max(bars)
     chance = _above(value, spread, high + arm) + _below(value, spread, low - arm)
     if len(bars) > 1 and high - low > 2 * arm:
@@ -149,7 +149,7 @@ def needed_images(
         why = estimate.reason or "an interval is needed to plan with"
         return Need("out of reach", "undecided", None, 0.0, distance, f"the pilot gives no interval: {why}")
     arm = estimate.value - estimate.low if nearest < estimate.value else estimate.high - estimate.value
-    of_pilot = arm / float(special.ndtri((1 + estimate.level) / 2))
+    of_pilot = arm / float(scipy.special.ndtri((1 + estimate.level) / 2))
     known = 0.0 if assumed else of_pilot
 
     def chance(n: int) -> float:
@@ -227,7 +227,7 @@ class Margin:
     def _spread(self, confidence: float, *, up: bool = False) -> float:
         """Of the run's figure: the pilot's error and the run's own."""
         limit = self._working(self.expected.upper(confidence) if up else self.expected.lower(confidence))
-        return math.hypot(self.known, (limit - self.expected.centre) / float(special.ndtri(confidence)))
+        return math.hypot(self.known, (limit - self.expected.centre) / float(scipy.special.ndtri(confidence)))
 
     def _working(self, figure: float) -> float:
         return _working(self.expected.scale, figure)
@@ -546,7 +546,7 @@ def _mistaken(size: Size) -> float:
     are taken for a sign of it, larger by √(χ²/df).
     """
     K, freedom = size.trials, size.trials * (size.trials - 1) / 2 - 1
-    larger = float(special.chdtri(freedom, SHARING_ALPHA / 2)) / freedom
+    larger = float(scipy.special.chdtri(freedom, SHARING_ALPHA / 2)) / freedom
     return min(1.0, math.sqrt((K + 1) / ((K - 1) * size.images) * larger))
 
 
@@ -567,7 +567,7 @@ def _known(found: Estimate, bar: float, scale: Literal["log", "z"]) -> float:
     """Standard error of a prediction towards the bar, on the working scale."""
     end = found.low if found.value > bar else found.high
     arm = abs(_working(scale, found.value) - _working(scale, end))
-    return arm / float(special.ndtri((1 + found.level) / 2))
+    return arm / float(scipy.special.ndtri((1 + found.level) / 2))
 
 
 def _working(scale: Literal["log", "z"], figure: float) -> float:
@@ -583,8 +583,8 @@ def _working(scale: Literal["log", "z"], figure: float) -> float:
 
 def _above(value: float, spread: float, bar: float) -> float:
     """P(X > bar) for X ~ N(value, spread²)."""
-    return float(special.ndtr((value - bar) / spread)) if spread > 0 else float(value > bar)
+    return float(scipy.special.ndtr((value - bar) / spread)) if spread > 0 else float(value > bar)
 
 
 def _below(value: float, spread: float, bar: float) -> float:
-    return float(special.ndtr((bar - value) / spread)) if spread > 0 else float(value < bar)
+    return float(scipy.special.ndtr((bar - value) / spread)) if spread > 0 else float(value < bar)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array
@@ -139,7 +139,7 @@ class _Means:
 
         def loss(log_scale: float) -> float:
             scale = np.exp(log_scale)
-            return float((logsumexp(scale * cosines, axis=1) - scale * own).mean())
+            return float((scipy.special.logsumexp(scale * cosines, axis=1) - scale * own).mean())
 
         return float(np.exp(minimize_scalar(loss, bounds=np.log(SCALES), method="bounded").x))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from mcdo.stats._checks import Array
 from mcdo.stats.confidence import Confidence
@@ -25,7 +25,7 @@ def spearman_influence(scores: Array) -> tuple[Array, Array]:
     have mean zero. Pairs with a constant row are NaN.
     """
     K, N = scores.shape
-    F = (stats.rankdata(scores, axis=1) - (N + 1) / 2) / N
+    F = (scipy.stats.rankdata(scores, axis=1) - (N + 1) / 2) / N
     moved = np.stack([_moved(scores[k], F) for k in range(K)])
     first, second = np.triu_indices(K, 1)
     both = F[first] * F[second] + moved[first, second] + moved[second, first]

@@ -33,8 +33,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from mcdo.errors import McdoError, McdoWarning, nearest
 from mcdo.stats._checks import Array, jsonable, trials
@@ -221,7 +221,7 @@ def reliability(
     q25, rho, q75 = (float(q) for q in np.quantile(pairs, [0.25, 0.5, 0.75])) if defined else [math.nan] * 3
     ranking, ratio, reason = _UNKNOWN, _UNKNOWN, _refused(K, shared_noise)
     if not reason:
-        in_scores, in_ranks = (_shared(x, units, shared_noise) for x in (array, stats.rankdata(array, axis=1)))
+        in_scores, in_ranks = (_shared(x, units, shared_noise) for x in (array, scipy.stats.rankdata(array, axis=1)))
         ratio = _ratio_confidence(array, units, snr, in_scores, resamples, seed)
         if defined:
             moves = units.sum(influence) / N

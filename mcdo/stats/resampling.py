@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, images, jsonable, numbers
@@ -290,7 +290,7 @@ def proportion(
     check_resampling(1, level)
     if n < 1 or not 0 <= successes <= n:
         raise McdoError(f"{successes} of {n} is not a share; give 0 <= successes <= n and n >= 1")
-    found = stats.binomtest(int(successes), int(n)).proportion_ci(level, method=method)
+    found = scipy.stats.binomtest(int(successes), int(n)).proportion_ci(level, method=method)
     return Estimate(successes / n, float(found.low), float(found.high), int(n), level)
 
 

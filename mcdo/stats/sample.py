@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from mcdo.stats._checks import Array
 from mcdo.stats.resampling import Estimate, Origins, Units, blockwise, check_resampling, percentile_estimate
@@ -40,7 +40,7 @@ class Inferred:
             return math.nan
         if value == 0:
             return 1.0
-        return float(2 * stats.t.sf(abs(value) / self.error, self.freedom)) if self.error > 0 else 0.0
+        return float(2 * scipy.stats.t.sf(abs(value) / self.error, self.freedom)) if self.error > 0 else 0.0
 
 
 class Sample:

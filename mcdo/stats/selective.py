@@ -18,8 +18,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, flags, images
@@ -153,9 +153,9 @@ def _on_logits(value: float, draws: Array, n: int, level: float, least: float) -
     """
     if not 0 < value < 1:
         return Inferred(percentile_estimate(value, draws, n, level), spread(draws))
-    inflated = math.sqrt(n / (n - 1)) * spread(special.logit(np.clip(draws, least, 1 - least)))
-    reach = float(special.stdtrit(n - 1, (1 + level) / 2)) * inflated
-    low, high = special.expit(special.logit(value) + np.array([-reach, reach]))
+    inflated = math.sqrt(n / (n - 1)) * spread(scipy.special.logit(np.clip(draws, least, 1 - least)))
+    reach = float(scipy.special.stdtrit(n - 1, (1 + level) / 2)) * inflated
+    low, high = scipy.special.expit(scipy.special.logit(value) + np.array([-reach, reach]))
     return Inferred(Estimate(value, float(low), float(high), n, level), inflated * value * (1 - value), n - 1)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import special, stats
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, flags, images, numbers
@@ -75,14 +75,14 @@ def _effective_size(values: Array, p: Array, units: Units, level: float, most: f
 
 
 def _t(level: float, freedom: float) -> float:
-    return float(stats.t.ppf((1 + level) / 2, freedom))
+    return float(scipy.stats.t.ppf((1 + level) / 2, freedom))
 
 
 def _wilson(values: Array, units: Units, level: float, most: float) -> tuple[Array, Array, Array]:
     """Wilson's interval for shares of effective sizes, which need not be whole: SciPy's takes whole ones only."""
     p = values.mean(axis=1)
     n = _effective_size(values, p, units, level, most)
-    z2 = float(special.ndtri((1 + level) / 2)) ** 2
+    z2 = float(scipy.special.ndtri((1 + level) / 2)) ** 2
     centre, half = p + z2 / (2 * n), np.sqrt(z2 * (p * (1 - p) + z2 / (4 * n)) / n)
     low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
     return p, np.where(p == 0, 0.0, low), np.where(p == 1, 1.0, high)

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
+import scipy
 
 from mcdo.stats._checks import Array
 from mcdo.stats.resampling import Units
@@ -53,6 +53,6 @@ def noise_sharing(values: Array, units: Units) -> Sharing:
         return Sharing(1.0, 0.0)
     whole = max(0.0, twice @ summed**2 - trace**2 / (K - 1))
     freedom = K * (K - 1) / 2 - 1
-    p = float(special.chdtrc(freedom, freedom * whole / own)) if own > 0 else 1.0
+    p = float(scipy.special.chdtrc(freedom, freedom * whole / own)) if own > 0 else 1.0
     direction = math.sqrt(whole / (1 - 1 / (K - 1)))
     return Sharing(p, min(1.0, direction / trace))

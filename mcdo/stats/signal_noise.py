@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import special
+import scipy
 
 from mcdo.stats._checks import Array
 from mcdo.stats.confidence import Confidence
@@ -58,11 +58,11 @@ def snr_confidence(scores: Array, units: Units, shared: float, resamples: int, s
         t = drawn / errors  # the sums are scaled so that the sample itself has log ratio 0
     undefined = int(np.isnan(t).sum() + 1) // 2  # a resample without spread says nothing, so it counts on either side
     t = np.concatenate([t[~np.isnan(t)], np.full(undefined, -np.inf), np.full(undefined, np.inf)])
-    low, high = quantiles(t, [1 - _TAIL, _TAIL]) / special.stdtrit(n - 1, _TAIL)
+    low, high = quantiles(t, [1 - _TAIL, _TAIL]) / scipy.special.stdtrit(n - 1, _TAIL)
     influence = sums[2] - sums[3]
     kurtosis = n * float((influence**4).sum()) / float((influence**2).sum()) ** 2 if influence.any() else 1.0
     freedom = n - 1 if kurtosis <= 1 else max(1.0, min(n - 1, 2 * n / (kurtosis - 1)))
-    t_limit = float(special.stdtrit(freedom, _TAIL))
+    t_limit = float(scipy.special.stdtrit(freedom, _TAIL))
     more_signal, more_noise = (math.log1p(float(part.max() / part.sum())) / t_limit for part in sums[2:])
     return Confidence(
         centre=math.log(signal / noise),

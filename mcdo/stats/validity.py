@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from mcdo.stats._checks import Array, flags, images, jsonable
 from mcdo.stats.ambiguity import AmbiguityTargets
@@ -105,7 +105,7 @@ def _positive(rows: Array, targets: AmbiguityTargets) -> dict[str, NDArray[np.bo
 
 
 def _rank_residual(values: Array, covariate: Array) -> Array:
-    y, z = (stats.rankdata(row) - (len(row) + 1) / 2 for row in (values, covariate))
+    y, z = (scipy.stats.rankdata(row) - (len(row) + 1) / 2 for row in (values, covariate))
     slope = (y @ z) / (z @ z) if z.any() else 0.0
     # equal (score, norm) pairs must stay equal after rounding, and rank functions of the norm must vanish
     return np.asarray(np.round(y - slope * z, 9))

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import scipy
 from figures import Group, drawn, truth
 from groups import GROUPS
 from populations import POPULATIONS
-from scipy import stats
 
 from mcdo.errors import McdoError
 
@@ -39,7 +39,7 @@ class Count:
 
     def range(self, level: float = 0.95) -> tuple[float, float]:
         """What the coverage may be, given as many data sets (Clopper & Pearson 1934)."""
-        found = stats.binomtest(self.hits, self.defined).proportion_ci(level)
+        found = scipy.stats.binomtest(self.hits, self.defined).proportion_ci(level)
         return float(found.low), float(found.high)
 
     def right(self, level: float = 0.95) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from counts import Cell, Count
 from populations import VARIANTS, Array
-from scipy import special
 
 from mcdo.stats import Estimate
 from mcdo.stats.calibration import expected_calibration_error
@@ -37,7 +37,7 @@ class Model:
             confidence = rng.uniform(0.5, 1, N)[origins]
             latent = np.sqrt(self.clustered) * rng.normal(size=N)[origins]
             latent += np.sqrt(1 - self.clustered) * rng.normal(size=N)
-            right = special.ndtr(latent) < confidence - self.too_high
+            right = scipy.special.ndtr(latent) < confidence - self.too_high
             yield confidence, right.astype(np.float64), origins.astype(np.float64)
 
 

@@ -13,15 +13,15 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy
 from populations import Array, Population, Sample
-from scipy import special
 
 from mcdo.stats import Estimate
 
 OWN = ("normal", "log_normal", "heavy_images")
 INDEPENDENT = ("normal", "log_normal", "heavy_images", "heavy_noise", "clustered")
 EVERY = (*INDEPENDENT, "shared_noise")
-HIGH = float(special.ndtri(0.8))
+HIGH = float(scipy.special.ndtri(0.8))
 """Of a latent trait: one image in five lies above it."""
 RISE = 0.5
 """Of what is compared before and after."""

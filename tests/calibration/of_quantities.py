@@ -6,10 +6,10 @@ import math
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from figures import HIGH, OWN, RISE, Draw, Found, Group, Truth
 from numpy.typing import NDArray
 from populations import Array, Population
-from scipy import special
 
 from mcdo.stats import (
     Estimate,
@@ -87,7 +87,7 @@ def _pairs(draw: Draw) -> Found:
     increase = wilcoxon_increase(after, before, **draw.how)
     return {
         "share, 1 in 5": share(draw.high, **draw.origins),
-        "share, 1 in 20": share(of.target > special.ndtri(0.95), **draw.origins),
+        "share, 1 in 20": share(of.target > scipy.special.ndtri(0.95), **draw.origins),
         "Wilcoxon fraction": increase.fraction,
         "relative change": increase.relative_change,
         "drift over trials": trial_drift(before * np.exp(0.2 * of.scores), **draw.how),
@@ -226,7 +226,7 @@ def _numbers(draw: Draw) -> NDArray[np.intp]:
 
 
 def _probabilities(logits: Array) -> Array:
-    p = special.expit(2 * logits)
+    p = scipy.special.expit(2 * logits)
     return np.stack([1 - p, p], axis=2)
 
 
@@ -262,7 +262,7 @@ GROUPS = (
     Group("shares and changes", _pairs, ("normal", "clustered"), truth={
         "share, 1 in 5": lambda population, K: 0.2,
         "share, 1 in 20": lambda population, K: 0.05,
-        "Wilcoxon fraction": lambda population, K: float(special.ndtr(RISE / math.sqrt(2 * (1 - 0.3)))),
+        "Wilcoxon fraction": lambda population, K: float(scipy.special.ndtr(RISE / math.sqrt(2 * (1 - 0.3)))),
         "relative change": lambda population, K: math.exp(RISE / 2) - 1,
         "drift over trials": _zero,
     }, complete=True),

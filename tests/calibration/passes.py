@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 Array = NDArray[np.float64]
 GRID = (4, 8, 16, 32, 64, 128, 256)
@@ -97,6 +97,6 @@ def _truth(population: Passes) -> Mapping[int, tuple[float, float]]:
 
 
 def _figures(samples: list[Array]) -> tuple[float, float]:
-    rho = np.mean([stats.spearmanr(*scores).statistic for scores in samples])
+    rho = np.mean([scipy.stats.spearmanr(*scores).statistic for scores in samples])
     covariance = np.mean([np.cov(scores) for scores in samples], axis=0)
     return float(rho), float(covariance[0, 1] / np.diag(covariance).mean())

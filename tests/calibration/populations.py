@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import special, stats
 
 Array = NDArray[np.float64]
 Tail = Literal["normal", "log_normal", "t3"]
@@ -139,7 +139,9 @@ class Population:
     def _margin(self, trait: Array) -> Array:
         if self.images == "log_normal":
             return np.exp(self.skew * trait)
-        return np.asarray(stats.t.ppf(special.ndtr(trait), 3) / math.sqrt(3)) if self.images == "t3" else trait
+        return (
+            np.asarray(scipy.stats.t.ppf(scipy.special.ndtr(trait), 3) / math.sqrt(3)) if self.images == "t3" else trait
+        )
 
     def _scores(self, rng: np.random.Generator, own: Array, K: int) -> Array:
         shape = (len(own), K, own.shape[-1])
@@ -192,4 +194,4 @@ def _pairs(icc: float, shared: float, level: float, K: int) -> Array:
 
 @lru_cache
 def _large_sample_spearman(population: Population) -> float:
-    return population.large_sample(lambda sample: float(stats.spearmanr(*sample.scores).statistic), K=2, draws=10)
+    return population.large_sample(lambda sample: float(scipy.stats.spearmanr(*sample.scores).statistic), K=2, draws=10)

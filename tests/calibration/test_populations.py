@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy
 from populations import LATENT, POPULATIONS, TRAITS, VARIANTS, Population, Sample, normal_spearman
-from scipy import stats
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -23,7 +23,8 @@ def test_signal_noise_and_spearman_are_those_of_large_samples(name: str) -> None
     heavy = "heavy" in name  # a variance from t3 converges slowly
     assert signal / noise == pytest.approx(population.snr(K), rel=0.1 if heavy else 0.04)
     medians = [
-        np.median([stats.spearmanr(a, b).statistic for a, b in itertools.combinations(s.scores, 2)]) for s in samples
+        np.median([scipy.stats.spearmanr(a, b).statistic for a, b in itertools.combinations(s.scores, 2)])
+        for s in samples
     ]
     assert np.mean(medians) == pytest.approx(population.spearman(K), abs=0.006)
 
@@ -32,7 +33,7 @@ def test_signal_noise_and_spearman_are_those_of_large_samples(name: str) -> None
 def test_rank_correlations_of_traits_do_not_depend_on_margins(name: str) -> None:
     sample = POPULATIONS[name].sample(2, 40_000, seed=0)
     for a, b in itertools.combinations(TRAITS, 2):
-        measured = stats.spearmanr(getattr(sample, a), getattr(sample, b)).statistic
+        measured = scipy.stats.spearmanr(getattr(sample, a), getattr(sample, b)).statistic
         assert measured == pytest.approx(POPULATIONS[name].latent_spearman(a, b), abs=0.03)
 
 
@@ -50,7 +51,7 @@ def test_samples_follow_the_seed_and_cluster_by_origin() -> None:
     assert (a.scores != c.scores).all()
     assert a.origins.tolist() == [i // VARIANTS for i in range(20)]
     own = population.sample(2, 50_000, 3).own.reshape(-1, VARIANTS)
-    assert stats.pearsonr(own[:, 0], own[:, 1]).statistic == pytest.approx(0.8, abs=0.02)
+    assert scipy.stats.pearsonr(own[:, 0], own[:, 1]).statistic == pytest.approx(0.8, abs=0.02)
 
 
 def test_shared_noise_is_common_to_images_of_a_trial() -> None:
@@ -69,9 +70,11 @@ def test_a_common_level_moves_all_images_of_a_trial_and_no_ranking() -> None:
     samples = list(population.samples(200, 3, 500, seed=2))
     levels = np.array([sample.scores.mean(axis=1) - sample.own.mean() for sample in samples])
     assert levels.var() == pytest.approx(1 / 3 * 0.5 / 2, rel=0.15)
-    pairs = [stats.spearmanr(sample.scores.T).statistic[np.triu_indices(3, 1)].mean() for sample in samples]
+    pairs = [scipy.stats.spearmanr(sample.scores.T).statistic[np.triu_indices(3, 1)].mean() for sample in samples]
     assert np.mean(pairs) == pytest.approx(population.mean_spearman(), abs=0.01)
-    across = [stats.spearmanr(sample.scores[0], sample.rival + sample.scores[1] - sample.own) for sample in samples]
+    across = [
+        scipy.stats.spearmanr(sample.scores[0], sample.rival + sample.scores[1] - sample.own) for sample in samples
+    ]
     assert np.mean([found.statistic for found in across]) == pytest.approx(
         population.across_spearman("own", "rival"), abs=0.015
     )

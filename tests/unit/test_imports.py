@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,7 +14,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOW = {"h5py", "huggingface_hub", "matplotlib", "numba", "open_clip", "sklearn", "timm", "torchvision", "transformers"}
+SLOW = {
+    *("h5py", "huggingface_hub", "matplotlib", "numba", "open_clip", "pandas", "sklearn", "timm", "torchvision"),
+    *("transformers", "scipy.optimize", "scipy.stats"),  # scipy imports a part of it that is named: scipy.stats.norm
+}
 BACKENDS = {  # themselves imported where a model is built
     f"mcdo.encoders.{name}"
     for name in (
@@ -32,7 +37,8 @@ def imported_at_once(path: Path) -> Iterator[str]:
 
 
 def slow_imports(path: Path) -> set[str]:
-    return {name for name in imported_at_once(path) if name.partition(".")[0] in SLOW or name in BACKENDS}
+    names = set(imported_at_once(path))
+    return {name for name in names if name.partition(".")[0] in SLOW or name in BACKENDS or name.startswith("scipy.")}
 
 
 def test_nothing_but_a_backend_imports_a_slow_library_at_once() -> None:
@@ -49,6 +55,14 @@ def test_a_slow_import_is_seen(line: str, tmp_path: Path) -> None:
     assert slow_imports(module)
     module.write_text("def late():\n    import sklearn\n", encoding="utf-8")
     assert not slow_imports(module)
+
+
+def test_collection_runs_nothing_that_imports_a_slow_library() -> None:
+    """Digits of scikit-learn as a constant of a test's module, say."""
+    code = "import pytest, sys; pytest.main(['--collect-only', '-qq', 'tests']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "mcdo.experiments" in done.stderr.split()
+    assert SLOW & set(done.stderr.split()) == set()
 
 
 def exists(name: str) -> bool:

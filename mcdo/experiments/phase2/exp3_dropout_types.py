@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
@@ -269,7 +269,7 @@ def least_disturbed(kind: str, run: MonteCarloRun) -> float:
     share = run.scores("trace_pre").mean(axis=0) / np.square(run.feature_norm)
     least, untouched = int(share.argmin()), int((~(share > ROUNDING)).sum())
     chance = (1 - run.config.dropout.p) ** (len(run.sites) * max(run.config.passes) * run.config.trials)
-    if stats.binom.sf(untouched - 1, len(share), chance) < UNLIKELY or untouched == len(share):
+    if scipy.stats.binom.sf(untouched - 1, len(share), chance) < UNLIKELY or untouched == len(share):
         raise McdoError(
             f"{run.encoder}: type {kind} ({TYPES[kind]}) does nothing to {untouched} of {len(share)} images, such as "
             f"{run.ids[least]}: its trace is {share[least]:.1e} of the squared norm; look at the census of its sites"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS
@@ -267,7 +267,7 @@ def z_score(values: Array) -> Array:
 
 def rank_score(values: Array) -> Array:
     """Mid-rank over N, ``[N]``."""
-    return np.asarray(stats.rankdata(values) / len(values))
+    return np.asarray(scipy.stats.rankdata(values) / len(values))
 
 
 def combined(epistemic: Array, spreads: Mapping[str, Array]) -> dict[str, Array]:

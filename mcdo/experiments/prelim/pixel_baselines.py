@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from mcdo.harness import Images, Session, StoredArrays
 from mcdo.images import ImageSet
@@ -36,7 +36,7 @@ class PixelBaselines(StoredArrays):
 def laplacian_variance(image: Image.Image) -> float:
     """Variance over pixels of the Laplacian (5-point, edges repeated) of the grey picture in [0, 1]: its sharpness."""
     grey = np.asarray(image.convert("L"), dtype=np.float64) / 255
-    return float(ndimage.laplace(grey, mode="nearest").var())
+    return float(scipy.ndimage.laplace(grey, mode="nearest").var())
 
 
 def grey_entropy(image: Image.Image) -> float:

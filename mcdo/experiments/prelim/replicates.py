@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.encoders.recipe import replicate_folder
 from mcdo.errors import McdoError
@@ -269,7 +269,7 @@ def _spread(values: Array, kinds: Sequence[str]) -> Estimate:
     groups = [values[np.array(kinds) == kind] for kind in dict.fromkeys(kinds)]
     freedom = len(values) - len(groups)
     variance = sum(float(np.square(group - group.mean()).sum()) for group in groups) / freedom
-    low, high = (variance * freedom / stats.chi2.ppf(share, freedom) for share in (0.975, 0.025))
+    low, high = (variance * freedom / scipy.stats.chi2.ppf(share, freedom) for share in (0.975, 0.025))
     return Estimate(math.sqrt(variance), math.sqrt(low), math.sqrt(high), len(values))
 
 

@@ -17,8 +17,8 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import optimize
 
 from mcdo.errors import McdoError
 from mcdo.experiments.recipe.halves import (
@@ -193,7 +193,7 @@ def fit(half: Half, specs: Sequence[str], ridge: float) -> Array:
     gram += ridge * np.trace(gram) / S * np.eye(S)
     # min ‖Xw − 1‖² + ridge through the Cholesky factor of the normal equations: S rows in place of N
     factor = np.linalg.cholesky(gram + 1e-12 * np.trace(gram) * np.eye(S))
-    weights, _ = optimize.nnls(factor.T, np.linalg.solve(factor, X.mean(axis=0)))
+    weights, _ = scipy.optimize.nnls(factor.T, np.linalg.solve(factor, X.mean(axis=0)))
     largest = weights.max()
     return np.asarray(np.round(weights / largest * LEVELS) / LEVELS if largest > 0 else weights)
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats as distributions
 
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate, Inferred, mean_shares, t_mean
@@ -103,7 +103,7 @@ def lower_ends(raised: Array, half: Half, level: float = 0.95) -> Array:
     K = raised.shape[1]
     if not half.shared_noise or K < 2:
         return low
-    reach = distributions.t.ppf((1 + level) / 2, K - 1) * raised.mean(axis=2).std(axis=1, ddof=1) / math.sqrt(K)
+    reach = scipy.stats.t.ppf((1 + level) / 2, K - 1) * raised.mean(axis=2).std(axis=1, ddof=1) / math.sqrt(K)
     return np.asarray(np.maximum(0.0, p - np.hypot(p - low, reach)))
 
 
@@ -123,7 +123,7 @@ def difference(raised: Array, other: Array, half: Half, level: float = 0.95) -> 
     paired = raised - other
     estimate = t_mean(paired.mean(axis=0), origins=half.origins, level=level)
     freedom = estimate.n - 1
-    error = (estimate.high - estimate.value) / float(distributions.t.ppf((1 + level) / 2, freedom))
+    error = (estimate.high - estimate.value) / float(scipy.stats.t.ppf((1 + level) / 2, freedom))
     return _over_trials(Inferred(estimate, error, freedom), paired, half, (-1.0, 1.0))
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
 
 from mcdo.errors import McdoError
 from mcdo.images.digits import CLASS_NAMES, training_split
@@ -54,7 +54,7 @@ def measure(grey: NDArray[np.uint8]) -> Properties:
     down, across = np.indices(grey.shape)
     y, x = down - np.average(down, weights=weight), across - np.average(across, weights=weight)
     slope = float((weight * x * y).sum() / (weight * y * y).sum())
-    stroke = 4 * float(distance_transform_edt(np.pad(ink, 1))[1:-1, 1:-1][ink].mean())
+    stroke = 4 * float(scipy.ndimage.distance_transform_edt(np.pad(ink, 1))[1:-1, 1:-1][ink].mean())
     return Properties(stroke, float(grey[ink].mean()), -slope)
 
 

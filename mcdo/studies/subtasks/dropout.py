@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import softmax
 
 from mcdo.errors import McdoError
 from mcdo.names import as_bytes
@@ -76,7 +76,7 @@ def uncertainty(samples: ArrayLike, reading: Reading = "probability", temperatur
     "logit": std of the logit of the predicted class, beside the confidence of "probability".
     """
     logits = np.asarray(samples, dtype=np.float64)
-    probabilities = softmax(logits / (temperature if reading == "calibrated" else 1.0), axis=-1)
+    probabilities = scipy.special.softmax(logits / (temperature if reading == "calibrated" else 1.0), axis=-1)
     mean = probabilities.mean(axis=0)
     predicted = mean.argmax(axis=1)
     rows = np.arange(len(predicted))

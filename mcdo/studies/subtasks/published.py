@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from mcdo.errors import McdoError
 
@@ -57,12 +57,12 @@ def published_difference(
     """What (value, half-width) of two arms, in per cent on the same ``n`` test images over ``runs`` runs, can show."""
     if n < 1 or runs < 2 or min(a[1], b[1]) <= 0:
         raise McdoError(f"n={n}, runs={runs}, half-widths {a[1]}, {b[1]}: give n >= 1, runs >= 2, half-widths > 0")
-    z, t = stats.norm.ppf(0.975), stats.t.ppf(0.975, runs - 1)
+    z, t = scipy.stats.norm.ppf(0.975), scipy.stats.t.ppf(0.975, runs - 1)
     difference = b[0] - a[0]
     share, net = (a[0] + b[0]) / 200, round(abs(difference) / 100 * n)
     return PublishedDifference(
         difference=difference,
-        p_intervals=float(2 * stats.norm.sf(abs(difference) / math.hypot(a[1] / z, b[1] / z))),
+        p_intervals=float(2 * scipy.stats.norm.sf(abs(difference) / math.hypot(a[1] / z, b[1] / z))),
         p_runs_t=_welch(difference, a[1] / t, b[1] / t, runs),
         p_runs_sd=_welch(difference, a[1] / math.sqrt(runs), b[1] / math.sqrt(runs), runs),
         binomial_half_width=float(100 * z * math.sqrt(share * (1 - share) / n)),
@@ -81,13 +81,15 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     """Two-sided exact p of McNemar's test (1947) from the discordant counts; 1 when there are none."""
     if only_a + only_b == 0:
         return 1.0
-    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    return float(scipy.stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
 
 
 def most_discordant(net: int, n: int, level: float = 0.05) -> int | None:
     """The largest number of discordant images, ``net`` more on one side, that is still significant; None if none is."""
     fewer = np.arange((n - net) // 2 + 1)
-    p = 2 * stats.binom.cdf(fewer, 2 * fewer + net, 0.5)  # McNemar's p while one side is the smaller; rises with fewer
+    p = 2 * scipy.stats.binom.cdf(
+        fewer, 2 * fewer + net, 0.5
+    )  # McNemar's p while one side is the smaller; rises with fewer
     significant = int((p < level).sum()) if net else 0
     return 2 * (significant - 1) + net if significant else None
 
@@ -95,7 +97,7 @@ def most_discordant(net: int, n: int, level: float = 0.05) -> int | None:
 def _welch(difference: float, se_a: float, se_b: float, runs: int) -> float:
     variance = se_a**2 + se_b**2
     freedom = variance**2 / ((se_a**4 + se_b**4) / (runs - 1))
-    return float(2 * stats.t.sf(abs(difference) / math.sqrt(variance), freedom))
+    return float(2 * scipy.stats.t.sf(abs(difference) / math.sqrt(variance), freedom))
 
 
 def _correlation_needed(se_wanted: float, se_a: float, se_b: float) -> float:

@@ -8,8 +8,8 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from mcdo.harness import Request, Session, StoredArrays
 from mcdo.harness.requests import Arrays
@@ -164,7 +164,7 @@ def _each(splits: Splits) -> list[tuple[str, Split]]:
 def encode_outputs(head_logits: NDArray[Any], inputs: Inputs) -> NDArray[Any]:
     """A head's output as input of the meta-learner: one number, the label [N, 1], or probabilities [N, k]."""
     found = head_logits.astype(np.float64)
-    return np.asarray(found.argmax(axis=1)[:, None] if inputs == "labels" else softmax(found, axis=1))
+    return np.asarray(found.argmax(axis=1)[:, None] if inputs == "labels" else scipy.special.softmax(found, axis=1))
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
 from mcdo.errors import McdoError
 from mcdo.stats import expected_calibration_error
@@ -33,7 +32,7 @@ class Temperature:
 
     def probabilities(self, predictions: Predictions[Any]) -> NDArray[np.float64]:
         """Softmax of logits / T, float64 [N, C]; ranks of classes never change."""
-        return np.asarray(softmax(predictions.logits / self.value, axis=1))
+        return np.asarray(scipy.special.softmax(predictions.logits / self.value, axis=1))
 
 
 UNSCALED = Temperature(1.0, "nll", 0, False)
@@ -63,10 +62,10 @@ def _by_nll(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     rows = np.arange(len(labels))
 
     def nll(log_t: float) -> float:
-        return float(-log_softmax(logits / math.exp(log_t), axis=1)[rows, labels].mean())
+        return float(-scipy.special.log_softmax(logits / math.exp(log_t), axis=1)[rows, labels].mean())
 
     low, high = (math.log(bound) for bound in BOUNDS)
-    found = minimize_scalar(nll, bounds=(low, high), method="bounded", options={"xatol": 1e-7})
+    found = scipy.optimize.minimize_scalar(nll, bounds=(low, high), method="bounded", options={"xatol": 1e-7})
     return math.exp(float(found.x))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from mcdo.cli import main
 
@@ -14,7 +14,7 @@ from mcdo.cli import main
 def table(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     score, norm = rng.normal(size=150), rng.normal(size=150)
-    error = (rng.uniform(size=150) < stats.norm.cdf(score - 0.5)).astype(int)
+    error = (rng.uniform(size=150) < scipy.stats.norm.cdf(score - 0.5)).astype(int)
     entropy = score + rng.normal(size=150)
     rows = [
         f"{i // 2},{s},{n},{e},{h},word" for i, (s, n, e, h) in enumerate(zip(score, norm, error, entropy, strict=True))
@@ -37,7 +37,7 @@ def test_columns_alone_are_judged(table: Path, tmp_path: Path, capsys: pytest.Ca
     columns = np.genfromtxt(table, delimiter=",", names=True, usecols=range(5))
     mine = found["measures"]["mine"]
     assert mine["auroc_error"]["value"] == pytest.approx(roc_auc_score(columns["wrong"], columns["mine"]))
-    assert mine["rho_entropy"]["value"] == pytest.approx(stats.spearmanr(columns["mine"], columns["entropy"])[0])
+    assert mine["rho_entropy"]["value"] == pytest.approx(scipy.stats.spearmanr(columns["mine"], columns["entropy"])[0])
     assert mine["auroc_error"]["n"] == 75
     assert found["ahead"]["mine at error"]["baseline"] == "norm"
 

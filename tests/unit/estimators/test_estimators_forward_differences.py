@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 import torch
-from scipy.stats import spearmanr
 from torch import nn
 
 import mcdo
@@ -41,7 +41,7 @@ def test_the_expectation_is_that_of_gradients(encoder: Encoder, images: mcdo.Ima
         found, truth = run.scores(name), exact.scores(name)[0]
         ratio = (found / truth).mean(axis=1)
         assert abs(ratio.mean() - 1) < 4 * ratio.std(ddof=1) / np.sqrt(len(ratio)) + 0.01, "a bend of STEP at most"
-        assert np.mean([spearmanr(each, truth)[0] for each in found]) > 0.9
+        assert np.mean([scipy.stats.spearmanr(each, truth)[0] for each in found]) > 0.9
     np.testing.assert_allclose(run.scores("trace_pre", p=0.2), run.scores("trace_pre") * 0.25 / KIND.variance)
     np.testing.assert_array_equal(run.features, exact.features)
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy import linalg
 from torch.func import hessian, jacrev
 
 from mcdo.encoders import load_encoder
@@ -131,7 +131,7 @@ def test_variance_is_that_of_weights_drawn_from_the_posterior(rng: np.random.Gen
     laplace = Laplace.last_layer(zero_shot, fitted, [str(i) for i in range(N)], prior_precision=DELTA)
     assert isinstance(laplace.posterior, FullPosterior)
     normal = rng.normal(size=(C * D, 20_000))
-    drawn = linalg.solve_triangular(laplace.posterior.root, normal, lower=True, trans="T").reshape(C, D, -1)
+    drawn = scipy.linalg.solve_triangular(laplace.posterior.root, normal, lower=True, trans="T").reshape(C, D, -1)
     logits = np.einsum("cds,d->cs", drawn, x)
     expected = laplace.posterior.variance_along(x[None], np.eye(C))[0]
     assert logits.var(axis=1) == pytest.approx(expected, rel=5 * np.sqrt(2 / 20_000))

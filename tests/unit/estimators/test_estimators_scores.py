@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
@@ -37,8 +37,8 @@ def off_diagonal(covariance: Array) -> tuple[float, float]:
 def floor(passes: Array) -> tuple[float, float]:
     """From a table of expected |covariance| and its square: r² of two independent normals is Beta(1/2, (T − 2)/2)."""
     t, d = passes.shape
-    mean_r = 1.0 if t == 2 else stats.beta(0.5, t / 2 - 1).expect(np.sqrt)
-    squared_r = 1.0 if t == 2 else stats.beta(0.5, t / 2 - 1).mean()
+    mean_r = 1.0 if t == 2 else scipy.stats.beta(0.5, t / 2 - 1).expect(np.sqrt)
+    squared_r = 1.0 if t == 2 else scipy.stats.beta(0.5, t / 2 - 1).mean()
     sd, on = passes.std(0, ddof=1), np.eye(d, dtype=bool)
     sizes, squares = np.outer(sd, sd), np.outer(sd, sd) ** 2
     l1 = np.where(on, sizes, mean_r * sizes)

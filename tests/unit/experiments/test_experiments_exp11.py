@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up_inputs import inputs_of
 from made_up_runs import made_up_run
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 import mcdo
 from mcdo.encoders import load_encoder
@@ -129,12 +129,12 @@ def test_the_objective_is_the_published_sum() -> None:
     half, _ = split(parts, targets, names(80), 0)
     scores = half.contributions.sum(-1)
     mean = scores.mean(0)
-    rho = {name: float(stats.spearmanr(mean, values).statistic) for name, values in half.targets.items()}
+    rho = {name: float(scipy.stats.spearmanr(mean, values).statistic) for name, values in half.targets.items()}
     by_hand = rho["neg_margin"] + rho["entropy"] + 0.5 * rho["prompt_sensitivity"] + 0.10 * reliability(scores).icc
     assert objectives(scores[None], half.targets)[0] == pytest.approx(by_hand, abs=1e-12)
     assert half.objective(np.ones(4)) == pytest.approx(by_hand, abs=1e-12)
     alone = objectives(scores[None, :1], half.targets)[0]  # one trial has no ICC
-    first = {name: float(stats.spearmanr(scores[0], values).statistic) for name, values in half.targets.items()}
+    first = {name: float(scipy.stats.spearmanr(scores[0], values).statistic) for name, values in half.targets.items()}
     assert alone == pytest.approx(first["neg_margin"] + first["entropy"] + 0.5 * first["prompt_sensitivity"])
 
 
@@ -151,7 +151,7 @@ def test_the_level_of_p_is_free() -> None:
 def test_the_gradient_is_that_of_the_surrogate(seed: int) -> None:
     half, _ = halves(60, seed, 0.4)
     at = np.random.default_rng(seed).uniform(-6, -2, 4)
-    numeric = optimize.approx_fprime(at, lambda x: half.surrogate(x)[0], 1e-6)
+    numeric = scipy.optimize.approx_fprime(at, lambda x: half.surrogate(x)[0], 1e-6)
     np.testing.assert_allclose(half.surrogate(at)[1], numeric, atol=2e-6)
 
 
@@ -159,7 +159,7 @@ def test_the_surrogate_stands_for_the_objective() -> None:
     half, _ = halves(400, 2, 0.6)
     drawn = np.random.default_rng(0).uniform(np.log(0.001), np.log(0.1), (40, 4))
     smooth = [half.surrogate(x)[0] for x in drawn]
-    assert stats.spearmanr(smooth, [half.objective(np.exp(x)) for x in drawn]).statistic > 0.95
+    assert scipy.stats.spearmanr(smooth, [half.objective(np.exp(x)) for x in drawn]).statistic > 0.95
 
 
 # ---- the searches
@@ -243,9 +243,9 @@ def test_on_null_data_the_gain_in_sample_is_optimistic_and_the_held_out_one_is_n
         best = choosing.random(BUDGET)[0] if name == RANDOM else choosing.gradient(BUDGET)
         inside.append(best.in_sample - uniform.in_sample)
         outside.append(reporting.objective(best.odds) - reporting.objective(uniform.odds))
-    assert stats.ttest_1samp(inside, 0).statistic > 7
+    assert scipy.stats.ttest_1samp(inside, 0).statistic > 7
     # a group alone repeats a little better than their sum, so chance in the ICC is all that may be left
-    assert abs(stats.ttest_1samp(outside, 0).statistic) < 3
+    assert abs(scipy.stats.ttest_1samp(outside, 0).statistic) < 3
     assert np.mean(inside) > 5 * abs(np.mean(outside))
 
 
@@ -415,7 +415,7 @@ def test_each_choice_and_each_group_alone_stand_beside_the_feature_norm() -> Non
     assert relations[UNIFORM, "feature_norm"].rho.low > relations[GRADIENT, "feature_norm"].rho.value
     score = contributions(run_of(held), "trace_pre", result.groups).mean(0)[result.reported].sum(-1)
     entropy = ambiguity_targets(held[EXPERIMENT.logits("clip_tiny")]["logits"], None).entropy[result.reported]
-    assert relations[UNIFORM, "entropy"].rho.value == pytest.approx(stats.spearmanr(score, entropy).statistic)
+    assert relations[UNIFORM, "entropy"].rho.value == pytest.approx(scipy.stats.spearmanr(score, entropy).statistic)
     assert set(result.searched) == set(SCORES)
 
 

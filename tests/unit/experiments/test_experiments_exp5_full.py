@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from made_up_inputs import inputs_of
 from made_up_runs import Array, made_up_run
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.estimators import TRACES, MonteCarloRun
@@ -28,7 +28,7 @@ def clustered(follow: float = 1.0, trials: int = 1) -> tuple[MonteCarloRun, Arra
     origins = [f"digit{i:04d}" for i in range(ORIGINALS)] * 4
     logits = np.tile(3 * rng.normal(size=(ORIGINALS, 3)), (4, 1))
     logits = np.stack([logits + 0.1 * rng.normal(size=logits.shape) for _ in range(3)])
-    ambiguity = stats.entropy(np.exp(logits[0]), axis=1)
+    ambiguity = scipy.stats.entropy(np.exp(logits[0]), axis=1)
     score = follow * ambiguity + rng.normal(size=(trials, N)) + 5
     norm = np.exp(-ambiguity + 0.05 * rng.normal(size=N))
     run = made_up_run({"trace_pre": score, "trace_post": score}, norm=norm, origins=origins)
@@ -66,7 +66,7 @@ def test_figures_count_originals_and_the_score_is_compared_with_the_norm() -> No
     norm = result.figures[f"{BASELINE}/softmax"]["rho_uncertainty_vs_entropy"]
     assert norm.low > 0.8
     score = result.figures["trace_pre/softmax"]["rho_uncertainty_vs_entropy"]
-    assert score.value == pytest.approx(stats.spearmanr(run.scores("trace_pre")[0], entropy(logits[0])).statistic)
+    assert score.value == pytest.approx(scipy.stats.spearmanr(run.scores("trace_pre")[0], entropy(logits[0])).statistic)
     assert result.gain["trace_pre"].estimate.value == pytest.approx(score.value - norm.value)
     assert result.accuracy is not None
     assert result.accuracy.value == pytest.approx(np.mean(logits[0].argmax(axis=1) == labels))

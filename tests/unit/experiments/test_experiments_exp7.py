@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from made_up_inputs import inputs_of
 from made_up_runs import made_up_run
 from PIL import Image
-from scipy.stats import spearmanr
 
 from mcdo.experiments.phase3.exp7_aleatoric import (
     AleatoricEpistemic,
@@ -112,7 +112,7 @@ def result() -> AleatoricResult:
 def test_relations_are_spearman_and_disattenuated_where_reliability_is_known(result: AleatoricResult) -> None:
     run = inputs()[EXPERIMENT.run("clip_tiny")]
     for name, relation in result.relations.items():
-        rho = spearmanr(result.scores["epistemic"], result.scores[name]).statistic
+        rho = scipy.stats.spearmanr(result.scores["epistemic"], result.scores[name]).statistic
         assert relation.rho.value == pytest.approx(rho)
         assert (relation.disattenuated is not None) == (name == "aleatoric_jpeg")
     jpeg = result.relations["aleatoric_jpeg"]

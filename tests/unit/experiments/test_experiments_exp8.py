@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from made_up_inputs import inputs_of
 from made_up_runs import Array, made_up_run
-from scipy.stats import ortho_group
 
 from mcdo.encoders.zero_shot import unit
 from mcdo.errors import McdoError
@@ -68,7 +68,7 @@ def test_texts_that_are_all_the_same_are_refused() -> None:
 
 def test_random_subspaces_hold_rank_over_dimension_of_any_covariance() -> None:
     dim, rank = 12, 3
-    rotation = ortho_group.rvs(dim, random_state=0)
+    rotation = scipy.stats.ortho_group.rvs(dim, random_state=0)
     covariance = rotation @ np.diag(np.geomspace(1, 1e-4, dim)) @ rotation.T
     shares = random_shares(covariance, rank, np.eye(dim), 4000, seed=0)
     assert shares.mean() == pytest.approx(rank / dim, abs=4 * shares.std() / np.sqrt(4000))

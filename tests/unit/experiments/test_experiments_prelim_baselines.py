@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from made_up_inputs import inputs_of
 from made_up_runs import made_up_run
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import stats
 
 from mcdo.experiments.prelim.baselines import ZERO_SHOT, Baselines, BaselinesResult
 from mcdo.experiments.prelim.pixel_baselines import (
@@ -148,4 +148,4 @@ def test_grey_entropy_is_that_of_scipy() -> None:
     assert grey_entropy(Image.fromarray(halves)) == pytest.approx(1)
     image = load_images("digits", 1).image(0)
     counts = np.bincount(np.asarray(image.convert("L")).ravel(), minlength=256)
-    assert grey_entropy(image) == pytest.approx(stats.entropy(counts, base=2))
+    assert grey_entropy(image) == pytest.approx(scipy.stats.entropy(counts, base=2))

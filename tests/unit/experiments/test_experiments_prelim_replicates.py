@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.encoders.recipe import Recipe, replicate_folder, write_untrained
 from mcdo.encoders.registry import REGISTRY
@@ -40,7 +40,9 @@ def test_a_loss_is_tested_against_the_trainings() -> None:
     loss = found.between["loss: sigmoid - softmax"]
     sd = math.sqrt(marginal.var(axis=1, ddof=1).mean())
     assert loss.estimate.value == pytest.approx(expected)
-    assert loss.estimate.high - expected == pytest.approx(stats.t.isf(0.025, 16) * sd * math.sqrt(1 / 10 + 1 / 10))
+    assert loss.estimate.high - expected == pytest.approx(
+        scipy.stats.t.isf(0.025, 16) * sd * math.sqrt(1 / 10 + 1 / 10)
+    )
     assert found.training_sd.value == pytest.approx(sd)
     assert found.training_sd.low < sd < found.training_sd.high
     assert found.within["site: mlp - all"].estimate.value == pytest.approx(-0.2)

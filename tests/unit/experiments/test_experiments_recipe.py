@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy
 from recipe_world import CHOSEN_ON, SITES, TOWER, UNSEEN, world
-from scipy import stats as distributions
 
 from mcdo.errors import McdoError
 from mcdo.experiments.recipe import choice as choosing
@@ -115,7 +115,7 @@ def test_a_difference_holds_images_and_trials() -> None:
     over_images = t_mean((first - second).mean(axis=0))
     assert found.value == pytest.approx(over_images.value)
     of_trials = (first - second).mean(axis=1)
-    reach = distributions.t.ppf(0.975, 4) * of_trials.std(ddof=1) / np.sqrt(5)
+    reach = scipy.stats.t.ppf(0.975, 4) * of_trials.std(ddof=1) / np.sqrt(5)
     assert found.high - found.value == pytest.approx(np.hypot(over_images.high - over_images.value, reach))
     apart = Half(half.clean, half.rise, half.origins, shared_noise=False)
     assert difference(first, second, apart).estimate == over_images

@@ -235,7 +235,7 @@ def test_few_originals_weigh_no_dimensions() -> None:
     few = cast(
         "Inputs",
         MadeUpInputs(
-            lambda _: pytest.fail("it was measured"), DIGITS.select(slice(79)), encoders={"clip_tiny": ENCODER}
+            lambda _: pytest.fail("it was measured"), digits().select(slice(79)), encoders={"clip_tiny": ENCODER}
         ),
     )
     asked = [r for r in EXPERIMENT.requests(few) if isinstance(r, FirstOrder)]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from mcdo.errors import McdoError
 from mcdo.images import ImageSet, degraded, load_images, prepare_pixels, severity_at_input
@@ -29,7 +29,7 @@ def pixels(image: Image.Image) -> NDArray[np.float64]:
 def photograph(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
     """Smooth structure with some texture, no flat places."""
     rng = np.random.default_rng(seed)
-    field = ndimage.gaussian_filter(rng.normal(size=(height, width, 3)), (3, 3, 0))
+    field = scipy.ndimage.gaussian_filter(rng.normal(size=(height, width, 3)), (3, 3, 0))
     scaled = 127 + 60 * field / field.std() + rng.normal(0, 8, field.shape)
     return Image.fromarray(scaled.clip(1, 254).astype(np.uint8))
 
@@ -161,7 +161,7 @@ def test_blur_is_a_gaussian_of_that_standard_deviation(radius: float) -> None:
     step = np.zeros((64, 128, 3), dtype=np.uint8)
     step[:, 64:] = 255
     found = damage(f"blur:{radius}", Image.fromarray(step))[32, :, 0]
-    expected = ndimage.gaussian_filter1d(step[32, :, 0].astype(float), radius, mode="nearest")
+    expected = scipy.ndimage.gaussian_filter1d(step[32, :, 0].astype(float), radius, mode="nearest")
     assert np.abs(found - expected)[:-1].max() < 0.04 * 255
 
 

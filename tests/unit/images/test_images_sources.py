@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from PIL import Image
-from scipy.io import savemat
 
 from mcdo.errors import McdoError
 from mcdo.images import ImageSet, TooFewImagesError, load_images, read_manifest
@@ -82,7 +82,7 @@ def meta(path: Path) -> None:
     rows = [(1, "n02119789", 0), (2, "n01440764", 0), (3, "n02100735", 0), (4, "n00001740", 3)]
     kind = np.dtype([("ILSVRC2012_ID", object), ("WNID", object), ("num_children", object)])
     path.parent.mkdir(parents=True, exist_ok=True)
-    savemat(path, {"synsets": np.array(rows, dtype=kind)})
+    scipy.io.savemat(path, {"synsets": np.array(rows, dtype=kind)})
 
 
 def test_imagenet_s_flat_validation_images_are_labelled_by_its_own_numbers(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from toy_towers import (
     EMBEDDED,
@@ -196,7 +196,7 @@ def test_the_mean_over_passes_is_unbiased_in_a_linear_tower(sites: str, p: float
     error = passes.mean(1) - deterministic_features(encoder, pixels)
     z = (error / (passes.std(1) / passes.shape[1] ** 0.5)).numpy()
     # 48 means; false alarm 1e-4
-    assert np.abs(z).max() < stats.norm.isf(1e-4 / 2 / z.size)
+    assert np.abs(z).max() < scipy.stats.norm.isf(1e-4 / 2 / z.size)
 
 
 def test_dropout_in_a_linear_tower_has_the_variance_of_dropout() -> None:

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import stats
 from toy_towers import KINDS, LinearTower, Toy, encoder_of, seeded, tower
 
 import mcdo
@@ -124,7 +124,7 @@ def test_mean_and_variance_of_a_linear_tower_are_those_of_the_closed_form(kind: 
     z = (passes.mean(1).numpy() - plain) / np.sqrt(variance / n)
     assert np.abs(z).max() < 4.5, "the perturbation is biased"
     ratio = passes.var(dim=1).numpy() / variance
-    kurtosis = stats.kurtosis(passes.numpy(), axis=1, fisher=False)
+    kurtosis = scipy.stats.kurtosis(passes.numpy(), axis=1, fisher=False)
     assert (np.abs(ratio - 1) / np.sqrt((kurtosis - 1) / n)).max() < 4.5
 
 
@@ -201,7 +201,7 @@ def _noise(site: MaskedSite, seed: int, ids: list[str], trial: int, first: int, 
 def test_normals_are_normal_and_independent() -> None:
     site = MaskedSite("a", 500, 0.3)
     noise = _noise(site, 1, ["x", "y"], 0, 0, 16)
-    assert stats.kstest(noise.ravel(), "norm").pvalue > 1e-3
+    assert scipy.stats.kstest(noise.ravel(), "norm").pvalue > 1e-3
     others = [
         noise[1],
         _noise(site, 1, ["x"], 1, 0, 16)[0],
@@ -211,7 +211,7 @@ def test_normals_are_normal_and_independent() -> None:
         np.roll(noise[0], 1, axis=1),
     ]
     for other in others:
-        assert abs(stats.pearsonr(noise[0].ravel(), other.ravel())[0]) < 4.5 / np.sqrt(other.size)
+        assert abs(scipy.stats.pearsonr(noise[0].ravel(), other.ravel())[0]) < 4.5 / np.sqrt(other.size)
 
 
 @settings(deadline=None, max_examples=25, derandomize=True)

@@ -13,11 +13,11 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from mcdo.perturbation import PASS_BLOCK, KeyedMasks, MaskedSite, image_keys
@@ -76,7 +76,7 @@ def chi_square(observed: NDArray[np.float64], expected: NDArray[np.float64]) -> 
     edges[-1] = len(expected)
     sums = [(observed[a:b].sum(), expected[a:b].sum()) for a, b in itertools.pairwise(edges)]
     seen, hoped = np.array(sums).T
-    return float(stats.chi2.sf(((seen - hoped) ** 2 / hoped).sum(), len(sums) - 1))
+    return float(scipy.stats.chi2.sf(((seen - hoped) ** 2 / hoped).sum(), len(sums) - 1))
 
 
 # ---- the distribution
@@ -86,7 +86,7 @@ def chi_square(observed: NDArray[np.float64], expected: NDArray[np.float64]) -> 
 def test_number_of_dropped_units_of_a_pass_is_binomial(p: float) -> None:
     units = 400
     counts = np.concatenate([dropped(ids(400), p, units, block=b).sum(2).ravel() for b in range(2)])
-    expected = stats.binom.pmf(np.arange(units + 1), units, p) * len(counts)
+    expected = scipy.stats.binom.pmf(np.arange(units + 1), units, p) * len(counts)
     observed = np.bincount(counts, minlength=units + 1).astype(np.float64)
     assert chi_square(observed, expected) > FALSE_ALARM
 
@@ -105,9 +105,9 @@ def test_gaps_are_geometric(p: float) -> None:
     positions = masks.draw(0, 0, image_keys(ids(2000 if p < 0.1 else 500)))[0].numpy()
     # of every stream the same number of gaps, wherever they end: dropping the last ones would prefer short gaps
     gaps = np.diff(positions[:, :40], prepend=-1).astype(np.int64).ravel()
-    bins = np.unique(stats.geom.ppf(np.linspace(0.02, 0.98, 40), p))
+    bins = np.unique(scipy.stats.geom.ppf(np.linspace(0.02, 0.98, 40), p))
     observed = np.histogram(gaps, np.concatenate([[0], bins, [np.inf]]) + 0.5)[0].astype(np.float64)
-    expected = np.diff(stats.geom.cdf(np.concatenate([[0], bins, [np.inf]]), p)) * len(gaps)
+    expected = np.diff(scipy.stats.geom.cdf(np.concatenate([[0], bins, [np.inf]]), p)) * len(gaps)
     assert chi_square(observed, expected) > FALSE_ALARM
 
 
@@ -131,14 +131,14 @@ def test_two_masks_overlap_as_independent_ones_do(axis: str, p: float) -> None:
     expected = one.sum() * other.sum() / n
     deviation = math.sqrt(expected * (1 - one.mean()) * (1 - other.mean()))
     z = ((one & other).sum() - expected) / deviation
-    assert 2 * stats.norm.sf(abs(z)) > FALSE_ALARM
+    assert 2 * scipy.stats.norm.sf(abs(z)) > FALSE_ALARM
 
 
 def test_pairs_of_images_overlap_as_independent_ones_do() -> None:
     masks = dropped(ids(120), 0.05, 250).reshape(120, -1).astype(np.float64)
     overlaps = (masks @ masks.T)[np.triu_indices(120, 1)]
     observed = np.bincount(overlaps.astype(np.int64), minlength=60).astype(np.float64)
-    expected = stats.binom.pmf(np.arange(len(observed)), 4000, 0.05**2) * len(overlaps)
+    expected = scipy.stats.binom.pmf(np.arange(len(observed)), 4000, 0.05**2) * len(overlaps)
     assert chi_square(observed, expected) > FALSE_ALARM
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy
 import torch
-from scipy import special, stats
 from torch.func import jacrev
 
 from mcdo.encoders import load_encoder
@@ -38,7 +38,7 @@ def test_of_one_class_it_is_the_inverse_gauss_newton_matrix(rng: np.random.Gener
         return found
 
     start = torch.from_numpy(W).flatten()
-    J, p = jacrev(logits)(start).numpy(), special.expit(logits(start).numpy())
+    J, p = jacrev(logits)(start).numpy(), scipy.special.expit(logits(start).numpy())
     covariance = np.linalg.inv(J.T @ ((p * (1 - p))[:, None] * J) + DELTA * np.eye(D * M))
     to_text = np.kron(np.eye(D), x[0])
     posterior = text_posterior(head, features, texts, x, 1.0, prior_precision=DELTA)
@@ -79,10 +79,10 @@ def test_without_variance_they_are_the_head_s_own(rng: np.random.Generator) -> N
     assert mean == pytest.approx(unit(features) @ unit(said).T)
     assert not variance.any()
     found = expected_scores(mean, variance, SCALE, 0.3)
-    p = special.softmax(SCALE * mean, axis=1)
+    p = scipy.special.softmax(SCALE * mean, axis=1)
     assert set(found) == set(EXPECTED)
     assert found["expected_msp"] == pytest.approx(-p.max(axis=1))
-    assert found["expected_entropy"] == pytest.approx(stats.entropy(p, axis=1))
+    assert found["expected_entropy"] == pytest.approx(scipy.stats.entropy(p, axis=1))
     assert not found["cosine_variance"].any()
 
 
@@ -94,7 +94,7 @@ def test_by_hand() -> None:
     assert mean == pytest.approx(np.array([[0.5, 4 / 6]]))
     assert variance == pytest.approx(np.array([[11 / 36, 0.0]]))
     shrunk = expected_scores(mean, np.array([[8 / np.pi * 3, 0.0]]), 1.0, 0.0)
-    assert shrunk["expected_msp"] == pytest.approx(-special.softmax([0.25, 4 / 6]).max())
+    assert shrunk["expected_msp"] == pytest.approx(-scipy.special.softmax([0.25, 4 / 6]).max())
     assert shrunk["cosine_variance"] == pytest.approx([0.0])
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.rivals import RIVALS, Calibration, Rival, Seen, rival
@@ -28,7 +28,7 @@ def test_scores_of_the_head_by_hand() -> None:
     assert RIVALS_OF_ONE_PASS["energy"](of) == pytest.approx([-np.log(e + 1), -np.log(2)])
     assert RIVALS_OF_ONE_PASS["mcm"](of) == pytest.approx([-np.exp(0.2) / (1 + np.exp(0.2)), -0.5])
     assert RIVALS_OF_ONE_PASS["max_cosine"](of) == pytest.approx([-0.2, 0])
-    assert RIVALS_OF_ONE_PASS["entropy"](of) == pytest.approx([stats.entropy([p, 1 - p]), np.log(2)])
+    assert RIVALS_OF_ONE_PASS["entropy"](of) == pytest.approx([scipy.stats.entropy([p, 1 - p]), np.log(2)])
     assert RIVALS_OF_ONE_PASS["margin"](of) == pytest.approx([-2, 0])
     assert RIVALS_OF_ONE_PASS["feature_norm"](of) == pytest.approx([-5, -1])
 

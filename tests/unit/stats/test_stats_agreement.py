@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.stats import agreement
@@ -21,7 +21,7 @@ def test_the_same_scores_with_noise_agree_in_ranking_and_level() -> None:
     assert found.ratio.value == pytest.approx(1.0, abs=0.1)
     assert found.corrected.value == pytest.approx(1.0, abs=0.03)
     assert found.spearman.value < found.corrected.value, "noise lowers the raw correlation only"
-    assert found.spearman.value == pytest.approx(stats.spearmanr(noisy(linear, 0.3).mean(0), linear).statistic)
+    assert found.spearman.value == pytest.approx(scipy.stats.spearmanr(noisy(linear, 0.3).mean(0), linear).statistic)
 
 
 def test_ranking_and_level_are_two_statements() -> None:
@@ -43,9 +43,9 @@ def test_few_noisy_images_are_undecided() -> None:
 def test_two_trials_are_corrected_and_one_is_not() -> None:
     linear = np.random.default_rng(3).lognormal(0, 0.5, 200)
     first, second = scores = noisy(linear, 0.3, trials=2)
-    raw = np.mean([stats.spearmanr(each, linear).statistic for each in scores])
+    raw = np.mean([scipy.stats.spearmanr(each, linear).statistic for each in scores])
     found = agreement(scores, linear[None]).corrected.value
-    assert found == pytest.approx(raw / np.sqrt(stats.spearmanr(first, second).statistic))
+    assert found == pytest.approx(raw / np.sqrt(scipy.stats.spearmanr(first, second).statistic))
     assert np.isnan(agreement(scores[:1], linear[None]).corrected.value)
 
 

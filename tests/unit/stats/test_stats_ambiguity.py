@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import ambiguity_targets, entropy, margin, prompt_sensitivity, sigmoid_entropy, sigmoid_margin
@@ -28,7 +28,7 @@ def test_hand_computed_margin_and_entropy() -> None:
 @given(moderate)
 def test_softmax_entropy_matches_scipy_and_ignores_shifts_and_class_order(logits: NDArray[np.float64]) -> None:
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    np.testing.assert_allclose(entropy(logits), stats.entropy(p, axis=1), atol=1e-12)
+    np.testing.assert_allclose(entropy(logits), scipy.stats.entropy(p, axis=1), atol=1e-12)
     np.testing.assert_allclose(entropy(logits + 7), entropy(logits), atol=1e-9)
     np.testing.assert_allclose(entropy(logits[:, ::-1]), entropy(logits), atol=1e-12)
     np.testing.assert_allclose(margin(logits[:, ::-1]), margin(logits))
@@ -40,7 +40,7 @@ def test_sigmoid_targets_match_their_definitions(logits: NDArray[np.float64]) ->
     p = 1 / (1 + np.exp(-logits))
     ordered = np.sort(p, axis=1)
     np.testing.assert_allclose(sigmoid_margin(logits), ordered[:, -1] - ordered[:, -2], atol=1e-12)
-    binary = [[stats.entropy([q, 1 - q]) for q in row] for row in p]
+    binary = [[scipy.stats.entropy([q, 1 - q]) for q in row] for row in p]
     np.testing.assert_allclose(sigmoid_entropy(logits), np.mean(binary, axis=1), atol=1e-7)
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import partial_spearman, spearman, spearman_permutation_p
@@ -25,13 +25,13 @@ X, Y = Z + rng.normal(size=300), Z + rng.normal(size=300)
 @given(tied)
 def test_spearman_matches_scipy_with_ties(rows: NDArray[np.float64]) -> None:
     assume(all(np.ptp(row) > 0 for row in rows[:2]))
-    expected = stats.spearmanr(rows[0], rows[1]).statistic
+    expected = scipy.stats.spearmanr(rows[0], rows[1]).statistic
     assert spearman(rows[0], rows[1], resamples=2).value == pytest.approx(expected)
 
 
 def test_spearman_interval_matches_a_naive_bootstrap() -> None:
     found = spearman(X, Y, seed=1, resamples=2000)
-    draws = [stats.spearmanr(X[i], Y[i]).statistic for i in np.random.default_rng(1).integers(0, 300, (500, 300))]
+    draws = [scipy.stats.spearmanr(X[i], Y[i]).statistic for i in np.random.default_rng(1).integers(0, 300, (500, 300))]
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), abs=0.015)
 
 
@@ -49,11 +49,11 @@ def test_partial_spearman_is_the_formula_for_one_and_the_regression_residual_for
 
     noise = np.random.default_rng(5).normal(size=(3, 12)) / 100
     x, y, z = np.round(rows + noise, 2)  # a few ties survive, exact dependence does not
-    r = stats.spearmanr(np.stack([x, y, z]), axis=1).statistic
+    r = scipy.stats.spearmanr(np.stack([x, y, z]), axis=1).statistic
     expected = (r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
     assert partial_spearman(x, y, z, resamples=2).value == pytest.approx(expected)
     given_two = np.stack([z, np.arange(12.0)])
-    design, ranks = stats.rankdata(given_two, axis=1).T, stats.rankdata([x, y], axis=1)
+    design, ranks = scipy.stats.rankdata(given_two, axis=1).T, scipy.stats.rankdata([x, y], axis=1)
     a, b = (r - LinearRegression().fit(design, r).predict(design) for r in ranks)
     assert partial_spearman(x, y, given_two, resamples=2).value == pytest.approx(np.corrcoef(a, b)[0, 1])
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.stats import bootstrap, disattenuated, disattenuated_spearman, rank_matrix, trial_spearman
@@ -16,7 +16,7 @@ X, Y = OWN + RNG.normal(size=(4, 90)), OWN + RNG.normal(size=(4, 90))
 
 
 def rho(a: object, b: object) -> float:
-    return float(stats.spearmanr(a, b).statistic)
+    return float(scipy.stats.spearmanr(a, b).statistic)
 
 
 def corrected(scores: np.ndarray, exact: np.ndarray) -> float:

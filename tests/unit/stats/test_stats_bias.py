@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
-from scipy import optimize
 
 from mcdo.errors import McdoError
 from mcdo.stats.bias import mean_bias
@@ -73,7 +73,7 @@ def test_a_bare_slope_hides_a_bias_and_depends_on_which_passes_were_taken() -> N
 def test_it_is_the_weighted_least_squares_fit_of_scipy() -> None:
     shift = shifts(0.1, 0.2, n=50)
     squares = np.square(shift).mean(axis=1)
-    expected, _ = optimize.curve_fit(
+    expected, _ = scipy.optimize.curve_fit(
         lambda T, b2, c: b2 + c / T, np.array(PASSES), squares.mean(axis=1), sigma=squares.std(axis=1)
     )
     found = mean_bias(shift, PASSES, resamples=10)

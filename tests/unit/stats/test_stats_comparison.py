@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import kstest, norm, spearmanr
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.stats import auroc_differences, corrected, holm, normal_p, spearman_differences
@@ -30,13 +30,13 @@ def test_spearman_difference_and_interval_are_those_of_explicit_resamples() -> N
     found = spearman_differences(SCORES, "reference", TARGET, seed=3, resamples=200)["better"]
 
     def difference(index: np.ndarray) -> float:
-        rho = [spearmanr(SCORES[name][index], TARGET[index]).statistic for name in ("better", "reference")]
+        rho = [scipy.stats.spearmanr(SCORES[name][index], TARGET[index]).statistic for name in ("better", "reference")]
         return float(rho[0] - rho[1])
 
     draws = np.sort([difference(index) for index in resamples(200, 3)])
     assert found.estimate.value == pytest.approx(difference(np.arange(N)), abs=1e-12)
     assert (found.estimate.low, found.estimate.high) == pytest.approx((draws[4], draws[194]), abs=1e-12)
-    assert found.p_value == pytest.approx(2 * norm.sf(found.estimate.value / draws.std(ddof=1)))
+    assert found.p_value == pytest.approx(2 * scipy.stats.norm.sf(found.estimate.value / draws.std(ddof=1)))
 
 
 def test_a_clearly_better_score_is_found_and_an_equal_one_is_not() -> None:
@@ -82,7 +82,7 @@ def test_p_is_uniform_where_two_scores_are_equally_good() -> None:
         target = rng.normal(size=60)
         scores = {"reference": target + rng.normal(size=60), "other": target + rng.normal(size=60)}
         p.append(spearman_differences(scores, "reference", target, seed=seed, resamples=200)["other"].p_value)
-    assert kstest(p, "uniform").pvalue > 0.01
+    assert scipy.stats.kstest(p, "uniform").pvalue > 0.01
 
 
 def test_bad_input_is_refused_by_name() -> None:

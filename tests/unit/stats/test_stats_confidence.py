@@ -5,19 +5,19 @@ import math
 from typing import Literal
 
 import pytest
-from scipy import stats
+import scipy
 
 from mcdo.stats.confidence import Confidence
 
 
 def test_without_shared_noise_it_is_students_t_on_the_working_scale() -> None:
     known = Confidence(math.log(4), 0.1, 0.2, 20, "log", 10)
-    t = stats.t.ppf(0.975, 20)
+    t = scipy.stats.t.ppf(0.975, 20)
     assert known.interval(0.95) == pytest.approx((4 * math.exp(-0.1 * t), 4 * math.exp(0.2 * t)))
-    assert known.p(3) == pytest.approx(stats.t.sf(math.log(4 / 3) / 0.1, 20), rel=1e-4)
-    assert known.p(5) == pytest.approx(stats.t.cdf(math.log(5 / 4) / 0.2, 20), rel=1e-4)
+    assert known.p(3) == pytest.approx(scipy.stats.t.sf(math.log(4 / 3) / 0.1, 20), rel=1e-4)
+    assert known.p(5) == pytest.approx(scipy.stats.t.cdf(math.log(5 / 4) / 0.2, 20), rel=1e-4)
     rho = Confidence(math.atanh(0.8), 0.05, 0.05, 99, "z", 10)
-    assert rho.lower(0.9) == pytest.approx(math.tanh(math.atanh(0.8) - 0.05 * stats.t.ppf(0.9, 99)))
+    assert rho.lower(0.9) == pytest.approx(math.tanh(math.atanh(0.8) - 0.05 * scipy.stats.t.ppf(0.9, 99)))
 
 
 @pytest.mark.parametrize("scale", ["log", "z"])
@@ -35,15 +35,15 @@ def test_p_is_where_the_limit_reaches_the_bar(scale: Literal["log", "z"], shared
 def test_noise_that_is_all_shared_is_a_variance_from_as_many_trials() -> None:
     # noise/true noise is χ²/(K − 1), so true SNR/estimate is too
     known = Confidence(math.log(2), 0.0, 0.0, 50, "log", 4, shared=1.0)
-    low, high = (2 * stats.chi2.ppf(share, 3) / 3 for share in (0.025, 0.975))
+    low, high = (2 * scipy.stats.chi2.ppf(share, 3) / 3 for share in (0.025, 0.975))
     assert known.interval(0.95) == pytest.approx((low, high))
 
 
 def test_shared_noise_moves_rho_by_its_odds() -> None:
     known = Confidence(math.atanh(0.75), 0.0, 0.0, 50, "z", 5, shared=1.0)
-    factor = 4 / stats.chi2.ppf(0.025, 4)
+    factor = 4 / scipy.stats.chi2.ppf(0.025, 4)
     assert known.lower(0.975) == pytest.approx(3 / factor / (1 + 3 / factor))
-    odds = (3 + 1 / 5) * stats.chi2.ppf(0.975, 4) / 4
+    odds = (3 + 1 / 5) * scipy.stats.chi2.ppf(0.975, 4) / 4
     assert known.upper(0.975) == pytest.approx(odds / (1 + odds))
 
 

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats.crossed import crossed_contrast, crossed_mean
@@ -20,7 +20,7 @@ def about(values: Array, covariance: Array, draws: int = 20_000, seed: int = 0) 
 def test_without_image_noise_it_is_student_s_test() -> None:
     values = np.array([0.08, 0.01, 0.04, 0.01])
     found = crossed_mean(values, np.tile(values, (5, 1)), 500)
-    known = stats.ttest_1samp(values, 0)
+    known = scipy.stats.ttest_1samp(values, 0)
     assert found.p_value == pytest.approx(known.pvalue)
     interval = known.confidence_interval(0.95)
     assert (found.estimate.low, found.estimate.high) == pytest.approx((interval.low, interval.high))
@@ -40,8 +40,8 @@ def test_units_that_agree_leave_the_noise_of_the_images_that_they_share() -> Non
     shared = about(values, np.full((4, 4), 0.01))
     found = crossed_mean(values, shared, 500)
     sd = shared[:, 0].std(ddof=1)
-    assert found.estimate.high - 0.3 == pytest.approx(stats.norm.isf(0.025) * sd)
-    assert found.p_value == pytest.approx(2 * stats.norm.sf(0.3 / sd), rel=1e-6)
+    assert found.estimate.high - 0.3 == pytest.approx(scipy.stats.norm.isf(0.025) * sd)
+    assert found.p_value == pytest.approx(2 * scipy.stats.norm.sf(0.3 / sd), rel=1e-6)
 
 
 def test_the_arms_of_units_and_images_add_in_quadrature() -> None:
@@ -104,7 +104,7 @@ def test_two_kinds_without_image_noise_are_the_t_test_of_two_samples() -> None:
     a, b = np.array([0.1, 0.4, 0.3]), np.array([0.9, 0.5, 0.6])
     values, weights = np.concatenate([a, b]), np.repeat([-1 / 3, 1 / 3], 3)
     found = crossed_contrast(values, np.tile(values, (5, 1)), weights, "aaabbb", 100)
-    known = stats.ttest_ind(b, a)
+    known = scipy.stats.ttest_ind(b, a)
     assert found.p_value == pytest.approx(known.pvalue)
     interval = known.confidence_interval(0.95)
     assert (found.estimate.low, found.estimate.high) == pytest.approx((interval.low, interval.high))

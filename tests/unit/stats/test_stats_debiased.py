@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import (
@@ -142,14 +142,16 @@ def by_matrices(confidence: Array, correct: NDArray[np.bool_]) -> float:
         return np.asarray(variances[0] * np.eye(len(gap)) + variances[1])
 
     def deviance(roots: Array) -> float:
-        return -float(stats.multivariate_normal.logpdf(gap, cov=prior(roots**2) + np.diag(noise)))
+        return -float(scipy.stats.multivariate_normal.logpdf(gap, cov=prior(roots**2) + np.diag(noise)))
 
     starts = [np.array([a, b]) * np.abs(gap).max() for a in (0.0, 0.3, 1) for b in (0.0, 0.3, 1)]
-    best = min((optimize.minimize(deviance, x, method="Nelder-Mead") for x in starts), key=lambda found: found.fun)
+    best = min(
+        (scipy.optimize.minimize(deviance, x, method="Nelder-Mead") for x in starts), key=lambda found: found.fun
+    )
     P = prior(best.x**2)
     gain = P @ np.linalg.inv(P + np.diag(noise))
     mean, sd = gain @ gap, np.sqrt(np.diag(P - gain @ P).clip(1e-30))
-    return float(stats.foldnorm.mean(np.abs(mean) / sd, scale=sd) @ n / n.sum())
+    return float(scipy.stats.foldnorm.mean(np.abs(mean) / sd, scale=sd) @ n / n.sum())
 
 
 @pytest.mark.parametrize("truth", sorted(TRUTHS))

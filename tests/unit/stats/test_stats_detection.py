@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from scipy import special, stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import auroc, auroc_differences, auroc_high, auroc_low
@@ -71,9 +71,9 @@ def test_one_class_is_undefined_and_odd_labels_are_refused() -> None:
 def test_the_interval_is_delong_s_on_the_logit_scale(decimals: int) -> None:
     score, positive = np.round(X, decimals), np.quantile(Y, 0.8) < Y
     areas, covariance, df = delong(score, score, positive)
-    reach = stats.t.ppf(0.95, df) * math.sqrt(covariance[0, 0]) / (areas[0] * (1 - areas[0]))
+    reach = scipy.stats.t.ppf(0.95, df) * math.sqrt(covariance[0, 0]) / (areas[0] * (1 - areas[0]))
     found = auroc(score, positive, level=0.9)
-    expected = special.expit(special.logit(areas[0]) + np.array([-reach, reach]))
+    expected = scipy.special.expit(scipy.special.logit(areas[0]) + np.array([-reach, reach]))
     assert (found.value, found.low, found.high) == pytest.approx((areas[0], *expected))
 
 
@@ -94,7 +94,7 @@ def test_a_difference_is_paired_by_delong_s_covariance() -> None:
     found = auroc_differences({"x": X, "other": other, "same": 3 * X}, "other", positive)
     error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     assert found["x"].estimate.value == pytest.approx(areas[0] - areas[1])
-    assert found["x"].p_value == pytest.approx(2 * stats.norm.sf((areas[0] - areas[1]) / error), rel=0.1)
+    assert found["x"].p_value == pytest.approx(2 * scipy.stats.norm.sf((areas[0] - areas[1]) / error), rel=0.1)
     assert found["x"].estimate.high - found["x"].estimate.value == pytest.approx(1.97 * error, rel=0.01)
     assert found["same"].estimate == found["x"].estimate
     unlike = auroc_differences({"x": X, "same": 3 * X}, "x", positive)["same"]
@@ -113,8 +113,8 @@ def test_clustered_error_is_that_of_obuchowski_s_sums() -> None:
     variance = s10 + s01 + 2 * n / (n - 1) * (ten * one).sum() / (P * N)
     df = (s10 + s01) ** 2 / (s10**2 / (I10 - 1) + s01**2 / (I01 - 1))
     found = auroc(X, positive, origins=origin)
-    reach = stats.t.ppf(0.975, df) * math.sqrt(variance) / (area * (1 - area))
-    assert special.logit(found.high) - special.logit(found.value) == pytest.approx(reach)
+    reach = scipy.stats.t.ppf(0.975, df) * math.sqrt(variance) / (area * (1 - area))
+    assert scipy.special.logit(found.high) - scipy.special.logit(found.value) == pytest.approx(reach)
     assert found.n == 75
 
 
@@ -139,7 +139,7 @@ def test_classes_that_are_wholly_apart_are_not_sure_to_be() -> None:
     theta, mean = found.low, 25 - 1
     variance = theta * (1 - theta) * (1 + mean * (1 - theta) / (2 - theta) + mean * theta / (1 + theta)) / (12 * 38)
     assert (found.value, found.high) == (1.0, 1.0)
-    assert (1 - theta) ** 2 == pytest.approx(stats.norm.ppf(0.975) ** 2 * variance)
+    assert (1 - theta) ** 2 == pytest.approx(scipy.stats.norm.ppf(0.975) ** 2 * variance)
     assert 0.7 < theta < 0.95
     mirrored = auroc(-np.arange(50.0), positive)
     assert (mirrored.value, mirrored.low, mirrored.high) == pytest.approx((0.0, 0.0, 1 - theta))
@@ -170,7 +170,7 @@ def test_the_interval_covers_the_true_area(positives: int, variants: int) -> Non
         own, between = rng.normal(size=len(positive)), rng.normal(size=100 + positives)[origins]
         score = positive + (np.sqrt(0.5) * (own + between) if variants > 1 else own)
         found = auroc(score, positive, origins=origins)
-        covered += found.low <= stats.norm.cdf(1 / np.sqrt(2)) <= found.high
+        covered += found.low <= scipy.stats.norm.cdf(1 / np.sqrt(2)) <= found.high
     assert 0.92 - 0.022 < covered / runs < 0.98 + 0.014, covered / runs  # two standard errors of 400 runs
 
 
@@ -181,7 +181,7 @@ def test_p_of_a_difference_is_uniform_where_two_scores_are_equally_good() -> Non
         target = rng.normal(size=120)
         scores = {name: target + rng.normal(size=120) for name in ("reference", "other")}
         p.append(auroc_differences(scores, "reference", target > 0.5)["other"].p_value)
-    assert stats.kstest(p, "uniform").pvalue > 0.01
+    assert scipy.stats.kstest(p, "uniform").pvalue > 0.01
 
 
 def test_images_at_the_quantile_are_positives() -> None:

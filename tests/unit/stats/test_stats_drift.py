@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats.drift import stacked_drift, trial_drift
@@ -44,6 +44,6 @@ def test_one_trial_and_dead_scores_are_refused() -> None:
 def test_noise_that_images_share_is_that_of_scipy_s_line_through_the_trials() -> None:
     level = np.random.default_rng(2).uniform(1, 2, 6)
     found = trial_drift(np.tile(level[:, None], 20), shared_noise=True, resamples=20)
-    line = stats.linregress(np.arange(6), level / level.mean())
-    reach = stats.t.ppf(0.975, 4) * line.stderr
+    line = scipy.stats.linregress(np.arange(6), level / level.mean())
+    reach = scipy.stats.t.ppf(0.975, 4) * line.stderr
     assert (found.low, found.value, found.high) == pytest.approx((line.slope - reach, line.slope, line.slope + reach))

@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats.crossed import crossed_mean
@@ -107,7 +107,7 @@ def test_a_contrast_within_units_is_judged_by_its_spread_over_them() -> None:
     values[..., 2] = [[0.08, 0.01], [0.04, 0.01]]
     found = analysis(values, np.tile(values, (5, 1, 1, 1)))
     attention = found.within["site", "all", "attention"]
-    assert attention.p_value == pytest.approx(stats.ttest_1samp([0.08, 0.01, 0.04, 0.01], 0).pvalue)
+    assert attention.p_value == pytest.approx(scipy.stats.ttest_1samp([0.08, 0.01, 0.04, 0.01], 0).pvalue)
     assert attention.estimate.outcome(0, ">") == "undecided"
     draws = spread(values, 0.05)
     found = analysis(values, draws, 500)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.stats.groups import _mean_and_error, group_differences
@@ -27,14 +27,14 @@ def test_effect_and_exact_permutation_p_by_hand() -> None:
 def test_exceedance_counts_ties_as_halves() -> None:
     found = group_differences({"a": [1.0, 2.0], "b": [2.0, 0.0]}, permutations=10)["a", "b"]
     assert found.exceedance.value == pytest.approx((0.5 + 1 + 0 + 0) / 4)
-    assert found.exceedance.value == stats.mannwhitneyu([2.0, 0.0], [1.0, 2.0]).statistic / 4
+    assert found.exceedance.value == scipy.stats.mannwhitneyu([2.0, 0.0], [1.0, 2.0]).statistic / 4
 
 
 def test_p_is_near_welch_s_for_normal_values() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=30), rng.normal(0.6, 2, size=50)
     found = group_differences({"a": a, "b": b}, permutations=9999)["a", "b"]
-    assert found.p_value == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, abs=0.015)
+    assert found.p_value == pytest.approx(scipy.stats.ttest_ind(a, b, equal_var=False).pvalue, abs=0.015)
 
 
 def test_equal_means_with_unequal_spreads_are_rejected_at_the_stated_rate() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from mcdo.stats import reliability
 from mcdo.stats.growth import (
@@ -37,7 +37,9 @@ def test_blocks_are_the_median_of_all_splits_against_scipy(trials: int) -> None:
         for a, b in itertools.combinations(itertools.combinations(range(trials), half), 2)
         if not set(a) & set(b)
     ]
-    expected = np.median([stats.spearmanr(scores[a].mean(axis=0), scores[b].mean(axis=0)).statistic for a, b in splits])
+    expected = np.median(
+        [scipy.stats.spearmanr(scores[a].mean(axis=0), scores[b].mean(axis=0)).statistic for a, b in splits]
+    )
     assert (found.passes, found.blocks) == (16, half)
     assert share_of(found.value) == pytest.approx(expected, abs=1e-9)
     assert found.low < found.value < found.high

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate
@@ -12,12 +12,12 @@ from mcdo.stats.independent import difference
 
 
 def wilson(successes: int, n: int) -> Estimate:
-    interval = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    interval = scipy.stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
     return Estimate(successes / n, interval.low, interval.high, n)
 
 
 def normal(value: float, error: float, n: int = 50) -> Estimate:
-    z = stats.norm.ppf(0.975)
+    z = scipy.stats.norm.ppf(0.975)
     return Estimate(value, value - z * error, value + z * error, n)
 
 
@@ -31,7 +31,7 @@ def test_two_proportions_give_newcombes_interval() -> None:
 def test_two_normal_means_give_the_normal_interval_and_test() -> None:
     found = difference(normal(1.0, 0.3), normal(0.2, 0.4))
     assert (found.estimate.low, found.estimate.high) == pytest.approx((0.8 - 1.959964 * 0.5, 0.8 + 1.959964 * 0.5))
-    assert found.p_value == pytest.approx(2 * stats.norm.sf(0.8 / 0.5))
+    assert found.p_value == pytest.approx(2 * scipy.stats.norm.sf(0.8 / 0.5))
     other = difference(normal(0.2, 0.4), normal(1.0, 0.3))
     assert other.estimate.value == pytest.approx(-0.8)
     assert other.p_value == pytest.approx(found.p_value)

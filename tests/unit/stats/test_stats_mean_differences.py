@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.stats import mean_differences, t_mean
@@ -15,12 +15,12 @@ from mcdo.stats import mean_differences, t_mean
 def test_without_origins_it_is_the_t_interval_and_the_paired_t_test() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(1, 2, 30), rng.normal(0.5, 1, 30)
-    theirs = stats.ttest_1samp(a, 0).confidence_interval()
+    theirs = scipy.stats.ttest_1samp(a, 0).confidence_interval()
     found = t_mean(a)
     assert (found.value, found.low, found.high) == pytest.approx((a.mean(), theirs.low, theirs.high))
     assert found.n == 30
     difference = mean_differences({"a": a, "b": b}, "b")["a"]
-    paired = stats.ttest_rel(a, b)
+    paired = scipy.stats.ttest_rel(a, b)
     assert difference.p_value == pytest.approx(paired.pvalue)
     ends = paired.confidence_interval()
     assert (difference.estimate.low, difference.estimate.high) == pytest.approx((ends.low, ends.high))
@@ -29,7 +29,7 @@ def test_without_origins_it_is_the_t_interval_and_the_paired_t_test() -> None:
 def test_student_s_mean_over_origins_by_hand() -> None:
     """Sums 4 and 6 over 1 and 3 images: mean 2.5, residual sums 1.5 and -1.5, V = 2 · 4.5/16."""
     found = t_mean([4.0, 1.0, 2.0, 3.0], origins=["a", "b", "b", "b"])
-    reach = stats.t.ppf(0.975, 1) * math.sqrt(2 * 4.5 / 16)
+    reach = scipy.stats.t.ppf(0.975, 1) * math.sqrt(2 * 4.5 / 16)
     assert (found.value, found.low, found.high, found.n) == pytest.approx((2.5, 2.5 - reach, 2.5 + reach, 2))
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import bootstrap, mean, median, ratio_of_means
@@ -31,7 +31,7 @@ def test_the_interval_is_that_of_the_bootstrap_of_any_statistic() -> None:
 def test_it_is_about_as_long_as_student_s_interval() -> None:
     values = np.random.default_rng(1).normal(size=400)
     found = mean(values, resamples=4000)
-    low, high = stats.t.interval(0.95, 399, values.mean(), stats.sem(values))
+    low, high = scipy.stats.t.interval(0.95, 399, values.mean(), scipy.stats.sem(values))
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import (
@@ -177,7 +177,7 @@ def test_resampled_figures_are_those_of_repeated_origins() -> None:
     """Two origins: a resample holds both, the first twice or the second twice, so every draw can be listed."""
     data, a, b = Data.drawn(5, 30), np.arange(12), np.arange(12, 30)
     listed = [
-        stats.spearmanr(data.score[index], data.entropy[index]).statistic
+        scipy.stats.spearmanr(data.score[index], data.entropy[index]).statistic
         for index in (np.concatenate(parts) for parts in ((a, a), (a, b), (b, b)))
     ]
     found = spearman(data.score, data.entropy, origins=["a"] * 12 + ["b"] * 18, resamples=200)

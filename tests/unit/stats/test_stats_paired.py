@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import wilcoxon_increase
@@ -20,7 +20,7 @@ X, Y = RNG.normal(size=(2, 300))
 
 def test_wilcoxon_matches_scipy_and_the_share_its_count() -> None:
     found = wilcoxon_increase(X + 0.3, Y)
-    assert found.p_value == stats.wilcoxon(X + 0.3 - Y, alternative="greater").pvalue
+    assert found.p_value == scipy.stats.wilcoxon(X + 0.3 - Y, alternative="greater").pvalue
     assert found.fraction.value == np.mean(X + 0.3 > Y)
     shifted = wilcoxon_increase([1.2, 2.4, 3.6], [1.0, 2.0, 3.0])
     assert shifted.p_value == pytest.approx(1 / 8)
@@ -44,7 +44,7 @@ def test_equal_pairs_are_no_increase() -> None:
 def test_the_statistic_is_the_mean_signed_rank_sum_over_one_pair_of_each_origin(origins: list[list[int]]) -> None:
     """Listed over every choice of one pair per origin, each ranked by SciPy with ties at their mean rank."""
     assume(len(origins) > 1)
-    sums = [np.sign(d) @ stats.rankdata(np.abs(d)) for d in map(np.array, itertools.product(*origins))]
+    sums = [np.sign(d) @ scipy.stats.rankdata(np.abs(d)) for d in map(np.array, itertools.product(*origins))]
     members = np.repeat(np.arange(len(origins)), [len(held) for held in origins])
     order = np.random.default_rng(1).permutation(len(members))
     flat = np.concatenate(origins).astype(float)
@@ -55,7 +55,7 @@ def test_one_pair_of_each_origin_has_the_signed_ranks() -> None:
     d = np.round(X - Y, 1)
     d = d[d != 0]
     terms = signed_rank_terms(d, np.arange(len(d)))
-    np.testing.assert_allclose(terms, np.sign(d) * stats.rankdata(np.abs(d)))
+    np.testing.assert_allclose(terms, np.sign(d) * scipy.stats.rankdata(np.abs(d)))
 
 
 def test_few_origins_have_the_exact_null_distribution() -> None:
@@ -75,7 +75,7 @@ def test_size_where_variants_of_an_origin_move_together(n: int) -> None:
         origin = np.repeat(np.arange(n), rng.integers(1, 9, n))
         move = rng.standard_t(3, n)[origin] + 0.5 * rng.normal(size=len(origin))
         mine += wilcoxon_increase(move, 0 * move, origins=origin, resamples=1).p_value < 0.05
-        naive += stats.wilcoxon(move, alternative="greater").pvalue < 0.05
+        naive += scipy.stats.wilcoxon(move, alternative="greater").pvalue < 0.05
     slack = 3.5 * math.sqrt(0.05 * 0.95 / runs)
     assert 0.05 - slack < mine / runs < 0.05 + slack
     assert naive / runs > 0.15

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate, reliability, share
@@ -50,7 +50,7 @@ def variance_scores(size: Size, rng: np.random.Generator) -> Array:
 
 def estimate_of(values: Array) -> Estimate:
     """A mean with Student's interval."""
-    arm = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    arm = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return Estimate(float(values.mean()), float(values.mean() - arm), float(values.mean() + arm), len(values))
 
 
@@ -60,13 +60,13 @@ def test_the_chance_of_a_decision_is_that_of_a_normal_test() -> None:
     # at the bar the interval misses it one time in twenty, however many images there are
     assert chance_decided(0.0, 0.0, 0.01, [0.0]) == pytest.approx(0.05, abs=1e-3)
     # what the pilot does not know makes the far side possible, and a small error then decides almost surely
-    assert chance_decided(0.0, 1.0, 0.01, [0.0]) == pytest.approx(1 - 2 * stats.norm.cdf(0.0196) + 1, abs=1e-3)
+    assert chance_decided(0.0, 1.0, 0.01, [0.0]) == pytest.approx(1 - 2 * scipy.stats.norm.cdf(0.0196) + 1, abs=1e-3)
 
 
 def test_the_chance_of_lying_in_a_range() -> None:
     assert chance_decided(1.0, 0.0, 0.1, [0.0, 2.0]) == pytest.approx(1.0)
     drawn = np.random.default_rng(0).normal(0.9, 0.3, 200_000)
-    arm = stats.norm.ppf(0.975) * 0.3
+    arm = scipy.stats.norm.ppf(0.975) * 0.3
     inside = (drawn - arm > 0) & (drawn + arm < 2)
     outside = (drawn + arm < 0) | (drawn - arm > 2)
     assert chance_decided(0.9, 0.0, 0.3, [0.0, 2.0]) == pytest.approx(np.mean(inside | outside), abs=5e-3)
@@ -77,7 +77,7 @@ def test_originals_of_a_claim_by_hand() -> None:
     need = needed_images(Estimate(0.4, 0.4 - 0.196, 0.4 + 0.196, 100), [0.3], PILOT)
     r = need.size.images / 100 if need.size else math.nan
     spread, arm = math.sqrt(1 + 1 / r), 1.959964 / math.sqrt(r)
-    by_hand = stats.norm.sf((arm - 1) / spread) + stats.norm.cdf((-arm - 1) / spread)
+    by_hand = scipy.stats.norm.sf((arm - 1) / spread) + scipy.stats.norm.cdf((-arm - 1) / spread)
     assert need.state == "attainable"
     assert need.outcome == "met"
     assert by_hand == pytest.approx(need.chance, abs=1e-3)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax, softmax
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.stats import above_chance
@@ -61,7 +61,7 @@ def test_the_scale_is_that_of_the_largest_likelihood_with_each_origin_left_out()
         rows.append(np.stack(means) @ held[i])
     cosines = np.array(rows)
     grid = np.geomspace(1, 1000, 2000)
-    losses = [-log_softmax(s * cosines, axis=1)[np.arange(len(of)), of].mean() for s in grid]
+    losses = [-scipy.special.log_softmax(s * cosines, axis=1)[np.arange(len(of)), of].mean() for s in grid]
     heads = class_heads(features, labels, origins, seed=0)
     ours = unit(np.stack([held[of == c].mean(axis=0) for c in range(C)]))
     scale = (heads.prototypes[second] / (unit(features[second]) @ ours.T))[0, 0]
@@ -81,7 +81,9 @@ def test_neighbours_vote_as_scikit_learn_s_do() -> None:
     features, labels, origins = made(2.0)
     heads = class_heads(features, labels, origins, seed=1)
     second = _halves(labels, np.unique(origins, return_inverse=True)[1], 1)
-    assert np.allclose(softmax(heads.neighbours[second], axis=1), votes(features, labels, ~second, second))
+    assert np.allclose(
+        scipy.special.softmax(heads.neighbours[second], axis=1), votes(features, labels, ~second, second)
+    )
 
 
 def test_no_image_is_read_by_itself() -> None:

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.stats.rank_influence import spearman_confidence, spearman_influence
 from mcdo.stats.resampling import correlation, multiplicities, rank_covariance
@@ -32,7 +32,7 @@ def test_influence_is_the_derivative_of_rho_by_the_weight_of_an_image(scores: ND
 def test_rho_is_scipys_and_nan_beside_a_constant_row() -> None:
     scores = np.array([[1.0, 2, 2, 5, 9], [2, 1, 4, 4, 7], [3, 3, 3, 3, 3]])
     rho, influence = spearman_influence(scores)
-    assert rho[0] == pytest.approx(stats.spearmanr(scores[0], scores[1]).statistic)
+    assert rho[0] == pytest.approx(scipy.stats.spearmanr(scores[0], scores[1]).statistic)
     assert np.isnan(rho[1:]).all()
     assert np.isnan(influence[1:]).all()
 
@@ -45,7 +45,7 @@ def test_linear_draws_are_close_to_ranking_every_resample_anew() -> None:
     upper = np.triu_indices(4, 1)
     exact = correlation(rank_covariance(scores, weights))[:, upper[0], upper[1]]
     linear = rho + weights @ influence.T / 200
-    assert all(stats.pearsonr(a, b).statistic > 0.97 for a, b in zip(exact.T, linear.T, strict=True))
+    assert all(scipy.stats.pearsonr(a, b).statistic > 0.97 for a, b in zip(exact.T, linear.T, strict=True))
     np.testing.assert_allclose(linear.std(axis=0), exact.std(axis=0), rtol=0.08)
 
 

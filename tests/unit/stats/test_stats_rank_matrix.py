@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats.rank_matrix import rank_matrix
@@ -36,7 +36,7 @@ def test_values_are_those_of_scipy(seed: int, K: int, other_K: int, ties: bool) 
     found = rank_matrix(scores, resamples=2)
 
     def rho(x: Array, y: Array) -> float:
-        return float(stats.spearmanr(x, y).statistic)
+        return float(scipy.stats.spearmanr(x, y).statistic)
 
     a, b = scores.values()
     assert found.raw["a", "b"].value == pytest.approx(rho(a.mean(axis=0), b.mean(axis=0)), abs=1e-12)
@@ -91,9 +91,11 @@ def test_the_more_reliable_score_is_told_apart() -> None:
     found = rank_matrix(scores, resamples=500)
     worse, none = found.reliability_difference["good", "bad"], found.reliability_difference["good", "same"]
     assert worse.estimate.high < 0
-    error = (worse.estimate.high - worse.estimate.low) / (2 * stats.norm.ppf(0.975))
+    error = (worse.estimate.high - worse.estimate.low) / (2 * scipy.stats.norm.ppf(0.975))
     assert worse.p_holm == pytest.approx(3 * worse.p_value)
-    assert np.log10(worse.p_value) == pytest.approx(np.log10(2 * stats.norm.sf(-worse.estimate.value / error)), rel=0.1)
+    assert np.log10(worse.p_value) == pytest.approx(
+        np.log10(2 * scipy.stats.norm.sf(-worse.estimate.value / error)), rel=0.1
+    )
     assert none.p_holm > 0.05
     assert none.estimate.low < 0 < none.estimate.high
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.stats import bootstrap, partial_spearman, spearman
@@ -30,18 +30,22 @@ def test_every_pair_agrees_with_scipy_and_with_the_single_statistics() -> None:
     )
     assert set(found) == {(a, b) for a in ("score", "noise") for b in ("target", "wrong")}
     for (a, b), relation in found.items():
-        assert relation.rho.value == pytest.approx(stats.spearmanr(x[a], x[b]).statistic)
+        assert relation.rho.value == pytest.approx(scipy.stats.spearmanr(x[a], x[b]).statistic)
         assert relation.given.value == pytest.approx(partial_spearman(x[a], x[b], x["norm"], resamples=10).value)
 
 
 def test_intervals_and_p_agree_with_an_independent_bootstrap() -> None:
     x = sample()
     found = rank_relations({"score": x["score"]}, {"target": x["target"]}, resamples=2000)["score", "target"]
-    other = bootstrap(lambda a, b: stats.spearmanr(a, b).statistic, x["score"], x["target"], seed=9, resamples=1000)
+    other = bootstrap(
+        lambda a, b: scipy.stats.spearmanr(a, b).statistic, x["score"], x["target"], seed=9, resamples=1000
+    )
     assert found.rho.low == pytest.approx(other.low, abs=0.02)
     assert found.rho.high == pytest.approx(other.high, abs=0.02)
-    error = (other.high - other.low) / (2 * stats.norm.ppf(0.975))
-    assert math.log10(found.p_value) == pytest.approx(math.log10(2 * stats.norm.sf(found.rho.value / error)), rel=0.1)
+    error = (other.high - other.low) / (2 * scipy.stats.norm.ppf(0.975))
+    assert math.log10(found.p_value) == pytest.approx(
+        math.log10(2 * scipy.stats.norm.sf(found.rho.value / error)), rel=0.1
+    )
 
 
 def test_holm_runs_over_all_pairs_and_their_partial_versions() -> None:
@@ -73,7 +77,7 @@ def test_a_constant_quantity_or_one_that_is_the_covariate_is_undefined_and_no_te
     )
     assert math.isnan(found["score", "constant"].rho.value)
     assert math.isnan(found["score", "norm"].given.value)
-    assert found["score", "norm"].rho.value == pytest.approx(stats.spearmanr(x["score"], x["norm"]).statistic)
+    assert found["score", "norm"].rho.value == pytest.approx(scipy.stats.spearmanr(x["score"], x["norm"]).statistic)
 
 
 # ---- advantages
@@ -90,7 +94,7 @@ def test_an_advantage_is_the_directed_difference_of_single_figures() -> None:
         detects={"wrong": x["wrong"]},
         resamples=300,
     )
-    rho = spearman(x["score"], x["target"], resamples=10).value - abs(stats.spearmanr(x["norm"], x["target"])[0])
+    rho = spearman(x["score"], x["target"], resamples=10).value - abs(scipy.stats.spearmanr(x["norm"], x["target"])[0])
     area, base = roc_auc_score(x["wrong"], x["score"]), roc_auc_score(x["wrong"], x["norm"])
     for baseline in ("norm", "-norm"):
         assert found["score", baseline, "target"].estimate.value == pytest.approx(rho)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import Thresholds, reliability, status_of
@@ -51,11 +51,11 @@ def test_figures_match_a_hand_computed_table() -> None:
 def test_figures_match_independent_implementations() -> None:
     scores = np.round(skewed(6, 60, 1), 1)  # rounding makes ties
     found = reliability(scores, resamples=50)
-    pairs = [stats.spearmanr(a, b).statistic for a, b in itertools.combinations(scores, 2)]
+    pairs = [scipy.stats.spearmanr(a, b).statistic for a, b in itertools.combinations(scores, 2)]
     assert found.spearman == pytest.approx(np.median(pairs))
     assert (found.spearman_q25, found.spearman_q75) == pytest.approx(tuple(np.percentile(pairs, [25, 75])))
     assert found.icc == pytest.approx(one_way_anova_icc(scores))
-    f = stats.f_oneway(*scores.T).statistic  # F = MSB/MSW = K SNR
+    f = scipy.stats.f_oneway(*scores.T).statistic  # F = MSB/MSW = K SNR
     assert found.snr == pytest.approx(f / 6)
 
 

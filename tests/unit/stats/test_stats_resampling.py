@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate, bootstrap, holm, permutation_p, proportion
@@ -59,7 +59,7 @@ def test_rank_covariance_by_multiplicities_equals_ranking_every_resample(scores,
     fast = rank_covariance(scores, weights)
     for counts, table in zip(weights, fast, strict=True):
         drawn = scores[:, np.repeat(np.arange(8), counts.astype(int))]
-        ranks = stats.rankdata(drawn, axis=1) - 4.5
+        ranks = scipy.stats.rankdata(drawn, axis=1) - 4.5
         np.testing.assert_array_equal(table, ranks @ ranks.T)
 
 
@@ -67,7 +67,7 @@ def test_rank_covariance_by_multiplicities_equals_ranking_every_resample(scores,
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=3, max_size=15))
 def test_centred_ranks_are_those_of_the_repeated_sample(cells):  # type: ignore[no-untyped-def]
     counts, values = (np.array(column, dtype=float) for column in zip(*cells, strict=True))
-    ranks = stats.rankdata(np.repeat(values, counts.astype(int)))
+    ranks = scipy.stats.rankdata(np.repeat(values, counts.astype(int)))
     if len(ranks):
         found = np.repeat(Ranking(values).centred(counts[:, None])[:, 0], counts.astype(int))
         np.testing.assert_allclose(found, ranks - ranks.mean())
@@ -111,7 +111,7 @@ def test_bootstrap_of_a_mean_agrees_with_its_standard_error_and_keeps_pairs() ->
     paired = bootstrap(lambda a, b: float((a - b[0]).mean()), x, np.stack([x, x]), seed=2)
     assert (paired.low, paired.value, paired.high) == (0, 0, 0)
     assert found == bootstrap(lambda a: float(a.mean()), x, seed=2)
-    independent = stats.bootstrap((x,), np.mean, n_resamples=2000, method="percentile", random_state=5)
+    independent = scipy.stats.bootstrap((x,), np.mean, n_resamples=2000, method="percentile", random_state=5)
     assert (found.low, found.high) == pytest.approx(tuple(independent.confidence_interval), abs=0.02)
 
 
@@ -140,11 +140,13 @@ def test_permutation_p_counts_the_observed_among_the_permuted() -> None:
 
 
 def test_intervals_of_a_share_match_their_closed_forms() -> None:
-    k, n, z = 8, 10, stats.norm.ppf(0.975)
+    k, n, z = 8, 10, scipy.stats.norm.ppf(0.975)
     centre, half = (k + z**2 / 2) / (n + z**2), z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
     wilson, exact = proportion(k, n), proportion(k, n, method="exact")
     assert (wilson.low, wilson.high) == pytest.approx((centre - half, centre + half))
-    assert (exact.low, exact.high) == pytest.approx((stats.beta.ppf(0.025, k, 3), stats.beta.ppf(0.975, k + 1, 2)))
+    assert (exact.low, exact.high) == pytest.approx(
+        (scipy.stats.beta.ppf(0.025, k, 3), scipy.stats.beta.ppf(0.975, k + 1, 2))
+    )
     assert proportion(0, 20, method="exact").low == 0.0
     assert proportion(0, 20, method="exact").high == pytest.approx(1 - 0.025 ** (1 / 20))
     with pytest.raises(McdoError, match="11 of 10"):

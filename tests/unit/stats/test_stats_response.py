@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import optimize
 
 from mcdo.errors import McdoError
 from mcdo.stats.response import ResponseCurve, response_curve
@@ -115,7 +115,7 @@ def test_the_fit_is_the_nearest_non_decreasing_curve(means: list[int]) -> None:
     # increments as non-negative unknowns: the same problem for an independent solver
     steps = np.tril(np.ones((len(y), len(y))))
     steps = np.concatenate([steps, -steps[:, :1]], axis=1)
-    _, residual = optimize.nnls(steps, y)
+    _, residual = scipy.optimize.nnls(steps, y)
     assert fitted == pytest.approx(isotonic_regression(y), abs=1e-9)
     assert np.linalg.norm(fitted - y) == pytest.approx(residual, abs=1e-6)
 

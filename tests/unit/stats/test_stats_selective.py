@@ -10,8 +10,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate
@@ -111,7 +111,7 @@ def test_too_few_errors_have_no_interval() -> None:
 def test_variants_of_one_original_are_one_draw() -> None:
     rng = np.random.default_rng(3)
     score = rng.normal(size=80)
-    error = rng.uniform(size=80) < stats.norm.cdf(score - 1)
+    error = rng.uniform(size=80) < scipy.stats.norm.cdf(score - 1)
     five, origins = np.tile(score, 5), np.tile(np.arange(80), 5)
     single = aurc(score, error, resamples=400)
     many = aurc(five, np.tile(error, 5), origins=origins, resamples=400)
@@ -125,7 +125,7 @@ def test_the_intervals_cover(figure: Callable[..., Estimate]) -> None:
 
     def drawn(n: int) -> tuple[Array, Array]:
         score = rng.normal(size=n)
-        return score, (rng.uniform(size=n) < stats.norm.cdf(score - 0.5)).astype(float)
+        return score, (rng.uniform(size=n) < scipy.stats.norm.cdf(score - 0.5)).astype(float)
 
     truth = figure(*drawn(200_000), resamples=1).value
     found = [figure(*drawn(200), resamples=200) for _ in range(150)]

@@ -4,21 +4,21 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.stats import mean_shares, share
 
 
 def wilson(p: float, n: float) -> tuple[float, float]:
-    z2 = float(stats.norm.ppf(0.975)) ** 2
+    z2 = float(scipy.stats.norm.ppf(0.975)) ** 2
     centre, half = p + z2 / (2 * n), math.sqrt(z2 * (p * (1 - p) + z2 / (4 * n)) / n)
     return (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
 
 
 @pytest.mark.parametrize("ones", [0, 1, 7, 30])
 def test_images_that_are_their_own_origins_have_wilson_s_interval(ones: int) -> None:
-    expected = stats.binomtest(ones, 30).proportion_ci(method="wilson")
+    expected = scipy.stats.binomtest(ones, 30).proportion_ci(method="wilson")
     found = share(np.arange(30) < ones)
     assert (found.low, found.high, found.n) == pytest.approx((expected.low, expected.high, 30), abs=1e-12)
     assert found == share(np.arange(30) < ones, origins=np.arange(30))
@@ -27,7 +27,7 @@ def test_images_that_are_their_own_origins_have_wilson_s_interval(ones: int) -> 
 def test_origins_by_hand() -> None:
     """Origins {1, 1}, {0, 0}, {1, 0}: without each 1/4, 3/4, 1/2, so 1/4 · (3/2)² / (1/8) = 4.5 draws."""
     found = share([1, 1, 0, 0, 1, 0], origins=[*"aabbcc"])
-    factor = (stats.t.ppf(0.975, 5) / stats.t.ppf(0.975, 2)) ** 2
+    factor = (scipy.stats.t.ppf(0.975, 5) / scipy.stats.t.ppf(0.975, 2)) ** 2
     assert (found.value, found.n) == (0.5, 3)
     assert (found.low, found.high) == pytest.approx(wilson(0.5, 4.5 * factor))
 
@@ -36,12 +36,15 @@ def test_unequal_origins_by_hand() -> None:
     """Sizes 3 and 1: Kish's number is 16/10, below two, where Student's t has one degree of freedom at least."""
     found = share([1, 1, 0, 0], origins=[*"aaab"])
     size = 0.25 * 4 / ((0 - 0.5) ** 2 + (2 / 3 - 0.5) ** 2)
-    factor = (stats.t.ppf(0.975, 3) / stats.t.ppf(0.975, 1)) ** 2
+    factor = (scipy.stats.t.ppf(0.975, 3) / scipy.stats.t.ppf(0.975, 1)) ** 2
     assert (found.low, found.high) == pytest.approx(wilson(0.5, size * factor))
 
 
 def test_a_share_without_variance_counts_origins() -> None:
-    found, ten = share(np.ones(40), origins=np.arange(40) // 4), stats.binomtest(10, 10).proportion_ci(method="wilson")
+    found, ten = (
+        share(np.ones(40), origins=np.arange(40) // 4),
+        scipy.stats.binomtest(10, 10).proportion_ci(method="wilson"),
+    )
     assert (found.value, found.low, found.high) == pytest.approx((1, ten.low, 1))
     assert share([0, 0]).low == 0.0
 
@@ -61,7 +64,7 @@ def test_the_interval_covers_where_variants_agree(n: int, p: float) -> None:
     origin = np.arange(5 * n) // 5
     for _ in range(runs):
         latent = math.sqrt(0.7) * rng.normal(size=n)[origin] + math.sqrt(0.3) * rng.normal(size=5 * n)
-        ones = latent < stats.norm.ppf(p)
+        ones = latent < scipy.stats.norm.ppf(p)
         found, plain = share(ones, origins=origin), share(ones)
         covered += found.low <= p <= found.high
         naive += plain.low <= p <= plain.high
@@ -100,7 +103,7 @@ def test_means_of_shares_by_hand() -> None:
 def test_the_interval_of_a_mean_of_four_tests_covers(n: int, shared: float, p: float) -> None:
     rng, runs = np.random.default_rng(n), 1000
     common, own = rng.normal(size=(runs, 1, n)), rng.normal(size=(runs, 4, n))
-    passed = math.sqrt(shared) * common + math.sqrt(1 - shared) * own < stats.norm.ppf(p)
+    passed = math.sqrt(shared) * common + math.sqrt(1 - shared) * own < scipy.stats.norm.ppf(p)
     _, low, high, _ = mean_shares(passed.mean(axis=1))
     assert 0.92 < ((low <= p) & (p <= high)).mean() < 0.98
 

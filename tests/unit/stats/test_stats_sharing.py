@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.stats.resampling import Units
 from mcdo.stats.sharing import noise_sharing
@@ -21,7 +21,7 @@ def test_statistic_is_the_departure_of_the_gram_matrix_from_sphericity() -> None
     parts = [np.outer(x, x) - x @ x / 3 * P for x in d.T]
     whole, own = np.linalg.norm(sum(parts)) ** 2, sum(np.linalg.norm(part) ** 2 for part in parts)
     found = noise_sharing(scores, Units.of(None, 7))
-    assert found.p == pytest.approx(stats.chi2.sf(5 * whole / own, 5))
+    assert found.p == pytest.approx(scipy.stats.chi2.sf(5 * whole / own, 5))
     assert found.share == pytest.approx(math.sqrt(whole / (1 - 1 / 3)) / (d**2).sum())
 
 

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.stats.resampling import Units, multiplicities
 from mcdo.stats.signal_noise import icc_from_snr, signal_noise, snr_confidence, snr_from_icc
@@ -53,12 +53,12 @@ def test_arms_are_the_bootstrap_t_and_freedom_is_satterthwaites() -> None:
         drawn, its, _ = naive(scores[:, np.repeat(np.arange(N), weights.astype(int))])
         t.append((drawn - value) / its)
     low, high = np.quantile(t, [0.025, 0.975], method="inverted_cdf")
-    student = stats.t.ppf(0.975, N - 1)
+    student = scipy.stats.t.ppf(0.975, N - 1)
     kurtosis = (influence**4).mean() / (influence**2).mean() ** 2
     assert found.freedom == pytest.approx(2 * N / (kurtosis - 1))
     distance, variances = (scores.mean(axis=0) - scores.mean()) ** 2, scores.var(axis=0, ddof=1)
     one_more = (1 + part.max() / part.sum() for part in (distance, variances))
-    signal, noise = (math.log(share) / stats.t.ppf(0.975, found.freedom) for share in one_more)
+    signal, noise = (math.log(share) / scipy.stats.t.ppf(0.975, found.freedom) for share in one_more)
     assert found.below == pytest.approx(error * high / student + noise, rel=1e-6)
     assert found.above == pytest.approx(-error * low / student + signal, rel=1e-6)
     assert found.centre == pytest.approx(math.log(np.divide(*signal_noise(scores))))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import (
@@ -149,8 +149,10 @@ def test_scores_with_trials_have_as_many() -> None:
 def test_the_interval_is_the_two_way_one_by_explicit_jackknife() -> None:
     x = probed(np.random.default_rng(3), TARGET, 7)
     plain, wide = spearman(x, TARGET), spearman(x, TARGET, shared_noise=True)
-    without = np.array([stats.spearmanr(np.delete(x, k, axis=0).mean(axis=0), TARGET).statistic for k in range(7)])
-    reach = stats.t.ppf(0.975, 6) * math.sqrt(6 / 7 * ((without - without.mean()) ** 2).sum())
+    without = np.array(
+        [scipy.stats.spearmanr(np.delete(x, k, axis=0).mean(axis=0), TARGET).statistic for k in range(7)]
+    )
+    reach = scipy.stats.t.ppf(0.975, 6) * math.sqrt(6 / 7 * ((without - without.mean()) ** 2).sum())
     bias = 6 * (without.mean() - plain.value)
     low = plain.value - math.hypot(plain.value - plain.low, reach) - max(0, bias)
     high = plain.value + math.hypot(plain.high - plain.value, reach) + max(0, -bias)
@@ -162,20 +164,20 @@ def test_reliability_in_a_matrix_is_widened_by_explicit_jackknife() -> None:
     x = probed(np.random.default_rng(3), TARGET, 6, probes=4)
 
     def within(trials: Array) -> float:
-        return float(stats.spearmanr(trials.T).statistic[np.triu_indices(len(trials), 1)].mean())
+        return float(scipy.stats.spearmanr(trials.T).statistic[np.triu_indices(len(trials), 1)].mean())
 
     plain, wide = (rank_matrix({"x": x, "y": SECOND}, shared_noise=known).reliability["x"] for known in (False, True))
     without = np.array([within(np.delete(x, k, axis=0)) for k in range(6)])
     assert without.mean() == pytest.approx(within(x))
-    reach = stats.t.ppf(0.975, 5) * math.sqrt(5 / 6 * ((without - without.mean()) ** 2).sum())
+    reach = scipy.stats.t.ppf(0.975, 5) * math.sqrt(5 / 6 * ((without - without.mean()) ** 2).sum())
     assert wide.low == pytest.approx(plain.value - math.hypot(plain.value - plain.low, reach))
 
 
 def test_a_drift_reaches_as_far_as_the_line_through_the_trials() -> None:
     x = probed(np.random.default_rng(4), TARGET, 6, probes=2)
-    line = stats.linregress(np.arange(6), x.mean(axis=1) / x.mean())
+    line = scipy.stats.linregress(np.arange(6), x.mean(axis=1) / x.mean())
     found = trial_drift(x, shared_noise=True)
-    reach = stats.t.ppf(0.975, 4) * line.stderr
+    reach = scipy.stats.t.ppf(0.975, 4) * line.stderr
     assert (found.value, found.low, found.high) == pytest.approx((line.slope, line.slope - reach, line.slope + reach))
 
 
@@ -199,10 +201,10 @@ def test_widening_by_hand() -> None:
     found = widened(tested, np.array([0, 0, 0, 0, 0.5]), (-1.0, 1.0))
     assert found.error == pytest.approx(0.5)
     assert found.freedom == pytest.approx(0.25**2 / (0.16**2 / 4))
-    reach = stats.t.ppf(0.975, 4) * 0.4
+    reach = scipy.stats.t.ppf(0.975, 4) * 0.4
     assert found.estimate.low == pytest.approx(0.2 - math.hypot(0.1, reach))
     assert found.estimate.high == 1.0
-    assert found.p_value == pytest.approx(2 * stats.t.sf(0.4, found.freedom))
+    assert found.p_value == pytest.approx(2 * scipy.stats.t.sf(0.4, found.freedom))
     undefined = widened(tested, np.array([0, 0, 0, 0, math.nan]), (-1.0, 1.0))
     assert math.isnan(undefined.estimate.low)
     assert math.isnan(undefined.p_value)
@@ -226,7 +228,7 @@ def test_the_interval_holds_what_other_probes_would_have_given() -> None:
 def exact_rho() -> float:
     rng = np.random.default_rng(9)
     target = rng.normal(size=400_000)
-    return float(stats.spearmanr(0.5 * target + rng.normal(size=400_000), target).statistic)
+    return float(scipy.stats.spearmanr(0.5 * target + rng.normal(size=400_000), target).statistic)
 
 
 def test_p_holds_its_level_where_probes_are_shared() -> None:

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.stats import (
@@ -35,9 +35,9 @@ def test_report_holds_the_published_keys_with_their_figures() -> None:
     norm = score + np.random.default_rng(2).normal(size=200)
     report = json.loads(json.dumps(ambiguity_report(score, TARGETS, norm, resamples=50), allow_nan=False))
     expected = {
-        "rho_uncertainty_vs_negative_margin": stats.spearmanr(score, TARGETS.neg_margin).statistic,
-        "rho_uncertainty_vs_entropy": stats.spearmanr(score, TARGETS.entropy).statistic,
-        "rho_uncertainty_vs_prompt_sensitivity": stats.spearmanr(score, TARGETS.prompt_sensitivity).statistic,
+        "rho_uncertainty_vs_negative_margin": scipy.stats.spearmanr(score, TARGETS.neg_margin).statistic,
+        "rho_uncertainty_vs_entropy": scipy.stats.spearmanr(score, TARGETS.entropy).statistic,
+        "rho_uncertainty_vs_prompt_sensitivity": scipy.stats.spearmanr(score, TARGETS.prompt_sensitivity).statistic,
         "auroc_low_margin": roc_auc_score(-TARGETS.neg_margin <= np.quantile(-TARGETS.neg_margin, 0.1), score),
         "auroc_high_entropy": roc_auc_score(TARGETS.entropy >= np.quantile(TARGETS.entropy, 0.9), score),
         "auroc_error": roc_auc_score(~TARGETS.correct, score),
@@ -73,7 +73,7 @@ def test_null_pass_rate_counts_and_holds_its_level() -> None:
 
     def bars(scores: NDArray[np.float64]) -> bool:
         seen.append(scores)
-        return bool(stats.spearmanr(scores[0], TARGETS.entropy).statistic > 0.3)
+        return bool(scipy.stats.spearmanr(scores[0], TARGETS.entropy).statistic > 0.3)
 
     scores = np.stack([TARGETS.entropy, 2 * TARGETS.entropy])
     assert bars(scores)

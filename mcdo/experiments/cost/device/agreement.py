@@ -7,9 +7,9 @@ import traceback
 from collections.abc import Iterator
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 import mcdo.estimators as estimators
 from mcdo.encoders import Encoder
@@ -214,8 +214,8 @@ def fidelity(bench: Bench) -> Iterator[Row]:
                 a, b = reference.scores(score)[:2]
                 found = run.scores(score)[0]
                 row |= {
-                    f"{score}: Spearman with float32": float(spearmanr(a, found).statistic),
-                    f"{score}: two trials in float32": float(spearmanr(a, b).statistic),
+                    f"{score}: Spearman with float32": float(scipy.stats.spearmanr(a, found).statistic),
+                    f"{score}: two trials in float32": float(scipy.stats.spearmanr(a, b).statistic),
                     f"{score}: mean over float32's": float(found.mean() / a.mean()),
                 }
             yield row

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.experiments.phase3.exp9_tracking.frames import Array, Frame, modes_of
@@ -89,7 +89,7 @@ def associate(
     """The Hungarian assignment of every frame under a mode: one entry per detection, in order."""
     associations = []
     for frame, s in zip(frames, _divisors(frames, mode), strict=True):
-        tracks, detections = linear_sum_assignment(association_cost(frame, s, alpha, beta))
+        tracks, detections = scipy.optimize.linear_sum_assignment(association_cost(frame, s, alpha, beta))
         given = dict(zip(detections.tolist(), tracks.tolist(), strict=True))
         associations.append([_association(frame, j, given.get(j)) for j in range(len(frame.detections))])
     return associations
@@ -118,7 +118,7 @@ def chosen_betas(sequences: Sequences, alpha: float, betas: Sequence[float]) -> 
 
 def _right(frame: Frame, s: Array | None, alpha: float, beta: float) -> int:
     """Right associations in a frame: the numerator of the accuracy, without the events between frames."""
-    tracks, detections = linear_sum_assignment(association_cost(frame, s, alpha, beta))
+    tracks, detections = scipy.optimize.linear_sum_assignment(association_cost(frame, s, alpha, beta))
     pairs = ((frame.track_truth[t], frame.truth[d]) for t, d in zip(tracks, detections, strict=True))
     return sum(track is not None and track == truth for track, truth in pairs)
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from mcdo.experiments.phase4.exp10_text_tower.prompt_bank import GENERIC_STYLE, Prompt
 from mcdo.stats import (
@@ -40,7 +40,7 @@ def same_length_ranks(values: ArrayLike, tokens: ArrayLike) -> Array:
     ranks = np.empty(held.shape)
     for length in np.unique(lengths):
         members = lengths == length
-        ranks[..., members] = (stats.rankdata(held[..., members], axis=-1) - 0.5) / members.sum()
+        ranks[..., members] = (scipy.stats.rankdata(held[..., members], axis=-1) - 0.5) / members.sum()
     return ranks
 
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
 
 from mcdo.errors import McdoError
 from mcdo.experiments.phase4.exp11_concrete_proxy.objective import (
@@ -115,7 +115,7 @@ class ChoosingHalf(_Half):
         Two of them are of the objective itself: the uniform p is kept where the surrogate's best is no better.
         """
         G = self.contributions.shape[-1]
-        start = np.full(G, special.logit(budget.uniform))
+        start = np.full(G, scipy.special.logit(budget.uniform))
         seen: list[tuple[float, Array]] = []
 
         def loss(log_odds: Array) -> tuple[float, Array]:
@@ -125,12 +125,12 @@ class ChoosingHalf(_Half):
             seen.append((value, log_odds.copy()))
             return -value, -slope
 
-        bounds = [(special.logit(budget.low), special.logit(budget.high))] * G
+        bounds = [(scipy.special.logit(budget.low), scipy.special.logit(budget.high))] * G
         with suppress(StopIteration):  # the budget is spent
-            optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+            scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
         best = max(seen, key=lambda pair: pair[0])[1]
         return max(
-            (self.choice(GRADIENT, np.asarray(special.expit(x))) for x in (start, best)),
+            (self.choice(GRADIENT, np.asarray(scipy.special.expit(x))) for x in (start, best)),
             key=lambda choice: choice.in_sample,
         )
 
@@ -165,7 +165,7 @@ class ChoosingHalf(_Half):
 
 def _unit_ranks(values: Array) -> Array:
     """Ranks, centred and of norm one."""
-    ranks = stats.rankdata(values) - (len(values) + 1) / 2
+    ranks = scipy.stats.rankdata(values) - (len(values) + 1) / 2
     return np.asarray(ranks / np.linalg.norm(ranks))
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from mcdo.errors import McdoError
 from mcdo.report.figures import draw, save_figure
@@ -114,7 +114,7 @@ def test_comparisons_are_scipys_with_a_positive_sign_for_better_and_holm_over_al
         found = table.comparison("good", figure)
         assert found.difference.value == pytest.approx(difference.mean())
         moved = difference[difference != 0]
-        assert found.p == pytest.approx(stats.wilcoxon(moved, alternative="greater").pvalue)
+        assert found.p == pytest.approx(scipy.stats.wilcoxon(moved, alternative="greater").pvalue)
         raw[figure] = found.p
     ordered = sorted(raw, key=raw.__getitem__)
     expected, worst = {}, 0.0

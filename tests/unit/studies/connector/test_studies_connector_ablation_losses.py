@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from connector_cases import Case
-from scipy import stats
 from torch import nn
 
 from mcdo.errors import McdoError
@@ -101,7 +101,7 @@ def test_comparisons_are_paired_and_corrected_over_all_connectors() -> None:
     two = made(correct=correct, shuffled=correct + rng.normal(0.05, 0.2, 100))
     found = compare([one, two])
     p = [
-        stats.wilcoxon(each.losses[arm], correct, alternative="greater").pvalue
+        scipy.stats.wilcoxon(each.losses[arm], correct, alternative="greater").pvalue
         for each, arm in ((one, "shuffled"), (one, "zeroed"), (two, "shuffled"))
     ]
     order = np.argsort(p)

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
+import scipy
 import torch
-from scipy.special import softmax
 
 from mcdo.errors import McdoError
 from mcdo.studies.subtasks.config import Architecture
@@ -100,7 +100,7 @@ def test_uncertainty_matches_the_loop(reading: Reading) -> None:
     found = uncertainty(samples, reading, temperature=1.7)
     t = 1.7 if reading == "calibrated" else 1.0
     for i in range(5):
-        p = np.array([softmax(samples[k, i] / t) for k in range(7)])
+        p = np.array([scipy.special.softmax(samples[k, i] / t) for k in range(7)])
         c = int(p.mean(axis=0).argmax())
         values = samples[:, i, c] if reading == "logit" else p[:, c]
         assert found.predicted[i] == c

@@ -4,10 +4,10 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from mcdo.errors import McdoError
 from mcdo.stats import expected_calibration_error
@@ -27,7 +27,7 @@ def drawn(seed: int, n: int = 400, true_t: float = 1.0) -> Predictions[Calibrati
     """Labels drawn from softmax(logits / true_t)."""
     rng = np.random.default_rng(seed)
     logits = 3 * rng.standard_normal((n, 5))
-    p = softmax(logits / true_t, axis=1)
+    p = scipy.special.softmax(logits / true_t, axis=1)
     labels = (p.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1).astype(np.int64)
     return Predictions(split(CalibrationSplit, labels), logits)
 
@@ -35,7 +35,7 @@ def drawn(seed: int, n: int = 400, true_t: float = 1.0) -> Predictions[Calibrati
 def nll(held: Predictions[CalibrationSplit], t: float) -> float:
     from sklearn.metrics import log_loss
 
-    return float(log_loss(held.split.labels, softmax(held.logits / t, axis=1), labels=np.arange(5)))
+    return float(log_loss(held.split.labels, scipy.special.softmax(held.logits / t, axis=1), labels=np.arange(5)))
 
 
 COARSE = np.geomspace(*BOUNDS, 40)
@@ -62,7 +62,10 @@ def test_the_temperature_that_made_the_labels_is_recovered(true_t: float) -> Non
 def test_by_ece_no_temperature_of_the_grid_is_better(seed: int, true_t: float) -> None:
     held = drawn(seed, 100, true_t)
     correct = held.logits.argmax(axis=1) == held.split.labels
-    errors = [expected_calibration_error(softmax(held.logits / t, axis=1).max(axis=1), correct) for t in ECE_GRID]
+    errors = [
+        expected_calibration_error(scipy.special.softmax(held.logits / t, axis=1).max(axis=1), correct)
+        for t in ECE_GRID
+    ]
     at = errors[int(np.flatnonzero(fit_temperature(held, "ece").value == ECE_GRID)[0])]
     assert at == pytest.approx(min(errors), abs=1e-9)
 
@@ -88,7 +91,7 @@ def test_a_temperature_changes_no_prediction(by: By) -> None:
 
 def test_unscaled_is_the_softmax() -> None:
     held = drawn(4)
-    np.testing.assert_allclose(UNSCALED.probabilities(held), softmax(held.logits, axis=1))
+    np.testing.assert_allclose(UNSCALED.probabilities(held), scipy.special.softmax(held.logits, axis=1))
 
 
 def test_a_temperature_cannot_be_fitted_on_the_test_split() -> None:
