@@ -142,14 +142,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     """Show the ratios, beside those of saved runs: the plug-in's own table knows seconds alone."""
     plugin = _plugin(config)
-    timed = [] if plugin is None else [bench for bench in plugin.benchmarks if FORWARDS in bench.extra_info]
+    timed = [] if plugin is None else [timing for timing in plugin.benchmarks if FORWARDS in timing.extra_info]
     if plugin is None or not timed:
         return
     saved = {path.stem: runs for path, runs in (plugin.compared_mapping or {}).items()}
     rows = []
-    for bench in timed:
-        before = (runs.get(bench.fullname, {}).get("extra_info", {}) for runs in saved.values())
-        rows.append((bench.name, *map(_quartiles, (bench.extra_info, *before))))
+    for timing in timed:
+        before = (runs.get(timing.fullname, {}).get("extra_info", {}) for runs in saved.values())
+        rows.append((timing.name, *map(_quartiles, (timing.extra_info, *before))))
     table = Table("Forward equivalents of an image-pass, median [quartiles]", ("test", "now", *saved), tuple(rows))
     for line in lines([table], (), getattr(terminalreporter._tw._file, "encoding", None)):
         terminalreporter.write_line(line)

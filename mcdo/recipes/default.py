@@ -27,12 +27,12 @@ from mcdo.recipes.file import (
     Calibration,
     EncoderIdentity,
     Estimator,
+    HeldOut,
     Interval,
     Level,
     Recipe,
     Response,
     SiteWeight,
-    Verdict,
     intervals,
     quantile_grid,
     read_recipe,
@@ -119,7 +119,7 @@ def default_recipe(
             quantiles=quantile_grid(clean[0]),
         ),
         responses=tuple(responses),
-        verdict=Verdict(
+        verdict=HeldOut(
             reliable=repeated.decision(),
             valid="met" if set(shares) == {"met"} else "not met" if set(shares) == {"not met"} else "undecided",
             reliability=intervals({name: repeated.estimate(name) for name in ("spearman", "snr", "icc")}),

@@ -267,7 +267,7 @@ class Confirmation(Record, frozen=True):
     gains: tuple[Gain, ...] = ()
 
 
-class Verdict(Record, frozen=True):
+class HeldOut(Record, frozen=True):
     """What the recipe is worth, on origins that chose nothing.
 
     Attributes:
@@ -311,7 +311,7 @@ class Recipe(Record, frozen=True):
     score: Text
     calibration: Calibration
     responses: tuple[Response, ...]
-    verdict: Verdict
+    verdict: HeldOut
     provenance: Mapping[str, Any]
     options: Mapping[str, bool | float] = {}
     dimensions: Dimensions | None = None

@@ -27,11 +27,11 @@ from mcdo.recipes import (
     EncoderIdentity,
     Estimator,
     Gain,
+    HeldOut,
     Interval,
     Recipe,
     Response,
     SiteWeight,
-    Verdict,
 )
 from mcdo.recipes.file import Level, intervals, quantile_grid
 from mcdo.stats import Agreement, mean, response_curve
@@ -89,7 +89,7 @@ def recipe_of(
             quantiles=quantile_grid(scores),
         ),
         responses=tuple(_responses(half, size, sampling)),
-        verdict=Verdict(
+        verdict=HeldOut(
             reliable=result.reliability.decision(),
             valid=reported.shares["chosen", CHOSEN_ON].outcome(PASS_BAR),
             reliability=intervals({name: result.reliability.estimate(name) for name in ("spearman", "snr", "icc")}),

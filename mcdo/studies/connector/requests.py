@@ -28,7 +28,7 @@ from mcdo.studies.connector.items import Captioned
 from mcdo.studies.connector.models import load_llava
 from mcdo.studies.connector.samples import Wording
 from mcdo.studies.connector.tiny import TinyConfig, TinyConnector
-from mcdo.studies.connector.training import STAGES, Progress, Stage, TrainingConfig, train_stage
+from mcdo.studies.connector.training import STAGES, Epoch, Stage, TrainingConfig, train_stage
 from mcdo.studies.connector.words import IMAGE, word_tokenizer
 
 _CHUNK = 256
@@ -45,7 +45,7 @@ class Connector:
 
     ablation: Ablation
     coverage: Coverage
-    history: tuple[Progress, ...] = ()
+    history: tuple[Epoch, ...] = ()
     parameters: tuple[int, int] = (0, 0)
 
     def as_arrays(self) -> Arrays:
@@ -70,13 +70,13 @@ class Connector:
         return cls(
             Ablation(ids, held_out.origins, losses, arrays["label_tokens"]),
             Coverage(*arrays["coverage"].tolist()),
-            tuple(Progress(STAGES[stage], epoch, loss, Coverage(*shown)) for (stage, epoch, *shown), loss in rows),
+            tuple(Epoch(STAGES[stage], epoch, loss, Coverage(*shown)) for (stage, epoch, *shown), loss in rows),
             (language, projector),
         )
 
 
 @dataclass(frozen=True)
-class Trained(Request[tuple[TinyConnector, Wording, list[Progress]]]):
+class Trained(Request[tuple[TinyConnector, Wording, list[Epoch]]]):
     """A connector of its own ``seed`` trained in two stages, its wording, and what each epoch showed.
 
     The state after each epoch is kept in the store, so what was killed goes on.
@@ -87,7 +87,7 @@ class Trained(Request[tuple[TinyConnector, Wording, list[Progress]]]):
     training: TrainingConfig
     seed: int
 
-    def measure(self, session: Session) -> tuple[TinyConnector, Wording, list[Progress]]:
+    def measure(self, session: Session) -> tuple[TinyConnector, Wording, list[Epoch]]:
         with session.unmuted():
             return trained_connector(
                 session.encoder(self.model), load_data(self.source).train, self.tiny, self.training, self.seed,
@@ -174,7 +174,7 @@ class CheckpointLosses(StoredArrays):
 
 def trained_connector(
     encoder: Encoder, train: Captioned, tiny: TinyConfig, training: TrainingConfig, seed: int, store: Store | None
-) -> tuple[TinyConnector, Wording, list[Progress]]:
+) -> tuple[TinyConnector, Wording, list[Epoch]]:
     """A connector trained in two stages, with its wording and what each epoch showed."""
     texts = [text for item in train.items[:_TEXTS] for text in (item.prompt, item.answer)]
     tokenizer = word_tokenizer(texts)
@@ -196,7 +196,7 @@ def trained_connector(
         return torch.cat([model.tower(pixels.batch(rows[i : i + _CHUNK])) for i in range(0, len(rows), _CHUNK)])
 
     identities: dict[Stage, dict[str, Any]] = {"language": language, "connector": {**language, **tower}}
-    history: list[Progress] = []
+    history: list[Epoch] = []
     for stage, identity in identities.items():
         history += train_stage(stage, model, samples, tokens, wording, training, seed, store=store, identity=identity)
     return model, wording, history

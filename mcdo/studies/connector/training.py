@@ -49,7 +49,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Epoch:
     """What an epoch left: its stage and number, mean loss per label token in nats, and what it showed."""
 
     stage: Stage
@@ -58,7 +58,7 @@ class Progress:
     coverage: Coverage
 
     @classmethod
-    def of(cls, held: Mapping[str, Any]) -> Progress:
+    def of(cls, held: Mapping[str, Any]) -> Epoch:
         """From what ``dataclasses.asdict`` gave."""
         return cls(held["stage"], held["epoch"], held["loss"], Coverage(**held["coverage"]))
 
@@ -78,8 +78,8 @@ def train_stage(
     *,
     store: Store | None = None,
     identity: Mapping[str, Any] | None = None,
-    after_epoch: Callable[[Progress], None] | None = None,
-) -> list[Progress]:
+    after_epoch: Callable[[Epoch], None] | None = None,
+) -> list[Epoch]:
     """Train one stage in place, from its last finished epoch if the store holds one.
 
     Args:
@@ -140,7 +140,7 @@ class _Run:
         )
         self.optimizer = torch.optim.AdamW(trained.parameters(), lr=config.learning_rate, weight_decay=0.0)
 
-    def epoch(self, epoch: int, epochs: int, samples: Sequence[Sample], tokens: Tensor, wording: Wording) -> Progress:
+    def epoch(self, epoch: int, epochs: int, samples: Sequence[Sample], tokens: Tensor, wording: Wording) -> Epoch:
         """Every sample once, in the order of this epoch."""
         rng = np.random.default_rng([self.seed, STAGES.index(self.stage), epoch])
         order = rng.permutation(len(samples))
@@ -160,7 +160,7 @@ class _Run:
             self.optimizer.step()
             total, counted, seen = total + float(losses.detach().sum()), counted + int(labelled.sum()), seen + chosen
         self.model.requires_grad_(False)
-        return Progress(self.stage, epoch, total / max(1, counted), Coverage.of(seen, wording.max_seq_len))
+        return Epoch(self.stage, epoch, total / max(1, counted), Coverage.of(seen, wording.max_seq_len))
 
     def _losses(
         self,
@@ -193,7 +193,7 @@ class _Run:
             found |= {f"{what}/{name}": held[what] for what in ("exp_avg", "exp_avg_sq", "step")}
         return {name: value.detach().cpu().numpy().copy() for name, value in found.items()}
 
-    def restore(self, kept: tuple[Arrays, dict[str, Any]] | None) -> list[Progress]:
+    def restore(self, kept: tuple[Arrays, dict[str, Any]] | None) -> list[Epoch]:
         """Take up what :meth:`state` gave; returns the epochs that led there."""
         if kept is None:
             return []
@@ -206,7 +206,7 @@ class _Run:
                     **{what: moment.to(value.device) for what, moment in state.items()},
                     "step": torch.from_numpy(arrays[f"step/{name}"].copy()),
                 }
-        return [Progress.of(each) for each in facts["history"]]
+        return [Epoch.of(each) for each in facts["history"]]
 
 
 def said_in_words(model: TinyConnector, samples: Sequence[Sample], noise: float, generator: torch.Generator) -> Tensor:

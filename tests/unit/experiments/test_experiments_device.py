@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mcdo.experiments.cost.device import SECTIONS, TOY, Check, run
-from mcdo.experiments.cost.device.setup import Bench, Row
+from mcdo.experiments.cost.device.setup import Machine, Row
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,14 @@ def test_a_device_is_equal_to_itself(checked: tuple[Check, Path]) -> None:
 
 
 def test_a_section_that_fails_or_has_no_time_left_is_named_and_the_rest_runs(tmp_path: Path) -> None:
-    def broken(bench: Bench) -> Iterator[Row]:
+    def broken(machine: Machine) -> Iterator[Row]:
         yield {"what": "a row", "ok": False}
         raise RuntimeError("no such kernel")
 
-    def long(bench: Bench) -> Iterator[Row]:
+    def long(machine: Machine) -> Iterator[Row]:
         yield from ({"what": number} for number in range(3))
 
-    def fine(bench: Bench) -> Iterator[Row]:
+    def fine(machine: Machine) -> Iterator[Row]:
         yield {"what": "fine", "ok": True}
 
     sections = {"broken": (broken, 9.0), "long": (long, -1.0), "fine": (fine, 9.0)}

@@ -16,7 +16,7 @@ from mcdo.encoders import Encoder
 from mcdo.estimators import DimensionWeights, FirstOrderRun, MonteCarloConfig, MonteCarloRun, prepared
 from mcdo.estimators.jacobian import SiteGraph
 from mcdo.estimators.measurement import Measurement
-from mcdo.experiments.cost.device.setup import Bench, Row
+from mcdo.experiments.cost.device.setup import Machine, Row
 from mcdo.images import ImageSet, load_images
 from mcdo.perturbation import (
     PASS_BLOCK,
@@ -46,11 +46,11 @@ _SEED = 42
 _NAMES = (*estimators.names_from("moments"), *estimators.names_from("passes"))
 
 
-def masks(bench: Bench) -> Iterator[Row]:
+def masks(machine: Machine) -> Iterator[Row]:
     """Every site's masks on the device and on the CPU, bit by bit."""
-    here, there = bench.encoder(bench.sizes.compared, "cpu"), bench.encoder(bench.sizes.compared)
+    here, there = machine.encoder(machine.sizes.compared, "cpu"), machine.encoder(machine.sizes.compared)
     cases: list[tuple[Perturbation, torch.dtype, int, int]] = [
-        (Dropout(p), torch.float32, 0, PASS_BLOCK) for p in bench.sizes.probabilities
+        (Dropout(p), torch.float32, 0, PASS_BLOCK) for p in machine.sizes.probabilities
     ]
     cases += [(Dropout(0.01), torch.bfloat16, 0, PASS_BLOCK), (Dropout(0.01), torch.float32, 5, 7)]
     others = TiedDropout(), HiddenDropout(), AttentionDropout(), StochasticDepth(0.3), Multiplicative()
@@ -83,36 +83,36 @@ def _masks(here: Encoder, there: Encoder, kind: Perturbation, dtype: torch.dtype
 
 
 @contextlib.contextmanager
-def _unsynchronised(bench: Bench) -> Iterator[None]:
+def _unsynchronised(machine: Machine) -> Iterator[None]:
     """CUDA raises where the host would wait for the device."""
-    if bench.cuda:
+    if machine.cuda:
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
-        if bench.cuda:
+        if machine.cuda:
             torch.cuda.set_sync_debug_mode("default")
 
 
-def synchronisation(bench: Bench) -> Iterator[Row]:
+def synchronisation(machine: Machine) -> Iterator[Row]:
     """A trial with every score, and first order's products, where the host may not wait for the device."""
-    bench.all_loaded()  # a copy to the device may wait
-    encoder, kind = bench.encoder(bench.sizes.compared), Dropout()
+    machine.all_loaded()  # a copy to the device may wait
+    encoder, kind = machine.encoder(machine.sizes.compared), Dropout()
     images = load_images("digits", n=4)
-    pixels, ladder = prepared(encoder, images), bench.sizes.ladder
+    pixels, ladder = prepared(encoder, images), machine.sizes.ladder
     weights = DimensionWeights.fit(
         np.random.default_rng(0).normal(size=(8, encoder.feature_dim)), [f"other {i}" for i in range(8)]
     )
     config = MonteCarloConfig(kind, ladder, 2, _SEED, ladder)
-    for precision in bench.sizes.precisions:
-        with bench.precision(encoder, precision), perturbed(encoder, kind, _SEED) as tower:
+    for precision in machine.sizes.precisions:
+        with machine.precision(encoder, precision), perturbed(encoder, kind, _SEED) as tower:
             measurement = Measurement(encoder, images, config, pixels, weights, len(images) * PASS_BLOCK)
 
             def trial(number: int, measurement: Measurement = measurement, tower: PerturbedTower = tower) -> None:
                 shown = pixels.batch(slice(0, len(images)))
                 measurement.trial(tower, shown, deterministic_features(encoder, shown), 0, number)
 
-            yield {"what": "Monte Carlo, all scores", "precision": precision, **_without_waiting(bench, trial)}
+            yield {"what": "Monte Carlo, all scores", "precision": precision, **_without_waiting(machine, trial)}
     sites = check_alive(encoder, pixels.batch(slice(0, 1)), kind)
     probe = torch.randn(encoder.feature_dim, generator=torch.Generator().manual_seed(0)).to(encoder.device)
 
@@ -121,34 +121,34 @@ def synchronisation(bench: Bench) -> Iterator[Row]:
         graph.terms(probe)
         graph.terms(probe, last=True)
 
-    yield {"what": "first order", "precision": "float32", **_without_waiting(bench, products)}
+    yield {"what": "first order", "precision": "float32", **_without_waiting(machine, products)}
 
 
-def _without_waiting(bench: Bench, do: object) -> Row:
+def _without_waiting(machine: Machine, do: object) -> Row:
     assert callable(do)
     for _ in range(3):  # what is laid out once may wait, and so may the capture of a graph
         do(0)
-    bench.sync()
+    machine.sync()
     try:
-        with _unsynchronised(bench):
+        with _unsynchronised(machine):
             do(1)
     except RuntimeError as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "mcdo" in frame.filename]
         at = f"{frames[-1].filename.rpartition('mcdo/')[2]}:{frames[-1].lineno} {frames[-1].line}"
         return {"ok": False, "at": f"{at}: {error}"}
-    return {"ok": True if bench.cuda else None, "at": None}
+    return {"ok": True if machine.cuda else None, "at": None}
 
 
-def scores(bench: Bench) -> Iterator[Row]:
+def scores(machine: Machine) -> Iterator[Row]:
     """Scores of both estimators on the device and on the CPU, in float32."""
-    for key in bench.compared:
-        large = bench.encoder(key).resolution > 64
-        count, passes = min(4 if large else 16, bench.sizes.images), bench.sizes.passes
+    for key in machine.compared:
+        large = machine.encoder(key).resolution > 64
+        count, passes = min(4 if large else 16, machine.sizes.images), machine.sizes.passes
         images = load_images("digits", n=count)
-        expected = _estimates(bench.encoder(key, "cpu"), images, passes)
-        for tf32 in (True, False) if bench.cuda else (False,):
+        expected = _estimates(machine.encoder(key, "cpu"), images, passes)
+        for tf32 in (True, False) if machine.cuda else (False,):
             with _convolutions_in(tf32):
-                found = _estimates(bench.encoder(key), images, passes)
+                found = _estimates(machine.encoder(key), images, passes)
             apart = {name: _apart(expected[0].scores(name, passes), found[0].scores(name, passes)) for name in _NAMES}
             worst = max(apart, key=lambda name: apart[name])
             yield {
@@ -200,16 +200,16 @@ def _apart(expected: NDArray[np.floating], found: NDArray[np.floating], scale: b
     return float(np.max(np.abs(found - expected) / np.maximum(size, np.finfo(np.float32).tiny)))
 
 
-def fidelity(bench: Bench) -> Iterator[Row]:
+def fidelity(machine: Machine) -> Iterator[Row]:
     """Whether a lower precision ranks images as float32 does, under the very same masks."""
-    for key in bench.compared:
-        encoder, images = bench.encoder(key), load_images("digits", n=bench.sizes.images)
-        with bench.precision(encoder, "float32"):
-            reference = _monte_carlo(encoder, images, bench.sizes.passes, 2)
+    for key in machine.compared:
+        encoder, images = machine.encoder(key), load_images("digits", n=machine.sizes.images)
+        with machine.precision(encoder, "float32"):
+            reference = _monte_carlo(encoder, images, machine.sizes.passes, 2)
         for precision in ("tf32", "bfloat16", "float16"):
-            with bench.precision(encoder, precision):
-                run = _monte_carlo(encoder, images, bench.sizes.passes, 1)
-            row: Row = {"encoder": key, "images": len(images), "passes": bench.sizes.passes, "precision": precision}
+            with machine.precision(encoder, precision):
+                run = _monte_carlo(encoder, images, machine.sizes.passes, 1)
+            row: Row = {"encoder": key, "images": len(images), "passes": machine.sizes.passes, "precision": precision}
             for score in ("trace_pre", "trace_post"):
                 a, b = reference.scores(score)[:2]
                 found = run.scores(score)[0]

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mcdo.experiments.cost.device import agreement, speed
-from mcdo.experiments.cost.device.setup import Bench, DeviceCheck, Row
+from mcdo.experiments.cost.device.setup import DeviceCheck, Machine, Row
 from mcdo.report.files import write_json, write_text
 
-Section = Callable[[Bench], Iterable[Row]]
+Section = Callable[[Machine], Iterable[Row]]
 
 SECTIONS: Mapping[str, tuple[Section, float]] = {
     "card": (speed.card, 20),
@@ -95,27 +95,27 @@ def run(
         sections: by name, with the seconds that each may take.
 
     """
-    check, bench, began = Check(device, sizes), Bench(device, sizes), time.monotonic()
+    check, machine, began = Check(device, sizes), Machine(device, sizes), time.monotonic()
     try:
         for name, (section, budget) in sections.items():
             left = sizes.total - (time.monotonic() - began)
             if left <= 0:
                 check.not_run[name] = f"no time was left of {sizes.total:.0f} s"
                 continue
-            _section(check, bench, name, section, min(left, sizes.patience * budget))
+            _section(check, machine, name, section, min(left, sizes.patience * budget))
             check.write(folder)
             say(f"{name}: {check.seconds[name]:.1f} s" + (", FAILED" if name in check.errors else ""))
     finally:
-        bench.close()
+        machine.close()
         check.write(folder)
     return check
 
 
-def _section(check: Check, bench: Bench, name: str, section: Section, seconds: float) -> None:
+def _section(check: Check, machine: Machine, name: str, section: Section, seconds: float) -> None:
     start = time.monotonic()
     check.sections[name] = []
     try:
-        for row in section(bench):
+        for row in section(machine):
             check.sections[name].append(row)
             if time.monotonic() - start > seconds:
                 check.not_run[name] = f"stopped after {len(check.sections[name])} rows: {seconds:.0f} s were up"

@@ -103,7 +103,7 @@ def guarded(facts: Row, measure: Callable[[], Row]) -> Row:
         return {**facts, "ok": False, "error": f"{at}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
-class Bench:
+class Machine:
     """One device: its encoders (loaded one after the other beside the first sections), clocks and peaks."""
 
     def __init__(self, device: str, sizes: DeviceCheck) -> None:

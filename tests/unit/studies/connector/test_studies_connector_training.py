@@ -16,7 +16,7 @@ from mcdo.studies.connector.faults import PlaceholderError, TruncationError
 from mcdo.studies.connector.items import Captioned
 from mcdo.studies.connector.samples import IGNORED
 from mcdo.studies.connector.tiny import TinyConfig
-from mcdo.studies.connector.training import Progress, Stage, TrainingConfig, said_in_words, train_stage
+from mcdo.studies.connector.training import Epoch, Stage, TrainingConfig, said_in_words, train_stage
 
 CONFIG = TrainingConfig(language_epochs=3, connector_epochs=3, warmup=2)
 
@@ -25,8 +25,8 @@ class KilledError(Exception):
     """Stands for a kill: raised after an epoch was kept."""
 
 
-def train(case: Case, stage: Stage, store: Store | None = None, kill_after: int | None = None) -> list[Progress]:
-    def after(progress: Progress) -> None:
+def train(case: Case, stage: Stage, store: Store | None = None, kill_after: int | None = None) -> list[Epoch]:
+    def after(progress: Epoch) -> None:
         if progress.epoch == kill_after:
             raise KilledError
 
