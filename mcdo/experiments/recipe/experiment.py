@@ -79,7 +79,6 @@ class RecipeSearch(RecipeMeasurements):
     }  # fmt: skip
     sized = {
         **RecipeMeasurements.sized,
-        "probe_trials": "trials",
         "site_images": "images_at_most",
         "site_passes": "passes",
     }

@@ -23,7 +23,7 @@ from mcdo.experiments.recipe.confirmation import judging_p
 from mcdo.experiments.recipe.experiment import RecipeSearch
 from mcdo.experiments.recipe.measures import WEIGHTED
 from mcdo.experiments.recipe.result import RecipeResult
-from mcdo.harness import Features, FirstOrder, Images, Inputs, Logits, Passes, Request
+from mcdo.harness import Features, FirstOrder, Images, Inputs, Logits, Passes, Request, Settings, Sizes
 from mcdo.harness.offline import OfflineEncoder
 from mcdo.images import ImageSet, load_images
 from mcdo.images.degradations import Degradation
@@ -308,3 +308,11 @@ def test_the_ranking_decides_at_which_p_first_order_judges_and_the_level_does_no
     assert judging_p({0.01: found(open_), 0.001: found(good)}) == 0.001
     assert judging_p({0.01: found(open_), 0.001: found(bad)}) == 0.01
     assert judging_p({0.01: found(bad), 0.001: found(bad)}) is None
+
+
+def test_fewer_trials_are_of_the_passes_and_not_of_first_order() -> None:
+    """Images share the probes of a trial, so that fewer than five give no interval."""
+    sizes = Sizes(num_images=24, passes=(4,), trials=2)
+    asked = RecipeSearch.configured(Settings(("clip_tiny",), protocol="quick", sizes=sizes))
+    assert (asked.n, asked.passes, asked.trials, asked.probe_trials) == (24, 4, 2, 5)
+    assert (asked.site_images, asked.site_passes) == (4, 4)
