@@ -45,8 +45,8 @@ def write_page(reports: Path, page: Path) -> Path:
         "# Findings on the embedded encoders",
         "",
         "Written by `mcdo findings` from the summaries under `reports/`; `make experiments` makes those first. "
-        "Brackets are 95 % intervals over originals. But where several trainings are named, one encoder stands for each "
-        "loss and tower: what differs between losses or towers differs between these encoders, and is not tested.",
+        "Brackets are 95 % intervals over originals. But where several trainings are named, one encoder stands for "
+        "each loss and tower: what differs between losses or towers differs between these, and is not tested.",
         "",
         "## Does the loss, or do the perturbed sites, decide whether the score is valid?",
         "",

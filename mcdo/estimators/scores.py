@@ -301,11 +301,11 @@ class Terms:
 def angular_variance(post: Tensor) -> Tensor:
     """Variance over passes of the angle to the mean direction: ``[B, T, D]`` unit features to ``[B]``.
 
-    The angle is taken from the chord, 2·arcsin(|x − μ|/2), which equals arccos(x·μ) and keeps its digits near zero.
+    The angle is 2·arctan(|x − μ| / |x + μ|), which equals arccos(x·μ) and keeps its digits near zero (Kahan 2006); a
+    pass without a direction is at a right angle to every one.
     """
     mean = torch.nn.functional.normalize(post.mean(1, keepdim=True), dim=-1)
-    chord = (post - mean).norm(dim=-1)
-    return (2 * torch.asin((chord / 2).clamp(max=1))).var(dim=1)
+    return (2 * torch.atan2((post - mean).norm(dim=-1), (post + mean).norm(dim=-1))).var(dim=1)
 
 
 def _centred(passes: Tensor) -> Tensor:

@@ -150,13 +150,20 @@ def test_equal_passes_have_no_variance_and_no_shares_of_it() -> None:
     assert torch.count_nonzero(leading) == 0
 
 
-def test_a_pass_without_a_direction_spoils_no_score() -> None:
+def test_a_pass_without_a_direction_counts_as_none_and_spoils_no_score() -> None:
     drawn, plain = noisy(1, 6, 4, 0.1)
     drawn[0, 2] = 0
     running = PassMoments.empty()
     running.update(drawn)
-    geometry, _ = geometry_scores(drawn)
-    assert all(value.isfinite().all() for value in (moment_scores(running.at(plain)) | geometry).values())
+    scores, geometry = moment_scores(running.at(plain)), geometry_scores(drawn)[0]
+    post = np.asarray(drawn[0]).copy()
+    with_direction = np.arange(6) != 2
+    post[with_direction] /= np.linalg.norm(post[with_direction], axis=1, keepdims=True)
+    mean = post.mean(axis=0)
+    angles = np.arccos(post @ mean / np.linalg.norm(mean))  # a right angle where there is no direction
+    assert float(scores["trace_post"][0]) == pytest.approx(post.var(axis=0, ddof=1).mean(), rel=1e-6)
+    assert float(geometry["angular_var"][0]) == pytest.approx(angles.var(ddof=1), rel=1e-4)
+    assert all(value.isfinite().all() for value in (scores | geometry).values())
 
 
 MARGINALS: dict[str, Callable[[np.random.Generator, int], Array]] = {
