@@ -46,7 +46,7 @@ def add_command(rooms: Any) -> None:
     parser.add_argument("--cluster", metavar="WHERE", help="an array of jobs, a share each: on slurm, local or debug")
     parser.add_argument("--shards", type=int, metavar="N", help="jobs of the array")
     parser.add_argument("--partition", help="of SLURM")
-    parser.add_argument("--time", metavar="[H:]MM", help="limit of a job, which is queued again at its end")
+    parser.add_argument("--time", metavar="[H:]MM[:SS]", help="limit of a job, which is queued again at its end")
     parser.add_argument("--gpus-per-task", type=int, metavar="N")
     parser.add_argument("--cpus-per-task", type=int, metavar="N")
     parser.add_argument("--mem", help="of a job, such as 8GB")
@@ -125,13 +125,15 @@ def run_share(arguments: list[str], number: int, of: int) -> int:
 
 
 def minutes(text: str | None) -> int | None:
-    """Of ``MM`` or ``H:MM``. Raises McdoError for anything else."""
+    """Of ``MM``, ``H:MM`` or, as SLURM has it, ``H:MM:SS``. Raises McdoError for anything else."""
     if text is None:
         return None
-    hours, _, rest = text.rpartition(":")
-    if not rest.isdecimal() or (hours and not hours.isdecimal()) or (hours and int(rest) > 59):
+    parts = text.split(":")
+    rest = parts[1:]
+    if len(parts) > 3 or not all(map(str.isdecimal, parts)) or any(len(part) != 2 or int(part) > 59 for part in rest):
         raise McdoError(f"--time={text}: write minutes, or hours and minutes as 4:30")
-    return 60 * int(hours or 0) + int(rest)
+    hours, mins, seconds = (int(part) for part in [*(["0"] if not rest else []), *parts, "0", "0"][:3])
+    return 60 * hours + mins + (seconds > 0)
 
 
 def _store(arguments: Sequence[str]) -> Path:

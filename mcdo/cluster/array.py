@@ -28,6 +28,8 @@ LOOK_S = 2.0
 SAY_S = 30.0
 _TIMEOUTS = 10_000
 """How often a job may run out of its time and be queued again."""
+_LEAST_MINUTES = 5
+"""A job is told 90 s before its end, by SLURM's clock up to 60 s earlier: one of less time would never begin."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,17 @@ class Resources:
     mem: str | None = None
     at_once: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raise McdoError for a cluster that there is not, and for a time in which no job gets anywhere."""
+        if self.cluster not in CLUSTERS:
+            near = nearest(self.cluster, CLUSTERS)
+            raise McdoError(f"there is no cluster {self.cluster!r}; the nearest: {near}")
+        if self.cluster == "slurm" and self.minutes is not None and self.minutes < _LEAST_MINUTES:
+            raise McdoError(
+                f"a job of {self.minutes} min is told to end before it has begun, and queued again and again: "
+                f"give it {_LEAST_MINUTES} minutes at least"
+            )
+
     def parameters(self) -> dict[str, Any]:
         """As submitit takes them."""
         if self.cluster != "slurm":
@@ -108,9 +121,6 @@ class Array:
     def __init__(
         self, function: Callable[[int, int], int], shares: int, store: Store, plan: Path, resources: Resources
     ) -> None:
-        if resources.cluster not in CLUSTERS:
-            near = nearest(resources.cluster, CLUSTERS)
-            raise McdoError(f"there is no cluster {resources.cluster!r}; the nearest: {near}")
         self._function, self._shares, self._store, self._plan = function, shares, store, plan
         self._resources, self._logs = resources, store.root / "jobs"
 

@@ -92,6 +92,7 @@ class Estimates:
             return Row(described(request), passes, "whole", 0.0, size)
         if request not in self._work.keys:
             return Row(described(request), passes, "cannot be measured", None, None)
+        passes += request.passes_beside(self._session)
         cut, share, state = request.divisible(self._session), 1.0, "to do"
         if cut is not None:
             assert self._session.store is not None
@@ -166,5 +167,5 @@ def _kind(request: Passes | FirstOrder) -> tuple[Any, ...]:
     shown = request.model, type(request.shown)
     if isinstance(request, Passes):
         config = request.config
-        return *shown, config.dropout.with_p(0.5), config.geometry, config.passes
+        return *shown, config.dropout.with_p(0.5), config.geometry, config.passes, config.scores
     return *shown, request.dropout.with_p(0.5), request.probes

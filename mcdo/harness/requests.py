@@ -90,6 +90,10 @@ class Request(ABC, Generic[Value]):
         """About how many passes of one image it takes; 0 for next to none."""
         return 0
 
+    def passes_beside(self, session: Session) -> int:
+        """About how many more that follow from the encoder, such as those of each site; it is loaded for this."""
+        return 0
+
     def divisible(self, session: Session) -> tuple[int, int] | None:
         """Images, and how many of them are measured together, where processes can share them; None where not."""
         return None
@@ -328,6 +332,11 @@ class Logits(_Deterministic):
         classes = {"classes": list(images.class_names), "templates": list(TEMPLATES)}
         return {"images": images.fingerprint, **classes}
 
+    def passes_beside(self, session: Session) -> int:
+        """A prompt for each class and template, where there is a text tower."""
+        classes = session.image_set(self.shown).class_names
+        return len(classes) * len(TEMPLATES) if session.encoder(self.model).has_text else 0
+
     def compute(self, session: Session) -> Arrays:
         encoder = session.encoder(self.model)
         prompts = class_prompts(encoder, session.image_set(self.shown))
@@ -359,6 +368,10 @@ class TextFeatures(StoredArrays):
     what = "text features"
 
     prompts: tuple[str, ...]
+
+    def passes_beside(self, session: Session) -> int:
+        """One for each prompt."""
+        return len(self.prompts)
 
     def identity(self, session: Session) -> Mapping[str, Any]:
         return {"prompts": list(self.prompts)}

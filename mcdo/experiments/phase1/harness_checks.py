@@ -24,7 +24,15 @@ from mcdo.estimators.census import census
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
 from mcdo.harness import Experiment, Files, Images, Inputs, Request, Session, Settings, StoredArrays, TextFeatures, View
 from mcdo.images import ImageSet
-from mcdo.perturbation import Dropout, Perturbation, deterministic_features, find_sites, image_keys, perturbed
+from mcdo.perturbation import (
+    PASS_BLOCK,
+    Dropout,
+    Perturbation,
+    deterministic_features,
+    find_sites,
+    image_keys,
+    perturbed,
+)
 
 FEW = 8
 """Images that are looked at."""
@@ -54,6 +62,14 @@ class TowerChecks(StoredArrays):
 
     def identity(self, session: Session) -> Mapping[str, Any]:
         return {"images": self.images(session).fingerprint, "kind": self.dropout.as_dict()}
+
+    def passes_beside(self, session: Session) -> int:
+        """Each site is looked at in a pass, and in four at least; beside these are the passes of :meth:`compute`."""
+        encoder, n = session.encoder(self.model), len(self.images(session))
+        sites, (few, passes) = find_sites(encoder).select(self.dropout.sites), _batched(encoder)
+        census = len(sites) * (n if encoder.resolution <= 64 else 1) * (1 + 4)
+        restored, batches = 2 * 2 * PASS_BLOCK, (5 * few + 3) * passes
+        return census + 3 * n + restored + batches
 
     def compute(self, session: Session) -> dict[str, NDArray[Any]]:
         encoder, images = session.encoder(self.model), self.images(session)
@@ -102,10 +118,15 @@ def _restored(encoder: Encoder, dropout: Perturbation, pixels: torch.Tensor, key
     return [*found, as_before()]
 
 
+def _batched(encoder: Encoder) -> tuple[int, int]:
+    """Images whose batches are compared, and passes."""
+    return (FEW, 16) if encoder.resolution <= 64 else (5, 4)
+
+
 def _by_batch(encoder: Encoder, images: ImageSet, dropout: Perturbation) -> list[float]:
     """Largest relative difference of scores by how their images are batched and ordered."""
-    small = encoder.resolution <= 64
-    few, passes = images.select(slice(0, FEW if small else 5)), 16 if small else 4
+    n, passes = _batched(encoder)
+    few = images.select(slice(0, n))
 
     def scores(batch_size: int, order: slice = slice(None)) -> NDArray[np.float64]:
         run = monte_carlo(

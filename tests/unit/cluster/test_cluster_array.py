@@ -118,7 +118,8 @@ def test_resources_are_what_submitit_takes() -> None:
     }  # fmt: skip
     assert Resources("slurm").parameters() == {"timeout_min": 60}
     assert (minutes("90"), minutes("4:30"), minutes(None)) == (90, 270, None)
-    for wrong in ("", "4:90", "1:2:3", "x", "-5"):
+    assert (minutes("04:00:00"), minutes("1:00:30")) == (240, 61), "as SLURM writes it"
+    for wrong in ("", "4:90", "1:2:3", "x", "-5", "1:2", "1:00:00:00", "1-00:00"):
         with pytest.raises(McdoError, match="write minutes, or hours and minutes"):
             minutes(wrong)
 
@@ -127,6 +128,7 @@ def test_resources_are_what_submitit_takes() -> None:
     ("arguments", "said"),
     [
         (["--cluster=slrum", "--shards=2"], "there is no cluster 'slrum'; the nearest: slurm"),
+        (["--cluster=slurm", "--shards=2", "--time=2"], "give it 5 minutes at least"),
         (["--cluster=local"], "--shards=N: say how many jobs share the work"),
         (["--missing"], "--shards=N: say how many"),
         (["--shard=1/2", "--workers=2"], "--shard and --workers are two ways of sharing the work"),

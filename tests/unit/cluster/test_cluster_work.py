@@ -25,8 +25,11 @@ from mcdo.cluster.estimate import Estimates
 from mcdo.cluster.shares import Share
 from mcdo.cluster.work import Plan
 from mcdo.encoders import load_encoder
+from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.errors import McdoError
-from mcdo.harness import Features, Passes, Runner, Session, Subject
+from mcdo.experiments.phase1.harness_checks import HarnessChecks
+from mcdo.harness import Features, Images, Logits, Passes, Runner, Session, Subject, TextFeatures
+from mcdo.perturbation import find_sites
 from mcdo.store import Store
 
 PATIENCE_S = 120
@@ -140,6 +143,25 @@ def test_a_plan_tells_time_and_size_of_what_is_left(tmp_path: Path) -> None:
             size = store.path(found.keys[request]).stat().st_size
             assert row.size is not None
             assert 0.9 * row.size < size - 5000 < 1.1 * row.size, "beside a head of a few thousand bytes"
+
+
+def test_what_follows_from_the_encoder_is_in_the_plan(tmp_path: Path) -> None:
+    """Passes of each site and prompt, which nobody knows without it."""
+    found = work(tmp_path / "store")
+    checks, images = HarnessChecks(n=10), Images(10)
+    prompts = TextFeatures("clip_tiny", tuple("abc"))
+    session = found.session
+    sites = len(find_sites(session.encoder("clip_tiny")).select(checks.dropout.sites))
+    tower = checks.tower("clip_tiny").passes_beside(session)
+    assert tower == 8 * sites * 5 + 3 * 8 + 4 * 16 + (5 * 8 + 3) * 16
+    assert prompts.passes_beside(session) == 3
+    assert Logits("clip_tiny", images).passes_beside(session) == 10 * len(TEMPLATES)
+    assert Features("clip_tiny", images).passes_beside(session) == 0
+    session.plan([prompts])
+    found.first()
+    row = Estimates(found).of(prompts)
+    assert (row.passes, row.state) == (3, "to do")
+    assert row.seconds
 
 
 def test_a_measurement_that_was_begun_is_estimated_by_what_is_left(tmp_path: Path) -> None:
