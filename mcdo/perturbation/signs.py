@@ -36,16 +36,21 @@ class KeyedSigns:
 
         Args and result as for :meth:`mcdo.perturbation.normals.KeyedNormals.disturb_`.
         """
+        return self.disturb_passes_(y, index, trial, block, len(keys), torch.arange(first, last, device=y.device))
+
+    def disturb_passes_(self, y: Tensor, index: int, trial: int, block: int, images: int, passes: Tensor) -> Tensor:
+        """As :meth:`disturb_`, of the passes with these numbers (int64, on the device of ``y``)."""
         size = self.sites[index].size
         run = _mix(_mix(_mix(self._seed ^ trial) ^ block) ^ self._site_keys[index])
-        factors = torch.where(_plus(run, size, first, last, y.device), 1 + self._sd, 1 - self._sd)
-        y.view(len(keys), last - first, size).mul_(factors)  # float32 factors, and rounded only here
+        factors = torch.where(_plus(run, size, passes), 1 + self._sd, 1 - self._sd)
+        y.view(images, len(passes), size).mul_(factors)  # float32 factors, and rounded only here
         return y
 
 
-def _plus(run: int, size: int, first: int, last: int, device: torch.device) -> Tensor:
-    """Whether the sign of each unit is a plus: bool ``[last - first, size]``."""
+def _plus(run: int, size: int, passes: Tensor) -> Tensor:
+    """Whether the sign of each unit is a plus: bool ``[len(passes), size]``."""
     words = -(-size // _BITS)
-    counters = torch.arange(first * words + 1, last * words + 1, device=device).mul_(_signed(_GAMMA))
-    bits = _mix_(counters.add_(_signed(run)))[:, None] >> torch.arange(_BITS, device=device)
-    return bits.bitwise_and_(1).bool().view(last - first, -1)[:, :size]
+    counters = passes[:, None] * words + torch.arange(1, words + 1, device=passes.device)
+    bits = _mix_(counters.flatten().mul_(_signed(_GAMMA)).add_(_signed(run)))[:, None]
+    bits = bits >> torch.arange(_BITS, device=passes.device)
+    return bits.bitwise_and_(1).bool().view(len(passes), -1)[:, :size]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,7 +156,7 @@ class StagedTower:
         """Whether rows can join at every start before the sites of its stage, and give the features of their image."""
         self._set(starts)
         try:
-            plain, moved = self._run(inputs, [1] * len(self.stages), None)
+            plain, moved = self._run(inputs, [(0,)] * len(self.stages), None)
         except (_NoStartError, RuntimeError, TypeError):
             return False
         near = CLOSE * plain.norm(dim=-1).max()
@@ -195,7 +196,7 @@ class StagedTower:
     def _shares(self) -> NDArray[np.float64]:
         """Of each stage in the variance across the feature, ``[G]``, on a few fixed inputs."""
         inputs = self.encoder.calibration_inputs(PILOT_INPUTS)
-        plain, moved = self._run(inputs, [PILOT_PASSES] * len(self.stages), 0, self._pilot)
+        plain, moved = self._run(inputs, [range(PILOT_PASSES)] * len(self.stages), 0, self._pilot)
         unit = plain / plain.norm(dim=-1, keepdim=True)
         found = []
         for piece in moved:
@@ -207,25 +208,32 @@ class StagedTower:
         return np.asarray(shares / shares.sum()) if shares.sum() > 0 else np.full(len(shares), 1 / len(shares))
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor, passes: tuple[int, ...], trial: int) -> tuple[Tensor, list[Tensor]]:
-        """Features ``[B, D]``, and of each stage what its signs move them by, ``[B, T, D]``, for p / (1 - p) = 1."""
-        plain, moved = self._run(pixels, list(passes), trial, self._signs)
+    def __call__(self, pixels: Tensor, passes: Sequence[Sequence[int]], trial: int) -> tuple[Tensor, list[Tensor]]:
+        """Features ``[B, D]``, and of each stage what its signs move them by, ``[B, T, D]``, for p / (1 - p) = 1.
+
+        Args:
+            pixels: of B images.
+            passes: numbers of each stage's T passes: their signs follow from them.
+            trial: number of the trial.
+
+        """
+        plain, moved = self._run(pixels, passes, trial, self._signs)
         return plain, [(piece - plain[:, None]) / STEP for piece in moved]
 
     @torch.inference_mode()
     def _run(
-        self, pixels: Tensor, passes: list[int], trial: int | None, signs: KeyedSigns | None = None
+        self, pixels: Tensor, passes: Sequence[Sequence[int]], trial: int | None, signs: KeyedSigns | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         images = len(pixels)
         run = _Pass(images, images)
-        keys = torch.zeros(images, dtype=torch.int64, device=pixels.device)
+        numbers = [torch.tensor(tuple(each), dtype=torch.int64, device=pixels.device) for each in passes]
 
         def join(rows: Tensor, number: int) -> Tensor:
             if len(rows) != run.rows:
                 raise _NoStartError
-            run.begun[number] = slice(run.rows, run.rows + images * passes[number])
+            run.begun[number] = slice(run.rows, run.rows + images * len(passes[number]))
             run.rows = run.begun[number].stop
-            return torch.cat((rows, rows[:images].repeat_interleave(passes[number], dim=0)))
+            return torch.cat((rows, rows[:images].repeat_interleave(len(passes[number]), dim=0)))
 
         def handle(weight: Tensor, part: str, compute: Compute) -> Tensor:
             y, number = compute(), self._at(weight, part)
@@ -239,7 +247,7 @@ class StagedTower:
             y, windows = y.contiguous(), len(y) // run.rows
             held = run.begun[stage]
             piece = y[held.start * windows : held.stop * windows]
-            signs.disturb_(piece, number, trial, 0, keys, 0, passes[stage])
+            signs.disturb_passes_(piece, number, trial, 0, images, numbers[stage])
             return y
 
         def hook(number: int) -> Any:
@@ -262,7 +270,7 @@ class StagedTower:
             raise McdoError(f"{self.encoder.key}: the tower has changed since its sites were found. Measure again")
         if len(features) != run.rows or len(run.begun) != len(self.stages):
             raise _NoStartError
-        pieces = [features[run.begun[n]].view(images, passes[n], -1) for n in range(len(self.stages))]
+        pieces = [features[run.begun[n]].view(images, len(passes[n]), -1) for n in range(len(self.stages))]
         return features[:images], pieces
 
     def _at(self, weight: Tensor, part: str) -> int | None:

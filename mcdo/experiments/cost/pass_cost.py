@@ -159,7 +159,7 @@ def first_order(encoder: Encoder, pixels: Tensor, probes: int, kind: Perturbatio
 def differences(encoder: Encoder, pixels: Tensor, forwards: int, kind: Rademacher) -> Way:
     """One image's scores from passes that begin where their noise does count as one image-pass, as in a run."""
     tower = StagedTower(encoder, kind, check_alive(encoder, pixels[:1], kind), seed=0)
-    passes, trials = tower.allotted(forwards), iter(range(10**9))
+    passes, trials = [range(n) for n in tower.allotted(forwards)], iter(range(10**9))
     at_once = max(1, pixel_rows(encoder, None) // forwards)
     pieces = [pixels[start : start + at_once] for start in range(0, len(pixels), at_once)]
 

@@ -13,7 +13,7 @@ from torch import nn
 import mcdo
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.estimators.forward_differences import ForwardDifferencesRun, forward_differences
+from mcdo.estimators.forward_differences import ForwardDifferencesRun, following, forward_differences
 from mcdo.perturbation import Rademacher, check_alive, deterministic_features
 from mcdo.perturbation.stages import StagedTower
 
@@ -48,7 +48,7 @@ def test_the_expectation_is_that_of_gradients(encoder: Encoder, images: mcdo.Ima
 
 def test_each_stage_moves_by_its_own_sites_alone(encoder: Encoder) -> None:
     tower, pixels = staged(encoder), encoder.calibration_inputs(3)
-    plain, moved = tower(pixels, (2,) * len(tower.stages), 0)
+    plain, moved = tower(pixels, (range(2),) * len(tower.stages), 0)
     torch.testing.assert_close(plain, deterministic_features(encoder, pixels), rtol=1e-5, atol=1e-5)
     names = [tower.sites[i].name for stage in tower.stages for i in stage.sites]
     closed = [] if tower.closed is None else [tower.sites[tower.closed].name]
@@ -61,7 +61,7 @@ def test_each_stage_moves_by_its_own_sites_alone(encoder: Encoder) -> None:
         alone = staged(encoder, Rademacher(0.01, tuple(tower.sites[i].name for i in stage.sites)))
         assert len(alone.stages) <= len(stage.sites)
         if len(alone.stages) == 1:
-            (same,) = alone(pixels, (2,), 0)[1]
+            (same,) = alone(pixels, (range(2),), 0)[1]
             torch.testing.assert_close(piece, same, rtol=0.02, atol=0.02 * float(same.abs().max()))
 
 
@@ -78,7 +78,7 @@ def test_blocks_and_a_head_are_stages(encoder: Encoder) -> None:
 
 def test_signs_depend_on_no_batch_and_trials_differ(encoder: Encoder) -> None:
     tower, pixels = staged(encoder), encoder.calibration_inputs(4)
-    passes = (1,) * len(tower.stages)
+    passes = ((0,),) * len(tower.stages)
     _, together = tower(pixels, passes, 0)
     apart = [tower(pixels[i : i + 1], passes, 0)[1] for i in range(4)]
     for n, piece in enumerate(together):
@@ -112,5 +112,47 @@ def test_a_run_is_kept_and_found(encoder: Encoder, images: mcdo.ImageSet, tmp_pa
 def test_hooks_are_gone_also_after_an_error(encoder: Encoder) -> None:
     tower = staged(encoder)
     with pytest.raises((AssertionError, RuntimeError)):  # as the tower says it
-        tower(torch.rand(1, 3, 7, 7), (1,) * len(tower.stages), 0)
+        tower(torch.rand(1, 3, 7, 7), ((0,),) * len(tower.stages), 0)
     assert not any(module._forward_pre_hooks for module in encoder.model.modules() if isinstance(module, nn.Module))
+
+
+def test_each_pass_taken_brings_the_mean_closest_to_that_of_all() -> None:
+    columns = np.random.default_rng(0).normal(size=(50, 8)) + np.linspace(0, 3, 50)[:, None]
+    taken, goal = following(columns, 4), columns.mean(axis=1)
+    assert len(set(taken)) == 4
+    for count, last in enumerate(taken):
+        tried = {
+            i: np.corrcoef(columns[:, [*taken[:count], i]].mean(axis=1), goal)[0, 1]
+            for i in set(range(8)) - set(taken[:count])
+        }
+        assert last == max(tried, key=tried.__getitem__)
+    assert following(np.ones((20, 3)), 2) == [0, 1], "where nothing varies the first ones do"
+
+
+def test_passes_chosen_on_other_images_rank_better_at_the_same_cost_and_keep_the_level(encoder: Encoder) -> None:
+    held = mcdo.load_images("digits", n=120)
+    scored, others = held.select(np.arange(40, 120)), held.select(np.arange(40))
+    exact = mcdo.first_order(encoder, scored, mcdo.Dropout(0.01), encoder.feature_dim + 1, 1, progress=False)
+    truth = exact.scores("trace_post")[0]
+    plain, chosen = (
+        forward_differences(encoder, scored, KIND, 12, 6, calibration=of, progress=False) for of in (None, others)
+    )
+    assert chosen.passes == plain.passes
+    assert (plain.calibrated, chosen.calibrated) == ("", others.name)
+    found = [[scipy.stats.spearmanr(each, truth)[0] for each in run.scores("trace_post")] for run in (plain, chosen)]
+    assert np.mean(found[1]) > np.mean(found[0])
+    for name in ("trace_pre", "trace_post"):
+        ratio = chosen.scores(name).mean() / exact.scores(name).mean()
+        assert 0.95 < ratio < 1.05
+    with pytest.raises(McdoError, match=r"40 of the scored originals would be calibrated on, such as .*: use others"):
+        forward_differences(encoder, held, KIND, 12, 1, calibration=others, progress=False)
+    with pytest.raises(McdoError, match="5 images to calibrate on: give at least 16"):
+        forward_differences(encoder, scored, KIND, 12, 1, calibration=others.select(np.arange(5)), progress=False)
+
+
+def test_a_pass_has_the_signs_of_its_number(encoder: Encoder) -> None:
+    tower, pixels = staged(encoder), encoder.calibration_inputs(2)
+    some = tower(pixels, ((4, 1),) * len(tower.stages), 3)[1]
+    every = tower(pixels, (range(5),) * len(tower.stages), 3)[1]
+    for piece, whole in zip(some, every, strict=True):
+        torch.testing.assert_close(piece, whole[:, [4, 1]], rtol=1e-3, atol=1e-3 * float(whole.abs().max()))
