@@ -34,7 +34,10 @@ from mcdo.images import load_images, read_manifest
 from mcdo.images.decode import decode
 from mcdo.images.retrieval import read_items as read_retrieval
 from mcdo.recipes.scoring import equivalents, load_recipe, quantile_within
+from mcdo.report.compare import compare
 from mcdo.report.files import read_npz, write_npz
+from mcdo.report.page import rendered
+from mcdo.report.results import Reports
 from mcdo.schema import checked
 from mcdo.store import Store
 from mcdo.studies.backbones.config import BackbonesConfig, load_config
@@ -208,7 +211,7 @@ def kinds(folder: Path) -> tuple[Kind, ...]:
         in_json("config.yaml", json.loads(json.dumps(config)), load_config),
         in_json("recipe.json", json.loads((MODELS_DIR / "clip_tiny" / "recipe.json").read_text()), recipe),
         in_json("plan.json", plan, planned),
-        Kind("images.csv", listed, pictures),
+        Kind("images.csv", listed, lambda path: load_images(f"csv:{path}")),
         Kind("scores.csv", scores, lambda path: read_scores(path, ("a", "b"))),
         Kind("findings.toml", findings, KnownNegatives.load),
         Kind("plants.csv", table, plants),
@@ -216,14 +219,57 @@ def kinds(folder: Path) -> tuple[Kind, ...]:
     )  # fmt: skip
 
 
-def pictures(path: Path) -> object:
-    """Of a list. Where it is whole and names a picture that is not there, the error is about that picture."""
-    try:
-        return load_images(f"csv:{path}")
-    except McdoError as error:
-        if str(error).startswith(str(path.parent)) and "cannot be read (" in str(error):
-            raise McdoError(f"{path.name} names what is not there: {error}") from error
-        raise
+ESTIMATE = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "level": 0.95}
+EXPERIMENT = {"key": "e", "name": "of", "phase": "phase1", "question": "Is it?", "reading": "So. ``x``"}
+SUMMARY = {
+    **{
+        "experiment": EXPERIMENT,
+        "model": "m",
+        "config": {"p": 0.01, "passes": [4, 8]},
+        "rho": 0.3,
+        "rho_ci": [0.1, 0.5],
+    },
+    "claims": [
+        {"claim": "c", "outcome": "met", "bar": "> 0", "beside": "", "p_holm": 0.01, "at": [0.0], "estimate": ESTIMATE}
+    ],
+    "provenance": {"encoder": "m", "device": "cpu", "versions": {"torch": "2"}, "random_weights": False},
+    "files": {"folder": "phase1/of", "summary": "summary.json", "figure": "of.png", "arrays": ["of.npz"]},
+    "made": {"time": "2026-11-27T08:07:47+00:00", "mcdo": "0.1.0"},
+    "sites": {"requested": "all", "live": ["fc1"]},
+    **{"scores": {"s": ESTIMATE}, "n": 9, "num_images": 9, "num_origins": 9},
+}
+TILES = [{"id": "0.png", "class": "cat", "png": "aGVs", "caption": "0.5"}]
+
+
+@pytest.mark.parametrize("name", ["phase1/verdict.json", "phase1/of/summary.json", "phase1/of/m_sheets.json"])
+@counts(40, 400)
+def test_a_damaged_report_is_shown_or_refused(name: str, count: int, tmp_path: Path, held: Held) -> None:
+    rng, shown = np.random.default_rng(6), 0
+    kinds(tmp_path)  # writes a verdict
+    made = {
+        "phase1/verdict.json": json.loads((tmp_path / "verdict.json").read_text()),
+        "phase1/of/summary.json": SUMMARY,
+        "phase1/of/m_sheets.json": {"model": "m", "sheets": [{"title": "largest", "tiles": TILES}]},
+    }
+    for each, value in made.items():
+        (tmp_path / "r" / each).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "r" / each).write_text(json.dumps(value))
+    path = tmp_path / "r" / name
+
+    def show() -> None:
+        reports = Reports.read(tmp_path / "r")
+        text = rendered(reports)
+        assert "GO: fine" not in text.splitlines()
+        compare(reports, reports)
+
+    assert is_read_or_refused(show, path.name, "as it should be")
+    for i in range(count):
+        good = json.dumps(made[name]).encode()
+        damage = damaged_bytes(good, rng) if i % 3 == 0 else damaged_json(made[name], rng)
+        path.write_bytes(damage)
+        shown += is_read_or_refused(show, path.name, damage)
+    what = path.stem.rpartition("_")[2]
+    held(f"a report's {what}, damaged", count, f"{shown} shown, the others refused by name")
 
 
 def captions(path: Path) -> object:
@@ -389,12 +435,13 @@ def data_set(folder: Path, form: str) -> tuple[Path, Callable[[Path], object]]:
     if form == "parquet":
         pq.write_table(table, path)
     else:
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        options = pa.ipc.IpcWriteOptions(compression="zstd" if form == "zstd.arrow" else None)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema, options=options) as stream:
             stream.write_table(table)
     return path, lambda path: load_images(f"hf-dataset:{path.parent}")
 
 
-@pytest.mark.parametrize("form", ["tar", "arrow", "parquet", "scores.parquet"])
+@pytest.mark.parametrize("form", ["tar", "arrow", "zstd.arrow", "parquet", "scores.parquet"])
 @counts(25, 1000)
 def test_a_damaged_data_set_is_read_or_refused(form: str, count: int, tmp_path: Path, held: Held) -> None:
     rng, read = np.random.default_rng(5), 0
@@ -409,7 +456,8 @@ def test_a_damaged_data_set_is_read_or_refused(form: str, count: int, tmp_path: 
         damage = bytes(content[: int(rng.integers(len(good)))] if i % 5 == 0 else content)
         path.write_bytes(damage)
         read += is_read_or_refused(lambda: load(path), path.name, damage)
-    held(f"a data set or scores in {form.split('.')[-1]}, damaged", count, f"{read} read, the others refused by name")
+    what = "scores in parquet" if form == "scores.parquet" else f"a data set in {form}"
+    held(f"{what}, damaged", count, f"{read} read, the others refused by name")
 
 
 @counts(60, 2000)

@@ -246,7 +246,9 @@ def _facts(folder: Path, reported: Reported) -> tuple[tuple[str, str], ...]:
     files = {"summary": str(reported.file.relative_to(folder)), **s.get("files", {})}
     said = {
         "configuration": _flat(s["config"]),
-        "images": f"{s['num_images']} of {s['num_origins']} originals" if "num_images" in s else "",
+        "images": f"{s['num_images']} of {s['num_origins']} originals"
+        if s.keys() >= {"num_images", "num_origins"}
+        else "",
         "sites": _sites(s.get("sites")),
         "device": _flat({k: v for k, v in s["provenance"].items() if k in ("device", "dtype", "machine")}),
         "versions": _flat(s["provenance"].get("versions", {})),
@@ -270,7 +272,7 @@ def _sites(sites: Any) -> str:
     if "requested" not in sites:  # by model
         return "; ".join(f"{model} {_sites(each)}" for model, each in sites.items())
     live = sites.get("live")
-    return f"{_flat(sites.get('requested', ''))}" + (f": {len(live)} linear maps" if live else "")
+    return f"{_flat(sites.get('requested', ''))}" + (f": {len(live)} linear maps" if isinstance(live, list) else "")
 
 
 # ---- what the head of the page says

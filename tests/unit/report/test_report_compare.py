@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from looked_at import looked_at
 from numpy.typing import NDArray
 from reports_folder import NAME, VERDICT, summary, write
 
@@ -102,7 +103,7 @@ def test_what_stands_in_one_alone_is_named(tmp_path: Path) -> None:
 def test_runs_of_a_store_are_compared_as_reports_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import mcdo
 
-    encoder, images = mcdo.load_encoder("clip_tiny"), mcdo.load_images("digits", n=700, seed=1)
+    encoder, images = looked_at("clip_tiny"), mcdo.load_images("digits", n=700, seed=1)
     protocol: dict[str, Any] = {"passes": (4,), "trials": 2, "store": tmp_path, "progress": False}
     for p, seed in ((0.01, 1), (0.01, 2), (0.05, 1)):
         mcdo.monte_carlo(encoder, images, mcdo.Dropout(p), seed=seed, **protocol)

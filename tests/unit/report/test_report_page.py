@@ -173,7 +173,9 @@ def test_a_folder_without_reports_says_so(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path, claims=[{"odd": 1}])
-    with pytest.raises(McdoError, match=r"_summary\.json is no summary of this version"):
+    with pytest.raises(
+        McdoError, match=r"_summary\.json: claims\[0\] has the unknown key 'odd'.*no summary of this version"
+    ):
         Reports.read(folder)
 
 
