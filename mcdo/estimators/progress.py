@@ -47,6 +47,8 @@ class Progress:
         self._total, self._what, self._unit, self._done, self._beside = total, what, unit, 0, beside
         self.measured: Callable[[], SoFar | None] = lambda: None
         """What says how a figure stands looks at; set by the measurement."""
+        self.ended: Callable[[int, float], None] = lambda done, seconds: None
+        """Told at the end how many were counted, and in which time."""
         self._start = self._said = time.monotonic()
         self._lock = threading.Lock()
         self._bar = (
@@ -72,6 +74,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+        self.ended(self._done, time.monotonic() - self._start)
         if kind is KeyboardInterrupt and self._total:
             share = self._done / self._total
             print(f"\n{self._what}: interrupted at {share:.1%}", file=self._stream, flush=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import mmap
+import platform
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +21,17 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from mcdo.encoders import Encoder, TextTower
 from mcdo.estimators.progress import PLAIN_EVERY_S, Progress, SoFar
 from mcdo.estimators.rows import pixel_rows
-from mcdo.names import say
+from mcdo.names import file_name, say
 from mcdo.perturbation import deterministic_features
+from mcdo.report.files import write_json
+from mcdo.report.made import made
+from mcdo.report.results import RATES
 from mcdo.threads import StoppedError, one_thread
 
 TIMING_S = 8.0
 """Seconds that timing a pass of a model may take."""
+LEAST_TIMED_S = 1.0
+"""Seconds of passes below which their rate is not worth a line."""
 FIGURE_EVERY_S = 10.0
 LEAST_SHOWN, MOST_SHOWN = 20, 500
 """Origins from which on a running figure is said, and the most images, the last, that it is taken over."""
@@ -47,6 +54,8 @@ class Remaining:
         """Of a pass, by model."""
         self._bytes: dict[str, int] = {}
         """Of a row of a forward pass, by model."""
+        self.taken: dict[str, Taken] = {}
+        """Passes over images that this session carried out, by model."""
         self.slow: set[str] = set()
         """Models of which no pass was over within :attr:`timing_s`, which then stands for its time."""
         self.timing_s = TIMING_S
@@ -107,6 +116,20 @@ class Remaining:
         if passes > 0 and seconds > 0:
             self._seconds[model] = seconds / passes
 
+    def took(self, model: str, passes: int, seconds: float) -> None:
+        """Add to what passes of a model took."""
+        before = self.taken.get(model, Taken(0, 0.0))
+        self.taken[model] = Taken(before.passes + max(0, passes), before.seconds + seconds)
+
+    def write_rates(self, reports: Path) -> None:
+        """Write how fast each model's passes were, where enough of them were carried out to say so."""
+        settings = self._session.settings
+        for model, taken in self.taken.items():
+            if taken.seconds >= LEAST_TIMED_S and taken.passes:
+                how = {"device": settings.device, "threads": torch.get_num_threads(), "machine": platform.machine()}
+                facts = {"model": model, "passes": taken.passes, "seconds": taken.seconds, **how, "made": made()}
+                write_json(reports / RATES / f"{file_name(model)}.json", facts)
+
 
 class _ProgressOf:
     """Makes the progress of one request."""
@@ -129,6 +152,8 @@ class _ProgressOf:
             return ", ".join(part for part in (plan, running(bar.measured), memory()) if part)
 
         bar = Progress(total, what, unit, beside=beside)
+        if self._request.passes_of_images and unit == "passes":
+            bar.ended = partial(self._remaining.took, model)
         return bar
 
 
@@ -192,6 +217,14 @@ class PeakMemory:
             return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
         except (OSError, ValueError, IndexError):
             return 0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Passes over images, and the seconds that they took, whatever else the machine did."""
+
+    passes: int
+    seconds: float
 
 
 @dataclass(frozen=True)

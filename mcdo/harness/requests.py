@@ -86,6 +86,11 @@ class Request(ABC, Generic[Value]):
     def measure(self, session: Session) -> Value:
         """Look it up, or carry it out; called once in a session."""
 
+    @property
+    def passes_of_images(self) -> bool:
+        """Whether it is Monte Carlo passes over images, whose rate is what a score costs."""
+        return False
+
     def expected_passes(self, session: Session) -> int:
         """About how many passes of one image it takes; 0 for next to none."""
         return 0
@@ -120,6 +125,11 @@ class Passes(Request[MonteCarloRun]):
     shown: Shown
     config: MonteCarloConfig
     calibration: Images | None = None
+
+    @property
+    def passes_of_images(self) -> bool:
+        """Unless it is a text tower's."""
+        return isinstance(self.shown, Images)
 
     def expected_passes(self, session: Session) -> int:
         return session.count(self.shown) * self.config.trials * self.config.passes[-1]

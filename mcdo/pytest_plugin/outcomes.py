@@ -83,7 +83,11 @@ def _make_printable(report: Any) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Judge this session's verdict once more, by every gate of every worker."""
     config = session.config
-    if hasattr(config, "workerinput") or SESSION not in config.stash:
+    if SESSION not in config.stash:
+        return
+    held = config.stash[SESSION]
+    held.remaining.write_rates(held.settings.reports)
+    if hasattr(config, "workerinput"):
         return
     if option_of(config, "--store") == "temporary":
         shutil.rmtree(temporary_store(config), ignore_errors=True)

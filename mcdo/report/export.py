@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,19 +72,39 @@ def _markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "ρ": r"$\rho$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$", "−": "--", "²": r"$^2$", "‖": r"$\|$",
+    "|": r"\textbar{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
+    "α": r"$\alpha$", "λ": r"$\lambda$", "π": r"$\pi$", "ρ": r"$\rho$", "σ": r"$\sigma$", "τ": r"$\tau$",
+    "×": r"$\times$", "±": r"$\pm$", "·": r"$\cdot$", "≥": r"$\geq$", "≤": r"$\leq$", "≈": r"$\approx$", "≠": r"$\neq$",
+    "→": r"$\rightarrow$", "√": r"$\surd$", "²": r"$^2$", "‖": r"$\|$", "−": "$-$", "…": r"\ldots{}",
+    "–": r"\textendash{}", "—": r"\textemdash{}",
 })  # fmt: skip
+_ACCENTS = frozenset("\N{COMBINING GRAVE ACCENT}\N{COMBINING ACUTE ACCENT}\N{COMBINING CIRCUMFLEX ACCENT}"
+                     "\N{COMBINING TILDE}\N{COMBINING DIAERESIS}\N{COMBINING CARON}")  # fmt: skip
+"""Of letters that LaTeX sets in every font encoding."""
 
 
 def _latex(rows: Sequence[Row], columns: Sequence[str]) -> str:
     heading, cells = _table(rows, columns)
-    lines = [" & ".join(printable(cell).translate(_LATEX) for cell in row) + r" \\" for row in (heading, *cells)]
+    lines = [" & ".join(map(_in_latex, row)) + r" \\" for row in (heading, *cells)]
+    lines = [f"{{}}{line}" if line.startswith(("[", "*")) else line for line in lines]  # or it is an argument
     return "\n".join([
         "% needs \\usepackage{booktabs}",
         rf"\begin{{tabular}}{{{'l' * len(heading)}}}",
         r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule",
         r"\end{tabular}", "",
     ])  # fmt: skip
+
+
+def _in_latex(cell: str) -> str:
+    """As any engine with any font encoding sets it: what not all have is a code point, and no hyphens grow together."""
+    letters = (letter if _is_set(letter) else f"[U+{ord(letter):04X}]" for letter in printable(cell))
+    return re.sub(r"-(?=-)", "-{}", "".join(letters).translate(_LATEX))
+
+
+def _is_set(letter: str) -> bool:
+    parts = unicodedata.normalize("NFD", letter)
+    accented = len(parts) == 2 and parts[0].isascii() and parts[1] in _ACCENTS and ord(letter) < 0x180
+    return letter.isascii() or ord(letter) in _LATEX or accented
 
 
 def _table(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[str], list[list[str]]]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcdo.names import printable
 from mcdo.report.files import written
@@ -19,7 +21,8 @@ from mcdo.report.files import written
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.container import Container
+    from matplotlib.axis import Axis
+    from matplotlib.container import Container, ErrorbarContainer
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.text import Text
     from matplotlib.typing import ColorType
@@ -29,6 +32,12 @@ Panel = Callable[["Axes"], None]
 
 PANEL_SIZE = (5.6, 5.0)
 """Inches."""
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Colours of lines and points, beside black and greys: told apart with any colour vision (Okabe and Ito 2008)."""
+LEAST_LETTERS = 8.0
+"""Points of the smallest text."""
+TITLE_LETTERS = 56
+"""Letters of a figure's title above one panel."""
 LEGEND_LETTERS = 72
 """Letters of a legend's text that stand beside each other below a panel."""
 AXIS_LETTERS = 38
@@ -43,25 +52,35 @@ ON_FRAME = 0.003
 """Share of a panel's width or height nearer than which to its edge a point is half hidden."""
 
 
-def draw(panels: Sequence[Panel], title: str, columns: int = 3) -> Figure:
+def draw(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure:
     """``panels`` in rows of at most ``columns``, under ``title``.
 
     Few lines are named where they end, beside the panel; other names are in a legend below it, off the data.
     """
-    from matplotlib.figure import Figure  # half a second that only those who draw should wait
+    from cycler import cycler  # half a second, of matplotlib, that only those who draw should wait
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
     rows = math.ceil(len(panels) / columns)
     across = min(columns, len(panels))
     figure = Figure(figsize=(PANEL_SIZE[0] * across, PANEL_SIZE[1] * rows), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(_filled(title, TITLE_LETTERS * across))
     places = figure.subfigures(rows, across, squeeze=False).ravel()
-    for panel, place in zip(panels, places, strict=False):
-        axes = place.subplots()
-        panel(axes)
-        for each in place.axes:
-            each.set_ylabel(textwrap.fill(each.get_ylabel(), AXIS_LETTERS, break_long_words=False))
-        _name(axes, place)
+    with rc_context({"axes.prop_cycle": cycler(color=PALETTE)}):
+        for panel, place in zip(panels, places, strict=False):
+            axes = place.subplots()
+            panel(axes)
+            for each in place.axes:
+                each.set_xlabel(_filled(each.get_xlabel(), AXIS_LETTERS + 10))
+                each.set_ylabel(_filled(each.get_ylabel(), AXIS_LETTERS))
+            _name(axes, place)
     return figure
+
+
+def _filled(text: str, letters: int) -> str:
+    """``text`` in lines of at most ``letters``, short brackets such as [95 %] unbroken."""
+    kept = re.sub(r"[(\[][^()\[\]]{1,12}[)\]]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+    return "\n".join(textwrap.fill(line, letters, break_long_words=False) for line in kept.splitlines())
 
 
 def _name(axes: Axes, place: SubFigure) -> None:
@@ -94,7 +113,7 @@ def _end(axes: Axes, handle: Artist | Container, label: str) -> _End | None:
     from matplotlib.lines import Line2D
 
     line = handle.lines[0] if isinstance(handle, ErrorbarContainer) else handle
-    name = textwrap.fill(label, NAME_LETTERS, break_long_words=False)
+    name = _filled(label, NAME_LETTERS)
     if not isinstance(line, Line2D) or line.get_linestyle() == "None" or name.count("\n") >= NAME_LINES:
         return None
     points = np.asarray(line.get_xydata(), dtype=np.float64)
@@ -138,9 +157,10 @@ def _put_legend_below(place: SubFigure, named: Sequence[tuple[Artist | Container
 
 
 def faults(figure: Figure) -> list[str]:
-    """What a reader could not see or read in ``figure``, as drawn by :func:`draw`: in words, one for each fault.
+    """What a reader could not see, tell apart or read in ``figure``, one phrase for each fault.
 
-    A legend over data, a point on the frame or outside it, a name over another, and text that leaves the figure.
+    A legend over data, a point on the frame or outside it, an interval or a name over another, an axis without label,
+    a colour that is not of :data:`PALETTE`, and text that is small or leaves the figure.
     """
     from matplotlib.text import Text
 
@@ -148,25 +168,105 @@ def faults(figure: Figure) -> list[str]:
     found = []
     for axes in figure.axes:
         where = repr(axes.get_title() or axes.get_ylabel() or axes.get_xlabel())
+        names = [text for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
         if axes.get_legend() is not None:
             found.append(f"{where}: a legend lies on the data")
         for x, y in _marked(axes):
             if not (ON_FRAME < x < 1 - ON_FRAME and ON_FRAME < y < 1 - ON_FRAME):
                 found.append(f"{where}: a point lies on the frame, at {x:.3f} and {y:.3f} of it")
-        names = [text for text in axes.texts if getattr(text, "arrow_patch", None) is not None]
-        boxes = [Text.get_window_extent(text) for text in names]
-        found += [
-            f"{where}: {a.get_text()!r} lies over {b.get_text()!r}"
-            for (a, box), (b, other) in combinations(zip(names, boxes, strict=True), 2)
-            if box.overlaps(other)
-        ]
-        for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *names):
-            box = Text.get_window_extent(text)
-            if text.get_text() and not (
-                box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
-            ):
-                found.append(f"{where}: {text.get_text()!r} leaves the figure")
+        found += [f"{where}: {a!r} lies over {b!r}" for a, b in _crowded(axes, names)]
+        found += [f"{where}: intervals of {a!r} and {b!r} lie on each other" for a, b in _on_each_other(axes)]
+        if axes.get_label() != "<colorbar>":
+            found += [f"{where}: its {a} axis has no label" for a in "xy" if not getattr(axes, f"get_{a}label")()]
+        found += [f"{where}: the colour {colour} is none of the palette" for colour in sorted(_foreign_colours(axes))]
+    for text in _read(figure):
+        said, box = text.get_text(), Text.get_window_extent(text)
+        if (size := float(text.get_fontsize())) < LEAST_LETTERS:
+            found.append(f"{said!r} is written in {size:.1f} points")
+        if not (box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1):
+            found.append(f"{said!r} leaves the figure")
     return found
+
+
+def _read(figure: Figure) -> Iterator[Text]:
+    """Every text that is seen; ticks beyond the ends of their axis are not."""
+    legends = [text for place in (figure, *figure.subfigs) for legend in place.legends for text in legend.get_texts()]
+    found = [*figure.texts, *legends]
+    for axes in figure.axes:
+        found += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        found += [label for axis in (axes.xaxis, axes.yaxis) for _, label in _ticks(axis)]
+    return (text for text in found if text.get_text().strip())
+
+
+def _ticks(axis: Axis) -> list[tuple[float, Text]]:
+    """Places and labels along an axis, of those that are seen."""
+    low, high = sorted(axis.get_view_interval())
+    every = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=False)
+    return [(float(place), label) for place, label in every if low <= place <= high and label.get_text()]
+
+
+def _crowded(axes: Axes, names: Sequence[Text]) -> Iterator[tuple[str, str]]:
+    """Names of lines, and neighbouring labels along an axis, of which one lies over the other."""
+    from matplotlib.text import Text
+
+    boxes = [(text.get_text(), Text.get_window_extent(text)) for text in names]  # without their arrows
+    yield from ((a, b) for (a, box), (b, other) in combinations(boxes, 2) if box.overlaps(other))
+    for axis, across in ((axes.xaxis, 0), (axes.yaxis, 1)):
+        for (here, a), (there, b) in pairwise(_ticks(axis)):
+            gap = abs(np.diff(axes.transData.transform([(here, here), (there, there)])[:, across])[0])
+            turned = math.radians(a.get_rotation()) + (math.pi / 2 if across else 0.0)
+            height = float(a.get_fontsize()) * axes.figure.dpi / 72
+            beside = gap * abs(math.cos(turned)) >= (_length(a) + _length(b)) / 2
+            if not beside and gap * abs(math.sin(turned)) < 0.8 * height:
+                yield a.get_text(), b.get_text()
+
+
+def _length(label: Text) -> float:
+    """Of a label along the direction in which it is written, in pixels."""
+    turned, box = math.radians(label.get_rotation()), label.get_window_extent()
+    ends = ((box.width, abs(math.cos(turned))), (box.height, abs(math.sin(turned))))
+    return float(min(extent / part for extent, part in ends if part > 0.1))
+
+
+def _on_each_other(axes: Axes) -> Iterator[tuple[str, str]]:
+    """Series whose intervals cannot be told apart, because they stand at the same place."""
+    from matplotlib.container import ErrorbarContainer
+
+    series = [box for box in axes.containers if isinstance(box, ErrorbarContainer)]
+    for one, other in combinations(series, 2):
+        if any(_cover(a, b) for a in _segments(axes, one) for b in _segments(axes, other)):
+            yield str(one.get_label()), str(other.get_label())
+
+
+def _segments(axes: Axes, series: ErrorbarContainer) -> Iterator[NDArray[np.float64]]:
+    """Each interval's ends in pixels, [2, 2]."""
+    for bars in series.lines[2]:
+        for segment in bars.get_segments():
+            ends = axes.transData.transform(segment)
+            if len(ends) == 2 and np.isfinite(ends).all():
+                yield ends
+
+
+def _cover(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    """Whether two upright or two level intervals share a line and a stretch of it."""
+    for across, along in ((0, 1), (1, 0)):
+        if np.ptp(a[:, across]) < 1 and np.ptp(b[:, across]) < 1 and abs(a[0, across] - b[0, across]) < 1:
+            return bool(min(a[:, along].max(), b[:, along].max()) - max(a[:, along].min(), b[:, along].min()) > 1)
+    return False
+
+
+def _foreign_colours(axes: Axes) -> set[str]:
+    """Colours of lines, points and areas that are neither of the palette nor grey; those of a scale are left out."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    used: list[ColorType] = [colour for line in axes.lines for colour in (line.get_color(), line.get_markerfacecolor())]
+    for group in axes.collections:
+        if group.get_array() is None:
+            used += [*group.get_facecolor(), *group.get_edgecolor()]
+    used += [patch.get_facecolor() for patch in axes.patches]
+    known = {colour.lower() for colour in PALETTE}
+    shown = {to_hex(colour) for colour in used if not (isinstance(colour, str) and colour == "none")}
+    return {colour for colour in shown if colour not in known and len(set(to_rgb(colour))) > 1}
 
 
 def _marked(axes: Axes) -> Iterator[tuple[float, float]]:

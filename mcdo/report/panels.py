@@ -8,34 +8,49 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mcdo.report.figures import LEAST_LETTERS
 from mcdo.stats import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def correlation_panel(axes: Axes, names: Sequence[str], matrix: ArrayLike, title: str) -> None:
-    """Correlations [M, M] as colours from −1 to 1 with their numbers; what is undefined is left blank."""
+FEW_NAMES = 8
+"""Names along an axis that have room to stand at a slight angle."""
+
+
+def correlation_panel(axes: Axes, names: Sequence[str], matrix: ArrayLike, title: str, of: str) -> None:
+    """Correlations [M, M] as colours from −1 to 1 with their numbers, and a dash where undefined; ``of`` names an axis.
+
+    One that is corrected for noise may be above 1, and its number says so; its colour is that of 1.
+    """
     values = np.asarray(matrix, dtype=np.float64)
     image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1)
     for (i, j), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if abs(value) > 0.6 else "black")
+        said = f"{value:.2f}" if np.isfinite(value) else "–"
+        axes.text(j, i, said, ha="center", va="center", color="white" if abs(value) > 0.6 else "black")
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set_title(title)
+    axes.set(title=title, xlabel=of, ylabel=of)
     figure = axes.get_figure()
     if figure is not None:
         figure.colorbar(image, ax=axes, shrink=0.8, label="Spearman's ρ")
 
 
 def interval_panel(
-    axes: Axes, series: Mapping[str, Mapping[str, Estimate]], bar: float | None, label: str, *, joined: bool = False
+    axes: Axes,
+    series: Mapping[str, Mapping[str, Estimate]],
+    bar: float | None,
+    label: str,
+    of: str = "score",
+    *,
+    joined: bool = False,
 ) -> None:
     """Estimates by name for one or more series, each with its interval; ``bar`` is drawn as a dashed line.
 
-    A value without interval is a hollow marker that the legend names; an arm without end is an arrow. ``joined`` where
-    the names have an order that a line may follow.
+    A value without interval is a hollow marker that the legend names; an arm without end is an arrow; a name without
+    any value is marked as not measured. ``of`` says what the names are; ``joined`` where they have an order that a line
+    may follow.
     """
     names = list(dict.fromkeys(name for estimates in series.values() for name in estimates))
     step = 0.6 / len(series)
@@ -62,14 +77,20 @@ def interval_panel(
         axes.plot([], [], "o", fillstyle="none", color="grey", label="no interval")
     if bar is not None:
         axes.axhline(bar, color="black", linestyle="--", linewidth=1, label=f"bar {bar:g}")
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    for place, name in enumerate(names):
+        if not any(name in estimates and np.isfinite(estimates[name].value) for estimates in series.values()):
+            axes.text(
+                place, 0.5, "not measured", rotation=90, ha="center", va="center", fontsize="small", color="grey",
+                transform=axes.get_xaxis_transform(),
+            )  # fmt: skip
+    axes.set_xticks(range(len(names)), names, rotation=30 if len(names) <= FEW_NAMES else 60, ha="right")
     axes.set_xlim(-0.5, len(names) - 0.5)  # no point on the frame
-    axes.set_ylabel(label)
+    axes.set(xlabel=of, ylabel=label)
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
 
 
-def ranked_panel(axes: Axes, estimates: Mapping[str, Estimate], bar: float, label: str) -> None:
+def ranked_panel(axes: Axes, estimates: Mapping[str, Estimate], bar: float, label: str, of: str = "score") -> None:
     """Many estimates by name, each on a line of its own, the largest on top; ``bar`` is a dashed line.
 
     A value without interval is a hollow marker, which the legend names.
@@ -82,9 +103,10 @@ def ranked_panel(axes: Axes, estimates: Mapping[str, Estimate], bar: float, labe
     if bare:
         values = [ranked[place][1].value for place in bare]
         axes.plot(values, bare, "o", markersize=4, fillstyle="none", color="grey", label="no interval")
-        axes.legend()
-    axes.axvline(bar, color="black", linestyle="--", linewidth=1)
-    axes.set_yticks(range(len(ranked)), [name for name, _ in ranked], fontsize=min(9.0, 260 / max(1, len(ranked))))
+    axes.axvline(bar, color="black", linestyle="--", linewidth=1, label=f"bar {bar:g}")
+    axes.legend()
+    size = min(9.0, max(LEAST_LETTERS, 260 / max(1, len(ranked))))
+    axes.set_yticks(range(len(ranked)), [name for name, _ in ranked], fontsize=size)
     axes.set_ylim(-0.5, max(1, len(ranked)) - 0.5)
-    axes.set_xlabel(label)
+    axes.set(xlabel=label, ylabel=of)
     axes.grid(axis="x", alpha=0.3)

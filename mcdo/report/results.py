@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from mcdo import schema
 from mcdo.errors import McdoError
 from mcdo.names import file_name
 from mcdo.report.files import read_json
@@ -18,6 +19,37 @@ from mcdo.schema import Count, OpenRecord, Record, checked
 _MARKS = {"claims", "config", "provenance", "experiment", "files"}
 """Keys that the harness puts into every summary."""
 VERDICT = Path("phase1") / "verdict.json"
+RATES = "rates"
+"""Folder, within that of the reports, of what passes took."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast the passes of a model were in the last run that carried out any, beside whatever else the machine did.
+
+    Attributes:
+        model: the encoder.
+        passes: that were carried out, each of one image.
+        seconds: that they took.
+        device: on which.
+        threads: of the process.
+        machine: its architecture.
+        made: when and by what.
+
+    """
+
+    model: str
+    passes: Annotated[int, msgspec.Meta(gt=0)]
+    seconds: Annotated[float, msgspec.Meta(gt=0)]
+    device: str
+    threads: int
+    machine: str
+    made: Mapping[str, str]
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds of one pass of one image."""
+        return 1000 * self.seconds / self.passes
 
 
 class _Interval(OpenRecord, frozen=True):
@@ -181,6 +213,7 @@ class Reports:
     folder: Path
     experiments: tuple[Reported, ...]
     verdict: Mapping[str, Any] | None
+    rates: tuple[Rate, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Reports:
@@ -206,7 +239,13 @@ class Reports:
             checked(verdict, _Verdict, folder / VERDICT)
         if not found and verdict is None:
             raise McdoError(f"{folder} holds no reports; run pytest -m phase1, or name another folder with --reports")
-        return cls(folder, tuple(found.values()), verdict)
+        return cls(folder, tuple(found.values()), verdict, read_rates(folder))
+
+
+def read_rates(folder: Path) -> tuple[Rate, ...]:
+    """The rates in a folder of reports. Raises McdoError for a file that is none."""
+    remedy = "delete it, or run the experiment again"
+    return tuple(schema.read_json(path, Rate, remedy) for path in sorted((folder / RATES).glob("*.json")))
 
 
 def _is_object(path: Path) -> bool:

@@ -255,10 +255,10 @@ class EstimatorCost(Experiment[EstimatorCosts]):
                 middle = np.array([e.value for e in estimates])
                 arms = [middle - [e.low for e in estimates], np.array([e.high for e in estimates]) - middle]
                 axes.errorbar([q.cost for q in curve], middle, np.clip(arms, 0, None), marker="o", capsize=2, label=way)
-            axes.axhline(0.8, color="grey", linestyle=":")
+            axes.axhline(0.8, color="grey", linestyle=":", label="bar 0.8")
             axes.set(xscale="log", xlabel="cost of an image (forward passes)", ylabel="Spearman of two trials")
             axes.set_title(f"{score}, p = {p:g}")
-            axes.legend(fontsize=7)
+            axes.legend()
 
         return [lambda axes, s=score, p=p: panel(axes, s, p) for score in SCORES for p in self.p]  # type: ignore[misc]
 

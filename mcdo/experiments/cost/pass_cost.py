@@ -421,7 +421,7 @@ class PassCost(Experiment[PassCosts]):
     def panels(self, inputs: Inputs, result: PassCosts) -> Sequence[Panel]:
         def panel(axes: Axes) -> None:
             costs = {name: cost.estimate for name, cost in result.by_way.items()}
-            interval_panel(axes, {"way": costs}, None, "forward passes of one image")
+            interval_panel(axes, {"way": costs}, None, "forward passes of one image", "way of a pass")
             axes.axhline(result.ceiling, color="grey", linestyle=":", label="ceiling of a keyed pass")
             axes.set_yscale("log")
             axes.legend()

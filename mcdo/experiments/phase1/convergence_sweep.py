@@ -138,16 +138,16 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
         later = [t for t in self.passes if t > self.predict_from]
         laws = dict.fromkeys(law for t in later for law in result.predicted[t].laws)
         series = {
-            "measured": {f"T={t}": result.measured[t].estimate("spearman") for t in self.passes},
+            "measured": {str(t): result.measured[t].estimate("spearman") for t in self.passes},
             **{
                 f"predicted, {law}": {
-                    f"T={t}": result.predicted[t].laws[law] for t in later if law in result.predicted[t].laws
+                    str(t): result.predicted[t].laws[law] for t in later if law in result.predicted[t].laws
                 }
                 for law in laws
             },
         }
         bar, label = THRESHOLDS.usable_spearman, "Spearman's ρ of two trials [95 %]"
-        return (lambda axes: interval_panel(axes, series, bar, label, joined=True),)
+        return (lambda axes: interval_panel(axes, series, bar, label, "passes T", joined=True),)
 
 
 def _said(predicted: PredictedReliability, start: int) -> str:

@@ -260,7 +260,7 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
 
     def panels(self, inputs: Inputs, result: FirstOrderResult) -> Sequence[Panel]:
         rho = {
-            score: {f"R={n}": by[space].estimate("spearman") for n, by in result.reliability.items()}
+            score: {str(n): by[space].estimate("spearman") for n, by in result.reliability.items()}
             for space, score in SPACES.items()
         }
         where = {f"p={p:g}": by for p, by in result.domain.items()} | dict(result.groups)
@@ -268,17 +268,21 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
         def figures(name: str) -> dict[str, dict[str, Estimate]]:
             return {score: {at: getattr(by[score], name) for at, by in where.items()} for score in DOMAIN_SCORES}
 
+        at = "drop probability of all sites, or group of sites"
+
         def level(axes: Any) -> None:
-            interval_panel(axes, figures("ratio"), None, "Monte Carlo / first order, median over images")
+            interval_panel(axes, figures("ratio"), None, "Monte Carlo / first order, median over images [95 %]", at)
             axes.axhspan(*LEVEL_BAND, color="grey", alpha=0.2)
             axes.set_title("level (shaded: accepted)")
 
         def ranking(axes: Any) -> None:
-            interval_panel(axes, figures("corrected"), RANKING_BAR, "Spearman's ρ with Monte Carlo, noise-corrected")
+            interval_panel(
+                axes, figures("corrected"), RANKING_BAR, "Spearman's ρ with Monte Carlo, noise-corrected [95 %]", at
+            )
             axes.set_title("ranking")
 
         def reliable(axes: Any) -> None:
-            interval_panel(axes, rho, THRESHOLDS.usable_spearman, "Spearman's ρ of two trials")
+            interval_panel(axes, rho, THRESHOLDS.usable_spearman, "Spearman's ρ of two trials [95 %]", "probes R")
             axes.set_title("reliability")
 
         return reliable, ranking, level

@@ -128,11 +128,11 @@ class NestedPasses(Experiment[NestedResult]):
 
     def panels(self, inputs: Inputs, result: NestedResult) -> Sequence[Panel]:
         series = {
-            score: {f"T={t}": by[space].estimate("spearman") for t, by in result.reliability.items()}
+            score: {str(t): by[space].estimate("spearman") for t, by in result.reliability.items()}
             for space, score in self.spaces.items()
         }
         bar, label = THRESHOLDS.usable_spearman, "Spearman's ρ of two trials [95 %]"
-        return (lambda axes: interval_panel(axes, series, bar, label, joined=True),)
+        return (lambda axes: interval_panel(axes, series, bar, label, "passes T", joined=True),)
 
     def title(self) -> str:
         return f"reliability over passes (N={self.n}, K={self.trials})"

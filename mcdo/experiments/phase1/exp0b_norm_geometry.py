@@ -153,6 +153,6 @@ class NormGeometry(Experiment[GeometryResult]):
         }
         agreement = {"within one trial": {name.removeprefix("corr_"): e for name, e in result.correlations.items()}}
         return (
-            lambda axes: interval_panel(axes, mass, None, "off-diagonal mass [95 %]"),
-            lambda axes: interval_panel(axes, agreement, None, "Spearman's ρ [95 %]"),
+            lambda axes: interval_panel(axes, mass, None, "off-diagonal mass (share) [95 %]", "measure"),
+            lambda axes: interval_panel(axes, agreement, None, "Spearman's ρ [95 %]", "pair of scores"),
         )

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STABLE = 0.8
+P = "drop probability p"
 """Two p rank alike when their correlation lies above this."""
 Scores = NDArray[np.float64]
 
@@ -229,15 +230,14 @@ class RankStability(Experiment[StabilityResult]):
             p = list(result.means)
             axes.loglog(p, [e.value for e in result.means.values()], "o-", label="Monte Carlo")
             axes.loglog(p, [result.predicted[x] for x in p], "k--", label="first order, p/(1 − p)")
-            axes.set_xlabel("drop probability p")
+            axes.set_xlabel(P)
             axes.set_ylabel("mean trace_pre (squared feature units)")
             axes.legend()
 
         def matrices(axes: Axes) -> None:
-            correlation_panel(axes, matrix.names, matrix.values("disattenuated"), "trace_pre, corrected for noise")
+            correlation_panel(axes, matrix.names, matrix.values("disattenuated"), "trace_pre, corrected for noise", P)
 
         def between_p(axes: Axes) -> None:
-            interval_panel(axes, series, THRESHOLDS.usable_spearman, "Spearman's ρ [95 %]")
-            axes.set_xlabel("drop probability p")
+            interval_panel(axes, series, THRESHOLDS.usable_spearman, "Spearman's ρ [95 %]", P)
 
         return levels, matrices, between_p

@@ -224,9 +224,9 @@ def _draw(axes: Axes, result: SyntheticResult, score: str) -> None:
     for place, (name, values) in enumerate(result.values[score].items()):
         average, once = result.means[score][name], place == 0
         spread = np.linspace(-0.25, 0.25, len(values))
-        axes.plot(place + spread, values, ".", markersize=3, color="tab:gray", label="image" if once else None)
+        axes.plot(place + spread, values, ".", markersize=3, color="grey", label="image" if once else None)
         arms = [[average.value - average.low], [average.high - average.value]]
-        axes.errorbar([place], [average.value], yerr=arms, fmt="o", color="tab:red", capsize=4,
+        axes.errorbar([place], [average.value], yerr=arms, fmt="o", color="C1", capsize=4,
                       label="mean [95 %]" if once else None)  # fmt: skip
     axes.set_xticks(range(len(result.values[score])), list(result.values[score]))
     axes.set_xlabel("category")

@@ -45,7 +45,7 @@ from mcdo.perturbation import (
     StochasticDepth,
     TiedDropout,
 )
-from mcdo.report.figures import Panel
+from mcdo.report.figures import LEAST_LETTERS, Panel
 from mcdo.report.panels import correlation_panel, interval_panel
 from mcdo.stats import (
     THRESHOLDS,
@@ -244,14 +244,14 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
         named = [f"{kind} {TYPES[kind]}" for kind in result.means]
 
         def by_type(axes: Axes, series: Mapping[str, Mapping[str, Estimate]], bar: float, label: str) -> None:
-            interval_panel(axes, series, bar, f"{label} [95 %]")
-            axes.set_xlabel(f"type: {'; '.join(named[:4])};\n{'; '.join(named[4:])}", fontsize=7)
+            interval_panel(axes, series, bar, f"{label} [95 %]", f"type: {'; '.join(named)}")
+            axes.xaxis.label.set_fontsize(LEAST_LETTERS)
 
         return (
             lambda axes: by_type(axes, traces, THRESHOLDS.usable_spearman, "median ρ between trials"),
             lambda axes: by_type(axes, rho, RHO_ENTROPY_BAR, "ρ with the zero-shot entropy"),
             lambda axes: correlation_panel(
-                axes, matrix.names, matrix.values("disattenuated"), "trace_pre, corrected for noise"
+                axes, matrix.names, matrix.values("disattenuated"), "trace_pre, corrected for noise", "type"
             ),
         )
 

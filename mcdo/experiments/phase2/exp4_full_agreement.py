@@ -92,12 +92,13 @@ class ModelAgreement(MatchedModels[AgreementResult]):
 
         def repeats(axes: Axes) -> None:
             series = {score: matrix.reliability for score, matrix in result.matrices.items()}
-            interval_panel(axes, series, THRESHOLDS.usable_spearman, "mean ρ between trials [95 %]")
-            axes.set_xlabel("model")
+            interval_panel(axes, series, THRESHOLDS.usable_spearman, "mean ρ between trials [95 %]", "model")
 
         def agrees(axes: Axes, score: str) -> None:
             matrix = result.matrices[score]
-            correlation_panel(axes, matrix.names, matrix.values("disattenuated"), f"{score}, corrected for noise")
+            correlation_panel(
+                axes, matrix.names, matrix.values("disattenuated"), f"{score}, corrected for noise", "model"
+            )
 
         return repeats, lambda axes: agrees(axes, "trace_pre"), lambda axes: agrees(axes, "trace_pre_relative")
 

@@ -197,7 +197,6 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
                 "given the feature norm": {name: softmax[name][f"{key}_given_norm"] for name in self.reported},
             }
             interval_panel(axes, series, threshold, f"{label} [95 %]")
-            axes.set_xlabel("score")
 
         def tenths(axes: Axes) -> None:
             for name, score in self.scores(inputs).items():

@@ -242,12 +242,12 @@ class AleatoricEpistemic(Experiment[AleatoricResult]):
         }
 
         def alike(axes: Axes) -> None:
-            interval_panel(axes, relations, SAME, "Spearman's ρ with the epistemic score")
+            interval_panel(axes, relations, SAME, "Spearman's ρ with the epistemic score [95 %]")
 
         def validity(axes: Axes) -> None:
             interval_panel(axes, worth, None, "validity [95 %]")
-            axes.axhline(0.5, color="tab:orange", linestyle=":", label="chance of AUROC")
-            axes.axhline(0.0, color="tab:blue", linestyle=":", label="chance of ρ")
+            axes.axhline(0.5, color="C1", linestyle=":", label="chance of AUROC")
+            axes.axhline(0.0, color="C0", linestyle=":", label="chance of ρ")
             axes.legend(fontsize=8)
 
         return alike, validity

@@ -214,7 +214,7 @@ class Angles(Experiment[AnglesResult]):
             axes.set_title("angles 1 and 2: metrics")
 
         def third(axes: Axes) -> None:
-            interval_panel(axes, followed, 0.0, "ρ with the score [95 %]")
+            interval_panel(axes, followed, 0.0, "ρ with the score [95 %]", "property of the image")
             axes.set_title(f"angle 3: correlates, N={result.sizes[3][0]}")
 
         return first_two, third

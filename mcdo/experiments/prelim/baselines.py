@@ -167,7 +167,7 @@ class Baselines(Experiment[BaselinesResult]):
                 for score in self.reported
             }
             unit = "AUROC − AUROC of baseline" if target == "error" else "ρ − |ρ of baseline|"
-            interval_panel(axes, series, 0.0, f"{unit} [95 %]")
+            interval_panel(axes, series, 0.0, f"{unit} [95 %]", "baseline")
             axes.set_title(f"target: {target.replace('_', ' ')}")
 
         targets = dict.fromkeys(target for _, _, target in result.advantages)

@@ -19,7 +19,7 @@ WORDS = {
     "increased": "share more uncertain at",
 }
 MARKERS = {"mha": "o", "timm": "s"}
-COLOURS = {"softmax": "tab:blue", "sigmoid": "tab:orange"}
+COLOURS = {"softmax": "C0", "sigmoid": "C1"}
 
 
 def draw_cells(axes: Axes, grid: GridAnalysis, outcome: str) -> None:
@@ -36,7 +36,7 @@ def draw_cells(axes: Axes, grid: GridAnalysis, outcome: str) -> None:
     axes.set_xticks(range(len(sites)), sites)
     axes.set_xlabel("perturbed sites")
     axes.set_ylabel(f"{WORDS[name]} {degradation}".rstrip() + " [95 %]")
-    axes.legend(fontsize=7)
+    axes.legend()
 
 
 def draw_shares(axes: Axes, grid: GridAnalysis, outcome: str) -> None:
@@ -49,4 +49,4 @@ def draw_shares(axes: Axes, grid: GridAnalysis, outcome: str) -> None:
     axes.set_xlabel("factor (encoder = loss, tower, loss x tower)")
     axes.set_ylabel("share of the spread between cells")
     axes.set_title(outcome)
-    axes.legend(fontsize=7)
+    axes.legend()

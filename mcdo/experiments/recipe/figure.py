@@ -34,7 +34,7 @@ def drawn(result: RecipeResult) -> Sequence[Panel]:
         series["chosen, by passes"] = {
             scope: e for (of, scope), e in result.confirmation.shares.items() if of == "chosen" and scope in names
         }
-        interval_panel(axes, series, PASS_BAR, "share of images raised, reporting half [95 %]")
+        interval_panel(axes, series, PASS_BAR, "share of images raised, reporting half [95 %]", "degradation")
 
     def gains(axes: Axes) -> None:
         for over in (OVER_ALL, OVER_TRIVIAL):
@@ -47,7 +47,7 @@ def drawn(result: RecipeResult) -> Sequence[Panel]:
         axes.axhline(0, color="black", linewidth=1)
         axes.set_xticks([0, 1], ["where it was chosen", "on the other half"])
         axes.set_xlim(-0.2, 1.2)
-        axes.set_ylabel("gain in the share of images raised")
+        axes.set(xlabel="half of the originals", ylabel="gain in the share of images raised")
         axes.set_title("optimism (grey: other halves, over all sites)")
         axes.legend()
 

@@ -180,8 +180,7 @@ def _heat_map(
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
     axes.set_xticks(range(len(roles)), [role.replace("_", " ") for role in roles], rotation=30, ha="right")
     axes.set_yticks(range(len(rows)), ["outside" if row is None else str(row) for row in rows])
-    axes.set_ylabel("block, in the order of execution")
-    axes.set_title(title)
+    axes.set(title=title, xlabel="role of the linear map", ylabel="block, in the order of execution")
     figure = axes.get_figure()
     if figure is not None:
         figure.colorbar(image, ax=axes, shrink=0.8, label=label)

@@ -25,7 +25,7 @@ LARGEST = 10_000_000
 """Bytes of a page; beyond that, thumbnails are left out, and the page says so."""
 MOST_FIGURES = 200
 """Estimates of one summary that are listed; the rest is in the file that the page names."""
-PHASES = ("phase1", "prelim", "phase2", "phase3", "phase4", "rivals", "recipe")
+PHASES = ("phase1", "prelim", "phase2", "phase3", "phase4", "rivals", "recipe", "perf")
 
 
 def write_page(folder: Path, page: Path, thumbnails: bool = True) -> Path:
@@ -69,6 +69,9 @@ def rendered(reports: Reports, thumbnails: bool = True, left_out: str = "") -> s
             sentence="" if reports.verdict is None else _sentence(reports.verdict),
             not_said=_not_said(reports),
             measured=_measured(reports),
+            rates=reports.rates,
+            costs=_costs(reports),
+            perf=[section for section in sections if section.experiment["phase"] == "perf"],
             cells=[_cell(cell) for cell in (reports.verdict or {}).get("cells", ())],
             rows=[row for section in sections for part in section.parts for row in part.rows],
             sections=sections,
@@ -169,6 +172,7 @@ class Part:
     subject: str
     rows: tuple[Row, ...]
     svg: str
+    width: int
     estimates: tuple[tuple[str, str, int], ...]
     more: int
     sheets: tuple[Mapping[str, Any], ...]
@@ -209,14 +213,28 @@ def _part(folder: Path, reported: Reported, anchor: str, thumbnails: bool) -> Pa
         for j in reported.claims
     )
     figure = reported.figure(folder)
-    svg = "" if figure is None else base64.b64encode(_lighter(figure.read_bytes())).decode("ascii")
+    drawn = b"" if figure is None else _lighter(figure.read_bytes())
+    svg = base64.b64encode(drawn).decode("ascii")
     claims_apart = {key: value for key, value in reported.summary.items() if key != "claims"}
     estimates = list(_estimates(claims_apart))
     sheets = tuple(reported.sheets(folder)) if thumbnails else ()
     listed = tuple((path, shown(e), e.n) for path, e in estimates[:MOST_FIGURES])
     return Part(
-        reported.subject, rows, svg, listed, max(0, len(estimates) - MOST_FIGURES), sheets, _facts(folder, reported)
+        reported.subject,
+        rows,
+        svg,
+        _width(drawn),
+        listed,
+        max(0, len(estimates) - MOST_FIGURES),
+        sheets,
+        _facts(folder, reported),
     )
+
+
+def _width(svg: bytes) -> int:
+    """Pixels of a figure at its natural size, at which its letters have theirs; 0 of none."""
+    found = re.search(rb'<svg[^>]*\swidth="([\d.]+)pt"', svg[:4000])
+    return 0 if found is None else round(float(found[1]) * 96 / 72)
 
 
 def _lighter(svg: bytes) -> bytes:
@@ -306,6 +324,20 @@ def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     figures = {name: shown(Estimate.of(cell[name])) for name in ("spearman", "snr", "icc")}
     budget = f"{cell['passes']}" if cell["estimator"] == "mc" else f"R = {cell['passes']} (first order)"
     return {**cell, **figures, "budget": budget}
+
+
+def _costs(reports: Reports) -> list[dict[str, Any]]:
+    """What each score takes that is usable: passes of the fewest that are, and their time where a rate is known."""
+    ms = {rate.model: rate.ms for rate in reports.rates}
+    fewest: dict[tuple[str, str], int] = {}
+    for cell in (reports.verdict or {}).get("cells", ()):
+        if cell["estimator"] == "mc" and cell["usable"] == "met":
+            key = cell["model"], cell["score"]
+            fewest[key] = min(cell["passes"], fewest.get(key, cell["passes"]))
+    return [
+        {"model": model, "score": score, "passes": T, "ms": f"{T * ms[model]:.3g}" if model in ms else "not known"}
+        for (model, score), T in fewest.items()
+    ]
 
 
 def _measured(reports: Reports) -> list[tuple[str, str]]:

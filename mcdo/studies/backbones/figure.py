@@ -28,7 +28,7 @@ def estimates_panel(panel: Axes, table: Table, name: str) -> None:
         )  # fmt: skip
     panel.set_yticks(range(len(table.rows)), [row.backbone for row in table.rows])
     panel.set_ylim(len(table.rows) - 0.5, -0.5)
-    panel.set_xlabel(_NAMES[name])
+    panel.set(xlabel=_NAMES[name], ylabel="backbone")
     panel.grid(axis="x", alpha=0.3)
     panel.legend(fontsize="small")
 

@@ -66,7 +66,7 @@ def differences_panel(axes: Axes, ablations: Mapping[int, Ablation], compared: C
         bars.set_label("mean, 95 %" if k == 0 else "_later seeds")
     axes.axhline(0, color="black", linestyle="--", linewidth=1, label="no difference")
     axes.set_xticks(range(len(arms)), arms, rotation=30, ha="right")
-    axes.set_ylabel("loss minus that with the correct image, nats")
+    axes.set(xlabel="what takes the place of the image", ylabel="loss minus that with the correct image, nats")
     axes.set_title("paired difference of each item")
     axes.grid(axis="y", alpha=0.3)
     axes.legend()

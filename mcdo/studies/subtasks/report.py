@@ -215,7 +215,7 @@ def triage_panel(axes: Axes, found: Evaluation) -> None:
                 label=arm if row.name == "spot_check" else None,
             )  # fmt: skip
             axes.annotate(f"{100 * row.share.value:.1f} %", (x, e.low), xytext=(0, -11), textcoords="offset points",
-                          ha="center", fontsize=7)  # fmt: skip
+                          ha="center", fontsize=8)  # fmt: skip
     axes.set_xticks(range(len(CLASSES)), CLASSES)
     axes.set(xlabel="triage class (number: share of images)", ylabel="accuracy inside (share, 95 % interval)")
     axes.set(xlim=(-0.6, 2.6), ylim=(-0.08, 1.04))

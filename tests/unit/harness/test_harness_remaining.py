@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from mmap import mmap
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ import torch
 from mcdo.harness import Request, Session
 from mcdo.harness import remaining as module
 from mcdo.harness.remaining import Remaining, Timing, duration, seconds_per_pass, timing
+from mcdo.report.results import read_rates
 from mcdo.stats import reliability
 from mcdo.threads import StoppedError
 
@@ -47,6 +50,35 @@ def test_a_long_plan_is_announced_before_the_first_pass_of_each_model(
     remaining.announce(second, [other])  # said already
     remaining.announce(other, [])  # a second is not worth a line
     assert capsys.readouterr().err == ""
+
+
+@dataclass(frozen=True)
+class OfImages(Taking):
+    """One whose passes are over images."""
+
+    passes_of_images: bool = True
+
+
+def test_what_passes_of_images_took_is_written_for_the_page(
+    remaining: Remaining, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(remaining._session.settings, "device", "cpu", raising=False)
+    for request, unit in ((OfImages("a", 900), "passes"), (OfImages("a", 5), "products"), (Taking("a", 7), "passes")):
+        with remaining.progress(request, [], "")(request.count, "a on digits", unit) as bar:
+            bar.update(request.count + 10)
+            bar.update(-10)  # what was done again
+            now += 4.5
+    with suppress(KeyboardInterrupt), remaining.progress(OfImages("a", 900), [], "")(900, "a on digits") as bar:
+        bar.update(100)
+        now += 0.5
+        raise KeyboardInterrupt
+    with remaining.progress(OfImages("b", 9), [], "")(9, "b on digits") as bar:
+        bar.update(9)
+    remaining.write_rates(tmp_path)
+    (rate,) = read_rates(tmp_path)  # those of b took no second
+    assert (rate.model, rate.passes, rate.ms) == ("a", 1000, 5.0)
 
 
 def test_what_is_left_follows_from_the_rates_that_were_seen(

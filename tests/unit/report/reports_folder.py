@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mcdo.names import file_name
-from mcdo.report.figures import save_figure
+from mcdo.report.figures import draw, save_figure
 from mcdo.report.files import write_json
 from mcdo.report.judgement import Judgement, Outcome
 from mcdo.stats import Estimate
@@ -74,6 +74,12 @@ VERDICT: dict[str, Any] = {
 }  # fmt: skip
 
 
+RATE: dict[str, Any] = {
+    "model": "clip_tiny", "passes": 8_930_400, "seconds": 892.0, "device": "cpu", "threads": 2, "machine": "x86_64",
+    "made": {"time": "2026-01-02T03:04:05+00:00", "mcdo": "0.1.0", "python": "3.11.7", "commit": "abc"},
+}  # fmt: skip
+
+
 def png() -> str:
     held = io.BytesIO()
     Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(held, "PNG")
@@ -82,13 +88,16 @@ def png() -> str:
 
 def write(folder: Path, model: str = "clip_tiny", **changed: Any) -> Path:
     """One experiment with its figure and a contact sheet, and a verdict."""
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+
+    def panel(axes: Axes) -> None:
+        axes.plot([1, 2], [0.4, 0.6], label="a line")
+        axes.set(xlim=(0.9, 2.1), xlabel="passes T", ylabel="ρ [95 %]")
+        axes.legend()
 
     place = folder / "phase1" / NAME
     write_json(place / f"{file_name(model)}_summary.json", summary(model, **changed))
-    figure = Figure()
-    figure.subplots().plot(range(3), range(3))
-    save_figure(figure, place / "norms.png")
+    save_figure(draw([panel, panel], "norms"), place / "norms.png")
     tiles = [{"id": f"image {i}", "class": "seven", "caption": f"trace_pre {i}", "png": png()} for i in range(12)]
     sheets = {"model": model, "sheets": [{"title": "most uncertain by trace_pre", "tiles": tiles}]}
     write_json(place / f"{file_name(model)}_sheets.json", sheets)

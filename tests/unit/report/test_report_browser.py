@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from reports_folder import JUDGEMENTS, write
 
+from mcdo.report.figures import LEAST_LETTERS
 from mcdo.report.page import write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -103,6 +104,25 @@ def test_pictures_are_seen_and_nothing_is_wider_than_the_window(opened: Opened) 
         assert opened.page.evaluate("(image) => image.decode().then(() => image.naturalWidth)", picture) == 8
     widths = opened.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert widths[0] <= widths[1]
+
+
+FIGURES = """[...document.querySelectorAll("figure.plot")].map((figure) => {
+  const image = figure.querySelector("img");
+  const natural = parseFloat(getComputedStyle(image).getPropertyValue("--natural"));
+  const text = figure.parentElement.getBoundingClientRect();
+  return {right: figure.getBoundingClientRect().right - text.right, scale: image.clientWidth / natural,
+          over: image.getBoundingClientRect().right - figure.getBoundingClientRect().right};
+})"""
+
+
+def test_no_figure_is_wider_than_its_text_or_too_small_to_read(opened: Opened) -> None:
+    found = opened.page.evaluate(FIGURES)
+    assert found
+    for figure in found:
+        assert figure["right"] <= 0.5
+        assert LEAST_LETTERS * 96 / 72 * figure["scale"] >= 9, "pixels of the smallest letters"
+    opened.page.emulate_media(media="print")
+    assert all(figure["over"] <= 0.5 for figure in opened.page.evaluate(FIGURES)), "on paper nothing scrolls"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

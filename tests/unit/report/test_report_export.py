@@ -4,13 +4,18 @@ import csv
 import importlib.util
 import io
 import json
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from reports_folder import JUDGEMENTS, NAME, write
+from reports_folder import JUDGEMENTS, NAME, summary, write
 
 from mcdo.cli import main
+
+PDFLATEX = shutil.which("pdflatex")
 
 
 @pytest.fixture
@@ -57,6 +62,33 @@ def test_tables_for_people_hold_intervals_and_survive_names(folder: Path, capsys
     assert {line.count("|") for line in markdown} == {markdown[0].count("|")}
     scores = printed(folder, capsys, "scores", "--format=markdown").strip().splitlines()
     assert {line.count("|") for line in scores} == {scores[0].count("|")}, "a name ended a cell"
+
+
+HOSTILE = r"""_ & % # $ \ ~ ^ { } [x] * -- ?` '' " < > | {} \end{tabular} \input{x} %"""
+LETTERS = "".join(map(chr, (*range(0xA0, 0x180), *range(0x370, 0x400), *range(0x2000, 0x2300), 0x6A21, 0x1F600)))
+
+
+@pytest.mark.skipif(PDFLATEX is None, reason="there is no pdflatex: install Debian's package texlive-latex-recommended")
+@pytest.mark.parametrize("encoding", ["OT1", "T1"])
+def test_latex_sets_the_table_whatever_it_holds(
+    encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claims = [replace(JUDGEMENTS[0], claim=name).as_dict() for name in (HOSTILE, "\x1b\n\u202e", LETTERS[:400])]
+    experiment = {**summary()["experiment"], "phase": "[1] *"}
+    folder = write(tmp_path / "reports", HOSTILE, claims=claims, experiment=experiment)
+    table = printed(folder, capsys, "claims", "--format=latex")
+    letters = printed(write(tmp_path / "letters", LETTERS), capsys, "claims", "--format=latex")
+    assert f"[U+{ord('模'):04X}]" in letters
+    assert table.count(r" \\") == 1 + len(claims), "a name ended a row"
+    head = rf"\documentclass{{article}}\usepackage[{encoding}]{{fontenc}}\usepackage{{booktabs}}\pdfcompresslevel=0"
+    source = tmp_path / "table.tex"
+    source.write_text(rf"{head}\begin{{document}}{table}{letters}\end{{document}}", encoding="utf-8")
+    command = [str(PDFLATEX), "-interaction=nonstopmode", "-halt-on-error", source.name]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    said = ended.stdout.decode(errors="replace")
+    assert ended.returncode == 0, said[-2000:]
+    assert "Missing character" not in said
+    assert (tmp_path / "table.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_parquet_or_the_command_that_brings_it(

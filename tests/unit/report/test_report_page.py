@@ -7,14 +7,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from reports_folder import JUDGEMENTS, NAME, VERDICT, summary, write
+from reports_folder import JUDGEMENTS, NAME, RATE, VERDICT, summary, write
 
 from mcdo.cli import main
 from mcdo.errors import McdoError
 from mcdo.report import page as pages
+from mcdo.report.figures import PANEL_SIZE
 from mcdo.report.judgement import Judgement
 from mcdo.report.page import Axis, _lighter, write_page
-from mcdo.report.results import Reports
+from mcdo.report.results import RATES, Reports
 from mcdo.stats import Estimate
 
 NASTY = '<script>alert("x")</script>'
@@ -126,6 +127,34 @@ def test_control_characters_in_names_are_shown_as_escapes(tmp_path: Path) -> Non
     page = page_of(write(tmp_path / "reports", "a\x1b[31m\u202eb"), tmp_path)
     assert "\x1b" not in page.text
     assert "a\\x1b[31m\\u202eb" in page.text
+
+
+def test_costs_are_those_of_the_run_and_what_is_not_known_is_said(tmp_path: Path) -> None:
+    folder = write(tmp_path / "reports")
+    unknown = page_of(folder, tmp_path).text
+    assert "How long a pass takes is not known" in unknown
+    (folder / RATES).mkdir()
+    (folder / RATES / "clip_tiny.json").write_text(json.dumps(RATE))
+    page = page_of(folder, tmp_path)
+    assert "8,930,400 passes in 892 s, on cpu, 2 threads" in page.text
+    costs = page.text[page.text.index("What it costs") :]
+    # 64 passes of 892 s / 8 930 400
+    assert re.search(r"clip_tiny\s*trace_pre\s*64\s*6\.39\s", costs)
+    assert "make perf measures" in costs
+    cells = [{**VERDICT["cells"][0], "usable": "undecided"}]
+    (folder / "phase1" / "verdict.json").write_text(json.dumps({**VERDICT, "cells": cells}))
+    assert "passes of each image" not in page_of(folder, tmp_path).text, "what is not usable has no cost"
+    for wrong in ({"passes": 0}, {"passes": "many"}, {"seconds": -1.0}):
+        (folder / RATES / "clip_tiny.json").write_text(json.dumps({**RATE, **wrong}))
+        with pytest.raises(McdoError, match=r"clip_tiny\.json"):
+            Reports.read(folder)
+
+
+def test_a_figure_says_how_wide_it_is_at_its_natural_size(tmp_path: Path) -> None:
+    (plot,) = [image for image in page_of(write(tmp_path / "reports"), tmp_path).all("img") if "style" in image]
+    found = re.fullmatch(r"--natural: (\d+)px", str(plot["style"]))
+    assert found is not None
+    assert 900 < int(found[1]) <= 2 * 96 * PANEL_SIZE[0] + 20, "two panels, in pixels of 1/96 inch"
 
 
 def test_pictures_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mcdo.report.figures import FEW_LINES, draw, faults
-from mcdo.report.panels import interval_panel, ranked_panel
+from mcdo.report.figures import FEW_LINES, TITLE_LETTERS, draw, faults
+from mcdo.report.panels import correlation_panel, interval_panel, ranked_panel
 from mcdo.stats import Estimate
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def lines(*names: str, ends: float = 1.0, spread: float = 0.0) -> Figure:
     def panel(axes: Axes) -> None:
         for place, name in enumerate(names):
             axes.plot([0, ends], [0, 1 + spread * place], label=name)
-        axes.set_xlim(0, 1.05)
+        axes.set(xlim=(0, 1.05), xlabel="passes T", ylabel="ρ")
         axes.legend()
 
     return draw([panel], "a figure")
@@ -148,13 +148,51 @@ def test_faults_of_a_figure_are_found() -> None:
     from matplotlib.figure import Figure
 
     figure = Figure()
+    figure.suptitle("a title that is far too long for one panel " * 4)
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], "o", label="data")
+    axes.plot([0, 1], [0, 1], "o", color="red", label="data")
+    axes.errorbar([1, 1.5], [1, 1], yerr=0.2, label="first")
+    axes.errorbar([1, 1.6], [1.1, 1], yerr=0.2, label="second")
     axes.set(xlim=(0, 2), ylim=(-1, 2), ylabel="a label that is far too long for this axis " * 4)
+    axes.set_xticks([0.5, 0.6], ["a long name", "another name"])
     axes.legend()
     for name in ("one", "two"):
-        axes.annotate(name, (0.5, 0.5), (0.6, 0.6), arrowprops={"arrowstyle": "-"})
+        axes.annotate(name, (0.5, 0.5), (0.6, 0.6), fontsize=7, arrowprops={"arrowstyle": "-"})
     words = " ".join(faults(figure))
-    assert all(
-        said in words for said in ("legend lies on", "point lies on the frame", "'one' lies over 'two'", "leaves")
+    for said in (
+        "legend lies on", "point lies on the frame", "'one' lies over 'two'", "'a long name' lies over 'another name'",
+        "intervals of 'first' and 'second' lie on each other", "x axis has no label", "the colour #ff0000",
+        "'two' is written in 7.0 points", "this axis ' leaves", "one panel ' leaves",
+    ):  # fmt: skip
+        assert said in words
+    assert "y axis has no label" not in words
+
+
+@pytest.mark.parametrize(("count", "found"), [(6, False), (12, False), (60, True)])
+def test_names_along_an_axis_have_room_or_are_a_fault(count: int, found: bool) -> None:
+    estimates = {"score": {f"a_score_called_{i}": KNOWN for i in range(count)}}
+    assert (
+        any("lies over" in fault for fault in faults(draw([lambda a: interval_panel(a, estimates, 0.3, "ρ")], "t")))
+        is found
     )
+
+
+def test_what_was_not_measured_is_marked_so() -> None:
+    axes = drawn({"a": KNOWN, "b": UNDEFINED}, {"a": UNDEFINED})
+    marked = [(text.get_position()[0], text.get_text()) for text in axes.texts]
+    assert marked == [(1, "not measured")]
+
+
+def test_a_correlation_above_1_is_written_as_it_is_and_an_undefined_one_is_a_dash() -> None:
+    matrix = [[1.0, 1.07], [math.nan, 1.0]]
+    figure = draw([lambda axes: correlation_panel(axes, ["a", "b"], matrix, "corrected", "score")], "a figure")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1.00", "1.07", "–", "1.00"]
+    assert faults(figure) == []
+
+
+def test_a_long_title_is_broken_and_short_brackets_are_not() -> None:
+    label = "a label of a good length here [95 %]"
+    figure = draw([lambda axes: interval_panel(axes, {"series": {"a": KNOWN}}, None, label)], "word " * 20)
+    assert faults(figure) == []
+    assert max(map(len, figure.get_suptitle().splitlines())) <= TITLE_LETTERS
+    assert "[95\N{NO-BREAK SPACE}%]" in figure.axes[0].get_ylabel()

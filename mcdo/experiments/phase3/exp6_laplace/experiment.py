@@ -267,9 +267,8 @@ class LaplaceComparison(Experiment[LaplaceResult]):
             label, chance = FIGURES[key]
             by_score = {name: result.figures[f"{name}/softmax"][key] for name in result.scores}
             interval_panel(axes, {"score, 95 % interval": by_score}, None, label)
-            axes.axhline(by_score[REFERENCE].value, color="tab:red", linestyle="--", label="MC dropout")
+            axes.axhline(by_score[REFERENCE].value, color="C1", linestyle="--", label="MC dropout")
             axes.axhline(chance, color="grey", linestyle=":", label="chance")
-            axes.tick_params(axis="x", rotation=90)
             axes.legend(fontsize=8)
 
         return [lambda axes, key=key: panel(axes, key) for key in FIGURES]  # type: ignore[misc]

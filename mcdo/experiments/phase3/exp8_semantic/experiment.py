@@ -295,7 +295,7 @@ class SemanticSpace(Experiment[SemanticResult]):
             axes.plot(ranks, ranks / share.dim, "--", color="grey", label="chance, rank / dimension")
             ends, label = [share.rank - 0.3, share.rank + 0.3], "95 % of random subspaces"
             axes.fill_between(ends, *share.null, color="grey", alpha=0.4, label=label)
-            axes.axhline(share.images, color="tab:green", label="variance between images")
+            axes.axhline(share.images, color="C1", label="variance between images")
             axes.set_title(BASES[name])
             axes.set_xlabel("directions of the text basis [count]")
             axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]

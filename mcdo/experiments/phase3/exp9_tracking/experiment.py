@@ -86,8 +86,12 @@ class Tracking(Experiment[TrackingResult]):
         if not gains:
             return ()
         base = result.gains[BASELINE].accuracy
-        label = f"gain in right associations [percentage points] over {base.value:.1%}"
-        return (lambda axes: interval_panel(axes, {f"mode, n = {base.n}": gains}, 0.0, label),)
+        label = f"gain in right associations over {base.value:.1%} (percentage points) [95 %]"
+        return (
+            lambda axes: interval_panel(
+                axes, {f"mode, n = {base.n}": gains}, 0.0, label, "what divides the appearance cost"
+            ),
+        )
 
 
 def _in_points(gain: Gain) -> Estimate:

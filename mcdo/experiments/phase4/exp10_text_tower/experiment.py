@@ -311,7 +311,7 @@ class TextTowerDropout(Experiment[TextResult]):
 
         def styles(axes: Axes) -> None:
             by_score = {name: result.styles[name] for name in self.judged}
-            interval_panel(axes, by_score, 0.5, "mean rank among prompts of one length (0 to 1)")
+            interval_panel(axes, by_score, 0.5, "mean rank among prompts of one length (0 to 1) [95 %]", "style")
             axes.set_title("style, with length held fixed")
 
         return length, specific, styles

@@ -235,12 +235,12 @@ class ConcreteProxy(Experiment[ProxyResult]):
         depth = range(1, self.groups + 1)
 
         def halves(axes: Axes) -> None:
-            for score, of in result.searched.items():
-                tried = [choice.in_sample for choice in of.search.tried]
-                axes.plot(tried, of.candidates, ".", label=f"{score}, random candidates")
+            for place, (score, of) in enumerate(result.searched.items()):
+                tried, colour = [choice.in_sample for choice in of.search.tried], f"C{place}"
+                axes.plot(tried, of.candidates, ".", color=colour, label=f"{score}, random candidates")
                 for name, marker in ((UNIFORM, "s"), (RANDOM, "^"), (GRADIENT, "D")):
                     at = of.search.choices[name].in_sample, of.held_out[name].value
-                    axes.plot(*at, marker, markersize=9, fillstyle="none", label=f"{score}, {name}")
+                    axes.plot(*at, marker, color=colour, markersize=9, fillstyle="none", label=f"{score}, {name}")
             axes.axline((0, 0), slope=1, color="black", linewidth=1, label="as good held out as in sample")
             axes.set_xlabel("objective on the choosing half")
             axes.set_ylabel("objective on the reporting half")
@@ -249,12 +249,12 @@ class ConcreteProxy(Experiment[ProxyResult]):
         def held_out(axes: Axes) -> None:
             series = {f"{score}, first order": of.held_out for score, of in result.searched.items()}
             series[f"{CONFIRMED}, Monte Carlo"] = result.confirmed.held_out
-            interval_panel(axes, series, None, "objective on the reporting half [95 %]")
+            interval_panel(axes, series, None, "objective on the reporting half [95 %]", "how p was chosen")
 
         def chosen(axes: Axes) -> None:
-            for score, of in result.searched.items():
-                axes.plot(depth, of.search.level[GRADIENT], "D-", label=f"{score}, gradient")
-                axes.plot(depth, of.search.level[RANDOM], "^--", label=f"{score}, random")
+            for place, (score, of) in enumerate(result.searched.items()):
+                for name, style in ((GRADIENT, "D-"), (RANDOM, "^--")):
+                    axes.plot(depth, of.search.level[name], style, color=f"C{place}", label=f"{score}, {name}")
             axes.axhline(self.dropout.p, color="black", linestyle=":", label="uniform")
             axes.set_yscale("log")
             axes.set_xticks(depth)
