@@ -60,13 +60,14 @@ class Progress:
                 file=self._stream,
                 leave=False,
                 dynamic_ncols=True,
-                postfix=beside(0) or None,
             )
             if self._stream.isatty()
             else None
         )
 
     def __enter__(self) -> Progress:
+        if self._bar is not None and (said := self._beside(0)):  # which may ask this very progress
+            self._bar.set_postfix_str(said)
         return self
 
     def __exit__(

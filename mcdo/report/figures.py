@@ -7,6 +7,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -57,16 +58,14 @@ def draw(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure:
 
     Few lines are named where they end, beside the panel; other names are in a legend below it, off the data.
     """
-    from cycler import cycler  # half a second, of matplotlib, that only those who draw should wait
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # half a second that only those who draw should wait
 
     rows = math.ceil(len(panels) / columns)
     across = min(columns, len(panels))
     figure = Figure(figsize=(PANEL_SIZE[0] * across, PANEL_SIZE[1] * rows), layout="constrained")
     figure.suptitle(_filled(title, TITLE_LETTERS * across))
     places = figure.subfigures(rows, across, squeeze=False).ravel()
-    with rc_context({"axes.prop_cycle": cycler(color=PALETTE)}):
+    with _style():
         for panel, place in zip(panels, places, strict=False):
             axes = place.subplots()
             panel(axes)
@@ -75,6 +74,14 @@ def draw(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure:
                 each.set_ylabel(_filled(each.get_ylabel(), AXIS_LETTERS))
             _name(axes, place)
     return figure
+
+
+def _style() -> AbstractContextManager[None]:
+    """In which figures are made and drawn: ``"C1"`` is looked up when it is drawn."""
+    from cycler import cycler
+    from matplotlib import rc_context
+
+    return rc_context({"axes.prop_cycle": cycler(color=PALETTE), "svg.hashsalt": "mcdo"})
 
 
 def _filled(text: str, letters: int) -> str:
@@ -265,7 +272,8 @@ def _foreign_colours(axes: Axes) -> set[str]:
             used += [*group.get_facecolor(), *group.get_edgecolor()]
     used += [patch.get_facecolor() for patch in axes.patches]
     known = {colour.lower() for colour in PALETTE}
-    shown = {to_hex(colour) for colour in used if not (isinstance(colour, str) and colour == "none")}
+    with _style():
+        shown = {to_hex(colour) for colour in used if not (isinstance(colour, str) and colour == "none")}
     return {colour for colour in shown if colour not in known and len(set(to_rgb(colour))) > 1}
 
 
@@ -297,7 +305,6 @@ def save_figure(figure: Figure, path: Path) -> Path:
     Titles hold names from outside: a dollar in one starts no formula, and a letter that the font lacks is a box and a
     warning, never an error.
     """
-    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     for text in _texts(figure):
@@ -313,7 +320,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
         form = part.suffix[1:]
         FigureCanvasAgg(figure).print_figure(part, format=form, dpi=120, bbox_inches="tight", metadata=FORMATS[form])
 
-    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "mcdo"}):
+    with warnings.catch_warnings(), _style():
         warnings.simplefilter("default")
         first, *_ = [written(path.with_suffix(f".{form}"), draw) for form in FORMATS]
         return first

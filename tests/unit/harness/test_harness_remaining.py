@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,6 +52,22 @@ def test_a_long_plan_is_announced_before_the_first_pass_of_each_model(
     remaining.announce(second, [other])  # said already
     remaining.announce(other, [])  # a second is not worth a line
     assert capsys.readouterr().err == ""
+
+
+class Terminal(io.StringIO):
+    """One that says nothing of its width."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_the_plan_before_the_first_pass(remaining: Remaining, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.delenv("COLUMNS", raising=False)
+    with remaining.progress(Taking("a", 1000), [], "measurement 1 of 1")(1000, "a on digits") as bar:
+        assert "measurement 1 of 1, about 10 s left in all" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+        bar.update(10)
+    assert "a on digits" in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

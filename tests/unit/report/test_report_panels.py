@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from mcdo.report.figures import FEW_LINES, TITLE_LETTERS, draw, faults
+from mcdo.report.figures import FEW_LINES, PALETTE, TITLE_LETTERS, draw, faults, save_figure
 from mcdo.report.panels import correlation_panel, interval_panel, ranked_panel
 from mcdo.stats import Estimate
 
@@ -142,6 +143,18 @@ def test_the_largest_is_on_top_and_what_has_no_interval_is_hollow() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["low", "bare", "high"]
     hollow = [line for line in axes.lines if line.get_fillstyle() == "none"]
     assert [float(x) for line in hollow for x in np.asarray(line.get_xdata())] == [0.6]
+
+
+def test_a_colour_by_its_number_is_of_the_palette_in_every_file(tmp_path: Path) -> None:
+    def panel(axes: Axes) -> None:
+        axes.errorbar([1, 2], [1, 2], yerr=0.1, fmt="o", color="C1")
+        axes.set(xlim=(0, 3), xlabel="x", ylabel="y")
+
+    figure = draw([panel], "a figure")
+    assert faults(figure) == []
+    svg = save_figure(figure, tmp_path / "a.png").with_suffix(".svg").read_text(encoding="utf-8")
+    assert PALETTE[1].lower() in svg
+    assert "#ff7f0e" not in svg
 
 
 def test_faults_of_a_figure_are_found() -> None:
