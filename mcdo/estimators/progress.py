@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +62,7 @@ class Progress:
                 unit_scale=True,
                 file=self._stream,
                 leave=False,
-                dynamic_ncols=True,
+                **_size(self._stream),
             )
             if self._stream.isatty()
             else None
@@ -98,6 +101,15 @@ class Progress:
                 line = f"{self._what}: {self._done / self._total:.0%} at {rate:,.0f} {self._unit}/s, {left:.0f} s left"
                 beside = self._beside(self._done)
                 print(f"{line}; {beside}" if beside else line, file=self._stream, flush=True)
+
+
+def _size(stream: TextIO) -> dict[str, Any]:
+    """What tqdm is told of a terminal's size; on one that says it has no columns, or no lines, it would show nothing."""
+    with suppress(OSError, ValueError):
+        if 0 in (size := os.get_terminal_size(stream.fileno())):
+            known = shutil.get_terminal_size()  # COLUMNS and LINES, or 80 and 24
+            return {"ncols": size.columns or known.columns, "nrows": size.lines or known.lines}
+    return {"dynamic_ncols": True}
 
 
 class Silent(Progress):

@@ -186,6 +186,13 @@ def _check_files(completed: Completed[Any]) -> None:
         else:
             assert path.stat().st_size > SMALLEST_FIGURE, "a figure shows nothing"
     assert {"config", "sites", "provenance", "claims", "experiment", "made"} <= set(completed.summary)
+    assert {"time", "mcdo", "python", "commit"} <= set(completed.summary["made"])
+    for path in completed.files:
+        if completed.experiment.files.overall and path.match(f"*/{completed.experiment.files.overall}"):
+            whole = json.loads(path.read_text(encoding="utf-8"))["provenance"][completed.inputs.subject.name]
+            assert {"config", "sites", "provenance", "made"} <= set(whole), (
+                "an overall summary does not say what it is of"
+            )
     assert "torch" in completed.summary["provenance"]["versions"]
 
 

@@ -171,7 +171,8 @@ def faults(figure: Figure) -> list[str]:
     """
     from matplotlib.text import Text
 
-    figure.draw_without_rendering()
+    with _style():
+        figure.draw_without_rendering()
     found = []
     for axes in figure.axes:
         where = repr(axes.get_title() or axes.get_ylabel() or axes.get_xlabel())

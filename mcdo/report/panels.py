@@ -104,6 +104,8 @@ def ranked_panel(axes: Axes, estimates: Mapping[str, Estimate], bar: float, labe
         values = [ranked[place][1].value for place in bare]
         axes.plot(values, bare, "o", markersize=4, fillstyle="none", color="grey", label="no interval")
     axes.axvline(bar, color="black", linestyle="--", linewidth=1, label=f"bar {bar:g}")
+    if not ranked:
+        axes.text(0.5, 0.5, "not measured", ha="center", color="grey", transform=axes.transAxes)
     axes.legend()
     size = min(9.0, max(LEAST_LETTERS, 260 / max(1, len(ranked))))
     axes.set_yticks(range(len(ranked)), [name for name, _ in ranked], fontsize=size)

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import re
 import signal
+import struct
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -64,6 +69,30 @@ def test_on_a_terminal_a_bar_with_rate() -> None:
     assert "clip on digits" in shown
     assert "passes/s" in shown
     assert "500/2.00k" in shown
+
+
+@pytest.mark.parametrize(("lines", "columns"), [(0, 0), (0, 80), (24, 0), (24, 80)])
+def test_a_terminal_of_unknown_size_shows_every_batch(
+    monkeypatch: pytest.MonkeyPatch, lines: int, columns: int
+) -> None:
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    control, terminal = os.openpty()
+    fcntl.ioctl(control, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    os.set_blocking(control, False)
+    with os.fdopen(terminal, "w", encoding="utf-8") as stream:
+        bar = Progress(2000, "clip on digits", stream=stream)
+        for _ in range(3):
+            assert bar._bar is not None
+            bar._bar.last_print_t = 0  # tqdm shows ten states a second at most
+            bar.update(500)
+        stream.flush()
+        shown = os.read(control, 10_000).decode()
+        bar.__exit__(None, None, None)
+    os.close(control)
+    assert all(f"{share}%" in shown for share in (0, 25, 50, 75)), shown
+    assert "passes/s" in shown
+    assert max(map(len, re.split(r"[\r\n]", shown))) <= 80
 
 
 def test_a_measurement_counts_every_pass_once_and_is_silent_when_told(
