@@ -104,7 +104,7 @@ class Progress:
 
 
 def _size(stream: TextIO) -> dict[str, Any]:
-    """What tqdm is told of a terminal's size; on one that says it has no columns, or no lines, it would show nothing."""
+    """What tqdm is told of a terminal's size: on one of no columns, or no lines, it would show nothing."""
     with suppress(OSError, ValueError):
         if 0 in (size := os.get_terminal_size(stream.fileno())):
             known = shutil.get_terminal_size()  # COLUMNS and LINES, or 80 and 24
@@ -117,6 +117,9 @@ class Silent(Progress):
 
     def __init__(self) -> None:
         self.measured = lambda: None
+
+    def __enter__(self) -> Progress:
+        return self
 
     def __exit__(self, *ended: object) -> None:
         return
