@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,13 @@ def _make_printable(report: Any) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Judge this session's verdict once more, by every gate of every worker."""
+    """Write what passes took; judge this session's verdict once more, by every gate of every worker."""
     config = session.config
     if SESSION not in config.stash:
         return
-    held = config.stash[SESSION]
-    held.remaining.write_rates(held.settings.reports)
+    measured = config.stash[SESSION]
+    with suppress(McdoError):  # which costs a line of the page, and no result
+        measured.remaining.write_rates(measured.settings.reports)
     if hasattr(config, "workerinput"):
         return
     if option_of(config, "--store") == "temporary":
