@@ -8,7 +8,7 @@ STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWa
   -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.errors.LookAlikeWarning -W always::mcdo.store.StoreWarning
 endif
 
-.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf test test-experiments test-rest slow faults cluster browser lint models recipes env clean
+.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf curves test test-experiments test-rest slow faults cluster browser lint models recipes env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
@@ -38,6 +38,10 @@ studies: env  ## the three neighbouring studies at their full embedded sizes
 perf: env  ## costs of a pass, reliability against cost, the store; alone on the machine, please
 	$(PYTEST) tests/perf --benchmark --models=clip_tiny,clip_tiny_sigmoid,siglip_tiny_softmax,siglip_tiny,clip_b32 \
 	  --random-weights=clip_b32 --junitxml=reports/perf/junit.xml --benchmark-json=reports/perf/benchmark.json
+
+curves: env  ## reliability against cost alone, with up to 64 passes
+	$(PYTEST) tests/perf/test_perf_passes.py -k reliability --benchmark --models=clip_tiny,clip_tiny_sigmoid,siglip_tiny_softmax,siglip_tiny \
+	  --passes=64 --junitxml=reports/perf/curves.xml
 
 QUICK := $(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary
 

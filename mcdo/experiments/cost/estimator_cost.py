@@ -125,7 +125,7 @@ class EstimatorCost(Experiment[EstimatorCosts]):
     phase = "perf"
     files = Files(summary="{}.json", figure="{}.png")
     quick = {"n": 60, "trials": 4, "passes": (4, 11, 16, 64), "paired_passes": (4, 16)}
-    sized = {}
+    sized = {"passes": "passes"}
     knows_shared_noise = True
 
     n: int = 150
