@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPVisionModelWithProjection
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from mcdo.encoders.encoder import Encoder, NamedModules, Tokenizer, Towers
 from mcdo.encoders.hf_preprocessing import preprocessing, shown_side
@@ -40,12 +41,16 @@ VISION = {
     "dinov2": "dinov2",
     "dinov2_with_registers": "dinov2",
     "dinov3_vit": "dinov2",
+    "dinov3_convnext": "dinov2",
+    "metaclip_2_vision_model": "clip",
+    "aimv2_vision_model": "vit",
     "vit": "vit",
 }
 """Image towers without text, by model type, and the family of each."""
 MODEL_TYPES = ("clip", "siglip", "siglip2", *VISION)
-_ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")
+_ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext")
 """Towers that are made for pictures of any size: the processor says which."""
+_PROJECTING = ("CLIPVisionModelWithProjection", "MetaClip2VisionModelWithProjection")
 _NOT_READ = {"vit": ("classifier.", "pooler."), **dict.fromkeys(_ANY_SIZE, ("classifier.",))}
 """What a checkpoint may hold beside its tower, behind the features that are read."""
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -78,12 +83,17 @@ def _vision_spec(key: str, source: str, config: Any) -> EncoderSpec:
         side = _naflex_side(config)
     else:
         side = square_side(key, config.image_size)
-    width = config.projection_dim if _projects(config) else config.hidden_size
+    width = config.projection_dim if _projects(config) else _widths(config)[-1]
     return EncoderSpec(key, VISION[config.model_type], "hf", source, side, int(width), "softmax", hf_id=source)
 
 
 def _projects(config: Any) -> bool:
-    return "CLIPVisionModelWithProjection" in (config.architectures or ())
+    return any(kind in _PROJECTING for kind in config.architectures or ())
+
+
+def _widths(config: Any) -> tuple[int, ...]:
+    """Of the stages of a tower, of which most have one."""
+    return tuple(getattr(config, "hidden_sizes", None) or (config.hidden_size,))
 
 
 def load(spec: EncoderSpec, *, random: bool, seed: int, device: torch.device) -> Encoder:
@@ -156,7 +166,7 @@ def _vision_towers(model: Any) -> Towers:
 def _class_of(config: Any) -> tuple[Any, dict[str, Any]]:
     """Class of transformers that builds the model, and arguments of it."""
     if _projects(config):
-        return CLIPVisionModelWithProjection, {}
+        return getattr(transformers, config.architectures[0]), {}
     return AutoModel, {"add_pooling_layer": False} if config.model_type == "vit" else {}
 
 
@@ -183,8 +193,8 @@ def _config(key: str, source: str) -> Any:
     if kind not in MODEL_TYPES:
         likely = nearest(kind, MODEL_TYPES)
         raise McdoError(f"{key}: the model type {kind!r} of {source} is not handled; the nearest: {likely}")
-    with quiet_libraries():  # its own defaults are not to its liking
-        known = AutoConfig.for_model(kind).to_dict()
+    with refused_as(f"{key}: this transformers has no model type {kind}"), quiet_libraries():
+        known = AutoConfig.for_model(kind).to_dict()  # whose defaults it warns of itself
     check_configuration(path, known)
     with refused_as(f"{key}: {path} is no configuration that transformers reads"), quiet_libraries():
         return AutoConfig.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
@@ -212,7 +222,9 @@ def _untrained(key: str, config: Any, seed: int) -> Any:
 def _least_parameters(config: Any) -> int:
     """Fewer parameters than the configuration describes: attention and embedding of its towers."""
     if config.model_type in VISION:
-        return int(4 * config.num_hidden_layers * config.hidden_size**2)
+        widths = _widths(config)  # attention has four maps of a width, a block of ConvNeXt two to four times of it
+        depths = getattr(config, "depths", None) or (config.num_hidden_layers,)
+        return int(sum(4 * depth * width**2 for depth, width in zip(depths, widths, strict=True)))
     text, vision = config.text_config, config.vision_config
     attention = sum(4 * each.num_hidden_layers * each.hidden_size**2 for each in (text, vision))
     return int(attention + text.vocab_size * text.hidden_size)

@@ -130,12 +130,21 @@ def _parse(spec: str) -> tuple[Kind, str]:
 _OF_A_PLACE = ("folder", "csv", "webdataset", "hf-dataset", "retrieval")
 
 
+_OF_FILES = {".csv": "csv", ".tar": "webdataset", ".arrow": "hf-dataset", ".parquet": "hf-dataset"}
+
+
 def _place(spec: str) -> str | None:
-    """The kind of a bare path; None for what looks like none."""
+    """The kind of a bare path, by the files there; None for what looks like none."""
     path = Path(to_path(spec)).expanduser()
     if path.is_file():
-        return {".csv": "csv", ".tar": "webdataset"}.get(path.suffix, "folder")
-    return "folder" if path.is_dir() or spec.startswith(("/", "./", "../", "~")) else None
+        return _OF_FILES.get(path.suffix, "folder")
+    if (path / "dataset_dict.json").is_file():
+        return "hf-dataset"
+    if path.is_dir():
+        inside = list(path.iterdir())
+        packed = () if any(each.is_dir() for each in inside) else (_OF_FILES.get(each.suffix) for each in inside)
+        return next((kind for kind in packed if kind in ("webdataset", "hf-dataset")), "folder")
+    return "folder" if spec.startswith(("/", "./", "../", "~")) else None
 
 
 def read_manifest(path: str | Path) -> ImageSet:

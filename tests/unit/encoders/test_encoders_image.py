@@ -117,6 +117,7 @@ def test_image_keys_have_no_other_backend_and_are_known_without_loading() -> Non
         load_encoder("tv:resnet18", backend="hf")
 
 
+CONVNEXT = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1]}
 HF: dict[str, tuple[str, str, dict[str, Any], Callable[[Any], Tensor]]] = {
     "dinov2": ("Dinov2", "Model", {"patch_size": 8}, lambda out: out.pooler_output),
     "dinov2 of another size": ("Dinov2", "Model", {"patch_size": 8, "image_size": 64}, lambda out: out.pooler_output),
@@ -128,6 +129,9 @@ HF: dict[str, tuple[str, str, dict[str, Any], Callable[[Any], Tensor]]] = {
     "clip": ("CLIPVision", "ModelWithProjection", {"patch_size": 8, "projection_dim": 12}, lambda o: o.image_embeds),
     "clip without projection": ("CLIPVision", "Model", {"patch_size": 8}, lambda out: out.pooler_output),
     "siglip": ("SiglipVision", "Model", {"patch_size": 8}, lambda out: out.pooler_output),
+    "dinov3 convnext": ("DINOv3ConvNext", "Model", CONVNEXT, lambda out: out.pooler_output),
+    "metaclip 2": ("MetaClip2Vision", "ModelWithProjection", {"patch_size": 8}, lambda out: out.image_embeds),
+    "aimv2": ("Aimv2Vision", "Model", {"patch_size": 8}, lambda out: out.pooler_output),
     "siglip2 naflex": ("Siglip2Vision", "Model", {"patch_size": 8, "num_patches": 16}, lambda o: o.pooler_output),
 }  # fmt: skip
 
@@ -137,8 +141,9 @@ def test_image_towers_of_transformers_are_read_as_the_library_reads_them(kind: s
     import transformers
 
     name, end, options, features = HF[kind]
-    absent = {"Dinov2": "intermediate_size", "Dinov2WithRegisters": "intermediate_size", "Siglip2Vision": "image_size"}
-    shape = {key: value for key, value in SHAPE.items() if key != absent.get(name)}
+    mlp = {"intermediate_size"}
+    absent = {"Dinov2": mlp, "Dinov2WithRegisters": mlp, "Siglip2Vision": {"image_size"}, "DINOv3ConvNext": {*SHAPE}}
+    shape = {key: value for key, value in SHAPE.items() if key not in absent.get(name, ())}
     config = getattr(transformers, f"{name}Config")(**{**shape, **options})
     model = made(lambda: getattr(transformers, f"{name}{end}")(config))
     naflex = kind == "siglip2 naflex"

@@ -258,6 +258,21 @@ def parquet(tmp_path: Path) -> str:
 SOURCES: dict[str, Callable[[Path], str]] = {"webdataset": shards, "arrow": arrow, "parquet": parquet}
 
 
+@pytest.mark.parametrize("made", [shards, parquet])
+def test_a_bare_path_says_by_its_files_what_it_is(made: Callable[[Path], str], tmp_path: Path) -> None:
+    spec = made(tmp_path)
+    assert load_images(str(tmp_path)).ids == load_images(spec).ids
+    fill(tmp_path, ["cat/0.png", "dog/1.png", "dog/2.png"])
+    assert load_images(str(tmp_path)).class_names == ("cat", "dog"), "what lies beside classes is not looked at"
+
+
+def test_a_saved_set_of_splits_asks_for_one(tmp_path: Path) -> None:
+    spec = arrow(tmp_path)
+    assert load_images(str(tmp_path / "val")).ids == load_images(spec).ids
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["val"]}')
+    assert load_images(str(tmp_path)).ids == load_images(spec).ids
+
+
 @pytest.mark.parametrize("made", SOURCES.values(), ids=SOURCES)
 def test_an_archive_gives_the_same_images_as_a_folder(made: Callable[[Path], str], tmp_path: Path) -> None:
     spec = made(tmp_path)

@@ -98,7 +98,7 @@ def normed(kind: Callable[..., Any]) -> nn.Module:
 
 
 def lora() -> nn.Module:
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason='pip install "mcdo[peers]" brings peft')
     config = peft.LoraConfig(r=2, target_modules=["qkv", "proj", "fc1", "fc2"], init_lora_weights=False)
     wrapped: nn.Module = peft.get_peft_model(timm_model("test_vit", img_size=32), config)
     return wrapped
