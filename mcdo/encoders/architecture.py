@@ -145,7 +145,7 @@ class _Walk:
     def _attributes(self, value: Any) -> None:
         held = {**_slots(value), **getattr(value, "__dict__", {})}
         for name in sorted(held):
-            if name not in _IGNORED and not (isinstance(value, nn.Module) and _has_tensors(held[name])):
+            if name not in _IGNORED and not (isinstance(value, nn.Module) and _is_state(held[name])):
                 self._say("attribute", name)
                 self.see(held[name])
 
@@ -203,8 +203,9 @@ def coarse(features: Tensor) -> str:
     return hashlib.sha256(json.dumps(steps).encode()).hexdigest()
 
 
-def _has_tensors(value: object) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+def _is_state(value: object) -> bool:
+    """Whether tensors are held, or will be: of a first pass, a module may keep some in a dict that is empty before."""
+    return (isinstance(value, dict) and not value) or any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
 
 
 def _slots(value: Any) -> dict[str, Any]:

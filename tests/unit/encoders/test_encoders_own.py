@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import mcdo
 from mcdo.encoders import Encoder, TextTower
 from mcdo.errors import McdoError, NoTextTowerError
-from mcdo.perturbation import Dropout, find_sites
+from mcdo.perturbation import Dropout, check_alive, find_sites
 
 NUMBERS = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3), "size": 32, "interpolation": "bicubic"}
 
@@ -240,6 +240,32 @@ def test_a_whole_model_of_images_and_texts_is_told_which_part_to_give(
 ) -> None:
     with pytest.raises(McdoError, match=said):
         Encoder.of(build(), NUMBERS)
+
+
+class Caching(Tower):
+    """Keeps what it makes of a weight in its first pass, and forgets it where it is told how to run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.kept = nn.Parameter(torch.ones(3, 6)), dict[str, Tensor]()
+
+    def train(self, mode: bool = True) -> Caching:
+        super().train(mode)
+        self.kept = {}
+        return self
+
+    def forward(self, pixels: Tensor) -> Any:
+        if "bias" not in self.kept:
+            self.kept["bias"] = self.bias.sum(0)
+        return super().forward(pixels) + self.kept["bias"]
+
+
+def test_what_a_first_pass_leaves_behind_changes_no_identity() -> None:
+    encoder = Encoder.of(Caching(), NUMBERS, random_weights=True)
+    before = encoder.architecture, encoder.weights_hash
+    check_alive(encoder, encoder.calibration_inputs(1), Dropout(0.1))
+    assert len(encoder.model.kept) == 1  # type: ignore[arg-type]
+    assert (encoder.architecture, encoder.weights_hash) == before
 
 
 def test_packed_weights_are_refused_by_name() -> None:

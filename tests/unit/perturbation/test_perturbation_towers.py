@@ -165,7 +165,7 @@ class Radio(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = timm_model("vit_small_patch16_224", **VIT)
+        self.model = timm_model("vit_small_patch16_224", **{**VIT, "num_classes": 0})
         self.adaptor = nn.Sequential(nn.Linear(64, 48), nn.GELU(), nn.Linear(48, 24))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
