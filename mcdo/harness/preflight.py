@@ -378,14 +378,17 @@ def _classless(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]
 
 
 def _single(session: Session, seen: Looked) -> Iterator[Finding]:
-    """Classes that an encoder without text cannot name, as one original has no other half to be read by."""
+    """What an encoder without text cannot be asked of these images: classes, or those of one original."""
     of = {each.model for each in session.planned if isinstance(each, Logits) and _of_session(each)}
-    textless = sorted(model for model in of if not _has_text(session, model))
-    if textless and seen.single:
+    textless = ", ".join(sorted(model for model in of if not _has_text(session, model)))
+    nothing = "so nothing is said of validity (-m prelim asks whether scores rise under degradations)"
+    if textless and len(seen.class_names) < 2:
+        yield Finding("images", "told", f"they have no labels and {textless} has no text, {nothing}")
+    elif textless and seen.single:
         counted = f"{len(seen.single)} of {len(seen.class_names)} classes have one image here: {few_of(seen.single)}"
         many = len(seen.single) > MOST_UNNAMED * seen.chosen
-        then = "so nothing is said of validity; --num-images shows more" if many else "so these count as errors"
-        yield Finding("images", "told", f"{counted}; {', '.join(textless)} has no text and takes two, {then}")
+        then = f"{nothing}; --num-images shows more" if many else "so these count as errors"
+        yield Finding("images", "told", f"{counted}; {textless} has no text and takes two, {then}")
 
 
 def _alike(session: Session, seen: Looked) -> Iterator[Finding]:

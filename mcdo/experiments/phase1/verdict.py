@@ -158,7 +158,7 @@ def _without_targets(about: View) -> str:
         return "" if len(about.images(Images(LEAST_IMAGES)).class_names) > 1 else "no classes"
     images = about.images(Images(SubsetAmbiguity.configured(about.settings).n))
     reason = why_no_prototypes(images.labels, images.origins)
-    return f"no text tower, and {reason}" if reason else ""
+    return f"no text tower, and {reason}; -m prelim asks whether scores rise under degradations" if reason else ""
 
 
 def _by_prototypes(inputs: Inputs, models: Iterable[str]) -> Iterable[str]:

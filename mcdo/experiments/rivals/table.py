@@ -145,8 +145,7 @@ class RivalsTable(Experiment[RivalsResult]):
     def options(cls, settings: Settings) -> Mapping[str, Any]:
         named = {name: settings.own_data.get(f"--{name}", "") for name in ("scorers", "ensemble")}
         lists = {name: tuple(w.strip() for w in words.split(",") if w.strip()) for name, words in named.items()}
-        for name in lists["scorers"]:
-            check_scores(Path(name.removeprefix(FILE))) if name.startswith(FILE) else scorer_named(name)
+        _check_own(lists["scorers"])
         for key in lists["ensemble"]:
             find_spec(key)
         return {**lists, "foreign_images": settings.own_data.get("--ood", "")}
@@ -492,6 +491,22 @@ class RivalsTable(Experiment[RivalsResult]):
             axes.set_title(title)
 
         return [lambda axes, m=measure: draw(axes, m) for measure in there]  # type: ignore[misc]
+
+
+def _check_own(given: Sequence[str]) -> None:
+    """Raise McdoError for a scorer or file that is not there, and for a name that stands for another row as well."""
+    rows = (*DROPOUT, *FIRST_ORDER, RECIPE, *ENSEMBLE, *LAPLACE, *EXPECTED, *PIXELS, *VOTES, "view_spread")
+    taken = {*rows, *(rival.name for rival in built_in())}
+    for name in given:
+        if name.startswith(FILE):
+            path = Path(name.removeprefix(FILE))
+            check_scores(path)
+            row = path.stem
+        else:
+            row = scorer_named(name).name
+        if row in taken:
+            raise McdoError(f"--scorers={name}: the table has {row} already; give it another name")
+        taken.add(row)
 
 
 def _beats(score: str, task: str) -> Claim[RivalsResult]:

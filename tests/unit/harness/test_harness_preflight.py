@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mcdo.encoders import Encoder
+from mcdo.encoders import Encoder, load_encoder
 from mcdo.errors import SiteWarning
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
@@ -241,6 +241,30 @@ def test_a_slow_tower_takes_no_more_than_the_time_for_it_and_one_that_loads_slow
     assert time.monotonic() - began < 1.5 + 1.0 + 0.5  # loading, itself, and what else a busy machine does
     assert "loading: 2 s for clip_tiny" in seen
     assert "time: more than" in seen[-1]
+
+
+def test_what_cannot_be_said_of_validity_without_text_is_said_before_any_pass(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tower = load_encoder("clip_tiny")
+    encoder = Encoder.of(tower.image_modules[0][1], tower.preprocessing, name="clip_tiny")
+    monkeypatch.setattr(Session, "encoder", lambda self, model: encoder)
+    monkeypatch.setattr(module, "reads_prompts", lambda model: None)
+
+    def of(images: Path) -> str:
+        seen = found(f"folder:{images}", tmp_path, kinds=(SubsetAmbiguity,))
+        assert not said(seen, "wrong")
+        return "\n".join(said(seen, "told"))
+
+    assert "no text" not in of(photos)
+    (photos / "alone").mkdir()
+    (photos / "one" / "0.png").rename(photos / "alone" / "0.png")
+    assert "1 of 3 classes have one image here: alone; clip_tiny has no text and takes two, so nothing is said" in of(
+        photos
+    )
+    assert "they have no labels and clip_tiny has no text, so nothing is said of validity (-m prelim" in of(
+        flat(photos)
+    )
 
 
 class Normalised(nn.Module):

@@ -278,6 +278,15 @@ def test_what_is_not_there_is_said_before_anything_is_measured(given: dict[str, 
         RivalsTable.configured(Settings(("clip_tiny",), own_data=given))
 
 
+def test_no_row_of_the_table_takes_the_place_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "named_scorers.py").write_text(f"{OWN}\n\nclass Entropy(Brightness):\n    name = 'entropy'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = "python:named_scorers:Brightness"
+    for given, row in ((f"{mine},{mine}", "brightness"), ("python:named_scorers:Entropy", "entropy")):
+        with pytest.raises(McdoError, match=f"the table has {row} already; give it another name"):
+            RivalsTable.configured(Settings(("clip_tiny",), own_data={"--scorers": given}))
+
+
 def test_without_text_distances_to_a_calibration_set_are_taken(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
