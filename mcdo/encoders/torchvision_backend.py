@@ -65,7 +65,7 @@ def located(key: str) -> Path:
             f"{key}: the weights {entry} are not on this disk. Get them with\n"
             f"    curl --create-dirs -o {found} {entry.url}\n"
             f"(later runs need no network), or name your own with {key}@PATH. Random weights must be asked for by "
-            "name: weights='random'."
+            "name: weights='random', --random-weights=KEY."
         )
     return found
 

@@ -33,6 +33,7 @@ _PICKLED = (".bin", ".pt", ".pth")
 _BUILT_AT_ONCE = 10**8
 """Parameters that are allocated in no time; what does not fit so small a model is said when it is loaded."""
 _ADAPTER = re.compile(r"^adapter_config\.json$|^adapter_model\b|(^|[_.-])lora([_.-].*)?\.(safetensors|bin|pt)$", re.I)
+_RANDOM = "Random weights must be asked for by name: weights='random', --random-weights=KEY."
 _CONVERT = "save its tensors as open_clip_model.safetensors (safetensors.torch.save_file) and put that there instead"
 
 
@@ -52,7 +53,7 @@ def missing(key: str, what: str, repo: str) -> McdoError:
     """The error for something of a HuggingFace repository that is not on disk."""
     return McdoError(
         f"{key}: {what} of {repo} are not on this disk. Get them with\n    hf download {repo}\n"
-        "(later runs need no network). Random weights must be asked for by name: weights='random'."
+        f"(later runs need no network). {_RANDOM}"
     )
 
 
@@ -67,8 +68,7 @@ def absent(key: str, what: str, source: str) -> McdoError:
         return missing(key, what, source)
     return McdoError(
         f"{key}: {what} are not in {source}; a checkpoint's folder holds config.json, model.safetensors, "
-        "preprocessor_config.json and the tokenizer's files. Random weights must be asked for by name: "
-        "weights='random'."
+        f"preprocessor_config.json and the tokenizer's files. {_RANDOM}"
     )
 
 
@@ -94,7 +94,7 @@ def checkpoint_in(folder: Path) -> Path:
         raise McdoError(f"{folder} holds several checkpoints ({names}); name the right one {CHECKPOINT_NAMES[0]}")
     refused = sorted(p.name for p in folder.iterdir() if p.suffix in (*_PICKLED, ".npz", ".npy", ".ckpt"))
     seen = f"; {', '.join(refused)} is not read: {_CONVERT}" if refused else f"; expected {CHECKPOINT_NAMES[0]}"
-    raise McdoError(f"{folder} holds no checkpoint{seen}. Random weights must be asked for by name: weights='random'.")
+    raise McdoError(f"{folder} holds no checkpoint{seen}. {_RANDOM}")
 
 
 def refuse_adapters(key: str, folder: Path) -> None:
