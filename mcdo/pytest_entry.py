@@ -53,7 +53,8 @@ def _candidates(config: pytest.Config) -> Iterator[Path]:
 
 def _places(config: pytest.Config) -> Iterable[Path]:
     here = config.invocation_params.dir
-    named = [here / str(each).partition("::")[0] for each in config.known_args_namespace.file_or_dir]
+    given = map(str, config.known_args_namespace.file_or_dir)
+    named = [here / each.partition("::")[0] for each in given if not each.startswith("-")]  # as --store="a b" looks yet
     if named or here != config.rootpath:
         return named or [here]
     return [

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcdo.errors import McdoError
-from mcdo.names import columns, say, say_text
+from mcdo.names import columns, say
 from mcdo.store import canonical_json
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ WHATEVER = (
     "All other arguments are pytest's, such as -m phase1 --models=clip_tiny --images=digits --store=DIR; afterwards "
     "pytest with the same and --from-store judges in seconds."
 )
+
+ALREADY_IMPORTED = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"  # by the command line
 
 
 def add_command(rooms: Any) -> None:
@@ -153,7 +155,8 @@ def _in_pytest(arguments: Sequence[str], do: Any) -> int:
     import pytest
 
     plugin = _Measuring(do)
-    code = pytest.main([*arguments, "-qq", "-p", "no:cacheprovider", "-p", "no:benchmark"], plugins=[plugin])
+    quiet = ["-qq", "-p", "no:cacheprovider", "-p", "no:benchmark", "-W", ALREADY_IMPORTED]
+    code = pytest.main([*arguments, *quiet], plugins=[plugin])
     if plugin.error is not None:
         raise plugin.error
     if code == pytest.ExitCode.USAGE_ERROR and not plugin.configured:
@@ -257,10 +260,10 @@ def _share(work: Work, share: Any, owners: Any, path: Path) -> None:
 
 
 def _ended(work: Work) -> int:
-    for what, why in work.refused.skipped.items():
-        say_text(f"skipped: {what}: {why}", sys.stderr)
-    for what, why in work.refused.errors.items():
-        say_text(f"not measured: {what}: {why}", sys.stderr)
+    from mcdo.cluster.array import say_refused
+
+    say_refused("skipped", work.refused.skipped)
+    say_refused("not measured", work.refused.errors)
     say(f"{len(work.whole)} measurements are whole" + (f", {len(work.left)} are not" if work.left else ""))
     return _selects(work) or int(bool(work.refused.errors) or bool(work.left))
 

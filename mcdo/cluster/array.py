@@ -20,7 +20,7 @@ from typing import Any
 
 from mcdo.cluster.work import Plan
 from mcdo.errors import McdoError, nearest
-from mcdo.names import say
+from mcdo.names import say, say_text
 from mcdo.store import Store
 
 CLUSTERS = ("slurm", "local", "debug")
@@ -171,8 +171,7 @@ class Array:
                 say("the first stage is whole; submitting what follows from it", sys.stderr)
 
     def _ended(self, plan: Plan) -> int:
-        for what, why in plan.errors.items():
-            say(f"not measured: {what}: {why}", sys.stderr)
+        say_refused("not measured", plan.errors)
         say(f"{len(plan.tasks)} measurements" + ("" if plan.missing(self._store) else " are whole"))
         return int(bool(plan.errors))
 
@@ -187,7 +186,7 @@ class Array:
         for job in jobs:
             told = self._resources.cluster != "slurm" or job.paths.result_pickle.exists()  # not by one that was killed
             if told and (error := job.exception()) is not None:
-                say(f"job {job.job_id}: {str(error).strip().splitlines()[-1]}: {job.paths.stderr}", sys.stderr)
+                say(f"job {job.job_id}: {_raised(str(error))}: {job.paths.stderr}", sys.stderr)
 
     def _left(self, jobs: Sequence[Any]) -> int:
         """Jobs that wait or run. SLURM's queue is asked: many have no accounting, by which submitit would know."""
@@ -201,6 +200,21 @@ class Array:
             return len(jobs)  # the controller is away for a moment
         ended = {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "DEADLINE"}
         return sum(state not in ended for state in asked.stdout.split())
+
+
+def _raised(said: str) -> str:
+    """The error of a job, of all that submitit says about it."""
+    lines = said.strip().splitlines()
+    return next((line for line in reversed(lines) if "Error: " in line), lines[0])
+
+
+def say_refused(what: str, reasons: Mapping[str, str]) -> None:
+    """Say what was refused, all of one reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        by_reason.setdefault(why, []).append(name)
+    for why, names in by_reason.items():
+        say_text(f"{what}: {'; '.join(names)}: {why}", sys.stderr)
 
 
 def progress(plan: Path, store: Store) -> str:

@@ -49,6 +49,16 @@ def test_a_module_that_imports_it_by_another_is_refused_rather_than_passed_over(
     assert "test_ours.py::test_rivals needs mcdo's plug-in" in done.stdout
 
 
+def test_an_option_whose_value_has_a_space_is_no_place_of_tests(tmp_path: Path) -> None:
+    """As it looks to pytest while it does not know the option."""
+    (tmp_path / "test_ours.py").write_text('from mcdo.harness import tests_of\ntest_rivals = tests_of("rivals")\n')
+    installed = any(each.value == "mcdo.pytest_entry" for each in entry_points(group="pytest11"))
+    plugin = () if installed else ("-p", "mcdo.pytest_entry")
+    done = run_pytest(*plugin, "--collect-only", "-q", "-m", "rivals", f"--store={tmp_path}/a b/store", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "test_ours.py::test_rivals" in done.stdout
+
+
 CROWDED = """
 import pytest
 

@@ -1,0 +1,7 @@
+"""``python -m mcdo``: the command line."""
+
+import sys
+
+from mcdo.cli import main
+
+sys.exit(main())

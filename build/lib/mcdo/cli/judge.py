@@ -1,0 +1,174 @@
+"""``mcdo judge``: scores in the columns of a table, judged without an encoder."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mcdo.errors import McdoError, nearest
+from mcdo.names import say
+
+
+def add_command(rooms: Any) -> None:
+    """Add the command to the parser's ``rooms``."""
+    parser = rooms.add_parser("judge", help="judge scores that stand in the columns of a CSV file")
+    parser.add_argument("table", type=Path, help="a CSV file: one row for each image, one column for each score")
+    parser.add_argument("--scores", default="", help="columns to judge, by commas (default: all other numbers)")
+    parser.add_argument("--error", default=None, help="column of 0 and 1: whether the prediction was wrong")
+    parser.add_argument("--entropy", default=None, help="column of the entropy of the prediction")
+    parser.add_argument("--norm", default=None, help="column of the feature norm, to be held fixed")
+    parser.add_argument("--foreign", default=None, help="column of 0 and 1: whether the image is of another kind")
+    parser.add_argument("--origin", default=None, help="column that names the sampled unit (default: each row its own)")
+    parser.add_argument("--trivial", default="", help="columns that cost nothing, to be beaten, by commas")
+    parser.add_argument("--out", type=Path, default=None, help="write the figures as JSON too")
+    parser.set_defaults(run=run)
+
+
+def run(asked: argparse.Namespace) -> int:
+    """Judge, and print the table."""
+    import numpy as np
+
+    from mcdo.experiments.rivals.score_files import ID_COLUMNS
+    from mcdo.report.files import check_file, write_json
+    from mcdo.report.terminal import lines
+    from mcdo.rivals.rating import Scored, Truth, ahead_of_trivial, rated
+    from mcdo.schema import read_columns
+
+    if asked.out is not None:
+        check_file(asked.out)
+    columns = read_columns(asked.table)
+    named = {what: getattr(asked, what) for what in ("error", "entropy", "norm", "foreign", "origin")}
+    roles = {what: _column(columns, name, asked.table) for what, name in named.items() if name is not None}
+    numbers = {what: _numbers(cells, named[what], asked.table) for what, cells in roles.items() if what != "origin"}
+    flags = {what: _flags(roles[what], named[what], asked.table) for what in ("error", "foreign") if what in roles}
+    trivial = _words(asked.trivial)
+    taken = {*named.values(), *trivial, *ID_COLUMNS}
+    wanted = _words(asked.scores) or [n for n, cells in columns.items() if n not in taken and _is_numbers(cells)]
+    if not wanted:
+        raise McdoError(f"{asked.table}: no column of numbers is left to judge; name some with --scores")
+    rows = len(next(iter(columns.values())))
+    kinds = flags.get("foreign", np.zeros(rows, dtype=bool))
+    origins = np.array(list(roles["origin"].values()) if "origin" in roles else [str(i) for i in range(rows)])
+    truth = Truth(
+        origins[~kinds],
+        **{what: flags[what][~kinds] for what in ("error",) if what in flags},
+        **{what: numbers[what][~kinds] for what in ("entropy", "norm") if what in numbers},
+        foreign_origins=origins[kinds] if kinds.any() else None,
+    )
+
+    def scored(name: str) -> Scored:
+        values = _numbers(_column(columns, name, asked.table), name, asked.table)
+        return Scored(values[~kinds][None], float("nan"), values[kinds] if kinds.any() else None)
+
+    scores, cheap = ({name: scored(name) for name in group} for group in (wanted, trivial))
+    found = {name: rated(each, truth) for name, each in {**scores, **cheap}.items()}
+    ahead = ahead_of_trivial(scores, cheap, truth) if cheap else {}
+    if not any(found.values()):
+        raise McdoError("nothing is known that scores could be judged by: name --error, --entropy or --foreign")
+    title = f"{asked.table}: {int((~kinds).sum())} images of {len(set(truth.origins.tolist()))} originals"
+    remarks = [
+        f"{name} never errs at {measure}: does it hold the answer?"
+        for name, row in found.items()
+        for measure, estimate in row.items()
+        if measure.startswith("auroc") and estimate.value in (0, 1)
+    ]
+    if "origin" not in roles:
+        unnoisy = [n for n in (asked.entropy, asked.norm, *trivial) if n is not None] or wanted
+        remarks += _copies(unnoisy, np.stack([_numbers(columns[n], n, asked.table) for n in unnoisy]))
+    for line in lines(_tables(title, found, ahead), remarks, sys.stdout.encoding):
+        say(line)
+    if asked.out is not None:
+        value = {
+            "remarks": remarks,
+            "measures": {name: {m: e.as_dict() for m, e in row.items()} for name, row in found.items()},
+            "ahead": {f"{n} at {t}": {"baseline": e.baseline, **e.difference.as_dict()} for (n, t), e in ahead.items()},
+        }
+        say(str(write_json(asked.out, value)))
+    return 0
+
+
+_MANY_COPIES = 0.02  # of the rows: fewer that are equal in a few numbers may be so by rounding
+
+
+def _copies(names: list[str], values: Any) -> list[str]:
+    """What to say, if anything, of rows that repeat the ``values`` [columns, rows] of another."""
+    import numpy as np
+
+    rows = values.shape[1]
+    repeated = rows - np.unique(values, axis=1).shape[1]
+    if repeated <= _MANY_COPIES * rows or len(np.unique(values[0])) <= 2:
+        return []
+    return [
+        f"{repeated} of {rows} rows repeat {' and '.join(names)} of another row, as copies of one image do. Each row "
+        "counts as a draw here; for copies that makes intervals too narrow: name the original with --origin"
+    ]
+
+
+def _tables(title: str, found: Any, ahead: Any) -> list[Any]:
+    from mcdo.report.terminal import Table
+    from mcdo.rivals.rating import MEASURES
+
+    measures = [name for name in MEASURES if any(name in row for row in found.values())]
+    rows = [(name, *(row[m].without_n if m in row else "" for m in measures)) for name, row in found.items()]
+    over = [
+        (name, task, each.baseline, each.difference.estimate.without_n, _p(each.difference.p_holm))
+        for (name, task), each in ahead.items()
+    ]
+    heading = ("score", "task", "baseline", "difference [95 %]", "p (Holm)")
+    return [
+        Table(title, ("score", *measures), tuple(rows)),
+        Table("Over the best of what costs nothing", heading, tuple(over)),
+    ]
+
+
+def _p(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2g}"
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+Cells = Mapping[int, str]  # by line
+
+
+def _column(columns: Mapping[str, Cells], name: str, path: Path) -> Cells:
+    if name not in columns:
+        raise McdoError(
+            f"{path} has no column {name!r}; the nearest: {nearest(name, columns)}. There are: {', '.join(columns)}"
+        )
+    return columns[name]
+
+
+def _is_numbers(cells: Cells) -> bool:
+    try:
+        for value in cells.values():
+            float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(cells: Cells, name: str, path: Path) -> Any:
+    import numpy as np
+
+    for line, value in cells.items():
+        try:
+            good = np.isfinite(float(value))
+        except ValueError:
+            good = False
+        if not good:
+            raise McdoError(f"{path}, line {line}, {name}: {value!r} is no finite number")
+    return np.array([float(value) for value in cells.values()])
+
+
+def _flags(cells: Cells, name: str, path: Path) -> Any:
+    values = _numbers(cells, name, path)
+    for line, value in zip(cells, values, strict=True):
+        if value not in (0, 1):
+            raise McdoError(f"{path}, line {line}, {name}: {value:g} is neither 0 nor 1")
+    return values == 1

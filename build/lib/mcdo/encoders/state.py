@@ -1,0 +1,40 @@
+"""State of a model that its state dict does not hold: tensors kept as plain attributes, and buffers left out of it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves_with_path
+
+from mcdo.errors import McdoError
+
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+
+
+def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors that modules hold as neither Parameter nor buffer, also in lists and dicts, by dotted name."""
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute in _REGISTERED:
+                continue
+            for path, leaf in tree_leaves_with_path(value):
+                if isinstance(leaf, Tensor):
+                    parts = (getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path)
+                    found[".".join(filter(None, (prefix, attribute, *map(str, parts))))] = leaf
+    return found
+
+
+def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are not part of the state dict (made by the code from its settings), by name."""
+    saved = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in saved}
+
+
+def refuse_packed(key: str, model: nn.Module) -> None:
+    """Raise McdoError for a tensor that only looks like one, as quantisation leaves behind, naming it."""
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if type(value).__torch_dispatch__ != Tensor.__torch_dispatch__:
+            raise McdoError(
+                f"{key}: {name} is a {type(value).__name__}, which is no plain tensor but packed, as by quantisation: "
+                "the maps that it takes part in cannot be perturbed. Load the weights as they were before"
+            )

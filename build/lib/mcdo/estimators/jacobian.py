@@ -1,0 +1,133 @@
+"""First-order terms: how far a direction of the feature moves per unit of variance injected at each site.
+
+For a small perturbation the feature moves along J δ, with J the Jacobian with respect to what is disturbed. So the
+variance along a direction v is, to first order, p / (1 - p) times a sum over the disturbed units of a squared
+vector-Jacobian product (the delta method): (y ⊙ Jᵀv)² for a mask or a factor, r² (Jᵀv)² for noise added on the scale r.
+What is disturbed together is summed before squaring.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mcdo.compiled import compiled
+from mcdo.encoders import Encoder
+from mcdo.errors import McdoError
+from mcdo.perturbation import Perturbation, Site, find_sites
+from mcdo.perturbation.intercept import Compute, LinearMaps
+from mcdo.perturbation.sites import forget_sites
+from mcdo.threads import check_stop
+
+
+class SiteGraph:
+    """A forward pass of ``pixels`` with a graph from what is disturbed at each site to the feature.
+
+    ``features`` is ``[B, D]`` before normalisation. Weights are frozen and take no gradient. Whatever the encoder's
+    precision, the derivative is taken in float32: small gradients would vanish in float16.
+    """
+
+    def __init__(self, encoder: Encoder, pixels: Tensor, kind: Perturbation, sites: tuple[Site, ...]) -> None:
+        self._encoder, self._kind, self._sites = encoder.key, kind, sites
+        self._table = find_sites(encoder)
+        self._reached: dict[Site, Tensor] = {}
+        self._begins: list[Tensor] = []
+        self._terms: dict[Site, Tensor] = {}
+        self._attentions = iter(self._table.probabilities)
+        attention = self._attention if kind.where == "probabilities" else None
+        with torch.enable_grad(), LinearMaps(self._handle, probabilities=attention) as maps:
+            self.features = encoder.forward_image(pixels, exact=True)
+        if len(self._reached) < len(sites) or maps.made != self._table.made:
+            missing = next((site.name for site in sites if site not in self._reached), "a product")
+            forget_sites(encoder)
+            raise McdoError(
+                f"{encoder.key}: {missing} was not carried out, unlike when its sites were found: the tower has "
+                "changed since. Measure again to look at it anew"
+            )
+
+    def _handle(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
+        site = self._table.at(weight, part)
+        if site not in self._sites or site is None:
+            return compute()
+        if self._kind.where == "input":
+            return compute(before=lambda x: self._reach(site, x))
+        return self._reach(site, compute())
+
+    def _attention(self, probabilities: Tensor) -> Tensor:
+        site = next(self._attentions, None)
+        return probabilities if site is None or site not in self._sites else self._reach(site, probabilities)
+
+    def _reach(self, site: Site, y: Tensor) -> Tensor:
+        if not y.requires_grad:  # nothing before it has a gradient: the graph begins here
+            y = y.detach().requires_grad_()
+            self._begins.append(y)
+        self._reached[site] = y
+
+        graph = weakref.ref(self)  # a tensor that held the graph that holds it would outlive both
+
+        def add(gradient: Tensor) -> Tensor:
+            check_stop()
+            gradient = gradient.contiguous()  # once, and not here and in what comes before
+            if (of := graph()) is not None:
+                of._terms[site] = of._term(site, of._reached[site], gradient)
+            return gradient
+
+        y.register_hook(add)  # type: ignore[no-untyped-call]
+        return y
+
+    def terms(self, directions: Tensor, last: bool = False) -> Tensor:
+        """Variance along directions of the feature, per unit of p / (1 - p), site by site.
+
+        Args:
+            directions: ``[B, D]``, or ``[D]`` for all images.
+            last: no other call follows, so the graph may be freed.
+
+        Returns:
+            ``[B, S]``.
+
+        Raises:
+            McdoError: where the features follow from a site in a way that has no derivative.
+
+        """
+        # each site's gradient is used where it comes up, still in the cache, and let go: see the hooks
+        self._terms.clear()
+        along = directions.expand_as(self.features)
+        torch.autograd.grad(self.features, self._begins, along, retain_graph=not last, allow_unused=True)
+        missing = next((site.name for site in self._sites if site not in self._terms), None)
+        if missing is not None:
+            raise McdoError(f"{self._encoder}: the features have no derivative with respect to {missing}")
+        return torch.stack([self._terms[site] for site in self._sites], dim=-1)
+
+    def _term(self, site: Site, y: Tensor, gradient: Tensor) -> Tensor:
+        outer, units, inner = site.layout(self._kind)
+        y, gradient = (x.detach().reshape(len(self.features), -1) for x in (y, gradient))  # windows: rows of an image
+        if self._kind.noise == "additive":
+            return y.square().mean(1) * gradient.square().sum(1)
+        if outer * inner == 1:
+            return _sum_of_squares(y, gradient)
+        return (y * gradient).view(-1, outer, units, inner).sum(dim=(1, 3)).square_().sum(1)
+
+
+def _sum_of_squares(y: Tensor, gradient: Tensor) -> Tensor:
+    """Sum over units of (y · gradient)²: ``[B, units]`` twice to ``[B]``."""
+    if y.device.type == "cpu" and y.dtype == gradient.dtype == torch.float32:
+        total = np.empty(len(y), dtype=np.float32)
+        _add_squares(y.numpy(), gradient.numpy(), total)
+        return torch.from_numpy(total)
+    moved: Tensor = torch.linalg.vector_norm(y * gradient, dim=1)  # fewer walks through memory than squares and a sum
+    return moved.square()
+
+
+# One walk through memory, where tensor operations take three; the order of a sum is free, so it is vectorised.
+@compiled(fastmath={"reassoc", "contract"})
+def _add_squares(y: NDArray[np.float32], gradient: NDArray[np.float32], total: NDArray[np.float32]) -> None:
+    for image in range(len(y)):
+        summed = 0.0
+        for i in range(y.shape[1]):
+            moved = np.float64(y[image, i] * gradient[image, i])
+            summed += moved * moved
+        total[image] = summed

@@ -1,0 +1,1 @@
+"""What a reliable score costs."""

@@ -1,0 +1,1 @@
+"""The gate: is the score reliable, does it follow ambiguity?"""

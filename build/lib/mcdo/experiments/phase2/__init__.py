@@ -1,0 +1,1 @@
+"""Core results; needs a GO from phase 1."""

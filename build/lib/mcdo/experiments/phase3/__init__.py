@@ -1,0 +1,1 @@
+"""Comparisons; needs a GO from phase 1."""

@@ -1,0 +1,1 @@
+"""Extensions; needs a GO from phase 1."""

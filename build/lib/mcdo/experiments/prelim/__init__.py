@@ -1,0 +1,1 @@
+"""The preliminary investigation: validity under degradation, baselines, loss or site."""

@@ -1,0 +1,1 @@
+"""Rivals: what dropout has to beat, on the same images and by the same measures."""

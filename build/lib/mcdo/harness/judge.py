@@ -1,0 +1,103 @@
+"""How a judgement ends in a test: met passes, not met fails, undecided and not applicable are skipped and say so.
+
+A claim that ``mcdo/data/findings.toml`` lists is a known negative: its test is a strict xfail, with the measured
+reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from mcdo.errors import CriterionNotMetError
+from mcdo.harness.claim import Claim
+from mcdo.harness.negatives import KnownNegatives
+from mcdo.harness.settings import Settings
+from mcdo.report.judgement import Judgement, Outcome
+from mcdo.stats import Estimate
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judgements about one subject of one experiment, in one test."""
+
+    experiment: str
+    subject: str
+    settings: Settings
+    negatives: KnownNegatives
+    request: pytest.FixtureRequest
+
+    def settle(self, judgement: Judgement) -> None:
+        """End the test as ``judgement`` did."""
+        known = self.negatives.lookup(self.experiment, judgement.claim, self.subject, self.settings)
+        if known is not None:
+            reason = f"{known.measured}: {known.reason}"
+            self.request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
+        record: Callable[[str, object], None] = self.request.getfixturevalue("record_property")
+        measured = "" if judgement.estimate is None else str(judgement)
+        facts = {"experiment": self.experiment, "model": self.subject, "claim": judgement.claim, "measured": measured}
+        for name, value in {**facts, "beside": judgement.beside, "outcome": judgement.outcome}.items():
+            record(name, value)
+        for name, number in ({} if judgement.estimate is None else judgement.estimate.as_dict()).items():
+            if number is not None:
+                record(name, repr(number))
+        line = f"{self.experiment} {self.subject} {judgement.claim}: {judgement}"
+        if judgement.outcome in ("undecided", "not applicable"):
+            pytest.skip(f"{judgement.outcome}: {line}")
+        if judgement.outcome != "met":
+            raise CriterionNotMetError(f"{judgement.outcome}: {line}")
+
+    def above(
+        self, claim: str, estimate: Estimate, bar: float, beside: object = "", p_holm: float | None = None
+    ) -> None:
+        """The claim that ``estimate`` lies above ``bar``; arguments as for :class:`~mcdo.harness.claim.Claim`."""
+        self.settle(self._claim(claim, estimate, beside, p_holm, above=bar).judge(None))
+
+    def below(
+        self, claim: str, estimate: Estimate, bar: float, beside: object = "", p_holm: float | None = None
+    ) -> None:
+        """The claim that ``estimate`` lies below ``bar``."""
+        self.settle(self._claim(claim, estimate, beside, p_holm, below=bar).judge(None))
+
+    def at_least(self, claim: str, estimate: Estimate, bar: float, beside: object = "") -> None:
+        """The claim that ``estimate`` reaches ``bar``."""
+        self.settle(self._claim(claim, estimate, beside, None, at_least=bar).judge(None))
+
+    def within(self, claim: str, estimate: Estimate, low: float, high: float, beside: object = "") -> None:
+        """The claim that ``estimate`` lies between ``low`` and ``high``, by its whole interval."""
+        self.settle(self._claim(claim, estimate, beside, None, within=(low, high)).judge(None))
+
+    def outcome(self, claim: str, outcome: Outcome, measured: object, beside: object = "") -> None:
+        """The claim whose outcome is known; ``measured`` says what it rests on."""
+        self.settle(Judgement(claim, outcome, None, "", "; ".join(str(p) for p in (measured, beside) if str(p))))
+
+    def _claim(
+        self,
+        name: str,
+        estimate: Estimate,
+        beside: object,
+        p_holm: float | None,
+        *,
+        above: float | None = None,
+        at_least: float | None = None,
+        below: float | None = None,
+        within: tuple[float, float] | None = None,
+    ) -> Claim[None]:
+        test = None if p_holm is None else (lambda _: p_holm)
+        return Claim(name, lambda _: estimate, above, at_least, below, within, None, lambda _: beside, test)
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The fixture ``judge``: ``judge("exp5")`` judges claims of exp5 about the test's model."""
+
+    settings: Settings
+    negatives: KnownNegatives
+    request: pytest.FixtureRequest
+
+    def __call__(self, experiment: str, subject: str | None = None) -> Judge:
+        """Of ``experiment`` about ``subject`` (default: the test's model)."""
+        about: str = self.request.getfixturevalue("model") if subject is None else subject
+        return Judge(experiment, about, self.settings, self.negatives, self.request)

@@ -1,0 +1,197 @@
+"""Runs an experiment: measures what it requests, computes, judges its claims, and writes its files; once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from numpy.typing import ArrayLike
+
+from mcdo.errors import McdoError
+from mcdo.estimators.provenance import encoder_provenance, versions
+from mcdo.estimators.run import EncoderRun
+from mcdo.harness.experiment import Experiment, Inputs, Subject, View
+from mcdo.harness.requests import FirstOrder, Images, Passes, Request
+from mcdo.harness.session import Session
+from mcdo.names import file_name
+from mcdo.report.files import add_to_json, write_json, write_npz, write_text
+from mcdo.report.judgement import Judgement
+from mcdo.report.made import made
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Completed(Generic[Result]):
+    """An experiment about a subject, computed and judged; ``summary`` and ``files`` are what was written."""
+
+    experiment: Experiment[Result]
+    inputs: Inputs
+    result: Result
+    judgements: Mapping[str, Judgement]
+    summary: Mapping[str, Any]
+    files: tuple[Path, ...]
+
+
+class Runner:
+    """The experiments of one session, each computed once whichever tests ask for it."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._completed: dict[tuple[Experiment[Any], Subject], Completed[Any]] = {}
+
+    @property
+    def completed(self) -> tuple[Completed[Any], ...]:
+        """In the order they were computed."""
+        return tuple(self._completed.values())
+
+    def plan(self, experiment: Experiment[Any], subject: Subject) -> None:
+        """Announce what it will request, before the first measurement; what is wrong with it, running it will say."""
+        with suppress(McdoError):
+            self.session.plan(experiment.requests(View(self.session, subject)))
+
+    def run(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
+        """Measured or looked up, computed, judged and written."""
+        key = (experiment, subject)
+        if key not in self._completed:
+            self._completed[key] = self._run(experiment, subject)
+        return cast("Completed[Result]", self._completed[key])
+
+    def _run(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
+        first = tuple(experiment.requests(View(self.session, subject)))
+        any_head = experiment.judges_heads
+        later = tuple(experiment.follow_up(Inputs(self, subject, first, any_head=any_head)))
+        inputs = Inputs(self, subject, (*first, *later), any_head=any_head)
+        _check_noise(experiment, inputs.requests)
+        result = experiment.compute(inputs)
+        self.session.used(experiment.name, inputs.requests)
+        judgements = {claim.name: claim.judge(result) for claim in experiment.claims()}
+        arrays = experiment.arrays(inputs, result)
+        summary = {
+            "model": subject.name,
+            **experiment.summary(result),
+            "claims": [judgement.as_dict() for judgement in judgements.values()],
+            **provenance(experiment, inputs),
+            "experiment": experiment.described(),
+            "files": {**_names(experiment, inputs), "arrays": [_named(name, subject) for name in arrays]},
+            "made": made(),
+        }
+        files = (
+            *_written(experiment, inputs, result, summary, arrays),
+            *_sheets(self.session, experiment, inputs, result),
+        )
+        return Completed(experiment, inputs, result, judgements, summary, files)
+
+
+def _names(experiment: Experiment[Any], inputs: Inputs) -> dict[str, str]:
+    """The experiment's folder below the reports, and what it writes about a subject there."""
+    reports = inputs.settings.reports
+    names = {what: _named(name, inputs.subject) for what, name in asdict(experiment.files).items() if name}
+    return {"folder": experiment.place(reports).relative_to(reports).as_posix(), **names}
+
+
+def _named(name: str, subject: Subject) -> str:
+    return name.replace("{}", file_name(subject.name))
+
+
+def _check_noise(experiment: Experiment[Any], requests: Iterable[Request[Any]]) -> None:
+    for request in requests:
+        if isinstance(request, Passes) and _is_shared(request) and not experiment.knows_shared_noise:
+            raise McdoError(
+                f"{experiment.name}: {request.config.dropout} gives all images of a pass the same noise, and intervals "
+                "over images would be too narrow; use a perturbation whose masks are each image's own"
+            )
+
+
+def _is_shared(request: Passes) -> bool:
+    common = isinstance(request.shown, Images) and request.shown.common_masks
+    return common or request.config.dropout.shared_by_images
+
+
+def provenance(experiment: Experiment[Any], inputs: Inputs) -> dict[str, Any]:
+    """What stands in every summary: configuration, sites, seed, device, versions; by model if several."""
+    config, models = experiment.as_dict(), inputs.subject.models
+    runs: dict[str, list[EncoderRun]] = {}
+    for request in inputs.requests:
+        if isinstance(request, Passes | FirstOrder):
+            runs.setdefault(request.model, []).append(inputs[cast("Request[Any]", request)])
+    if not runs:
+        sites = {"requested": experiment.dropout.sites} if models and experiment.perturbs else None
+        facts = {model: encoder_provenance(inputs.encoder(model)) for model in models}
+        return {"config": config, "sites": sites, "provenance": _by_model(facts)}
+    first = next(iter(runs.values()))[0]
+    sites_of = {model: _sites(found) for model, found in runs.items()}
+    return {
+        "config": config,
+        "num_images": len(first.ids),
+        "num_origins": len(set(first.origins)),
+        "sites": sites_of if len(runs) > 1 else next(iter(sites_of.values())),
+        "provenance": _by_model({model: found[0].provenance for model, found in runs.items()}),
+    }
+
+
+def _by_model(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Of one model as it is; of several, or of none, the versions, and the rest by model."""
+    if len(facts) == 1:
+        return dict(next(iter(facts.values())))
+    return {"versions": dict(versions()), "models": {model: dict(each) for model, each in facts.items()}}
+
+
+def _sites(runs: Iterable[EncoderRun]) -> dict[str, Any] | list[dict[str, Any]]:
+    """Sites of one model's runs: what was asked for, and what was alive; a list where they are not the same in all."""
+    found: list[dict[str, Any]] = []
+    for run in runs:
+        requested = run.config.dropout.sites  # type: ignore[attr-defined]
+        sites = {"requested": requested, "live": [name for name, _ in run.sites], "roles": list(run.roles)}
+        if sites not in found:
+            found.append(sites)
+    return found[0] if len(found) == 1 else found
+
+
+def _written(
+    experiment: Experiment[Result],
+    inputs: Inputs,
+    result: Result,
+    summary: Mapping[str, Any],
+    arrays: Mapping[str, Mapping[str, ArrayLike]],
+) -> tuple[Path, ...]:
+    settings, about, files = inputs.settings, inputs.subject.name, experiment.files
+    folder = experiment.place(settings.reports)
+
+    def place(name: str) -> Path:
+        return folder / _named(name, inputs.subject)
+
+    written = [write_npz(place(name), **held) for name, held in arrays.items()]
+    for name, value in experiment.documents(inputs, result).items():
+        written.append((write_text if isinstance(value, str) else write_json)(place(name), value))
+    if files.summary:
+        written.append(write_json(place(files.summary), summary))
+    sections = dict(experiment.overall(result, summary)) if files.overall else {}
+    if sections:
+        sections["provenance"] = {name: summary[name] for name in ("config", "sites", "provenance", "made")}
+    for section, value in sections.items():
+        add_to_json(place(files.overall), settings.session, section, about, value)
+    if sections:
+        written.append(place(files.overall))
+    panels = experiment.panels(inputs, result) if files.figure else ()
+    if panels:
+        from mcdo.report.figures import draw, save_figure
+
+        written.append(save_figure(draw(panels, f"{about}: {experiment.title()}"), place(files.figure)))
+    return tuple(written)
+
+
+def _sheets(session: Session, experiment: Experiment[Result], inputs: Inputs, result: Result) -> list[Path]:
+    """Contact sheets; with ``--from-store`` no encoder is there to say what it would be shown."""
+    settings = inputs.settings
+    sheets = experiment.sheets(inputs, result) if settings.thumbnails and not settings.from_store else ()
+    if not sheets:
+        return []
+    from mcdo.harness.sheets import drawn
+
+    about, folder = inputs.subject, experiment.place(settings.reports)
+    value = {"model": about.name, "sheets": drawn(session, about.model, sheets)}
+    return [write_json(folder / f"{file_name(about.name)}_sheets.json", value)]

@@ -1,0 +1,224 @@
+"""Tests of an experiment's claims: one for each claim about each subject, in this checkout or in another repository."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mcdo.errors import CriterionNotMetError
+from mcdo.harness.catalogue import experiments_of
+from mcdo.harness.claim import Claim
+from mcdo.harness.decision import Verdict
+from mcdo.harness.experiment import Experiment
+from mcdo.harness.judge import Judges
+from mcdo.harness.runner import Completed, Runner
+from mcdo.harness.session import Session
+from mcdo.stats import Estimate, stacked_drift
+
+COLLECTED = "_mcdo_tests"
+"""Marks a class of tests that is collected under the name of a test function too."""
+SUITE = "mcdo.suite"
+ROUNDING = 1e-9
+LEAST_TO_DRIFT = 30
+"""Originals: 12 images at T = 4 had intervals at 99.9 % that missed a drift of zero."""
+SMALLEST_FIGURE = 5_000
+"""Bytes: an empty pair of axes takes less."""
+
+
+def of_experiment(experiment: type[Experiment[Any]]) -> list[pytest.MarkDecorator]:
+    """The marks of tests about ``experiment``: its phase, its estimator, and itself, whose requests are planned."""
+    marks = [getattr(pytest.mark, experiment.phase), about(experiment)]
+    return [*marks, *([pytest.mark.estimator(experiment.about_estimator)] if experiment.about_estimator else [])]
+
+
+def about(experiment: type[Experiment[Any]]) -> pytest.MarkDecorator:
+    """The mark alone; ``pytest.mark.experiment(Class)`` would decorate the class."""
+    return pytest.mark.experiment.with_args(experiment)
+
+
+def claims_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
+    """A test function to be assigned to a name that pytest collects; it runs once for each claim and subject."""
+
+    def claim_holds(claim: Claim[Any], completed: Completed[Any], judge: Judges) -> None:
+        judge(completed.experiment.key, completed.inputs.subject.name).settle(completed.judgements[claim.name])
+
+    for mark in (*of_experiment(experiment), *([pytest.mark.gate] if experiment.is_gate else [])):
+        claim_holds = mark(claim_holds)
+    return claim_holds
+
+
+def verdict_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
+    """A test function like :func:`claims_of`, for the experiment whose result is the verdict of its phase."""
+
+    def go_or_no_go(verdict: Verdict, record_property: Callable[[str, object], None]) -> None:
+        facts = {"decision": verdict.decision, "reason": verdict.reason, "published": verdict.published}
+        for name, value in facts.items():
+            record_property(name, value)
+        for statement in verdict.statements:
+            record_property("statement", statement)
+        if verdict.decision != "GO":
+            raise CriterionNotMetError(f"{verdict.decision}: {verdict.reason}")
+
+    for mark in (*of_experiment(experiment), pytest.mark.gate, pytest.mark.decision):
+        go_or_no_go = mark(go_or_no_go)
+    return go_or_no_go
+
+
+def check_drift(drifts: Mapping[str, Estimate], trials: int) -> None:
+    """Trials differ by their masks alone: dropouts stacked call after call make trial k + 1 times as large.
+
+    An interval that holds both cannot tell, and neither can a bootstrap over few originals, of which rare masks hit one
+    or two: the test is skipped as undecided.
+
+    Args:
+        drifts: relative growth per trial, by what it is of.
+        trials: K.
+
+    """
+    stacked = stacked_drift(trials)
+    few = [f"{what}: {drift}" for what, drift in drifts.items() if drift.n < LEAST_TO_DRIFT]
+    if few:
+        pytest.skip(f"undecided: {few[0]}, of fewer than {LEAST_TO_DRIFT} originals")
+    for what, drift in drifts.items():
+        assert drift.low <= 0 <= drift.high, f"{what}: scores drift from trial to trial: {drift}"
+    wide = [f"{what}: {drift}" for what, drift in drifts.items() if drift.high >= stacked]
+    if wide:
+        pytest.skip(f"undecided: {wide[0]} cannot tell stacked dropouts ({stacked:.2f}) apart; show more images")
+
+
+def tests_of(what: str | type[Experiment[Any]]) -> type:
+    """Tests of one experiment, or of all of a phase, for a module of any repository that pytest collects.
+
+    ``test_phase1 = tests_of("phase1")``: what ``-m phase1`` selects in mcdo's own checkout, by the same names, and
+    experiments that others registered for the phase. ``TestMine = tests_of(Mine)``: the claims of an experiment, one
+    test for each claim and subject, and its contract; for a verdict, the decision.
+
+    Raises:
+        McdoError: for a phase without experiments.
+
+    """
+    if not isinstance(what, str):
+        return _class("TestsOf", _of(what))
+    pytest.register_assert_rewrite(SUITE)
+    suite = {module.__name__.rpartition(".")[2]: _module(module, what) for module in _suite_modules(what)}
+    members: dict[str, Any] = {name: made for name, made in suite.items() if made is not None}
+    for kind in experiments_of(what):
+        if not kind.__module__.startswith("mcdo."):
+            members |= _of(kind)
+    return _class("TestsOf", members)
+
+
+tests_of.__test__ = False  # type: ignore[attr-defined]  # or pytest takes it for a test, by its name
+
+
+def _of(kind: type[Experiment[Any]]) -> dict[str, Any]:
+    if kind.is_verdict:
+        return {f"test_{kind.key}": staticmethod(verdict_of(kind))}
+    return {
+        f"test_{kind.key}": staticmethod(claims_of(kind)),
+        f"test_{kind.key}_keeps_the_contract": staticmethod(contract_of(kind)),
+    }
+
+
+def _suite_modules(phase: str) -> Iterator[ModuleType]:
+    """The suite's modules that may hold tests of a phase: its own folder, and the gates."""
+    for root in map(Path, import_module(SUITE).__path__):
+        for file in sorted((*root.glob("gates/test_*.py"), *root.glob("experiments/**/test_*.py"))):
+            parts = file.relative_to(root).with_suffix("").parts
+            if parts[0] == "gates" or phase in parts[:-1]:
+                yield import_module(".".join((SUITE, *parts)))
+
+
+def _module(module: ModuleType, phase: str) -> type | None:
+    """A module's tests of a phase as a class; None where it has none."""
+    marks = getattr(module, "pytestmark", [])
+    marks = marks if isinstance(marks, list) else [marks]
+    found = {
+        name: staticmethod(test)
+        for name, test in vars(module).items()
+        if name.startswith("test_") and phase in {mark.name for mark in (*marks, *getattr(test, "pytestmark", ()))}
+    }
+    return _class(module.__name__.rpartition(".")[2], {"pytestmark": marks, **found}) if found else None
+
+
+def _class(name: str, members: dict[str, Any]) -> type:
+    return type(name, (), {COLLECTED: True, "__module__": __name__, **members})
+
+
+def contract_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
+    """A test function like :func:`claims_of`: what is written is whole, and the store alone gives the same again."""
+
+    def contract_holds(completed: Completed[Any], tmp_path: Path) -> None:
+        _check_files(completed)
+        _check_figure(completed)
+        settings = completed.inputs.settings
+        if settings.store is not None and not settings.from_store:
+            again = Runner(Session(replace(settings, from_store=True, reports=tmp_path)))
+            offline = again.run(completed.experiment, completed.inputs.subject)
+            assert not again.session.loads, "a model was loaded"
+            found = differing(_numbers(offline), _numbers(completed))
+            assert not found, f"the store alone gives other numbers: {found[0]}"
+
+    for mark in of_experiment(experiment):
+        contract_holds = mark(contract_holds)
+    return contract_holds
+
+
+def _check_files(completed: Completed[Any]) -> None:
+    assert all(path.exists() for path in completed.files), "a file that was to be written is not there"
+    for path in completed.files:
+        if path.suffix == ".json":
+            json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_json)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                assert all(arrays[name].dtype != object for name in arrays.files)
+        elif path.suffix == ".md":
+            assert path.read_text(encoding="utf-8").strip()
+        else:
+            assert path.stat().st_size > SMALLEST_FIGURE, "a figure shows nothing"
+    assert {"config", "sites", "provenance", "claims", "experiment", "made"} <= set(completed.summary)
+    assert "torch" in completed.summary["provenance"]["versions"]
+
+
+def _check_figure(completed: Completed[Any]) -> None:
+    from mcdo.report.figures import draw, faults
+
+    experiment = completed.experiment
+    panels = experiment.panels(completed.inputs, completed.result) if experiment.files.figure else ()
+    if panels:
+        found = faults(draw(panels, experiment.title()))
+        assert not found, f"the figure hides what it should show: {'; '.join(found[:5])}"
+
+
+def _numbers(completed: Completed[Any]) -> dict[str, Any]:
+    return {name: value for name, value in completed.summary.items() if name != "made"}
+
+
+def differing(found: Any, known: Any, place: str = "") -> list[str]:
+    """Where two summaries differ by more than rounding.
+
+    A run can be read as a part of one with further T, whose moments are added up from other pieces: the same passes,
+    and sums that may differ in their last bits.
+    """
+    if isinstance(found, dict) and isinstance(known, dict) and found.keys() == known.keys():
+        return [each for key in known for each in differing(found[key], known[key], f"{place}/{key}")]
+    if isinstance(found, (list, tuple)) and isinstance(known, (list, tuple)) and len(found) == len(known):
+        both = enumerate(zip(found, known, strict=True))
+        return [each for i, (one, other) in both for each in differing(one, other, f"{place}/{i}")]
+    if isinstance(found, float) and isinstance(known, float):
+        alike = math.isclose(found, known, rel_tol=ROUNDING, abs_tol=ROUNDING)
+        return [] if alike else [f"{place}: {found} and {known}"]
+    return [] if found == known else [f"{place}: {found} and {known}"]
+
+
+def _not_json(word: str) -> None:
+    raise AssertionError(f"{word} is not JSON")

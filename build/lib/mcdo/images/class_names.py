@@ -1,0 +1,89 @@
+"""Class names for prompts: words, never synset IDs.
+
+ImageNet synset IDs (``n01484850``) are looked up in the tables that open_clip (names curated for prompts, 1000
+classes) and timm (WordNet lemmas and definitions, all of ImageNet) ship. Other directory names speak for themselves.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+from mcdo.errors import McdoError
+
+_SYNSET = re.compile(r"n\d{8}")
+
+
+def class_names(root: Path, directories: list[str]) -> tuple[str, ...]:
+    """One name per class directory of ``root``, all different: two classes with one prompt cannot be told apart.
+
+    Names that differ in case, spaces or normal form alone are one prompt to the text towers here. What else a tokenizer
+    makes equal is refused when the prompts are tokenized.
+
+    Synsets whose names coincide take the next more specific name (curated, first lemma, all lemmas, lemmas with
+    definition). Raises McdoError for a synset ID in no table and for two directories that read the same.
+    """
+    candidates = [_candidates(root, directory) for directory in directories]
+    level = [0] * len(candidates)
+    while True:
+        names = tuple(options[i] for options, i in zip(candidates, level, strict=True))
+        read = [_as_read(name) for name in names]
+        count = Counter(read)
+        clashing = [i for i, name in enumerate(read) if count[name] > 1]
+        if not clashing:
+            return names
+        movable = [i for i in clashing if level[i] + 1 < len(candidates[i])]
+        if not movable:
+            both = ", ".join(directories[i] for i in clashing if read[i] == read[clashing[0]])
+            raise McdoError(
+                f"{root}: the class directories {both} all read {read[clashing[0]]!r} to a text tower; "
+                "rename or merge them"
+            )
+        for i in movable:
+            level[i] += 1
+
+
+def _as_read(name: str) -> str:
+    """A name as the tokenizers of CLIP and SigLIP read it: composed, in lower case, one space between words."""
+    return " ".join(unicodedata.normalize("NFC", html.unescape(html.unescape(name))).lower().split())
+
+
+def _candidates(root: Path, directory: str) -> list[str]:
+    """The possible names of one class, the preferred one first."""
+    if not _SYNSET.fullmatch(directory):
+        return [directory.replace("_", " ").strip()]
+    lemmas, definitions = _wordnet()
+    if directory not in lemmas:
+        raise McdoError(
+            f"{root / directory} looks like an ImageNet synset ID but is in no table; rename it to its class"
+        )
+    words = lemmas[directory]
+    curated = [_curated()[directory]] if directory in _curated() else []
+    return [*curated, words.split(",")[0].strip(), words, definitions[directory]]
+
+
+@lru_cache(maxsize=1)
+def _curated() -> dict[str, str]:
+    # Here, not above: open_clip and timm take seconds to import, and only folders of synsets need them.
+    import open_clip
+    from timm.data import ImageNetInfo
+
+    return dict(zip(ImageNetInfo("imagenet-1k").label_names(), open_clip.IMAGENET_CLASSNAMES, strict=True))
+
+
+@lru_cache(maxsize=1)
+def _wordnet() -> tuple[dict[str, str], dict[str, str]]:
+    """By synset ID: the lemmas, and the lemmas with the definition."""
+    from timm.data import ImageNetInfo
+
+    lemmas, definitions = {}, {}
+    for subset in ("imagenet-1k", "imagenet-22k", "imagenet-21k-goog"):  # each lacks some of the others' synsets
+        info = ImageNetInfo(subset)
+        for synset in info.label_names():
+            lemmas[synset] = info.label_name_to_description(synset)
+            definitions[synset] = info.label_name_to_description(synset, detailed=True)
+    return lemmas, definitions

@@ -1,0 +1,139 @@
+"""Labels that stand beside images, in a list, a table or an archive: from what is written there to classes by name.
+
+A label is a name, or an ImageNet synset ID. Whole numbers name nothing: the same 65 is a salamander in one order of the
+1000 classes and a snake in another. So they are read by a file of names alone, ``classes.txt``: line 1 is class 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcdo.errors import McdoError, refused_as
+from mcdo.images.class_names import class_names
+from mcdo.schema import read_text
+
+Named = tuple[NDArray[np.int64], tuple[str, ...]]
+"""int64 [N] into names of classes, and these."""
+CLASSES = "classes.txt"
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+META = "meta.mat"
+LISTS = (GROUND_TRUTH, "labels.txt")
+"""Lists that are found by name, in a folder of images or beside it."""
+_LIST_LIMIT = 2**27
+_DEVKIT = ("", "data", "ILSVRC2012_devkit_t12/data")
+
+
+def named(where: str, labels: Sequence[str], places: Sequence[str], names_in: Path) -> Named:
+    """int64 [N] into the names of classes, and these.
+
+    Args:
+        where: the file, for messages.
+        labels: as they are written.
+        places: of each, such as "line 3", for messages.
+        names_in: the folder of ``classes.txt``.
+
+    Raises:
+        McdoError: for an empty label, and for a number without a name.
+
+    """
+    for label, place in zip(labels, places, strict=True):
+        if not label.strip():
+            raise McdoError(f"{where}, {place}: there is no label, but others have one; give it, or leave out all")
+    if not all(label.isascii() and label.isdigit() for label in labels):
+        known = sorted(set(labels))
+        at = {name: i for i, name in enumerate(known)}
+        return np.array([at[label] for label in labels], dtype=np.int64), class_names(Path(where), known)
+    file = names_in / CLASSES
+    if not file.is_file():
+        raise McdoError(
+            f"{where}: its labels are numbers ({labels[0]}, ...), which name no class. Put the names into {file}, one "
+            "a line: line 1 is class 0"
+        )
+    lines = [line.strip() for line in read_text(file, limit=_LIST_LIMIT).splitlines()]
+    for label, place in zip(labels, places, strict=True):
+        if _number(label) >= len(lines):
+            raise McdoError(f"{where}, {place}: class {label[:20]}, but {file} names {len(lines)}, from 0 on")
+    return np.array([int(label) for label in labels], dtype=np.int64), class_names(file, lines)
+
+
+def _number(digits: str) -> int:
+    """A number in digits; one of more than Python reads is larger than any class."""
+    return int(digits) if len(digits) <= 18 else 10**18
+
+
+def found_list(folder: Path) -> Path | None:
+    """The list of labels in a folder of images or beside it, if there is one by a known name."""
+    return next((at / name for at in (folder, folder.parent) for name in LISTS if (at / name).is_file()), None)
+
+
+def read_list(path: Path, files: Sequence[str]) -> Named:
+    """Labels of ``files`` (sorted) from a list: lines ``FILE LABEL``, or ImageNet's ground truth, a number a line.
+
+    Raises:
+        McdoError: for a line that cannot be read, a file without a label and a label without a file, naming them.
+
+    """
+    lines = [line.strip() for line in read_text(path, limit=_LIST_LIMIT).splitlines()]
+    filled = [(at, line) for at, line in enumerate(lines, 1) if line]
+    if not filled:
+        raise McdoError(f"{path} is empty; expected lines FILE LABEL")
+    if all(line.isascii() and line.isdigit() for _, line in filled):
+        return _ground_truth(path, [_number(line) for _, line in filled], files)
+    labels: dict[str, tuple[int, str]] = {}
+    for at, line in filled:
+        file, _, label = line.replace("\t", " ").partition(" ")
+        if not label.strip():
+            raise McdoError(f"{path}, line {at}: {line!r} is no FILE LABEL")
+        if file in labels:
+            raise McdoError(f"{path}, line {at}: {file} has a label already, in line {labels[file][0]}")
+        labels[file] = at, label.strip()
+    _check_same(path, labels, files)
+    return named(
+        str(path), [labels[file][1] for file in files], [f"line {labels[file][0]}" for file in files], path.parent
+    )
+
+
+def _check_same(path: Path, labels: Mapping[str, object], files: Sequence[str]) -> None:
+    without, surplus = sorted(set(files) - set(labels)), sorted(set(labels) - set(files))
+    if without:
+        raise McdoError(f"{path} has no label for {len(without)} of {len(files)} images, such as {without[0]}")
+    if surplus:
+        raise McdoError(f"{path} has labels for {len(surplus)} files that are not there, such as {surplus[0]}")
+
+
+def _ground_truth(path: Path, numbers: Sequence[int], files: Sequence[str]) -> Named:
+    """Of ImageNet's validation images: line i is the ILSVRC2012 number of image i, by the devkit's own order."""
+    if len(numbers) != len(files):
+        raise McdoError(f"{path} has {len(numbers)} labels for {len(files)} images; it must be one a line for each")
+    synsets = _synsets(path)
+    for at, number in enumerate(numbers, 1):
+        if number not in synsets:
+            raise McdoError(f"{path}, line {at}: {number} is no ILSVRC2012 class")
+    wnids = sorted(synsets.values())
+    index = {wnid: i for i, wnid in enumerate(wnids)}
+    labels = np.array([index[synsets[number]] for number in numbers], dtype=np.int64)
+    return labels, class_names(path, wnids)
+
+
+def _synsets(path: Path) -> dict[int, str]:
+    """Synset IDs of the 1000 classes by ILSVRC2012 number, which follow no order that could be guessed."""
+    tried = [path.parent / place / META for place in _DEVKIT]
+    file = next((each for each in tried if each.is_file()), None)
+    if file is None:
+        raise McdoError(
+            f"{path}: its numbers are those of the devkit's {META}, in an order of its own, and that file is not "
+            f"beside it; unpack ILSVRC2012_devkit_t12.tar.gz into {path.parent}, or write lines FILE SYNSET"
+        )
+    with refused_as(f"{file} cannot be read"):
+        from scipy.io import loadmat
+
+        table = loadmat(file, squeeze_me=True, variable_names=["synsets"])["synsets"]
+        return {
+            int(number): str(wnid)
+            for number, wnid, children in zip(table["ILSVRC2012_ID"], table["WNID"], table["num_children"], strict=True)
+            if int(children) == 0
+        }

@@ -1,0 +1,47 @@
+"""Choices of images: spread over the classes as evenly as their sizes allow, and halves that share no origin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcdo.errors import McdoError
+
+LEAST_TO_HALVE = 10
+"""Origins that are needed for halves of which anything can be said."""
+
+
+def spread_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """A seeded order of all N images whose every prefix is spread over the classes.
+
+    Round-robin: the classes take turns in a seeded order and each gives its images in a seeded order, so in the first
+    n images two classes with images left differ by at most one. The choice for n is part of the choice for n + 1.
+    ``labels`` int64 [N]; returns indices int64 [N].
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(labels))
+    classes = rng.permutation(int(labels.max(initial=-1)) + 1)
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    sizes = np.bincount(labels, minlength=len(classes))
+    turn = np.empty(len(labels), dtype=np.int64)
+    turn[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.lexsort((classes[labels], turn)).astype(np.int64)
+
+
+def second_half(origins: Sequence[str], seed: int) -> NDArray[np.bool_]:
+    """Which images belong to the second of two halves of the origins, ``[N]``; the first is the smaller by one if odd.
+
+    Origins are halved at random, whole: images of one are all in the same half, whatever their order.
+
+    Raises:
+        McdoError: for fewer origins than ``LEAST_TO_HALVE``.
+
+    """
+    names = sorted(set(origins))
+    if len(names) < LEAST_TO_HALVE:
+        raise McdoError(f"{len(names)} origins cannot be halved; give at least {LEAST_TO_HALVE}")
+    order = np.random.default_rng(seed).permutation(len(names))
+    second = {names[i] for i in order[len(names) // 2 :]}
+    return np.array([origin in second for origin in origins])

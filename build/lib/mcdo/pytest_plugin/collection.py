@@ -1,0 +1,289 @@
+"""Collection: a test for each subject and claim, which tests are selected, in which order, and what they request."""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcdo.encoders import find_spec
+from mcdo.errors import McdoError
+from mcdo.harness import Claim, Experiment, Runner, Subject, first_model
+from mcdo.harness.decision import dropped
+from mcdo.harness.preflight import preflight
+from mcdo.harness.tests import COLLECTED
+from mcdo.names import file_name, message, say_text
+from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
+from mcdo.pytest_plugin.option_names import option_of
+from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
+from mcdo.pytest_plugin.state import MEASURING, MODELS, RUNNER, SESSION
+from mcdo.report.finding import Finding
+from mcdo.report.page import check_page
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Without the garbage collector, which would walk all that was imported again and again, and finds nothing.
+
+    What was imported and collected lives until the end, so the collector need not look at it later either; pytest
+    itself asks for whole collections when it ends.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        if not gc.get_freeze_count():  # a session inside a test would keep that test's garbage
+            gc.freeze()
+        gc.enable()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    experiment = experiment_of(metafunc.definition)
+    if experiment is not None:
+        _parametrize_experiment(metafunc, experiment)
+        return
+    if "model" not in metafunc.fixturenames or _has_a_model_of_its_own(metafunc):
+        return
+    try:
+        models = models_of(metafunc.config)
+        if metafunc.definition.get_closest_marker("first_model"):
+            models = (first_model(models),)
+        marks = {m: getattr(pytest.mark, find_spec(m).family) for m in models}
+    except McdoError as error:
+        raise pytest.UsageError(str(error)) from error
+    metafunc.parametrize("model", [pytest.param(m, id=file_name(m), marks=marks[m]) for m in models], scope="session")
+
+
+def _has_a_model_of_its_own(metafunc: pytest.Metafunc) -> bool:
+    """Whether another repository's test calls something else its model: a fixture, or a parameter."""
+    if getattr(metafunc.cls, COLLECTED, False):
+        return False
+    names = (mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    given = [each.strip() for name in names for each in (name.split(",") if isinstance(name, str) else name)]
+    return "model" in given or "model" in metafunc._arg2fixturedefs  # which has no public name
+
+
+def experiment_of(item: pytest.Item) -> type[Experiment[Any]] | None:
+    """The experiment that an item's mark names, if it is one on the contract."""
+    mark = item.get_closest_marker("experiment")
+    kind = mark.args[0] if mark is not None and mark.args else None
+    return kind if isinstance(kind, type) and issubclass(kind, Experiment) else None
+
+
+def _parametrize_experiment(metafunc: pytest.Metafunc, kind: type[Experiment[Any]]) -> None:
+    """Tests of an experiment run once for each subject, and those of its claims once for each claim."""
+    try:
+        settings = settings_from(metafunc.config)
+        subjects = kind.subjects(settings)
+        parameters = [pytest.param(s, id=file_name(s.name), marks=_family_marks(s)) for s in subjects]
+    except McdoError as error:
+        raise pytest.UsageError(str(error)) from error
+    if not parameters:
+        parameters = [pytest.param(None, id="none", marks=pytest.mark.skip(reason=_without_subject(kind)))]
+    if {"subject", "result", "completed", "claim", "verdict"} & set(metafunc.fixturenames):
+        metafunc.parametrize("subject", parameters, scope="session")
+    if "claim" in metafunc.fixturenames:
+        claims = kind.configured(settings).claims()
+        metafunc.parametrize("claim", [pytest.param(claim, id=_readable(claim.name)) for claim in claims])
+
+
+def _without_subject(kind: type[Experiment[Any]]) -> str:
+    """Why an experiment is about nothing here: data of one's own that was not given."""
+    wanted = [f"no {option}; {meaning}" for option, meaning in OWN_DATA.items() if meaning.startswith(f"{kind.key}:")]
+    return f"{kind.__name__}: {'; '.join(wanted) or 'these options leave it no subject'}"
+
+
+def _readable(claim: str) -> str:
+    """ASCII id of a claim for test names."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", claim).strip("-")
+
+
+def subject_of(item: pytest.Item, subject: Subject) -> Subject:
+    """The subject of a test; the verdict's is narrowed to the models that other selected tests are about."""
+    if item.get_closest_marker("decision") is None:
+        return subject
+    chosen = item.config.stash[MODELS]
+    return replace(subject, models=tuple(m for m in subject.models if m in chosen or not chosen))
+
+
+def _models(items: Iterable[pytest.Item]) -> Iterator[str]:
+    for item in items:
+        call = getattr(item, "callspec", None)
+        if call is not None and item.get_closest_marker("decision") is None:
+            subject = _own_subject(item)
+            yield from () if subject is None else subject.models
+            if call.params.get("model") in models_of(item.config):  # others call anything their model
+                yield call.params["model"]
+
+
+def _own_subject(item: pytest.Item) -> Subject | None:
+    """The subject an experiment's test was given; a test of another kind may call anything "subject"."""
+    call = getattr(item, "callspec", None)
+    subject = None if call is None else call.params.get("subject")
+    return subject if isinstance(subject, Subject) else None
+
+
+def _family_marks(subject: Subject) -> list[pytest.MarkDecorator]:
+    return [getattr(pytest.mark, family) for family in dict.fromkeys(find_spec(m).family for m in subject.models)]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+    tier = getattr(pytest.mark, device_of(config).split(":")[0])
+    for item in items:
+        if (kind := experiment_of(item)) is not None:
+            item.extra_keyword_matches.add(kind.key)  # so that -k finds the gates about it too
+        named = any(item.get_closest_marker(other) for other in TIERS)  # by the test itself
+        if {"model", "subject"} & set(getattr(item, "fixturenames", ())) and not named:
+            item.add_marker(tier)
+    _deselect_other_estimator(config, items)
+    if not option_of(config, "--benchmark"):
+        _deselect(config, items, lambda item: item.get_closest_marker("perf") is not None)
+    yield  # pytest groups the tests by model here; what follows keeps that order within each half
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """The harness's own gates first, then what the verdict rests on, the verdict, and the phases that need a GO."""
+    if item.get_closest_marker("own_gate"):
+        return 0
+    if _is_later(item):
+        return 3
+    return 2 if item.get_closest_marker("decision") else 1
+
+
+def _deselect_other_estimator(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = option_of(config, "--estimator")
+
+    def other(item: pytest.Item) -> bool:
+        mark = item.get_closest_marker("estimator")
+        return mark is not None and wanted not in (mark.args[0], "both")
+
+    _deselect(config, items, other)
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: Callable[[pytest.Item], bool]) -> None:
+    out = [item for item in items if unwanted(item)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if not unwanted(item)]
+
+
+def selected(session: pytest.Session) -> Iterator[tuple[Experiment[Any], Subject]]:
+    """What the selected tests are about, each once: experiments under the session's settings, and their subjects."""
+    settings = session.config.stash[SESSION].settings
+    found: dict[tuple[Experiment[Any], Subject], None] = {}
+    for item in session.items:
+        kind, subject = experiment_of(item), _own_subject(item)
+        if kind is not None and subject is not None:
+            found[kind.configured(settings), subject_of(item, subject)] = None
+    yield from found
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Plan what the selected tests request, so that overlapping requests are measured once."""
+    settings, runner = session.config.stash[SESSION].settings, session.config.stash[RUNNER]
+    session.config.stash[MODELS] = frozenset(_models(session.items))
+    if MEASURING in session.config.stash and settings.budget:
+        raise pytest.UsageError("mcdo measure takes sizes and no time: --num-images, --passes, --trials and --at-most")
+    if session.config.option.collectonly or MEASURING in session.config.stash:  # no test will run
+        return
+    asked = list(selected(session))
+    if any(map(_measures, session.items)):
+        _prepare(session, runner, asked)
+    else:
+        for experiment, about in asked:
+            runner.plan(experiment, about)
+    if any(item.get_closest_marker("decision") for item in session.items):
+        dropped(settings.reports / "phase1", settings.session)
+
+
+def _leave_out_claims(session: pytest.Session, runner: Runner) -> None:
+    """Claims that there are none of at the sizes that were chosen, such as about a T that is not reached."""
+    settings = runner.session.settings
+    if not settings.budget:
+        return
+
+    def gone(item: pytest.Item) -> bool:
+        kind, call = experiment_of(item), getattr(item, "callspec", None)
+        claim = None if call is None else call.params.get("claim")
+        if kind is None or not isinstance(claim, Claim):
+            return False
+        return claim.name not in {each.name for each in kind.configured(settings).claims()}
+
+    _deselect(session.config, session.items, gone)
+
+
+def _measures(item: pytest.Item) -> bool:
+    """Whether a test uses our session or runner, and not a fixture of that name from elsewhere."""
+    info = getattr(item, "_fixtureinfo", None)
+    defined = [] if info is None else [info.name2fixturedefs.get(name, ()) for name in ("session", "runner")]
+    return any(each[-1].func.__module__.startswith("mcdo.") for each in defined if each)
+
+
+def _bullet(said: str) -> str:
+    return "  * " + message(said).replace("\n", "\n    ")
+
+
+def _is_later(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(phase) for phase in LATER_PHASES)
+
+
+def _prepare(session: pytest.Session, runner: Runner, asked: list[tuple[Experiment[Any], Subject]]) -> None:
+    """Plan what is asked, and end here where something is in its way."""
+    option, items = partial(option_of, session.config), session.items
+    models: frozenset[str] = session.config.stash[MODELS]
+    worker = _worker(session.config)
+
+    def tell(each: Finding) -> None:
+        with runner.session.unmuted():
+            say_text(f"Pre-flight: {message(str(each))}", sys.stderr)
+
+    try:
+        if (page := option("--page")) is not None:
+            check_page(Path(page))
+        found = preflight(
+            runner,
+            asked,
+            models=models,
+            later=any(map(_is_later, items)) and not option("--force"),
+            decides=any(item.get_closest_marker("decision") for item in items),
+            alone=worker is None,
+            tell=tell,
+        )
+    except McdoError as error:
+        raise pytest.UsageError(str(error)) from error
+    _leave_out_claims(session, runner)
+    told = [each for each in found if each.state == "told"]
+    wrong = [each for each in found if each.state == "wrong"]
+    if wrong:
+        things = "something is" if len(wrong) == 1 else f"{len(wrong)} things are"
+        head = f"Pre-flight: {things} in the way, and nothing was measured."
+        _end(session, "\n".join([head, *(_bullet(str(each)) for each in (*wrong, *told))]))
+    elif worker in (None, "gw0"):
+        for each in told:
+            tell(each)
+
+
+def _end(session: pytest.Session, said: str) -> None:
+    """End the session before its first test; a worker has the controller end it, in the same words."""
+    if not hasattr(session.config, "workerinput"):
+        raise pytest.UsageError(said)
+    session.shouldstop = said
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """No test in a worker that is to stop."""
+    return True if session.shouldstop and hasattr(session.config, "workerinput") else None
+
+
+def _worker(config: pytest.Config) -> str | None:
+    return getattr(config, "workerinput", {}).get("workerid")

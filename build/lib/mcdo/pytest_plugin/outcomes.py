@@ -1,0 +1,137 @@
+"""How tests begin and end: with their hardware and a GO, with errors as messages, and with the verdict."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+from mcdo.errors import CriterionNotMetError, McdoError, NotApplicableError
+from mcdo.harness import ALL_MODELS, Subject, View
+from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
+from mcdo.names import encodable, message, printable
+from mcdo.pytest_plugin.ci import write_job_summary
+from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
+from mcdo.pytest_plugin.option_names import option_of
+from mcdo.pytest_plugin.options import session_id, temporary_store
+from mcdo.pytest_plugin.state import GATES, MEASURING, REFUSAL, SESSION
+from mcdo.report.terminal import lines
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    check_tier(item)
+    if any(item.get_closest_marker(phase) for phase in LATER_PHASES) and not option_of(item.config, "--force"):
+        refused = _refusal(item.config)
+        if refused:
+            pytest.fail(refused, pytrace=False)
+
+
+def _refusal(config: pytest.Config) -> str | None:
+    """Why later phases must not run, looked at again when the verdict changes."""
+    path, session = _folder(config) / FILE, config.stash[SESSION]
+    written = path.stat().st_mtime_ns if path.exists() else 0
+    if REFUSAL not in config.stash or config.stash[REFUSAL][0] != written:
+        about = View(session, Subject(ALL_MODELS, session.settings.models))
+        config.stash[REFUSAL] = written, refusal(about, path.parent)
+    return config.stash[REFUSAL][1]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Show a McdoError and an unmet criterion as their messages: they are for people, and the traceback is ours.
+
+    What an encoder or its images cannot give, as class prompts without a text tower, is skipped and says so.
+    """
+    report = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(NotApplicableError) and report.outcome == "failed":
+        path, line, _ = item.location
+        report.outcome, report.longrepr = "skipped", (path, (line or 0) + 1, f"Skipped: {call.excinfo.value}")
+    elif (
+        call.excinfo is not None
+        and call.excinfo.errisinstance((McdoError, CriterionNotMetError))
+        and report.outcome == "failed"
+    ):
+        report.longrepr = str(call.excinfo.value)
+    _make_printable(report)
+    return report
+
+
+def _make_printable(report: Any) -> None:
+    """Names in a report come from outside: nothing in it may steer a terminal or break the XML."""
+    report.user_properties = [
+        (key, printable(v, "\n\t") if isinstance(v, str) else v) for key, v in report.user_properties
+    ]
+    report.sections = [(name, printable(captured, "\n\t")) for name, captured in report.sections]
+    said = report.longrepr
+    if isinstance(said, str):
+        report.longrepr = message(said)
+    elif isinstance(said, tuple):  # a skip: path, line, reason
+        report.longrepr = (*said[:2], message(said[2]))
+    for trace, crash, _ in getattr(said, "chain", ()):
+        if crash is not None:
+            crash.message = message(crash.message)
+        for entry in trace.reprentries:
+            entry.lines = [printable(line, "\t") for line in getattr(entry, "lines", ())]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Judge this session's verdict once more, by every gate of every worker."""
+    config = session.config
+    if hasattr(config, "workerinput") or SESSION not in config.stash:
+        return
+    if option_of(config, "--store") == "temporary":
+        shutil.rmtree(temporary_store(config), ignore_errors=True)
+    found = _of_session(config)
+    if found is not None and found.own_gates is None:
+        found.with_gates(config.stash[GATES].outcomes).write(_folder(config))
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    if SESSION not in config.stash or hasattr(config, "workerinput") or MEASURING in config.stash:
+        return
+    store = option_of(config, "--store")
+    if exitstatus == pytest.ExitCode.INTERRUPTED and store not in ("none", "temporary"):
+        command = printable(shlex.join(("pytest", *map(str, config.invocation_params.args))))
+        terminalreporter.write_line(f"What was finished is kept in {printable(store)}. To go on: {command}")
+    found = _of_session(config)
+    if found is not None:
+        encoding = getattr(terminalreporter._tw._file, "encoding", None)
+        for line in lines(tables(found), closing(found, _folder(config)), encoding):
+            terminalreporter.write_line(line)
+    write_job_summary(found, _folder(config), terminalreporter)
+    _write_page(terminalreporter, config)
+
+
+def _write_page(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    page = option_of(config, "--page")
+    if page is None or config.getoption("collectonly"):
+        return
+    from mcdo.report.page import write_page
+
+    settings = config.stash[SESSION].settings
+    try:
+        said = f"Page: {write_page(settings.reports, Path(page), settings.thumbnails)}"
+    except McdoError as error:  # which never hides how the tests ended
+        said = f"There is no page: {error}"
+    terminalreporter.write_line(encodable(printable(said), getattr(terminalreporter._tw._file, "encoding", None)))
+
+
+def _folder(config: pytest.Config) -> Path:
+    return config.stash[SESSION].settings.reports / "phase1"
+
+
+def _of_session(config: pytest.Config) -> Verdict | None:
+    """The verdict that this session, or one of its workers, wrote; workers are known by the id xdist gave the run."""
+    if not (_folder(config) / FILE).exists():
+        return None
+    try:
+        found = Verdict.read(_folder(config))
+    except McdoError:
+        return None  # of another version, so of another session
+    return found if found.session == session_id(config) else None

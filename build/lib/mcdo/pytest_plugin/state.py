@@ -1,0 +1,33 @@
+"""What a pytest run holds: its session, its runner, and how the harness's own gates ended."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcdo.harness import Runner, Session
+
+SESSION_ID = pytest.StashKey[str]()
+SESSION = pytest.StashKey[Session]()
+RUNNER = pytest.StashKey[Runner]()
+
+
+class OwnGates:
+    """How the tests marked ``own_gate`` ended, by node id; with workers, the controller's is the whole."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect the outcome of a gate: its call's, or a setup or teardown that went wrong."""
+        ended = report.when == "call" or not report.passed
+        if "own_gate" in report.keywords and ended and self.outcomes.get(report.nodeid) != "failed":
+            self.outcomes[report.nodeid] = report.outcome
+
+
+MODELS = pytest.StashKey[frozenset[str]]()
+"""Models that selected tests are about, the verdict apart: the verdict is about these."""
+REFUSAL = pytest.StashKey[tuple[int, str | None]]()
+"""When the verdict was written that was looked at last, and why later phases must not run."""
+GATES = pytest.StashKey[OwnGates]()
+MEASURING = pytest.StashKey[bool]()
+"""Whether what tests need is measured, and no test is run."""

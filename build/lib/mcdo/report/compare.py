@@ -1,0 +1,253 @@
+"""Two folders of reports side by side: which figures differ beyond noise, which verdicts moved, what was set otherwise.
+
+Scores by image are compared on the images that both hold, image by image; where they hold too few in common, as two
+samples. A claim's figure is compared as of two samples also where the images are the same, which is cautious: what
+they share would only narrow the interval. p-values are corrected by Holm over all figures that are compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mcdo.errors import McdoError
+from mcdo.report.judgement import ALPHA, Judgement
+from mcdo.report.per_image import PerImage, per_image
+from mcdo.report.results import Reported, Reports
+from mcdo.report.stored_runs import StoredRun
+from mcdo.report.terminal import Table
+from mcdo.stats import Estimate, mean
+from mcdo.stats.comparison import holm_of_defined
+from mcdo.stats.independent import difference
+from mcdo.stats.mean_differences import mean_differences
+
+LEAST_ORIGINS = 10
+"""Origins in common below which scores are compared as two samples."""
+RANK = {"met": 2, "undecided": 1, "not met": 0}
+DECISIONS = {"GO": 2, "UNDECIDED": 1, "NO-GO": 0}
+IGNORED = ("made", "claims", "files", "session")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure in both reports.
+
+    Attributes:
+        experiment: folder of the experiment.
+        subject: usually a model.
+        figure: the claim, or the score by image.
+        first: in the first report; second likewise. Of scores by image: the mean, or the mean logarithm.
+        difference: second less first, with its interval.
+        p_value: of "they do not differ", uncorrected.
+        how: "paired over N images", or "two samples".
+        outcomes: of the claim, before and after; empty for a score.
+        p_holm: the same, corrected over all that is compared.
+
+    """
+
+    experiment: str
+    subject: str
+    figure: str
+    first: Estimate
+    second: Estimate
+    difference: Estimate
+    p_value: float
+    how: str
+    outcomes: tuple[str, ...] = ()
+    p_holm: float = math.nan
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether the difference is more than noise, over all that is compared."""
+        return self.p_holm < ALPHA
+
+    @property
+    def moved(self) -> bool:
+        """Whether the claim ended otherwise."""
+        return bool(self.outcomes) and self.outcomes[0] != self.outcomes[-1]
+
+    @property
+    def worse(self) -> bool:
+        """Whether the claim ended worse, beyond noise."""
+        before, after = (RANK.get(outcome, -1) for outcome in (self.outcomes or ("", "")))
+        return self.beyond_noise and -1 < after < before
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two folders of reports have in common.
+
+    Attributes:
+        decisions: the two verdicts' decisions; None where there is no verdict.
+        changes: every figure in both.
+        settings: what was set otherwise: experiment and subject, setting, first, second.
+        only: what stands in one of them alone: experiment, subject, and "first" or "second".
+
+    """
+
+    decisions: tuple[str | None, str | None]
+    changes: tuple[Change, ...]
+    settings: tuple[tuple[str, str, str, str], ...]
+    only: tuple[tuple[str, str, str], ...]
+
+    @property
+    def beyond_noise(self) -> tuple[Change, ...]:
+        """The figures that differ by more than noise."""
+        return tuple(change for change in self.changes if change.beyond_noise)
+
+    @property
+    def worse(self) -> bool:
+        """Whether a claim or the verdict is worse in the second."""
+        before, after = (None if each is None else DECISIONS.get(each) for each in self.decisions)
+        fell = before is not None and after is not None and after < before
+        return fell or any(change.worse for change in self.changes)
+
+    def conclusion(self) -> str:
+        """One line: whether anything differs, and the verdicts."""
+        found, moved = len(self.beyond_noise), sum(change.moved for change in self.changes)
+        verdicts = " and ".join("no verdict" if each is None else each for each in self.decisions)
+        said = f"{found} of {len(self.changes)} figures differ beyond noise" if found else "no difference beyond noise"
+        return f"{said} ({len(self.changes)} compared, {moved} claims ended otherwise); verdicts: {verdicts}"
+
+
+def compare(first: Reports, second: Reports, seed: int = 0) -> Comparison:
+    """Compare two folders of reports; ``seed`` of the resamples."""
+    known = ({each.identity: each for each in reports.experiments} for reports in (first, second))
+    before, after = known
+    common = [key for key in before if key in after]
+    found = [change for key in common for change in _claims(before[key], after[key])]
+    found += _scores(per_image(first), per_image(second), seed)
+    alone = ((before, after, "first"), (after, before, "second"))
+    return Comparison(
+        decisions=tuple(None if each.verdict is None else str(each.verdict["decision"]) for each in (first, second)),  # type: ignore[arg-type]
+        changes=_corrected(found),
+        settings=tuple(row for key in common for row in _settings(before[key], after[key])),
+        only=tuple((*these[key].key, which) for these, those, which in alone for key in these if key not in those),
+    )
+
+
+def compare_runs(first: StoredRun, second: StoredRun, seed: int = 0) -> Comparison:
+    """The same of two runs in stores: their scores by image at the T that both have; there is no verdict and no claim.
+
+    Raises:
+        McdoError: if they have no score at the same T.
+
+    """
+    found = list(_scores(first.scores, second.scores, seed))
+    if not found:
+        raise McdoError(f"{first.name} and {second.name} have no score at the same T, on enough images")
+    names = [{score.key for score in run.scores} for run in (first, second)]
+    only = [
+        *((file, score, "first") for _, _, file, score in sorted(names[0] - names[1])),
+        *((file, score, "second") for _, _, file, score in sorted(names[1] - names[0])),
+    ]
+    settings = _differing("stored run", "", first.settings, second.settings)
+    return Comparison((None, None), _corrected(found), tuple(settings), tuple(only))
+
+
+def _corrected(found: Sequence[Change]) -> tuple[Change, ...]:
+    adjusted = holm_of_defined([change.p_value for change in found])
+    return tuple(replace(change, p_holm=p) for change, p in zip(found, adjusted, strict=True))
+
+
+def _claims(before: Reported, after: Reported) -> Iterator[Change]:
+    later: Mapping[str, Judgement] = {judgement.claim: judgement for judgement in after.claims}
+    for judgement in before.claims:
+        other = later.get(judgement.claim)
+        if other is None or judgement.estimate is None or other.estimate is None:
+            continue
+        if judgement.estimate.level != other.estimate.level:
+            continue
+        found = difference(other.estimate, judgement.estimate)
+        outcomes = (judgement.outcome, other.outcome)
+        sides = (judgement.estimate, other.estimate)
+        yield Change(*before.key, judgement.claim, *sides, found.estimate, found.p_value, "two samples", outcomes)
+
+
+def _scores(first: Iterable[PerImage], second: Iterable[PerImage], seed: int) -> Iterator[Change]:
+    later = {score.key: score for score in second}
+    for score in first:
+        if score.key in later:
+            change = _score(score, later[score.key], seed)
+            if change is not None:
+                yield change
+
+
+def _score(first: PerImage, second: PerImage, seed: int) -> Change | None:
+    values = [score.values.mean(axis=0) for score in (first, second)]
+    if not all(np.isfinite(each).all() for each in values):
+        return None
+    logarithms = all((each > 0).all() for each in values)
+    a, b = (np.log(each) if logarithms else each for each in values)
+    _, here, there = np.intersect1d(first.ids, second.ids, return_indices=True)
+    name = f"mean {'log ' if logarithms else ''}{first.score} ({first.file})"
+    origins = first.origins[here]
+    if len(set(origins.tolist())) >= LEAST_ORIGINS:
+        found = mean_differences({"first": a[here], "second": b[there]}, "first", origins=origins)["second"]
+        sides = (mean(a[here], origins=origins, seed=seed), mean(b[there], origins=origins, seed=seed))
+        return Change(*first.key[:2], name, *sides, found.estimate, found.p_value, f"paired over {len(here)} images")
+    if min(len(set(each.origins.tolist())) for each in (first, second)) < LEAST_ORIGINS:
+        return None
+    sides = (mean(a, origins=first.origins, seed=seed), mean(b, origins=second.origins, seed=seed))
+    apart = difference(sides[1], sides[0])
+    return Change(*first.key[:2], name, *sides, apart.estimate, apart.p_value, "two samples")
+
+
+def _settings(before: Reported, after: Reported) -> Iterator[tuple[str, str, str, str]]:
+    """Settings, versions and weights that differ; of the measured numbers nothing."""
+    where = f"{before.key[0]} {before.subject}"
+    for name in ("config", "sites", "provenance", "num_images", "num_origins"):
+        yield from _differing(where, name, before.summary.get(name), after.summary.get(name))
+
+
+def _differing(where: str, name: str, before: Any, after: Any) -> Iterator[tuple[str, str, str, str]]:
+    first, second = _leaves(before), _leaves(after)
+    for key in dict.fromkeys([*first, *second]):
+        if first.get(key) != second.get(key):
+            yield where, f"{name}{key}".removeprefix("."), first.get(key, "–"), second.get(key, "–")
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, str]:
+    if isinstance(value, dict):
+        return {leaf: text for key, each in value.items() for leaf, text in _leaves(each, f"{path}.{key}").items()}
+    return {path: str(value)}
+
+
+def tables(comparison: Comparison) -> list[Table]:
+    """For a terminal and a page: what moved or differs, what was set otherwise, what stands in one alone."""
+    told = [change for change in comparison.changes if change.beyond_noise or change.moved]
+    figures = tuple(
+        (
+            change.experiment, change.subject, change.figure, change.first.without_n, change.second.without_n,
+            change.difference.without_n, change.how, f"{change.p_holm:.2g}",
+            " → ".join(dict.fromkeys(change.outcomes)), "beyond noise" if change.beyond_noise else "within noise",
+        )
+        for change in sorted(told, key=lambda change: (not change.beyond_noise, change.p_holm))
+    )  # fmt: skip
+    heading = (
+        "experiment", "model", "figure", "first", "second", "difference [95 %]", "how", "p (Holm)", "outcome", "is",
+    )  # fmt: skip
+    return [
+        Table("What differs beyond noise, and which claims ended otherwise", heading, figures),
+        Table("What was set otherwise", ("experiment", "setting", "first", "second"), _merged(comparison.settings)),
+        Table("What stands in one of them alone", ("experiment", "model", "in the"), comparison.only),
+    ]
+
+
+def _merged(settings: tuple[tuple[str, str, str, str], ...]) -> tuple[tuple[str, ...], ...]:
+    """One row for a setting that differs in the same way in several experiments."""
+    where: dict[tuple[str, str, str], list[str]] = {}
+    for place, *rest in settings:
+        where.setdefault((rest[0], rest[1], rest[2]), []).append(place)
+    return tuple(
+        (places[0] if len(places) == 1 else f"{places[0]} and {len(places) - 1} more", *map(_cut, key))
+        for key, places in where.items()
+    )
+
+
+def _cut(text: str, longest: int = 60) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

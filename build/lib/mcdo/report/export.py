@@ -1,0 +1,145 @@
+"""Results to take away: the claims as a table, and the scores by image as tidy rows, in formats that others read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcdo.errors import McdoError
+from mcdo.names import csv_cell, markdown, printable
+from mcdo.report.files import write_text, written
+from mcdo.report.per_image import per_image
+from mcdo.report.results import Reports
+
+Row = Mapping[str, Any]
+CLAIM_COLUMNS = (
+    "phase", "experiment", "model", "claim", "outcome", "value", "low", "high", "level", "n", "bar", "p_holm", "beside",
+)  # fmt: skip
+SCORE_COLUMNS = ("experiment", "model", "file", "score", "id", "origin", "trial", "value")
+
+
+def claims(reports: Reports) -> list[Row]:
+    """One row for each claim; numbers are numbers, and what is undefined is None."""
+    rows: list[Row] = []
+    for each in reports.experiments:
+        named = {"phase": each.experiment["phase"], "experiment": each.experiment["name"], "model": each.subject}
+        for judgement in each.claims:
+            said = judgement.as_dict()
+            estimate = said.pop("estimate") or dict.fromkeys(("value", "low", "high", "n", "level"))
+            rows.append({name: {**named, **said, **estimate}[name] for name in CLAIM_COLUMNS})
+    return rows
+
+
+def scores(reports: Reports) -> Iterator[Row]:
+    """One row for each image, score and trial."""
+    for held in per_image(reports):
+        experiment, model, file, score = held.key
+        for trial, values in enumerate(held.values):
+            for image, origin, value in zip(held.ids, held.origins, values, strict=True):
+                row = (experiment, model, file, score, str(image), str(origin), trial, _finite(float(value)))
+                yield dict(zip(SCORE_COLUMNS, row, strict=True))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    held = io.StringIO()
+    writer = csv.DictWriter(held, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: csv_cell(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows)
+    return held.getvalue()
+
+
+def _json(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    return json.dumps(list(rows), indent=1, allow_nan=False) + "\n"
+
+
+def _markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    heading, cells = _table(rows, columns)
+    lines = [heading, ["---"] * len(heading), *([markdown(cell) for cell in row] for row in cells)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+_LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "ρ": r"$\rho$", "×": r"$\times$", "≥": r"$\geq$", "≤": r"$\leq$", "−": "--", "²": r"$^2$", "‖": r"$\|$",
+})  # fmt: skip
+
+
+def _latex(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    heading, cells = _table(rows, columns)
+    lines = [" & ".join(printable(cell).translate(_LATEX) for cell in row) + r" \\" for row in (heading, *cells)]
+    return "\n".join([
+        "% needs \\usepackage{booktabs}",
+        rf"\begin{{tabular}}{{{'l' * len(heading)}}}",
+        r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule",
+        r"\end{tabular}", "",
+    ])  # fmt: skip
+
+
+def _table(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """For people: estimate and interval are one column, and the words beside are left out."""
+    from mcdo.stats import Estimate
+
+    def cell(row: Row, name: str) -> str:
+        if name == "value" and "low" in row:
+            return "" if row["value"] is None else Estimate.of(row).without_n
+        return "" if row[name] is None else f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name])
+
+    shown = [name for name in columns if name not in ("low", "high", "level", "beside")]
+    heading = ["estimate [95 %]" if name == "value" and "low" in columns else name for name in shown]
+    return heading, [[cell(row, name) for name in shown] for row in rows]
+
+
+TEXTS: Mapping[str, Callable[[Sequence[Row], Sequence[str]], str]] = {
+    "csv": _csv, "json": _json, "markdown": _markdown, "latex": _latex,
+}  # fmt: skip
+FORMATS = (*TEXTS, "parquet")
+NO_FRAMES = 'this needs pandas and pyarrow: pip install "mcdo[frames]"'
+
+
+def export(rows: Sequence[Row], columns: Sequence[str], form: str, out: Path | None) -> str:
+    """Write ``rows`` to ``out``; returns its name, or the text itself where ``out`` is None.
+
+    Raises:
+        McdoError: if there are no rows, Parquet has no library or no file, or the file cannot be written.
+
+    """
+    if not rows:
+        raise McdoError("the reports hold no such rows")
+    if form == "parquet":
+        if out is None:
+            raise McdoError("parquet is no text: name a file with --out")
+        return str(written(out, lambda part: _parquet(rows, columns, part)))
+    text = TEXTS[form](rows, columns)
+    return text.rstrip("\n") if out is None else str(write_text(out, text))
+
+
+def _parquet(rows: Sequence[Row], columns: Sequence[str], path: Path) -> None:
+    table = frame(rows, columns)
+    try:
+        table.to_parquet(path, index=False)
+    except ImportError as error:  # pandas without a library for it
+        raise McdoError(NO_FRAMES) from error
+
+
+def frame(rows: Sequence[Row], columns: Sequence[str]) -> Any:
+    """``rows`` as a pandas DataFrame.
+
+    Raises:
+        McdoError: without pandas.
+
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise McdoError(NO_FRAMES) from error
+    return pd.DataFrame(list(rows), columns=list(columns))

@@ -1,0 +1,388 @@
+"""The page: a folder of reports as one HTML file that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcdo.errors import McdoError
+from mcdo.names import printable
+from mcdo.report.compare import Comparison, tables
+from mcdo.report.files import check_writable, write_text
+from mcdo.report.judgement import Judgement
+from mcdo.report.results import Reported, Reports
+from mcdo.stats import Estimate
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+LARGEST = 10_000_000
+"""Bytes of a page; beyond that, thumbnails are left out, and the page says so."""
+MOST_FIGURES = 200
+"""Estimates of one summary that are listed; the rest is in the file that the page names."""
+PHASES = ("phase1", "prelim", "phase2", "phase3", "phase4", "rivals", "recipe")
+
+
+def write_page(folder: Path, page: Path, thumbnails: bool = True) -> Path:
+    """Write the page of the reports in ``folder``; returns where it is.
+
+    Args:
+        folder: of reports.
+        page: the HTML file.
+        thumbnails: show the pictures that the reports hold.
+
+    Raises:
+        McdoError: if there is nothing to show, or the page cannot be written.
+
+    """
+    reports = Reports.read(folder)
+    text = rendered(reports, thumbnails)
+    if len(text.encode()) > LARGEST and thumbnails:
+        text = rendered(reports, False, left_out=f"they would make the page larger than {LARGEST // 10**6} MB")
+    return write_text(page, text)
+
+
+def write_comparison(comparison: Comparison, names: tuple[str, str], page: Path) -> Path:
+    """Write the page of a comparison of two folders of reports, called ``names``."""
+    template = _environment().get_template("compare.html.j2")
+    said = template.render(
+        style=_beside("page.css"), names=names, conclusion=comparison.conclusion(), tables=tables(comparison)
+    )
+    return write_text(page, said)
+
+
+def rendered(reports: Reports, thumbnails: bool = True, left_out: str = "") -> str:
+    """The page as text."""
+    sections = _sections(reports, thumbnails)
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            style=_beside("page.css"),
+            script=_beside("page.js"),
+            verdict=reports.verdict,
+            sentence="" if reports.verdict is None else _sentence(reports.verdict),
+            not_said=_not_said(reports),
+            measured=_measured(reports),
+            cells=[_cell(cell) for cell in (reports.verdict or {}).get("cells", ())],
+            rows=[row for section in sections for part in section.parts for row in part.rows],
+            sections=sections,
+            thumbnails=thumbnails,
+            left_out=left_out,
+            outcomes=("met", "not met", "undecided", "not applicable"),
+        )
+    )
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # only who asks for a page should wait for it
+
+    environment = Environment(
+        loader=PackageLoader("mcdo.report.page", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.finalize = lambda value: printable(value, "\n\t") if type(value) is str else value
+    return environment
+
+
+def _beside(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+# ---- claims
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A claim's interval and bar on a small axis, as shares of its width in percent."""
+
+    low: float
+    high: float
+    value: float
+    bars: tuple[float, ...]
+
+    @classmethod
+    def of(cls, estimate: Estimate, bars: Sequence[float]) -> Axis | None:
+        """None where there is no interval to draw: a bare point would read as exact."""
+        marks = (estimate.low, estimate.high, estimate.value, *bars)
+        if not all(map(math.isfinite, marks)):
+            return None
+        low, high = min(marks), max(marks)
+        room = 0.08 * (high - low) or 1.0
+
+        def place(x: float) -> float:
+            return round(100 * (x - low + room) / (high - low + 2 * room), 2)
+
+        return cls(place(estimate.low), place(estimate.high), place(estimate.value), tuple(map(place, bars)))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim as a row of the table."""
+
+    phase: str
+    experiment: str
+    anchor: str
+    subject: str
+    judgement: Judgement
+    axis: Axis | None
+
+    @property
+    def figure(self) -> str:
+        """Estimate and interval as text."""
+        estimate = self.judgement.estimate
+        return "" if estimate is None else shown(estimate)
+
+    @property
+    def distance(self) -> float:
+        """For sorting: how far the estimate lies from its bar, in widths of the interval."""
+        e, at = self.judgement.estimate, self.judgement.at
+        if e is None or not at or not math.isfinite(e.value) or not e.high > e.low:
+            return 0.0
+        return round(min(abs(e.value - bar) for bar in at) / (e.high - e.low), 4)
+
+
+def shown(estimate: Estimate) -> str:
+    """``0.42 [0.40, 0.44]``; what JSON could not hold is a dash."""
+
+    def number(x: float) -> str:
+        return "–" if not math.isfinite(x) else f"{x:.{estimate.decimals}f}" if abs(x) < 1e5 else f"{x:.3g}"
+
+    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+# ---- experiments
+
+
+@dataclass(frozen=True)
+class Part:
+    """One subject of an experiment."""
+
+    subject: str
+    rows: tuple[Row, ...]
+    svg: str
+    estimates: tuple[tuple[str, str, int], ...]
+    more: int
+    sheets: tuple[Mapping[str, Any], ...]
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment."""
+
+    anchor: str
+    experiment: Mapping[str, str]
+    reading: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+
+def _sections(reports: Reports, thumbnails: bool) -> list[Section]:
+    by_folder: dict[str, list[Reported]] = {}
+    for each in reports.experiments:
+        by_folder.setdefault(each.key[0], []).append(each)
+    known = {phase: place for place, phase in enumerate(PHASES)}
+    order = sorted(by_folder, key=lambda folder: (known.get(folder.split("/")[0], len(known)), folder))
+    return [_section(reports.folder, by_folder[folder], thumbnails) for folder in order]
+
+
+def _section(folder: Path, found: Sequence[Reported], thumbnails: bool) -> Section:
+    experiment = found[0].experiment
+    anchor = re.sub(r"[^A-Za-z0-9_-]", "-", found[0].key[0])
+    paragraphs = tuple(" ".join(part.split()) for part in experiment["reading"].split("\n\n") if part.strip())
+    reading = tuple(re.sub(r":\w+:`~?\.?(?:\w+\.)*(\w+)`", r"\1", each).replace("``", "") for each in paragraphs)
+    return Section(anchor, experiment, reading, tuple(_part(folder, each, anchor, thumbnails) for each in found))
+
+
+def _part(folder: Path, reported: Reported, anchor: str, thumbnails: bool) -> Part:
+    phase, name = reported.experiment["phase"], reported.experiment["name"]
+    rows = tuple(
+        Row(phase, name, anchor, reported.subject, j, None if j.estimate is None else Axis.of(j.estimate, j.at))
+        for j in reported.claims
+    )
+    figure = reported.figure(folder)
+    svg = "" if figure is None else base64.b64encode(_lighter(figure.read_bytes())).decode("ascii")
+    claims_apart = {key: value for key, value in reported.summary.items() if key != "claims"}
+    estimates = list(_estimates(claims_apart))
+    sheets = tuple(reported.sheets(folder)) if thumbnails else ()
+    listed = tuple((path, shown(e), e.n) for path, e in estimates[:MOST_FIGURES])
+    return Part(
+        reported.subject, rows, svg, listed, max(0, len(estimates) - MOST_FIGURES), sheets, _facts(folder, reported)
+    )
+
+
+def _lighter(svg: bytes) -> bytes:
+    """A figure whose coordinates have two digits behind the point, not six; below 1 it may be a scale, and stays."""
+    return re.sub(rb"(?<![\d.])([1-9]\d*\.\d\d)\d+", rb"\1", svg)
+
+
+def _estimates(value: Any, path: str = "") -> Iterable[tuple[str, Estimate]]:
+    """Every estimate in a summary, under the keys that lead to it."""
+    if not isinstance(value, dict):
+        return
+    if value.keys() >= {"value", "low", "high", "n"}:
+        yield path.removesuffix(" · "), Estimate.of(value)
+        return
+    for key, each in value.items():
+        interval = value.get(f"{key}_ci")
+        if isinstance(interval, list) and len(interval) == 2 and isinstance(each, int | float):
+            ends = {"value": each, "low": interval[0], "high": interval[1]}
+            yield f"{path}{key}", Estimate.of({**ends, "n": value.get("n") or value.get("n_origins")})
+        else:
+            yield from _estimates(each, f"{path}{key} · ")
+
+
+def _facts(folder: Path, reported: Reported) -> tuple[tuple[str, str], ...]:
+    """Configuration, sites, versions, time and files of one summary, as text."""
+    s = reported.summary
+    files = {"summary": str(reported.file.relative_to(folder)), **s.get("files", {})}
+    said = {
+        "configuration": _flat(s["config"]),
+        "images": f"{s['num_images']} of {s['num_origins']} originals"
+        if s.keys() >= {"num_images", "num_origins"}
+        else "",
+        "sites": _sites(s.get("sites")),
+        "device": _flat({k: v for k, v in s["provenance"].items() if k in ("device", "dtype", "machine")}),
+        "versions": _flat(s["provenance"].get("versions", {})),
+        "made": _flat(s.get("made", {})),
+        "files": _flat(files),
+    }
+    return tuple((name, text) for name, text in said.items() if text)
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_flat(each)}" for key, each in value.items() if each not in (None, "", [], {}))
+    return ", ".join(map(_flat, value)) if isinstance(value, list) else str(value)
+
+
+def _sites(sites: Any) -> str:
+    if isinstance(sites, list):  # not the same in all runs
+        return "; ".join(map(_sites, sites))
+    if not isinstance(sites, dict):
+        return ""
+    if "requested" not in sites:  # by model
+        return "; ".join(f"{model} {_sites(each)}" for model, each in sites.items())
+    live = sites.get("live")
+    return f"{_flat(sites.get('requested', ''))}" + (f": {len(live)} linear maps" if isinstance(live, list) else "")
+
+
+# ---- what the head of the page says
+
+
+def _sentence(verdict: Mapping[str, Any]) -> str:
+    """The verdict for somebody who has read nothing else."""
+    if verdict["decision"] == "NO-GO":
+        return "measured again, no score of these encoders ranks these images as before, at any size that was tried"
+    if verdict["decision"] == "UNDECIDED":
+        return "it is not decided whether any score ranks these images as before when it is measured again"
+
+    def key(row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(row[part] for part in ("model", "score", "estimator"))
+
+    usable = {key(cell) for cell in verdict["cells"] if cell["usable"] == "met"}
+    if not usable:
+        return "measured again at the largest T of the convergence sweep, a score ranks these images as before"
+    every = {key(cell) for cell in verdict["cells"]}
+    valid = [row for row in verdict.get("validity", ()) if row["outcome"] == "met" and key(row) in usable]
+    said = f"measured again, {len(usable)} of {len(every)} scores rank these images as before"
+    if not valid:
+        return f"{said}, but that one of them follows what is ambiguous, beyond the feature norm, is not shown"
+    ways = {"mc": "by passes", "first_order": "to first order"}
+    names = ", ".join(f"{row['model']} {row['score']} {ways[row['estimator']]}" for row in valid)
+    return f"{said}; {len(valid)} of these also follow what is ambiguous, beyond the feature norm: {names}"
+
+
+def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell of the verdict, its three figures as text."""
+    figures = {name: shown(Estimate.of(cell[name])) for name in ("spearman", "snr", "icc")}
+    budget = f"{cell['passes']}" if cell["estimator"] == "mc" else f"R = {cell['passes']} (first order)"
+    return {**cell, **figures, "budget": budget}
+
+
+def _measured(reports: Reports) -> list[tuple[str, str]]:
+    verdict = reports.verdict or {}
+    provenances = [facts for each in reports.experiments for facts in _provenances(each)]
+    made = [each.summary["made"] for each in reports.experiments if "made" in each.summary]
+
+    def every(key: str, of: Iterable[Mapping[str, Any]]) -> str:
+        return ", ".join(dict.fromkeys(_flat(facts[key]) for facts in of if facts.get(key)))
+
+    times = sorted(facts["time"] for facts in made)
+    said = {
+        "encoders": ", ".join(dict.fromkeys(m for m in verdict.get("models", ()))) or every("encoder", provenances),
+        "images": _flat(verdict.get("images", "")),
+        "originals": _flat(verdict.get("originals", "")),
+        "perturbation": f"p = {verdict['dropout']}, sites {_flat(verdict['sites'])}" if "dropout" in verdict else "",
+        "passes": _passes(verdict.get("cells", ())),
+        "protocol": _flat(verdict.get("protocol", "")),
+        "device": every("device", provenances),
+        "versions": every("versions", provenances[:1]),
+        "mcdo": every("mcdo", made) + (f" ({every('commit', made)})" if every("commit", made) else ""),
+        "time": " to ".join(dict.fromkeys((times[0], times[-1]))) if times else "",
+    }
+    return [(name, text) for name, text in said.items() if text]
+
+
+def _passes(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Numbers of passes and trials that the verdict rests on."""
+    T = sorted({cell["passes"] for cell in cells if cell["estimator"] == "mc"})
+    R = sorted({cell["passes"] for cell in cells if cell["estimator"] != "mc"})
+    K = sorted({cell["n_trials"] for cell in cells})
+    said = [f"{name} = {', '.join(map(str, of))}" for name, of in (("T", T), ("R (first order)", R)) if of]
+    return f"{'; '.join(said)}; each measured {' or '.join(map(str, K))} times" if said else ""
+
+
+def _provenances(reported: Reported) -> list[Mapping[str, Any]]:
+    """Of the summary, and of each of its models where there are several."""
+    facts = reported.summary["provenance"]
+    return [facts, *facts.get("models", {}).values()]
+
+
+def _not_said(reports: Reports) -> list[str]:
+    """What nobody should read into the verdict."""
+    said = []
+    verdict = reports.verdict
+    if verdict is None:
+        said.append("There is no verdict: Phase 1 did not run into this folder.")
+    else:
+        said.append(
+            "Not that a score is right about an image: GO means that it ranks images alike when it is measured again. "
+            "Whether a score follows what is ambiguous is said of each in the lines above."
+        )
+        said.append("Nothing about other encoders, images, sites or perturbations: each has to be measured.")
+        if verdict.get("less"):
+            said.append(f"Nothing final: less than the published protocol was measured ({_flat(verdict['less'])}).")
+        elif verdict.get("protocol") == "quick":
+            said.append("Nothing final: the quick protocol is smaller than the published one.")
+    random = sorted({
+        str(facts.get("encoder", each.subject))
+        for each in reports.experiments
+        for facts in _provenances(each)
+        if facts.get("random_weights")
+    })  # fmt: skip
+    if random:
+        said.append(f"Random weights, which decide nothing: {', '.join(random)}.")
+    undecided = sum(j.outcome == "undecided" for each in reports.experiments for j in each.claims)
+    if undecided:
+        said.append(
+            f"Nothing either way about {undecided} undecided claims: their intervals hold their bars, and more "
+            "images or trials would have to decide."
+        )
+    return said
+
+
+def check_page(page: Path) -> Path:
+    """Raise McdoError unless a page can be written here: to be asked before a measurement is paid for."""
+    if page.is_dir():
+        raise McdoError(f"{page} is a folder; name a file for the page, such as {page / 'report.html'}")
+    check_writable(page.absolute().parent)
+    return page

@@ -1,0 +1,138 @@
+"""How ambiguous is an image to the zero-shot head? Targets from one deterministic pass, for validity tests.
+
+Softmax heads are read by the margin of logits and the softmax entropy. Heads trained with a sigmoid loss treat every
+class as a question of its own, so for them the same three targets exist in terms of sigmoid probabilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import scipy
+from numpy.typing import ArrayLike, NDArray
+
+from mcdo.errors import McdoError
+from mcdo.stats._checks import Array, finite, numbers
+from mcdo.stats.resampling import Estimate, Origins
+
+Head = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class AmbiguityTargets:
+    """Per image, larger meaning more ambiguous: ``neg_margin``, ``entropy``, ``prompt_sensitivity`` (each [N]).
+
+    ``prompt_sensitivity`` is None with fewer than two templates, ``correct`` without labels; ``predicted`` is the
+    class index that the first template gives.
+    """
+
+    neg_margin: Array
+    entropy: Array
+    prompt_sensitivity: Array | None
+    correct: NDArray[np.bool_] | None
+    predicted: NDArray[np.intp]
+
+
+def ambiguity_targets(
+    logits: ArrayLike, labels: ArrayLike | None = None, *, head: Head = "softmax"
+) -> AmbiguityTargets:
+    """Targets from ``logits`` [N, C], or [templates, N, C], and class indices ``labels`` [N] where known.
+
+    Margin, entropy, prediction and correctness come from the first template, as published; prompt sensitivity from
+    all. Fewer than two classes, a label outside 0…C−1, NaN and infinity are errors.
+    """
+    if head not in ("softmax", "sigmoid"):
+        raise McdoError(f"head {head!r}; give softmax or sigmoid")
+    stack = numbers("logits", logits)
+    stack = _checked(stack[None] if stack.ndim == 2 else stack, ("template", "image", "class"))
+    first = stack[0]
+    of_margin, of_entropy = (margin, entropy) if head == "softmax" else (sigmoid_margin, sigmoid_entropy)
+    predicted = first.argmax(axis=1)
+    return AmbiguityTargets(
+        neg_margin=-of_margin(first),
+        entropy=of_entropy(first),
+        prompt_sensitivity=prompt_sensitivity(stack, head=head) if len(stack) > 1 else None,
+        correct=None if labels is None else predicted == _labels(labels, *first.shape),
+        predicted=predicted,
+    )
+
+
+def above_chance(correct: ArrayLike, labels: ArrayLike, *, origins: Origins | None = None, seed: int = 0) -> Estimate:
+    """Accuracy of a head less that of always naming the largest class, in pairs of images, [N] each.
+
+    A head of random weights knows nothing of the classes, so at best it is as often right as that.
+    """
+    from mcdo.stats.means import mean
+
+    known = np.asarray(labels)
+    largest = np.bincount(known).argmax()
+    gain = np.asarray(correct, dtype=np.float64) - (known == largest)
+    return mean(gain, origins=origins, seed=seed)
+
+
+def margin(logits: ArrayLike) -> Array:
+    """Largest less second largest logit, ``[N, C] -> [N]``; 0 when they tie."""
+    high, low = _top_two(logits)
+    return high - low
+
+
+def entropy(logits: ArrayLike) -> Array:
+    """Entropy of the softmax in nats, ``[N, C] -> [N]``, between 0 and ln C (Shannon 1948)."""
+    log_p = scipy.special.log_softmax(_matrix(logits), axis=1)
+    return np.asarray(scipy.special.entr(np.exp(log_p)).sum(axis=1))
+
+
+def sigmoid_margin(logits: ArrayLike) -> Array:
+    """σ(largest) − σ(second largest), ``[N, C] -> [N]``, without cancellation: σ(a)σ(−b)(1 − e^(b−a))."""
+    high, low = _top_two(logits)
+    return np.asarray(scipy.special.expit(high) * scipy.special.expit(-low) * -np.expm1(low - high))
+
+
+def sigmoid_entropy(logits: ArrayLike) -> Array:
+    """Mean over classes of the binary entropy of σ(logit) in nats, ``[N, C] -> [N]``, between 0 and ln 2."""
+    z = _matrix(logits)
+    bits = -scipy.special.expit(z) * scipy.special.log_expit(z) - scipy.special.expit(-z) * scipy.special.log_expit(-z)
+    return np.asarray(bits.mean(axis=1))
+
+
+def prompt_sensitivity(logits: ArrayLike, *, head: Head = "softmax") -> Array:
+    """Sample variance (ddof 1) over templates of the top probability, ``[templates, N, C] -> [N]``, templates >= 2."""
+    stack = _checked(numbers("logits", logits), ("template", "image", "class"))
+    if len(stack) < 2:
+        raise McdoError("prompt sensitivity needs logits of at least 2 templates, shape [templates, N, C]")
+    top = stack.max(axis=2)
+    probability = (
+        np.exp(top - scipy.special.logsumexp(stack, axis=2)) if head == "softmax" else scipy.special.expit(top)
+    )
+    return np.asarray((probability - probability[0]).var(axis=0, ddof=1))
+
+
+def _matrix(logits: ArrayLike) -> Array:
+    return _checked(numbers("logits", logits), ("image", "class"))
+
+
+def _top_two(logits: ArrayLike) -> tuple[Array, Array]:
+    z = _matrix(logits)
+    two = np.partition(z, z.shape[1] - 2, axis=1)[:, -2:]
+    return two[:, 1], two[:, 0]
+
+
+def _checked(array: Array, axes: tuple[str, ...]) -> Array:
+    if array.ndim != len(axes) or 0 in array.shape:
+        raise McdoError(f"logits have shape {list(array.shape)}; give [{', '.join(axes)}]")
+    if array.shape[-1] < 2:
+        raise McdoError("logits of one class only: an image cannot be ambiguous; give at least two classes")
+    finite("logits", array, axes)
+    return array
+
+
+def _labels(labels: ArrayLike, N: int, C: int) -> Array:
+    known = numbers("labels", labels)
+    if known.shape != (N,):
+        raise McdoError(f"labels have shape {list(known.shape)}; give [{N}], one per image")
+    bad = np.flatnonzero(~((known >= 0) & (known < C) & (known == np.floor(known))))
+    if len(bad):
+        raise McdoError(f"label {known[bad[0]]} at image {bad[0]}; the logits have classes 0 to {C - 1}")
+    return known

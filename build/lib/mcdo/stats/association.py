@@ -1,0 +1,148 @@
+"""Does one quantity follow another? Spearman's ρ, plain and with a third held fixed, by the bootstrap over origins.
+
+A figure that the data leave undefined (a constant argument) is NaN with a NaN interval, so that its outcome is
+"undecided"; malformed input is an error. Scores may be [N] or [K, N], see :mod:`mcdo.stats.trials`.
+
+Coverage of the 95 % percentile interval in simulation: .93–.96 at N = 100 and .92–.97 at N = 500 (normal, bivariate t
+with two degrees of freedom, normal times a log-normal scale; ρ = 0, .3, .8; log-normal margins have the ranks of
+normal ones); 20 origins of five images .93–.94, 20 origins of unequal sizes .94–.96. Fisher's z with the bootstrap's
+or the linearised standard error did no better, and worse with origins of unequal sizes (.87–.92). Partial ρ and
+differences of two ρ: .90–.97 in all of these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import scipy
+from numpy.typing import ArrayLike
+
+from mcdo.stats._checks import Array, images, numbers
+from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
+from mcdo.stats.sample import Figures, Sample
+from mcdo.stats.trials import Resampled, Scores, infer
+
+RankFigure = Callable[[Array], Array]
+"""A figure of rank covariances: [R, M, M] to [R]."""
+
+
+def spearman(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    origins: Origins | None = None,
+    shared_noise: bool = False,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Estimate:
+    """Spearman's ρ (1904) of two scores, [N] or [K, N], N >= 3: Pearson's r of the ranks, ties at their mean rank."""
+    scores = Scores.of({"x": x, "y": y}, shared_noise=shared_noise, least=3)
+    sample = Sample(scores.means.shape[1], origins, seed, resamples, level)
+    return infer(RankFigures(sample, [among(0, 1)]), scores)[0].estimate
+
+
+def partial_spearman(
+    x: ArrayLike,
+    y: ArrayLike,
+    given: ArrayLike,
+    *,
+    origins: Origins | None = None,
+    shared_noise: bool = False,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Estimate:
+    """Spearman's ρ of two scores with the ranks of ``given`` ([N], or [C, N] for C covariates) held fixed.
+
+    Definition: r of the residuals of rank(x) and rank(y), each after linear regression on the ranks of the
+    covariates; for one covariate (r_xy − r_xz r_yz)/√((1 − r_xz²)(1 − r_yz²)) (Kendall 1942). Constant or repeated
+    covariates change nothing; an argument that the covariates determine leaves NaN. ``x`` and ``y`` are [N] or
+    [K, N] with N >= 3 + C.
+    """
+    covariates = np.atleast_2d(numbers("given", given))
+    scores = Scores.of({"x": x, "y": y}, shared_noise=shared_noise, least=3 + len(covariates))
+    named = {f"given[{index}]": row for index, row in enumerate(covariates)}
+    others = np.stack(images(3 + len(covariates), x=scores.means[0], **named)[1:])
+    sample = Sample(others.shape[1], origins, seed, resamples, level)
+    figure = among(*range(2 + len(others)))
+    return infer(RankFigures(sample, [figure], others), scores)[0].estimate
+
+
+def spearman_permutation_p(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    alternative: Literal["greater", "less", "two-sided"] = "two-sided",
+    seed: int = 0,
+    permutations: int = 1000,
+) -> float:
+    """Permutation p of Spearman's ρ under independence, by SciPy, with the +1 rule; exact where N! <= permutations.
+
+    Images are exchanged one by one, so each must be an origin of its own.
+    """
+    a, b = (scipy.stats.rankdata(row) - (len(row) + 1) / 2 for row in images(3, x=x, y=y))
+    if not a.any() or not b.any():
+        return math.nan
+
+    def products(permuted: Array, axis: int = -1) -> Array:
+        return np.asarray((permuted * b).sum(axis=axis))
+
+    found = scipy.stats.permutation_test(
+        (a,), products, permutation_type="pairings", vectorized=True, alternative=alternative,
+        n_resamples=permutations, random_state=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.pvalue)
+
+
+class RankFigures(Resampled):
+    """Figures of the rank covariance of scores [S, N], the first rows, and ``others`` [M, N], the rest."""
+
+    def __init__(self, sample: Sample, figures: Sequence[RankFigure], others: Array | None = None) -> None:
+        fixed = np.empty((0, sample.images)) if others is None else others
+
+        def of(scores: Array) -> Figures:
+            rows = np.concatenate([scores, fixed])
+
+            def from_covariance(weights: Array) -> Array:
+                covariance = rank_covariance(rows, weights)
+                return np.stack([figure(covariance) for figure in figures], axis=1)
+
+            return from_covariance
+
+        super().__init__(sample, of, (-1.0, 1.0))
+
+
+def among(*rows: int) -> RankFigure:
+    """The rank correlation of the first two of ``rows``, given the rest if there are any."""
+    picked = list(rows)
+    of = _partial if len(picked) > 2 else _plain
+    return lambda covariance: of(covariance[:, picked][:, :, picked])
+
+
+def contrast(row: int, reference: int, target: int) -> RankFigure:
+    """The rank correlation of ``row`` with ``target`` less that of ``reference`` with it."""
+
+    def difference(covariance: Array) -> Array:
+        rho = correlation(covariance)[:, :, target]
+        return np.asarray(rho[:, row] - rho[:, reference])
+
+    return difference
+
+
+def _plain(covariance: Array) -> Array:
+    return np.asarray(correlation(covariance)[:, 0, 1])
+
+
+def _partial(covariance: Array) -> Array:
+    """Correlation of the first two rows given the others: the Schur complement of the covariance."""
+    own, cross, other = covariance[:, :2, :2], covariance[:, :2, 2:], covariance[:, 2:, 2:]
+    left = own - cross @ np.linalg.pinv(other, rcond=1e-10, hermitian=True) @ cross.transpose(0, 2, 1)
+    variance = np.einsum("rii->ri", left)
+    gone = (variance <= 1e-9 * np.einsum("rii->ri", own)).any(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = left[:, 0, 1] / np.sqrt(np.abs(variance[:, 0] * variance[:, 1]))
+    return np.asarray(np.where(gone, np.nan, np.clip(r, -1, 1)))

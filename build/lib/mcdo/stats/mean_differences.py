@@ -1,0 +1,70 @@
+"""Means where origins are few, and paired differences of means: Student's t over origins.
+
+The percentile bootstrap of :func:`~mcdo.stats.mean` is too short there: with ten normal origins it covers .88 for 95 %.
+The mean over images is a ratio, the sum over all origins divided by their number of images; its error is the linearised
+one of a ratio over clusters of unequal sizes (Cochran, *Sampling Techniques*, 1977, ch. 6 and 9A),
+
+    V = n/(n − 1) Σ_u (s_u − m_u ȳ)² / N²
+
+for n origins u with the sum s_u over m_u of the N images, and the critical value is Student's at n − 1 degrees of
+freedom; where every image is an origin of its own this is the ordinary t interval. Coverage of 95 % in simulation (2000
+data sets each) for 6, 12 and 50 origins: normal .95, .95, .96; log-normal with sd .5 of the logarithm .92, .93, .94;
+origins of 1 to 9 images whose values go with their size .93, .94, .96.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import scipy
+from numpy.typing import ArrayLike
+
+from mcdo.errors import McdoError, nearest
+from mcdo.stats._checks import Array, images
+from mcdo.stats.comparison import Difference, corrected
+from mcdo.stats.resampling import Estimate, Origins, Units, check_resampling
+
+
+def t_mean(values: ArrayLike, *, origins: Origins | None = None, level: float = 0.95) -> Estimate:
+    """Mean of ``values`` [N], N >= 2, with Student's interval over the origins."""
+    (held,) = images(2, values=values)
+    return _inferred(held, Units.of(origins, len(held)), level)[0]
+
+
+def mean_differences(
+    values: Mapping[str, ArrayLike], reference: str, *, origins: Origins | None = None, level: float = 0.95
+) -> dict[str, Difference]:
+    """Mean of every other one of ``values`` ([N] each, of the same images) less that of ``reference``, paired.
+
+    p by the same t; no difference in any image has p = 1. Holm runs over the call.
+
+    Raises:
+        McdoError: for an unknown reference, or nothing to compare with it.
+
+    """
+    if reference not in values:
+        raise McdoError(f"no values of {reference!r} to compare with; nearest: {nearest(reference, values)}")
+    if len(values) < 2:
+        raise McdoError(f"only {reference!r} was given; name something to compare it with")
+    held = dict(zip(values, images(2, **values), strict=True))
+    base = held.pop(reference)
+    units = Units.of(origins, len(base))
+    tests = {name: _inferred(of - base, units, level) for name, of in held.items()}
+    return corrected({"": {name: Difference(estimate, p, p) for name, (estimate, p) in tests.items()}})[""]
+
+
+def _inferred(values: Array, units: Units, level: float) -> tuple[Estimate, float]:
+    """The mean with its interval, and p of "it is zero"."""
+    check_resampling(1, level)
+    n, N = units.n, len(values)
+    # relative to the first value, so that equal values have exactly no spread
+    shifted = values - values[0]
+    centre = float(shifted.mean())
+    sums = np.bincount(units.members, shifted - centre, n)
+    error = math.sqrt(n / (n - 1) * float(sums @ sums)) / N
+    value = float(values[0]) + centre
+    reach = error * float(scipy.stats.t.ppf((1 + level) / 2, n - 1))
+    p = 1.0 if value == 0 else float(2 * scipy.stats.t.sf(abs(value) / error, n - 1)) if error > 0 else 0.0
+    return Estimate(value, value - reach, value + reach, n, level), p

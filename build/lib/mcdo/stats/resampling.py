@@ -1,0 +1,334 @@
+"""Estimates with intervals: bootstrap over origins, exact and score intervals for shares, permutation p, Holm.
+
+The *origins* are the sample: an interval says what another draw of originals would have given. Variants of one
+original (crops, degradations, frames) are one draw, so a resample takes all of them or none (Field & Welsh 2007);
+where every image is an origin of its own this is the ordinary bootstrap over images. Rank statistics are resampled
+without re-sorting: the mid-rank of a value in a resample is a cumulative sum of multiplicities in sorted order, so a
+thousand resamples cost one sort.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import scipy
+from numpy.typing import ArrayLike, NDArray
+
+from mcdo.errors import McdoError
+from mcdo.stats._checks import Array, images, jsonable, numbers
+
+Direction = Literal[">=", ">", "<=", "<"]
+Origins = Sequence[str] | NDArray[Any]
+"""The origin of each image, [N]: names or numbers; images with the same one are one draw."""
+IntervalOutcome = Literal["met", "not met", "undecided"]
+"""How a comparison of an interval with a bar ends."""
+_BLOCK = 320_000  # ranks held at once (2.5 MB): larger blocks fall out of the cache
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its interval [low, high] at ``level``, and the number ``n`` of sampled units (origins) behind it.
+
+    ``reason`` says why there is no interval, where more is to be said than that the figure is undefined.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    level: float = 0.95
+    reason: str = ""
+
+    def outcome(self, threshold: float, direction: Direction = ">=") -> IntervalOutcome:
+        """Whether ``value <direction> threshold`` holds: "met" on the whole interval, "not met" on none of it.
+
+        An interval that straddles the threshold, or is not defined, is "undecided".
+        """
+        if direction not in (">=", ">", "<=", "<"):
+            raise McdoError(f"direction {direction!r}; give one of >=, >, <=, <")
+        compare = {">=": np.greater_equal, ">": np.greater, "<=": np.less_equal, "<": np.less}[direction]
+        if not np.isfinite(threshold) or np.isnan([self.low, self.high]).any():
+            return "undecided"
+        ends = {bool(compare(self.low, threshold)), bool(compare(self.high, threshold))}
+        return "undecided" if len(ends) == 2 else "met" if ends.pop() else "not met"
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether both ends are numbers; either may be infinite."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
+
+    def as_dict(self) -> dict[str, float | int | str | None]:
+        """value, low, high, n, level, and the reason if there is one; a number that JSON cannot hold becomes None."""
+        return {
+            "value": jsonable(self.value),
+            "low": jsonable(self.low),
+            "high": jsonable(self.high),
+            "n": self.n,
+            "level": self.level,
+            **({"reason": self.reason} if self.reason else {}),
+        }
+
+    @classmethod
+    def of(cls, held: Mapping[str, Any]) -> Estimate:
+        """The inverse of :meth:`as_dict`; what JSON could not hold was NaN or infinite, and is NaN."""
+        value, low, high = (math.nan if held[name] is None else float(held[name]) for name in ("value", "low", "high"))
+        return cls(value, low, high, int(held["n"] or 0), held.get("level", 0.95), held.get("reason", ""))
+
+    @property
+    def decimals(self) -> int:
+        """Digits behind the point that show the interval: two, or more where two would round its ends together."""
+        width = self.high - self.low
+        if not (np.isfinite(width) and width > 0):
+            width = abs(self.value)
+        return 2 if not np.isfinite(width) or width == 0 else int(np.clip(-np.floor(np.log10(width / 2)), 2, 12))
+
+    @property
+    def without_n(self) -> str:
+        """As text, for where n stands elsewhere: ``0.42 [0.40, 0.44]``."""
+        digits = self.decimals
+        if self.has_interval:
+            return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        what = "undefined" if math.isnan(self.value) else f"{self.value:.{digits}f}, no interval"
+        return f"{what} ({self.reason})" if self.reason else what
+
+    def __str__(self) -> str:
+        return f"{self.without_n} n={self.n}"
+
+
+def check_resampling(resamples: int, level: float) -> None:
+    """Refuse a level outside (0, 1) and fewer than one resample."""
+    if not 0 < level < 1:
+        raise McdoError(f"level {level}; give a confidence level strictly between 0 and 1, such as 0.95")
+    if resamples < 1:
+        raise McdoError(f"resamples {resamples}; give at least 1 (1000 is usual)")
+
+
+def quantiles(draws: ArrayLike, shares: ArrayLike) -> Array:
+    """Quantiles of the defined ``draws`` (inverse empirical CDF, so infinite draws do no harm); NaN when none is."""
+    defined = np.sort(np.asarray(draws, dtype=np.float64))
+    defined = defined[~np.isnan(defined)]
+    share = np.asarray(shares, dtype=np.float64)
+    if not len(defined):
+        return np.full(share.shape, np.nan)
+    place = np.ceil(share * len(defined) - 1e-9).astype(int) - 1
+    found: Array = defined[np.clip(place, 0, len(defined) - 1)]
+    return found
+
+
+def percentile_estimate(value: float, draws: ArrayLike, n: int, level: float) -> Estimate:
+    """``value`` with the equal-tailed percentile interval of its bootstrap ``draws`` (Efron 1979)."""
+    low, high = quantiles(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(value), float(low), float(high), n, level)
+
+
+def bootstrap(
+    statistic: Callable[..., float],
+    *arrays: ArrayLike,
+    origins: Origins | None = None,
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Estimate:
+    """Percentile bootstrap over origins of any ``statistic(*arrays)``; the last axis of every array is the images.
+
+    The same images are drawn for all arrays. A resample in which the statistic is NaN (one class only, say) is left
+    out of the interval, which SciPy's bootstrap cannot do. For figures that have no form of their own in this
+    package: a call of ``statistic`` for each resample is slow.
+    """
+    check_resampling(resamples, level)
+    columns = [np.asarray(array) for array in arrays]
+    sizes = {array.shape[-1] if array.ndim else 0 for array in columns}
+    if len(sizes) != 1 or (n := sizes.pop()) < 2:
+        raise McdoError(f"shapes {[a.shape for a in columns]}: the last axis must be the same >= 2 images in all")
+    sample = Units.of(origins, n)
+    by_unit = np.split(np.argsort(sample.members, kind="stable"), np.cumsum(np.bincount(sample.members))[:-1])
+
+    def on(index: NDArray[np.intp]) -> float:
+        return float(statistic(*(array[..., index] for array in columns)))
+
+    rng = np.random.default_rng(seed)
+    picks = (rng.integers(0, sample.n, sample.n) for _ in range(resamples))
+    draws = [on(np.concatenate([by_unit[unit] for unit in picked])) for picked in picks]
+    return percentile_estimate(on(np.arange(n)), draws, sample.n, level)
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Which sampled unit each image belongs to: ``members`` [N] numbers the ``n`` units."""
+
+    members: NDArray[np.intp]
+    n: int
+
+    @classmethod
+    def of(cls, origins: Origins | None, images: int) -> Units:
+        """From the origin of each image, [N]; None: every image is a unit of its own.
+
+        Raises:
+            McdoError: for another number of origins than images, or images of one origin only.
+
+        """
+        if origins is None:
+            return cls(np.arange(images), images)
+        names = np.asarray(origins)
+        if names.shape != (images,):
+            raise McdoError(f"origins have shape {list(names.shape)} for {images} images; give one per image")
+        unique, members = np.unique(names, return_inverse=True)
+        if len(unique) < 2:
+            raise McdoError(f"all images are of one origin ({unique[0]}); an interval needs at least two")
+        return cls(members, len(unique))
+
+    def multiplicities(self, resamples: int, seed: int) -> Array:
+        """How often each image occurs in each resample of the units, ``[resamples, N]``; read-only.
+
+        Rows sum to N only where all units have as many images.
+        """
+        return _multiplicities(self.members.tobytes(), self.n, resamples, seed)
+
+    def sum(self, values: Array) -> Array:
+        """Sum over the images of each unit, ``[..., N] -> [..., n]``."""
+        order = np.argsort(self.members, kind="stable")
+        starts = np.searchsorted(self.members[order], np.arange(self.n))
+        return np.asarray(np.add.reduceat(values[..., order], starts, axis=-1))
+
+    def mean(self, values: Array) -> Array:
+        """Mean over the images of each unit, ``[..., N] -> [..., n]``."""
+        return self.sum(values) / np.bincount(self.members, minlength=self.n)
+
+
+@lru_cache(maxsize=1)
+def _multiplicities(members: bytes, n: int, resamples: int, seed: int) -> Array:
+    drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    cells = (drawn + n * np.arange(resamples)[:, None]).ravel()
+    counts = np.bincount(cells, minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+    counts = counts[:, np.frombuffer(members, dtype=np.intp)]
+    counts.setflags(write=False)
+    return counts
+
+
+def multiplicities(n: int, resamples: int, seed: int) -> Array:
+    """:meth:`Units.multiplicities` of ``n`` images that are units of their own."""
+    return Units.of(None, n).multiplicities(resamples, seed)
+
+
+def blockwise(of: Callable[[Array], Array], weights: Array, size: int) -> Array:
+    """``of(weights)``, computed over blocks of resamples that need about ``size`` numbers each, to bound memory."""
+    step = max(1, _BLOCK // size)
+    return np.concatenate([of(weights[start : start + step]) for start in range(0, len(weights), step)])
+
+
+class Ranking:
+    """Mid-ranks of ``values`` [N] in any resample of them, from a single sort.
+
+    With groups of tied values in ascending order, G_j the multiplicity of group j and C_j = G_1 + … + G_j, the
+    members of group j share the rank C_j − (G_j − 1)/2.
+    """
+
+    def __init__(self, values: Array) -> None:
+        self.order = np.argsort(values, kind="stable")
+        _, self.first, self.group = np.unique(values, return_index=True, return_inverse=True)
+        self.starts = np.searchsorted(values[self.order], values[self.first])
+        self.tied = len(self.first) < len(values)
+
+    def centred(self, weights: Array) -> Array:
+        """Ranks less their mean (S + 1)/2 for multiplicities ``weights`` [N, R] whose columns sum to S; ``[N, R]``."""
+        mass = weights[self.order]
+        if self.tied:
+            mass = np.add.reduceat(mass, self.starts, axis=0)
+        rank = np.cumsum(mass, axis=0)
+        mass *= 0.5
+        rank -= mass
+        rank -= weights.sum(axis=0) / 2
+        return np.asarray(rank[self.group])
+
+
+def rank_covariance(rows: Array, weights: Array) -> Array:
+    """Sums of products of centred mid-ranks between the M ``rows`` [M, N], in each resample: ``[R, M, M]``.
+
+    Exact: all terms are multiples of 1/4 far below 2^53.
+    """
+    rankings = [Ranking(row) for row in rows]
+
+    def products(block: Array) -> Array:
+        columns = np.ascontiguousarray(block.T)  # an image's multiplicities lie together, so ordering images is cheap
+        ranks = np.stack([ranking.centred(columns).T for ranking in rankings], axis=1)
+        return np.asarray((ranks * block[:, None]) @ ranks.transpose(0, 2, 1))
+
+    return blockwise(products, weights, max(2, len(rows) // 3) * rows.shape[1])
+
+
+def correlation(covariance: Array) -> Array:
+    """Correlation matrices from covariance matrices ``[..., M, M]``; NaN beside a constant row."""
+    variance = np.einsum("...ii->...i", covariance)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(covariance / np.sqrt(variance[..., :, None] * variance[..., None, :]))
+
+
+def permutation_p(observed: float, null: ArrayLike, alternative: Literal["greater", "less", "two-sided"]) -> float:
+    """Permutation p with the +1 rule, (1 + #{null at least as extreme}) / (1 + B): never zero.
+
+    Two-sided is twice the smaller side, at most 1. Source: Phipson & Smyth 2010.
+    """
+    (draws,) = images(null=null)
+    slack = 1e-12 * max(1.0, abs(observed))  # equal up to rounding counts as equal
+    greater = (1 + np.sum(draws >= observed - slack)) / (1 + len(draws))
+    less = (1 + np.sum(draws <= observed + slack)) / (1 + len(draws))
+    sides = {"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}
+    if alternative not in sides:
+        raise McdoError(f"alternative {alternative!r}; give one of {', '.join(sides)}")
+    return float(sides[alternative])
+
+
+def proportion(
+    successes: int, n: int, *, level: float = 0.95, method: Literal["wilson", "exact"] = "wilson"
+) -> Estimate:
+    """A share with Wilson's score interval (1927), or with the exact one of Clopper & Pearson (1934)."""
+    check_resampling(1, level)
+    if n < 1 or not 0 <= successes <= n:
+        raise McdoError(f"{successes} of {n} is not a share; give 0 <= successes <= n and n >= 1")
+    found = scipy.stats.binomtest(int(successes), int(n)).proportion_ci(level, method=method)
+    return Estimate(successes / n, float(found.low), float(found.high), int(n), level)
+
+
+@dataclass(frozen=True)
+class NullRate:
+    """How often permuted scores passed: ``passed`` of ``rate.n``, with the exact (Clopper–Pearson) interval."""
+
+    passed: int
+    rate: Estimate
+
+
+def null_pass_rate(
+    passes: Callable[[Array], bool],
+    scores: ArrayLike,
+    *,
+    permutations: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> NullRate:
+    """Share of random permutations of ``scores`` over images (last axis) that satisfy the bars ``passes(permuted)``.
+
+    Rows of [K, N] scores move together. A sound pair of bars passes at most at its stated rate.
+    """
+    held = numbers("scores", scores)
+    if held.ndim == 0 or permutations < 1:
+        raise McdoError(f"scores {list(held.shape)}, permutations {permutations}: give [N] or [K, N], and at least 1")
+    rng = np.random.default_rng(seed)
+    passed = sum(bool(passes(held[..., rng.permutation(held.shape[-1])])) for _ in range(permutations))
+    return NullRate(passed, proportion(passed, permutations, level=level, method="exact"))
+
+
+def holm(p_values: ArrayLike) -> Array:
+    """Holm's step-down adjusted p-values (1979), in the order given: family-wise error at any dependence."""
+    p = numbers("p_values", p_values)
+    if p.ndim != 1 or not np.all((p >= 0) & (p <= 1)):
+        raise McdoError("p_values must be one-dimensional and within [0, 1]")
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, stepped)
+    return adjusted

@@ -1,0 +1,140 @@
+"""What was trained, one small JSON per (backbone, seed, left-out group), so that a stopped training goes on.
+
+A run is kept under a key of all that decides it: the features, the model, the protocol. One with another key is
+trained again, and so is one that is not as it was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from mcdo.errors import McdoError
+from mcdo.names import file_name, printable
+from mcdo.report.files import write_json
+from mcdo.schema import Record, read_json
+from mcdo.store import canonical_json
+from mcdo.store.fingerprint import code_fingerprint
+from mcdo.studies.backbones.config import BackbonesConfig
+from mcdo.studies.backbones.series import Series
+from mcdo.studies.backbones.training import Prediction, Task, train
+
+AT_ONCE = 44
+"""Tasks whose models are moved together."""
+
+
+class _Run(Record, frozen=True):
+    """What is kept of a trained model."""
+
+    key: str
+    seed: int
+    group: str
+    plants: tuple[str, ...]
+    probability: tuple[tuple[float | None, ...], ...]
+    epochs: int
+    best_epoch: int
+    validation_loss: float
+    checksum: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is as it was written."""
+        facts = msgspec.to_builtins(self)
+        return bool(facts.pop("checksum") == _checksum(facts))
+
+
+def _checksum(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+
+def tasks_of(series: Series, config: BackbonesConfig) -> list[Task]:
+    """Every seed with every group that is left out in turn.
+
+    Raises:
+        McdoError: when more folds are asked for than there are groups.
+
+    """
+    if config.folds > len(series.folds):
+        raise McdoError(f"folds: {config.folds} of {len(series.folds)} groups cannot be left out; 0 takes every one")
+    groups = series.folds[: config.folds] if config.folds else series.folds
+    return [Task(seed, group) for seed in config.seeds for group in groups]
+
+
+def run_path(runs: Path, backbone: str, task: Task) -> Path:
+    """Where a run is kept."""
+    return runs / file_name(backbone) / f"seed-{task.seed}-{file_name(task.group)}.json"
+
+
+def train_tasks(series: Series, tasks: Sequence[Task], config: BackbonesConfig, runs: Path) -> int:
+    """Train what is not yet there; returns how many were."""
+    left = [task for task in tasks if _held(series, task, config, runs) is None]
+    chunks = [left[start : start + AT_ONCE] for start in range(0, len(left), AT_ONCE)]
+    total = len(chunks) * config.training.max_epochs
+    with tqdm(total=total, desc=printable(f"training on {series.name}"), unit="epoch", disable=None) as bar:
+        for number, chunk in enumerate(chunks, start=1):
+            for found in train(series, chunk, config, lambda running: _show(bar, running)):
+                write_json(run_path(runs, series.name, found.task), _as_json(found, _key(series, config)))
+            bar.update(number * config.training.max_epochs - bar.n)
+    return len(left)
+
+
+def _show(bar: tqdm[Any], running: int) -> None:
+    bar.set_postfix(models=running, refresh=False)
+    bar.update()
+
+
+def read_runs(series: Series, tasks: Sequence[Task], config: BackbonesConfig, runs: Path) -> list[Prediction]:
+    """The runs of all tasks.
+
+    Raises:
+        McdoError: naming the first that is missing or of another key.
+
+    """
+    found = []
+    for task in tasks:
+        held = _held(series, task, config, runs)
+        if held is None:
+            raise McdoError(
+                f"{run_path(runs, series.name, task)} is missing, or of other features or another protocol; run: "
+                "python -m mcdo.studies.backbones train"
+            )
+        found.append(held)
+    return found
+
+
+def _key(series: Series, config: BackbonesConfig) -> str:
+    made_by = [code_fingerprint("mcdo.studies.backbones.training", "mcdo.studies.backbones.series"), torch.__version__]
+    return hashlib.sha256(canonical_json([series.key, config.training_key(), made_by]).encode()).hexdigest()
+
+
+def _as_json(found: Prediction, key: str) -> dict[str, Any]:
+    rows = [[None if np.isnan(value) else float(value) for value in row] for row in found.probability]
+    facts = {
+        "key": key,
+        "seed": found.task.seed,
+        "group": found.task.group,
+        "plants": found.plants,
+        "probability": rows,
+        "epochs": found.epochs,
+        "best_epoch": found.best_epoch,
+        "validation_loss": found.validation_loss,
+    }
+    return {**facts, "checksum": _checksum(facts)}
+
+
+def _held(series: Series, task: Task, config: BackbonesConfig, runs: Path) -> Prediction | None:
+    try:
+        held: _Run = read_json(run_path(runs, series.name, task), _Run)
+    except McdoError:  # not there, or damaged: it is trained again
+        return None
+    if not held.whole or held.key != _key(series, config):
+        return None
+    probability = np.array(held.probability, dtype=np.float64)  # null becomes NaN
+    return Prediction(task, held.plants, probability, held.epochs, held.best_epoch, held.validation_loss)
