@@ -278,9 +278,11 @@ def _list(work: Work) -> int:
     from mcdo.cluster.estimate import Estimates
     from mcdo.harness.remaining import duration
 
+    began = time.monotonic()
     work.first()
     if not work.left and work.follows:
         work.later()
+    beginning = time.monotonic() - began
     estimates = Estimates(work)
     rows = [("measurement", "passes", "state", "time", "size")]
     for request in work.session.planned:
@@ -288,7 +290,8 @@ def _list(work: Work) -> int:
         rows.append((row.what, f"{row.passes:,}" if row.passes else "-", row.state, row.said_time, row.said_size))
     for line in columns(rows, sys.stdout.encoding):
         say(line)
-    say(f"{len(rows) - 1} measurements, about {duration(estimates.seconds)} left on this machine")
+    left = f"about {duration(estimates.seconds)} left" if work.left else "nothing left"
+    say(f"{len(rows) - 1} measurements, {left} on this machine, and {duration(beginning)} to begin")
     if work.follows:
         say(f"what follows from these is named when they are whole: {', '.join(work.follows)}")
     return 0

@@ -1,7 +1,0 @@
-"""``python -m mcdo``: the command line."""
-
-import sys
-
-from mcdo.cli import main
-
-sys.exit(main())

@@ -1,1 +1,0 @@
-"""Experiments: one file each, with its configuration, what it needs measured, and what it computes from that."""

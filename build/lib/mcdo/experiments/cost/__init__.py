@@ -1,1 +1,0 @@
-"""What a reliable score costs."""

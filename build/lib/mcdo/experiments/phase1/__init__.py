@@ -1,1 +1,0 @@
-"""The gate: is the score reliable, does it follow ambiguity?"""

@@ -1,1 +1,0 @@
-"""Core results; needs a GO from phase 1."""

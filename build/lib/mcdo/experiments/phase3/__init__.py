@@ -1,1 +1,0 @@
-"""Comparisons; needs a GO from phase 1."""

@@ -1,1 +1,0 @@
-"""Extensions; needs a GO from phase 1."""

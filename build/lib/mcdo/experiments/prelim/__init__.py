@@ -1,1 +1,0 @@
-"""The preliminary investigation: validity under degradation, baselines, loss or site."""

@@ -1,1 +1,0 @@
-"""The recipe: which sites, which score, and what they are worth on images that chose nothing."""

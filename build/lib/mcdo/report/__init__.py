@@ -1,1 +1,0 @@
-"""Reports: what a session shows people."""
