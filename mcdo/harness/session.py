@@ -175,6 +175,7 @@ class Session:
 
         """
         if model:
+            text = text and bool(getattr(self.encoder(model), "has_text", True))  # a scorer may do without
             made_by = encoder_identity(self.text_encoder(model) if text else self.encoder(model), text=text)
         else:
             made_by = {"versions": dict(versions()), "device": torch.device(self.settings.device).type}

@@ -83,6 +83,7 @@ def _parametrize_experiment(metafunc: pytest.Metafunc, kind: type[Experiment[Any
         settings = settings_from(metafunc.config)
         subjects = kind.subjects(settings)
         parameters = [pytest.param(s, id=file_name(s.name), marks=_family_marks(s)) for s in subjects]
+        claims = kind.configured(settings).claims() if "claim" in metafunc.fixturenames else ()
     except McdoError as error:
         raise pytest.UsageError(str(error)) from error
     if not parameters:
@@ -90,7 +91,6 @@ def _parametrize_experiment(metafunc: pytest.Metafunc, kind: type[Experiment[Any
     if {"subject", "result", "completed", "claim", "verdict"} & set(metafunc.fixturenames):
         metafunc.parametrize("subject", parameters, scope="session")
     if "claim" in metafunc.fixturenames:
-        claims = kind.configured(settings).claims()
         metafunc.parametrize("claim", [pytest.param(claim, id=_readable(claim.name)) for claim in claims])
 
 

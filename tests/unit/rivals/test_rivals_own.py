@@ -287,25 +287,33 @@ def test_no_row_of_the_table_takes_the_place_of_another(tmp_path: Path, monkeypa
             RivalsTable.configured(Settings(("clip_tiny",), own_data={"--scorers": given}))
 
 
-def test_without_text_distances_to_a_calibration_set_are_taken(
+def test_without_text_there_is_a_table_of_distances_and_of_scorers(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "textless_scorer.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
     tower = session.encoder("clip_tiny")
     alone = Encoder.of(tower.image_modules[0][1], tower.preprocessing, name="clip_tiny")
-    made = Session(Settings(("clip_tiny",), protocol="quick", reports=tmp_path / "r"))
+    settings = Settings(
+        ("clip_tiny",),
+        protocol="quick",
+        reports=tmp_path / "r",
+        own_data={"--scorers": "python:textless_scorer:Brightness"},
+    )
+    made = Session(settings)
     monkeypatch.setattr(made, "encoder", lambda model: alone)
-    sizes = {
+    sizes: dict[str, Any] = {
         "n": 30,
         "passes": 4,
         "trials": 2,
         "foreign": 30,
         "views": 2,
-        "resamples": 20,
         "degradations": (),
         "fit": 60,
     }
-    found = Runner(made).run(RivalsTable(**sizes), Subject("clip_tiny", ("clip_tiny",))).result  # type: ignore[arg-type]
-    assert {"knn_distance", "mahalanobis", "class_prototypes"} <= set(found.rows)
+    experiment = RivalsTable(**sizes, resamples=20, **RivalsTable.options(settings))
+    found = Runner(made).run(experiment, Subject("clip_tiny", ("clip_tiny",))).result
+    assert {"knn_distance", "mahalanobis", "class_prototypes", "brightness"} <= set(found.rows)
     assert {"mcm", "laplace_head"} <= set(found.left_out)
 
 
