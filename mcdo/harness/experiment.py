@@ -235,6 +235,10 @@ class Experiment(ABC, Generic[Result]):
         """Measurements that depend on what others gave."""
         return ()
 
+    def obstacles(self, about: View) -> Iterable[str]:
+        """What is wrong with data and names of the user's own, seen before an encoder is loaded: each a sentence."""
+        return ()
+
     def foreseen(self, about: View) -> Iterable[Request[Any]]:
         """Measurements about as long as those of :meth:`follow_up`: the time of a run counts them, none is made."""
         return ()

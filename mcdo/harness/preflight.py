@@ -209,6 +209,13 @@ def _without_encoders(
         names = ", ".join(sorted(settings.random_weights))
         found.append(Finding("verdict", "told", f"random weights decide nothing ({names})"))
     unloaded = _Unloaded(settings)
+    if not any(each.what == "images" and each.state == "wrong" for each in found):
+        said = {
+            (experiment.key, each): None
+            for experiment, about in asked
+            for each in _obstacles(unloaded, experiment, about)
+        }
+        found += (Finding(what, "wrong", each) for what, each in said)
     if seen is not None:
         found += () if settings.budget else _short(asked, seen, settings.images)
         found += _few(seen) if decides else ()
@@ -283,6 +290,11 @@ def _named(session: Session, experiment: Experiment[Any], subject: Subject) -> I
     """What an experiment requests, as far as it can be told; running it will say what is wrong with it."""
     with suppress(McdoError):
         yield from experiment.requests(View(session, subject))
+
+
+def _obstacles(session: Session, experiment: Experiment[Any], subject: Subject) -> Iterator[str]:
+    with suppress(McdoError):  # as above
+        yield from experiment.obstacles(View(session, subject))
 
 
 def _foreseen(session: Session, experiment: Experiment[Any], subject: Subject) -> Iterator[Request[Any]]:

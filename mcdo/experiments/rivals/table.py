@@ -12,8 +12,9 @@ each image read by the half it is not in.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ from mcdo.harness import (
 )
 from mcdo.harness.heads import reason_of
 from mcdo.harness.laplace_requests import LaplaceCalibration, LaplaceScores, calibration_images
+from mcdo.images.load import look_at
 from mcdo.perturbation.kinds import kind_name
 from mcdo.recipes.file import Recipe, read_recipe
 from mcdo.recipes.scoring import shipped
@@ -145,10 +147,21 @@ class RivalsTable(Experiment[RivalsResult]):
     def options(cls, settings: Settings) -> Mapping[str, Any]:
         named = {name: settings.own_data.get(f"--{name}", "") for name in ("scorers", "ensemble")}
         lists = {name: tuple(w.strip() for w in words.split(",") if w.strip()) for name, words in named.items()}
-        _check_own(lists["scorers"])
-        for key in lists["ensemble"]:
-            find_spec(key)
         return {**lists, "foreign_images": settings.own_data.get("--ood", "")}
+
+    def obstacles(self, about: View) -> Iterable[str]:
+        """Scorers, files, checkpoints and images that are not there, and scores of other images."""
+        checks: list[Callable[[], object]] = [lambda: _check_own(self.scorers)]
+        checks += [partial(find_spec, key) for key in self.ensemble]
+        if self.foreign_images:
+            checks.append(lambda: look_at(self.foreign_images, self.foreign, self.seed, 0.0))
+        files = [Path(name.removeprefix(FILE)) for name in self.scorers if name.startswith(FILE)]
+        checks += [lambda path=path: read_scores(path, about.images(self.shown).ids) for path in files if path.exists()]  # type: ignore[misc]
+        for check in checks:
+            try:
+                check()
+            except McdoError as error:
+                yield str(error)
 
     # ---- which images
 

@@ -191,6 +191,16 @@ def test_of_a_run_that_cannot_be_no_encoder_is_loaded(
     assert "encoders: none was loaded" in said(seen, "told")[-1]
 
 
+def test_what_an_experiment_finds_wrong_with_data_of_one_s_own_is_said_with_the_rest(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NestedPasses, "obstacles", lambda self, about: ["no such file"])
+    seen = said(found(f"folder:{photos}", tmp_path, ("clip_l14_336", "clip_tiny"), kinds=(NestedPasses,)), "wrong")
+    assert len(seen) == 2, "each thing once, whichever models it is asked for"
+    assert seen[0].startswith("clip_l14_336: the weights")
+    assert seen[1] == "exp0: no such file"
+
+
 @pytest.mark.parametrize("key", ["timm:test_vit", "tv:resnet18"])
 def test_what_an_encoder_without_text_does_not_need_is_not_asked_for(
     key: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mcdo.estimators import prepared
 from mcdo.experiments.rivals.requests import OwnScores, Views, Votes, check_unseen, votes
 from mcdo.experiments.rivals.score_files import read_scores, without_copies
 from mcdo.experiments.rivals.table import RivalsTable
-from mcdo.harness import Images, Runner, Session, Settings, Subject
+from mcdo.harness import Images, Runner, Session, Settings, Subject, View
 from mcdo.images import ImageSet
 from mcdo.rivals import SCORERS, register_scorer, scorer_named
 
@@ -57,8 +58,6 @@ def session() -> Session:
 
 
 def test_votes_and_views_do_not_depend_on_the_batch(session: Session) -> None:
-    from dataclasses import replace
-
     from mcdo.estimators import MonteCarloConfig
     from mcdo.perturbation import Dropout
 
@@ -264,6 +263,11 @@ def test_a_scorer_scores_no_image_that_it_was_fitted_on(session: Session) -> Non
     check_unseen("mine", images.select(slice(5, 12)), images.select(slice(0, 5)))
 
 
+def obstacles(session: Session, given: dict[str, str]) -> list[str]:
+    settings = replace(session.settings, own_data=given)
+    return list(RivalsTable.configured(settings).obstacles(View(session, Subject("clip_tiny", ("clip_tiny",)))))
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -271,20 +275,33 @@ def test_a_scorer_scores_no_image_that_it_was_fitted_on(session: Session) -> Non
         ({"--scorers": "file:absent.csv"}, "absent.csv: there is no such file of scores"),
         ({"--scorers": "file:mine.txt"}, "mine.txt: scores are read from .csv, .npz, .parquet"),
         ({"--ensemble": "clip_tny"}, "unknown encoder 'clip_tny'"),
+        ({"--ood": "folder:/no/such"}, "image folder /no/such does not exist"),
     ],
 )
-def test_what_is_not_there_is_said_before_anything_is_measured(given: dict[str, str], said: str) -> None:
-    with pytest.raises(McdoError, match=said):
-        RivalsTable.configured(Settings(("clip_tiny",), own_data=given))
+def test_what_is_not_there_is_said_before_anything_is_loaded(
+    session: Session, given: dict[str, str], said: str
+) -> None:
+    (found,) = obstacles(session, given)
+    assert said in found
+    assert not obstacles(session, {})
 
 
-def test_no_row_of_the_table_takes_the_place_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_of_other_images_are_said_before_anything_is_loaded(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("id,mine\na.png,1\n")
+    (found,) = obstacles(session, {"--scorers": f"file:{path}"})
+    assert "mine.csv: no score for 200 of 200 images" in found
+
+
+def test_no_row_of_the_table_takes_the_place_of_another(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "named_scorers.py").write_text(f"{OWN}\n\nclass Entropy(Brightness):\n    name = 'entropy'\n")
     monkeypatch.syspath_prepend(tmp_path)
     mine = "python:named_scorers:Brightness"
     for given, row in ((f"{mine},{mine}", "brightness"), ("python:named_scorers:Entropy", "entropy")):
-        with pytest.raises(McdoError, match=f"the table has {row} already; give it another name"):
-            RivalsTable.configured(Settings(("clip_tiny",), own_data={"--scorers": given}))
+        (found,) = obstacles(session, {"--scorers": given})
+        assert f"the table has {row} already; give it another name" in found
 
 
 def test_without_text_there_is_a_table_of_distances_and_of_scorers(
