@@ -119,3 +119,8 @@ def test_a_room_imports_only_from_rooms_above_it() -> None:
             found[str(path.relative_to(ROOT))] = below
     assert any("recipes" in path for path in found)
     assert {path: below for path, below in found.items() if below} == {}
+
+
+def test_experiments_of_a_phase_lie_in_its_folder_and_nothing_lies_beside_them() -> None:
+    """What experiments share is the harness's, or a room's above it."""
+    assert [path.name for path in (ROOT / "mcdo" / "experiments").glob("*.py")] == ["__init__.py"]

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.estimators import MonteCarloConfig
-from mcdo.experiments.linearity import LinearityOfSites, SiteLinearity, breaking
 from mcdo.experiments.phase1.exp0_nested_mc import SPACES
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Outcome, Passes, Request, View
+from mcdo.harness.linearity import LinearityOfSites, SiteLinearity, breaking
 from mcdo.harness.requests import EXACT_UP_TO
 from mcdo.perturbation import GROUPS, find_sites
 from mcdo.report.figures import Panel

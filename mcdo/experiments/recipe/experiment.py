@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.estimators import DimensionWeights
-from mcdo.experiments.linearity import breaking
 from mcdo.experiments.prelim.damage import PASS_BAR
 from mcdo.experiments.prelim.degradation import native_size
 from mcdo.experiments.recipe.choice import (
@@ -52,6 +51,7 @@ from mcdo.harness import (
     Inputs,
     Outcome,
 )
+from mcdo.harness.linearity import breaking
 from mcdo.recipes import Dimensions, Estimator
 from mcdo.report.figures import Panel
 from mcdo.stats import LEVEL_BAND, RANKING_BAR, THRESHOLDS, entropy, reliability

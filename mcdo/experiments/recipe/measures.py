@@ -13,7 +13,6 @@ import numpy as np
 
 from mcdo.errors import NotApplicableError
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun
-from mcdo.experiments.linearity import LinearityOfSites
 from mcdo.experiments.prelim.degradation import native_size
 from mcdo.experiments.prelim.pixel_baselines import PIXELS, PixelBaselines
 from mcdo.experiments.recipe.choice import Candidates, Choice, Data, choose
@@ -22,6 +21,7 @@ from mcdo.experiments.recipe.halves import Array, Baseline, Half
 from mcdo.experiments.recipe.result import RecipeResult
 from mcdo.experiments.recipe.sites import Mask, Tower
 from mcdo.harness import Experiment, Features, FirstOrder, Images, Inputs, Logits, Passes, Request, View
+from mcdo.harness.linearity import LinearityOfSites
 from mcdo.images.degradations import graded, published
 from mcdo.images.sampling import LEAST_TO_HALVE, second_half
 from mcdo.perturbation import find_sites

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from mcdo.experiments.linearity import SiteLinearity
 from mcdo.experiments.recipe.choice import OVER_ALL, Reported, Resplit, frequencies
 from mcdo.experiments.recipe.confirmation import Confirmation
 from mcdo.experiments.recipe.halves import Half
 from mcdo.experiments.recipe.sites import Tower
 from mcdo.experiments.recipe.table import Map
+from mcdo.harness.linearity import SiteLinearity
 from mcdo.stats import Agreement, Estimate, Reliability
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mcdo.experiments.linearity import SiteLinearity
 from mcdo.experiments.recipe.choice import CHOSEN_ON, Candidates
 from mcdo.experiments.recipe.halves import Array, Half, share_raised
 from mcdo.experiments.recipe.sites import Mask, Tower
+from mcdo.harness.linearity import SiteLinearity
 from mcdo.stats import Estimate, Reliability, rank_relations, reliability
 from mcdo.stats.means import ratio_of_means
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, PairedRun
-from mcdo.harness import Images, Inputs, Passes
+from mcdo.harness.experiment import Inputs
+from mcdo.harness.requests import Images, Passes
 from mcdo.perturbation import LinearPart, Perturbation
 from mcdo.stats import LEVEL_BAND, Estimate, linearity
 
