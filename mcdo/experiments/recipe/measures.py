@@ -34,6 +34,8 @@ SEEN = ("blur", "down")
 """Families of the published degradations, on which the choice is made."""
 LEAST_TO_WEIGH = 20
 """Originals of a fold, for a variance of each dimension to be known to a third."""
+IMAGES_OF_A_LEVEL = 40
+"""A few images tell no levels of a family apart, so they are shown one; large towers are shown a few."""
 FOLDS: tuple[Literal[0], Literal[1]] = (0, 1)
 """Of the choosing half."""
 OTHERS = ("jpeg", "noise", "occlusion", "contrast")
@@ -62,10 +64,13 @@ class RecipeMeasurements(Experiment[RecipeResult]):
         return published(self._side(about))
 
     def by_family(self, about: View) -> dict[str, tuple[str, ...]]:
-        """Levels of every family, the strongest last; of the families that the choice sees, its own among them."""
-        side = self._side(about)
-        graduated = (*SEEN, *OTHERS) if self.levels > 1 else OTHERS  # of one level, the choice's own are enough
-        found = dict.fromkeys(SEEN, ()) | {family: _spread(graded(family, side), self.levels) for family in graduated}
+        """Levels of every family, the strongest last; of the families that the choice sees, its own among them.
+
+        As many as ``levels``, and one for each ``IMAGES_OF_A_LEVEL`` images at most.
+        """
+        side, levels = self._side(about), min(self.levels, max(1, self.n // IMAGES_OF_A_LEVEL))
+        graduated = (*SEEN, *OTHERS) if levels > 1 else OTHERS  # of one level, the choice's own are enough
+        found = dict.fromkeys(SEEN, ()) | {family: _spread(graded(family, side), levels) for family in graduated}
         for spec in published(side):
             family = spec.partition(":")[0]
             found[family] = tuple(dict.fromkeys((*found[family], spec)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any, cast
 
@@ -316,3 +317,10 @@ def test_fewer_trials_are_of_the_passes_and_not_of_first_order() -> None:
     asked = RecipeSearch.configured(Settings(("clip_tiny",), protocol="quick", sizes=sizes))
     assert (asked.n, asked.passes, asked.trials, asked.probe_trials) == (24, 4, 2, 5)
     assert (asked.site_images, asked.site_passes) == (4, 4)
+
+
+def test_few_images_are_shown_few_levels() -> None:
+    inputs = made_up(agrees=True)
+    sets = {n: len(replace(EXPERIMENT, n=n, levels=4).every(inputs)) for n in (24, 80, 160, 400)}
+    assert sets[24] == 8, "four to choose on, and one of each other family"
+    assert sets[24] < sets[80] < sets[160] == sets[400]
