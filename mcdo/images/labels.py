@@ -6,6 +6,7 @@ A label is a name, or an ImageNet synset ID. Whole numbers name nothing: the sam
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from mcdo.errors import McdoError, refused_as
 from mcdo.images.class_names import class_names
-from mcdo.schema import read_text
+from mcdo.images.mat_table import struct_rows
+from mcdo.schema import check_regular, read_text
 
 Named = tuple[NDArray[np.int64], tuple[str, ...]]
 """int64 [N] into names of classes, and these."""
@@ -24,6 +26,8 @@ META = "meta.mat"
 LISTS = (GROUND_TRUTH, "labels.txt")
 """Lists that are found by name, in a folder of images or beside it."""
 _LIST_LIMIT = 2**27
+_META_LIMIT = 2**26
+"""Bytes of the devkit's table, as it is and unpacked."""
 _DEVKIT = ("", "data", "ILSVRC2012_devkit_t12/data")
 
 
@@ -129,11 +133,18 @@ def _synsets(path: Path) -> dict[int, str]:
             f"beside it; unpack ILSVRC2012_devkit_t12.tar.gz into {path.parent}, or write lines FILE SYNSET"
         )
     with refused_as(f"{file} cannot be read"):
-        from scipy.io import loadmat
-
-        table = loadmat(file, squeeze_me=True, variable_names=["synsets"])["synsets"]
-        return {
-            int(number): str(wnid)
-            for number, wnid, children in zip(table["ILSVRC2012_ID"], table["WNID"], table["num_children"], strict=True)
-            if int(children) == 0
-        }
+        check_regular(file)
+        if file.stat().st_size > _META_LIMIT:
+            raise ValueError(f"{file.stat().st_size} bytes; at most {_META_LIMIT} are read")
+        rows = struct_rows(file.read_bytes(), "synsets", _META_LIMIT)
+        found: dict[int, str] = {}
+        for row in rows:
+            number, synset, children = row["ILSVRC2012_ID"], row["WNID"], row["num_children"]
+            if not isinstance(number, float) or not number.is_integer() or number in found:
+                raise ValueError(f"the ILSVRC2012_ID {number!r} is no whole number, or occurs twice")
+            if not isinstance(synset, str) or not re.fullmatch(r"n\d{8}", synset):
+                raise ValueError(f"the WNID {synset!r:.40} is no synset")
+            found |= {int(number): synset} if children == 0 else {}
+        if len(set(found.values())) != len(found):
+            raise ValueError("a synset has several numbers")
+        return found

@@ -9,16 +9,19 @@ import resource
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import loadmat, savemat
 
 from mcdo.errors import McdoError
 from mcdo.images import load_images
 from mcdo.images.arrow_message import packed
+from mcdo.images.labels import _synsets
 from mcdo.images.shards import listed
 from mcdo.schema import MOST_ROWS
 
@@ -268,3 +271,37 @@ def test_members_of_tars_are_counted_and_listed_in_microseconds_each(
     monkeypatch.setattr("mcdo.images.shards.MOST_ROWS", count - 1)
     with pytest.raises(McdoError, match=rf"1\.tar: the data set has more than {count - 1} files"):
         listed(str(tmp_path))
+
+
+SYNSETS = [(float(i), f"n{i:08d}", float(i > 30), np.arange(3.0)) for i in range(1, 40)]
+FIELDS = np.dtype([(name, object) for name in ("ILSVRC2012_ID", "WNID", "num_children", "children")])
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_damaged_table_of_classes_ends_no_process(compressed: bool, tmp_path: Path) -> None:
+    """As scipy writes it; its reader crashes on some of these, so it is compared on the good one alone."""
+    file, rng, read = tmp_path / "meta.mat", np.random.default_rng(9), 0
+    savemat(file, {"other": np.eye(2), "synsets": np.array(SYNSETS, dtype=FIELDS)}, do_compression=compressed)
+    table, good = loadmat(file, squeeze_me=True)["synsets"], file.read_bytes()
+    expected = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table if row["num_children"] == 0}
+    assert len(expected) == 30
+    assert _synsets(tmp_path / "truth.txt") == expected
+    for i in range(300):
+        content = bytearray(good)
+        for place in rng.integers(0, len(good), int(rng.integers(1, 4))):
+            content[int(place)] = int(rng.integers(256))
+        file.write_bytes(content[: int(rng.integers(len(good)))] if i % 7 == 0 else content)
+        with suppress(McdoError):
+            read += len(_synsets(tmp_path / "truth.txt")) > 0
+    assert 0 < read < 300
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_table_of_classes_that_unpacks_without_end_is_refused(compressed: bool, tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "ILSVRC2012_val_00000001.png").write_bytes(picture())
+    (tmp_path / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n")
+    zeros = np.zeros(2**26 // 8 + 1)
+    savemat(tmp_path / "meta.mat", {"synsets": zeros}, do_compression=compressed)
+    with pytest.raises(McdoError, match=r"meta\.mat cannot be read.*(more than is read|at most 67108864)"):
+        load_images(f"folder:{tmp_path / 'val'}")
