@@ -14,6 +14,7 @@ from _pytest.terminal import TerminalReporter
 
 from mcdo.errors import CriterionNotMetError, McdoError, NotApplicableError
 from mcdo.harness import ALL_MODELS, Subject, View
+from mcdo.harness.catalogue import phases
 from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
 from mcdo.names import encodable, message, printable
 from mcdo.pytest_plugin.ci import write_job_summary
@@ -21,6 +22,9 @@ from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
 from mcdo.pytest_plugin.option_names import option_of
 from mcdo.pytest_plugin.options import session_id, temporary_store
 from mcdo.pytest_plugin.state import GATES, MEASURING, REFUSAL, SESSION
+from mcdo.report.files import write_json
+from mcdo.report.made import made
+from mcdo.report.results import RUN
 from mcdo.report.terminal import lines
 
 
@@ -81,7 +85,7 @@ def _make_printable(report: Any) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write what passes took; judge this session's verdict once more, by every gate of every worker."""
     config = session.config
     if SESSION not in config.stash:
@@ -91,11 +95,27 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         measured.remaining.write_rates(measured.settings.reports)
     if hasattr(config, "workerinput"):
         return
+    _note_end(config, exitstatus, measured.settings.reports)
     if option_of(config, "--store") == "temporary":
         shutil.rmtree(temporary_store(config), ignore_errors=True)
     found = _of_session(config)
     if found is not None and found.own_gates is None:
         found.with_gates(config.stash[GATES].outcomes).write(_folder(config))
+
+
+def _note_end(config: pytest.Config, exitstatus: int, reports: Path) -> None:
+    """Write how a run of experiments ended, for the page that is made of its reports."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or config.getoption("collectonly") or MEASURING in config.stash or not reports.is_dir():
+        return
+    ours = set(phases())
+    every = ((outcome, each) for outcome, of in reporter.stats.items() for each in of)
+    ended = [each for each in every if isinstance(each[1], pytest.TestReport) and ours & set(each[1].keywords)]
+    interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
+    if ended or interrupted:
+        errors = list(dict.fromkeys(str(each.nodeid) for outcome, each in ended if outcome == "error"))
+        with suppress(McdoError):
+            write_json(reports / RUN, {"interrupted": interrupted, "errors": errors, "made": made()})
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int, config: pytest.Config) -> None:

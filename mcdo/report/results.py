@@ -23,6 +23,26 @@ RATES = "rates"
 """Folder, within that of the reports, of what passes took."""
 
 
+RUN = "run.json"
+"""How the last run of experiments ended, within the folder of reports."""
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """How the last run of experiments into a folder ended, whose page may hold results of earlier ones.
+
+    Attributes:
+        interrupted: by the user or a signal.
+        errors: ids of tests that ended with an error, so that what they judge was not measured.
+        made: when and by what.
+
+    """
+
+    interrupted: bool
+    errors: tuple[str, ...]
+    made: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Rate:
     """How fast the passes of a model were in the last run that carried out any, beside whatever else the machine did.
@@ -214,6 +234,7 @@ class Reports:
     experiments: tuple[Reported, ...]
     verdict: Mapping[str, Any] | None
     rates: tuple[Rate, ...] = ()
+    last_run: LastRun | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Reports:
@@ -239,7 +260,8 @@ class Reports:
             checked(verdict, _Verdict, folder / VERDICT)
         if not found and verdict is None:
             raise McdoError(f"{folder} holds no reports; run pytest -m phase1, or name another folder with --reports")
-        return cls(folder, tuple(found.values()), verdict, read_rates(folder))
+        last = schema.read_json(folder / RUN, LastRun, remedy) if (folder / RUN).exists() else None
+        return cls(folder, tuple(found.values()), verdict, read_rates(folder), last)
 
 
 def read_rates(folder: Path) -> tuple[Rate, ...]:

@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from forked import begin
@@ -214,6 +215,30 @@ def test_a_failure_reaches_github_as_one_line(tmp_path: Path) -> None:
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("::error"))
     assert line.startswith("::error file=test_bad.py,line=1,title=test_bad.py%3A%3Atest_bad::")
     assert "test_bad.py::test_bad" in summary.read_text(encoding="utf-8")
+
+
+def test_how_a_run_ended_is_kept_for_its_page(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["mcdo.pytest_plugin"]\n')
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n\n\n@pytest.fixture\ndef broken() -> None:\n    raise ValueError\n\n\n"
+        "@pytest.mark.phase1\ndef test_unmeasured(broken: None) -> None:\n    pass\n\n\n"
+        "@pytest.mark.phase1\ndef test_not_met() -> None:\n    assert False\n\n\n"
+        "def test_other(broken: None) -> None:\n    pass\n\n\n"
+        "@pytest.mark.phase1\ndef test_stopped() -> None:\n    raise KeyboardInterrupt\n"
+    )
+    (tmp_path / "reports").mkdir()
+
+    def ended(*select: str) -> dict[str, Any]:
+        run_pytest("test_some.py", "--reports=reports", *select, cwd=tmp_path)
+        found: dict[str, Any] = json.loads((tmp_path / "reports" / "run.json").read_text(encoding="utf-8"))
+        return found
+
+    first = ended()
+    assert (first["interrupted"], first["errors"]) == (True, ["test_some.py::test_unmeasured"])
+    assert {"time", "mcdo", "python", "commit"} <= set(first["made"])
+    assert ended("-k", "other") == first, "no experiment was asked for"
+    whole = ended("-k", "not_met")
+    assert (whole["interrupted"], whole["errors"]) == (False, [])
 
 
 def test_a_claim_in_junit_has_numbers(tmp_path: Path) -> None:

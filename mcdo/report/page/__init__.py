@@ -15,7 +15,7 @@ from mcdo.names import printable
 from mcdo.report.compare import Comparison, tables
 from mcdo.report.files import check_writable, write_text
 from mcdo.report.judgement import Judgement
-from mcdo.report.results import Reported, Reports
+from mcdo.report.results import LastRun, Reported, Reports
 from mcdo.stats import Estimate
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ LARGEST = 10_000_000
 """Bytes of a page; beyond that, thumbnails are left out, and the page says so."""
 MOST_FIGURES = 200
 """Estimates of one summary that are listed; the rest is in the file that the page names."""
+MOST_NAMED = 5
+"""Tests with an error that are named."""
 PHASES = ("phase1", "prelim", "phase2", "phase3", "phase4", "rivals", "recipe", "perf")
 
 
@@ -395,6 +397,7 @@ def _not_said(reports: Reports) -> list[str]:
             said.append(f"Nothing final: less than the published protocol was measured ({_flat(verdict['less'])}).")
         elif verdict.get("protocol") == "quick":
             said.append("Nothing final: the quick protocol is smaller than the published one.")
+    said += _unfinished(reports.last_run)
     random = sorted({
         str(facts.get("encoder", each.subject))
         for each in reports.experiments
@@ -409,6 +412,23 @@ def _not_said(reports: Reports) -> list[str]:
             f"Nothing either way about {undecided} undecided claims: their intervals hold their bars, and more "
             "images or trials would have to decide."
         )
+    return said
+
+
+def _unfinished(last: LastRun | None) -> list[str]:
+    """What the last run did not come to measure."""
+    if last is None or not (last.interrupted or last.errors):
+        return []
+    missing = "is missing here, or was measured by an earlier run"
+    said = []
+    if last.interrupted:
+        when = last.made["time"]
+        said.append(f"Nothing whole: the last run ({when}) was interrupted, and what it had not finished {missing}.")
+    if last.errors:
+        tests = "1 test" if len(last.errors) == 1 else f"{len(last.errors)} tests"
+        named = ", ".join(name.rpartition("::")[2] for name in last.errors[:MOST_NAMED])
+        more = ", …" if len(last.errors) > MOST_NAMED else ""
+        said.append(f"Nothing of {tests} that ended with an error, whose result {missing}: {named}{more}.")
     return said
 
 

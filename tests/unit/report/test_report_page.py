@@ -15,7 +15,7 @@ from mcdo.report import page as pages
 from mcdo.report.figures import PANEL_SIZE
 from mcdo.report.judgement import Judgement
 from mcdo.report.page import Axis, _lighter, write_page
-from mcdo.report.results import RATES, Reports
+from mcdo.report.results import RATES, RUN, Reports
 from mcdo.stats import Estimate
 
 NASTY = '<script>alert("x")</script>'
@@ -127,6 +127,22 @@ def test_control_characters_in_names_are_shown_as_escapes(tmp_path: Path) -> Non
     page = page_of(write(tmp_path / "reports", "a\x1b[31m\u202eb"), tmp_path)
     assert "\x1b" not in page.text
     assert "a\\x1b[31m\\u202eb" in page.text
+
+
+def test_a_run_that_did_not_end_whole_is_said(tmp_path: Path) -> None:
+    folder = write(tmp_path / "reports")
+    whole = {"interrupted": False, "errors": [], "made": RATE["made"]}
+    (folder / RUN).write_text(json.dumps(whole))
+    assert "earlier run" not in page_of(folder, tmp_path).text
+    errors = [f"tests/phase1/test_a.py::test_{i}[clip_tiny]" for i in range(7)]
+    (folder / RUN).write_text(json.dumps({**whole, "interrupted": True, "errors": errors}))
+    text = page_of(folder, tmp_path).text
+    assert "the last run (2026-01-02T03:04:05+00:00) was interrupted" in text
+    assert "Nothing of 7 tests that ended with an error" in text
+    assert "test_4[clip_tiny], …" in text
+    (folder / RUN).write_text("{}")
+    with pytest.raises(McdoError, match=r"run\.json"):
+        Reports.read(folder)
 
 
 def test_costs_are_those_of_the_run_and_what_is_not_known_is_said(tmp_path: Path) -> None:
