@@ -10,7 +10,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ PLUGINS = {
     "hypothesis": "make test",
 }
 """What the harness uses where it is installed, and for what."""
+BROKEN = (ImportError, AttributeError, OSError, RuntimeError)
+"""What a library that does not fit the others raises when it is imported."""
 LEAST_FREE = 2**30
 """Bytes that a store should find free."""
 
@@ -45,16 +47,22 @@ def add_command(rooms: Any) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Say what was found; the exit status is 1 where something is wrong."""
+    rooms: dict[str, Callable[[], Iterable[Finding]]] = {
+        "software": _software,
+        "devices": lambda: _devices(asked.device),
+        "weights": lambda: _weights(tuple(word.strip() for word in asked.models.split(",") if word.strip())),
+        "images": lambda: _images(asked.images),
+        "folders": lambda: _places(asked.store, asked.reports),
+        "programs": _programs,
+    }
     found: list[Finding] = []
-    for room in (
-        _software(),
-        _devices(asked.device),
-        _weights(tuple(word.strip() for word in asked.models.split(",") if word.strip())),
-        _images(asked.images),
-        _places(asked.store, asked.reports),
-        _programs(),
-    ):
-        found += room
+    for what, room in rooms.items():
+        try:
+            for each in room():
+                found.append(each)
+        except BROKEN as error:
+            why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            found.append(Finding(what, "wrong", f"cannot be looked at ({why}): mend what is wrong here, and ask again"))
     for line in columns([(each.what, each.state, each.said.replace("\n", " ")) for each in found], sys.stdout.encoding):
         say(line)
     wrong = [each.what for each in found if each.state == "wrong"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,25 @@ def test_a_version_below_the_bound_is_wrong_and_another_than_tested_is_said() ->
     assert (other.state, "tested with 1.0" in other.said) == ("ok", True)
     absent = doctor._version("no-such-package", ">=1", {})
     assert absent.state == "wrong"
+
+
+def test_an_environment_that_does_not_fit_is_told_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unfit(key: str, state: str) -> None:
+        raise ImportError("numpy>=1.17 is required, but found numpy==1.0\nTry this")
+
+    def version(name: str) -> str:
+        return "1.0" if name == "numpy" else real(name)
+
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr("mcdo.harness.preflight.weights", unfit)
+    status, found = diagnosed(tmp_path, capsys)
+    assert status == 1
+    assert 'pip install "numpy>=' in found["numpy"]
+    assert "ImportError: numpy>=1.17 is required, but found numpy==1.0): mend what is wrong" in found["weights"]
+    assert state(found["images"]) == "ok", "what comes later is looked at as well"
 
 
 @pytest.mark.parametrize("ok", [True, False])
