@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import loadmat, savemat
 
 from mcdo.errors import McdoError
 from mcdo.images import load_images
@@ -280,6 +279,8 @@ FIELDS = np.dtype([(name, object) for name in ("ILSVRC2012_ID", "WNID", "num_chi
 @pytest.mark.parametrize("compressed", [True, False])
 def test_a_damaged_table_of_classes_ends_no_process(compressed: bool, tmp_path: Path) -> None:
     """As scipy writes it; its reader crashes on some of these, so it is compared on the good one alone."""
+    from scipy.io import loadmat, savemat
+
     file, rng, read = tmp_path / "meta.mat", np.random.default_rng(9), 0
     savemat(file, {"other": np.eye(2), "synsets": np.array(SYNSETS, dtype=FIELDS)}, do_compression=compressed)
     table, good = loadmat(file, squeeze_me=True)["synsets"], file.read_bytes()
@@ -298,6 +299,8 @@ def test_a_damaged_table_of_classes_ends_no_process(compressed: bool, tmp_path: 
 
 @pytest.mark.parametrize("compressed", [True, False])
 def test_a_table_of_classes_that_unpacks_without_end_is_refused(compressed: bool, tmp_path: Path) -> None:
+    from scipy.io import savemat
+
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "ILSVRC2012_val_00000001.png").write_bytes(picture())
     (tmp_path / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n")
