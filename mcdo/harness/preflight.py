@@ -484,23 +484,28 @@ def _expected(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]
     for request in (*session.planned, *following):
         if request.model:
             passes[request.model] = passes.get(request.model, 0) + request.expected_passes(session)
-    seconds = {model: session.remaining.rate(model) * count for model, count in passes.items() if count}
-    total = sum(seconds.values())
+    rates = {model: session.remaining.rate(model) for model, count in passes.items() if count}
+    slow = session.remaining.slow & set(rates)
+    total = sum(rate * passes[model] for model, rate in rates.items() if model not in slow)
+    less = "For less: --num-images, --trials, --passes or --protocol=auto:30min"
+    if slow:
+        each = ", ".join(f"{passes[model]:,} of {model}" for model in rates if model in slow)
+        yield Finding(
+            "time",
+            "told",
+            f"no pass of one image was over in {session.remaining.timing_s:.3g} s, and the first is the slowest: how "
+            f"long {each} take is said with the first measurement. {less}",
+        )
     if total < LONG_S:
         return
-    slow = session.remaining.slow & set(seconds)
     each = ", ".join(
-        f"{model} {passes[model]:,} passes of {'more than ' if model in slow else ''}"
-        f"{session.remaining.rate(model) * 1e3:.3g} ms"
-        for model in seconds
+        f"{model} {passes[model]:,} passes of {rate * 1e3:.3g} ms" for model, rate in rates.items() if model not in slow
     )
-    most = "more than {}, how long is not measured within the time for it," if slow else "about {} at most"
     held = " without what the store holds" if session.store is not None else ""
     yield Finding(
         "time",
         "told",
-        f"{most.format(duration(total))}{held} ({each}, on {session.settings.device}). For less: --num-images, "
-        "--trials, --passes or --protocol=auto:30min",
+        f"about {duration(total)} at most{held} ({each}, on {session.settings.device}). {less}",
     )
 
 
