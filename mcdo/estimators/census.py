@@ -23,6 +23,7 @@ from mcdo.estimators.rows import pixel_rows
 from mcdo.estimators.shown import Shown
 from mcdo.perturbation import PASS_BLOCK, Perturbation, Site, SiteRecord, image_keys, perturbed
 from mcdo.store import Arrays, Store, Unfinished, check_shapes
+from mcdo.threads import StoppedError
 
 
 def census(
@@ -121,10 +122,15 @@ def site_variances(
         def state() -> Arrays:
             return {"passes": torch.cat(pieces, dim=1).cpu().numpy()}
 
-        for piece in tower.passes(pixels[start:stop], keys[start:stop], 0, wanted, loop.rows, done):
-            pieces.append(piece)
-            loop.tick(piece.shape[0] * piece.shape[1])
-            kept.keep(block, state)
+        try:
+            for piece in tower.passes(pixels[start:stop], keys[start:stop], 0, wanted, loop.rows, done):
+                pieces.append(piece)
+                loop.tick(piece.shape[0] * piece.shape[1])
+                kept.keep(block, state)
+        except StoppedError:
+            if pieces:
+                kept.keep(block, state, now=True)
+            raise
         kept.put(block[0], torch.cat(pieces, dim=1).cpu().double().var(dim=1).mean(1).numpy())
 
     with perturbed(encoder, kind.at(site.name), seed) as tower:

@@ -288,9 +288,9 @@ class KeptValues:
         found = self._keeper.kept(block[0])
         return found if found is not None and found["block"].tolist() == list(block) else None
 
-    def keep(self, block: tuple[int, int, int], state: Callable[[], Arrays]) -> None:
-        """Keep what leads to some values (first, one past the last, rows of a batch), when it is time."""
-        self._keeper.keep(block, state)
+    def keep(self, block: tuple[int, int, int], state: Callable[[], Arrays], *, now: bool = False) -> None:
+        """Keep what leads to some values (first, one past the last, rows of a batch), when it is time, or ``now``."""
+        self._keeper.keep(block, state, now=now)
 
     def put(self, start: int, values: NDArray[np.float64]) -> None:
         """Values from ``start`` on; saved when it is time."""
