@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import re
 import sys
@@ -41,7 +42,14 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         if not gc.get_freeze_count():  # a session inside a test would keep that test's garbage
             gc.freeze()
+            atexit.register(_unfreeze)
         gc.enable()
+
+
+def _unfreeze() -> None:
+    """Triton complains, where it was imported, of each object that is left at the very end."""
+    if "triton" in sys.modules:
+        gc.unfreeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
