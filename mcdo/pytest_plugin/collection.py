@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import re
 import sys
@@ -31,25 +30,12 @@ from mcdo.report.page import check_page
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Without the garbage collector, which would walk all that was imported again and again, and finds nothing.
-
-    What was imported and collected lives until the end, so the collector need not look at it later either; pytest
-    itself asks for whole collections when it ends.
-    """
+    """Without the garbage collector, which would walk all that was imported again and again, and finds nothing."""
     gc.disable()
     try:
         return (yield)
     finally:
-        if not gc.get_freeze_count():  # a session inside a test would keep that test's garbage
-            gc.freeze()
-            atexit.register(_unfreeze)
         gc.enable()
-
-
-def _unfreeze() -> None:
-    """Triton complains, where it was imported, of each object that is left at the very end."""
-    if "triton" in sys.modules:
-        gc.unfreeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -195,8 +181,18 @@ def selected(session: pytest.Session) -> Iterator[tuple[Experiment[Any], Subject
     yield from found
 
 
+def _live_until_the_end() -> None:
+    """Spare the collector what was imported and collected: the end, after Ctrl-C as well, asks for whole collections.
+
+    Libraries of encoders come later, and are left to it: Triton complains of each object that it has not visited.
+    """
+    if not gc.get_freeze_count():  # a session inside a test would keep that test's garbage
+        gc.freeze()
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan what the selected tests request, so that overlapping requests are measured once."""
+    _live_until_the_end()
     settings, runner = session.config.stash[SESSION].settings, session.config.stash[RUNNER]
     session.config.stash[MODELS] = frozenset(_models(session.items))
     if MEASURING in session.config.stash and settings.budget:
