@@ -13,8 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from looked_at import looked_at
 
-from mcdo.encoders import load_encoder
 from mcdo.estimators import SCORES, DimensionWeights, MonteCarloConfig, monte_carlo, register_score
 from mcdo.estimators.monte_carlo import run_key
 from mcdo.estimators.provenance import LIBRARIES, image_tokens
@@ -136,7 +136,7 @@ def test_no_field_of_the_protocol_is_forgotten() -> None:
 
 @pytest.mark.parametrize("options", [{"batch_size": 3}, {"progress": True}, {"threads": 2}])
 def test_how_a_run_is_measured_is_not_in_its_key(options: dict[str, Any], tmp_path: Any) -> None:
-    encoder, images = load_encoder("clip_tiny", weights="random"), load_images("digits", n=2)
+    encoder, images = looked_at("clip_tiny", weights="random"), load_images("digits", n=2)
     before = torch.get_num_threads()
     try:
         for each in ({}, options):
