@@ -82,7 +82,7 @@ def test_models_and_stores_lie_in_folders_of_any_name(tmp_path: Path) -> None:
     again = mcdo.monte_carlo(encoder, images, mcdo.Dropout(0.01), passes=2, trials=1, store=store)
     assert (again.scores("trace_pre") == run.scores("trace_pre")).all()
     assert {entry.label["encoder"] for entry in entries(store.root)} == {f"local-dir:{folder}"}
-    assert [error for _, error in verified(store.root)] == [None]
+    assert {error for _, error in verified(store.root)} == {None}
 
 
 LISTING = """
