@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from mcdo.errors import McdoError
 from mcdo.names import printable
@@ -173,7 +173,7 @@ class Part:
 
     subject: str
     rows: tuple[Row, ...]
-    svg: str
+    address: str
     width: int
     estimates: tuple[tuple[str, str, int], ...]
     more: int
@@ -216,7 +216,7 @@ def _part(folder: Path, reported: Reported, anchor: str, thumbnails: bool) -> Pa
     )
     figure = reported.figure(folder)
     drawn = b"" if figure is None else _lighter(figure.read_bytes())
-    svg = base64.b64encode(drawn).decode("ascii")
+    address = _address(drawn) if drawn else ""
     claims_apart = {key: value for key, value in reported.summary.items() if key != "claims"}
     estimates = list(_estimates(claims_apart))
     sheets = tuple(reported.sheets(folder)) if thumbnails else ()
@@ -224,7 +224,7 @@ def _part(folder: Path, reported: Reported, anchor: str, thumbnails: bool) -> Pa
     return Part(
         reported.subject,
         rows,
-        svg,
+        address,
         _width(drawn),
         listed,
         max(0, len(estimates) - MOST_FIGURES),
@@ -239,9 +239,24 @@ def _width(svg: bytes) -> int:
     return 0 if found is None else round(float(found[1]) * 96 / 72)
 
 
+_UNSEEN = re.compile(rb"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", re.DOTALL)
+
+
 def _lighter(svg: bytes) -> bytes:
-    """A figure whose coordinates have two digits behind the point, not six; below 1 it may be a scale, and stays."""
-    return re.sub(rb"(?<![\d.])([1-9]\d*\.\d\d)\d+", rb"\1", svg)
+    """A figure without what is not seen of it: comments, names that nothing refers to, blanks, a third digit and more.
+
+    A number below 1 may be a scale, and keeps its digits.
+    """
+    svg = re.sub(rb"(?<![\d.])([1-9]\d*\.\d\d)\d+", rb"\1", _UNSEEN.sub(b"", svg))
+    named = set(re.findall(rb"#([\w.-]+)", svg))
+    svg = re.sub(rb' id="([^"]*)"', lambda found: found[0] if found[1] in named else b"", svg)
+    svg = re.sub(rb'style="[^"]*"', lambda found: re.sub(rb"([:;]) ", rb"\1", found[0]), svg)
+    return re.sub(rb"\s+", b" ", re.sub(rb">\s+<", b"><", svg)).strip()
+
+
+def _address(svg: bytes) -> str:
+    """A figure as a data URL that may stand in double quotes: none of <, >, & and " is left. Base64 would be longer."""
+    return "data:image/svg+xml," + quote(svg.replace(b'"', b"'"), safe=" /:;=,!()'*+-._~?@$")
 
 
 def _estimates(value: Any, path: str = "") -> Iterable[tuple[str, Estimate]]:

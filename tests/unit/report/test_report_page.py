@@ -5,6 +5,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from reports_folder import JUDGEMENTS, NAME, RATE, VERDICT, summary, write
@@ -14,7 +15,7 @@ from mcdo.errors import McdoError
 from mcdo.report import page as pages
 from mcdo.report.figures import PANEL_SIZE
 from mcdo.report.judgement import Judgement
-from mcdo.report.page import Axis, _lighter, write_page
+from mcdo.report.page import Axis, _address, _lighter, write_page
 from mcdo.report.results import RATES, RUN, Reports
 from mcdo.stats import Estimate
 
@@ -256,3 +257,19 @@ def test_a_figure_is_lighter_on_the_page_and_its_letters_keep_their_size() -> No
     assert _lighter(b"M 12.345678 0.015625 L 1.999999,30.5 scale(0.015625) 1.2.345678") == (
         b"M 12.34 0.015625 L 1.99,30.5 scale(0.015625) 1.2.345678"
     )
+    drawn = b"""<?xml version="1.0"?>
+<svg><!-- A --> <metadata>who</metadata>
+ <path id="m1" d="M 1 2
+L 3 4"/>
+ <g id="g"><use href="#m1" style="fill: #0a9; stroke: none"/></g></svg>
+"""
+    assert _lighter(drawn) == (
+        b'<svg><path id="m1" d="M 1 2 L 3 4"/><g><use href="#m1" style="fill:#0a9;stroke:none"/></g></svg>'
+    )
+
+
+def test_the_address_of_a_figure_leaves_its_quotes_to_nobody() -> None:
+    drawn = b"""<svg a="1 %">' & " onload="x"</svg>"""
+    address = _address(drawn)
+    assert not set('<>&"') & set(address)
+    assert unquote_to_bytes(address.partition(",")[2]) == drawn.replace(b'"', b"'")
