@@ -34,6 +34,8 @@ Panel = Callable[["Axes"], None]
 PANEL_SIZE = (5.6, 5.0)
 """Inches."""
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+LINES = ("-", "--", "-.")
+"""Of the first lines that have all colours, of the next, …"""
 """Colours of lines and points, beside black and greys: told apart with any colour vision (Okabe and Ito 2008)."""
 LEAST_LETTERS = 8.0
 """Points of the smallest text."""
@@ -81,7 +83,7 @@ def _style() -> AbstractContextManager[None]:
     from cycler import cycler
     from matplotlib import rc_context
 
-    return rc_context({"axes.prop_cycle": cycler(color=PALETTE), "svg.hashsalt": "mcdo"})
+    return rc_context({"axes.prop_cycle": cycler(linestyle=LINES) * cycler(color=PALETTE), "svg.hashsalt": "mcdo"})
 
 
 def _filled(text: str, letters: int) -> str:
@@ -167,7 +169,7 @@ def faults(figure: Figure) -> list[str]:
     """What a reader could not see, tell apart or read in ``figure``, one phrase for each fault.
 
     A legend over data, a point on the frame or outside it, an interval or a name over another, an axis without label,
-    a colour that is not of :data:`PALETTE`, and text that is small or leaves the figure.
+    a colour that is not of :data:`PALETTE`, two lines that look the same, and text that is small or leaves the figure.
     """
     from matplotlib.text import Text
 
@@ -187,6 +189,7 @@ def faults(figure: Figure) -> list[str]:
         if axes.get_label() != "<colorbar>":
             found += [f"{where}: its {a} axis has no label" for a in "xy" if not getattr(axes, f"get_{a}label")()]
         found += [f"{where}: the colour {colour} is none of the palette" for colour in sorted(_foreign_colours(axes))]
+        found += [f"{where}: {a!r} and {b!r} look the same" for a, b in _alike(axes)]
     for text in _read(figure):
         said, box = text.get_text(), Text.get_window_extent(text)
         if (size := float(text.get_fontsize())) < LEAST_LETTERS:
@@ -261,6 +264,21 @@ def _cover(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
         if np.ptp(a[:, across]) < 1 and np.ptp(b[:, across]) < 1 and abs(a[0, across] - b[0, across]) < 1:
             return bool(min(a[:, along].max(), b[:, along].max()) - max(a[:, along].min(), b[:, along].min()) > 1)
     return False
+
+
+def _alike(axes: Axes) -> Iterator[tuple[str, str]]:
+    """Labels of joined points that have one colour, one kind of line and one marker."""
+    from matplotlib.colors import to_hex
+    from matplotlib.container import ErrorbarContainer
+    from matplotlib.lines import Line2D
+
+    seen: dict[tuple[str, ...], str] = {}
+    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+        line = handle.lines[0] if isinstance(handle, ErrorbarContainer) else handle
+        if isinstance(line, Line2D) and line.get_linestyle() not in ("None", "", " "):
+            look = to_hex(line.get_color()), str(line.get_linestyle()), str(line.get_marker())
+            if (before := seen.setdefault(look, label)) != label:
+                yield before, label
 
 
 def _foreign_colours(axes: Axes) -> set[str]:
