@@ -134,7 +134,9 @@ def minutes(text: str | None) -> int | None:
     rest = parts[1:]
     if len(parts) > 3 or not all(map(str.isdecimal, parts)) or any(len(part) != 2 or int(part) > 59 for part in rest):
         raise McdoError(f"--time={text}: write minutes, or hours and minutes as 4:30")
-    hours, mins, seconds = (int(part) for part in [*(["0"] if not rest else []), *parts, "0", "0"][:3])
+    if not rest:
+        return int(text)
+    hours, mins, seconds = (int(part) for part in (*parts, "0")[:3])
     return 60 * hours + mins + (seconds > 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from weakref import WeakKeyDictionary
 
 import torch
@@ -63,11 +64,13 @@ def check_alive(
     if encoder not in _ALIVE or _ALIVE[encoder][0] is not table:
         _ALIVE[encoder] = (table, set())
     sites, alive = live_sites(encoder, table, dropout), _ALIVE[encoder][1]
-    plain: list[Tensor] = []
+
+    @cache
+    def plain() -> Tensor:
+        return deterministic_features(encoder, pixels)
 
     def acts(site: Site) -> bool:
-        plain.extend([] if plain else [deterministic_features(encoder, pixels)])
-        return not torch.equal(plain[0], _without(encoder, pixels, site))
+        return not torch.equal(plain(), _without(encoder, pixels, site))
 
     if new := [site for site in sites if site not in alive]:
         alive.update(look(new, acts))

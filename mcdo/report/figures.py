@@ -34,9 +34,9 @@ Panel = Callable[["Axes"], None]
 PANEL_SIZE = (5.6, 5.0)
 """Inches."""
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Colours of lines and points, beside black and greys: told apart with any colour vision (Okabe and Ito 2008)."""
 LINES = ("-", "--", "-.")
 """Of the first lines that have all colours, of the next, …"""
-"""Colours of lines and points, beside black and greys: told apart with any colour vision (Okabe and Ito 2008)."""
 LEAST_LETTERS = 8.0
 """Points of the smallest text."""
 TITLE_LETTERS = 56
