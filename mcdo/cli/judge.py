@@ -32,10 +32,10 @@ def run(asked: argparse.Namespace) -> int:
     """Judge, and print the table."""
     import numpy as np
 
+    from mcdo.experiments.rivals.rating import Scored, Truth, ahead_of_trivial, rated
     from mcdo.experiments.rivals.score_files import ID_COLUMNS
     from mcdo.report.files import check_file, write_json
     from mcdo.report.terminal import lines
-    from mcdo.rivals.rating import Scored, Truth, ahead_of_trivial, rated
     from mcdo.schema import read_columns
 
     if asked.out is not None:
@@ -109,8 +109,8 @@ def _copies(names: list[str], values: Any) -> list[str]:
 
 
 def _tables(title: str, found: Any, ahead: Any) -> list[Any]:
+    from mcdo.experiments.rivals.rating import MEASURES
     from mcdo.report.terminal import Table
-    from mcdo.rivals.rating import MEASURES
 
     measures = [name for name in MEASURES if any(name in row for row in found.values())]
     rows = [(name, *(row[m].without_n if m in row else "" for m in measures)) for name, row in found.items()]

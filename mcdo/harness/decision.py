@@ -222,7 +222,7 @@ def identity_of(about: View, models: Iterable[str], images: Iterable[Images]) ->
             }
             for model, encoder in encoders.items()
         },
-        "code": measuring_code("mcdo.stats", "mcdo.experiments.phase1", __name__),
+        "code": measuring_code("mcdo.rivals.logits", "mcdo.stats", "mcdo.experiments.phase1", __name__),
     }
     normal: dict[str, Any] = json.loads(canonical_json(facts))
     return normal

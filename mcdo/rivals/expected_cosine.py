@@ -18,7 +18,7 @@ from mcdo.encoders.zero_shot import unit
 from mcdo.errors import McdoError
 from mcdo.estimators.laplace import ZeroShot
 from mcdo.estimators.posterior import Array, Posterior, fit_posterior, output_curvature
-from mcdo.stats import entropy
+from mcdo.rivals.logits import entropy
 
 EXPECTED: Mapping[str, str] = {
     "expected_msp": "minus the largest softmax of the expected logits, shrunk by their variance",
@@ -106,6 +106,6 @@ def expected_scores(mean: Array, variance: Array, scale: float, bias: float) -> 
     likeliest = logits.argmax(axis=1)[:, None]
     return {
         "expected_msp": -np.asarray(scipy.special.softmax(logits, axis=1).max(axis=1)),
-        "expected_entropy": np.asarray(entropy(logits)),
+        "expected_entropy": entropy(logits),
         "cosine_variance": np.take_along_axis(variance, likeliest, axis=1)[:, 0],
     }

@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 import scipy
 
+from mcdo.rivals import logits
 from mcdo.rivals.seen import Array, Seen
 from mcdo.rivals.table import rival
-from mcdo.stats import entropy as softmax_entropy
-from mcdo.stats import margin as logit_margin
-from mcdo.stats import sigmoid_entropy as entropy_of_sigmoids
-from mcdo.stats import sigmoid_margin as margin_of_sigmoids
 
 
 @rival("head")
@@ -40,25 +37,25 @@ def max_cosine(seen: Seen) -> Array:
 @rival("head")
 def entropy(seen: Seen) -> Array:
     """Entropy of the softmax of the logits."""
-    return np.asarray(softmax_entropy(_logits(seen)))
+    return logits.entropy(_logits(seen))
 
 
 @rival("head")
 def margin(seen: Seen) -> Array:
     """Minus the difference of the two largest logits."""
-    return -np.asarray(logit_margin(_logits(seen)))
+    return -logits.margin(_logits(seen))
 
 
 @rival("sigmoid head")
 def sigmoid_entropy(seen: Seen) -> Array:
-    """Sum of the entropies of one yes or no for each class."""
-    return np.asarray(entropy_of_sigmoids(_logits(seen)))
+    """Mean over classes of the entropy of a yes or no."""
+    return logits.sigmoid_entropy(_logits(seen))
 
 
 @rival("sigmoid head")
 def sigmoid_margin(seen: Seen) -> Array:
     """Minus the difference of the two largest sigmoids."""
-    return -np.asarray(margin_of_sigmoids(_logits(seen)))
+    return -logits.sigmoid_margin(_logits(seen))
 
 
 def _logits(seen: Seen) -> Array:

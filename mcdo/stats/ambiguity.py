@@ -1,7 +1,7 @@
 """How ambiguous is an image to the zero-shot head? Targets from one deterministic pass, for validity tests.
 
-Softmax heads are read by the margin of logits and the softmax entropy. Heads trained with a sigmoid loss treat every
-class as a question of its own, so for them the same three targets exist in terms of sigmoid probabilities.
+Softmax heads are read by the margin and the softmax entropy of :mod:`mcdo.rivals.logits`, heads trained with a sigmoid
+loss by those of sigmoid probabilities, and both by how the top probability changes with the prompt's template.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.errors import McdoError
+from mcdo.rivals import logits as formulas
 from mcdo.stats._checks import Array, finite, numbers
 from mcdo.stats.resampling import Estimate, Origins
 
@@ -48,11 +49,10 @@ def ambiguity_targets(
     stack = numbers("logits", logits)
     stack = _checked(stack[None] if stack.ndim == 2 else stack, ("template", "image", "class"))
     first = stack[0]
-    of_margin, of_entropy = (margin, entropy) if head == "softmax" else (sigmoid_margin, sigmoid_entropy)
-    predicted = first.argmax(axis=1)
+    softmax, predicted = head == "softmax", first.argmax(axis=1)
     return AmbiguityTargets(
-        neg_margin=-of_margin(first),
-        entropy=of_entropy(first),
+        neg_margin=-(formulas.margin if softmax else formulas.sigmoid_margin)(first),
+        entropy=(formulas.entropy if softmax else formulas.sigmoid_entropy)(first),
         prompt_sensitivity=prompt_sensitivity(stack, head=head) if len(stack) > 1 else None,
         correct=None if labels is None else predicted == _labels(labels, *first.shape),
         predicted=predicted,
@@ -72,31 +72,6 @@ def above_chance(correct: ArrayLike, labels: ArrayLike, *, origins: Origins | No
     return mean(gain, origins=origins, seed=seed)
 
 
-def margin(logits: ArrayLike) -> Array:
-    """Largest less second largest logit, ``[N, C] -> [N]``; 0 when they tie."""
-    high, low = _top_two(logits)
-    return high - low
-
-
-def entropy(logits: ArrayLike) -> Array:
-    """Entropy of the softmax in nats, ``[N, C] -> [N]``, between 0 and ln C (Shannon 1948)."""
-    log_p = scipy.special.log_softmax(_matrix(logits), axis=1)
-    return np.asarray(scipy.special.entr(np.exp(log_p)).sum(axis=1))
-
-
-def sigmoid_margin(logits: ArrayLike) -> Array:
-    """σ(largest) − σ(second largest), ``[N, C] -> [N]``, without cancellation: σ(a)σ(−b)(1 − e^(b−a))."""
-    high, low = _top_two(logits)
-    return np.asarray(scipy.special.expit(high) * scipy.special.expit(-low) * -np.expm1(low - high))
-
-
-def sigmoid_entropy(logits: ArrayLike) -> Array:
-    """Mean over classes of the binary entropy of σ(logit) in nats, ``[N, C] -> [N]``, between 0 and ln 2."""
-    z = _matrix(logits)
-    bits = -scipy.special.expit(z) * scipy.special.log_expit(z) - scipy.special.expit(-z) * scipy.special.log_expit(-z)
-    return np.asarray(bits.mean(axis=1))
-
-
 def prompt_sensitivity(logits: ArrayLike, *, head: Head = "softmax") -> Array:
     """Sample variance (ddof 1) over templates of the top probability, ``[templates, N, C] -> [N]``, templates >= 2."""
     stack = _checked(numbers("logits", logits), ("template", "image", "class"))
@@ -107,16 +82,6 @@ def prompt_sensitivity(logits: ArrayLike, *, head: Head = "softmax") -> Array:
         np.exp(top - scipy.special.logsumexp(stack, axis=2)) if head == "softmax" else scipy.special.expit(top)
     )
     return np.asarray((probability - probability[0]).var(axis=0, ddof=1))
-
-
-def _matrix(logits: ArrayLike) -> Array:
-    return _checked(numbers("logits", logits), ("image", "class"))
-
-
-def _top_two(logits: ArrayLike) -> tuple[Array, Array]:
-    z = _matrix(logits)
-    two = np.partition(z, z.shape[1] - 2, axis=1)[:, -2:]
-    return two[:, 1], two[:, 0]
 
 
 def _checked(array: Array, axes: tuple[str, ...]) -> Array:

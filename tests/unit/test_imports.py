@@ -94,7 +94,7 @@ def test_references_in_docstrings_lead_somewhere() -> None:
 
 ROOMS = (
     *("names", "errors", "arguments", "threads", "registration", "schema", "compiled"),
-    *("store", "images", "encoders", "perturbation", "estimators", "stats", "rivals", "report", "recipes"),
+    *("store", "images", "encoders", "perturbation", "estimators", "rivals", "stats", "report", "recipes"),
     *("harness", "experiments", "studies", "suite", "cluster", "pytest_plugin", "pytest_entry", "cli"),
 )
 """A room imports from rooms before it only; what is imported for annotations alone does not count."""

@@ -42,7 +42,8 @@ from mcdo.harness.sheets import Sheet, Tile
 from mcdo.images import ImageSet
 from mcdo.images.degradations import COUNTERPARTS, FAMILIES, PUBLISHED, Degradation, graded, published
 from mcdo.report.figures import Panel
-from mcdo.stats import ResponseCurve, entropy
+from mcdo.rivals.logits import entropy
+from mcdo.stats import ResponseCurve
 
 RISES: Mapping[str, Outcome] = {"rising": "met", "not monotone": "not met", "flat": "undecided"}
 """How the claim that a score rises ends, by the shape of its response."""

@@ -54,7 +54,8 @@ from mcdo.harness import (
 from mcdo.harness.linearity import breaking
 from mcdo.recipes import Dimensions, Estimator
 from mcdo.report.figures import Panel
-from mcdo.stats import LEVEL_BAND, RANKING_BAR, THRESHOLDS, entropy, reliability
+from mcdo.rivals.logits import entropy
+from mcdo.stats import LEVEL_BAND, RANKING_BAR, THRESHOLDS, reliability
 
 if TYPE_CHECKING:
     from mcdo.images import ImageSet

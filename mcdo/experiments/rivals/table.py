@@ -25,6 +25,7 @@ from mcdo.encoders import find_spec
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.prelim.pixel_baselines import PixelBaselines
+from mcdo.experiments.rivals.rating import MEASURES, Advantage, Scored, Truth, ahead_of_trivial, beside, rated
 from mcdo.experiments.rivals.requests import (
     VOTES,
     CalibrationFeatures,
@@ -60,10 +61,9 @@ from mcdo.report.figures import Panel
 from mcdo.report.panels import ranked_panel
 from mcdo.rivals import TRIVIAL, Calibration, Seen, scorer_named
 from mcdo.rivals.expected_cosine import EXPECTED
-from mcdo.rivals.rating import MEASURES, Advantage, Scored, Truth, ahead_of_trivial, beside, rated
+from mcdo.rivals.logits import entropy
 from mcdo.rivals.table import built_in
 from mcdo.stats import Difference, Estimate
-from mcdo.stats import entropy as softmax_entropy
 from mcdo.stats.prototypes import why_no_prototypes
 from mcdo.stats.selective import retrieval_correct
 from mcdo.stats.trials import LEAST_TRIALS
@@ -323,7 +323,7 @@ class RivalsTable(Experiment[RivalsResult]):
         return Truth(
             origins=np.array(images.origins),
             error=None if logits is None or labels is None else logits.argmax(axis=1) != labels,
-            entropy=None if logits is None else softmax_entropy(logits),
+            entropy=None if logits is None else entropy(logits),
             norm=np.linalg.norm(features, axis=1),
             misplaced=None if labels is None else ~retrieval_correct(features, labels, images.origins),
             foreign_origins=np.concatenate([np.array(each.origins) for each in foreign]),

@@ -13,7 +13,7 @@ from mcdo.experiments.phase1.exp5_subset_ambiguity import RHO_ENTROPY_BAR
 from mcdo.experiments.phase2.exp3_dropout_types import FOLLOWS, TYPES, DropoutTypes, DropoutTypesResult, least_disturbed
 from mcdo.harness import Inputs, Logits, Request, Settings, Subject
 from mcdo.perturbation import AttentionDropout, Dropout, HiddenDropout, Perturbation, StochasticDepth
-from mcdo.stats import entropy
+from mcdo.rivals.logits import entropy
 
 N = 120
 EXPERIMENT = DropoutTypes(n=N)

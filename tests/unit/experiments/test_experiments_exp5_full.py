@@ -15,7 +15,8 @@ from mcdo.estimators import TRACES, MonteCarloRun
 from mcdo.experiments.phase2.exp5_full_ambiguity import BASELINE, FullAmbiguity, FullAmbiguityResult
 from mcdo.harness import Images, Inputs, Logits, Request, Settings
 from mcdo.perturbation import TiedDropout
-from mcdo.stats import entropy, spearman
+from mcdo.rivals.logits import entropy
+from mcdo.stats import spearman
 
 ORIGINALS = 120
 N = 4 * ORIGINALS

@@ -14,7 +14,7 @@ from mcdo.experiments.prelim.angle_view import METRICS, centroid_distance
 from mcdo.experiments.prelim.angles import Angles, AnglesResult, members
 from mcdo.harness import Images, Inputs, Logits, Passes, Request, Subject
 from mcdo.images import load_images
-from mcdo.stats import entropy
+from mcdo.rivals.logits import entropy
 
 Array = NDArray[np.float64]
 N = 90

@@ -21,7 +21,7 @@ from mcdo.experiments.prelim.pixel_baselines import (
 )
 from mcdo.harness import Images, Logits, Request
 from mcdo.images import degraded, load_images
-from mcdo.stats import entropy
+from mcdo.rivals.logits import entropy
 
 Array = NDArray[np.float64]
 N = 200

@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
-from mcdo.stats import ambiguity_targets, entropy, margin, prompt_sensitivity, sigmoid_entropy, sigmoid_margin
+from mcdo.rivals.logits import entropy, margin, sigmoid_entropy, sigmoid_margin
+from mcdo.stats import ambiguity_targets, prompt_sensitivity
 
 law = settings(derandomize=True, deadline=None, max_examples=25)
 moderate = hnp.arrays(np.float64, (4, 5), elements=st.floats(-20, 20, width=32))
@@ -51,7 +52,7 @@ def test_extreme_logits_stay_finite() -> None:
         np.testing.assert_allclose(sigmoid_entropy(logits), [math.log(2) / 3, 0, 0], atol=1e-12)
         np.testing.assert_allclose(sigmoid_margin(logits), [0.5, 0, 0], atol=1e-12)
     # two confident classes: the plain difference of probabilities would be exactly 0
-    assert sigmoid_margin([[41.0, 40.0]])[0] == pytest.approx(math.exp(-40) - math.exp(-41))
+    assert sigmoid_margin(np.array([[41.0, 40.0]]))[0] == pytest.approx(math.exp(-40) - math.exp(-41))
 
 
 def test_prompt_sensitivity_is_the_sample_variance_of_the_top_probability() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mcdo.rivals.rating import Scored, Truth, ahead_of_trivial, beside, rated
+from mcdo.experiments.rivals.rating import Scored, Truth, ahead_of_trivial, beside, rated
 
 
 def truth(n: int = 200, foreign: int = 60, seed: int = 0) -> tuple[Truth, np.ndarray]:
