@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import threading
@@ -22,6 +21,7 @@ from mcdo.errors import McdoError, NotApplicableError, SiteWarning
 from mcdo.harness.budget import seconds_of, set_sizes
 from mcdo.harness.decision import FILE, LEAST_ORIGINS, refusal
 from mcdo.harness.experiment import ALL_MODELS, Experiment, Subject, View
+from mcdo.harness.memory import available_memory
 from mcdo.harness.remaining import TIMING_S, duration
 from mcdo.harness.requests import FirstOrder, Images, Logits, Passes, Request
 from mcdo.harness.runner import Runner
@@ -465,16 +465,6 @@ def _memory(session: Session) -> Iterator[Finding]:
             f"{size_of(passes)} and the scores {size_of(scores)}, and {size_of(free)} are free: give a smaller "
             "--num-images or --batch-size, or fewer --models or tests at a time",
         )
-
-
-def available_memory() -> int | None:
-    """Bytes that can be used without swapping, where the system says so."""
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
-    with suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
 
 
 def _expected(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]) -> Iterator[Finding]:
