@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -250,8 +251,12 @@ class StagedTower:
             signs.disturb_passes_(piece, number, trial, 0, images, numbers[stage])
             return y
 
+        thread = threading.get_ident()
+
         def hook(number: int) -> Any:
             def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                if threading.get_ident() != thread:  # the module is every thread's, and so are its hooks
+                    return None
                 if not args or not isinstance(args[0], Tensor) or number in run.begun:
                     raise _NoStartError
                 return (join(args[0], number), *args[1:]), kwargs
