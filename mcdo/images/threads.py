@@ -23,4 +23,9 @@ def for_each(do: Callable[[int], T], count: int, what: str, workers: int | None 
     """
     hidden = None if count > SHOW_PROGRESS_ABOVE else True
     with ThreadPoolExecutor(workers or min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
-        return list(tqdm(pool.map(do, range(count)), total=count, desc=printable(what), unit="image", disable=hidden))
+        try:
+            done = pool.map(do, range(count))
+            return list(tqdm(done, total=count, desc=printable(what), unit="image", disable=hidden))
+        except BaseException:  # Ctrl-C may come anywhere here, and the pool waits for all that it was given
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

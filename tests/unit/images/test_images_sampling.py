@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from random import Random
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcdo.errors import McdoError
+from mcdo.images import threads
 from mcdo.images.sampling import second_half, spread_order
 from mcdo.images.threads import for_each
 
@@ -77,4 +79,21 @@ def test_results_keep_their_order_and_the_first_error_stops_the_rest() -> None:
 
     with pytest.raises(ValueError, match="three"):
         for_each(fail_at_three, 2000, "failing", workers=1)
+    assert len(done) < 1000
+
+
+def test_an_interrupt_that_comes_between_two_results_stops_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(results: Iterator[None], **_: object) -> Iterator[None]:
+        yield next(results)
+        raise KeyboardInterrupt  # not in the pool's own code, which would cancel what is left
+
+    monkeypatch.setattr(threads, "tqdm", interrupted)
+    done: list[int] = []
+
+    def slow(i: int) -> None:
+        time.sleep(0.001)
+        done.append(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        for_each(slow, 2000, "slow", workers=1)
     assert len(done) < 1000
