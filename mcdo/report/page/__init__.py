@@ -255,8 +255,8 @@ def _lighter(svg: bytes) -> bytes:
 
 
 def _address(svg: bytes) -> str:
-    """A figure as a data URL that may stand in double quotes: none of <, >, & and " is left. Base64 would be longer."""
-    return "data:image/svg+xml," + quote(svg.replace(b'"', b"'"), safe=" /:;=,!()'*+-._~?@$")
+    """A figure as a data URL that may stand in single quotes: none of <, >, & and ' is left. Base64 would be longer."""
+    return "data:image/svg+xml," + quote(svg, safe=' /:;=,!()"*+-._~?@$')
 
 
 def _estimates(value: Any, path: str = "") -> Iterable[tuple[str, Estimate]]:
