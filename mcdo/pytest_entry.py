@@ -11,6 +11,7 @@ import re
 from collections.abc import Generator, Iterable, Iterator
 from fnmatch import fnmatch
 from glob import iglob
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,20 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     if any(map(_imports_mcdo, _candidates(early_config))):
         early_config.pluginmanager.import_plugin(PLUGIN)
     return found
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a run without its configuration, where pytest took the value of an option for a place of tests."""
+    here, ini = config.invocation_params.dir, config.inipath
+    moved = config.rootpath != here if ini is None else ini.parent not in (here, *here.parents)
+    tests_named = config.args_source is pytest.Config.ArgsSource.ARGS
+    ours = config.pluginmanager.hasplugin(PLUGIN)
+    if ours and moved and not tests_named and not config.option.inifilename:
+        for option, value in _in_two_words(config):
+            raise pytest.UsageError(
+                f"pytest took {value} for a place of tests, and looked there for its configuration and not in {here}: "
+                f"write {option}={value}"
+            )
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> None:
@@ -55,11 +70,19 @@ def _places(config: pytest.Config) -> Iterable[Path]:
     here = config.invocation_params.dir
     given = map(str, config.known_args_namespace.file_or_dir)
     named = [here / each.partition("::")[0] for each in given if not each.startswith("-")]  # as --store="a b" looks yet
-    if named or here != config.rootpath:
-        return named or [here]
-    return [
-        Path(place) for each in config.getini("testpaths") for place in iglob(str(here / each), recursive=True)
-    ] or [here]
+    if named and {value for _, value in _in_two_words(config)}.isdisjoint(map(Path, named)):
+        return named
+    patterns = config.getini("testpaths") if here == config.rootpath else ()
+    tests = [Path(place) for each in patterns for place in iglob(str(here / each), recursive=True)]
+    return [*named, *(tests or [here])]
+
+
+def _in_two_words(config: pytest.Config) -> Iterator[tuple[str, Path]]:
+    """Options and existing paths behind them, as ``--reports out``: a place of tests, unless the option is known."""
+    words, here = map(str, config.invocation_params.args), config.invocation_params.dir
+    for option, value in pairwise(words):
+        if option.startswith("--") and "=" not in option and (here / value).exists():
+            yield option, here / value
 
 
 def _below(folder: Path, patterns: Iterable[str], skipped: Iterable[str]) -> Iterator[Path]:

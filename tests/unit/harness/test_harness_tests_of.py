@@ -59,6 +59,25 @@ def test_an_option_whose_value_has_a_space_is_no_place_of_tests(tmp_path: Path) 
     assert "test_ours.py::test_rivals" in done.stdout
 
 
+@pytest.mark.parametrize(("place", "said"), [("repository/out", "test_rivals"), ("elsewhere", "write --reports=")])
+def test_an_option_in_two_words_is_no_place_of_tests(tmp_path: Path, place: str, said: str) -> None:
+    """One beside the configuration hides nothing, and one elsewhere is refused rather than run without it."""
+    repository = tmp_path / "repository"
+    for folder in (repository / "tests", tmp_path / place):
+        folder.mkdir(parents=True)
+    (repository / "pyproject.toml").write_text('[tool.pytest.ini_options]\ntestpaths = ["tests"]\n')
+    (repository / "tests" / "test_ours.py").write_text(
+        'from mcdo.harness import tests_of\ntest_rivals = tests_of("rivals")\n'
+    )
+    installed = any(each.value == "mcdo.pytest_entry" for each in entry_points(group="pytest11"))
+    plugin = () if installed else ("-p", "mcdo.pytest_entry")
+    done = run_pytest(
+        *plugin, "--collect-only", "-q", "-m", "rivals", "--reports", str(tmp_path / place), cwd=repository
+    )
+    assert said in done.stdout
+    assert done.returncode == (0 if said == "test_rivals" else 4)
+
+
 CROWDED = """
 import pytest
 
