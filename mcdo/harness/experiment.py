@@ -145,6 +145,7 @@ class Experiment(ABC, Generic[Result]):
         phase: the mark that selects it, and the folder above ``name``.
         folder: the folder above ``name`` where it is not ``phase``.
         files: what it writes.
+        columns: panels of its figure that stand beside each other.
         quick: fields under ``--protocol=quick``.
         sized: fields that ``--num-images``, ``--passes`` and ``--trials`` take the place of.
         perturbs: whether it perturbs encoders; one that does not has neither ``dropout`` nor sites in its summary.
@@ -167,6 +168,7 @@ class Experiment(ABC, Generic[Result]):
     phase: ClassVar[str]
     folder: ClassVar[str] = ""
     files: ClassVar[Files] = Files()
+    columns: ClassVar[int] = 2
     quick: ClassVar[Mapping[str, Any]] = {}
     sized: ClassVar[Mapping[str, SizeName]] = {"n": "num_images", "passes": "passes", "trials": "trials"}
     perturbs: ClassVar[bool] = True

@@ -180,7 +180,8 @@ def _written(
     if panels:
         from mcdo.report.figures import draw, save_figure
 
-        written.append(save_figure(draw(panels, f"{about}: {experiment.title()}"), place(files.figure)))
+        figure = draw(panels, f"{about}: {experiment.title()}", experiment.columns)
+        written.append(save_figure(figure, place(files.figure)))
     return tuple(written)
 
 

@@ -202,7 +202,7 @@ def _check_figure(completed: Completed[Any]) -> None:
     experiment = completed.experiment
     panels = experiment.panels(completed.inputs, completed.result) if experiment.files.figure else ()
     if panels:
-        found = faults(draw(panels, experiment.title()))
+        found = faults(draw(panels, experiment.title(), experiment.columns))
         assert not found, f"the figure hides what it should show: {'; '.join(found[:5])}"
 
 

@@ -32,7 +32,7 @@ Panel = Callable[["Axes"], None]
 """Draws one panel on the axes it is given."""
 
 PANEL_SIZE = (5.6, 5.0)
-"""Inches."""
+"""Inches, of one of two beside each other; of more, all are as wide together."""
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colours of lines and points, beside black and greys: told apart with any colour vision (Okabe and Ito 2008)."""
 LINES = ("-", "--", "-.")
@@ -50,13 +50,13 @@ FEW_LINES = 4
 NAME_LETTERS, NAME_LINES = 18, 3
 """Of a line's name at its end."""
 NAME_HEIGHT = 0.045
-"""Of one line of such a name, as a share of a panel's height."""
+"""Of one line of such a name, as a share of the height of one of two panels beside each other."""
 ON_FRAME = 0.003
 """Share of a panel's width or height nearer than which to its edge a point is half hidden."""
 
 
 def draw(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure:
-    """``panels`` in rows of at most ``columns``, under ``title``.
+    """``panels`` in rows of at most ``columns`` (at least two), under ``title``.
 
     Few lines are named where they end, beside the panel; other names are in a legend below it, off the data.
     """
@@ -64,8 +64,9 @@ def draw(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure:
 
     rows = math.ceil(len(panels) / columns)
     across = min(columns, len(panels))
-    figure = Figure(figsize=(PANEL_SIZE[0] * across, PANEL_SIZE[1] * rows), layout="constrained")
-    figure.suptitle(_filled(title, TITLE_LETTERS * across))
+    width, height = (2 / columns * side for side in PANEL_SIZE)
+    figure = Figure(figsize=(width * across, height * rows), layout="constrained")
+    figure.suptitle(_filled(title, int(TITLE_LETTERS * across * 2 / columns)))
     places = figure.subfigures(rows, across, squeeze=False).ravel()
     with _style():
         for panel, place in zip(panels, places, strict=False):
@@ -74,7 +75,7 @@ def draw(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure:
             for each in place.axes:
                 each.set_xlabel(_filled(each.get_xlabel(), AXIS_LETTERS + 10))
                 each.set_ylabel(_filled(each.get_ylabel(), AXIS_LETTERS))
-            _name(axes, place)
+            _name(axes, place, NAME_HEIGHT * columns / 2)
     return figure
 
 
@@ -92,14 +93,14 @@ def _filled(text: str, letters: int) -> str:
     return "\n".join(textwrap.fill(line, letters, break_long_words=False) for line in kept.splitlines())
 
 
-def _name(axes: Axes, place: SubFigure) -> None:
+def _name(axes: Axes, place: SubFigure, line: float) -> None:
     legend = axes.get_legend()
     if legend is None:
         return
     named = list(zip(*axes.get_legend_handles_labels(), strict=True))
     lines = {label: end for handle, label in named if (end := _end(axes, handle, label)) is not None}
     if len(lines) <= FEW_LINES:
-        _name_ends(axes, lines)
+        _name_ends(axes, lines, line)
         named = [(handle, label) for handle, label in named if label not in lines]
     legend.remove()
     if named:
@@ -136,10 +137,13 @@ def _end(axes: Axes, handle: Artist | Container, label: str) -> _End | None:
     return _End(float(at[0]), float(at[1]), line.get_color(), name)
 
 
-def _name_ends(axes: Axes, lines: Mapping[str, _End]) -> None:
-    """Names beside the panel, in the order of the lines' ends and none over another, each tied to its line."""
+def _name_ends(axes: Axes, lines: Mapping[str, _End], line: float) -> None:
+    """Names beside the panel, in the order of the lines' ends and none over another, each tied to its line.
+
+    ``line`` is the height of one line of a name, as a share of the panel's.
+    """
     ordered = sorted(lines.values(), key=lambda end: end.y)
-    need = [NAME_HEIGHT * (end.name.count("\n") + 1.4) for end in ordered]
+    need = [line * (end.name.count("\n") + 1.4) for end in ordered]
     heights: list[float] = []
     for end, tall in zip(ordered, need, strict=True):  # each as low as it may stand
         least = heights[-1] + (need[len(heights) - 1] + tall) / 2 if heights else 0.0

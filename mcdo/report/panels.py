@@ -90,6 +90,13 @@ def interval_panel(
     axes.legend()
 
 
+def band(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], label: str) -> None:
+    """A line through ``estimates`` at ``x``, with their intervals as an area: for few lines that cross."""
+    (line,) = axes.plot(x, [e.value for e in estimates], marker="o", markersize=4, label=label)
+    low, high = [e.low for e in estimates], [e.high for e in estimates]
+    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
 def ranked_panel(axes: Axes, estimates: Mapping[str, Estimate], bar: float, label: str, of: str = "score") -> None:
     """Many estimates by name, each on a line of its own, the largest on top; ``bar`` is a dashed line.
 

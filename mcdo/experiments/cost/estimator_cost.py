@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from mcdo.estimators import MonteCarloConfig, MultiFidelityRun, PairedRun, forward_differences
 from mcdo.estimators.probes import CALIBRATION_IMAGES, CALIBRATION_PASSES
@@ -39,6 +38,7 @@ from mcdo.harness.requests import Arrays, StoredArrays
 from mcdo.harness.session import Session
 from mcdo.perturbation import Dropout, LinearPart, Rademacher, TiedDropout
 from mcdo.report.figures import Panel
+from mcdo.report.panels import band
 from mcdo.stats import Estimate, Reliability, reliability
 
 if TYPE_CHECKING:
@@ -46,6 +46,12 @@ if TYPE_CHECKING:
 
 COMMON = "sparse, common masks"
 MULTI_FIDELITY = "passes and first order"
+FAMILIES = {
+    "passes of dropout": (SPARSE, NATIVE, COMMON),
+    "one draw for many": (TIED, TIED_OVER_IMAGES, SIGNS),
+    "by derivatives": (FIRST_ORDER, DIFFERENCES, MULTI_FIDELITY),
+}
+"""Ways that are drawn together."""
 SCORES = ("trace_pre", "trace_post")
 JUDGED_PROBES, CONTROL_PROBES = 8, 16
 """Of first order alone, and of first order as control of passes, where its noise is what is left."""
@@ -124,6 +130,7 @@ class EstimatorCost(Experiment[EstimatorCosts]):
     name = "estimator_cost"
     phase = "perf"
     files = Files(summary="{}.json", figure="{}.png")
+    columns = len(FAMILIES)
     quick = {"n": 60, "trials": 4, "passes": (4, 11, 16, 64), "paired_passes": (4, 16)}
     sized = {"passes": "passes"}
     knows_shared_noise = True
@@ -247,20 +254,25 @@ class EstimatorCost(Experiment[EstimatorCosts]):
         return f"reliability against cost (N={self.n}, K={self.trials})"
 
     def panels(self, inputs: Inputs, result: EstimatorCosts) -> Sequence[Panel]:
-        def panel(axes: Axes, score: str, p: float) -> None:
-            found = [q for q in result.points[score] if q.p == p]
-            for way in dict.fromkeys(q.way for q in found):
-                curve = sorted((q for q in found if q.way == way), key=lambda q: q.cost)
-                estimates = [q.reliability.estimate("spearman") for q in curve]
-                middle = np.array([e.value for e in estimates])
-                arms = [middle - [e.low for e in estimates], np.array([e.high for e in estimates]) - middle]
-                axes.errorbar([q.cost for q in curve], middle, np.clip(arms, 0, None), marker="o", capsize=2, label=way)
+        """A row for each score and p, a column for each family of ways; all on the same axes."""
+        every = [point for points in result.points.values() for point in points]
+        costs = [point.cost for point in every]
+        lows = [point.reliability.estimate("spearman").low for point in every]
+        lowest = min([0.0, *filter(math.isfinite, lows)])
+
+        def panel(axes: Axes, score: str, p: float, family: str) -> None:
+            for way in FAMILIES[family]:
+                curve = sorted((q for q in result.points[score] if (q.way, q.p) == (way, p)), key=lambda q: q.cost)
+                band(axes, [q.cost for q in curve], [q.reliability.estimate("spearman") for q in curve], way)
             axes.axhline(0.8, color="grey", linestyle=":", label="bar 0.8")
-            axes.set(xscale="log", xlabel="cost of an image (forward passes)", ylabel="Spearman of two trials")
-            axes.set_title(f"{score}, p = {p:g}")
+            axes.set(xscale="log", xlabel="cost of an image (forward passes)", ylabel="Spearman of two trials [95 %]")
+            axes.set(xlim=(min(costs) / 1.2, max(costs) * 1.2), ylim=(lowest - 0.05, 1.05))
+            axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+            axes.set_title(f"{score}, p = {p:g}\n{family}")
             axes.legend()
 
-        return [lambda axes, s=score, p=p: panel(axes, s, p) for score in SCORES for p in self.p]  # type: ignore[misc]
+        each = product(SCORES, self.p, FAMILIES)
+        return [lambda axes, of=of: panel(axes, *of) for of in each]  # type: ignore[misc]
 
 
 def cost_at(points: Sequence[Point], way: str, p: float, spearman: float) -> float | None:

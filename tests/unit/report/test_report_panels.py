@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mcdo.report.figures import FEW_LINES, PALETTE, TITLE_LETTERS, draw, faults, save_figure
-from mcdo.report.panels import correlation_panel, interval_panel, ranked_panel
+from mcdo.report.panels import band, correlation_panel, interval_panel, ranked_panel
 from mcdo.stats import Estimate
 
 if TYPE_CHECKING:
@@ -209,3 +209,27 @@ def test_a_long_title_is_broken_and_short_brackets_are_not() -> None:
     assert faults(figure) == []
     assert max(map(len, figure.get_suptitle().splitlines())) <= TITLE_LETTERS
     assert "[95\N{NO-BREAK SPACE}%]" in figure.axes[0].get_ylabel()
+
+
+def test_three_panels_beside_each_other_take_the_width_of_two_and_name_their_lines() -> None:
+    def panel(axes: Axes) -> None:
+        for i in range(FEW_LINES):
+            band(axes, [1.0, 2.0], [KNOWN, Estimate(0.6, 0.5, 0.8, 20)], f"line {i}")
+        axes.set(xlim=(0.8, 2.1), ylim=(0, 1), xlabel="cost", ylabel="ρ")
+        axes.legend()
+
+    figure = draw([panel] * 3, "a figure", columns=3)
+    assert faults(figure) == []
+    assert figure.get_figwidth() == pytest.approx(draw([panel] * 2, "a figure").get_figwidth())
+    assert [len(axes.texts) for axes in figure.axes] == [FEW_LINES] * 3
+
+
+def test_a_band_is_as_high_as_the_intervals() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    band(axes, [1.0, 2.0], [KNOWN, Estimate(0.6, 0.45, 0.8, 20)], "line")
+    (line,), (area,) = axes.lines, axes.collections
+    assert heights(line) == [0.5, 0.6]
+    edge = np.asarray(area.get_paths()[0].vertices)
+    assert {(x, y) for x, y in edge.tolist()} == {(1.0, 0.4), (1.0, 0.7), (2.0, 0.45), (2.0, 0.8)}
