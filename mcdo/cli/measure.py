@@ -83,7 +83,7 @@ def run(asked: argparse.Namespace) -> int:
         for line in told:
             say(line, sys.stderr)
         return status
-    return _in_pytest(arguments, lambda work: _all(work))
+    return _in_pytest(arguments, lambda work: _all(work), prepares=True)
 
 
 def _array(asked: argparse.Namespace, arguments: list[str]) -> int:
@@ -152,11 +152,14 @@ def plan_name(arguments: Sequence[str], shares: int) -> str:
     return f"{hashlib.sha256(canonical_json([list(arguments), shares]).encode()).hexdigest()[:16]}.json"
 
 
-def _in_pytest(arguments: Sequence[str], do: Any) -> int:
-    """Collect tests as pytest would, and do something with what they need in place of running them."""
+def _in_pytest(arguments: Sequence[str], do: Any, *, prepares: bool = False) -> int:
+    """Collect tests as pytest would, and do something with what they need in place of running them.
+
+    ``prepares`` has the pre-flight say first what is in its way; where others share the work, each says it of its part.
+    """
     import pytest
 
-    plugin = _Measuring(do)
+    plugin = _Measuring(do, prepares)
     quiet = ["-qq", "-p", "no:cacheprovider", "-p", "no:benchmark", "-W", ALREADY_IMPORTED]
     code = pytest.main([*arguments, *quiet], plugins=[plugin])
     if plugin.error is not None:
@@ -172,8 +175,8 @@ def _in_pytest(arguments: Sequence[str], do: Any) -> int:
 class _Measuring:
     """Takes the place of the run of the tests."""
 
-    def __init__(self, do: Any) -> None:
-        self.do = do
+    def __init__(self, do: Any, prepares: bool) -> None:
+        self.do, self.prepares = do, prepares
         self.status: int | None = None
         self.error: McdoError | SystemExit | None = None
         self.configured = False
@@ -184,7 +187,7 @@ class _Measuring:
         from mcdo.pytest_plugin.state import MEASURING
 
         self.configured = config.pluginmanager.hasplugin("mcdo.pytest_plugin")
-        config.stash[MEASURING] = True
+        config.stash[MEASURING] = self.prepares
         if config.getoption("--store", None) is None:
             raise pytest.UsageError("mcdo's plug-in is not loaded")
         if config.getoption("--store") in ("none", "temporary") or config.getoption("--from-store"):

@@ -195,9 +195,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     _live_until_the_end()
     settings, runner = session.config.stash[SESSION].settings, session.config.stash[RUNNER]
     session.config.stash[MODELS] = frozenset(_models(session.items))
-    if MEASURING in session.config.stash and settings.budget:
+    measures = session.config.stash.get(MEASURING, None)
+    if measures is not None and settings.budget:
         raise pytest.UsageError("mcdo measure takes sizes and no time: --num-images, --passes, --trials and --at-most")
-    if session.config.option.collectonly or MEASURING in session.config.stash:  # no test will run
+    if session.config.option.collectonly or measures is False:  # no test will run
         return
     asked = list(selected(session))
     if any(map(_measures, session.items)):
@@ -205,7 +206,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     else:
         for experiment, about in asked:
             runner.plan(experiment, about)
-    if any(item.get_closest_marker("decision") for item in session.items):
+    if measures is None and any(item.get_closest_marker("decision") for item in session.items):
         dropped(settings.reports / "phase1", settings.session)
 
 

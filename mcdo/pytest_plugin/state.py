@@ -30,4 +30,4 @@ REFUSAL = pytest.StashKey[tuple[int, str | None]]()
 """When the verdict was written that was looked at last, and why later phases must not run."""
 GATES = pytest.StashKey[OwnGates]()
 MEASURING = pytest.StashKey[bool]()
-"""Whether what tests need is measured, and no test is run."""
+"""What tests need is measured and no test is run; whether the pre-flight comes first."""

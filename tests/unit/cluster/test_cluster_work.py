@@ -223,6 +223,25 @@ def test_what_another_array_holds_is_waited_for_at_the_end(tmp_path: Path) -> No
 # ---- processes of one machine
 
 
+def test_what_is_in_the_way_is_said_once_before_anything_is_measured(tmp_path: Path) -> None:
+    what = ["tests/experiments/phase1/test_exp0_nested_mc.py", "-m", "phase1", "--models=clip_b32"]
+    command = [
+        sys.executable,
+        "-m",
+        "mcdo",
+        "measure",
+        *what,
+        f"--images=folder:{tmp_path}",
+        f"--store={tmp_path / 'store'}",
+    ]
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "Pre-flight: 2 things are in the way, and nothing was measured." in done.stderr
+    assert "hf download" in done.stderr
+    assert "holds neither class directories nor images" in done.stderr
+
+
 @pytest.mark.slow
 def test_two_workers_are_one_process(tmp_path: Path) -> None:
     """From the command line, on the published plan of one experiment at its quick sizes."""
