@@ -231,7 +231,18 @@ class Encoder:
         return self._probed[tower][1]
 
     def to_uint8(self, image: Image.Image) -> Tensor:
-        """The model's own resize and crop: RGB picture to uint8 [3, H, W] on the CPU. Safe in several threads."""
+        """The model's own resize and crop: RGB picture to uint8 [3, H, W] on the CPU. Safe in several threads.
+
+        Raises:
+            McdoError: for a picture so long that, scaled by its short side, it is too large to hold.
+
+        """
+        (short, long), most = sorted(image.size), Image.MAX_IMAGE_PIXELS
+        if most is not None and long * self.resolution**2 > most * short:
+            raise McdoError(
+                f"{image.width} x {image.height} pixels are too long for {self.key}, which scales the short side to "
+                f"{self.resolution}; cut it, or leave it out"
+            )
         return self.preprocessing.to_uint8(image)
 
     def normalise(self, pixels: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ from mcdo.errors import McdoError, nearest
 
 Features = str | int | Callable[[Any], Tensor] | None
 Picked = Callable[[Any], Tensor]
+_MIXED, _ROUNDING = 1e-2, 1e-4
+"""By how much features may follow the size of a batch: of what sets two pictures apart, and of the largest number."""
 
 
 def encoder_of(
@@ -38,19 +40,9 @@ def encoder_of(
     target, pick = available(device or _device(module)), _pick(name, features, module)
     prepared = preprocessing_of(name, preprocessing)
     side = prepared.resolution
-    module = module.to(device=target, dtype=torch.float32).eval()
-    shown = torch.zeros(2, 3, side, side, device=target)
-    try:
-        with torch.no_grad(), eagerly(module):
-            output = module(shown)
-    except Exception as error:  # whatever a module of a user raises
-        raise McdoError(
-            f"{name}: the module fails on two pictures of {side} px, float32 [2, 3, {side}, {side}]: {brief(error)}"
-            f"{_tower_of(module)}"
-        ) from error
-    found = pick(output)
-    if not isinstance(found, Tensor) or found.dim() < 2:
-        raise McdoError(f"{name}: its features are {_words(found)}; they must be a tensor [B, D], one row per picture")
+    module = _placed(name, module, target)
+    tower = _reader(module, pick)
+    found, *alone = (_features(name, module, tower, shown) for shown in _shown(side, target))
     spec = EncoderSpec(
         key=name,
         family=FAMILY,
@@ -60,12 +52,60 @@ def encoder_of(
         feature_dim=int(found.shape[-1]),
         loss="softmax",
     )
-    towers = Towers(lambda pixels: pick(module(pixels)), None, (("", module),), ())
+    towers = Towers(tower, None, (("", module),), ())
     made = Encoder(
         spec, module, towers, prepared, None, random_weights=random_weights, device=target, precision=precision
     )
-    made.as_features(found)  # raises where they are no [B, D]
+    _check_alone(name, made.as_features(found), torch.cat([made.as_features(each) for each in alone]))
     return made
+
+
+def _placed(name: str, module: nn.Module, target: torch.device) -> nn.Module:
+    try:
+        return module.to(device=target, dtype=torch.float32).eval()
+    except NotImplementedError as error:  # of a tensor that has a shape and no values
+        raise McdoError(
+            f"{name}: the module cannot be put on {target}: {brief(error)}; load its weights first"
+        ) from error
+
+
+def _reader(module: nn.Module, pick: Picked) -> Picked:
+    def features(pixels: Tensor) -> Tensor:
+        return pick(module(pixels.clone()))  # a module may write into what it is given, and others read the same
+
+    return features
+
+
+def _shown(side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Two different pictures, and each alone."""
+    pair = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    return pair, pair[:1], pair[1:]
+
+
+def _features(name: str, module: nn.Module, tower: Picked, shown: Tensor) -> Tensor:
+    try:
+        with torch.no_grad(), eagerly(module):
+            found = tower(shown)
+    except McdoError:
+        raise
+    except Exception as error:  # whatever a module of a user raises
+        raise McdoError(
+            f"{name}: the module fails on pixels, float32 {list(shown.shape)}: {brief(error)}{_tower_of(module)}"
+        ) from error
+    if not isinstance(found, Tensor) or found.dim() < 2:
+        raise McdoError(f"{name}: its features are {_words(found)}; they must be a tensor [B, D], one row per picture")
+    return found
+
+
+def _check_alone(name: str, pair: Tensor, alone: Tensor) -> None:
+    """Raise McdoError where the features of a picture follow another picture of its batch, or nothing."""
+    apart, off = float((pair[0] - pair[1]).abs().max()), float((pair - alone).abs().max())
+    if off > max(_MIXED * apart, _ROUNDING * float(pair.abs().max())):
+        raise McdoError(
+            f"{name}: the features of a picture alone and beside another differ, by {off:.2g}: the module mixes the "
+            "pictures of a batch (a BatchNorm without running statistics, a mean over the batch) or draws random "
+            "numbers of its own; switch that off in the module"
+        )
 
 
 def _tower_of(module: nn.Module) -> str:

@@ -53,12 +53,12 @@ def prepare_pixels(
     """
     if not len(images):
         raise McdoError(f"{images.name}: there are no images to prepare")
-    first = to_uint8(images.image(0))
+    first = _shown(images, 0, to_uint8)
     stays = torch.device(device).type == "cuda"
     data = torch.empty((len(images), *first.shape), dtype=torch.uint8, pin_memory=stays)
 
     def prepare(i: int) -> None:
-        pixels = to_uint8(images.image(i))
+        pixels = _shown(images, i, to_uint8)
         if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3 or pixels.shape != first.shape:
             raise McdoError(
                 f"{images.ids[i]}: the encoder's preprocessing gave {pixels.dtype} of shape {tuple(pixels.shape)}; "
@@ -69,3 +69,13 @@ def prepare_pixels(
     for_each(prepare, len(images), "preparing pixels", workers)
     statistics = (torch.tensor(values, dtype=torch.float32, device=device) for values in (mean, std))
     return Pixels(data if stays else data.to(device), *statistics)
+
+
+def _shown(images: ImageSet, i: int, to_uint8: Callable[[Image.Image], Tensor]) -> Tensor:
+    image = images.image(i)
+    try:
+        return to_uint8(image)
+    except Exception as error:  # whatever a library makes of an odd shape
+        raise McdoError(
+            f"{images.ids[i]}: the encoder's preprocessing fails on its {image.width} x {image.height} pixels: {error}"
+        ) from error

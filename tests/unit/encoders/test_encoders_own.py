@@ -201,7 +201,11 @@ def test_features_are_found_where_the_module_puts_them(place: str) -> None:
         (lambda x: (x, x.mean(1)), 2, "without 2"),
         (lambda x: x, None, r"features of shape \[2, 16, 6\], not \[B, 6\]; pool the tokens"),
         (lambda x: 1.0, lambda out: out, "its features are float"),
-        (lambda x: x @ x, None, r"the module fails on two pictures of 32 px"),
+        (lambda x: x @ x, None, r"the module fails on pixels, float32 \[2, 3, 32, 32\]"),
+        (lambda x: x.mean(1).squeeze(), None, r"its features are a tensor \[6\]; they must be a tensor \[B, D\]"),
+        (lambda x: nn.BatchNorm1d(6, track_running_stats=False)(x.mean(1)), None, r"fails on pixels, float32 \[1, 3,"),
+        (lambda x: (h := x.mean(1)) - h.mean(0), None, "alone and beside another differ, by .*mixes the pictures of"),
+        (lambda x: nn.functional.dropout(x.mean(1), 0.5), None, "alone and beside another differ"),
     ],
 )
 def test_features_that_are_not_found_are_refused_in_words(shape: Any, features: Any, said: str) -> None:
@@ -209,6 +213,36 @@ def test_features_that_are_not_found_are_refused_in_words(shape: Any, features: 
         Encoder.of(tower(shape), NUMBERS, features=features)
     with pytest.raises(McdoError, match=r"is no torch\.nn\.Module"):
         Encoder.of(lambda x: x, NUMBERS)  # type: ignore[arg-type]
+
+
+class Writing(Tower):
+    """Normalises the pixels that it is given where they lie."""
+
+    def forward(self, pixels: Tensor) -> Any:
+        return super().forward(pixels.sub_(0.3).mul_(1.5))
+
+
+class Sparing(Tower):
+    def forward(self, pixels: Tensor) -> Any:
+        return super().forward((pixels - 0.3) * 1.5)
+
+
+def test_a_module_that_writes_into_its_pixels_is_measured_as_one_that_does_not() -> None:
+    images, runs = mcdo.load_images("digits", n=6), []
+    for build in (Writing, Sparing):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            encoder = Encoder.of(build(), NUMBERS)
+        first = mcdo.first_order(encoder, images, Dropout(0.05), probes=4, trials=2, progress=False)
+        run = mcdo.monte_carlo(encoder, images, Dropout(0.05), passes=(4, 64), trials=2, progress=False)
+        runs.append((run.scores("trace_pre", passes=64), first.scores("trace_pre")))
+    for written, spared in zip(*runs, strict=True):
+        np.testing.assert_array_equal(written, spared)
+
+
+def test_a_module_without_weights_is_refused() -> None:
+    with pytest.raises(McdoError, match=r"own: the module cannot be put on cpu: .*load its weights"):
+        Encoder.of(tower().to("meta"), NUMBERS, device="cpu")
 
 
 def clip_of_transformers() -> nn.Module:
