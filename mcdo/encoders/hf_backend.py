@@ -1,4 +1,4 @@
-"""Builds encoders with transformers, ``hf:ID_OR_PATH``: CLIP, SigLIP, SigLIP2, and image towers alone.
+"""Builds encoders with transformers, ``hf:ID_OR_PATH``: CLIP, MetaCLIP 2, SigLIP, SigLIP2, and image towers alone.
 
 Everything is read from this disk (a folder, or the HuggingFace cache). transformers goes on with random values for
 parameters that a checkpoint lacks, so its loading report is read and refused here.
@@ -47,7 +47,8 @@ VISION = {
     "vit": "vit",
 }
 """Image towers without text, by model type, and the family of each."""
-MODEL_TYPES = ("clip", "siglip", "siglip2", *VISION)
+_CLIP = ("clip", "metaclip_2")
+MODEL_TYPES = (*_CLIP, "siglip", "siglip2", *VISION)
 _ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext")
 """Towers that are made for pictures of any size: the processor says which."""
 _PROJECTING = ("CLIPVisionModelWithProjection", "MetaClip2VisionModelWithProjection")
@@ -62,7 +63,7 @@ def own_spec(key: str, source: str, registered: EncoderSpec | None = None) -> En
     if config.model_type in VISION:
         return _vision_spec(key, source, config)
     vision = config.vision_config
-    clip = config.model_type == "clip"
+    clip = config.model_type in _CLIP
     spec = EncoderSpec(
         key=key,
         family="clip" if clip else "siglip",
@@ -334,6 +335,24 @@ def _tokenizer(spec: EncoderSpec, folder: Path, config: Any) -> Tokenizer:
         cleaned = [text.lower() for text in texts] if lower else texts
         rows = words(cleaned, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         tokens: Tensor = rows["input_ids"]
+        if not lower and not _ended(tokens, config, words.eos_token_id):
+            raise McdoError(
+                f"{spec.key}: its text tower reads the feature of a text where it ends, and the tokenizer of {folder} "
+                f"marks the end by {words.eos_token_id}, which does not go with eos_token_id = "
+                f"{config.text_config.eos_token_id} in config.json; the two do not belong together"
+            )
         return tokens
 
     return tokenize
+
+
+def _ended(tokens: Tensor, config: Any, marked: int | None) -> bool:
+    """Whether a text tower of CLIP finds the end of every text.
+
+    It reads the position of the first token ``eos_token_id``, and of the first token where there is none. CLIP's
+    configurations once had a 2 there whatever the tokenizer: then it reads the position of the largest token.
+    """
+    end = config.text_config.eos_token_id
+    largest = config.model_type == "clip" and end == 2
+    read = tokens.max(1, keepdim=True).values if largest else tokens
+    return marked is not None and (largest or end == marked) and bool(read.eq(marked).any(1).all())

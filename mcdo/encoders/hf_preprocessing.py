@@ -5,26 +5,31 @@ transformers fills in its own defaults for whatever is not stated and passes ove
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor
 
 from mcdo.encoders.encoder import Preprocessing
 from mcdo.encoders.hf_settings import check_processor
+from mcdo.encoders.preprocessing import normalisation, preprocessing_of
 from mcdo.encoders.quiet import quiet_libraries
-from mcdo.encoders.spec import EncoderSpec, square_side
+from mcdo.encoders.spec import EncoderSpec
 from mcdo.encoders.weights import absent
 from mcdo.errors import McdoError, nearest, refused_as
 from mcdo.names import utf8_path
 from mcdo.schema import checked, read_json
 
-_FILES = ("preprocessor_config.json", "processor_config.json")
+_FILES = ("processor_config.json", "preprocessor_config.json")
+"""In the order in which transformers takes them: the former where it holds the settings of images."""
+_ONCE = "FeatureExtractor"
+"""How image processors were called once; files of that time name them so."""
 _KNOWN = {
     *("crop_size", "do_center_crop", "do_convert_rgb", "do_pad", "default_to_square", "data_format", "device"),
     *("input_data_format", "disable_grouping", "feature_extractor_type", "image_processor_type", "pad_size"),
@@ -46,68 +51,70 @@ def preprocessing(spec: EncoderSpec, folder: Path, naflex: bool) -> Preprocessin
 
 def _preprocessing(spec: EncoderSpec, folder: Path, naflex: bool) -> Preprocessing:
     path, stated = _settings(spec.key, spec.name, folder)
-    processor = _processor(folder)
+    processor = _processor(folder, path, stated)
     _check_stated(path, stated, type(processor)().to_dict(), naflex)
-    if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-6:
-        raise McdoError(f"{spec.key}: the image processor of {spec.name} does not scale pixels by 1/255")
-    to_uint8 = _square(processor, spec.resolution) if naflex else _resized(processor)
-    shape = tuple(to_uint8(Image.new("RGB", (spec.resolution + 8, spec.resolution))).shape)
-    if shape != (3, spec.resolution, spec.resolution):
-        raise McdoError(
-            f"{spec.key}: the image processor of {spec.name} gives {shape}, not {spec.resolution} px squares"
-        )
-    normal = processor.do_normalize
-    mean = tuple(processor.image_mean) if normal else (0.0,) * 3
-    std = tuple(processor.image_std) if normal else (1.0,) * 3
-    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
-    size = spec.resolution if naflex else dict(processor.size)
-    identity = (
-        f"{type(processor).__name__} resize {size}, crop {dict(crop) if crop else None}, "
-        f"resample {int(processor.resample)}, mean {mean}, std {std}"
-    )
-    return Preprocessing(to_uint8, spec.resolution, mean, std, identity)
+    where = f"{spec.key}: the image processor of {spec.name}"
+    if naflex:
+        return _squashed(where, processor, spec.resolution)
+    found = preprocessing_of(where, processor)
+    if found.resolution != spec.resolution:
+        raise McdoError(f"{where} gives squares of {found.resolution} px, and the tower takes {spec.resolution} px")
+    return found
 
 
 def shown_side(key: str, source: str, folder: Path) -> int:
     """Side of the squares that the image processor of a checkpoint makes. Raises McdoError for any other shape."""
     with refused_as(f"{key}: the image processor of {folder} cannot be read"):
-        _settings(key, source, folder)
-        shape = tuple(_resized(_processor(folder))(Image.new("RGB", (640, 480))).shape)
-        return square_side(f"{key}: the image processor of {source}", shape[-2:])
+        processor = _processor(folder, *_settings(key, source, folder))
+        return preprocessing_of(f"{key}: the image processor of {source}", processor).resolution
 
 
-def _processor(folder: Path) -> Any:
+def _processor(folder: Path, path: Path, stated: Mapping[str, Any]) -> Any:
+    kind = stated.get("image_processor_type") or stated.get("feature_extractor_type") or ""
     with quiet_libraries():
-        return AutoImageProcessor.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
+        if not kind.endswith(_ONCE):
+            return AutoImageProcessor.from_pretrained(utf8_path(folder), local_files_only=True, trust_remote_code=False)
+        renamed = kind.removesuffix(_ONCE) + "ImageProcessor"
+        if not hasattr(transformers, renamed):
+            raise McdoError(f"{path} names {kind}, and transformers has no {renamed}")
+        return getattr(transformers, renamed).from_dict(dict(stated))
 
 
-def _resized(processor: Any) -> Any:
-    """The processor without its last two steps, which are the harness's own."""
+def _squashed(where: str, processor: Any, side: int) -> Preprocessing:
+    """A processor of variable shape, of which squares alone are asked for: a picture of another shape is squashed.
+
+    Raises:
+        McdoError: where the processor would show squares of another side.
+
+    """
+    mean, std = normalisation(where, processor)
+    own = int(processor.patch_size) * math.isqrt(int(processor.max_num_patches))
+    if own != side:
+        raise McdoError(f"{where} gives squares of {own} px, and the tower has positions for {side} px")
+    from torchvision.transforms import v2
+
+    resize = v2.Resize((side, side), interpolation=int(processor.resample), antialias=True)
 
     def to_uint8(image: Image.Image) -> Tensor:
-        batch = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
-        out: Tensor = batch["pixel_values"][0]
-        return out if out.dtype == torch.uint8 else out.round().clamp(0, 255).to(torch.uint8)
+        return torch.as_tensor(resize(v2.functional.pil_to_tensor(image.convert("RGB")))).contiguous()
 
-    return to_uint8
-
-
-def _square(processor: Any, side: int) -> Any:
-    def to_uint8(image: Image.Image) -> Tensor:
-        resized = image.convert("RGB").resize((side, side), Image.Resampling(int(processor.resample)))
-        return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).contiguous()
-
-    return to_uint8
+    name = type(processor).__name__
+    return Preprocessing(
+        to_uint8, side, mean, std, f"{name} squashed to {side}, resample {int(processor.resample)}, {mean}, {std}"
+    )
 
 
 def _settings(key: str, source: str, folder: Path) -> tuple[Path, Mapping[str, Any]]:
-    path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise absent(key, f"the image processor's settings ({_FILES[0]})", source)
-    held = read_json(path, dict[str, Any])
-    stated = checked(held.get("image_processor", held), dict[str, Any], f"{path}: image_processor")
-    check_processor(path, stated)
-    return path, stated
+    """The file that transformers reads, and what it says of images."""
+    for name in _FILES:
+        path = folder / name
+        held = read_json(path, dict[str, Any]) if path.is_file() else {}
+        stated = held.get("image_processor") if name == _FILES[0] else held
+        if stated:
+            where = f"{path}: image_processor" if name == _FILES[0] else path
+            check_processor(path, checked(stated, dict[str, Any], where))
+            return path, stated
+    raise absent(key, f"the image processor's settings ({_FILES[1]})", source)
 
 
 def _check_stated(path: Path, stated: Mapping[str, Any], defaults: Mapping[str, Any], naflex: bool) -> None:

@@ -79,7 +79,7 @@ _PROCESSOR: dict[str, Any] = {
     "rescale_factor": Annotated[float, Meta(gt=0, le=1)] | None,
     "patch_size": Side | None,
     "max_num_patches": Side | None,
-    "image_processor_type": Annotated[str, Meta(pattern=r"^\w+ImageProcessor(Fast|Pil)?$")] | None,
+    "image_processor_type": Annotated[str, Meta(pattern=r"^\w+(ImageProcessor(Fast|Pil)?|FeatureExtractor)$")] | None,
     "feature_extractor_type": Annotated[str, Meta(pattern=r"^\w+FeatureExtractor$")] | None,
     "processor_class": Annotated[str, Meta(pattern=r"^\w+Processor$")] | None,
 }
@@ -97,11 +97,12 @@ _TOKENIZER_KINDS: tuple[tuple[str, Any], ...] = (
     (r"added_tokens_decoder", dict[str, _TOKEN]),
     (r"model_max_length|max_length|\w*_token_id|extra_ids|stride|pad_to_multiple_of|pad_token_type_id", float | None),
     (r"model_input_names|never_split|language_codes", list[str] | None),
+    (r"special_tokens_map_file", str | None),  # where it once was; never opened
     (r"\w*_file", _FILE_NAME),
     (r"sp_model_kwargs", Annotated[dict[str, Any], Meta(max_length=0)] | None),
     (r"chat_template", str | list[dict[str, str]] | None),
     (r"name_or_path|processor_class|errors|backend|language|(src|tgt)_lang|padding_side|truncation_side", str | None),
-    (r"truncation_strategy|revision|special_tokens_map_file", str | None),
+    (r"truncation_strategy|revision", str | None),
     (
         r"(do|add|clean|strip|tokenize|from|use|keep|remove|split|trim|return|is|spaces)_\w+|legacy|local_files_only",
         bool | None,
@@ -130,7 +131,8 @@ def check_configuration(path: Path, defaults: Mapping[str, Any]) -> None:
 def _check_level(path: Path, place: str, held: Mapping[str, Any], known: set[str]) -> None:
     for key, value in held.items():
         where = f"{path}: {place}{key}"
-        _refuse_code(where, key)
+        if _says_nothing(where, key, value):
+            continue
         if key in SUB_CONFIGURATIONS:
             _check_level(path, f"{place}{key}.", checked(value or {}, dict[str, Any], where), known)
         elif key not in known:
@@ -141,9 +143,11 @@ def _check_level(path: Path, place: str, held: Mapping[str, Any], known: set[str
             checked(value, _kind(_KINDS, key, _Plain | list[_Plain | list[_Plain]]), where)
 
 
-def _refuse_code(where: str, key: str) -> None:
-    if key in _FORBIDDEN:
+def _says_nothing(where: str, key: str, value: Any) -> bool:
+    """Whether a setting that is forbidden is empty, as old files have it. Raises McdoError where it is not."""
+    if key in _FORBIDDEN and value:
         raise McdoError(f"{where}: {_FORBIDDEN[key]}; remove it")
+    return key in _FORBIDDEN
 
 
 def _kind(kinds: Iterable[tuple[str, Any]], key: str, otherwise: Any) -> Any:
@@ -158,8 +162,8 @@ def _object(path: Path) -> dict[str, Any]:
 def check_processor(path: Path, stated: Mapping[str, Any]) -> None:
     """Raise McdoError unless the settings of an image processor are plain values in range."""
     for key, value in stated.items():
-        _refuse_code(f"{path}: {key}", key)
-        checked(value, _PROCESSOR.get(key, _Plain | list[_Plain]), f"{path}: {key}")
+        if not _says_nothing(f"{path}: {key}", key, value):
+            checked(value, _PROCESSOR.get(key, _Plain | list[_Plain]), f"{path}: {key}")
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -167,7 +171,8 @@ def check_tokenizer(folder: Path) -> None:
     path = folder / "tokenizer_config.json"
     if path.exists():
         for key, value in _object(path).items():
-            _refuse_code(f"{path}: {key}", key)
+            if _says_nothing(f"{path}: {key}", key, value):
+                continue
             kind = _kind(_TOKENIZER_KINDS, key, None)
             if kind is None:
                 raise McdoError(f"{path} has the key {key!r}, which no tokenizer here has; remove it, or mend its name")
@@ -176,8 +181,8 @@ def check_tokenizer(folder: Path) -> None:
                 _check_class(path, value)
     for name in ("special_tokens_map.json", "added_tokens.json", "config.json"):
         if (folder / name).exists():
-            for key in _object(folder / name):
-                _refuse_code(f"{folder / name}: {key}", key)
+            for key, value in _object(folder / name).items():
+                _says_nothing(f"{folder / name}: {key}", key, value)
     for name in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"):
         if (folder / name).exists():
             read_text(folder / name, limit=64 * LIMIT)

@@ -30,6 +30,8 @@ _FORMS = (
 )
 _TOLERANCE = 1e-4
 """Of normalised pixels; one level in 255 is 0.0157 there at a standard deviation of 0.25."""
+_HALF_A_LEVEL = 0.5 / 255
+"""Of pixels in [0, 1]: what rounding to whole levels changes."""
 
 ToUint8 = Callable[[Image.Image], Tensor]
 
@@ -89,22 +91,30 @@ def _require(where: str, given: Mapping[str, Any], keys: Iterable[str]) -> None:
 
 
 def _processor(where: str, processor: Any) -> tuple[ToUint8, tuple[float, ...], tuple[float, ...]]:
-    """An image processor of transformers, up to its last two steps."""
+    """An image processor of transformers, up to its last step."""
     if hasattr(processor, "max_num_patches"):
         raise McdoError(
             f"{where}: {type(processor).__name__} gives rows of patches, and a module is shown pictures; load the "
             "checkpoint with the key hf:PATH"
         )
-    if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-6:
-        raise McdoError(f"{where}: {type(processor).__name__} does not scale pixels by 1/255")
 
     def to_uint8(image: Image.Image) -> Tensor:
-        batch = processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
-        return _as_uint8(batch["pixel_values"][0])
+        return _as_uint8(processor(images=image, do_normalize=False, return_tensors="pt")["pixel_values"][0])
 
-    normal = processor.do_normalize
-    mean, std = (processor.image_mean, processor.image_std) if normal else (0.0, 1.0)
-    return to_uint8, _triple(f"{where}: image_mean", mean), _triple(f"{where}: image_std", std)
+    return to_uint8, *normalisation(where, processor)
+
+
+def normalisation(where: str, processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of an image processor of transformers.
+
+    Raises:
+        McdoError: for one that does not scale pixels by 1/255, and for others than three colours.
+
+    """
+    if not processor.do_rescale or abs(processor.rescale_factor * 255 - 1) > 1e-6:
+        raise McdoError(f"{where}: {type(processor).__name__} does not scale pixels by 1/255")
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+    return _triple(f"{where}: image_mean", mean), _triple(f"{where}: image_std", std)
 
 
 def _steps(where: str, whole: Any) -> tuple[ToUint8, tuple[float, ...], tuple[float, ...]]:
@@ -135,7 +145,7 @@ def _preset(whole: Any) -> list[Any]:
 
 
 def _as_uint8(shown: Any) -> Tensor:
-    """uint8 [3, H, W] of a picture, of an array, of uint8 pixels, or of floats in [0, 1] or [0, 255]."""
+    """uint8 [3, H, W] of a picture, of an array, of uint8 pixels, or of floats in [0, 1]."""
     if isinstance(shown, Image.Image):
         shown = np.asarray(shown.convert("RGB"))
     if isinstance(shown, np.ndarray):
@@ -143,8 +153,7 @@ def _as_uint8(shown: Any) -> Tensor:
         shown = array.permute(2, 0, 1) if array.dim() == 3 and array.shape[-1] == 3 else array
     pixels: Tensor = torch.as_tensor(shown).as_subclass(Tensor)
     if pixels.dtype != torch.uint8:
-        whole = pixels.is_floating_point() and pixels.numel() > 0 and float(pixels.max()) > 1.5
-        pixels = (pixels if whole else pixels * 255).round().clamp(0, 255).to(torch.uint8)
+        pixels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
     return pixels.contiguous()
 
 
@@ -180,7 +189,10 @@ def _try(
             )
         ours = (pixels.float() / 255 - shift) / scale
         apart = max(float((ours - its).abs().max()) if its.shape == ours.shape else np.inf for its in expected)
-        if not apart <= _TOLERANCE * max(1.0, *(1 / each for each in std)):
+        most = _TOLERANCE * max(1.0, *(1 / each for each in std))
+        if hasattr(whole, "image_mean"):  # its steps have their order: some resize floats, and are rounded after it
+            most += _HALF_A_LEVEL / min(std)
+        if not apart <= most:
             raise McdoError(
                 f"{where}: preprocessing cannot be taken apart: uint8 pixels, then (x / 255 - mean) / std, differ from "
                 f"it by up to {apart:.2g}. Resize and crop before the picture becomes floats, normalise last and "

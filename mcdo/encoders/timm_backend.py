@@ -1,16 +1,19 @@
 """Builds image encoders with timm: ``timm:NAME``, or ``timm:NAME@PATH`` for weights of one's own.
 
-Features are what the classifier would read. The weights are a file on this disk, or the model's own in the HuggingFace
-cache; nothing is downloaded.
+Features are what the classifier would read, however many classes it has. The weights are a file on this disk, or the
+model's own in the HuggingFace cache; nothing is downloaded. Weights of one's own are shown pictures as the
+``config.json`` beside them says, as timm writes it, or else as those of NAME's tag.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
+from msgspec import Meta, to_builtins
+from msgspec.structs import asdict
 from timm.data import resolve_model_data_config
 from timm.models import load_state_dict
 
@@ -19,8 +22,11 @@ from mcdo.encoders.quiet import quiet_libraries
 from mcdo.encoders.weights import brief, cached, checkpoint_in, loading_failed, missing, refuse_pickles, refuse_surplus
 from mcdo.errors import McdoError, nearest
 from mcdo.names import utf8_path
+from mcdo.schema import Count, OpenRecord, Positive, Record, Share, Size, Text, checked, read_json
 
-PREFIX = "timm:"
+PREFIX, CONFIG = "timm:", "config.json"
+_SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+"""Of how pictures are shown."""
 
 
 def load(key: str, *, random: bool, seed: int, device: torch.device) -> Encoder:
@@ -31,20 +37,89 @@ def load(key: str, *, random: bool, seed: int, device: torch.device) -> Encoder:
             without interpolating or leaving out any.
 
     """
-    checkpoint = None if random else located(key)
-    model = _built(key, _name(key), seed)
+    checkpoint, name = None if random else located(key), _name(key)
+    beside = None if checkpoint is None or "@" not in key else _beside(key, name, checkpoint)
+    model = _built(key, name, seed, {} if beside is None else beside.model_args.given())
+    settings = resolve_model_data_config(model) if beside is None else to_builtins(beside.pretrained_cfg)
     if checkpoint is not None:
         _load_weights(key, model, checkpoint)
-    settings = resolve_model_data_config(model)
+    pool, stated = getattr(model, "global_pool", None), None if beside is None else beside.global_pool
+    if isinstance(pool, str) and stated not in (None, pool):
+        raise McdoError(f"{key}: {CONFIG} beside the weights pools features by {stated!r}, and the model by {pool!r}")
     model.reset_classifier(0)
     return Encoder.of(model, settings, name=key, device=device, random_weights=random)
 
 
-def _built(key: str, name: str, seed: int) -> Any:
+class _Shown(OpenRecord, frozen=True):
+    """How pictures are shown."""
+
+    input_size: tuple[Literal[3], Size, Size]
+    interpolation: Text
+    mean: tuple[float, ...]
+    std: tuple[Positive, ...]
+    crop_pct: Positive = 0.875
+    crop_mode: Literal["center", "squash", "border"] = "center"
+
+
+class _Arguments(Record, frozen=True):
+    """What a model may be built with; of the rates of dropout nothing is left in evaluation."""
+
+    num_classes: Count | None = None
+    img_size: Size | Annotated[tuple[Size, ...], Meta(min_length=2, max_length=2)] | None = None
+    in_chans: Literal[3] | None = None
+    global_pool: str | None = None
+    dynamic_img_size: bool | None = None
+    drop_rate: Share | None = None
+    drop_path_rate: Share | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that are."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+class _Beside(OpenRecord, frozen=True):
+    """``config.json`` as timm writes it beside weights."""
+
+    architecture: Text
+    pretrained_cfg: _Shown
+    model_args: _Arguments = _Arguments()
+    global_pool: str | None = None
+
+
+def _beside(key: str, name: str, checkpoint: Path) -> _Beside | None:
+    """What lies beside weights of one's own, if it is timm's.
+
+    Raises:
+        McdoError: for settings of another model or such as are not handled; and where there are none, for a name of
+            which there are weights that are shown pictures in different ways.
+
+    """
+    path, architecture = checkpoint.parent / CONFIG, name.partition(".")[0]
+    held = read_json(path, dict[str, Any]) if path.is_file() else {}
+    if "architecture" not in held:
+        _check_one_way(key, name, architecture)
+        return None
+    found: _Beside = checked({"pretrained_cfg": held, **held}, _Beside, path)
+    if found.architecture != architecture:
+        raise McdoError(f"{key}: {path} is of the architecture {found.architecture!r}; name that one")
+    return found
+
+
+def _check_one_way(key: str, name: str, architecture: str) -> None:
+    tags = timm.list_pretrained(f"{architecture}.*") if name == architecture else []
+    ways = {str([getattr(timm.get_pretrained_cfg(each), of, None) for of in _SETTINGS]) for each in tags}
+    if len(ways) > 1:
+        raise McdoError(
+            f"{key}: there are weights of {name} that are shown pictures in {len(ways)} ways; name those whose way is "
+            f"that of yours ({', '.join(tags)}), or put timm's config.json beside them"
+        )
+
+
+def _built(key: str, name: str, seed: int, arguments: dict[str, Any]) -> Any:
     try:
         with quiet_libraries(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return timm.create_model(name, pretrained=False)
+            return timm.create_model(name, pretrained=False, **arguments)
     except Exception as error:  # whatever the library makes of a name
         raise McdoError(f"{key}: timm cannot build {name!r}: {brief(error)}") from error
 
@@ -82,11 +157,22 @@ def _load_weights(key: str, model: Any, checkpoint: Path) -> None:
         state = load_state_dict(str(utf8_path(checkpoint.parent) / checkpoint.name), weights_only=True)
         _check_positions(key, checkpoint, model, state)
         renamed = getattr(_module_of(model), "checkpoint_filter_fn", None)
-        model.load_state_dict(state if renamed is None else renamed(state, model), strict=True)
+        state = state if renamed is None else renamed(state, model)
+        classes = _classes(model, state)
+        if classes != model.num_classes:
+            model.reset_classifier(classes)
+        model.load_state_dict(state, strict=True)
     except McdoError:
         raise
     except Exception as error:  # damaged files, other models' tensors, ...
         raise loading_failed(key, checkpoint, error) from error
+
+
+def _classes(model: Any, state: dict[str, Any]) -> int:
+    """How many a classifier among weights has, which is taken off again; 0 where there is none."""
+    named = model.pretrained_cfg.get("classifier") or ()
+    names = (named,) if isinstance(named, str) else named
+    return next((len(state[f"{each}.weight"]) for each in names if f"{each}.weight" in state), 0)
 
 
 def _module_of(model: Any) -> Any:

@@ -1,15 +1,17 @@
 """Builds image encoders with torchvision: ``tv:NAME``, or ``tv:NAME@PATH`` for weights of one's own.
 
-Features are what the last layer of the classifier would read. The weights are a file on this disk, or torchvision's own
-where torch keeps what it has downloaded before; nothing is downloaded.
+Features are what the last layer of the classifier would read, however many classes it has. The weights are a file on
+this disk, or torchvision's own where torch keeps what it has downloaded before; nothing is downloaded. Of several that
+torchvision has, ``tv:NAME.TAG`` names one, such as ``tv:resnet50.IMAGENET1K_V1``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from timm.models import load_state_dict
 from torch import nn
 from torchvision import models
 
@@ -26,34 +28,61 @@ def load(key: str, *, random: bool, seed: int, device: torch.device) -> Encoder:
     """Build, load and check the model that ``key`` names.
 
     Raises:
-        McdoError: for an unknown name, for weights that are not on this disk or do not fit, and for a model whose
-            classifier is no linear layer.
+        McdoError: for an unknown name, for weights that are not on this disk or do not fit, for weights of one's own
+            where torchvision shows pictures in several ways, and for a model whose classifier is no linear layer.
 
     """
-    name = _name(key)
+    name, entry = _named(key)
     checkpoint = None if random else located(key)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = models.get_model(name, weights=None)
-    weights = models.get_model_weights(name)
-    entry = weights.DEFAULT
+    classifier = _take_off_classifier(key, model)
     if checkpoint is not None:
-        entry = next((each for each in weights if Path(each.url).name == checkpoint.name), entry)
-        _load_weights(key, model, checkpoint)
-    _take_off_classifier(key, model)
+        entry = _shown_as(key, name, entry, checkpoint)
+        _load_weights(key, model, classifier, checkpoint)
     return Encoder.of(model, entry.transforms(), name=key, device=device, random_weights=random)
 
 
-def _name(key: str) -> str:
-    name, known = key.removeprefix(PREFIX).partition("@")[0], models.list_models(module=models)
+def _named(key: str) -> tuple[str, Any]:
+    """The model, and the entry of its weights: that of the tag, or the default one."""
+    name, _, tag = key.removeprefix(PREFIX).partition("@")[0].partition(".")
+    known = models.list_models(module=models)
     if name not in known:
         raise McdoError(f"{key}: torchvision has no classification model {name!r}; the nearest: {nearest(name, known)}")
-    return name
+    entries = models.get_model_weights(name)
+    if tag and tag not in entries.__members__:
+        raise McdoError(
+            f"{key}: torchvision has no weights {tag!r} of {name}; there are: {', '.join(entries.__members__)}"
+        )
+    return name, entries[tag] if tag else entries.DEFAULT
+
+
+def _shown_as(key: str, name: str, entry: Any, checkpoint: Path) -> Any:
+    """The entry whose way of showing pictures is that of the weights.
+
+    Raises:
+        McdoError: for weights of one's own, where there are several ways and no tag names one.
+
+    """
+    if "." in key.partition("@")[0]:
+        return entry
+    entries = models.get_model_weights(name)
+    published = next((each for each in entries if Path(each.url).name == checkpoint.name), None)
+    if published is not None:
+        return published
+    if len({repr(each.transforms()) for each in entries}) > 1:
+        tags = ", ".join(each.name for each in entries)
+        raise McdoError(
+            f"{key}: torchvision shows pictures to weights of {name} in several ways; name those whose way is that of "
+            f"yours, {PREFIX}{name}.TAG@PATH ({tags})"
+        )
+    return entry
 
 
 def located(key: str) -> Path:
-    """The file of weights. Raises McdoError where it is not on this disk, or the name is unknown."""
-    entry, path = models.get_model_weights(_name(key)).DEFAULT, key.partition("@")[2]
+    """The file of weights. Raises McdoError where it is not on this disk."""
+    (_, entry), path = _named(key), key.partition("@")[2]
     if path:
         given = Path(path).expanduser()
         if not given.exists():
@@ -70,19 +99,21 @@ def located(key: str) -> Path:
     return found
 
 
-def _load_weights(key: str, model: nn.Module, checkpoint: Path) -> None:
+def _load_weights(key: str, model: nn.Module, classifier: str, checkpoint: Path) -> None:
+    """Load every tensor of a file but the classifier's."""
     refuse_surplus(checkpoint, sum(each.numel() for each in model.parameters()))
     refuse_pickles(checkpoint)
-    place = utf8_path(checkpoint.parent) / checkpoint.name
     try:
-        state = load_file(place) if checkpoint.suffix == ".safetensors" else torch.load(place, "cpu", weights_only=True)
-        model.load_state_dict(state, strict=True)
+        state = load_state_dict(str(utf8_path(checkpoint.parent) / checkpoint.name), weights_only=True)
+        behind = {f"{classifier}.{name}" for name in ("weight", "bias")}
+        model.load_state_dict({name: value for name, value in state.items() if name not in behind}, strict=True)
     except Exception as error:  # damaged files, other models' tensors, ...
         raise loading_failed(key, checkpoint, error) from error
 
 
-def _take_off_classifier(key: str, model: nn.Module) -> None:
-    linear = [
+def _take_off_classifier(key: str, model: nn.Module) -> str:
+    """Its name."""
+    linear: list[str] = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name.partition(".")[0] in _CLASSIFIERS
@@ -91,3 +122,4 @@ def _take_off_classifier(key: str, model: nn.Module) -> None:
         raise McdoError(f"{key}: its classifier is no linear layer; give the module that you mean to mcdo.Encoder.of")
     parent, _, child = linear[-1].rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
+    return linear[-1]

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from test_encoders_hf import ending
 from torch import Tensor
 
 from mcdo.encoders import Encoder, Prompts, TextTower, Tokens, load_encoder
@@ -56,7 +57,7 @@ def plain_clip() -> Encoder:
 def hf(kind: str) -> Encoder:
     from transformers import CLIPConfig, CLIPImageProcessor, SiglipConfig, SiglipImageProcessor
 
-    words = tokenizer()
+    words = ending(tokenizer()) if kind == "hf_clip" else tokenizer()
     ids = {"pad_token_id": words.pad_token_id, "eos_token_id": words.eos_token_id, "bos_token_id": words.unk_token_id}
     text = {**TEXT, "vocab_size": len(words), "max_position_embeddings": 16, **ids}
     vision = {**TEXT, "image_size": 16, "patch_size": 8}
