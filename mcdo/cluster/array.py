@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mcdo.cluster.look import held
 from mcdo.cluster.work import Plan
 from mcdo.errors import McdoError, nearest
 from mcdo.names import say, say_text
@@ -30,31 +31,59 @@ _TIMEOUTS = 10_000
 """How often a job may run out of its time and be queued again."""
 _LEAST_MINUTES = 5
 """A job is told 90 s before its end, by SLURM's clock up to 60 s earlier: one of less time would never begin."""
+MOST_FRUITLESS = 3
+"""So many times in a row a share may run out of its time with nothing new in the store."""
 
 
-@dataclass(frozen=True)
+class _FruitlessError(SystemExit):
+    """A share that is not queued again; no error, because what it interrupts would take that for its own."""
+
+
+@dataclass
 class ShareJob:
     """A job: ``function(number, of)`` measures a share.
 
     SIGTERM saves as it does anywhere. On SIGUSR2, which SLURM sends ahead of a time limit, submitit asks for
     :meth:`checkpoint`, queues the job again and ends the process, which saves the block in flight.
+
+    Attributes:
+        function: measures share ``number`` of ``of``.
+        store: where everything goes.
+        found: what the store held when the job before this one ran out of its time.
+        fruitless: jobs in a row until then in which nothing came into it.
+
     """
 
     function: Callable[[int, int], int]
+    store: Path
+    found: str = ""
+    fruitless: int = 0
 
     def __call__(self, number: int, of: int) -> int:
         """Measure it. Raises McdoError where that fails: the job's state says so then."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        status = self.function(number, of)
+        self.found = self.found or held(self.store)
+        try:
+            status = self.function(number, of)
+        except _FruitlessError as ended:
+            raise McdoError(str(ended)) from ended
         if status:
             raise McdoError(f"share {number}/{of} ended with status {status}, and its log says why")
         return status
 
     def checkpoint(self, number: int, of: int) -> Any:
-        """The same again: what is done is in the store."""
+        """The same again: what is done is in the store. Ends this process for good where nothing comes in any more."""
         import submitit
 
-        return submitit.helpers.DelayedSubmission(self, number, of)
+        found = held(self.store)
+        fruitless = self.fruitless + 1 if found == self.found else 0
+        if fruitless == MOST_FRUITLESS:
+            raise _FruitlessError(
+                f"share {number}/{of} ran out of its time {fruitless} times in a row and nothing came into the store: "
+                "what a job cannot keep, such as loading the encoder, has to fit into one. Give it a longer --time, "
+                "or more --cpus-per-task"
+            )
+        return submitit.helpers.DelayedSubmission(ShareJob(self.function, self.store, found, fruitless), number, of)
 
 
 @dataclass(frozen=True)
@@ -134,7 +163,9 @@ class Array:
         try:
             executor = submitit.AutoExecutor(folder=self._logs / "%j", cluster=self._resources.cluster, **timeouts)
             executor.update_parameters(name="mcdo-measure", **self._resources.parameters())
-            jobs: list[Any] = executor.map_array(ShareJob(self._function), numbers, [self._shares] * len(numbers))
+            jobs: list[Any] = executor.map_array(
+                ShareJob(self._function, self._store.root), numbers, [self._shares] * len(numbers)
+            )
         except (RuntimeError, NameError, TypeError, ValueError, submitit.core.utils.FailedJobError) as error:
             raise McdoError(
                 f"submitit: {error}. Without SLURM, --cluster=local or --workers measure on this machine"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from mcdo.harness import Request, Session
 from mcdo.store import Part, Store, Unfinished
-from mcdo.store.store import Fits, whatever
+from mcdo.store.store import RESULT, Fits, whatever
 
 
 class _MissingError(Exception):
@@ -74,3 +76,12 @@ def measured(store: Store, key: str, n: int) -> NDArray[np.bool_]:
         columns = part["columns"]
         done[columns[(columns >= 0) & (columns < n)]] = True
     return done
+
+
+def held(root: Path) -> str:
+    """A digest of what a store holds, whole and in parts: another once anything more is kept."""
+    digest = hashlib.sha256()
+    for path in sorted(root.glob(f"??/**/*{RESULT}")):
+        with suppress(FileNotFoundError):  # parts go when their measurement is whole
+            digest.update(f"{path} {path.stat().st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -127,8 +128,26 @@ def _runs(pid: int, born: str) -> bool:
     return not ended and (not born or _born(pid) in ("", born))
 
 
-_SEEN: dict[Path, tuple[tuple[str, int], float]] = {}
-"""Leases of others: whose it is and when it was touched last, and since when that has been so for this process."""
+_SEEN: dict[Path, tuple[object, float]] = {}
+"""Files of others: how each was found, and since when that has been so by this process' clock."""
+
+
+def _unchanged(path: Path, found: object) -> float:
+    """Seconds for which this process has found a file of another like this; the other's clock may say anything."""
+    now = time.monotonic()
+    seen, since = _SEEN.get(path, (found, now))
+    since = since if seen == found else now
+    _SEEN[path] = found, since
+    return now - since
+
+
+def _now(folder: Path) -> float:
+    """Seconds since 1970 by the clock that dates the files of a folder, which may be another machine's."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=".", suffix=LEFT) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 class Leases:
@@ -206,18 +225,14 @@ class Leases:
         """Whether a lease was its owner's no more, and is gone now."""
         check_place(path)
         whose, touched = _looked_at(path)
-        now = time.monotonic()
-        seen, since = _SEEN.setdefault(path, ((whose.token, touched), now))
-        if seen != (whose.token, touched):
-            _SEEN[path] = (whose.token, touched), now
-            since = now
-        silent = now - since >= SILENT_S
-        if not silent and not whose.gone:
+        if _unchanged(path, (whose.token, touched)) < SILENT_S and not whose.gone:
             return False
+        if not self._removed(path, whose, touched):
+            return False
+        _SEEN.pop(path, None)
         if not whose.gone:
             self._tell(f"{whose} has given no sign of life for {SILENT_S:.0f} s: this process takes over")
-        _SEEN.pop(path, None)
-        return self._removed(path, whose, touched)
+        return True
 
     def _removed(self, path: Path, whose: Owner, touched: int) -> bool:
         """Whether an abandoned lease was removed by this process, and by it alone: a new one is never touched."""
@@ -226,8 +241,9 @@ class Leases:
             os.close(os.open(guard, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         except FileExistsError:  # another is at it; or was, and ended in these few system calls
             with suppress(FileNotFoundError):
-                if time.time() - guard.lstat().st_mtime > 10 * SILENT_S:
+                if _unchanged(guard, guard.lstat().st_mtime_ns) > 10 * SILENT_S:
                     os.unlink(guard)
+                    _SEEN.pop(guard, None)
             return False
         try:
             if _looked_at(path) != (whose, touched):  # another was faster, or the owner is awake again
@@ -313,10 +329,10 @@ def held(path: Path, tell: Callable[[str], None], *, waits: bool = True) -> Iter
 
 
 def idle(path: Path) -> bool:
-    """Whether nobody holds a lease: of an owner elsewhere that is known by its silence, and clocks may differ."""
+    """Whether nobody holds a lease: of an owner elsewhere that is known by its silence."""
     try:
         touched = path.lstat().st_mtime
     except (FileNotFoundError, NotADirectoryError):
         return True
     whose = owner(path)
-    return whose.gone if whose.here else time.time() - touched > 10 * SILENT_S
+    return whose.gone if whose.here else _now(path.parent) - touched > 10 * SILENT_S

@@ -81,6 +81,24 @@ def test_a_silent_owner_elsewhere_is_taken_over_by_this_clock(tmp_path: Path, mo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("ahead", [-1e6, 1e6])
+def test_whether_a_lease_is_held_does_not_depend_on_this_clock(
+    ahead: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Days before or behind that of the file system, which dates the signs of life of all machines."""
+    fresh, old = left_by(tmp_path / "a.lock"), left_by(tmp_path / "b.lock")
+    long_ago = time.time() - 20 * leases.SILENT_S
+    os.utime(old, (long_ago, long_ago))
+    true = time.time
+    monkeypatch.setattr(time, "time", lambda: true() + ahead)
+    assert not idle(fresh)
+    assert idle(old)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.lock", "b.lock"]
+    with Leases(quiet) as mine:
+        assert not mine.take(fresh)
+        assert not mine.take(old), "of an owner elsewhere it is known after a while of looking"
+
+
 def test_an_owner_elsewhere_that_gives_signs_of_life_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "SILENT_S", 0.1)
     path = left_by(tmp_path / "a.lock")

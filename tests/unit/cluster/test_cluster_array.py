@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cluster_child import alone, bits, toy_share, work
 
 from mcdo.cli import main
 from mcdo.cli.measure import minutes, plan_name
-from mcdo.cluster.array import Array, Resources, ShareJob, progress, said_missing
+from mcdo.cluster.array import MOST_FRUITLESS, Array, Resources, ShareJob, progress, said_missing
 from mcdo.cluster.work import PLANS
 from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
@@ -97,17 +100,64 @@ def test_processes_of_this_machine_are_a_cluster(tmp_path: Path, monkeypatch: py
     assert found.left == ()
 
 
-def test_a_job_that_fails_says_so_and_one_that_is_ended_is_the_same_again() -> None:
+@pytest.fixture
+def sigterm() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert ShareJob(lambda number, of: 0)(1, 2) == 0
-        with pytest.raises(McdoError, match="share 1/2 ended with status 3"):
-            ShareJob(lambda number, of: 3)(1, 2)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    job = ShareJob(partial(toy_share, Path()))
-    again = job.checkpoint(2, 6)
-    assert (again.function, again.args) == (job, (2, 6))
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_a_job_that_fails_says_so(tmp_path: Path) -> None:
+    assert ShareJob(lambda number, of: 0, tmp_path)(1, 2) == 0
+    with pytest.raises(McdoError, match="share 1/2 ended with status 3"):
+        ShareJob(lambda number, of: 3, tmp_path)(1, 2)
+
+
+def out_of_time(store: Path, *does: Callable[[], object]) -> None:
+    """Jobs of a share, one after the other, each of which submitit queues again when it has done something."""
+    again: list[Any] = []
+    job = ShareJob(partial(toy_share, store), store)
+    for what in does:
+
+        def measure(number: int, of: int, job: ShareJob = job, what: Callable[[], object] = what) -> int:
+            what()
+            try:
+                again.append(job.checkpoint(number, of))  # in a signal's handler, on top of whatever is done
+            except McdoError:
+                pytest.fail("a measurement would take it for its own")
+            raise SystemExit(-1)
+
+        job.function = measure
+        with suppress(SystemExit):
+            job(2, 6)
+        job = again.pop().function
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_a_share_that_gets_nowhere_is_not_queued_again_for_ever(tmp_path: Path) -> None:
+    store, values = Store(tmp_path), count()
+
+    def some() -> None:
+        store.unfinished("a" * 64).keep(0, {"x": np.full(2, next(values))}, {})
+
+    def none() -> None:
+        (tmp_path / "encoders").mkdir(exist_ok=True)
+        (tmp_path / "encoders" / "a.json").write_text(str(next(values)))
+
+    few = [none] * (MOST_FRUITLESS - 1)
+    out_of_time(tmp_path, *few, some, *few, some)
+    said = "share 2/6 ran out of its time 3 times in a row and nothing came into the store: .* Give it a longer --time"
+    with pytest.raises(McdoError, match=said):
+        out_of_time(tmp_path, some, *few, none)
+
+
+def test_what_is_saved_as_a_job_ends_is_no_fruitless_job(tmp_path: Path) -> None:
+    """The passes so far of a block are kept after submitit has asked what the next job is."""
+    job, block = ShareJob(partial(toy_share, tmp_path), tmp_path), Store(tmp_path).unfinished("a" * 64)
+    for passes in range(2 * MOST_FRUITLESS):
+        job = job.checkpoint(1, 2).function
+        block.keep(0, {"x": np.full(2, passes)}, {})
 
 
 def test_resources_are_what_submitit_takes() -> None:
