@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pytest
 
     from mcdo.cluster.work import Work
+    from mcdo.pytest_plugin.state import LooksAt
 
 WHATEVER = (
     "All other arguments are pytest's, such as -m phase1 --models=clip_tiny --images=digits --store=DIR; afterwards "
@@ -55,6 +57,7 @@ def add_command(rooms: Any) -> None:
     parser.add_argument("--max-parallel", type=int, metavar="N", help="most jobs at once")
     parser.add_argument("--no-wait", action="store_true", help="return when the jobs are submitted")
     parser.add_argument("--missing", action="store_true", help="say which of --shards are missing, and end")
+    parser.add_argument("--when-told", action="store_true", help=argparse.SUPPRESS)  # for who is begun by --workers
     parser.set_defaults(run=run, passes_on=True)
 
 
@@ -67,7 +70,9 @@ def run(asked: argparse.Namespace) -> int:
     if asked.cluster or asked.missing:
         return _array(asked, arguments)
     if asked.list:
-        return _in_pytest(arguments, lambda work: _list(work))
+        return _in_pytest(arguments, _list, "nothing")
+    if asked.when_told:
+        return _when_told(arguments)
     if asked.shard:
         from mcdo.cluster.shares import Share
 
@@ -78,12 +83,25 @@ def run(asked: argparse.Namespace) -> int:
 
         devices = [word.strip() for word in (asked.devices or "").split(",") if word.strip()]
         own, others = workers.commands(arguments, asked.workers, devices)
-        with workers.beside(others) as told:
-            status = _in_pytest(own, lambda work: _all(work))
-        for line in told:
+        with workers.Beside(others) as beside:
+            status = _in_pytest(own, lambda work: _all(work, beside.begin))
+        for line in beside.failed:
             say(line, sys.stderr)
         return status
-    return _in_pytest(arguments, lambda work: _all(work), prepares=True)
+    return _in_pytest(arguments, _all)
+
+
+def _when_told(arguments: list[str]) -> int:
+    """Measure beside a process that looks at what is in the way, and says when there is nothing."""
+    from mcdo.cluster.workers import BEGIN
+
+    with os.fdopen(os.dup(0), "rb") as word:  # pytest takes the place of standard input
+
+        def wait() -> None:
+            if word.readline() != BEGIN:
+                raise SystemExit(1)  # that process is gone
+
+        return _in_pytest(arguments, lambda work: _all(work, wait), "nothing")
 
 
 def _array(asked: argparse.Namespace, arguments: list[str]) -> int:
@@ -104,7 +122,7 @@ def _array(asked: argparse.Namespace, arguments: list[str]) -> int:
         asked.max_parallel,
     )  # fmt: skip
     array = Array(partial(run_share, arguments), asked.shards, store, plan, resources)
-    if refused := _in_pytest(arguments, _selects):  # what no job could do is refused before there is one
+    if refused := _in_pytest(arguments, _selects, "no encoder"):  # what no job could do
         return refused
     if asked.no_wait:
         array.submit(range(1, asked.shards + 1))
@@ -123,7 +141,7 @@ def run_share(arguments: list[str], number: int, of: int) -> int:
 
     threads_of_job()
     share = Share(number, of)
-    return _in_pytest(arguments, lambda work: measure_share(work, share, plan_name(arguments, of)))
+    return _in_pytest(arguments, lambda work: measure_share(work, share, plan_name(arguments, of)), "nothing")
 
 
 def minutes(text: str | None) -> int | None:
@@ -152,14 +170,18 @@ def plan_name(arguments: Sequence[str], shares: int) -> str:
     return f"{hashlib.sha256(canonical_json([list(arguments), shares]).encode()).hexdigest()[:16]}.json"
 
 
-def _in_pytest(arguments: Sequence[str], do: Any, *, prepares: bool = False) -> int:
+def _in_pytest(arguments: Sequence[str], do: Callable[[Work], int], looks_at: LooksAt = "everything") -> int:
     """Collect tests as pytest would, and do something with what they need in place of running them.
 
-    ``prepares`` has the pre-flight say first what is in its way; where others share the work, each says it of its part.
+    Args:
+        arguments: pytest's.
+        do: is given the work.
+        looks_at: what of all that may be in the way of it; the work itself names what it cannot measure, and goes on.
+
     """
     import pytest
 
-    plugin = _Measuring(do, prepares)
+    plugin = _Measuring(do, looks_at)
     quiet = ["-qq", "-p", "no:cacheprovider", "-p", "no:benchmark", "-W", ALREADY_IMPORTED]
     code = pytest.main([*arguments, *quiet], plugins=[plugin])
     if plugin.error is not None:
@@ -175,8 +197,8 @@ def _in_pytest(arguments: Sequence[str], do: Any, *, prepares: bool = False) -> 
 class _Measuring:
     """Takes the place of the run of the tests."""
 
-    def __init__(self, do: Any, prepares: bool) -> None:
-        self.do, self.prepares = do, prepares
+    def __init__(self, do: Callable[[Work], int], looks_at: LooksAt) -> None:
+        self.do, self.looks_at = do, looks_at
         self.status: int | None = None
         self.error: McdoError | SystemExit | None = None
         self.configured = False
@@ -187,7 +209,7 @@ class _Measuring:
         from mcdo.pytest_plugin.state import MEASURING
 
         self.configured = config.pluginmanager.hasplugin("mcdo.pytest_plugin")
-        config.stash[MEASURING] = self.prepares
+        config.stash[MEASURING] = self.looks_at
         if config.getoption("--store", None) is None:
             raise pytest.UsageError("mcdo's plug-in is not loaded")
         if config.getoption("--store") in ("none", "temporary") or config.getoption("--from-store"):
@@ -218,10 +240,12 @@ def _selected(session: pytest.Session) -> Iterator[Any]:
 # ---- what is done with the work
 
 
-def _all(work: Work) -> int:
+def _all(work: Work, before: Callable[[], None] = lambda: None) -> int:
+    """Measure; ``before`` is called when all is planned and loaded."""
     work.session.store.check_writable()  # type: ignore[union-attr]
     began = time.monotonic()
     work.first()
+    before()
     work.measure()
     if not work.left and work.follows:
         work.later()

@@ -25,6 +25,7 @@ from mcdo.names import say, say_text
 from mcdo.store import Store
 
 CLUSTERS = ("slurm", "local", "debug")
+NO_PLAN = "no plan yet"
 LOOK_S = 2.0
 SAY_S = 30.0
 _TIMEOUTS = 10_000
@@ -152,6 +153,7 @@ class Array:
     ) -> None:
         self._function, self._shares, self._store, self._plan = function, shares, store, plan
         self._resources, self._logs = resources, store.root / "jobs"
+        self._older: int | None = None
 
     def submit(self, numbers: Sequence[int]) -> list[Any]:
         """Jobs for some shares. Raises McdoError where there is no such cluster, or it refuses."""
@@ -179,11 +181,11 @@ class Array:
 
     def complete(self) -> int:
         """Submit all, wait, and submit what is missing again while something comes in; 1 if that ends early."""
-        self._plan.unlink(missing_ok=True)  # of an earlier version of the code, perhaps
+        self._older = self._written()
         numbers, before = list(range(1, self._shares + 1)), None
         while True:
             self._wait(self.submit(numbers))
-            if not self._plan.exists():
+            if not self._made():
                 raise McdoError(f"no job came so far as to make its plan; look at the logs in {self._logs}")
             plan = Plan.read(self._plan)
             missing = plan.missing(self._store)
@@ -201,6 +203,14 @@ class Array:
                 numbers = list(range(1, self._shares + 1))
                 say("the first stage is whole; submitting what follows from it", sys.stderr)
 
+    def _written(self) -> int | None:
+        """When the plan on file was, if any: an earlier one may be of other code, or that of an array beside."""
+        return self._plan.stat().st_mtime_ns if self._plan.exists() else None
+
+    def _made(self) -> bool:
+        """Whether a job has made the plan since these were submitted."""
+        return self._written() not in (None, self._older)
+
     def _ended(self, plan: Plan) -> int:
         say_refused("not measured", plan.errors)
         say(f"{len(plan.tasks)} measurements" + ("" if plan.missing(self._store) else " are whole"))
@@ -213,7 +223,8 @@ class Array:
             time.sleep(LOOK_S)
             if time.monotonic() - said >= SAY_S:
                 said = time.monotonic()
-                say(f"{left} of {len(jobs)} jobs wait or run; {progress(self._plan, self._store)}", sys.stderr)
+                far = progress(self._plan, self._store) if self._made() else NO_PLAN
+                say(f"{left} of {len(jobs)} jobs wait or run; {far}", sys.stderr)
         for job in jobs:
             told = self._resources.cluster != "slurm" or job.paths.result_pickle.exists()  # not by one that was killed
             if told and (error := job.exception()) is not None:
@@ -253,7 +264,7 @@ def progress(plan: Path, store: Store) -> str:
     try:
         found = Plan.read(plan)
     except McdoError:
-        return "no plan yet"
+        return NO_PLAN
     done, total = found.done(store)
     what = f"{done / max(total, 1):.0%} of {total:,} passes" + ("" if found.final else ", and what follows from them")
     missing = found.missing(store)

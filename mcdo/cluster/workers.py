@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO
 
 from mcdo.errors import McdoError
 
 _PATIENCE_S = 30.0
 _TAIL = 2000
+BEGIN = b"begin\n"
+"""What a process waits for on its standard input."""
 
 
 def commands(
@@ -49,29 +51,49 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def beside(others: Sequence[Sequence[str]]) -> Iterator[list[str]]:
-    """Run other processes meanwhile; they are ended afterwards.
+class Beside:
+    """Other processes that measure the same meanwhile; they load at once, and are ended with what is done inside.
 
-    Gives a list that says in the end which of them failed: what one has begun, the others take over.
+    Args:
+        others: arguments of each.
+
+    Attributes:
+        failed: says in the end which of them did: what one has begun, the others take over.
+
     """
-    said: list[str] = []
-    with ExitStack() as stack:
-        running: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
-        for arguments in others:
-            log: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
-            command = [sys.executable, "-m", "mcdo", "measure", *arguments]
-            running.append((subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT), log))  # noqa: S603
-        try:
-            yield said
-        finally:
-            for number, (process, wrote) in enumerate(running, start=2):
-                failed = process.poll()
+
+    def __init__(self, others: Sequence[Sequence[str]]) -> None:
+        self._others = others
+        self._running: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
+        self.failed: list[str] = []
+
+    def __enter__(self) -> Beside:
+        for arguments in self._others:
+            log: IO[bytes] = tempfile.TemporaryFile()
+            command = [sys.executable, "-m", "mcdo", "measure", "--when-told", *arguments]
+            process = subprocess.Popen(  # noqa: S603
+                command, bufsize=0, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+            )
+            self._running.append((process, log))
+        return self
+
+    def begin(self) -> None:
+        """Tell them that nothing is in the way of measuring."""
+        for process, _ in self._running:
+            assert process.stdin is not None  # as asked
+            with suppress(BrokenPipeError):  # it has failed
+                process.stdin.write(BEGIN)
+
+    def __exit__(self, *error: object) -> None:
+        for number, (process, log) in enumerate(self._running, start=2):
+            failed = process.poll()
+            with process:
                 _end(process)
-                if failed:
-                    wrote.seek(max(0, wrote.seek(0, os.SEEK_END) - _TAIL))
-                    tail = wrote.read().decode(errors="replace").strip()
-                    said.append(f"process {number} of {len(running) + 1} ended with status {failed}: {tail}")
+            if failed:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
+                tail = log.read().decode(errors="replace").strip()
+                self.failed.append(f"process {number} of {len(self._running) + 1} ended with status {failed}: {tail}")
+            log.close()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

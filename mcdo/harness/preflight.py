@@ -85,8 +85,8 @@ def images(spec: str, n: int | None, seed: int, seconds: float, *, skip: bool) -
     return found, seen
 
 
-def places(store: Path | None, reports: Path, needed: int = LEAST_FREE) -> Iterator[Finding]:
-    """Whether ``needed`` bytes can be written where measurements go, and reports where they go."""
+def places(store: Path | None, reports: Path | None, needed: int = LEAST_FREE) -> Iterator[Finding]:
+    """Whether ``needed`` bytes can be written where measurements go, and reports where they go, if any do."""
     from mcdo.report.files import check_writable
     from mcdo.store import Store
 
@@ -102,6 +102,8 @@ def places(store: Path | None, reports: Path, needed: int = LEAST_FREE) -> Itera
                 yield Finding("store", "ok", said)
         except McdoError as error:
             yield Finding("store", "wrong", str(error))
+    if reports is None:
+        return
     try:
         check_writable(reports)
         yield Finding("reports", "ok", str(reports))
@@ -117,6 +119,7 @@ def preflight(
     later: bool = False,
     decides: bool = False,
     alone: bool = True,
+    reports: bool = True,
     tell: Callable[[Finding], None] = lambda _: None,
 ) -> list[Finding]:
     """Plan what is asked, and say what is in its way (``wrong``) and what to know of it (``told``).
@@ -131,6 +134,7 @@ def preflight(
         decides: whether the verdict is.
         alone: whether no other process does the same: then encoders are loaded, to see that they can be, how much room
             is needed and how long a pass takes; with workers each loads its own.
+        reports: whether any will be written.
         tell: given what to know as soon as it is known that a run is possible, before what may take long.
 
     Returns:
@@ -141,8 +145,9 @@ def preflight(
     session = runner.session
     settings = session.settings
     every = tuple(dict.fromkeys((*models, *(model for _, subject in asked for model in subject.models))))
+    folder = settings.reports if reports else None
     with _Said(session) as at:
-        found, seen = _without_encoders(session, asked, every, at, later=later, decides=decides, alone=alone)
+        found, seen = _without_encoders(session, asked, every, at, folder, later=later, decides=decides, alone=alone)
         loading = 0.0
         if alone:
             if any(each.state == "wrong" for each in found):
@@ -173,7 +178,7 @@ def preflight(
                 found += (*_classless(session, ready, seen), *_alike(session, seen), *_single(session, seen))
             found += _no_go(session, loaded=True) if later and not decides and not absent else []
             needed = LEAST_FREE + _bytes_stored(session)
-            found += [each for each in places(settings.store, settings.reports, needed) if each.state == "wrong"]
+            found += [each for each in places(settings.store, folder, needed) if each.state == "wrong"]
         if alone and not any(each.state == "wrong" for each in found) and not settings.from_store:
             at.work = "timing a pass"
             perturbed = dict.fromkeys(each.model for each in session.planned if isinstance(each, Passes | FirstOrder))
@@ -189,6 +194,7 @@ def _without_encoders(
     asked: Sequence[tuple[Experiment[Any], Subject]],
     every: Sequence[str],
     at: _Said,
+    reports: Path | None,
     *,
     later: bool,
     decides: bool,
@@ -222,7 +228,7 @@ def _without_encoders(
         found += _classless(unloaded, asked, seen) if alone else ()
     if later and not decides:
         found += _no_go(unloaded, loaded=False)
-    found += places(settings.store, settings.reports)
+    found += places(settings.store, reports)
     return found, seen
 
 

@@ -195,18 +195,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     _live_until_the_end()
     settings, runner = session.config.stash[SESSION].settings, session.config.stash[RUNNER]
     session.config.stash[MODELS] = frozenset(_models(session.items))
-    measures = session.config.stash.get(MEASURING, None)
-    if measures is not None and settings.budget:
+    measuring = session.config.stash.get(MEASURING, None)
+    if measuring is not None and settings.budget:
         raise pytest.UsageError("mcdo measure takes sizes and no time: --num-images, --passes, --trials and --at-most")
-    if session.config.option.collectonly or measures is False:  # no test will run
+    if session.config.option.collectonly or measuring == "nothing":  # no test will run
         return
     asked = list(selected(session))
-    if any(map(_measures, session.items)):
+    if measuring is not None or any(map(_measures, session.items)):
         _prepare(session, runner, asked)
     else:
         for experiment, about in asked:
             runner.plan(experiment, about)
-    if measures is None and any(item.get_closest_marker("decision") for item in session.items):
+    if measuring is None and any(item.get_closest_marker("decision") for item in session.items):
         dropped(settings.reports / "phase1", settings.session)
 
 
@@ -245,7 +245,7 @@ def _prepare(session: pytest.Session, runner: Runner, asked: list[tuple[Experime
     """Plan what is asked, and end here where something is in its way."""
     option, items = partial(option_of, session.config), session.items
     models: frozenset[str] = session.config.stash[MODELS]
-    worker = _worker(session.config)
+    worker, measuring = _worker(session.config), session.config.stash.get(MEASURING, None)
 
     def tell(each: Finding) -> None:
         with runner.session.unmuted():
@@ -258,14 +258,17 @@ def _prepare(session: pytest.Session, runner: Runner, asked: list[tuple[Experime
             runner,
             asked,
             models=models,
-            later=any(map(_is_later, items)) and not option("--force"),
+            later=any(map(_is_later, items)) and not option("--force") and measuring is None,
             decides=any(item.get_closest_marker("decision") for item in items),
-            alone=worker is None,
+            alone=worker is None and measuring != "no encoder",
+            reports=measuring is None,
             tell=tell,
         )
     except McdoError as error:
         raise pytest.UsageError(str(error)) from error
     _leave_out_claims(session, runner)
+    if measuring == "no encoder":  # it is other machines that need the weights
+        found = [each for each in found if each.what not in models]
     told = [each for each in found if each.state == "told"]
     wrong = [each for each in found if each.state == "wrong"]
     if wrong:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from mcdo.harness import Runner, Session
@@ -29,5 +31,6 @@ MODELS = pytest.StashKey[frozenset[str]]()
 REFUSAL = pytest.StashKey[tuple[int, str | None]]()
 """When the verdict was written that was looked at last, and why later phases must not run."""
 GATES = pytest.StashKey[OwnGates]()
-MEASURING = pytest.StashKey[bool]()
-"""What tests need is measured and no test is run; whether the pre-flight comes first."""
+LooksAt = Literal["everything", "no encoder", "nothing"]
+MEASURING = pytest.StashKey[LooksAt]()
+"""What is looked at beforehand, there where what tests need is measured and no test is run."""

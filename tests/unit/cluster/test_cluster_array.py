@@ -73,9 +73,27 @@ def test_an_array_in_which_nothing_more_comes_in_ends(tmp_path: Path, capsys: py
     assert "nothing more comes in: shares 1 of 2" in capsys.readouterr().err
 
 
-def test_an_array_none_of_whose_jobs_began_says_where_to_look(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [False, True], ids=["no-plan", "an-older-plan"])
+def test_an_array_none_of_whose_jobs_began_says_where_to_look(left: bool, tmp_path: Path) -> None:
+    if left:
+        for number in (1, 2):
+            toy_share(tmp_path / "store", number, 2)
     with pytest.raises(McdoError, match="no job came so far as to make its plan; look at the logs in"):
         Here(tmp_path / "store", 2, spoil=lambda number, rounds: True).complete()
+
+
+def test_an_array_that_is_started_a_second_time_by_mistake_does_not_end_the_first(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+
+    class First(Here):
+        def submit(self, numbers: Sequence[int]) -> list[Any]:
+            jobs = super().submit(numbers)
+            if len(self.rounds) == 1:
+                with pytest.raises(McdoError, match="no job came so far"):
+                    Here(store, 2, spoil=lambda number, rounds: True).complete()
+            return jobs
+
+    assert First(store, 2).complete() == 0
 
 
 def test_who_looks_on_is_told_how_far_the_whole_is(tmp_path: Path) -> None:

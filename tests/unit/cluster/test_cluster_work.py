@@ -277,14 +277,55 @@ def test_a_process_that_fails_is_told_and_one_that_works_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "python"
-    program.write_text("#!/bin/sh\n[ $4 = good ] && exec sleep 60\necho it is broken; exit 3\n")
+    program.write_text(
+        '#!/bin/sh\n[ "$4" = --when-told ] && read word && echo "$word" > '
+        f"{tmp_path}/$5\n"
+        "[ $5 = good ] && exec sleep 60\necho it is broken; exit 3\n"
+    )
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     began = time.monotonic()
-    with workers.beside([["bad"], ["good"]]) as said:
+    with workers.Beside([["bad"], ["good"]]) as beside:
+        time.sleep(0.2)
+        assert not list(tmp_path.glob("*d")), "nobody begins untold"
+        beside.begin()
         deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and not (tmp_path / "waited").exists():
-            time.sleep(0.5)
-            (tmp_path / "waited").touch()
-    assert said == ["process 2 of 3 ended with status 3: it is broken"]
+        while len(list(tmp_path.glob("*d"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.5)
+    assert beside.failed == ["process 2 of 3 ended with status 3: it is broken"]
     assert time.monotonic() - began < 30
+
+
+def test_who_is_not_told_to_measure_does_not(tmp_path: Path) -> None:
+    what = ["tests/experiments/phase1/test_exp0_nested_mc.py", "-m", "phase1", "--models=clip_tiny", "--device=cpu"]
+    what += ["--protocol=quick", f"--store={tmp_path}"]
+    command = [sys.executable, "-m", "mcdo", "measure", "--when-told", *what]
+    done = subprocess.run(command, cwd=ROOT, input="", capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        ["mcdo", "measure", "--cluster=debug", "--shards=2"],
+        pytest.param(["mcdo", "measure", "--shard=1/2"], marks=pytest.mark.slow),
+        pytest.param(["mcdo", "measure", "--workers=2"], marks=pytest.mark.slow),
+        pytest.param(["pytest", "-q"], marks=pytest.mark.slow),
+    ],
+    ids=["array", "share", "workers", "pytest"],
+)
+def test_what_pytest_refuses_is_refused_before_anything_is_measured(way: list[str], tmp_path: Path) -> None:
+    images = tmp_path / "images" / "a"
+    images.mkdir(parents=True)
+    for name in "xyz":
+        (images / f"{name}.png").write_bytes(b"none")
+    what = ["tests/experiments/phase1/test_exp0_nested_mc.py", "--models=clip_tiny", "--device=cpu", "--protocol=quick"]
+    what += [f"--images=folder:{images.parent}", f"--store={tmp_path / 'store'}", f"--reports={tmp_path / 'r'}"]
+    done = subprocess.run([sys.executable, "-m", *way, *what], cwd=ROOT, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 4, said
+    assert "in the way, and nothing was measured" in said
+    assert "x.png" in said
+    assert not list((tmp_path / "store").rglob("*.safetensors"))
