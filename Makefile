@@ -8,7 +8,7 @@ STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWa
   -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.errors.LookAlikeWarning -W always::mcdo.store.StoreWarning
 endif
 
-.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf curves test test-experiments test-rest slow faults cluster browser lint models recipes env clean
+.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf curves test test-experiments test-rest slow faults cluster browser screenshots lint models recipes env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
@@ -67,6 +67,11 @@ cluster: env  ## an array on a real SLURM of two nodes, with kills; installs Deb
 browser: env  ## the page in a real browser; needs Chromium, as Debian's package of that name
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
 	$(PYTEST) tests/unit/report -m browser --store temporary --reports reports/quick
+
+screenshots: env  ## docs/figures/report*.png, of the page of what stands in reports/; needs Chromium
+	$(BIN)/mcdo report --out reports/report.html
+	cd docs/figures && for name in report report-400; do chromium --headless --no-sandbox --hide-scrollbars \
+	  --window-size=$$(test $$name = report && echo 1400 || echo 400),1600 --screenshot=$$name.png file://$(CURDIR)/reports/report.html; done
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from mcdo.report.files import check_writable, write_text
 from mcdo.report.judgement import Judgement
 from mcdo.report.results import LastRun, Reported, Reports
 from mcdo.stats import Estimate
+from mcdo.stats.status import THRESHOLDS
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -28,6 +29,29 @@ MOST_FIGURES = 200
 MOST_NAMED = 5
 """Tests with an error that are named."""
 PHASES = ("phase1", "prelim", "phase2", "phase3", "phase4", "rivals", "recipe", "perf")
+
+WORDS = (
+    ("pass", "the encoder is shown an image once, with noise at its sites: dropout of probability p, if not said else"),
+    ("T", "how many passes a score is made of"),
+    ("site", "a linear map of the encoder that noise is put into, or all"),
+    ("score", "a number for each image, its uncertainty, made of the features of its T passes"),
+    ("trace_pre, trace_post", "scores: the variance over passes, mean over a feature's dimensions, before and after "
+     "features are brought to length 1"),
+    ("first order", "the same scores from gradients in place of passes, along R probes"),
+    ("trial", "one of K measurements of the same images, with other noise"),
+    ("ρ", "Spearman's rank correlation: of the scores of two trials, or of a score and what it is to follow"),
+    ("SNR, ICC", "how much images differ, beside how much trials of one image do: variance between by variance within, "
+     "and the share that lies between"),
+    ("reliable", "ranks images as before when it is measured again"),
+    ("valid", "follows the entropy of the zero-shot prediction; beyond the norm: also among images whose features "
+     "are equally long"),
+    ("claim, bar", "what an experiment asserts of a figure, and the value that the figure is held against"),
+    ("[low, high]", "95 % interval of a figure, over originals"),
+    ("original, n", "what was drawn independently: variants and copies of an image count once"),
+    ("own gates", "what the harness checks of itself: that noise reaches every site, that p = 0 changes nothing, that "
+     "permuted scores fail, and so on"),
+)  # fmt: skip
+"""What a reader of a page may not know, with its meaning."""
 
 
 def write_page(folder: Path, page: Path, thumbnails: bool = True) -> Path:
@@ -53,7 +77,11 @@ def write_comparison(comparison: Comparison, names: tuple[str, str], page: Path)
     """Write the page of a comparison of two folders of reports, called ``names``."""
     template = _environment().get_template("compare.html.j2")
     said = template.render(
-        style=_beside("page.css"), names=names, conclusion=comparison.conclusion(), tables=tables(comparison)
+        style=_beside("page.css"),
+        script=_beside("page.js"),
+        names=names,
+        conclusion=comparison.conclusion(),
+        tables=tables(comparison),
     )
     return write_text(page, said)
 
@@ -68,6 +96,9 @@ def rendered(reports: Reports, thumbnails: bool = True, left_out: str = "") -> s
             style=_beside("page.css"),
             script=_beside("page.js"),
             verdict=reports.verdict,
+            several=len((reports.verdict or {}).get("models", ())) != 1,
+            words=WORDS,
+            bars=THRESHOLDS,
             sentence="" if reports.verdict is None else _sentence(reports.verdict),
             not_said=_not_said(reports),
             measured=_measured(reports),
@@ -94,6 +125,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["moment"] = _moment
     environment.finalize = lambda value: printable(value, "\n\t") if type(value) is str else value
     return environment
 
@@ -147,12 +179,12 @@ class Row:
         return "" if estimate is None else shown(estimate)
 
     @property
-    def distance(self) -> float:
-        """For sorting: how far the estimate lies from its bar, in widths of the interval."""
+    def distance(self) -> str:
+        """For sorting: how far the estimate lies from its bar, in widths of the interval; "" where it has none."""
         e, at = self.judgement.estimate, self.judgement.at
         if e is None or not at or not math.isfinite(e.value) or not e.high > e.low:
-            return 0.0
-        return round(min(abs(e.value - bar) for bar in at) / (e.high - e.low), 4)
+            return ""
+        return f"{min(abs(e.value - bar) for bar in at) / (e.high - e.low):.4f}"
 
 
 def shown(estimate: Estimate) -> str:
@@ -370,15 +402,29 @@ def _measured(reports: Reports) -> list[tuple[str, str]]:
         "encoders": ", ".join(dict.fromkeys(m for m in verdict.get("models", ()))) or every("encoder", provenances),
         "images": _flat(verdict.get("images", "")),
         "originals": _flat(verdict.get("originals", "")),
-        "perturbation": f"p = {verdict['dropout']}, sites {_flat(verdict['sites'])}" if "dropout" in verdict else "",
+        "perturbation": f"{_kind(reports)}p = {verdict['dropout']}, sites {_flat(verdict['sites'])}"
+        if "dropout" in verdict
+        else "",
         "passes": _passes(verdict.get("cells", ())),
         "protocol": _flat(verdict.get("protocol", "")),
         "device": every("device", provenances),
         "versions": every("versions", provenances[:1]),
         "mcdo": every("mcdo", made) + (f" ({every('commit', made)})" if every("commit", made) else ""),
-        "time": " to ".join(dict.fromkeys((times[0], times[-1]))) if times else "",
+        "time": " to ".join(dict.fromkeys(map(_moment, (times[0], times[-1])))) if times else "",
     }
     return [(name, text) for name, text in said.items() if text]
+
+
+def _kind(reports: Reports) -> str:
+    """``Dropout, ``: the kind of perturbation of Phase 1, as far as its summaries say."""
+    configs = (each.summary["config"] for each in reports.experiments if each.experiment["phase"] == "phase1")
+    held = (config.get("dropout") for config in configs if isinstance(config, dict))
+    return next((f"{each['kind']}, " for each in held if isinstance(each, dict) and "kind" in each), "")
+
+
+def _moment(time: str) -> str:
+    """``2026-01-02 03:04:05 UTC``, of what the files say."""
+    return time.replace("T", " ").replace("+00:00", " UTC")
 
 
 def _passes(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -437,7 +483,7 @@ def _unfinished(last: LastRun | None) -> list[str]:
     missing = "is missing here, or was measured by an earlier run"
     said = []
     if last.interrupted:
-        when = last.made["time"]
+        when = _moment(last.made["time"])
         said.append(f"Nothing whole: the last run ({when}) was interrupted, and what it had not finished {missing}.")
     if last.errors:
         tests = "1 test" if len(last.errors) == 1 else f"{len(last.errors)} tests"

@@ -85,14 +85,24 @@ def test_filters_and_search_leave_the_rows_they_name(opened: Opened) -> None:
 
 
 def test_a_heading_sorts_by_mouse_and_keyboard(opened: Opened) -> None:
-    estimate = "th[data-key=value]"
+    estimate = "#claims th:nth-child(4)"
     opened.page.click(f"{estimate} button")
-    rising = ["beyond/other", "follows/trace_post", "beyond/trace_post", "follows/trace_pre"]
+    rising = ["follows/trace_post", "beyond/trace_post", "follows/trace_pre", "beyond/other"]
     assert opened.shown() == rising
     assert opened.page.get_attribute(estimate, "aria-sort") == "ascending"
     opened.page.focus(f"{estimate} button")
     opened.page.keyboard.press("Enter")
     assert opened.shown() == rising[::-1]
+    for column, first in ((1, "beyond/other"), (3, "follows/trace_pre"), (5, "beyond/trace_post")):
+        opened.page.click(f"#claims th:nth-child({column}) button")
+        assert opened.shown()[0] == first, "by words, and by the distance from the bar in widths of the interval"
+    assert opened.page.get_attribute(estimate, "aria-sort") == "none"
+
+
+def test_every_table_can_be_sorted(opened: Opened) -> None:
+    tables, headings = (opened.page.locator(each).count() for each in (".scroll > table", ".scroll > table th"))
+    assert tables > 2
+    assert opened.page.locator(".scroll > table th button").count() == headings
 
 
 def test_pictures_are_seen_and_nothing_is_wider_than_the_window(opened: Opened) -> None:
