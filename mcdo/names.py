@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -25,12 +26,17 @@ _ENDS_LIKE_ESCAPED = re.compile(rf"-[0-9a-f]{{{_DIGEST}}}")
 _LONGEST = 80
 """Characters of a plain name; every file system takes 255 bytes, and suffixes follow."""
 
-# Controls (a terminal obeys them), separators and overrides of direction (they reorder a line), lone surrogates and
-# non-characters (neither UTF-8 nor XML has them).
+# Controls (a terminal obeys them), separators and overrides of direction (they reorder a line), what takes no room (two
+# names would look the same), lone surrogates and non-characters (neither UTF-8 nor XML has them).
 _UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\ud800-\udfff\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+_COMMAND = re.compile(r"^([ \t]*):(?=:)|#(?=#\[)", re.MULTILINE)
+"""What begins a command to GitHub where it reads a line of a job's output."""
 
+_LONG = re.compile(r"(.{2000}).{1000,}(.{1000})")
+"""A line of which nobody reads the middle: a name that is a megabyte of text."""
 _BROKEN = re.compile("[\ud800-\udfff]")
 
 _ASCII = str.maketrans(
@@ -113,17 +119,27 @@ def printable(text: str, kept: str = "") -> str:
             return char
         code = ord(char)
         byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # a byte that is no UTF-8
-        return f"\\x{byte:02x}" if byte < 0x100 else f"\\u{code:04x}"
+        return f"\\x{byte:02x}" if byte < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
     return _UNPRINTABLE.sub(escaped, text)
 
 
+def visible(text: str) -> str:
+    """Text without what takes no room where it is shown."""
+    return _UNPRINTABLE.sub("", text)
+
+
 def message(text: str) -> str:
-    """Text of several lines with names in it, for people: as :func:`printable`, with every further line indented.
+    """Text of several lines with names in it, for people: as :func:`printable`, further lines indented, none too long.
 
     So a name that holds a line end makes no line that begins as one of ours does, such as the verdict's.
     """
-    return re.sub(r"\n(?=\S)", "\n  ", printable(text, kept="\n\t"))
+    shown = re.sub(r"\n(?=\S)", "\n  ", _without_commands(printable(text, kept="\n\t")))
+    return _LONG.sub(r"\1 [...] \2", shown)
+
+
+def _without_commands(text: str) -> str:
+    return _COMMAND.sub(lambda found: f"{found[1]}\\x3a" if found[1] is not None else "\\x23", text)
 
 
 def encodable(text: str, encoding: str | None) -> str:
@@ -163,7 +179,7 @@ def size_of(count: int) -> str:
 def csv_cell(text: str) -> str:
     """A name inside a cell of CSV, which a spreadsheet would run where it begins as a formula does."""
     shown = printable(text)
-    return f"'{shown}" if shown.startswith(("=", "+", "-", "@")) else shown
+    return f"'{shown}" if unicodedata.normalize("NFKC", shown).lstrip().startswith(("=", "+", "-", "@")) else shown
 
 
 def say(line: str, to: TextIO | None = None) -> None:
@@ -174,4 +190,4 @@ def say(line: str, to: TextIO | None = None) -> None:
 def say_text(text: str, to: TextIO | None = None) -> None:
     """Print text of several lines whose names were made harmless, as :func:`message` or a table does."""
     to = sys.stdout if to is None else to
-    print(encodable(printable(text, kept="\n\t"), to.encoding), file=to, flush=True)
+    print(encodable(_without_commands(printable(text, kept="\n\t")), to.encoding), file=to, flush=True)

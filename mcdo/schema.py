@@ -42,6 +42,8 @@ MOST_ROWS = 2**22
 _MOST_COLUMNS = 10_000
 
 _HEAD = 2**12
+_MARK = "\ufeff"
+"""Which spreadsheets and some editors put before a text."""
 _LEVELS = 100
 
 Count = Annotated[int, Meta(ge=0, lt=2**31)]
@@ -54,6 +56,7 @@ Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 # What is rare and may be wrong in JSON that the parser takes: only then is every value of a long list looked at.
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])|NaN|Infinity|[0-9]{16}|[eE][+]?[0-9]{3}")
+_OTHER_NUMBER = re.compile(r"\s*[-+]?\d*[.,]?\d+\s*%?\s*")
 _UNKNOWN = re.compile(r"Object contains unknown field `")
 _STEP = re.compile(r"\[(\d+)\]|\.([^.\[]+)")
 _BROKEN = re.compile("[\0\ud800-\udfff]")
@@ -175,9 +178,28 @@ def read_columns(path: Path, remedy: str = "") -> dict[str, dict[int, str]]:
     return {name: {at: row[name] for at, row in rows.items()} for name in head}
 
 
+def numbers_of(cells: Mapping[int, str]) -> list[float]:
+    """The numbers in a column of :func:`read_columns`, [] for a column of words.
+
+    A column is one of numbers where any cell is, in whatever way of writing them; a cell that is no plain number is NaN
+    there, for the caller to refuse.
+    """
+    found = [_number(cell) for cell in cells.values()]
+    return [] if all(each is None for each in found) else [math.nan if each is None else each for each in found]
+
+
+def _number(cell: str) -> float | None:
+    """None for a word; NaN for 0,5 and 5 % and 1_000, which Python reads as 1000."""
+    try:
+        number = float(cell)
+    except ValueError:
+        return math.nan if _OTHER_NUMBER.fullmatch(cell) else None
+    return math.nan if "_" in cell else number
+
+
 def _rows(path: Path, remedy: str, known: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows by column, with the lines that they end on."""
-    text = _read(path, remedy, CSV_LIMIT).removeprefix("\ufeff")  # which spreadsheets put there
+    text = _read(path, remedy, CSV_LIMIT).removeprefix(_MARK)
     if text.count("\n") > MOST_ROWS:
         raise McdoError(f"{path} has {text.count(chr(10))} lines; at most {MOST_ROWS} are read")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -206,14 +228,15 @@ def _check_head(path: Path, head: list[str], known: Sequence[str]) -> None:
             raise McdoError(f"{path}, line 1: the column {name} is missing; the nearest there: {found}")
 
 
-def read_text(path: Path, remedy: str = "", *, limit: int = LIMIT) -> str:
-    """A text file in UTF-8.
+def read_lines(path: Path, remedy: str = "", *, limit: int = LIMIT) -> list[str]:
+    """The lines of a text file in UTF-8, as an editor counts them: a form feed ends none, nor does U+2028.
 
     Raises:
         McdoError: if it is none, or has more than ``limit`` bytes.
 
     """
-    return _read(path, remedy, limit)
+    lines = re.split("\r\n|\r|\n", _read(path, remedy, limit).removeprefix(_MARK))
+    return lines if lines[-1] else lines[:-1]
 
 
 def _read(path: Path, remedy: str, limit: int) -> str:

@@ -36,7 +36,7 @@ def run(asked: argparse.Namespace) -> int:
     from mcdo.experiments.rivals.score_files import ID_COLUMNS
     from mcdo.report.files import check_file, write_json
     from mcdo.report.terminal import lines
-    from mcdo.schema import read_columns
+    from mcdo.schema import numbers_of, read_columns
 
     if asked.out is not None:
         check_file(asked.out)
@@ -47,7 +47,9 @@ def run(asked: argparse.Namespace) -> int:
     flags = {what: _flags(roles[what], named[what], asked.table) for what in ("error", "foreign") if what in roles}
     trivial = _words(asked.trivial)
     taken = {*named.values(), *trivial, *ID_COLUMNS}
-    wanted = _words(asked.scores) or [n for n, cells in columns.items() if n not in taken and _is_numbers(cells)]
+    wanted = _words(asked.scores) or [
+        n for n, cells in columns.items() if n.strip() and n not in taken and numbers_of(cells)
+    ]
     if not wanted:
         raise McdoError(f"{asked.table}: no column of numbers is left to judge; name some with --scores")
     rows = len(next(iter(columns.values())))
@@ -144,26 +146,17 @@ def _column(columns: Mapping[str, Cells], name: str, path: Path) -> Cells:
     return columns[name]
 
 
-def _is_numbers(cells: Cells) -> bool:
-    try:
-        for value in cells.values():
-            float(value)
-    except ValueError:
-        return False
-    return True
-
-
 def _numbers(cells: Cells, name: str, path: Path) -> Any:
     import numpy as np
 
-    for line, value in cells.items():
-        try:
-            good = np.isfinite(float(value))
-        except ValueError:
-            good = False
-        if not good:
-            raise McdoError(f"{path}, line {line}, {name}: {value!r} is no finite number")
-    return np.array([float(value) for value in cells.values()])
+    from mcdo.schema import numbers_of
+
+    found = numbers_of(cells) or [math.nan] * len(cells)
+    for (line, cell), value in zip(cells.items(), found, strict=True):
+        if not math.isfinite(value):
+            said = f"{path}, line {line}, {name}: {cell!r} is no finite number"
+            raise McdoError(f"{said}; name the columns to judge with --scores")
+    return np.array(found)
 
 
 def _flags(cells: Cells, name: str, path: Path) -> Any:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from mcdo.errors import McdoError, nearest
-from mcdo.schema import LIMIT, Positive, checked, read_json, read_text
+from mcdo.schema import LIMIT, Positive, checked, read_json, read_lines
 
 TOKENIZERS = (
     *("Albert", "Bert", "CLIP", "Gemma", "GPT2", "M2M100", "MT5", "MPNet", "Nllb"),
@@ -185,7 +185,7 @@ def check_tokenizer(folder: Path) -> None:
                 _says_nothing(f"{folder / name}: {key}", key, value)
     for name in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"):
         if (folder / name).exists():
-            read_text(folder / name, limit=64 * LIMIT)
+            read_lines(folder / name, limit=64 * LIMIT)
 
 
 def check_index(path: Path) -> None:

@@ -22,7 +22,7 @@ from mcdo.errors import McdoError, refused_as
 from mcdo.images.arrow_message import packed
 from mcdo.images.class_names import class_names
 from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, WholeFiles
-from mcdo.images.labels import named
+from mcdo.images.labels import check_columns, named
 from mcdo.images.listing import Listing
 from mcdo.names import from_path, to_path
 from mcdo.schema import LIST_LIMIT, MOST_ROWS, check_regular
@@ -109,6 +109,8 @@ def listed(spec: str) -> Listing:
         features = _features(schema)
         column = _picture_column(root, schema, features)
     label = next((name for name in LABELS if name in schema.names), None)
+    lacking = [name for name in (LABELS[0], ORIGIN) if name not in (label or LABELS[0], *schema.names)]
+    check_columns(files[0], schema.names, lacking)
     wanted = [name for name in (label, ORIGIN) if name is not None and name in schema.names]
     for file in files:
         with refused_as(f"{file} cannot be read"):

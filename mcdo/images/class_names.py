@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mcdo.errors import McdoError
+from mcdo.names import visible
 
 _SYNSET = re.compile(r"n\d{8}")
 
@@ -21,17 +22,20 @@ _SYNSET = re.compile(r"n\d{8}")
 def class_names(root: Path, directories: list[str]) -> tuple[str, ...]:
     """One name per class directory of ``root``, all different: two classes with one prompt cannot be told apart.
 
-    Names that differ in case, spaces or normal form alone are one prompt to the text towers here. What else a tokenizer
+    Names that differ in case, spaces or normal form alone are one prompt to the text towers here, and in letters that
+    nobody sees one name to people. What else a tokenizer
     makes equal is refused when the prompts are tokenized.
 
     Synsets whose names coincide take the next more specific name (curated, first lemma, all lemmas, lemmas with
-    definition). Raises McdoError for a synset ID in no table and for two directories that read the same.
+    definition). Raises McdoError for a synset ID in no table, a class without a name, and two that read the same.
     """
     candidates = [_candidates(root, directory) for directory in directories]
     level = [0] * len(candidates)
     while True:
         names = tuple(options[i] for options, i in zip(candidates, level, strict=True))
         read = [_as_read(name) for name in names]
+        if not all(read):
+            raise McdoError(f"{root}: class {read.index('')} has no name, or none that can be seen; give it one")
         count = Counter(read)
         clashing = [i for i, name in enumerate(read) if count[name] > 1]
         if not clashing:
@@ -48,8 +52,11 @@ def class_names(root: Path, directories: list[str]) -> tuple[str, ...]:
 
 
 def _as_read(name: str) -> str:
-    """A name as the tokenizers of CLIP and SigLIP read it: composed, in lower case, one space between words."""
-    return " ".join(unicodedata.normalize("NFC", html.unescape(html.unescape(name))).lower().split())
+    """A name as the tokenizers of CLIP and SigLIP read it: composed, in lower case, one space between words.
+
+    What nobody sees is left out, though a tokenizer may see it.
+    """
+    return visible(" ".join(unicodedata.normalize("NFC", html.unescape(html.unescape(name))).lower().split()))
 
 
 def _candidates(root: Path, directory: str) -> list[str]:

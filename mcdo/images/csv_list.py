@@ -11,12 +11,12 @@ from pathlib import Path
 
 from mcdo.errors import McdoError, nearest
 from mcdo.images.folder import FolderSource
-from mcdo.images.labels import named
+from mcdo.images.labels import check_columns, named
 from mcdo.images.listing import Listing
 from mcdo.names import from_path, to_path
 from mcdo.schema import read_columns
 
-COLUMNS = ("path", "label", "origin", "split")
+COLUMNS = frozenset({"path", "label", "origin", "split"})
 
 
 def listed(spec: str) -> Listing:
@@ -30,6 +30,7 @@ def listed(spec: str) -> Listing:
     columns = read_columns(place, "expected the columns path, label, origin, split")
     if "path" not in columns:
         raise McdoError(f"{place}, line 1: the column path is missing; the nearest there: {nearest('path', columns)}")
+    check_columns(f"{place}, line 1", columns.keys() - COLUMNS, COLUMNS - columns.keys())
     rows = _of_split(place, columns, split)
     paths = {at: columns["path"][at].strip() for at in rows}
     first: dict[str, int] = {}

@@ -38,6 +38,8 @@ from mcdo.names import from_path, to_path
 VALIDATION = ("val", "validation")
 SPLITS = frozenset({*VALIDATION, "train", "test"})
 """Directories that are no classes where they hold directories themselves."""
+_LEVELS = 100
+"""Directories within one another that are searched."""
 _LAYOUT = "expected one directory per class with images in it, FOLDER/CLASS/IMAGE.jpg"
 LEFT_BEHIND = frozenset(
     {"@eaDir", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "@tmp", "$RECYCLE.BIN", "lost+found"}
@@ -144,8 +146,7 @@ def _split_of(root: Path) -> Path:
         return root
     directories, loose = _entries(root, root, set(), [])
     names = {each.name.lower() for each in directories}
-    nested = directories and all(any(each.is_dir() for each in inside.iterdir()) for inside in directories)
-    if loose or not names or not names <= SPLITS or not nested:
+    if loose or not names or not names <= SPLITS or not all(_entries(root, each, set(), [])[0] for each in directories):
         return root
     chosen = next((each for each in directories if each.name.lower() in VALIDATION), None)
     if chosen is None:
@@ -177,13 +178,15 @@ def _list(root: Path) -> _Listing:
     return _Listing(sorted(images), [from_path(directory.name) for directory in directories], skipped)
 
 
-def _walk(root: Path, directory: Path, seen: set[Path], skipped: list[Skipped]) -> Iterator[Path]:
+def _walk(root: Path, directory: Path, seen: set[Path], skipped: list[Skipped], level: int = 0) -> Iterator[Path]:
     """Image files below ``directory``; ``seen`` holds the real directories that are not to be entered again."""
+    if level > _LEVELS:
+        raise McdoError(f"{directory} lies {level} levels below its class; at most {_LEVELS} are searched")
     seen.add(Path(os.path.realpath(directory)))
     directories, files = _entries(root, directory, seen, skipped)
     yield from files
     for each in directories:
-        yield from _walk(root, each, seen, skipped)
+        yield from _walk(root, each, seen, skipped, level + 1)
 
 
 def _entries(root: Path, directory: Path, seen: set[Path], skipped: list[Skipped]) -> tuple[list[Path], list[Path]]:
@@ -191,19 +194,20 @@ def _entries(root: Path, directory: Path, seen: set[Path], skipped: list[Skipped
     try:
         visible = [each for each in directory.iterdir() if not each.name.startswith(".")]
         visible.sort(key=lambda each: from_path(each.name))
+        folders = [each for each in visible if each.is_dir()]
     except OSError as error:
-        raise McdoError(f"directory {directory} cannot be listed ({error.strerror}); check its permissions") from error
-    directories = []
-    for each in visible:
-        if each.is_dir() and each.name in LEFT_BEHIND:
+        raise McdoError(f"{error.filename} cannot be listed ({error.strerror}); check its permissions") from error
+    directories, inner = [], frozenset(folders)
+    for each in folders:
+        if each.name in LEFT_BEHIND:
             skipped.append(Skipped(_id(root, each), "a folder that a file server or an archiver left, and no class"))
-        elif each.is_dir() and Path(os.path.realpath(each)) in seen:
+        elif Path(os.path.realpath(each)) in seen:
             skipped.append(
                 Skipped(_id(root, each), "a symbolic link to a directory that is above it or already searched")
             )
-        elif each.is_dir():
+        else:
             directories.append(each)
-    return directories, [each for each in visible if not each.is_dir() and _is_image(each)]
+    return directories, [each for each in visible if each not in inner and _is_image(each)]
 
 
 def _is_image(path: Path) -> bool:

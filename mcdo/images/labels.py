@@ -7,7 +7,8 @@ A label is a name, or an ImageNet synset ID. Whole numbers name nothing: the sam
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from mcdo.errors import McdoError, refused_as
 from mcdo.images.class_names import class_names
 from mcdo.images.mat_table import struct_rows
-from mcdo.schema import check_regular, read_text
+from mcdo.names import visible
+from mcdo.schema import check_regular, read_lines
 
 Named = tuple[NDArray[np.int64], tuple[str, ...]]
 """int64 [N] into names of classes, and these."""
@@ -25,6 +27,8 @@ GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 META = "meta.mat"
 LISTS = (GROUND_TRUTH, "labels.txt")
 """Lists that are found by name, in a folder of images or beside it."""
+_LIKE = 0.8
+"""Share of letters, as difflib counts it, from which a name of a column is another one mistyped."""
 _LIST_LIMIT = 2**27
 _META_LIMIT = 2**26
 """Bytes of the devkit's table, as it is and unpacked."""
@@ -57,11 +61,20 @@ def named(where: str, labels: Sequence[str], places: Sequence[str], names_in: Pa
             f"{where}: its labels are numbers ({labels[0]}, ...), which name no class. Put the names into {file}, one "
             "a line: line 1 is class 0"
         )
-    lines = [line.strip() for line in read_text(file, limit=_LIST_LIMIT).splitlines()]
+    lines = [line.strip() for line in read_lines(file, limit=_LIST_LIMIT)]
+    while lines and not lines[-1]:
+        lines.pop()
     for label, place in zip(labels, places, strict=True):
         if _number(label) >= len(lines):
             raise McdoError(f"{where}, {place}: class {label[:20]}, but {file} names {len(lines)}, from 0 on")
     return np.array([int(label) for label in labels], dtype=np.int64), class_names(file, lines)
+
+
+def check_columns(where: object, names: Iterable[str], lacking: Iterable[str]) -> None:
+    """Raise McdoError where a column that nothing reads looks like one that is ``lacking``: it was mistyped."""
+    for name in names:
+        for like in get_close_matches(visible(name).strip().casefold(), lacking, n=1, cutoff=_LIKE):
+            raise McdoError(f"{where}: nothing reads the column {name!r}; name it {like}, or leave it out")
 
 
 def _number(digits: str) -> int:
@@ -81,7 +94,7 @@ def read_list(path: Path, files: Sequence[str]) -> Named:
         McdoError: for a line that cannot be read, a file without a label and a label without a file, naming them.
 
     """
-    lines = [line.strip() for line in read_text(path, limit=_LIST_LIMIT).splitlines()]
+    lines = [line.strip() for line in read_lines(path, limit=_LIST_LIMIT)]
     filled = [(at, line) for at, line in enumerate(lines, 1) if line]
     if not filled:
         raise McdoError(f"{path} is empty; expected lines FILE LABEL")

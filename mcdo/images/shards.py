@@ -133,12 +133,15 @@ def _files(tar: Path) -> Iterator[tuple[str, Member]]:
         with _Heads(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for each in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all that it has seen
-                if each.isreg() and not each.issparse() and not each.name.rpartition("/")[2].startswith("."):
-                    yield each.name, Member(tar, each.offset_data, each.size)
+                if each.isdir() or each.name.rpartition("/")[2].startswith("."):
+                    continue
+                if not each.isreg() or each.issparse():
+                    raise ValueError(f"{each.name} is a link, sparse, or no file; write it as a file of its own")
+                yield each.name, Member(tar, each.offset_data, each.size)
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # where tarfile ends without a word
                 raise ValueError(f"damaged or cut off at byte {archive.offset}")
-    except (tarfile.TarError, OSError, ValueError) as error:
+    except (tarfile.TarError, OSError, ValueError, RecursionError) as error:  # the library follows heads into heads
         raise McdoError(
             f"{tar} cannot be read as a plain tar ({error}); one that is compressed must be unpacked"
         ) from error

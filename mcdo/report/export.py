@@ -53,9 +53,9 @@ def _finite(value: float) -> float | None:
 
 def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     held = io.StringIO()
-    writer = csv.DictWriter(held, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: csv_cell(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows)
+    writer = csv.writer(held, lineterminator="\n")
+    for row in (columns, *([row[name] for name in columns] for row in rows)):
+        writer.writerow([csv_cell(each) if isinstance(each, str) else each for each in row])
     return held.getvalue()
 
 

@@ -196,6 +196,9 @@ def read_npz(path: Path, remedy: str) -> dict[str, NDArray[Any]]:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > schema.LIST_LIMIT:
                 raise ValueError(f"it unpacks to more than {schema.LIST_LIMIT} bytes")
+            names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
+            if len(set(names)) < len(names):
+                raise ValueError("it holds several arrays of one name")
             for member in archive.infolist():
                 with archive.open(member) as array:
                     _check_header(array, member)
@@ -209,7 +212,7 @@ def _check_header(array: IO[bytes], member: zipfile.ZipInfo) -> None:
     version = np.lib.format.read_magic(array)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(array)
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != member.file_size - array.tell():
+    if dtype.hasobject or not dtype.itemsize or math.prod(shape) * dtype.itemsize != member.file_size - array.tell():
         raise ValueError(f"{member.filename} is no array of {shape} {dtype}, as its head says")
 
 

@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mcdo.errors import McdoError
 from mcdo.report.files import read_npz
 from mcdo.report.results import Reported, Reports
 
 IDS = ("paths", "prompts")
 """Arrays that name the images, or what was shown in their place."""
+
+_REMEDY = "run the experiment again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +56,24 @@ def per_image(reports: Reports) -> list[PerImage]:
 
 def _of(reported: Reported, folder: Path) -> Iterator[PerImage]:
     for name in reported.summary["files"].get("arrays", ()):
-        path = reported.place(folder) / name
-        if not path.is_file():
+        path = reported.held(folder, name)
+        if path is None:
             continue
-        arrays = read_npz(path, "run the experiment again")
+        arrays = read_npz(path, _REMEDY)
+        for named in {*IDS, "origins"} & arrays.keys():
+            if arrays[named].dtype.kind not in "Uiu" or arrays[named].ndim != 1:
+                raise McdoError(f"{path}: its {named} are no names; {_REMEDY}")
         file = re.sub(re.escape(reported.subject), "", path.stem).strip("_-/") or path.stem
         yield from _scores(reported, file, arrays)
 
 
 def _scores(reported: Reported, file: str, arrays: dict[str, NDArray[np.generic]]) -> Iterator[PerImage]:
     ids = next((arrays[name] for name in IDS if name in arrays), None)
-    if ids is None or ids.ndim != 1 or len(set(ids.tolist())) != len(ids):
+    if ids is None or len(set(ids.tolist())) != len(ids):
         return
     origins = arrays.get("origins", ids)
+    if len(origins) != len(ids):
+        raise McdoError(f"{reported.file}: {file} has {len(origins)} origins of {len(ids)} images; {_REMEDY}")
     for name, values in arrays.items():
         numeric = values.dtype.kind == "f" or (values.dtype.kind in "iu" and values.ndim == 2)
         if numeric and values.ndim in (1, 2) and values.shape[-1] == len(ids):

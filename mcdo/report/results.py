@@ -27,6 +27,11 @@ RUN = "run.json"
 """How the last run of experiments ended, within the folder of reports."""
 
 
+def _check_made(made: Mapping[str, str]) -> None:
+    if "time" not in made:
+        raise ValueError("made lacks the key time")
+
+
 @dataclass(frozen=True)
 class LastRun:
     """How the last run of experiments into a folder ended, whose page may hold results of earlier ones.
@@ -41,6 +46,9 @@ class LastRun:
     interrupted: bool
     errors: tuple[str, ...]
     made: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        _check_made(self.made)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,9 @@ class Rate:
     threads: int
     machine: str
     made: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        _check_made(self.made)
 
     @property
     def ms(self) -> float:
@@ -213,13 +224,17 @@ class Reported:
     def figure(self, folder: Path) -> Path | None:
         """Its figure as SVG, where there is one, in the folder of reports."""
         name = self.summary["files"].get("figure", "")
-        path = (self.place(folder) / name).with_suffix(".svg") if name else None
-        return path if path is not None and path.is_file() else None
+        return self.held(folder, str(Path(name).with_suffix(".svg"))) if name else None
+
+    def held(self, folder: Path, name: str) -> Path | None:
+        """One of its files, where it is in the folder of reports and no link leads out of that."""
+        path = self.place(folder) / name
+        return path if path.is_file() and path.resolve().is_relative_to(folder.resolve()) else None
 
     def sheets(self, folder: Path) -> list[Mapping[str, Any]]:
         """Its contact sheets, where it drew any: titles, and tiles of id, class, caption and a PNG in base64."""
-        path = self.place(folder) / f"{file_name(self.subject)}_sheets.json"
-        if not path.is_file():
+        path = self.held(folder, f"{file_name(self.subject)}_sheets.json")
+        if path is None:
             return []
         held = read_json(path, "delete it")
         checked(held, _Sheets, path)
@@ -272,6 +287,7 @@ def read_rates(folder: Path) -> tuple[Rate, ...]:
 
 def _is_object(path: Path) -> bool:
     """Whether a JSON file could hold a summary; an experiment may write lists as well."""
+    schema.check_regular(path, "delete it, or run the experiment again")
     try:
         with path.open("rb") as file:
             return file.read(64).lstrip().startswith(b"{")

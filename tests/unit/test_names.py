@@ -78,6 +78,9 @@ def test_printable_text_is_utf8_and_xml(text: str) -> None:
         ("a\u202egnp.exe", "a\\u202egnp.exe"),
         ("two\nlines", "two\\x0alines"),
         ("\x9b2J", "\\x9b2J"),
+        ("cat\u200b", "cat\\u200b"),
+        ("c\xada\u2060t\u3164", "c\\xada\\u2060t\\u3164"),
+        ("cat\U000e0041", "cat\\U000e0041"),
         ("modèle 模型 ρ", "modèle 模型 ρ"),
     ],
 )
@@ -97,7 +100,15 @@ def test_no_name_makes_a_line_of_its_own(name: str) -> None:
     assert len(shown.split("\n")) == len(f"{name}: ".split("\n"))
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)"])
+@pytest.mark.parametrize("name", ["::add-mask::x", "  ::set-output name=x::y", "a\n::error::x", "a ##[add-mask]x"])
+def test_no_line_is_a_command_to_github(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    say(name)
+    for said in (str(McdoError(name)), capsys.readouterr().out):
+        assert not any(line.lstrip().startswith("::") or "##[" in line for line in said.splitlines())
+    assert str(McdoError("std::sort, #[")) == "std::sort, #["
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", " =1+1", "\uff1d1+1", "\uff20SUM(A1)"])
 def test_a_cell_of_csv_is_no_formula(name: str) -> None:
     assert csv_cell(name) == f"'{name}"
     assert csv_cell("a=1") == "a=1"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mcdo.errors import McdoError, refused_as
 from mcdo.report.files import read_npz
-from mcdo.schema import MOST_ROWS, check_regular, read_columns
+from mcdo.schema import LIST_LIMIT, MOST_ROWS, check_regular, numbers_of, read_columns
 
 Array = NDArray[np.float64]
 ID_COLUMNS = ("id", "path", "image", "image_id")
@@ -20,8 +20,9 @@ def read_scores(path: Path, ids: tuple[str, ...]) -> dict[str, Array]:
     """Scores [K, N] by name, in the order of ``ids``.
 
     A CSV or Parquet file has one row for each image: a column ``id`` (or path, image, image_id), and one column for
-    each score. An npz has ``ids`` [N], and an array [N] or [K, N] for each score. Rows of other images are left out.
-    Where every name begins with one folder, as paths do, that may be left out to make an id of it.
+    each score; a column without a name, as pandas writes its index, or without any number is none. An npz has ``ids``
+    [N], and an array [N] or [K, N] for each score. Rows of other images are left out. Where every name begins with one
+    folder, as paths do, that may be left out to make an id of it.
 
     Raises:
         McdoError: for a file that cannot be read so, images without a score (named), an id that occurs twice, and
@@ -76,20 +77,16 @@ def _ordered(path: Path, names: list[str], columns: dict[str, Array], ids: tuple
     for score, values in found.items():
         bad = ~np.isfinite(values).all(axis=0)
         if bad.any():
-            raise McdoError(f"{path}: {score} of {ids[int(bad.argmax())]!r} is not a finite number")
+            said = f"{path}: {score} of {ids[int(bad.argmax())]!r} is not a finite number"
+            raise McdoError(f"{said}; give it, or leave the column out")
     return found
 
 
 def _from_csv(path: Path) -> tuple[list[str], dict[str, Array]]:
     held = read_columns(path)
     names = list(held.pop(_id_column(list(held))).values())
-    columns = {}
-    for name, cells in held.items():
-        try:
-            columns[name] = np.array([float(cell) for cell in cells.values()])
-        except ValueError:
-            continue  # a column of words
-    return names, columns
+    columns = {name: np.array(numbers_of(cells)) for name, cells in held.items()}
+    return names, {name: values for name, values in columns.items() if name.strip() and len(values)}
 
 
 def _from_npz(path: Path) -> tuple[list[str], dict[str, Array]]:
@@ -97,13 +94,13 @@ def _from_npz(path: Path) -> tuple[list[str], dict[str, Array]]:
     if "ids" not in held:
         raise ValueError(f"no array ids among {', '.join(held) or 'none'}")
     ids = held.pop("ids")
-    if ids.ndim != 1:
-        raise ValueError(f"its ids have shape {ids.shape}, not [N]")
+    if ids.ndim != 1 or len(ids) > MOST_ROWS:
+        raise ValueError(f"its ids have shape {ids.shape}, not [N] with N up to {MOST_ROWS}")
     names = ids.astype(str).tolist()
-    scores = {key: each for key, each in held.items() if each.dtype.kind in "fiu" and each.shape[-1:] == ids.shape}
+    scores = {key: each for key, each in held.items() if each.dtype.kind in "fiu"}
     for key, each in scores.items():
-        if each.ndim > 2 or not len(each):
-            raise ValueError(f"its {key} has shape {each.shape}, not [N] or [K, N]")
+        if each.shape[-1:] != ids.shape or each.ndim > 2 or not len(each):
+            raise ValueError(f"its {key} has shape {each.shape}, not [N] or [K, N] with N = {len(ids)}")
     return names, {key: each.astype(np.float64) for key, each in scores.items()}
 
 
@@ -117,9 +114,11 @@ def _from_parquet(path: Path) -> tuple[list[str], dict[str, Array]]:
     key = _id_column(schema.names)
     words = [key] if types.is_string(schema.field(key).type) or types.is_large_string(schema.field(key).type) else []
     file = parquet.ParquetFile(path, read_dictionary=words)
-    if file.metadata.num_rows > MOST_ROWS:
-        raise ValueError(f"it has {file.metadata.num_rows} rows; at most {MOST_ROWS} are read")
-    numbers = [each.name for each in schema if types.is_integer(each.type) or types.is_floating(each.type)]
+    kinds = (types.is_integer, types.is_floating, types.is_decimal)
+    numbers = [each.name for each in schema if any(of(each.type) for of in kinds)]
+    rows, most = file.metadata.num_rows, min(MOST_ROWS, LIST_LIMIT // (8 * (1 + len(numbers))))
+    if rows > most:
+        raise ValueError(f"it has {rows} rows of {len(numbers)} numbers; at most {most} are read")
     table = file.read(columns=[key, *numbers])
     names: list[str] = []
     for chunk in table.column(key).chunks:

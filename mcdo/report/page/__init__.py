@@ -16,6 +16,7 @@ from mcdo.report.compare import Comparison, tables
 from mcdo.report.files import check_writable, write_text
 from mcdo.report.judgement import Judgement
 from mcdo.report.results import LastRun, Reported, Reports
+from mcdo.schema import LIMIT, read_bytes
 from mcdo.stats import Estimate
 from mcdo.stats.status import THRESHOLDS
 
@@ -247,7 +248,7 @@ def _part(folder: Path, reported: Reported, anchor: str, thumbnails: bool) -> Pa
         for j in reported.claims
     )
     figure = reported.figure(folder)
-    drawn = b"" if figure is None else _lighter(figure.read_bytes())
+    drawn = b"" if figure is None else _lighter(read_bytes(figure, "run the experiment again", limit=LIMIT))
     address = _address(drawn) if drawn else ""
     claims_apart = {key: value for key, value in reported.summary.items() if key != "claims"}
     estimates = list(_estimates(claims_apart))
@@ -267,11 +268,13 @@ def _part(folder: Path, reported: Reported, anchor: str, thumbnails: bool) -> Pa
 
 def _width(svg: bytes) -> int:
     """Pixels of a figure at its natural size, at which its letters have theirs; 0 of none."""
-    found = re.search(rb'<svg[^>]*\swidth="([\d.]+)pt"', svg[:4000])
+    found = re.search(rb'<svg[^>]*\swidth="(\d{1,9}(?:\.\d*)?)pt"', svg[:4000])
     return 0 if found is None else round(float(found[1]) * 96 / 72)
 
 
-_UNSEEN = re.compile(rb"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", re.DOTALL)
+_UNSEEN = re.compile(
+    rb"<\?xml.*?(\?>|\Z)|<!DOCTYPE.*?(>|\Z)|<!--.*?(-->|\Z)|<metadata>.*?(</metadata>|\Z)", re.DOTALL
+)  # what nobody ends goes on to the end, once and not from each begin of it
 
 
 def _lighter(svg: bytes) -> bytes:

@@ -90,6 +90,16 @@ def test_what_is_wrong_is_named(table: Path, capsys: pytest.CaptureFixture[str],
     assert said in capsys.readouterr().err
 
 
+def test_a_column_of_numbers_with_a_word_in_it_is_not_passed_over(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = table.read_text().splitlines()
+    plant, _, rest = lines[3].split(",", 2)
+    table.write_text("\n".join([*lines[:3], f"{plant},0;5,{rest}", *lines[4:]]))
+    assert main(["judge", str(table), "--error=wrong"]) == 2
+    assert "line 4, mine: '0;5' is no finite number; name the columns to judge" in capsys.readouterr().err
+
+
 def test_a_torn_table_names_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "torn.csv"
     path.write_text("a,b\n1,2\n3\n")

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from test_encoders_configuration import copied
 from test_encoders_hf import make_checkpoint
+from test_encoders_image import HF, make_tower
 from torch import nn
 
 from mcdo.encoders import Encoder, load_encoder
@@ -64,7 +65,7 @@ def others(name: str, value: Any) -> list[Any]:
     if isinstance(value, float):
         return [value * 1.5 + 0.01]
     if isinstance(value, list) and len(value) == 3 and all(isinstance(each, float) for each in value):
-        return [[0.4, *value[1:]]]
+        return [[value[0] / 2, *value[1:]]]
     if isinstance(value, dict) and value and all(isinstance(each, int) for each in value.values()):
         return [{key: each + 8 for key, each in value.items()}]
     return list(ABSENT.get(name, ())) if not value else []
@@ -82,7 +83,8 @@ def changed(contents: dict[str, Any], *path: str) -> Iterator[tuple[str, dict[st
 
 def keys(encoder: Encoder) -> tuple[str, str]:
     """Of what is stored of images, and of texts."""
-    return canonical_json(encoder_identity(encoder)), canonical_json(encoder_identity(encoder, text=True))
+    images, texts = (encoder_identity(encoder, text=text) for text in (False, encoder.has_text))
+    return canonical_json(images), canonical_json(texts)
 
 
 @torch.no_grad()
@@ -90,7 +92,8 @@ def features(encoder: Encoder) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((40, 29), (33, 61))]
     shown = torch.stack([encoder.to_uint8(picture) for picture in pictures])
-    return encoder.forward_image(encoder.normalise(shown)), encoder.encode_text(TEXTS)
+    texts = encoder.encode_text(TEXTS) if encoder.has_text else torch.empty(0)
+    return encoder.forward_image(encoder.normalise(shown)), texts
 
 
 def seen(key: str) -> tuple[tuple[str, str], tuple[torch.Tensor, torch.Tensor]] | None:
@@ -165,6 +168,16 @@ def test_every_field_of_a_transformers_configuration(kind: str, tmp_path: Path) 
     fields = {what.partition(" =")[0] for what in told}
     assert {f"{part}.{name}" for part in ("vision_config", "text_config") for name in ("hidden_act",)} <= fields
     assert {"vision_config.layer_norm_eps", "vision_config.num_attention_heads"} <= fields
+
+
+@pytest.mark.parametrize("kind", [k if k == "aimv2" else pytest.param(k, marks=pytest.mark.slow) for k in HF])
+def test_every_field_of_an_image_tower_of_transformers(kind: str, tmp_path: Path) -> None:
+    """And of its image processor."""
+    make_tower(kind, tmp_path)
+    for name, expected in (("config.json", {"hidden_act"}), ("preprocessor_config.json", {"image_mean", "resample"})):
+        file = tmp_path / name
+        told = check(f"hf:{tmp_path}", changed(json.loads(file.read_text(encoding="utf-8"))), file)
+        assert expected <= {what.partition(" =")[0].removeprefix(".") for what in told}
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])

@@ -136,25 +136,31 @@ HF: dict[str, tuple[str, str, dict[str, Any], Callable[[Any], Tensor]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", HF)
-def test_image_towers_of_transformers_are_read_as_the_library_reads_them(kind: str, tmp_path: Path) -> None:
+def make_tower(kind: str, folder: Path) -> tuple[Any, Any]:
+    """Model and image processor of one of :data:`HF`, tiny and untrained, as they are saved in the folder."""
     import transformers
 
-    name, end, options, features = HF[kind]
+    name, end, options, _ = HF[kind]
     mlp = {"intermediate_size"}
     absent = {"Dinov2": mlp, "Dinov2WithRegisters": mlp, "Siglip2Vision": {"image_size"}, "DINOv3ConvNext": {*SHAPE}}
     shape = {key: value for key, value in SHAPE.items() if key not in absent.get(name, ())}
     config = getattr(transformers, f"{name}Config")(**{**shape, **options})
     model = made(lambda: getattr(transformers, f"{name}{end}")(config))
-    naflex = kind == "siglip2 naflex"
     processor: Any
-    if naflex:
+    if kind == "siglip2 naflex":
         processor = transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=16)
     else:
         size = {"height": 32, "width": 32}
         processor = transformers.ViTImageProcessor(size=size, image_mean=[0.4] * 3, image_std=[0.3] * 3)
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model, processor
+
+
+@pytest.mark.parametrize("kind", HF)
+def test_image_towers_of_transformers_are_read_as_the_library_reads_them(kind: str, tmp_path: Path) -> None:
+    _, end, _, features = HF[kind]
+    model, processor = make_tower(kind, tmp_path)
     encoder = load_encoder(f"hf:{tmp_path}")
     tower = getattr(model, model.base_model_prefix) if end == "ForImageClassification" else model
     square = picture().resize((32, 32))

@@ -51,6 +51,20 @@ def test_all_classes_of_every_table_have_different_names() -> None:
         assert len(set(class_names(ROOT, synsets))) == len(synsets)
 
 
+@pytest.mark.parametrize("name", ["", " ", "_", "\u3164", "\u200b"])
+def test_a_class_without_a_name_is_refused(name: str) -> None:
+    with pytest.raises(McdoError, match=r"class 1 has no name"):
+        class_names(ROOT, ["cat", name])
+
+
+@pytest.mark.parametrize("name", ["cat\u200b", "c\xadat", "\u2060cat"])
+def test_names_that_look_the_same_are_refused_and_shown_to_differ(name: str) -> None:
+    with pytest.raises(McdoError) as told:
+        class_names(ROOT, ["cat", name])
+    assert name not in str(told.value)
+    assert "all read 'cat'" in str(told.value)
+
+
 def test_two_directories_that_read_the_same_are_named() -> None:
     with pytest.raises(McdoError, match="red_fox, red fox all read 'red fox'"):
         class_names(ROOT, ["red_fox", "otter", "red fox"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -44,6 +45,72 @@ def _bounded() -> Iterator[None]:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 700 * 1024
 
 
+# ---- folders
+
+
+def test_a_folder_without_a_bottom_and_links_that_lead_nowhere(tmp_path: Path) -> None:
+    inner = tmp_path / "cat"
+    inner.mkdir()
+    (inner / "0.png").write_bytes(picture())
+    (inner / "up").symlink_to("..")
+    (inner / "one").symlink_to("two")
+    (inner / "two").symlink_to("one")
+    assert load_images(f"folder:{tmp_path}").ids == ("cat/0.png",)
+    at = os.open(inner, os.O_RDONLY)
+    for _ in range(150):
+        os.mkdir("a", dir_fd=at)
+        below = os.open("a", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    with pytest.raises(McdoError, match="/a/a lies 101 levels below its class; at most 100 are searched"):
+        load_images(f"folder:{tmp_path}")
+
+
+def test_a_link_that_may_not_be_followed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "0.png").write_bytes(picture())
+    (tmp_path / "cat" / "locked").symlink_to("/elsewhere")
+    is_dir = Path.is_dir
+
+    def denied(path: Path, **options: Any) -> bool:
+        if path.name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_dir(path, **options)
+
+    monkeypatch.setattr(Path, "is_dir", denied)
+    with pytest.raises(McdoError, match=r"cat/locked cannot be listed \(Permission denied\)"):
+        load_images(f"folder:{tmp_path}")
+
+
+# ---- lists
+
+
+@pytest.mark.parametrize("end", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_what_no_editor_shows_as_a_line_counts_no_class(end: str, tmp_path: Path) -> None:
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(picture(i))
+    (tmp_path / "labels.txt").write_bytes(b"0.png 0\r\n1.png 1")
+    (tmp_path / "classes.txt").write_bytes(f"\ufeffcat{end}s\rdog\n\n".encode())
+    images = load_images(f"folder:{tmp_path}")
+    assert images.class_names == (f"cat{end}s", "dog")
+    (tmp_path / "classes.txt").write_text("cat\n\ndog\n")
+    (tmp_path / "labels.txt").write_text("0.png 0\n1.png 2\n")
+    with pytest.raises(McdoError, match=r"classes\.txt: class 1 has no name"):
+        load_images(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("name", ["Label", "labels", "lable", "la\u200bbel", "origins", "original", "Split"])
+def test_a_column_that_was_mistyped_is_not_passed_over(name: str, tmp_path: Path) -> None:
+    """Without its origins, copies of one scene would count as many; without its split, training images too."""
+    (tmp_path / "0.png").write_bytes(picture())
+    (tmp_path / "a.csv").write_text(f"path,{name},note,table\n0.png,x,y,z\n", encoding="utf-8")
+    with pytest.raises(McdoError, match=r"a\.csv, line 1: nothing reads the column .*; name it (label|origin|split)"):
+        load_images(f"csv:{tmp_path / 'a.csv'}")
+    (tmp_path / "a.csv").write_text(f"path,label,origin,split,{name}\n0.png,x,y,z,w\n", encoding="utf-8")
+    assert load_images(f"csv:{tmp_path / 'a.csv'}").class_names == ("x",)
+
+
 # ---- tars
 
 
@@ -64,6 +131,30 @@ def test_a_head_that_claims_gigabytes_is_not_read(kind: bytes, tmp_path: Path) -
         file.write(info.tobuf(tarfile.USTAR_FORMAT))
         file.truncate(4 * GB + 1536)
     with pytest.raises(McdoError, match=rf"a\.tar cannot be read.*a head of {4 * GB} bytes"):
+        load_images(f"webdataset:{tmp_path}")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_heads_that_are_followed_by_heads_without_end(kind: bytes, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type = kind
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.USTAR_FORMAT) * 20_000 + bytes(1024))
+    with pytest.raises(McdoError, match=r"a\.tar cannot be read as a plain tar"):
+        load_images(f"webdataset:{tmp_path}")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.GNUTYPE_SPARSE])
+def test_a_picture_that_is_no_file_of_its_own_is_not_passed_over(kind: bytes, tmp_path: Path) -> None:
+    """As tar writes the second name of a file, and what is mostly zeros; nor is one read that lies elsewhere."""
+    (tmp_path / "secret.png").write_bytes(picture(5))
+    link = tarfile.TarInfo("1.png")
+    link.type, link.linkname = kind, "../secret.png"
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        file = tarfile.TarInfo("0.png")
+        file.size = len(picture())
+        archive.addfile(file, io.BytesIO(picture()))
+        archive.addfile(link)
+    with pytest.raises(McdoError, match=r"a\.tar cannot be read as a plain tar \(1\.png is a link, sparse, or no file"):
         load_images(f"webdataset:{tmp_path}")
 
 

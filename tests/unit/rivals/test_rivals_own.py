@@ -97,9 +97,12 @@ def test_scores_from_a_file_are_put_in_order(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ('path,a,mine\na.png,1,"0,5"\nb.png,2,"0,7"\nc.png,2,"0,7"\n', "mine of 'a.png' is not a finite number"),
         ("path,mine\na.png,1\nb.png,2\n", "no score for 1 of 3 images, such as 'c.png'"),
         ("path,mine\na.png,1\na.png,2\nb.png,2\nc.png,2\n", "'a.png' occurs twice"),
         ("path,mine\na.png,1\nb.png,nan\nc.png,2\n", "mine of 'b.png' is not a finite number"),
+        ("path,mine,a\na.png,1,1\nb.png,n/a,2\nc.png,2,3\n", "mine of 'b.png' is not a finite number"),
+        ("path,mine,a\na.png,1,1\nb.png,1_5,2\nc.png,2,3\n", "mine of 'b.png' is not a finite number"),
         ("path,mine\na.png,x\nb.png,y\nc.png,z\n", "no column of numbers"),
         ("name,mine\na.png,1\n", "no column id, path"),
         ("id,mine\n", "no row below its head"),
@@ -118,6 +121,7 @@ def test_a_file_that_does_not_match_says_where(tmp_path: Path, text: str, said: 
         ({"ids": np.array([IDS]), "mine": np.ones(3)}, r"ids have shape \(1, 3\), not \[N\]"),
         ({"ids": np.array(IDS), "mine": np.ones((2, 2, 3))}, r"mine has shape \(2, 2, 3\), not \[N\] or \[K, N\]"),
         ({"ids": np.array(IDS), "mine": np.ones((0, 3))}, r"mine has shape \(0, 3\)"),
+        ({"ids": np.array(IDS), "a": np.ones(3), "mine": np.ones((3, 2))}, r"mine has shape \(3, 2\), not .* N = 3"),
         ({"mine": np.ones(3)}, "no array ids among mine"),
     ],
 )

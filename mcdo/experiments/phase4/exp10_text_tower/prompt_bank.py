@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from mcdo.encoders import find_spec
 from mcdo.encoders.recipe import tokenizer
 from mcdo.errors import McdoError, nearest
-from mcdo.schema import read_text
+from mcdo.schema import read_lines
 
 PUBLISHED = {
     "simple": "a {}",
@@ -114,7 +114,7 @@ def read_prompts(path: Path, model: str) -> tuple[Prompt, ...]:
             does not know; or if the file cannot be read or holds fewer than five prompts.
 
     """
-    lines = read_text(path, "--prompts takes lines of style<TAB>prompt").splitlines()
+    lines = read_lines(path, "--prompts takes lines of style<TAB>prompt")
     found: dict[str, Prompt] = {}
     for number, line in enumerate(lines, start=1):
         where = f"{path.name}, line {number}"
