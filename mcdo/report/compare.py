@@ -2,7 +2,8 @@
 
 Scores by image are compared on the images that both hold, image by image; where they hold too few in common, as two
 samples. A claim's figure is compared as of two samples also where the images are the same, which is cautious: what
-they share would only narrow the interval. p-values are corrected by Holm over all figures that are compared.
+they share would only narrow the interval. p-values are corrected by Holm over all figures that are compared. Scores of
+the same images that are equal but for rounding do not differ, however sure their difference is.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from mcdo.stats.mean_differences import mean_differences
 
 LEAST_ORIGINS = 10
 """Origins in common below which scores are compared as two samples."""
+ROUNDING = 1e-5
+"""Relative to scores: what batch size, order and machine may change of the same measurement, and so no difference."""
 RANK = {"met": 2, "undecided": 1, "not met": 0}
 DECISIONS = {"GO": 2, "UNDECIDED": 1, "NO-GO": 0}
 IGNORED = ("made", "claims", "files", "session")
@@ -189,7 +192,11 @@ def _score(first: PerImage, second: PerImage, seed: int) -> Change | None:
     if len(set(origins.tolist())) >= LEAST_ORIGINS:
         found = mean_differences({"first": a[here], "second": b[there]}, "first", origins=origins)["second"]
         sides = (mean(a[here], origins=origins, seed=seed), mean(b[there], origins=origins, seed=seed))
-        return Change(*first.key[:2], name, *sides, found.estimate, found.p_value, f"paired over {len(here)} images")
+        how, p = f"paired over {len(here)} images", found.p_value
+        pair = np.stack([values[0][here], values[1][there]])
+        if np.allclose(*pair, rtol=ROUNDING, atol=ROUNDING * np.abs(pair).mean()):
+            how, p = f"{how}, equal but for rounding", 1.0
+        return Change(*first.key[:2], name, *sides, found.estimate, p, how)
     if min(len(set(each.origins.tolist())) for each in (first, second)) < LEAST_ORIGINS:
         return None
     sides = (mean(a, origins=first.origins, seed=seed), mean(b, origins=second.origins, seed=seed))
@@ -226,7 +233,7 @@ def tables(comparison: Comparison) -> list[Table]:
             change.difference.without_n, change.how, f"{change.p_holm:.2g}",
             " → ".join(dict.fromkeys(change.outcomes)), "beyond noise" if change.beyond_noise else "within noise",
         )
-        for change in sorted(told, key=lambda change: (not change.beyond_noise, change.p_holm))
+        for change in sorted(told, key=lambda change: (not change.moved, not change.beyond_noise, change.p_holm))
     )  # fmt: skip
     heading = (
         "experiment", "model", "figure", "first", "second", "difference [95 %]", "how", "p (Holm)", "outcome", "is",

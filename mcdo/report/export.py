@@ -113,7 +113,7 @@ def _table(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[str], list
 
     def cell(row: Row, name: str) -> str:
         if name == "value" and "low" in row:
-            return "" if row["value"] is None else Estimate.of(row).without_n
+            return "" if row["level"] is None else Estimate.of(row).without_n
         return "" if row[name] is None else f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name])
 
     shown = [name for name in columns if name not in ("low", "high", "level", "beside")]

@@ -75,8 +75,14 @@ class Estimate:
 
     @classmethod
     def of(cls, held: Mapping[str, Any]) -> Estimate:
-        """The inverse of :meth:`as_dict`; what JSON could not hold was NaN or infinite, and is NaN."""
+        """The inverse of :meth:`as_dict`: what JSON could not hold is infinite beside one known end, and NaN without.
+
+        An interval that is not known has no end at all.
+        """
         value, low, high = (math.nan if held[name] is None else float(held[name]) for name in ("value", "low", "high"))
+        if math.isnan(low) != math.isnan(high):
+            endless = math.inf if math.isnan(high) else -math.inf
+            value, low, high = (endless if math.isnan(x) else x for x in (value, low, high))
         return cls(value, low, high, int(held["n"] or 0), held.get("level", 0.95), held.get("reason", ""))
 
     @property

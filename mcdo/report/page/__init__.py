@@ -149,15 +149,17 @@ class Axis:
 
     @classmethod
     def of(cls, estimate: Estimate, bars: Sequence[float]) -> Axis | None:
-        """None where there is no interval to draw: a bare point would read as exact."""
-        marks = (estimate.low, estimate.high, estimate.value, *bars)
-        if not all(map(math.isfinite, marks)):
+        """None where there is no interval to draw: a bare point would read as exact. Infinite ends are at the edge."""
+        every = (estimate.low, estimate.high, estimate.value, *bars)
+        marks = [mark for mark in every if math.isfinite(mark)]
+        if any(map(math.isnan, every)) or not marks:
             return None
         low, high = min(marks), max(marks)
         room = 0.08 * (high - low) or 1.0
 
         def place(x: float) -> float:
-            return round(100 * (x - low + room) / (high - low + 2 * room), 2)
+            share = (min(max(x, low - room), high + room) - low + room) / (high - low + 2 * room)
+            return round(100 * share, 2)
 
         return cls(place(estimate.low), place(estimate.high), place(estimate.value), tuple(map(place, bars)))
 
@@ -189,10 +191,12 @@ class Row:
 
 
 def shown(estimate: Estimate) -> str:
-    """``0.42 [0.40, 0.44]``; what JSON could not hold is a dash."""
+    """``0.42 [0.40, 0.44]``; what is not known is a dash."""
 
     def number(x: float) -> str:
-        return "–" if not math.isfinite(x) else f"{x:.{estimate.decimals}f}" if abs(x) < 1e5 else f"{x:.3g}"
+        if math.isnan(x) or math.isinf(x):
+            return "–" if math.isnan(x) else f"{x:+}".replace("inf", "∞")
+        return f"{x:.{estimate.decimals}f}" if abs(x) < 1e5 else f"{x:.3g}"
 
     return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
 

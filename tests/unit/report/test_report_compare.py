@@ -65,6 +65,21 @@ def test_five_times_the_score_is_found(tmp_path: Path, common: bool) -> None:
     assert share_that_differ(tmp_path, 5.0, common, repetitions=10) == 1
 
 
+@pytest.mark.parametrize(("scale", "differ"), [(1 + 1e-8, 0), (1.001, 1)], ids=["rounding", "a thousandth"])
+def test_rounding_is_no_difference_and_a_thousandth_of_the_same_scores_is(
+    tmp_path: Path, scale: float, differ: int
+) -> None:
+    truth = np.random.default_rng(0).lognormal(0, 0.5, 200)
+    first, second = (
+        reports(tmp_path / name, np.random.default_rng(1), range(200), truth, by)
+        for name, by in (("a", 1), ("b", scale))
+    )
+    found = compare(first, second)
+    (score,) = [change for change in found.changes if not change.outcomes]
+    assert len(found.beyond_noise) == differ
+    assert ("rounding" in score.how) is not bool(differ)
+
+
 def test_a_folder_does_not_differ_from_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(tmp_path / "reports")
     found = compare(Reports.read(folder), Reports.read(folder))

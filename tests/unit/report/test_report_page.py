@@ -15,7 +15,7 @@ from mcdo.errors import McdoError
 from mcdo.report import page as pages
 from mcdo.report.figures import PANEL_SIZE
 from mcdo.report.judgement import Judgement
-from mcdo.report.page import Axis, _address, _lighter, write_page
+from mcdo.report.page import Axis, _address, _lighter, shown, write_page
 from mcdo.report.results import RATES, RUN, Reports
 from mcdo.stats import Estimate
 
@@ -190,6 +190,10 @@ def test_the_axis_holds_interval_estimate_and_bars() -> None:
     # from 0.3 to 0.6 with 8 % of room on either side: (0.4 - 0.3 + 0.024) / (0.3 + 0.048)
     assert axis.low == pytest.approx(100 * 0.124 / 0.348, abs=0.01)
     assert Axis.of(Estimate(0.5, math.nan, math.nan, 9), (0.3,)) is None, "a bare point reads as exact"
+    endless = Axis.of(Estimate(math.inf, 11, math.inf, 9), (10,))
+    assert endless is not None
+    assert endless.bars[0] < endless.low < endless.value == endless.high == 100
+    assert shown(Estimate(math.inf, 11, math.inf, 9)) == "+∞ [11.00, +∞]"
     one_point = Axis.of(Estimate(1, 1, 1, 9), (1,))
     assert one_point is not None
     assert one_point.value == 50

@@ -176,6 +176,8 @@ def test_an_estimate_without_interval_says_so() -> None:
         (Estimate(0.42, 0.4, 0.44, 12), "0.42 [0.40, 0.44]"),
         (Estimate(0.42, math.nan, math.nan, 12, reason="one trial"), "0.42, no interval (one trial)"),
         (Estimate(math.nan, math.nan, math.nan, 0), "undefined"),
+        (Estimate(math.inf, 11.5, math.inf, 12), "inf [11.50, inf]"),
+        (Estimate(2.0, -math.inf, 3.0, 12), "2.00 [-inf, 3.00]"),
     ],
 )
 def test_an_estimate_is_read_back_and_said_without_n(estimate: Estimate, text: str) -> None:
