@@ -193,8 +193,8 @@ def _score(first: PerImage, second: PerImage, seed: int) -> Change | None:
         found = mean_differences({"first": a[here], "second": b[there]}, "first", origins=origins)["second"]
         sides = (mean(a[here], origins=origins, seed=seed), mean(b[there], origins=origins, seed=seed))
         how, p = f"paired over {len(here)} images", found.p_value
-        pair = np.stack([values[0][here], values[1][there]])
-        if np.allclose(*pair, rtol=ROUNDING, atol=ROUNDING * np.abs(pair).mean()):
+        before, after = values[0][here], values[1][there]
+        if np.allclose(before, after, rtol=ROUNDING, atol=ROUNDING * np.abs(after).mean()):
             how, p = f"{how}, equal but for rounding", 1.0
         return Change(*first.key[:2], name, *sides, found.estimate, p, how)
     if min(len(set(each.origins.tolist())) for each in (first, second)) < LEAST_ORIGINS:
