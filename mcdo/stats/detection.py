@@ -27,7 +27,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.stats._checks import Array, flags, images
-from mcdo.stats.resampling import Estimate, Origins
+from mcdo.stats.resampling import Estimate, Origins, Units
 from mcdo.stats.sample import Inferred, Sample
 from mcdo.stats.trials import Scores, infer
 
@@ -128,10 +128,8 @@ class Areas:
 
 def inferred_area(of: Components, positive: NDArray[np.bool_], sample: Sample, *, logit: bool) -> Inferred:
     """An area or a difference of areas with its interval over origins, on the ``logit`` scale or as it is."""
-    members = sample.units.members
-    m, k = (len(np.unique(members[which])) for which in (positive, ~positive))
-    if math.isnan(of.area) or min(m, k) < LEAST_CLASS:
-        reason = f"{m} origins with positives and {k} with negatives; an interval needs {LEAST_CLASS} of either"
+    m, k = _origins_of(positive, sample.units)
+    if reason := too_few_of_a_class(positive, sample.units, "positives", "negatives"):
         return Inferred(Estimate(of.area, math.nan, math.nan, sample.n, sample.level, reason), math.nan)
     first, second = (float((part**2).sum()) * c / (c - 1) for part, c in ((of.positive, m), (of.negative, k)))
     both = 2 * float((of.positive * of.negative).sum()) * sample.n / (sample.n - 1)
@@ -146,6 +144,20 @@ def inferred_area(of: Components, positive: NDArray[np.bool_], sample: Sample, *
     else:
         low, high = _apart(of.area, m, k, sample.level)
     return Inferred(Estimate(of.area, low, high, sample.n, sample.level), error, freedom)
+
+
+def too_few_of_a_class(positive: NDArray[np.bool_], units: Units, of: str, other: str) -> str:
+    """Why there is no interval, or "": each class needs :data:`LEAST_CLASS` origins."""
+    m, k = _origins_of(positive, units)
+    if min(m, k) >= LEAST_CLASS:
+        return ""
+    return f"{m} origins with {of} and {k} with {other}; an interval needs {LEAST_CLASS} of either"
+
+
+def _origins_of(positive: NDArray[np.bool_], units: Units) -> tuple[int, int]:
+    """Numbers of origins with positives and with negatives."""
+    first, second = (len(np.unique(units.members[which])) for which in (positive, ~positive))
+    return first, second
 
 
 def _apart(area: float, m: int, k: int, level: float) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,8 @@ from mcdo.stats.resampling import (
     Units,
     blockwise,
     check_resampling,
-    percentile_estimate,
 )
-from mcdo.stats.sample import Inferred, spread
+from mcdo.stats.sample import Inferred, resampled
 from mcdo.stats.trials import Scores, shared_trials, widened
 
 
@@ -173,11 +172,11 @@ def _inferred(
     x, y = one.means[0], other.means[0]
     a, b = (units.multiplicities(resamples, int(rng.integers(2**63))) for units in (x_units, y_units))
     ones = np.ones((1, len(x))), np.ones((1, len(y)))
-    n = x_units.n + y_units.n
+    n, fewest = x_units.n + y_units.n, min(x_units.n, y_units.n)
 
     def inferred(figure: Callable[..., Array], bounds: tuple[float, float]) -> Inferred:
-        draws = figure(x, y, a, b)
-        found = Inferred(percentile_estimate(float(figure(x, y, *ones)[0]), draws, n, level), spread(draws))
+        found = resampled(float(figure(x, y, *ones)[0]), figure(x, y, a, b), fewest, level)
+        found = replace(found, estimate=replace(found.estimate, n=n))
         if one.without is None or other.without is None:
             return found
         left = [figure(*rows, *ones)[0] for rows in zip(one.without[:, 0], other.without[:, 0], strict=True)]

@@ -145,11 +145,6 @@ def share_of(odds: float) -> float:
     return 0.0 if odds <= -_CEILING else 1 / (1 + math.exp(-odds))
 
 
-def odds_of(share: float) -> float:
-    """share/(1 − share)."""
-    return math.inf if share >= 1 else share / (1 - share)
-
-
 def _pooled(scores: Array, passes: int, blocks: int, weights: Array, level: float, seed: int) -> GrowthPoint:
     splits = _splits(len(scores), blocks, seed)
     rankings = [(Ranking(scores[a].mean(axis=0)), Ranking(scores[b].mean(axis=0))) for a, b in splits]

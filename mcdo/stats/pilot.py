@@ -23,12 +23,12 @@ from mcdo.stats.growth import (
     exponent,
     log_odds,
     measured_point,
-    odds_of,
     pooled_points,
     share_of,
 )
 from mcdo.stats.reliability import Reliability, reliability
 from mcdo.stats.resampling import Estimate, Origins, Units
+from mcdo.stats.signal_noise import snr_from_icc
 
 Run = Reliability | ArrayLike | Mapping[int, Reliability | ArrayLike]
 """One run: scores [K, N] or their reliability, or either by T."""
@@ -111,7 +111,7 @@ class Pilot:
         icc = self.icc(passes)
         if name == "icc":
             return icc
-        return self._estimate(odds_of(getattr(icc, end)) + 1 / self.run.n_trials for end in ENDS)
+        return self._estimate(snr_from_icc(getattr(icc, end), self.run.n_trials) for end in ENDS)
 
     def spearman(self, passes: float) -> Estimate:
         """As the run measures it; beyond, by :meth:`_better` of two laws, the interval over all."""
@@ -134,7 +134,7 @@ class Pilot:
         ahead = at - anchor.clock(lost)
         icc = _hull(*self._icc(passes, lost).values())
         laws = {
-            "icc": self._estimate(_normal_spearman(getattr(icc, end)) for end in ENDS),
+            "icc": self._estimate(normal_spearman(getattr(icc, end)) for end in ENDS),
             "spearman_brown": self._estimate(share_of(getattr(anchor, end) + ahead) for end in ENDS),
         }
         if within:
@@ -184,7 +184,7 @@ class Pilot:
             return min(("icc", "spearman_brown"), key=lambda name: laws[name].value)
         start, stop = span
         at = stop.clock(self.lost)
-        by_icc = _normal_spearman(self._icc(math.exp(at) + self.lost, self.lost)["law"].value)
+        by_icc = normal_spearman(self._icc(math.exp(at) + self.lost, self.lost)["law"].value)
         by_odds = share_of(start.value + at - start.clock(self.lost))
         errors = {
             name: abs(value - share_of(stop.value)) for name, value in (("icc", by_icc), ("spearman_brown", by_odds))
@@ -228,7 +228,7 @@ def _share_point(run: Reliability, passes: int) -> GrowthPoint:
     return GrowthPoint(passes, 1, *(log_odds(1.0 if math.isinf(r) else r / (1 + r)) for r in ratios))
 
 
-def _normal_spearman(icc: float) -> float:
+def normal_spearman(icc: float) -> float:
     """ρ between two normals with correlation ``icc`` (Pearson 1907)."""
     return 6 / math.pi * math.asin(icc / 2)
 

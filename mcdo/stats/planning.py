@@ -34,10 +34,10 @@ import scipy
 from mcdo.errors import McdoError
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.growth import ENDS
-from mcdo.stats.pilot import Pilot, Run
+from mcdo.stats.pilot import Pilot, Run, normal_spearman
 from mcdo.stats.reliability import SHARING_ALPHA, Reliability
 from mcdo.stats.resampling import Estimate, IntervalOutcome, Origins
-from mcdo.stats.signal_noise import snr_from_icc
+from mcdo.stats.signal_noise import odds_of, snr_from_icc
 from mcdo.stats.status import THRESHOLDS, Thresholds
 
 POWER = 0.85
@@ -301,7 +301,7 @@ class PilotForecast:
         more = size.images / run.n_origins
         of_rho = math.sqrt(_rho_variance(rho.value, size.trials) / _rho_variance(run.spearman, run.n_trials) / more)
         of_snr = math.sqrt(_snr_variance(size.trials) / _snr_variance(run.n_trials) / more)
-        value, low, high = (_snr(getattr(icc, end), size.trials) for end in ENDS)
+        value, low, high = (snr_from_icc(getattr(icc, end), size.trials) for end in ENDS)
         snr = Estimate(value, low, high, icc.n, icc.level)
         bars = _bars(size.trials, self._thresholds)
 
@@ -353,9 +353,9 @@ class AssumedForecast:
 
     def margins(self, size: Size) -> Mapping[str, Margin]:
         """ρ and SNR as they are in a normal population."""
-        odds = _odds(2 * math.sin(math.pi * self.spearman / 6)) * size.passes / self.passes
+        odds = odds_of(2 * math.sin(math.pi * self.spearman / 6)) * size.passes / self.passes
         icc = odds / (1 + odds)
-        rho, n = 6 / math.pi * math.asin(icc / 2), size.images
+        rho, n = normal_spearman(icc), size.images
         of_rho = math.sqrt((1 + rho**2 / 2) / max(n - 3, 1) * _rho_variance(rho, size.trials))  # Bonett & Wright 2000
         of_snr = math.sqrt(2 / max(n - 1, 1) * _snr_variance(size.trials))
         bars = _bars(size.trials, self.thresholds)
@@ -367,7 +367,7 @@ class AssumedForecast:
 
         return {
             "spearman": margin("spearman", "z", rho, of_rho),
-            "snr": margin("snr", "log", _snr(icc, size.trials), of_snr),
+            "snr": margin("snr", "log", snr_from_icc(icc, size.trials), of_snr),
         }
 
 
@@ -553,14 +553,6 @@ def _mistaken(size: Size) -> float:
 def _bars(K: int, thresholds: Thresholds) -> dict[str, float]:
     snr = max(thresholds.usable_snr, snr_from_icc(thresholds.usable_icc, K))
     return {"spearman": thresholds.usable_spearman, "snr": snr}
-
-
-def _snr(icc: float, K: int) -> float:
-    return _odds(icc) + 1 / K
-
-
-def _odds(share: float) -> float:
-    return math.inf if share >= 1 else share / (1 - share)
 
 
 def _known(found: Estimate, bar: float, scale: Literal["log", "z"]) -> float:

@@ -10,11 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo.stats._checks import numbers
 from mcdo.stats.means import mean
-from mcdo.stats.resampling import Estimate, Origins, Units
+from mcdo.stats.resampling import LEAST_UNITS, Estimate, Origins, Units
 from mcdo.stats.response import response_curve
-
-LEAST = 3
-"""Origins on either side: what a response curve needs."""
 
 
 def reading_error(
@@ -32,7 +29,7 @@ def reading_error(
     the scores of all others, whose severity is known; a score beyond the curve reads as the strongest severity. The
     error is |read − true|, mean over the S severities, less the same of always naming the median of the severities.
     Mean over held-out images, in units of severity; the interval is a bootstrap over their origins, given the curve.
-    NaN where the curve does not rise, or either side has fewer than three origins.
+    NaN where the curve does not rise, or either side has fewer than five origins.
     """
     y, truth = numbers("scores", scores), np.array(severities, dtype=np.float64)
     units = Units.of(origins, y.shape[-1])
@@ -40,7 +37,7 @@ def reading_error(
     unseen, unseen_origins = y[:, ~learnt], units.members[~learnt]
     curve_origins = units.members[learnt]
     undefined = Estimate(math.nan, math.nan, math.nan, len(np.unique(unseen_origins)), level)
-    if units.n < 2 * LEAST:
+    if units.n < 2 * LEAST_UNITS:
         return undefined
     curve = response_curve(
         severities, y[:, learnt], origins=curve_origins, seed=seed, resamples=resamples, level=level

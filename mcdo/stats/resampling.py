@@ -27,6 +27,11 @@ Origins = Sequence[str] | NDArray[Any]
 """The origin of each image, [N]: names or numbers; images with the same one are one draw."""
 IntervalOutcome = Literal["met", "not met", "undecided"]
 """How a comparison of an interval with a bar ends."""
+LEAST_UNITS = 5
+"""Sampled units that an interval from resamples of them needs.
+
+That of a normal mean covers .52, .75 and .79 with two to four, .82 with five and .90 with ten in simulation.
+"""
 _BLOCK = 320_000  # ranks held at once (2.5 MB): larger blocks fall out of the cache
 
 
@@ -114,6 +119,11 @@ def check_resampling(resamples: int, level: float) -> None:
         raise McdoError(f"resamples {resamples}; give at least 1 (1000 is usual)")
 
 
+def too_few(n: int) -> str:
+    """Why resamples of n units make no interval."""
+    return f"{n} originals; an interval needs {LEAST_UNITS}"
+
+
 def quantiles(draws: ArrayLike, shares: ArrayLike) -> Array:
     """Quantiles of the defined ``draws`` (inverse empirical CDF, so infinite draws do no harm); NaN when none is."""
     defined = np.sort(np.asarray(draws, dtype=np.float64))
@@ -127,7 +137,12 @@ def quantiles(draws: ArrayLike, shares: ArrayLike) -> Array:
 
 
 def percentile_estimate(value: float, draws: ArrayLike, n: int, level: float) -> Estimate:
-    """``value`` with the equal-tailed percentile interval of its bootstrap ``draws`` (Efron 1979)."""
+    """``value`` with the equal-tailed percentile interval of its bootstrap ``draws`` (Efron 1979).
+
+    None where fewer than :data:`LEAST_UNITS` units were drawn from.
+    """
+    if n < LEAST_UNITS:
+        return Estimate(float(value), math.nan, math.nan, n, level, too_few(n))
     low, high = quantiles(draws, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(float(value), float(low), float(high), n, level)
 
@@ -139,12 +154,16 @@ def bootstrap(
     seed: int,
     resamples: int = 1000,
     level: float = 0.95,
+    recentred: bool = False,
 ) -> Estimate:
     """Percentile bootstrap over origins of any ``statistic(*arrays)``; the last axis of every array is the images.
 
     The same images are drawn for all arrays. A resample in which the statistic is NaN (one class only, say) is left
     out of the interval, which SciPy's bootstrap cannot do. For figures that have no form of their own in this
     package: a call of ``statistic`` for each resample is slow.
+
+    ``recentred`` moves the interval by the value less the mean of the draws: resampling adds once more the bias that a
+    calibration error has from finite bins, and the interval of a debiased one would lie beside its value.
     """
     check_resampling(resamples, level)
     columns = [np.asarray(array) for array in arrays]
@@ -159,8 +178,9 @@ def bootstrap(
 
     rng = np.random.default_rng(seed)
     picks = (rng.integers(0, sample.n, sample.n) for _ in range(resamples))
-    draws = [on(np.concatenate([by_unit[unit] for unit in picked])) for picked in picks]
-    return percentile_estimate(on(np.arange(n)), draws, sample.n, level)
+    draws = np.array([on(np.concatenate([by_unit[unit] for unit in picked])) for picked in picks])
+    value = on(np.arange(n))
+    return percentile_estimate(value, draws - (np.nanmean(draws) - value) * recentred, sample.n, level)
 
 
 @dataclass(frozen=True, eq=False)

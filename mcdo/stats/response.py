@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, finite, numbers
-from mcdo.stats.resampling import Estimate, Origins, holm, percentile_estimate, quantiles
+from mcdo.stats.resampling import Estimate, Origins, holm, percentile_estimate
 from mcdo.stats.sample import Sample, normal_p
 
 Shape = Literal["rising", "flat", "not monotone"]
@@ -116,12 +116,13 @@ def response_curve(
     sample = Sample(y.shape[1], origins, seed, resamples, level)
     means, drawn = sample.both(lambda weights: weights @ y.T / weights.sum(axis=1, keepdims=True))
     fit, fits = _isotonic(means[None])[0], _isotonic(drawn)
-    shape, reason = _shape(x, means, drawn, level, logarithms)
+    rise = sample.estimate(means[-1] - means[0], drawn[:, -1] - drawn[:, 0])
+    shape, reason = _shape(x, means, drawn, rise, logarithms)
     return ResponseCurve(
         severities=x,
         measured=tuple(sample.estimate(mean, drawn[:, i]) for i, mean in enumerate(means)),
         fitted=tuple(sample.estimate(value, fits[:, i]) for i, value in enumerate(fit)),
-        rise=sample.estimate(means[-1] - means[0], drawn[:, -1] - drawn[:, 0]),
+        rise=rise,
         shape=shape,
         reason=reason,
         _draws=fits,
@@ -145,17 +146,18 @@ def _isotonic(rows: Array) -> Array:
     return np.asarray(np.maximum.accumulate(fitted, axis=1))
 
 
-def _shape(x: tuple[float, ...], means: Array, drawn: Array, level: float, logarithms: bool) -> tuple[Shape, str]:
+def _shape(x: tuple[float, ...], means: Array, drawn: Array, rise: Estimate, logarithms: bool) -> tuple[Shape, str]:
+    if rise.reason:
+        return "flat", rise.reason
     pairs = list(itertools.combinations(range(len(x)), 2))
     p = holm([normal_p(float(means[j] - means[i]), drawn[:, j] - drawn[:, i]) for i, j in pairs])
-    falls = [(i, j) for (i, j), at in zip(pairs, p, strict=True) if means[j] < means[i] and at < 1 - level]
+    falls = [(i, j) for (i, j), at in zip(pairs, p, strict=True) if means[j] < means[i] and at < 1 - rise.level]
     if falls:
         i, j = max(falls, key=lambda pair: means[pair[0]] - means[pair[1]])
         ratio = math.exp(means[j] - means[i]) if logarithms else means[j] / means[i] if means[i] else math.nan
         said = f" ({ratio - 1:+.0%})" if math.isfinite(ratio) else ""
         return "not monotone", f"the mean score falls from severity {x[i]:g} to {x[j]:g}{said}"
-    low = float(quantiles(drawn[:, -1] - drawn[:, 0], [(1 - level) / 2])[0])
-    if low <= 0:
+    if rise.outcome(0, ">") != "met":
         return "flat", f"no reliable rise from the clean image to severity {x[-1]:g}"
     return "rising", ""
 

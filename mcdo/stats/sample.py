@@ -15,7 +15,15 @@ import scipy
 from numpy.typing import ArrayLike
 
 from mcdo.stats._checks import Array
-from mcdo.stats.resampling import Estimate, Origins, Units, blockwise, check_resampling, percentile_estimate
+from mcdo.stats.resampling import (
+    LEAST_UNITS,
+    Estimate,
+    Origins,
+    Units,
+    blockwise,
+    check_resampling,
+    percentile_estimate,
+)
 
 Figures = Callable[[Array], Array]
 """F figures in each of R resamples, from the multiplicities of N images: [R, N] to [R, F]."""
@@ -73,16 +81,25 @@ class Sample:
 
     def estimate(self, value: float, draws: Array) -> Estimate:
         """``value`` with the percentile interval of its ``draws`` [R]; NaN throughout where the value is undefined."""
-        value = float(value)
-        return percentile_estimate(value, np.full(1, math.nan) if math.isnan(value) else draws, self.n, self.level)
+        return resampled(value, draws, self.n, self.level).estimate
 
     def inferred(self, value: float, draws: Array) -> Inferred:
-        """:meth:`estimate`, with the spread of the draws as its error."""
-        return Inferred(self.estimate(value, draws), spread(draws))
+        """:meth:`estimate`, with the spread of the draws as its error; neither from too few origins."""
+        return resampled(value, draws, self.n, self.level)
 
     def undefined(self, reason: str = "") -> Inferred:
         """What an absent figure is."""
         return Inferred(Estimate(math.nan, math.nan, math.nan, self.n, self.level, reason), math.nan)
+
+
+def resampled(value: float, draws: Array, n: int, level: float) -> Inferred:
+    """``value`` with the percentile interval of its ``draws`` [R] from n units, and their spread as its error.
+
+    NaN throughout where the value is undefined; no interval and no error from too few units.
+    """
+    value = float(value)
+    estimate = percentile_estimate(value, np.full(1, math.nan) if math.isnan(value) else draws, n, level)
+    return Inferred(estimate, spread(draws) if n >= LEAST_UNITS else math.nan)
 
 
 def spread(draws: ArrayLike) -> float:

@@ -9,8 +9,8 @@ expectation. FPR95 is the share of foreign images that a threshold lets through 
 Intervals are on the logit scale, Student's t with the spread of bootstraps over origins; a resample keeps its own
 oracle. Percentiles of the same bootstraps are too low: with 20 errors among 100 images they cover .88 to .91 for AURC
 and its excess where these cover .94 to .95, and with 10 origins of foreign images .85 to .91 for FPR95 where these
-cover .92 to .96 (docs/coverage.md has all). Fewer than ``LEAST_CLASS`` origins with errors, or of foreign images, are
-too few: the interval is NaN.
+cover .92 to .96 (docs/coverage.md has all). Fewer than ``LEAST_CLASS`` origins with errors, without any, or of foreign
+images, are too few: the interval is NaN.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, flags, images
-from mcdo.stats.detection import LEAST_CLASS
-from mcdo.stats.resampling import Estimate, Origins, percentile_estimate
-from mcdo.stats.sample import Figures, Inferred, Sample, spread
+from mcdo.stats.detection import LEAST_CLASS, too_few_of_a_class
+from mcdo.stats.resampling import Estimate, Origins
+from mcdo.stats.sample import Figures, Inferred, Sample, resampled, spread
 from mcdo.stats.trials import Resampled, Scores, infer
 
 AREAS = ("risk", "excess", "generalised")
@@ -98,7 +98,7 @@ def fpr95(
     n = min(sample.n for sample in samples)
     value = float(_passed(a, b, *(np.ones((1, len(each))) for each in (a, b)))[0])
     if n < LEAST_CLASS:
-        return Estimate(value, math.nan, math.nan, n, level)
+        return Estimate(value, math.nan, math.nan, n, level, f"{n} origins of a kind; {LEAST_CLASS} are needed")
     weights = [
         sample.units.multiplicities(resamples, seed + place).astype(np.float64) for place, sample in enumerate(samples)
     ]
@@ -131,8 +131,8 @@ def _area(
     sample = Sample(N, origins, seed, resamples, level)
     areas = _Areas(sample, lambda held: _areas(held[0], wrong), (0.0, 1.0), size=8 * N)
     place = AREAS.index(name)
-    if len(np.unique(sample.units.members[wrong])) < LEAST_CLASS:
-        return Estimate(float(areas.values(scores.means)[place]), math.nan, math.nan, sample.n, level)
+    if reason := too_few_of_a_class(wrong, sample.units, "errors", "right ones"):
+        return Estimate(float(areas.values(scores.means)[place]), math.nan, math.nan, sample.n, level, reason)
     return infer(areas, scores)[place].estimate
 
 
@@ -152,7 +152,7 @@ def _on_logits(value: float, draws: Array, n: int, level: float, least: float) -
     A value at an edge has no logit: it keeps its percentiles.
     """
     if not 0 < value < 1:
-        return Inferred(percentile_estimate(value, draws, n, level), spread(draws))
+        return resampled(value, draws, n, level)
     inflated = math.sqrt(n / (n - 1)) * spread(scipy.special.logit(np.clip(draws, least, 1 - least)))
     reach = float(scipy.special.stdtrit(n - 1, (1 + level) / 2)) * inflated
     low, high = scipy.special.expit(scipy.special.logit(value) + np.array([-reach, reach]))

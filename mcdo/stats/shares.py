@@ -64,6 +64,8 @@ def mean_shares(
 def _effective_size(values: Array, p: Array, units: Units, level: float, most: float) -> Array:
     """Of each row of ``values`` [F, N]."""
     N, n = values.shape[1], units.n
+    if n < 2:
+        return np.ones(len(p))
     sizes = np.bincount(units.members, minlength=n)
     spread = np.square((N * p[:, None] - units.sum(values)) / (N - sizes) - p[:, None]).sum(axis=1)
     kish = N**2 / float((sizes**2).sum())

@@ -36,8 +36,13 @@ def icc_from_snr(snr: float, n_trials: int) -> float:
 
 
 def snr_from_icc(icc: float, n_trials: int) -> float:
-    """Inverse of :func:`icc_from_snr`."""
-    return math.inf if icc >= 1 else (1 + (n_trials - 1) * icc) / (n_trials * (1 - icc))
+    """Inverse of :func:`icc_from_snr`: ICC/(1 − ICC) + 1/K."""
+    return odds_of(icc) + 1 / n_trials
+
+
+def odds_of(share: float) -> float:
+    """share/(1 − share)."""
+    return math.inf if share >= 1 else share / (1 - share)
 
 
 def snr_confidence(scores: Array, units: Units, shared: float, resamples: int, seed: int) -> Confidence:

@@ -10,10 +10,9 @@ import scipy
 from counts import Cell, Count
 from populations import VARIANTS, Array
 
-from mcdo.stats import Estimate
+from mcdo.stats import Estimate, bootstrap
 from mcdo.stats.calibration import expected_calibration_error
 from mcdo.stats.debiased import debiased_ece
-from mcdo.studies.subtasks.compare import grouped_bootstrap
 
 RESAMPLES = 100
 IMAGES = 300
@@ -67,7 +66,7 @@ def interval(confidence: Array, right: Array, origins: Array, seed: int) -> Esti
         return debiased_ece(stated, hit, origins=of)
 
     arrays = (confidence, right, origins)
-    return grouped_bootstrap(error, origins, *arrays, seed=seed, resamples=RESAMPLES, recentred=True)
+    return bootstrap(error, *arrays, origins=origins, seed=seed, resamples=RESAMPLES, recentred=True)
 
 
 def counted(name: str, N: int, runs: int) -> Mapping[Cell, Count]:

@@ -46,6 +46,8 @@ REST = """## Measured elsewhere
   `tests/calibration/test_predicted_reliability.py`.
 * **Means over units and images** (trained encoders): `mcdo.stats.crossed`. **Means of 6 to 50 origins**:
   `mcdo.stats.mean_differences`. **Few positives, areas near 1**: `mcdo.stats.detection`.
+* **Fewer than five origins** make no interval by resampling: that of a mean would cover .79 with four and .52 with two
+  (`mcdo.stats.resampling.LEAST_UNITS`). Student's intervals and Wilson's have no such bound.
 """
 VERDICTS = "## False GO, and what certainty costs\n"
 

@@ -142,31 +142,6 @@ def one_per_origin(groups: ArrayLike) -> NDArray[np.intp]:
     return np.unique(np.asarray(groups), return_index=True)[1]
 
 
-def grouped_bootstrap(
-    statistic: Callable[..., float],
-    groups: ArrayLike,
-    *arrays: ArrayLike,
-    seed: int,
-    resamples: int = 1000,
-    recentred: bool = False,
-) -> Estimate:
-    """Percentile bootstrap over origins of any ``statistic(*arrays)``; the last axis of every array is the images.
-
-    ``recentred`` moves the interval by the value less the mean of the draws: resampling adds once more the bias that a
-    calibration error has from finite bins, and the interval of a debiased one would lie beside its value.
-    """
-    origin, held = np.asarray(groups, dtype=np.int64), [np.asarray(array) for array in arrays]
-    members = np.split(np.argsort(origin, kind="stable"), np.cumsum(np.bincount(origin))[:-1])
-    G, rng = len(members), np.random.default_rng(seed)
-
-    def on(drawn: NDArray[np.int64]) -> float:
-        index = np.concatenate([members[g] for g in drawn])
-        return statistic(*(array[..., index] for array in held))
-
-    value, draws = on(np.arange(G)), np.array([on(rng.integers(0, G, G)) for _ in range(resamples)])
-    return percentile_estimate(value, draws - (draws.mean() - value) * recentred, G, 0.95)
-
-
 def mean_among(values: ArrayLike, among: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int) -> Estimate:
     """Mean of ``values`` [N] over the images in ``among`` [N]; interval over the origins, and n those that have any."""
     inside = np.asarray(among, dtype=np.float64)

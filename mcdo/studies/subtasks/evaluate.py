@@ -18,6 +18,7 @@ from mcdo.stats import (
     Estimate,
     ReliabilityDiagram,
     adaptive_calibration_error,
+    bootstrap,
     debiased_ece,
     debiased_squared_calibration_error,
     holm,
@@ -30,7 +31,6 @@ from mcdo.studies.subtasks.compare import (
     Sums,
     differences,
     estimates,
-    grouped_bootstrap,
     hit_sums,
     mcnemar,
     one_per_origin,
@@ -209,9 +209,10 @@ def _other_error(study: Runs, runs: list[Run], error: Callable[[Floats, Floats, 
         return float(np.mean([error(each, hit, study.config.bins, of) for each, hit in zip(c, k, strict=True)]))
 
     groups, config = study.splits.test.groups, study.config
-    return grouped_bootstrap(
-        mean, groups, confidence, correct, groups, seed=config.seed, resamples=config.few_resamples, recentred=True
-    )
+    return bootstrap(
+        mean, confidence, correct, groups, origins=groups, seed=config.seed, resamples=config.few_resamples,
+        recentred=True,
+    )  # fmt: skip
 
 
 def _contrasts(study: Runs, before: dict[str, Sums], after: dict[str, Sums]) -> tuple[Contrast, ...]:

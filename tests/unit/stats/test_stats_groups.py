@@ -24,6 +24,14 @@ def test_effect_and_exact_permutation_p_by_hand() -> None:
     assert found.difference.n == 6
 
 
+def test_a_group_of_a_few_origins_has_a_p_and_no_interval() -> None:
+    found = group_differences({"a": np.arange(4.0), "b": np.arange(9.0, 29.0)}, permutations=999)["a", "b"]
+    assert (found.difference.has_interval, found.exceedance.has_interval) == (False, False)
+    assert found.difference.reason == "4 originals; an interval needs 5"
+    assert found.difference.n == 24
+    assert found.p_value < 0.01
+
+
 def test_exceedance_counts_ties_as_halves() -> None:
     found = group_differences({"a": [1.0, 2.0], "b": [2.0, 0.0]}, permutations=10)["a", "b"]
     assert found.exceedance.value == pytest.approx((0.5 + 1 + 0 + 0) / 4)

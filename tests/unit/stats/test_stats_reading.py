@@ -23,8 +23,8 @@ def test_scores_that_are_the_severity_are_read_without_error() -> None:
 
 
 def test_by_hand_where_the_held_out_images_are_off() -> None:
-    """Learnt from images 0, 2, 4: the identity. Images 1, 3, 5 score half a step too high, but for the end."""
-    y = scores(0.0, 6)
+    """Learnt from images 0, 2, …, 8: the identity. Images 1, 3, …, 9 score half a step too high, but for the end."""
+    y = scores(0.0, 10)
     y[:, 1::2] += 0.5
     found = reading_error(SEVERITIES, y)
     assert found.value == pytest.approx((0.5 + 0.5 + 0.5 + 0) / 4 - 1)
@@ -53,5 +53,5 @@ def test_intervals_count_originals() -> None:
 
 def test_what_does_not_rise_or_is_too_few_is_undefined() -> None:
     assert np.isnan(reading_error(SEVERITIES, -scores(0.1)).value)
-    assert np.isnan(reading_error(SEVERITIES, scores(0.1, 5)).value)
+    assert np.isnan(reading_error(SEVERITIES, scores(0.1, 9)).value)
     assert np.isnan(reading_error(SEVERITIES, scores(0.1, 20), origins=np.arange(20) // 5).value)

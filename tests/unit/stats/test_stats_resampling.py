@@ -9,6 +9,7 @@ import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate, bootstrap, holm, permutation_p, proportion
@@ -116,8 +117,30 @@ def test_bootstrap_of_a_mean_agrees_with_its_standard_error_and_keeps_pairs() ->
 
 
 def test_bootstrap_leaves_out_undefined_resamples() -> None:
-    found = bootstrap(lambda a: math.nan if np.ptp(a) == 0 else float(a.mean()), np.arange(2.0), seed=0)
-    assert (found.low, found.value, found.high) == (0.5, 0.5, 0.5)
+    found = bootstrap(lambda a: math.nan if np.ptp(a) == 0 else float(a.mean()), np.arange(5.0) // 4, seed=0)
+    assert (found.low, found.value) == (0.2, 0.2), "one of five; a third of the resamples holds none"
+
+
+def test_a_few_origins_make_no_interval() -> None:
+    values, origins = np.random.default_rng(0).normal(size=40), np.arange(40) // 10
+    found = bootstrap(np.mean, values, origins=origins, seed=0)
+    assert (found.value, found.n, found.outcome(-9, ">")) == (values.mean(), 4, "undecided")
+    assert found.reason == "4 originals; an interval needs 5"
+    assert bootstrap(np.mean, values, origins=np.arange(40) // 8, seed=0).has_interval
+
+
+def test_recentring_takes_off_the_bias_that_resampling_adds() -> None:
+    values = np.random.default_rng(0).normal(size=40)
+
+    def squared_mean(v: NDArray[np.float64]) -> float:
+        return float(v.mean() ** 2)
+
+    plain = bootstrap(squared_mean, values, seed=1, resamples=400)
+    moved = bootstrap(squared_mean, values, seed=1, resamples=400, recentred=True)
+    added = plain.low - moved.low
+    assert plain.high - moved.high == pytest.approx(added)
+    assert added == pytest.approx(values.var() / 40, rel=0.3)  # E[mean*²] − mean² = variance of the resampled mean
+    assert moved.value == plain.value
 
 
 def test_bootstrap_leaves_global_randomness_alone_and_refuses_unpaired_input() -> None:

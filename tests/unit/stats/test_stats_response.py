@@ -26,6 +26,12 @@ def rising() -> ResponseCurve:
     return response_curve(X, responses([1, 1.5, 2, 3, 5]))
 
 
+def test_a_few_originals_show_no_rise() -> None:
+    curve = response_curve(X, responses([1, 1.5, 2, 3, 5], n=4))
+    assert (curve.shape, curve.reason) == ("flat", "4 originals; an interval needs 5")
+    assert response_curve(X, responses([1, 1.5, 2, 3, 5], n=5)).shape == "rising"
+
+
 def test_a_rising_response_is_its_own_fit_and_can_be_read_backwards() -> None:
     curve = rising()
     assert curve.shape == "rising"

@@ -99,12 +99,19 @@ def test_fpr95_by_hand_and_against_another_library() -> None:
     assert fpr95(known, foreign).value == pytest.approx(float(metric.compute()), abs=2 / 300)
 
 
-def test_too_few_errors_have_no_interval() -> None:
-    error = np.zeros(100)
-    error[:9] = 1
-    found = aurc(np.arange(100.0), error)
-    assert math.isnan(found.low)
+@pytest.mark.parametrize("errors", [0, 9, 91, 100])
+def test_too_few_of_either_kind_have_no_interval(errors: int) -> None:
+    """Where all or nearly all are wrong, what the order is worth is as unknown as where hardly any is."""
+    found = excess_aurc(np.arange(100.0), np.arange(100) < errors)
     assert math.isfinite(found.value)
+    assert not found.has_interval
+    assert (
+        found.reason
+        == f"{errors} origins with errors and {100 - errors} with right ones; an interval needs 10 of either"
+    )
+
+
+def test_too_few_foreign_images_have_no_interval() -> None:
     assert math.isnan(fpr95(np.arange(50.0), np.arange(9.0)).low)
 
 

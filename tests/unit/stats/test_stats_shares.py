@@ -24,6 +24,12 @@ def test_images_that_are_their_own_origins_have_wilson_s_interval(ones: int) -> 
     assert found == share(np.arange(30) < ones, origins=np.arange(30))
 
 
+def test_one_image_is_one_draw() -> None:
+    found = share([True])
+    assert (found.value, found.n) == (1, 1)
+    assert (found.low, found.high) == pytest.approx(wilson(1.0, 1))
+
+
 def test_origins_by_hand() -> None:
     """Origins {1, 1}, {0, 0}, {1, 0}: without each 1/4, 3/4, 1/2, so 1/4 · (3/2)² / (1/8) = 4.5 draws."""
     found = share([1, 1, 0, 0, 1, 0], origins=[*"aabbcc"])

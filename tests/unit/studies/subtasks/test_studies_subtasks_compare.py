@@ -20,7 +20,6 @@ from mcdo.studies.subtasks.compare import (
     Sums,
     differences,
     estimates,
-    grouped_bootstrap,
     hit_sums,
     mcnemar,
     mean_among,
@@ -160,15 +159,6 @@ def test_one_image_of_each_origin() -> None:
     assert one_per_origin([2, 0, 2, 1, 0]).tolist() == [1, 3, 0]
 
 
-def test_the_grouped_bootstrap_of_a_mean_is_the_bootstrap_of_group_means() -> None:
-    values, groups = np.random.default_rng(0).random(40), np.repeat(np.arange(20), 2)
-    found = grouped_bootstrap(lambda v: float(v.mean()), groups, values, seed=1, resamples=300)
-    expected = bootstrap(lambda v: float(v.mean()), values.reshape(20, 2).mean(axis=1), seed=1, resamples=300)
-    assert (found.low, found.value, found.high, found.n) == pytest.approx(
-        (expected.low, expected.value, expected.high, 20)
-    )
-
-
 def test_a_share_inside_a_class() -> None:
     groups = np.repeat(np.arange(10), 2)
     chosen = np.arange(20) < 16
@@ -195,10 +185,10 @@ def test_means_and_gaps_are_those_of_resampling_origins_one_by_one() -> None:
         return float(v[c].mean()) if c.any() else float("nan")
 
     fast = mean_among(values, chosen, groups, seed=2, resamples=80)
-    slow = grouped_bootstrap(mean, groups, values, chosen, seed=2, resamples=80)
+    slow = bootstrap(mean, values, chosen, origins=groups, seed=2, resamples=80)
     assert (fast.value, fast.low, fast.high) == pytest.approx((slow.value, slow.low, slow.high))
     gap = mean_gap(values, chosen, groups, seed=2, resamples=80)
-    slow = grouped_bootstrap(lambda v, c: mean(v, c) - mean(v, ~c), groups, values, chosen, seed=2, resamples=80)
+    slow = bootstrap(lambda v, c: mean(v, c) - mean(v, ~c), values, chosen, origins=groups, seed=2, resamples=80)
     assert (gap.value, gap.low, gap.high, gap.n) == pytest.approx((slow.value, slow.low, slow.high, 20))
     assert np.isnan(mean_gap(values, np.ones(60), groups, seed=2, resamples=80).value)
 
@@ -224,17 +214,3 @@ def test_a_claim_is_judged_for_other_images_and_other_seeds(
     over_images, over_seeds = Estimate(0.2, *images, 300), Estimate(0.2, *seeds, 3)
     judged = Contrast("f", "a", "b", "accuracy", over_images, over_seeds, 0.01, 0.01).judged
     assert (judged.low, judged.high, judged.n) == pytest.approx((low, high, 300))
-
-
-def test_recentring_takes_off_the_bias_that_resampling_adds() -> None:
-    values, groups = np.random.default_rng(0).normal(size=40), np.arange(40)
-
-    def squared_mean(v: Floats) -> float:
-        return float(v.mean() ** 2)
-
-    plain = grouped_bootstrap(squared_mean, groups, values, seed=1, resamples=400)
-    moved = grouped_bootstrap(squared_mean, groups, values, seed=1, resamples=400, recentred=True)
-    added = plain.low - moved.low
-    assert plain.high - moved.high == pytest.approx(added)
-    assert added == pytest.approx(values.var() / 40, rel=0.3)  # E[mean*²] − mean² = variance of the resampled mean
-    assert moved.value == plain.value
