@@ -21,7 +21,7 @@ from mcdo.stats.calibration import (
 from mcdo.stats.comparison import Difference, auroc_differences, corrected, spearman_differences
 from mcdo.stats.crossed import crossed_mean
 from mcdo.stats.debiased import debiased_ece, debiased_squared_calibration_error
-from mcdo.stats.decision import Usable, any_usable, usable_cells
+from mcdo.stats.decision import Usable, usable_cells
 from mcdo.stats.detection import auroc, auroc_high, auroc_low
 from mcdo.stats.domain import compared_scores, linearity, with_domain
 from mcdo.stats.drift import stacked_drift, trial_drift
@@ -56,7 +56,7 @@ from mcdo.stats.shares import mean_shares, share
 from mcdo.stats.signal_noise import icc_from_snr
 from mcdo.stats.status import THRESHOLDS, Thresholds, status_of
 from mcdo.stats.tracking import Association, TrackingMetrics, tracking_metrics
-from mcdo.stats.validity import ambiguity_estimates, ambiguity_report, report_of
+from mcdo.stats.validity import ambiguity_estimates, report_of
 
 __all__ = [
     "LEVEL_BAND",
@@ -90,9 +90,7 @@ __all__ = [
     "advantages",
     "agreement",
     "ambiguity_estimates",
-    "ambiguity_report",
     "ambiguity_targets",
-    "any_usable",
     "auroc",
     "auroc_differences",
     "auroc_high",

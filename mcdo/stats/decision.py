@@ -72,12 +72,6 @@ def usable_cells(
     }
 
 
-def any_usable(cells: Mapping[Cell, Usable]) -> IntervalOutcome:
-    """Whether the family holds a usable cell: "met" by one, "not met" only where every cell is "not met"."""
-    decisions = {found.decision for found in cells.values()}
-    return "met" if "met" in decisions else "not met" if decisions == {"not met"} else "undecided"
-
-
 def _decided(found: Reliability, p_adjusted: float, alpha: float) -> IntervalOutcome:
     if p_adjusted <= alpha:
         return "met"

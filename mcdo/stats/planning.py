@@ -461,34 +461,6 @@ def needed_for_usable(
     return Need("out of reach", "undecided", None, chance, distance, said)
 
 
-def needed_at(
-    forecast: Forecast,
-    passes: int,
-    trials: int,
-    *,
-    alpha: float = 0.05,
-    power: float = POWER,
-    most: int = MOST,
-    least: int = LEAST,
-) -> Need:
-    """Originals that decide whether a score is usable at given T and K, either way."""
-    _check(power)
-
-    def chance(n: int) -> float:
-        return chance_judged(forecast, Size(n, trials, passes), alpha)
-
-    margins = forecast.margins(Size(least, trials, passes))
-    value = math.tanh(margins["spearman"].expected.centre)
-    bar = margins["spearman"].bar
-    likely: IntervalOutcome = "met" if chance_usable(margins, alpha) >= chance_unusable(margins) else "not met"
-    n = _smallest(lambda n: chance(n) >= power, least, most)
-    if n is None:
-        estimate = Estimate(value, math.nan, math.nan, 0)
-        return Need("out of reach", "undecided", None, chance(most), abs(value - bar),
-                    _near(abs(value - bar), estimate, bar, most))  # fmt: skip
-    return Need("attainable", likely, Size(n, trials, passes), chance(n), abs(value - bar), forecast.caution(passes))
-
-
 def _check(power: float) -> None:
     if not 0 < power < 1:
         raise McdoError(f"power {power}; give a probability strictly between 0 and 1, such as 0.8")

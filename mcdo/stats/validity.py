@@ -71,13 +71,6 @@ def ambiguity_estimates(
     return {key: found.get(key, sample.undefined()).estimate for key in keys}
 
 
-def ambiguity_report(
-    score: ArrayLike, targets: AmbiguityTargets, feature_norm: ArrayLike | None = None, **resampling: Any
-) -> dict[str, Any]:
-    """:func:`ambiguity_estimates` for a result file, as :func:`report_of` writes them."""
-    return report_of(ambiguity_estimates(score, targets, feature_norm, **resampling), targets)
-
-
 def report_of(figures: Mapping[str, Estimate], targets: AmbiguityTargets) -> dict[str, Any]:
     """The published keys for a result file: ``key``, ``key_ci`` = [low, high], ``n``, ``level``, ``n_errors``.
 

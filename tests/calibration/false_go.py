@@ -23,7 +23,7 @@ from mcdo.experiments.phase1.exp5_subset_ambiguity import (
     RHO_ENTROPY_BAR,
 )
 from mcdo.stats import AmbiguityTargets, Reliability, ambiguity_estimates, proportion, reliability
-from mcdo.stats.decision import any_usable, usable_cells
+from mcdo.stats.decision import Usable, usable_cells
 
 Array = NDArray[np.float64]
 Cell = tuple[str, str, int]
@@ -91,9 +91,14 @@ class Called:
         return cls(
             any(found.status == "usable" for found in family.values()),
             any(found.p_usable <= ALPHA for found in family.values()),
-            any_usable(usable_cells(family)) == "met",
-            any_usable(usable_cells(family, chains=chains)) == "met",
+            _called(usable_cells(family)),
+            _called(usable_cells(family, chains=chains)),
         )
+
+
+def _called(family: dict[Cell, Usable]) -> bool:
+    """One usable cell is enough."""
+    return any(cell.decision == "met" for cell in family.values())
 
 
 def false_go(N: int, K: int, runs: int, rho: float = 0.79) -> dict[str, list[float]]:

@@ -18,7 +18,6 @@ from mcdo.stats.planning import (
     Size,
     chance_decided,
     chance_usable,
-    needed_at,
     needed_for_usable,
     needed_images,
 )
@@ -132,7 +131,7 @@ def test_a_share_of_raised_images_is_decided_at_the_planned_size(repetitions: in
 def test_reliability_is_decided_at_the_size_planned_from_assumptions(
     spearman: float, trials: int, repetitions: int
 ) -> None:
-    need = needed_at(AssumedForecast(spearman, 64), 64, trials)
+    need = needed_for_usable(AssumedForecast(spearman, 64), trials=[trials], passes=[64])
     assert need.size is not None
     assert need.outcome == ("met" if spearman > 0.8 else "not met")
     rng = np.random.default_rng(5)

@@ -18,7 +18,6 @@ from mcdo.stats import (
     advantages,
     agreement,
     ambiguity_estimates,
-    ambiguity_report,
     ambiguity_targets,
     auroc,
     auroc_differences,
@@ -239,11 +238,3 @@ def test_p_holds_its_level_where_probes_are_shared() -> None:
         found = rank_relations({"x": x}, {"t": rng.normal(size=200)}, shared_noise=True, resamples=200)["x", "t"]
         rejected += found.p_value < 0.05
     assert rejected / runs < 0.05 + 2 * math.sqrt(0.05 * 0.95 / runs)
-
-
-def test_the_report_passes_its_options_on() -> None:
-    x = probed(np.random.default_rng(4), TARGET, 5)
-    report = ambiguity_report(x, TARGETS, origins=np.arange(N) // 2, shared_noise=True)
-    assert report["n"] == N // 2
-    wide = ambiguity_estimates(x, TARGETS, origins=np.arange(N) // 2, shared_noise=True)["auroc_error"]
-    assert report["auroc_error_ci"] == [wide.low, wide.high]

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from mcdo.errors import McdoError
 from mcdo.stats import (
     ambiguity_estimates,
-    ambiguity_report,
     ambiguity_targets,
     null_pass_rate,
     partial_spearman,
+    report_of,
 )
 
 rng = np.random.default_rng(0)
@@ -33,7 +33,8 @@ def test_report_holds_the_published_keys_with_their_figures() -> None:
     assert TARGETS.correct is not None
     score = TARGETS.entropy + np.random.default_rng(1).normal(size=200)
     norm = score + np.random.default_rng(2).normal(size=200)
-    report = json.loads(json.dumps(ambiguity_report(score, TARGETS, norm, resamples=50), allow_nan=False))
+    report = report_of(ambiguity_estimates(score, TARGETS, norm, resamples=50), TARGETS)
+    report = json.loads(json.dumps(report, allow_nan=False))
     expected = {
         "rho_uncertainty_vs_negative_margin": scipy.stats.spearmanr(score, TARGETS.neg_margin).statistic,
         "rho_uncertainty_vs_entropy": scipy.stats.spearmanr(score, TARGETS.entropy).statistic,
@@ -62,7 +63,8 @@ def test_a_score_that_is_the_norm_has_no_relation_given_the_norm() -> None:
 
 
 def test_targets_that_are_missing_are_listed_as_undefined() -> None:
-    report = ambiguity_report(X[:200], ambiguity_targets(LOGITS[0]), resamples=20)
+    targets = ambiguity_targets(LOGITS[0])
+    report = report_of(ambiguity_estimates(X[:200], targets, resamples=20), targets)
     assert report["undefined"] == ["rho_uncertainty_vs_prompt_sensitivity", "auroc_error"]
     assert report["auroc_error"] is report["n_errors"] is None
     assert not [key for key in report if key.endswith("_given_norm")]
@@ -87,4 +89,4 @@ def test_null_pass_rate_counts_and_holds_its_level() -> None:
 
 def test_malformed_input_is_named() -> None:
     with pytest.raises(McdoError, match="unequal length"):
-        ambiguity_report([1, 2, 3], TARGETS)
+        ambiguity_estimates([1, 2, 3], TARGETS)
