@@ -33,12 +33,12 @@ CHANCE = 0.999
 
 OF_OTHERS = {
     "above_chance": "a mean",
-    "bootstrap": "of any statistic that a caller gives; the figures of mcdo are held against it in their own tests",
     "auroc_low": "an AUROC",
     "linearity": "a ratio of means",
     "median_ratio": "the ratio of an agreement",
     "null_pass_rate": "a proportion, exact",
     "percentile_estimate": "the ends of draws that others make",
+    "resampled": "the same, with the spread of the draws",
     "spearman_confidence": "the median ρ of a reliability",
     "snr_confidence": "the SNR of a reliability",
     "chance_decided": "no interval: the power of one",
