@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -26,14 +26,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Completed(Generic[Result]):
-    """An experiment about a subject, computed and judged; ``summary`` and ``files`` are what was written."""
+    """An experiment about a subject, computed and judged; ``files`` are what was written of it."""
 
     experiment: Experiment[Result]
     inputs: Inputs
     result: Result
     judgements: Mapping[str, Judgement]
     summary: Mapping[str, Any]
-    files: tuple[Path, ...]
+    arrays: Mapping[str, Mapping[str, ArrayLike]]
+    files: tuple[Path, ...] = ()
 
 
 class Runner:
@@ -57,10 +58,13 @@ class Runner:
         """Measured or looked up, computed, judged and written."""
         key = (experiment, subject)
         if key not in self._completed:
-            self._completed[key] = self._run(experiment, subject)
+            judged = self.judged(experiment, subject)
+            files = (*_written(judged), *_sheets(self.session, judged))
+            self._completed[key] = replace(judged, files=files)
         return cast("Completed[Result]", self._completed[key])
 
-    def _run(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
+    def judged(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
+        """Measured or looked up, computed and judged, of which nothing is written."""
         first = tuple(experiment.requests(View(self.session, subject)))
         any_head = experiment.judges_heads
         later = tuple(experiment.follow_up(Inputs(self, subject, first, any_head=any_head)))
@@ -79,11 +83,7 @@ class Runner:
             "files": {**_names(experiment, inputs), "arrays": [_named(name, subject) for name in arrays]},
             "made": made(),
         }
-        files = (
-            *_written(experiment, inputs, result, summary, arrays),
-            *_sheets(self.session, experiment, inputs, result),
-        )
-        return Completed(experiment, inputs, result, judgements, summary, files)
+        return Completed(experiment, inputs, result, judgements, summary, arrays)
 
 
 def _names(experiment: Experiment[Any], inputs: Inputs) -> dict[str, str]:
@@ -151,20 +151,15 @@ def _sites(runs: Iterable[EncoderRun]) -> dict[str, Any] | list[dict[str, Any]]:
     return found[0] if len(found) == 1 else found
 
 
-def _written(
-    experiment: Experiment[Result],
-    inputs: Inputs,
-    result: Result,
-    summary: Mapping[str, Any],
-    arrays: Mapping[str, Mapping[str, ArrayLike]],
-) -> tuple[Path, ...]:
+def _written(judged: Completed[Any]) -> tuple[Path, ...]:
+    experiment, inputs, result, summary = judged.experiment, judged.inputs, judged.result, judged.summary
     settings, about, files = inputs.settings, inputs.subject.name, experiment.files
     folder = experiment.place(settings.reports)
 
     def place(name: str) -> Path:
         return folder / _named(name, inputs.subject)
 
-    written = [write_npz(place(name), **held) for name, held in arrays.items()]
+    written = [write_npz(place(name), **held) for name, held in judged.arrays.items()]
     for name, value in experiment.documents(inputs, result).items():
         written.append((write_text if isinstance(value, str) else write_json)(place(name), value))
     if files.summary:
@@ -185,10 +180,10 @@ def _written(
     return tuple(written)
 
 
-def _sheets(session: Session, experiment: Experiment[Result], inputs: Inputs, result: Result) -> list[Path]:
+def _sheets(session: Session, judged: Completed[Any]) -> list[Path]:
     """Contact sheets; with ``--from-store`` no encoder is there to say what it would be shown."""
-    settings = inputs.settings
-    sheets = experiment.sheets(inputs, result) if settings.thumbnails and not settings.from_store else ()
+    experiment, inputs, settings = judged.experiment, judged.inputs, judged.inputs.settings
+    sheets = experiment.sheets(inputs, judged.result) if settings.thumbnails and not settings.from_store else ()
     if not sheets:
         return []
     from mcdo.harness.sheets import drawn

@@ -163,7 +163,7 @@ def contract_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
         settings = completed.inputs.settings
         if settings.store is not None and not settings.from_store:
             again = Runner(Session(replace(settings, from_store=True, reports=tmp_path)))
-            offline = again.run(completed.experiment, completed.inputs.subject)
+            offline = again.judged(completed.experiment, completed.inputs.subject)
             assert not again.session.loads, "a model was loaded"
             found = differing(_numbers(offline), _numbers(completed))
             assert not found, f"the store alone gives other numbers: {found[0]}"

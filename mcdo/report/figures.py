@@ -318,6 +318,9 @@ def _marked(axes: Axes) -> Iterator[tuple[float, float]]:
 
 FORMATS = {"png": {"Software": ""}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """Formats of a figure, and what of their metadata would differ from run to run."""
+DPI = 120
+MARGIN = 0.1
+"""Inches around what is drawn."""
 MOST_POINTS = 500
 """Points above which a cloud is one picture inside a vector file."""
 
@@ -341,10 +344,15 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
     def draw(part: Path) -> None:
         form = part.suffix[1:]
-        FigureCanvasAgg(figure).print_figure(part, format=form, dpi=120, bbox_inches="tight", metadata=FORMATS[form])
+        canvas.print_figure(part, format=form, dpi=DPI, bbox_inches=shown, metadata=FORMATS[form])
 
     with warnings.catch_warnings(), _style():
         warnings.simplefilter("default")
+        figure.set_dpi(DPI)
+        canvas = FigureCanvasAgg(figure)
+        figure.draw_without_rendering()  # once for all formats: arranging takes longer than drawing
+        figure.set_layout_engine(None)
+        shown = figure.get_tightbbox().padded(MARGIN)
         first, *_ = [written(path.with_suffix(f".{form}"), draw) for form in FORMATS]
         return first
 
