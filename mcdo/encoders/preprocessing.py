@@ -50,7 +50,7 @@ def preprocessing_of(where: str, given: Any) -> Preprocessing:
     """
     if isinstance(given, Preprocessing):
         return given
-    whole = _transform(where, given) if isinstance(given, Mapping) else given
+    whole = _transform(where, given) if isinstance(given, Mapping) else getattr(given, "image_processor", given)
     if not callable(whole):
         raise McdoError(f"{where}: preprocessing is {type(given).__name__}; {_FORMS}")
     to_uint8, mean, std = _processor(where, whole) if hasattr(whole, "image_mean") else _steps(where, whole)

@@ -62,7 +62,10 @@ class _Shown(OpenRecord, frozen=True):
 
 
 class _Arguments(Record, frozen=True):
-    """What a model may be built with; of the rates of dropout nothing is left in evaluation."""
+    """What a model may be built with; of the rates of dropout nothing is left in evaluation.
+
+    A side is no ``tuple[Size, Size]``: a union with one of fixed length ends the process in msgspec 0.22.
+    """
 
     num_classes: Count | None = None
     img_size: Size | Annotated[tuple[Size, ...], Meta(min_length=2, max_length=2)] | None = None

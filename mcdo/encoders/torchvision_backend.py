@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import load_state_dict
+from safetensors.torch import load_file
 from torch import nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torchvision import models
 
 from mcdo.encoders.encoder import Encoder
@@ -21,6 +22,8 @@ from mcdo.errors import McdoError, nearest
 from mcdo.names import utf8_path
 
 PREFIX = "tv:"
+_WRAPPERS = ("model", "state_dict")
+"""Under which trainers keep the weights."""
 _CLASSIFIERS = ("fc", "head", "heads", "classifier")
 
 
@@ -103,10 +106,15 @@ def _load_weights(key: str, model: nn.Module, classifier: str, checkpoint: Path)
     """Load every tensor of a file but the classifier's."""
     refuse_surplus(checkpoint, sum(each.numel() for each in model.parameters()))
     refuse_pickles(checkpoint)
+    place = utf8_path(checkpoint.parent) / checkpoint.name
     try:
-        state = load_state_dict(str(utf8_path(checkpoint.parent) / checkpoint.name), weights_only=True)
-        behind = {f"{classifier}.{name}" for name in ("weight", "bias")}
-        model.load_state_dict({name: value for name, value in state.items() if name not in behind}, strict=True)
+        safe = checkpoint.suffix == ".safetensors"
+        held: dict[str, Any] = load_file(place) if safe else torch.load(place, "cpu", weights_only=True)
+        state: dict[str, Any] = next((held[name] for name in _WRAPPERS if isinstance(held.get(name), dict)), held)
+        consume_prefix_in_state_dict_if_present(state, "module.")
+        for name in ("weight", "bias"):
+            state.pop(f"{classifier}.{name}", None)
+        model.load_state_dict(state, strict=True)
     except Exception as error:  # damaged files, other models' tensors, ...
         raise loading_failed(key, checkpoint, error) from error
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_encoders_hf import make_checkpoint
+from test_encoders_hf import ending, make_checkpoint
 from test_encoders_image import made, picture, saved
 from torch import Tensor, nn
 
 from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders.recipe import tokenizer
 from mcdo.errors import McdoError
 
 MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
@@ -86,7 +87,12 @@ PROCESSORS: dict[str, tuple[dict[str, Any], str]] = {
     "lanczos": ({**VIT, "resample": 1}, "ViTImageProcessor"),
     "no mean": ({**VIT, "do_normalize": False}, "ViTImageProcessor"),
     "floats": (
-        {**NUMBERS, **RESCALED, "resample": 2, "size": SQUARE, "image_processor_type": "DINOv3ViTImageProcessorFast"},
+        {
+            **NUMBERS, **RESCALED, "resample": 2, "size": SQUARE, "image_processor_type": "DINOv3ViTImageProcessorFast",
+            "crop_size": None, "data_format": "channels_first", "default_to_square": True, "device": None,
+            "disable_grouping": None, "do_center_crop": None, "do_convert_rgb": None, "input_data_format": None,
+            "return_tensors": None,
+        },
         "DINOv3ViTImageProcessor",
     ),
 }  # fmt: skip
@@ -116,6 +122,15 @@ def test_settings_of_images_within_those_of_the_processor_count(clip: Path, tmp_
     nested["image_processor"].pop("image_mean")
     with pytest.raises(McdoError, match=r"processor_config\.json does not state image_mean"):
         load_encoder(f"hf:{rewritten(clip, tmp_path / 'wrong', processor_config=nested)}")
+
+
+def test_a_processor_of_images_and_texts_is_taken_for_its_pictures(clip: Path) -> None:
+    from transformers import AutoImageProcessor, CLIPProcessor
+
+    images = AutoImageProcessor.from_pretrained(clip)
+    tower = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten())
+    both = Encoder.of(tower, CLIPProcessor(images, ending(tokenizer())))
+    assert both.preprocess_id == Encoder.of(tower, images).preprocess_id
 
 
 UNFIT: dict[str, tuple[dict[str, Any], str]] = {
