@@ -8,7 +8,7 @@ STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWa
   -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.errors.LookAlikeWarning -W always::mcdo.store.StoreWarning
 endif
 
-.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf curves test test-experiments test-rest slow faults cluster browser screenshots lint models recipes env clean
+.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf curves test test-unit test-experiments test-rest slow faults cluster browser screenshots lint models recipes env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
@@ -45,14 +45,17 @@ curves: env  ## reliability against cost alone, with up to 64 passes
 
 QUICK := $(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary
 
-test: env  ## the test suite, with every experiment and study at its quick sizes, as two processes side by side
-	$(MAKE) --no-print-directory -j2 test-experiments test-rest
+test: env  ## the test suite, with every experiment and study at its quick sizes, on two cores
+	$(MAKE) --no-print-directory -j2 test-unit test-experiments test-rest
 
 test-experiments: env  # one process, since phases 2-4 want the verdict of phase 1
 	$(QUICK) --reports reports/quick tests/experiments tests/gates
 
-test-rest: env
-	$(QUICK) --reports reports/quick-rest tests --ignore=tests/experiments --ignore=tests/gates
+test-unit: env
+	$(QUICK) --reports reports/quick-unit tests/unit
+
+test-rest: env  # begins where one of the others has ended
+	$(QUICK) --reports reports/quick-rest tests --ignore=tests/experiments --ignore=tests/gates --ignore=tests/unit
 
 slow: env  ## what takes minutes: real architectures with random weights, memory, the coverage of every interval
 	$(PYTEST) -m "slow and not faults" --protocol quick --store temporary --reports reports/quick
