@@ -21,6 +21,7 @@ from mcdo.encoders import Encoder
 from mcdo.encoders.zero_shot import TEMPLATES, unit
 from mcdo.estimators import monte_carlo
 from mcdo.estimators.census import census
+from mcdo.estimators.resumption import KeptValues
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
 from mcdo.harness import Experiment, Files, Images, Inputs, Request, Session, Settings, StoredArrays, TextFeatures, View
 from mcdo.images import ImageSet
@@ -33,6 +34,7 @@ from mcdo.perturbation import (
     image_keys,
     perturbed,
 )
+from mcdo.store import Unfinished
 
 FEW = 8
 """Images that are looked at."""
@@ -92,7 +94,7 @@ class TowerChecks(StoredArrays):
             "p_zero": (unperturbed == plain[:, None]).all(dim=(1, 2)).cpu().numpy(),
             "watched": np.array([float((plain - own).abs().max()), float(own.abs().max())]),
             "restored": np.array(_restored(encoder, self.dropout, pixels[:2], keys[:2])),
-            "batches": np.array(_by_batch(encoder, images, self.dropout)),
+            "batches": np.array(_by_batch(encoder, images, self.dropout, session.parts)),
         }
 
 
@@ -123,22 +125,24 @@ def _batched(encoder: Encoder) -> tuple[int, int]:
     return (FEW, 16) if encoder.resolution <= 64 else (5, 4)
 
 
-def _by_batch(encoder: Encoder, images: ImageSet, dropout: Perturbation) -> list[float]:
-    """Largest relative difference of scores by how their images are batched and ordered."""
+def _by_batch(encoder: Encoder, images: ImageSet, dropout: Perturbation, parts: Unfinished | None) -> list[float]:
+    """Largest relative difference of scores by how their images are batched and ordered; each way's are kept."""
     n, passes = _batched(encoder)
-    few = images.select(slice(0, n))
-
-    def scores(batch_size: int, order: slice = slice(None)) -> NDArray[np.float64]:
-        run = monte_carlo(
-            encoder, few.select(order), dropout, (passes,), 1, batch_size=batch_size, geometry=(), progress=False
-        )
-        first: NDArray[np.float64] = run.scores("trace_pre")[0]
-        return first
-
-    whole, back, some = scores(128), slice(None, None, -1), slice(2, 5)
-    others = [(scores(rows), whole) for rows in (1, 3, 8)]
-    others += [(scores(128, back)[::-1], whole), (scores(128, some), whole[some])]
-    return [float(np.max(np.abs(one - other) / np.abs(other), initial=0.0)) for one, other in others]
+    few, every = images.select(slice(0, n)), slice(None)
+    ways = [(128, every), *((rows, every) for rows in (1, 3, 8)), (128, slice(None, None, -1)), (128, slice(2, 5))]
+    ends = np.cumsum([len(few.select(order)) for _, order in ways]).tolist()
+    label = {"encoder": encoder.key, "images": images.name, "protocol": "scores by how images are batched"}
+    kept = KeptValues(parts, ends[-1], label)
+    with kept.saved():
+        for (rows, order), start, end in zip(ways, [0, *ends], ends, strict=False):
+            if not kept.done[start:end].all():
+                run = monte_carlo(
+                    encoder, few.select(order), dropout, (passes,), 1, batch_size=rows, geometry=(), progress=False
+                )
+                kept.put(start, run.scores("trace_pre")[0])
+    whole, *others = np.split(kept.values, ends[:-1])
+    pairs = ((other, whole[order]) for other, (_, order) in zip(others, ways[1:], strict=True))
+    return [float(np.max(np.abs(one - other) / np.abs(other), initial=0.0)) for one, other in pairs]
 
 
 @dataclass(frozen=True)
