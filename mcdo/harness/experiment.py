@@ -22,7 +22,7 @@ from mcdo.estimators import MonteCarloConfig
 from mcdo.estimators.score_table import needs_passes
 from mcdo.harness.claim import Claim
 from mcdo.harness.requests import Images, Logits, Request
-from mcdo.harness.settings import Settings, SizeName
+from mcdo.harness.settings import Settings, SizeName, first_model
 from mcdo.perturbation import Dropout, Perturbation
 
 if TYPE_CHECKING:
@@ -134,6 +134,11 @@ class Files:
     overall: str = ""
     figure: str = ""
 
+    @classmethod
+    def of_each(cls, stem: str, figure: str) -> Files:
+        """A folder for each subject with its summary and figure, and beside them the summary of all."""
+        return cls(f"{{}}/{stem}_summary.json", f"{stem}_overall_summary.json", f"{{}}/{figure}.png")
+
 
 @dataclass(frozen=True)
 class Experiment(ABC, Generic[Result]):
@@ -153,6 +158,7 @@ class Experiment(ABC, Generic[Result]):
         about_estimator: "mc" or "first_order", where ``--estimator`` selects it.
         is_gate: whether its claims are go/no-go criteria.
         is_verdict: whether its result is the verdict of its phase, and so its test.
+        of_one_model: whether it is about one model, as published: the first CLIP, or the first there is.
         judges_heads: whether it says itself when a head is no better than a constant answer; one that does not is
             skipped then, with that reason.
         knows_shared_noise: whether its intervals hold noise that all images of a pass share; an experiment that does
@@ -176,6 +182,7 @@ class Experiment(ABC, Generic[Result]):
     about_estimator: ClassVar[str] = ""
     is_gate: ClassVar[bool] = False
     is_verdict: ClassVar[bool] = False
+    of_one_model: ClassVar[bool] = False
     judges_heads: ClassVar[bool] = False
     knows_shared_noise: ClassVar[bool] = False
 
@@ -227,7 +234,8 @@ class Experiment(ABC, Generic[Result]):
     @classmethod
     def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
         """What there is a result about: each model."""
-        return tuple(Subject(model, (model,)) for model in settings.models)
+        models = (first_model(settings.models),) if cls.of_one_model else settings.models
+        return tuple(Subject(model, (model,)) for model in models)
 
     @abstractmethod
     def requests(self, about: View) -> Iterable[Request[Any]]:

@@ -127,10 +127,10 @@ class Session:
         """
         clean = replace(request, shown=replace(request.shown, degradation=None))
         if clean not in self._heads:
-            from mcdo.harness.heads import reason_of
+            from mcdo.harness.heads import read_head
 
             read = self.measure(clean)
-            self._heads[clean] = reason_of(read, self.image_set(clean.shown), self.settings.seed)
+            self._heads[clean] = read_head(read, self.image_set(clean.shown), self.settings.seed).head_reason
         if self._heads[clean]:
             raise UntrainedHeadError(f"{request.model}: {self._heads[clean]}")
 

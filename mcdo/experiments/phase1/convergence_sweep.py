@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.estimators import MonteCarloConfig
-from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Outcome, Passes, Settings, Subject, View, first_model
+from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Outcome, Passes, Settings, View
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import (
@@ -51,6 +51,7 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
     phase = "phase1"
     about_estimator = "mc"
     files = Files(summary="convergence_summary.json", figure="convergence_sweep.png")
+    of_one_model = True
     quick = {"n": 60, "trials": 3}
     knows_shared_noise = True
 
@@ -59,12 +60,6 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
     trials: int = 5
     predict_from: int = 32
     score: str = "trace_pre"
-
-    @classmethod
-    def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
-        """One model, as published: the first CLIP, or the first there is."""
-        model = first_model(settings.models)
-        return (Subject(model, (model,)),)
 
     @classmethod
     def sizes(cls, settings: Settings) -> dict[str, Any]:

@@ -42,11 +42,7 @@ class NestedPasses(Experiment[NestedResult]):
     name = "exp0_nested_mc"
     phase = "phase1"
     about_estimator = "mc"
-    files = Files(
-        summary="{}/exp0_summary.json",
-        overall="exp0_overall_summary.json",
-        figure="{}/exp0_nested_mc.png",
-    )
+    files = Files.of_each("exp0", "exp0_nested_mc")
     quick = {"n": 120, "trials": 5}
     knows_shared_noise = True
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import NotApplicableError
 from mcdo.estimators import MonteCarloConfig
-from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Passes, Settings, Subject, View, first_model
+from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Passes, View
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import Estimate, mean, trial_spearman
@@ -72,18 +72,13 @@ class NormGeometry(Experiment[GeometryResult]):
     phase = "phase1"
     about_estimator = "mc"
     files = Files(summary="exp0b_summary.json", figure="exp0b_norm_geometry.png")
+    of_one_model = True
     quick = {"n": 120}
     knows_shared_noise = True
 
     n: int = 500
     passes: int = 64
     trials: int = 5
-
-    @classmethod
-    def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
-        """One model, as published: the first CLIP, or the first there is."""
-        model = first_model(settings.models)
-        return (Subject(model, (model,)),)
 
     def run(self, model: str) -> Passes:
         """A part of exp0's run, with the geometry at T."""

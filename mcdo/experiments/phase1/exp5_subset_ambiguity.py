@@ -8,9 +8,9 @@ mean over trials, and its interval holds the probes as well as the images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,19 +30,12 @@ from mcdo.harness import (
     Settings,
     View,
 )
-from mcdo.harness.heads import advantage_of, head_reason
+from mcdo.harness.heads import ReadHead, read_head, target_arrays
 from mcdo.harness.sheets import Sheet, disagreement, extremes
 from mcdo.images import Skipped
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
-from mcdo.stats import (
-    AmbiguityTargets,
-    Estimate,
-    ambiguity_estimates,
-    ambiguity_targets,
-    report_of,
-    share,
-)
+from mcdo.stats import Estimate, ambiguity_estimates, report_of
 from mcdo.stats.trials import LEAST_TRIALS
 
 RHO_ENTROPY_BAR = 0.3
@@ -66,28 +59,48 @@ SUFFIX = {"mc": "", "first_order": "/first_order"}
 Figures = Mapping[str, Estimate]
 
 
+Result = TypeVar("Result")
+
+
+def follows(
+    bar: str,
+    name: str,
+    figures: Callable[[Result], Figures | None],
+    reason: Callable[[Result], str] = lambda result: "",
+) -> Claim[Result]:
+    """That a score follows ambiguity by the figure of ``bar``, one of :data:`BARS`.
+
+    ``figures`` gives those of the score, None where there are none; where ``reason`` says why the head's targets mean
+    nothing, nothing is claimed.
+    """
+    key, threshold = BARS[bar]
+
+    def figure(result: Result, key: str) -> Estimate | None:
+        found = figures(result)
+        return None if found is None or reason(result) else found[key]
+
+    return Claim(
+        f"{bar}/{name}",
+        lambda result: figure(result, key),
+        above=threshold,
+        beside=lambda result: reason(result) or f"given the feature norm {figure(result, f'{key}_given_norm')}",
+    )
+
+
 @dataclass(frozen=True)
-class AmbiguityResult:
-    """What the scores follow.
+class AmbiguityResult(ReadHead):
+    """What the scores follow, and what the head says.
 
     Attributes:
-        targets: by head.
         figures: by ``score/head``, those of first order by ``score/head/first_order``.
-        accuracy: of the zero-shot head, where labels are known.
         largest_class: share of images of the most frequent class; 0 without labels.
         skipped: images that were left out, and why.
-        advantage: of the head's accuracy over always naming the largest class; None without labels.
-        by_prototypes: whether there is no text tower, and the head is one of class prototypes.
 
     """
 
-    targets: Mapping[str, AmbiguityTargets]
     figures: Mapping[str, Figures]
-    accuracy: Estimate | None
     largest_class: float
     skipped: tuple[Skipped, ...]
-    advantage: Estimate | None = None
-    by_prototypes: bool = False
 
     def of(self, score: str, estimator: str = "mc") -> Figures | None:
         """Figures of a score against the softmax targets; None where the estimator was not asked for."""
@@ -107,14 +120,6 @@ class AmbiguityResult:
             return "not applicable"
         ends = {self.follows(score, estimator), figures[BEYOND_NORM].outcome(BEYOND_NORM_BAR, ">")}
         return "not met" if "not met" in ends else "undecided" if "undecided" in ends else "met"
-
-    @property
-    def head_reason(self) -> str:
-        """Why the head's targets mean nothing, or "": it must be right more often than a constant answer.
-
-        A head of random weights has targets as well, of nothing. Without labels nobody can tell.
-        """
-        return head_reason(self.accuracy, self.advantage, by_prototypes=self.by_prototypes)
 
 
 @dataclass(frozen=True)
@@ -173,19 +178,14 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
         yield self.logits(about.model)
 
     def compute(self, inputs: Inputs) -> AmbiguityResult:
-        read, images = inputs[self.logits(inputs.model)], inputs.images(Images(self.n))
-        logits, neighbours = read["logits"], read.get("neighbours")
-        targets = {"softmax": ambiguity_targets(logits, images.labels, head="softmax")}
-        if neighbours is None:
-            targets["sigmoid"] = ambiguity_targets(logits, images.labels, head="sigmoid")
-        else:
-            targets["neighbours"] = ambiguity_targets(neighbours, images.labels, head="softmax")
+        images = inputs.images(Images(self.n))
+        head = read_head(inputs[self.logits(inputs.model)], images, self.seed)
         figures: dict[str, Figures] = {}
         for estimator in self.estimators:
             scores, norm = self._scores(inputs, estimator)
             for name, score in scores.items():
-                for head, target in targets.items():
-                    figures[f"{name}/{head}{SUFFIX[estimator]}"] = ambiguity_estimates(
+                for kind, target in head.targets.items():
+                    figures[f"{name}/{kind}{SUFFIX[estimator]}"] = ambiguity_estimates(
                         score,
                         target,
                         None if name == NORM else norm,
@@ -193,18 +193,8 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
                         shared_noise=len(score) > 1,
                         seed=self.seed,
                     )
-        correct = targets["softmax"].correct
-        accuracy = None if correct is None else share(correct, origins=images.origins)
         largest = 0.0 if images.labels is None else float(np.bincount(images.labels).max() / len(images))
-        return AmbiguityResult(
-            targets,
-            figures,
-            accuracy,
-            largest,
-            images.skipped,
-            advantage=advantage_of(targets["softmax"], images, self.seed),
-            by_prototypes=neighbours is not None,
-        )
+        return AmbiguityResult(**vars(head), figures=figures, largest_class=largest, skipped=images.skipped)
 
     def _scores(self, inputs: Inputs, estimator: str) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
         """Scores [K, N] by name, and the feature norm [N]; K is 1 unless trials share their probes."""
@@ -220,15 +210,7 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
         ]
 
     def _follows(self, bar: str, score: str, estimator: str) -> Claim[AmbiguityResult]:
-        key, threshold = BARS[bar]
-        return Claim(
-            f"{bar}/{score}{SUFFIX[estimator]}",
-            lambda r: _figure(r, score, estimator, key),
-            above=threshold,
-            beside=lambda r: (
-                r.head_reason or f"given the feature norm {_figure(r, score, estimator, f'{key}_given_norm')}"
-            ),
-        )
+        return follows(bar, f"{score}{SUFFIX[estimator]}", lambda r: r.of(score, estimator), lambda r: r.head_reason)
 
     def _beyond_norm(self, score: str, estimator: str) -> Claim[AmbiguityResult]:
         return Claim(
@@ -257,15 +239,12 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
     def arrays(self, inputs: Inputs, result: AmbiguityResult) -> Mapping[str, Mapping[str, ArrayLike]]:
         images, targets = inputs.images(Images(self.n)), result.targets["softmax"]
         scores, norm = self._scores(inputs, self.estimators[0])
-        sensitivity = targets.prompt_sensitivity
         return {
             "exp5_subset_{}.npz": {
                 "paths": np.array(images.ids),
                 "origins": np.array(images.origins),
                 "uncertainty": scores["trace_pre"].mean(axis=0),
-                "margin": -targets.neg_margin,
-                "entropy": targets.entropy,
-                "prompt_sensitivity": np.array([]) if sensitivity is None else sensitivity,
+                **target_arrays(targets),
                 "logits": inputs[self.logits(inputs.model)]["logits"][0].astype(np.float32),
                 "gt_labels": np.full(len(images), -1) if images.labels is None else images.labels,
                 "pred_labels": targets.predicted,

@@ -84,11 +84,7 @@ class RankStability(Experiment[StabilityResult]):
     key = "exp1"
     name = "exp1_rank_stability"
     phase = "phase2"
-    files = Files(
-        summary="{}/exp1_summary.json",
-        overall="exp1_overall_summary.json",
-        figure="{}/exp1_rank_stability.png",
-    )
+    files = Files.of_each("exp1", "exp1_rank_stability")
     quick = {"n": 60, "passes": 32, "probes": 4}
     published = ("trace_pre", "trace_pre_relative")
 

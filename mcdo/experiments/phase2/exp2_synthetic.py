@@ -80,11 +80,7 @@ class SyntheticNatural(Experiment[SyntheticResult]):
     key = "exp2"
     name = "exp2_synthetic_natural"
     phase = "phase2"
-    files = Files(
-        summary="{}/exp2_summary.json",
-        overall="exp2_overall_summary.json",
-        figure="{}/exp2_synthetic_natural.png",
-    )
+    files = Files.of_each("exp2", "exp2_synthetic_natural")
     quick = {"n": 40, "passes": 32}
     published = JUDGED
 

@@ -30,10 +30,7 @@ from mcdo.harness import (
     Logits,
     Passes,
     Request,
-    Settings,
-    Subject,
     View,
-    first_model,
 )
 from mcdo.perturbation import (
     AttentionDropout,
@@ -118,23 +115,14 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
     key = "exp3"
     name = "exp3_dropout_types"
     phase = "phase2"
-    files = Files(
-        summary="{}/exp3_summary.json",
-        overall="exp3_overall_summary.json",
-        figure="{}/exp3_dropout_types.png",
-    )
+    files = Files.of_each("exp3", "exp3_dropout_types")
+    of_one_model = True
     quick = {"n": 50, "passes": 32, "trials": 3}
     published = TRACES
 
     n: int = 1000
     passes: int = 64
     trials: int = 5
-
-    @classmethod
-    def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
-        """One model, as published: the first CLIP, or the first there is."""
-        model = first_model(settings.models)
-        return (Subject(model, (model,)),)
 
     @property
     def every_kind(self) -> dict[str, Perturbation]:

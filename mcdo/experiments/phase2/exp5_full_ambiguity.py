@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.estimators import TRACES
-from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS
+from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS, follows
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Passes, Request, View
-from mcdo.harness.heads import advantage_of, head_reason
+from mcdo.harness.heads import ReadHead, read_head, target_arrays
 from mcdo.images import Skipped
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
@@ -26,10 +26,8 @@ from mcdo.stats import (
     Difference,
     Estimate,
     ambiguity_estimates,
-    ambiguity_targets,
     mean,
     report_of,
-    share,
     spearman_differences,
 )
 
@@ -43,29 +41,23 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class FullAmbiguityResult:
-    """What the scores follow.
+class FullAmbiguityResult(ReadHead):
+    """What the scores follow, and what the head says.
 
     Attributes:
-        targets: by head.
         figures: by ``score/head``.
         gain: by score, its ρ with the softmax entropy less that of the baseline.
         entropy: mean zero-shot entropy in nats: how ambiguous the images are to this encoder at all.
-        accuracy: of the zero-shot head, where labels are known.
         originals: behind the images.
         skipped: images that were left out, and why.
-        head_reason: why the head's targets mean nothing, or "".
 
     """
 
-    targets: Mapping[str, AmbiguityTargets]
     figures: Mapping[str, Mapping[str, Estimate]]
     gain: Mapping[str, Difference]
     entropy: Estimate
-    accuracy: Estimate | None
     originals: int
     skipped: tuple[Skipped, ...]
-    head_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,11 +67,7 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
     key = "exp5_full"
     name = "exp5_full_ambiguity"
     phase = "phase2"
-    files = Files(
-        summary="{}/exp5_full_summary.json",
-        overall="exp5_full_overall_summary.json",
-        figure="{}/exp5_full_ambiguity.png",
-    )
+    files = Files.of_each("exp5_full", "exp5_full_ambiguity")
     quick = {"n": 800, "passes": 32}
     published = TRACES
     judges_heads = True
@@ -112,13 +100,7 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
 
     def compute(self, inputs: Inputs) -> FullAmbiguityResult:
         images, scores = inputs.images(Images(self.n)), self.scores(inputs)
-        read = inputs[self.logits(inputs.model)]
-        logits, by_prototypes = read["logits"], "neighbours" in read
-        targets = {"softmax": ambiguity_targets(logits, images.labels, head="softmax")}
-        if by_prototypes:
-            targets["neighbours"] = ambiguity_targets(read["neighbours"], images.labels, head="softmax")
-        else:
-            targets["sigmoid"] = ambiguity_targets(logits, images.labels, head="sigmoid")
+        head = read_head(inputs[self.logits(inputs.model)], images, self.seed)
         sampling: dict[str, Any] = {"origins": images.origins, "seed": self.seed}
         shared = self.dropout.shared_by_images
 
@@ -127,18 +109,14 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
                 return ambiguity_estimates(scores[name], target, **sampling)
             return ambiguity_estimates(scores[name], target, -scores[BASELINE], shared_noise=shared, **sampling)
 
-        softmax = targets["softmax"]
-        correct = softmax.correct
-        accuracy = None if correct is None else share(correct, origins=images.origins)
+        entropy = head.targets["softmax"].entropy
         return FullAmbiguityResult(
-            targets=targets,
-            figures={f"{name}/{head}": figures(name, target) for name in scores for head, target in targets.items()},
-            gain=spearman_differences(scores, BASELINE, softmax.entropy, shared_noise=shared, **sampling),
-            entropy=mean(softmax.entropy, **sampling),
-            accuracy=accuracy,
+            **vars(head),
+            figures={f"{name}/{kind}": figures(name, of) for name in scores for kind, of in head.targets.items()},
+            gain=spearman_differences(scores, BASELINE, entropy, shared_noise=shared, **sampling),
+            entropy=mean(entropy, **sampling),
             originals=len(set(images.origins)),
             skipped=images.skipped,
-            head_reason=head_reason(accuracy, advantage_of(softmax, images, self.seed), by_prototypes=by_prototypes),
         )
 
     def claims(self) -> Sequence[Claim[FullAmbiguityResult]]:
@@ -167,7 +145,6 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
 
     def arrays(self, inputs: Inputs, result: FullAmbiguityResult) -> Mapping[str, Mapping[str, ArrayLike]]:
         images, targets, scores = inputs.images(Images(self.n)), result.targets["softmax"], self.scores(inputs)
-        sensitivity = targets.prompt_sensitivity
         return {
             "{}/exp5_full_outputs.npz": {
                 "paths": np.array(images.ids),
@@ -175,9 +152,7 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
                 "uncertainty": scores["trace_pre"].mean(axis=0),
                 "trace_post": scores["trace_post"].mean(axis=0),
                 "feature_norm": -scores[BASELINE],
-                "margin": -targets.neg_margin,
-                "entropy": targets.entropy,
-                "prompt_sensitivity": np.array([]) if sensitivity is None else sensitivity,
+                **target_arrays(targets),
                 "gt_labels": np.full(len(images), -1) if images.labels is None else images.labels,
                 "pred_labels": targets.predicted,
             }
@@ -219,15 +194,7 @@ def _by_tenths(score: Array, target: Array) -> list[float]:
 
 
 def _follows(bar: str, score: str) -> Claim[FullAmbiguityResult]:
-    key, threshold = BARS[bar]
-    return Claim(
-        f"{bar}/{score}",
-        lambda r: None if r.head_reason else r.figures[f"{score}/softmax"][key],
-        above=threshold,
-        beside=lambda r: (
-            r.head_reason or f"given the feature norm {r.figures[f'{score}/softmax'][f'{key}_given_norm']}"
-        ),
-    )
+    return follows(bar, score, lambda r: r.figures[f"{score}/softmax"], lambda r: r.head_reason)
 
 
 def _beats_the_norm(score: str) -> Claim[FullAmbiguityResult]:

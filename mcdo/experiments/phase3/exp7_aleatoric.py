@@ -17,7 +17,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.estimators import MonteCarloConfig
-from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS
+from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS, follows
 from mcdo.harness import Claim, Experiment, Features, Files, Images, Inputs, Logits, Passes, Request, View
 from mcdo.images.degradations import graded
 from mcdo.report.figures import Panel
@@ -49,6 +49,7 @@ NORM = "inverse_norm"
 ENTROPY = "zero_shot_entropy"
 DETERMINISTIC = ("jpeg", "blur", "down")
 """Families whose variants involve no draw, so that their spread is known without error."""
+JUDGED = ("aleatoric_rank", "combined_rank")
 SAME = 0.8
 """Rank correlation from which the pipeline calls two rankings the same."""
 
@@ -106,11 +107,7 @@ class AleatoricEpistemic(Experiment[AleatoricResult]):
     key = "exp7"
     name = "exp7_aleatoric_epistemic"
     phase = "phase3"
-    files = Files(
-        summary="{}/exp7_summary.json",
-        overall="exp7_overall_summary.json",
-        figure="{}/exp7_aleatoric_epistemic.png",
-    )
+    files = Files.of_each("exp7", "exp7_aleatoric_epistemic")
     quick = {"n": 200}
 
     n: int = 500
@@ -186,18 +183,9 @@ class AleatoricEpistemic(Experiment[AleatoricResult]):
     def claims(self) -> Sequence[Claim[AleatoricResult]]:
         return [
             Claim("distinct", lambda r: r.relations["aleatoric_rank"].rho, below=SAME),
-            *(self._follows(bar, score) for bar in BARS for score in ("aleatoric_rank", "combined_rank")),
+            *(follows(bar, name, lambda r, name=name: r.figures[name]) for bar in BARS for name in JUDGED),  # type: ignore[misc]
             *(self._better(target) for target in ("entropy", "error")),
         ]
-
-    def _follows(self, bar: str, score: str) -> Claim[AleatoricResult]:
-        key, threshold = BARS[bar]
-        return Claim(
-            f"{bar}/{score}",
-            lambda r: r.figures[score][key],
-            above=threshold,
-            beside=lambda r: f"given the feature norm {r.figures[score][f'{key}_given_norm']}",
-        )
 
     def _better(self, target: str) -> Claim[AleatoricResult]:
         """Both together find more than epistemic alone."""

@@ -73,11 +73,7 @@ class Baselines(Experiment[BaselinesResult]):
     key = "prelim_baselines"
     name = "prelim_baselines"
     phase = "prelim"
-    files = Files(
-        summary="{}/prelim_baselines_summary.json",
-        overall="prelim_baselines_overall_summary.json",
-        figure="{}/prelim_baselines.png",
-    )
+    files = Files.of_each("prelim_baselines", "prelim_baselines")
     quick = {"n": 500, "passes": 32}
     published = TRACES
 

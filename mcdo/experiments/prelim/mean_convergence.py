@@ -52,11 +52,7 @@ class MeanConvergence(Experiment[MeanConvergenceResult]):
     key = "prelim_mean_convergence"
     name = "prelim_mean_convergence"
     phase = "prelim"
-    files = Files(
-        summary="{}/prelim_mean_convergence_summary.json",
-        overall="prelim_mean_convergence_overall_summary.json",
-        figure="{}/prelim_mean_convergence.png",
-    )
+    files = Files.of_each("prelim_mean_convergence", "prelim_mean_convergence")
     quick = {"n": 100, "passes": (4, 8, 16, 32)}
 
     n: int = 500

@@ -51,7 +51,7 @@ from mcdo.harness import (
     Settings,
     View,
 )
-from mcdo.harness.heads import reason_of
+from mcdo.harness.heads import read_head
 from mcdo.harness.laplace_requests import LaplaceCalibration, LaplaceScores, calibration_images
 from mcdo.images.load import look_at
 from mcdo.perturbation.kinds import kind_name
@@ -126,7 +126,7 @@ class RivalsTable(Experiment[RivalsResult]):
     name = "rivals_table"
     judges_heads = True
     phase = "rivals"
-    files = Files(summary="{}/rivals_summary.json", overall="rivals_overall_summary.json", figure="{}/rivals.png")
+    files = Files.of_each("rivals", "rivals")
     quick = {"n": 200, "passes": 16, "trials": 2, "foreign": 60, "views": 4, "fit": 300, "resamples": 200}
     sized = {**Experiment.sized, "foreign": "images_at_most"}
 
@@ -317,7 +317,7 @@ class RivalsTable(Experiment[RivalsResult]):
         if self.has_prototypes(inputs):
             logits = inputs[Logits(model, self.shown)]["logits"][0]
         labels = images.labels
-        if logits is not None and reason_of({"logits": logits}, images, self.seed):
+        if logits is not None and read_head({"logits": logits}, images, self.seed).head_reason:
             logits = None  # of which error and entropy would be those of chance
         foreign = [inputs.images(each) for each in self.foreign_sets(inputs)]
         return Truth(

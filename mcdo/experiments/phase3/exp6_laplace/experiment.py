@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.estimators import FirstOrderRun, MonteCarloConfig, MonteCarloRun
-from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS
+from mcdo.experiments.phase1.exp5_subset_ambiguity import BARS, follows
 from mcdo.experiments.phase3.exp6_laplace.runtimes import Runtimes, in_plain_passes
 from mcdo.harness import Claim, Experiment, Files, FirstOrder, Images, Inputs, Logits, Passes, Request, View
+from mcdo.harness.heads import target_arrays
 from mcdo.harness.laplace_requests import LaplaceScores
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
@@ -94,11 +95,7 @@ class LaplaceComparison(Experiment[LaplaceResult]):
     key = "exp6"
     name = "exp6_laplace_comparison"
     phase = "phase3"
-    files = Files(
-        summary="{}/exp6_summary.json",
-        overall="exp6_overall_summary.json",
-        figure="{}/exp6_laplace_comparison.png",
-    )
+    files = Files.of_each("exp6", "exp6_laplace_comparison")
     quick = {"n": 500, "resamples": 500}
 
     n: int = 10_000
@@ -194,18 +191,16 @@ class LaplaceComparison(Experiment[LaplaceResult]):
 
     def claims(self) -> Sequence[Claim[LaplaceResult]]:
         return [
-            *(self._follows(bar, score) for bar in BARS for score in LAPLACE),
+            *(
+                follows(bar, name, lambda r, name=name: r.figures[f"{name}/softmax"])
+                for bar in BARS
+                for name in LAPLACE
+            ),  # type: ignore[misc]
             *(self._better(other, target) for target in ("entropy", "error") for other in (*LAPLACE, NORM)),
         ]
 
     def _follows(self, bar: str, score: str) -> Claim[LaplaceResult]:
-        key, threshold = BARS[bar]
-        return Claim(
-            f"{bar}/{score}",
-            lambda r: r.figures[f"{score}/softmax"][key],
-            above=threshold,
-            beside=lambda r: f"given the feature norm {r.figures[f'{score}/softmax'][f'{key}_given_norm']}",
-        )
+        return follows(bar, score, lambda r: r.figures[f"{score}/softmax"])
 
     def _better(self, other: str, target: str) -> Claim[LaplaceResult]:
         """Met where the other score's figure lies below MC dropout's, paired over originals."""
@@ -242,15 +237,12 @@ class LaplaceComparison(Experiment[LaplaceResult]):
 
     def arrays(self, inputs: Inputs, result: LaplaceResult) -> Mapping[str, Mapping[str, ArrayLike]]:
         run, targets = inputs[self.run(inputs.model)], result.targets["softmax"]
-        sensitivity = targets.prompt_sensitivity
         scores = {name: np.atleast_2d(score).mean(axis=0) for name, score in result.scores.items()}
         return {
             "{}/exp6_outputs.npz": {
                 "paths": np.array(run.ids),
                 "origins": np.array(run.origins),
-                "margin": -targets.neg_margin,
-                "entropy": targets.entropy,
-                "prompt_sensitivity": np.array([]) if sensitivity is None else sensitivity,
+                **target_arrays(targets),
                 "pseudo_labels": targets.predicted,
                 "feature_norm": run.feature_norm,
                 "mcdo_uncertainty": scores[REFERENCE],

@@ -142,11 +142,7 @@ class SemanticSpace(Experiment[SemanticResult]):
     key = "exp8"
     name = "exp8_semantic_space"
     phase = "phase3"
-    files = Files(
-        summary="{}/exp8_summary.json",
-        overall="exp8_overall_summary.json",
-        figure="{}/exp8_semantic_space.png",
-    )
+    files = Files.of_each("exp8", "exp8_semantic_space")
     quick = {"n": 200, "subspaces": 500}
 
     n: int = 500

@@ -32,11 +32,7 @@ class Tracking(Experiment[TrackingResult]):
     key = "exp9"
     name = "exp9_mot_adaptive"
     phase = "phase3"
-    files = Files(
-        summary="{}/exp9_summary.json",
-        overall="exp9_overall_summary.json",
-        figure="{}/exp9_mot_adaptive.png",
-    )
+    files = Files.of_each("exp9", "exp9_mot_adaptive")
 
     alpha: float = 1.0
     beta: float = 1.0

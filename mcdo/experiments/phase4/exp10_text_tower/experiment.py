@@ -87,11 +87,7 @@ class TextTowerDropout(Experiment[TextResult]):
     key = "exp10"
     name = "exp10_text_encoder"
     phase = "phase4"
-    files = Files(
-        summary="{}/exp10_summary.json",
-        overall="exp10_overall_summary.json",
-        figure="{}/exp10_text_encoder.png",
-    )
+    files = Files.of_each("exp10", "exp10_text_encoder")
     quick = {"n": 200, "passes": 32}
     sized = {"passes": "passes", "trials": "trials"}  # n counts prompts
     published = TRACES

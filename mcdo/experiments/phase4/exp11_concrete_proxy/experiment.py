@@ -62,11 +62,7 @@ class ConcreteProxy(Experiment[ProxyResult]):
     key = "exp11"
     name = "exp11_concrete_proxy"
     phase = "phase4"
-    files = Files(
-        summary="{}/exp11_summary.json",
-        overall="exp11_overall_summary.json",
-        figure="{}/exp11_concrete_proxy.png",
-    )
+    files = Files.of_each("exp11", "exp11_concrete_proxy")
     quick = {"n": 300, "passes": 16, "probes": 6}
 
     n: int = 2000
