@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TextIO
@@ -155,6 +155,13 @@ def encodable(text: str, encoding: str | None) -> str:
 def markdown(text: str) -> str:
     """A name inside a table of Markdown: nothing in it ends the cell, is taken for HTML, or names a picture or link."""
     return re.sub("<(?=[A-Za-z/!?])", "&lt;", printable(text)).replace("|", "&#124;").replace("](", "]&#40;")
+
+
+def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a table of Markdown."""
+    return [
+        f"| {' | '.join(markdown(str(cell)) for cell in row)} |" for row in (heading, ["---"] * len(heading), *rows)
+    ]
 
 
 def columns(rows: Sequence[tuple[str, ...]], encoding: str | None = "utf-8") -> list[str]:

@@ -19,7 +19,7 @@ from mcdo.experiments.phase1.exp0_nested_mc import SPACES, NestedPasses
 from mcdo.experiments.prelim.replicates import Replicates
 from mcdo.experiments.rivals.table import REFERENCE, RivalsTable
 from mcdo.harness.negatives import KnownNegatives
-from mcdo.names import markdown
+from mcdo.names import markdown_table
 from mcdo.report.files import read_json
 from mcdo.report.results import Reported, Reports
 from mcdo.stats import LEVEL_BAND, RANKING_BAR
@@ -185,8 +185,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def table(head: Row, rows: Iterable[Row]) -> list[str]:
     """A Markdown table, and an empty line."""
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(map(markdown, line)) + " |" for line in lines] + [""]
+    return [*markdown_table(head, rows), ""]
 
 
 def interval(estimate: Estimate, digits: int = 2) -> str:

@@ -9,7 +9,7 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from mcdo.harness.decision import Verdict, closing, tables
-from mcdo.names import markdown, printable
+from mcdo.names import markdown, markdown_table, printable
 from mcdo.pytest_plugin.state import SESSION
 from mcdo.report.made import made
 
@@ -63,13 +63,7 @@ def _lines(verdict: Verdict | None, folder: Path, failed: list[str]) -> list[str
         *said, last = closing(verdict, folder)
         lines += [f"## {markdown(last)}", "", *(f"- {markdown(line)}" for line in said if line), ""]
         for table in tables(verdict):
-            rows = [table.heading, ("---",) * len(table.heading), *table.rows]
-            lines += [
-                f"### {markdown(table.title)}",
-                "",
-                *(f"| {' | '.join(map(markdown, row))} |" for row in rows),
-                "",
-            ]
+            lines += [f"### {markdown(table.title)}", "", *markdown_table(table.heading, table.rows), ""]
     if failed:
         lines += [f"### {len(failed)} failed", "", *(f"- {markdown(name)}" for name in failed), ""]
     return lines

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mcdo.errors import McdoError
-from mcdo.names import csv_cell, markdown, printable
+from mcdo.names import csv_cell, markdown_table, printable
 from mcdo.report.files import write_text, written
 from mcdo.report.per_image import per_image
 from mcdo.report.results import Reports
@@ -64,9 +64,7 @@ def _json(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
 
 def _markdown(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    heading, cells = _table(rows, columns)
-    lines = [heading, ["---"] * len(heading), *([markdown(cell) for cell in row] for row in cells)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "\n".join(markdown_table(*_table(rows, columns))) + "\n"
 
 
 _LATEX = str.maketrans({

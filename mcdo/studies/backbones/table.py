@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
+from mcdo.names import markdown_table
 from mcdo.stats import Estimate, holm, mean, wilcoxon_increase
 from mcdo.studies.backbones.series import Series
 from mcdo.studies.backbones.training import Prediction
@@ -207,20 +208,21 @@ def _nullable(values: Array) -> list[list[float | None]]:
 
 def markdown(table: Table) -> str:
     """The table for people."""
-    lines = [
-        "| backbone | F1 [95 %] | AUC [95 %] | onset MAE, days [95 %] | watered plants called wilting | folds |",
-        "|---|---|---|---|---|---|",
+    head = ["backbone", "F1 [95 %]", "AUC [95 %]", "onset MAE, days [95 %]", "watered plants called wilting", "folds"]
+    rows = [
+        [
+            row.backbone + (" (baseline)" if row.backbone == table.baseline else ""),
+            *(_cell(row.estimates[name]) for name in (*METRICS, "false_alarms")),
+            row.estimates["f1"].n,
+        ]
+        for row in table.rows
     ]
-    for row in table.rows:
-        figures = [_cell(row.estimates[name]) for name in (*METRICS, "false_alarms")]
-        mark = " (baseline)" if row.backbone == table.baseline else ""
-        lines.append(f"| {row.backbone}{mark} | {' | '.join(figures)} | {row.estimates['f1'].n} |")
-    lines += ["", f"| against {table.baseline} | figure | improvement [95 %] | p (Wilcoxon) | p (Holm) | n |"]
-    lines.append("|---|---|---|---|---|---|")
-    for each in table.comparisons:
-        p = f"{each.p:.2g} | {each.p_holm:.2g}"
-        lines.append(f"| {each.backbone} | {each.figure} | {_cell(each.difference)} | {p} | {each.difference.n} |")
-    return "\n".join(lines) + "\n"
+    against = [f"against {table.baseline}", "figure", "improvement [95 %]", "p (Wilcoxon)", "p (Holm)", "n"]
+    compared = [
+        [each.backbone, each.figure, _cell(each.difference), f"{each.p:.2g}", f"{each.p_holm:.2g}", each.difference.n]
+        for each in table.comparisons
+    ]
+    return "\n".join([*markdown_table(head, rows), "", *markdown_table(against, compared)]) + "\n"
 
 
 def _cell(estimate: Estimate) -> str:

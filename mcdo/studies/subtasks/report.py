@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mcdo.names import markdown_table
 from mcdo.stats import Estimate
 from mcdo.stats._checks import jsonable
 from mcdo.studies.subtasks import published
@@ -90,8 +91,7 @@ def markdown(found: Evaluation, encoder: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return "\n".join(markdown_table(head, rows))
 
 
 def show(estimate: Estimate, scale: float = 100.0, digits: int = 2) -> str:
