@@ -18,7 +18,7 @@ from mcdo.stats.calibration import (
     negative_log_likelihood,
     reliability_diagram,
 )
-from mcdo.stats.comparison import Difference, auroc_differences, corrected, spearman_differences
+from mcdo.stats.comparison import Difference, auroc_differences, corrected, corrected_families, spearman_differences
 from mcdo.stats.crossed import crossed_mean
 from mcdo.stats.debiased import debiased_ece, debiased_squared_calibration_error
 from mcdo.stats.decision import Usable, usable_cells
@@ -99,6 +99,7 @@ __all__ = [
     "brier_score",
     "compared_scores",
     "corrected",
+    "corrected_families",
     "crossed_mean",
     "debiased_ece",
     "debiased_squared_calibration_error",

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,10 @@ from mcdo.stats.detection import Components, components, inferred_area
 from mcdo.stats.resampling import Estimate, Origins, holm
 from mcdo.stats.sample import Inferred, Sample
 from mcdo.stats.trials import Scores, infer
+
+Key = TypeVar("Key")
+Test = TypeVar("Test", bound=Any)
+"""A dataclass with ``p_value`` and ``p_holm``."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ def spearman_differences(
     """ρ(score, target) − ρ(reference, target) for every other score, [N] or [K, N]; ``target`` is [N], N >= 3.
 
     Percentile interval of the bootstrap over origins, and p from its spread (:class:`~mcdo.stats.Inferred`). Holm runs
-    over the scores of this call; more families are joined with :func:`corrected`. A score or target that is constant
-    gives NaN.
+    over the scores of this call; more families are joined with :func:`corrected_families`. A score or target that is
+    constant gives NaN.
     """
     others = _others(scores, reference)
     held, goal = _scores(scores, 3, shared_noise, target=target)
@@ -127,14 +131,16 @@ def differences(names: Sequence[Any], figures: Sequence[Inferred]) -> dict[Any, 
     }
 
 
-def corrected(families: Mapping[str, Mapping[str, Difference]]) -> dict[str, dict[str, Difference]]:
-    """The same differences with Holm over all families together; undefined ones (NaN) are not tests and stay so."""
-    flat = [(f, name, d) for f, family in families.items() for name, d in family.items()]
-    adjusted = holm_of_defined([d.p_value for _, _, d in flat])
-    joined: dict[str, dict[str, Difference]] = {f: {} for f in families}
-    for (f, name, d), p in zip(flat, adjusted, strict=True):
-        joined[f][name] = Difference(d.estimate, d.p_value, p)
-    return joined
+def corrected(tests: Mapping[Key, Test]) -> dict[Key, Test]:
+    """The same differences with ``p_holm`` over all of them; undefined ones (NaN) are not tests and stay so."""
+    adjusted = holm_of_defined([each.p_value for each in tests.values()])
+    return {key: replace(each, p_holm=p) for (key, each), p in zip(tests.items(), adjusted, strict=True)}
+
+
+def corrected_families(families: Mapping[str, Mapping[str, Difference]]) -> dict[str, dict[str, Difference]]:
+    """:func:`corrected` over all families together."""
+    joined = corrected({(f, name): d for f, family in families.items() for name, d in family.items()})
+    return {f: {name: joined[f, name] for name in family} for f, family in families.items()}
 
 
 def holm_of_defined(p_values: Sequence[float]) -> list[float]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, numbers
-from mcdo.stats.comparison import Difference, holm_of_defined
+from mcdo.stats.comparison import Difference, corrected
 from mcdo.stats.crossed import crossed_mean
 from mcdo.stats.resampling import Estimate, percentile_estimate
 
@@ -112,7 +112,7 @@ def factorial_analysis(
     names, shares = [*factors, *pairs, "rest"], _shares(stacked)
     return FactorialAnalysis(
         between=between,
-        within=_adjusted(within),
+        within=corrected(within),
         shares={name: estimate(float(shares[0, i]), _moved(shares[:, i]).clip(0, 1)) for i, name in enumerate(names)},
         share_differences={
             (names[i], names[j]): estimate(float(shares[0, j] - shares[0, i]), _moved(shares[:, j] - shares[:, i]))
@@ -133,11 +133,6 @@ def _moved(shares: Array) -> Array:
     draws = shares[1:]
     defined = draws[~np.isnan(draws)]
     return np.asarray(draws - 2 * (defined.mean() - shares[0])) if len(defined) else draws
-
-
-def _adjusted(effects: Mapping[Contrast, Difference]) -> dict[Contrast, Difference]:
-    p_holm = holm_of_defined([difference.p_value for difference in effects.values()])
-    return {key: replace(d, p_holm=p) for (key, d), p in zip(effects.items(), p_holm, strict=True)}
 
 
 def _marginal(cells: Array, *axes: int) -> Array:

@@ -52,7 +52,7 @@ def mean_differences(
     base = held.pop(reference)
     units = Units.of(origins, len(base))
     tests = {name: _inferred(of - base, units, level) for name, of in held.items()}
-    return corrected({"": {name: Difference(estimate, p, p) for name, (estimate, p) in tests.items()}})[""]
+    return corrected({name: Difference(estimate, p, p) for name, (estimate, p) in tests.items()})
 
 
 def _inferred(values: Array, units: Units, level: float) -> tuple[Estimate, float]:

@@ -139,6 +139,11 @@ class Reliability:
         ps = self.spearman_confidence.p(bars.usable_spearman), self.snr_confidence.p(snr)
         return math.nan if any(math.isnan(p) for p in ps) else max(ps)
 
+    @property
+    def brief(self) -> str:
+        """SNR, ICC and status, in words."""
+        return f"SNR {self.snr:.2f}, ICC {self.icc:.2f}, {self.status}"
+
     def as_dict(self) -> dict[str, Any]:
         """For strict JSON, with the published keys; NaN and infinity (no noise at all: see ``noise``) become None."""
         numbers = {

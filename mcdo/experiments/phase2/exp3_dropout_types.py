@@ -291,7 +291,7 @@ def _repeats(kind: str) -> Claim[DropoutTypesResult]:
         if kind not in result.means:
             return _absent(kind)
         r, post = (result.reliability[score][kind] for score in ("trace_pre", "trace_post"))
-        return f"SNR {r.snr:.2f}, ICC {r.icc:.2f}, {r.status}; trace_post {post.estimate('spearman')}"
+        return f"{r.brief}; trace_post {post.estimate('spearman')}"
 
     return Claim(f"reliable/{kind}", estimate, above=THRESHOLDS.usable_spearman, beside=beside)
 

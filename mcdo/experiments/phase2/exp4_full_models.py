@@ -105,13 +105,9 @@ class ModelReliability(MatchedModels[ModelReliabilityResult]):
 
 
 def _repeats(score: str) -> Claim[ModelReliabilityResult]:
-    def beside(result: ModelReliabilityResult) -> str:
-        r = result.reliability[score]
-        return f"SNR {r.snr:.2f}, ICC {r.icc:.2f}, {r.status}"
-
     return Claim(
         f"reliable/{score}",
         lambda r: r.reliability[score].estimate("spearman"),
         above=THRESHOLDS.usable_spearman,
-        beside=beside,
+        beside=lambda r: r.reliability[score].brief,
     )

@@ -31,7 +31,7 @@ from mcdo.stats import (
     ambiguity_estimates,
     ambiguity_targets,
     auroc_differences,
-    corrected,
+    corrected_families,
     disattenuated_spearman,
     partial_spearman,
     reliability,
@@ -288,4 +288,4 @@ def _differences(
     }
     if targets.correct is not None:
         families["error"] = auroc_differences(scores, REFERENCE, ~targets.correct, origins=origins)
-    return corrected(families)
+    return corrected_families(families)

@@ -118,7 +118,7 @@ class Baselines(Experiment[BaselinesResult]):
                 name: ambiguity_estimates(values, targets, **sampling)["auroc_error"]
                 for name, values in {**scores, **cheap, **head}.items()
             },
-            advantages=_jointly_corrected(ahead),
+            advantages=corrected(ahead),
             errors=0 if targets.correct is None else int((~targets.correct).sum()),
             originals=len(set(images.origins)),
         )
@@ -168,11 +168,6 @@ class Baselines(Experiment[BaselinesResult]):
 
         targets = dict.fromkeys(target for _, _, target in result.advantages)
         return [lambda axes, target=target: draw(axes, target) for target in targets]  # type: ignore[misc]
-
-
-def _jointly_corrected(ahead: Mapping[Key, Difference]) -> dict[Key, Difference]:
-    joined = corrected({"": {str(key): difference for key, difference in ahead.items()}})[""]
-    return {key: joined[str(key)] for key in ahead}
 
 
 def _beats(baseline: str, target: str) -> Claim[BaselinesResult]:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcdo.stats import Difference, Estimate, FactorialAnalysis, Origins, Sample, factorial_analysis
+from mcdo.estimators import MonteCarloRun
+from mcdo.stats import (
+    Difference,
+    Estimate,
+    FactorialAnalysis,
+    Origins,
+    Sample,
+    ambiguity_targets,
+    corrected,
+    factorial_analysis,
+)
 from mcdo.stats.association import among
-from mcdo.stats.comparison import holm_of_defined
 from mcdo.stats.paired import rise
 from mcdo.stats.resampling import correlation, rank_covariance
 
@@ -60,6 +69,19 @@ class Measured:
     norm: Array
     entropy: Array
     own_entropy: Array
+
+    @classmethod
+    def of(
+        cls, run: MonteCarloRun, degraded: Mapping[str, MonteCarloRun], logits: Array, loss: str, names: Sequence[str]
+    ) -> Measured:
+        """From the runs of an encoder that was trained with ``loss``; scores by ``names``."""
+        return cls(
+            scores={name: run.scores(name) for name in names},
+            degraded={spec: {name: of.scores(name)[0] for name in names} for spec, of in degraded.items()},
+            norm=run.feature_norm,
+            entropy=ambiguity_targets(logits, head="softmax").entropy,
+            own_entropy=ambiguity_targets(logits, head=loss).entropy,  # type: ignore[arg-type]
+        )
 
 
 @dataclass(frozen=True)
@@ -144,6 +166,5 @@ def _all_less_mlp(grids: Mapping[str, Array], sample: Sample) -> dict[str, dict[
         for place, made in enumerate(places):
             one = sample.inferred(difference[0, place], difference[1:, place])
             found[outcome, made] = Difference(one.estimate, one.p_value, one.p_value)
-    p_holm = holm_of_defined([difference.p_value for difference in found.values()])
-    adjusted = {key: replace(d, p_holm=p) for (key, d), p in zip(found.items(), p_holm, strict=True)}
+    adjusted = corrected(found)
     return {outcome: {made: adjusted[outcome, made] for made in places} for outcome in grids}

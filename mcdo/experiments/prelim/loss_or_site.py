@@ -39,7 +39,7 @@ from mcdo.experiments.prelim.grid_figure import draw_cells, draw_shares
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Passes, Request, Settings, Subject, View
 from mcdo.perturbation import check_comparable
 from mcdo.report.figures import Panel
-from mcdo.stats import Estimate, Reliability, ambiguity_targets, reliability
+from mcdo.stats import Estimate, Reliability, reliability
 
 JUDGED = "trace_pre"
 ONE_TRAINING = "one training for each loss and tower: nothing says how much another would differ"
@@ -138,15 +138,9 @@ class LossOrSite(Experiment[LossOrSiteResult]):
         return {cell: self._measured(inputs, cell) for cell in self.cells}
 
     def _measured(self, inputs: Inputs, cell: Cell) -> Measured:
-        run, logits, head = inputs[self.run(cell)], inputs[self.logits(cell)]["logits"], cell[0]
         degraded = {spec: inputs[request] for spec, request in self.degraded(cell).items()}
-        return Measured(
-            scores={name: run.scores(name) for name in self.reported},
-            degraded={spec: {name: of.scores(name)[0] for name in self.reported} for spec, of in degraded.items()},
-            norm=run.feature_norm,
-            entropy=ambiguity_targets(logits, head="softmax").entropy,
-            own_entropy=ambiguity_targets(logits, head=head).entropy,  # type: ignore[arg-type]
-        )
+        logits = inputs[self.logits(cell)]["logits"]
+        return Measured.of(inputs[self.run(cell)], degraded, logits, cell[0], self.reported)
 
     def claims(self) -> Sequence[Claim[LossOrSiteResult]]:
         return [

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,7 @@ from mcdo.estimators import TRACES
 from mcdo.experiments.prelim.grid import ENCODERS, FACTORS, SITES, Made, Measured, figures, outcomes
 from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Logits, Passes, Request, Settings, Subject, View
 from mcdo.schema import OpenRecord, read_json
-from mcdo.stats import Difference, Estimate, Sample, ambiguity_targets
-from mcdo.stats.comparison import holm_of_defined
+from mcdo.stats import Difference, Estimate, Sample, corrected
 from mcdo.stats.crossed import crossed_contrast
 
 OPTION = "--replicates"
@@ -160,15 +159,9 @@ class Replicates(Experiment["ReplicatesResult | None"]):
         return ReplicatesResult(found, results, told)
 
     def _measured(self, inputs: Inputs, training: Training, site: str) -> Measured:
-        run, logits = inputs[self.run(training.model, site)], inputs[self.logits(training.model)]["logits"]
         degraded = {each: inputs[self.run(training.model, site, each)] for each in self.degradations}
-        return Measured(
-            scores={name: run.scores(name) for name in self.reported},
-            degraded={each: {name: of.scores(name)[0] for name in self.reported} for each, of in degraded.items()},
-            norm=run.feature_norm,
-            entropy=ambiguity_targets(logits, head="softmax").entropy,
-            own_entropy=ambiguity_targets(logits, head=training.made[0]).entropy,  # type: ignore[arg-type]
-        )
+        logits = inputs[self.logits(training.model)]["logits"]
+        return Measured.of(inputs[self.run(training.model, site)], degraded, logits, training.made[0], self.reported)
 
     def claims(self) -> Sequence[Claim[ReplicatesResult | None]]:
         judged = [outcome for outcome in self.outcomes if outcome != "reliability"]
@@ -261,7 +254,7 @@ def over_trainings(found: Sequence[Training], figure: Array, n: int) -> OutcomeO
         apart = figure[:, j] - figure[:, i]
         name = f"site: {FACTORS['site'][j]} - {FACTORS['site'][i]}"
         within[name] = crossed_contrast(apart[:, 0], apart[:, 1:].T, np.full(E, 1 / E), kinds, n)
-    return OutcomeOfTrainings(_holm(between), _holm(within), _spread(marginal[:, 0], kinds))
+    return OutcomeOfTrainings(corrected(between), corrected(within), _spread(marginal[:, 0], kinds))
 
 
 def _spread(values: Array, kinds: Sequence[str]) -> Estimate:
@@ -271,11 +264,6 @@ def _spread(values: Array, kinds: Sequence[str]) -> Estimate:
     variance = sum(float(np.square(group - group.mean()).sum()) for group in groups) / freedom
     low, high = (variance * freedom / scipy.stats.chi2.ppf(share, freedom) for share in (0.975, 0.025))
     return Estimate(math.sqrt(variance), math.sqrt(low), math.sqrt(high), len(values))
-
-
-def _holm(effects: Mapping[str, Difference]) -> dict[str, Difference]:
-    adjusted = holm_of_defined([difference.p_value for difference in effects.values()])
-    return {name: replace(d, p_holm=p) for (name, d), p in zip(effects.items(), adjusted, strict=True)}
 
 
 def _below(claim: str, outcome: str, where: str, contrast: str) -> Claim[ReplicatesResult | None]:

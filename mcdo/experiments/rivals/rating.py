@@ -169,20 +169,20 @@ def ahead_of_trivial(
             if defined:
                 best = min(defined, key=lambda name: defined[name].estimate.value)
                 found[score, task] = Advantage(best, defined[best])
-    joined = corrected({"": {str(key): each.difference for key, each in found.items()}})[""]
-    return {key: Advantage(each.baseline, joined[str(key)]) for key, each in found.items()}
+    joined = corrected({key: each.difference for key, each in found.items()})
+    return {key: Advantage(each.baseline, joined[key]) for key, each in found.items()}
 
 
 def beside(reference: str, scores: Mapping[str, Scored], truth: Truth) -> dict[tuple[str, str], Difference]:
     """By score and task, its AUROC less that of the score ``reference``, of the same images. Holm over the table."""
-    families = {}
+    differences = {}
     for task in _tasks(truth):
         judged, shared = _judged(scores, task)
         if reference in judged and len(judged) > 1:
             positive, units = _positive(task, truth)
             found = auroc_differences(judged, reference, positive, origins=units, shared_noise=shared)
-            families[task] = {name: each for name, each in found.items() if np.isfinite(each.estimate.value)}
-    return {(name, task): each for task, found in corrected(families).items() for name, each in found.items()}
+            differences |= {(name, task): d for name, d in found.items() if np.isfinite(d.estimate.value)}
+    return corrected(differences)
 
 
 def _tasks(truth: Truth) -> list[str]:

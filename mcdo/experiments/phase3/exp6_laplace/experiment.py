@@ -32,7 +32,7 @@ from mcdo.stats import (
     ambiguity_estimates,
     ambiguity_targets,
     auroc_differences,
-    corrected,
+    corrected_families,
     report_of,
     share,
     spearman,
@@ -285,4 +285,4 @@ def _differences(
     }
     if targets.correct is not None:
         families["error"] = auroc_differences(scores, REFERENCE, ~targets.correct, origins=origins, shared_noise=shared)
-    return corrected(families)
+    return corrected_families(families)

@@ -212,15 +212,11 @@ class TextTowerDropout(Experiment[TextResult]):
         return {name: run.scores(name) for name in self.reported}
 
     def _repeats(self, score: str) -> Claim[TextResult]:
-        def beside(r: TextResult) -> str:
-            found = r.reliability[score]
-            return f"SNR {found.snr:.2f}, ICC {found.icc:.2f}, {found.status}"
-
         return Claim(
             f"repeats/{score}",
             lambda r: r.reliability[score].estimate("spearman"),
             at_least=THRESHOLDS.usable_spearman,
-            beside=beside,
+            beside=lambda r: r.reliability[score].brief,
         )
 
     def _specific(self, score: str) -> Claim[TextResult]:

@@ -21,8 +21,8 @@ from mcdo.stats import (
     Inferred,
     Origins,
     auroc,
+    corrected,
     group_differences,
-    holm,
     ratio_of_means,
     t_mean,
 )
@@ -88,11 +88,7 @@ def generic_differences(
     """
     found = {name: _generic(values, prompts, seed) for name, values in ranks.items()}
     differences = {name: difference for name, difference in found.items() if difference is not None}
-    adjusted = holm([difference.p_value for difference in differences.values()]) if differences else ()
-    return {
-        name: replace(difference, p_holm=float(p))
-        for (name, difference), p in zip(differences.items(), adjusted, strict=True)
-    }
+    return corrected(differences)
 
 
 def _generic(ranks: ArrayLike, prompts: Sequence[Prompt], seed: int) -> GroupDifference | None:

@@ -42,7 +42,7 @@ from mcdo.images.sampling import second_half
 from mcdo.perturbation import Perturbation
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
-from mcdo.stats import ambiguity_targets, corrected, rank_relations
+from mcdo.stats import ambiguity_targets, corrected_families, rank_relations
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,7 +134,7 @@ class ConcreteProxy(Experiment[ProxyResult]):
         reported = np.flatnonzero(second_half(run.origins, self.seed))
         norm = run.feature_norm[reported]
         searched = {score: self._searched(*both, norm) for score, both in halves.items()}
-        family = corrected({score: of.differences for score, of in searched.items()})
+        family = corrected_families({score: of.differences for score, of in searched.items()})
         reporting = halves[CONFIRMED][1]
         asked = self.confirmation(inputs.model, groups, searched[CONFIRMED].search)
         measured = {name: _sum(inputs[request].scores("trace_pre") for request in of) for name, of in asked.items()}
