@@ -24,6 +24,8 @@ from mcdo.perturbation import PASS_BLOCK, Perturbation, deterministic_features
 from mcdo.stats.prototypes import class_heads, why_no_prototypes
 
 if TYPE_CHECKING:
+    from mcdo.encoders import Encoder
+    from mcdo.estimators.shown import Prepared
     from mcdo.harness.experiment import View
     from mcdo.harness.session import Session
 
@@ -287,17 +289,7 @@ class Features(_Deterministic):
     text = False
 
     def compute(self, session: Session) -> Arrays:
-        encoder, pixels = session.encoder(self.model), session.pixels(self.model, self.shown)
-        with session.unmuted():
-            (features,) = of_every_image(
-                encoder,
-                pixels,
-                lambda batch: (deterministic_features(encoder, batch),),
-                session.settings.batch_size,
-                session.progress(self),
-                session.parts,
-            )
-        return {"features": features}
+        return features_of(session, self, session.encoder(self.model), session.pixels(self.model, self.shown))
 
 
 @dataclass(frozen=True)
@@ -387,17 +379,8 @@ class TextFeatures(StoredArrays):
         return {"prompts": list(self.prompts)}
 
     def compute(self, session: Session) -> Arrays:
-        encoder = TextTower(session.encoder(self.model))
-        with session.unmuted():
-            (features,) = of_every_image(
-                encoder,
-                Tokens(encoder.tokenize(self.prompts)),
-                lambda batch: (deterministic_features(encoder, batch),),
-                session.settings.batch_size,
-                session.progress(self),
-                session.parts,
-            )
-        return {"features": features}
+        tower = TextTower(session.encoder(self.model))
+        return features_of(session, self, tower, Tokens(tower.tokenize(self.prompts)))
 
 
 @dataclass(frozen=True)
@@ -413,6 +396,20 @@ class TokenCounts(StoredArrays):
 
     def compute(self, session: Session) -> Arrays:
         return {"tokens": TextTower(session.encoder(self.model)).token_counts(self.prompts)}
+
+
+def features_of(session: Session, request: StoredArrays, encoder: Encoder, pixels: Prepared) -> Arrays:
+    """``features`` float32 [N, D] of what the tower is shown, kept as they come."""
+    with session.unmuted():
+        (features,) = of_every_image(
+            encoder,
+            pixels,
+            lambda batch: (deterministic_features(encoder, batch),),
+            session.settings.batch_size,
+            session.progress(request),
+            session.parts,
+        )
+    return {"features": features}
 
 
 def _blocks(session: Session, model: str, shown: Shown, rows_per_image: int, asked: int | None) -> tuple[int, int]:

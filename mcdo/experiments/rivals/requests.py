@@ -17,13 +17,14 @@ from mcdo.encoders.zero_shot import TEMPLATES, unit
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig, prepared
 from mcdo.estimators.blocks import BlockLoop
-from mcdo.estimators.by_image import of_every_image, of_passes
+from mcdo.estimators.by_image import of_passes
 from mcdo.estimators.laplace import projection_inputs
 from mcdo.estimators.progress import progress_of
 from mcdo.estimators.resumption import KeptValues
 from mcdo.estimators.rows import pixel_rows
 from mcdo.harness import Features, Images, Session, StoredArrays, TextFeatures
 from mcdo.harness.laplace_requests import Fitted, calibration_images, captured
+from mcdo.harness.requests import features_of
 from mcdo.images import ImageSet
 from mcdo.perturbation import deterministic_features, image_keys, perturbed
 from mcdo.rivals import Scorer
@@ -240,15 +241,7 @@ class CalibrationFeatures(StoredArrays):
 
     def compute(self, session: Session) -> dict[str, NDArray[Any]]:
         encoder = session.encoder(self.model)
-        (features,) = of_every_image(
-            encoder,
-            prepared(encoder, self.calibration(session)),
-            lambda batch: (deterministic_features(encoder, batch),),
-            session.settings.batch_size,
-            session.progress(self),
-            session.parts,
-        )
-        return {"features": features}
+        return features_of(session, self, encoder, prepared(encoder, self.calibration(session)))
 
 
 @dataclass(frozen=True)
