@@ -263,7 +263,7 @@ class Experiment(ABC, Generic[Result]):
 
     @abstractmethod
     def summary(self, result: Result) -> Mapping[str, Any]:
-        """What stands in the summary, JSON-able; configuration, sites, versions and claims are added to it."""
+        """What stands in the summary, for :func:`plain`; configuration, sites, versions and claims are added to it."""
 
     def overall(self, result: Result, summary: Mapping[str, Any]) -> Mapping[str, Any]:
         """What stands under the subject's name in each section of the overall summary."""
@@ -305,6 +305,15 @@ class Experiment(ABC, Generic[Result]):
     def place(self, reports: Path) -> Path:
         """Where its files go."""
         return reports / (self.folder or self.phase) / self.name
+
+
+def plain(value: Any) -> Any:
+    """JSON-able: what has ``as_dict`` by that, in mappings, lists and tuples as well."""
+    if hasattr(value, "as_dict"):
+        return plain(value.as_dict())
+    if isinstance(value, Mapping):
+        return {name: plain(each) for name, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _largest(size: Any) -> int:

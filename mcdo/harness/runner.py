@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from mcdo.errors import McdoError
 from mcdo.estimators.provenance import encoder_provenance, versions
 from mcdo.estimators.run import EncoderRun
-from mcdo.harness.experiment import Experiment, Inputs, Subject, View
+from mcdo.harness.experiment import Experiment, Inputs, Subject, View, plain
 from mcdo.harness.requests import FirstOrder, Images, Passes, Request
 from mcdo.harness.session import Session
 from mcdo.names import file_name
@@ -76,7 +76,7 @@ class Runner:
         arrays = experiment.arrays(inputs, result)
         summary = {
             "model": subject.name,
-            **experiment.summary(result),
+            **plain(experiment.summary(result)),
             "claims": [judgement.as_dict() for judgement in judgements.values()],
             **provenance(experiment, inputs),
             "experiment": experiment.described(),

@@ -108,8 +108,7 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
         usable = result.usable_from
         return {
             "results": {
-                f"T={t}": {"measured": result.measured[t].as_dict(), "predicted": result.predicted[t].as_dict()}
-                for t in self.passes
+                f"T={t}": {"measured": result.measured[t], "predicted": result.predicted[t]} for t in self.passes
             },
             "smallest_usable_T": {
                 "predicted": usable.continuous,

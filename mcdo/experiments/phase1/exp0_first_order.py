@@ -234,13 +234,13 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
         ]
 
     def summary(self, result: FirstOrderResult) -> Mapping[str, Any]:
-        table = {f"R={n}": {space: r.as_dict() for space, r in by.items()} for n, by in result.reliability.items()}
+        table = {f"R={n}": by for n, by in result.reliability.items()}
         return {
             "results": table,
-            "gain_in_spearman": {space: e.as_dict() for space, e in result.gain.items()},
-            "domain": {f"p={p:g}": {score: a.as_dict() for score, a in by.items()} for p, by in result.domain.items()},
-            "domain_of_sites": {g: {score: a.as_dict() for score, a in by.items()} for g, by in result.groups.items()},
-            "linearity_of_sites": {site: found.as_dict() for site, found in result.sites.items()},
+            "gain_in_spearman": result.gain,
+            "domain": {f"p={p:g}": by for p, by in result.domain.items()},
+            "domain_of_sites": result.groups,
+            "linearity_of_sites": result.sites,
             "bars": {"ranking": RANKING_BAR, "level": list(LEVEL_BAND)},
         }
 

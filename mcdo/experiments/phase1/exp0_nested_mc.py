@@ -97,11 +97,11 @@ class NestedPasses(Experiment[NestedResult]):
         ]
 
     def summary(self, result: NestedResult) -> Mapping[str, Any]:
-        table = {f"T={t}": {space: r.as_dict() for space, r in by.items()} for t, by in result.reliability.items()}
+        table = {f"T={t}": by for t, by in result.reliability.items()}
         return {
             "results": table,
-            "gain_in_spearman": {space: e.as_dict() for space, e in result.gain.items()},
-            "trial_drift": {space: e.as_dict() for space, e in result.drift.items()},
+            "gain_in_spearman": result.gain,
+            "trial_drift": result.drift,
         }
 
     def overall(self, result: NestedResult, summary: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -129,8 +129,7 @@ class NormGeometry(Experiment[GeometryResult]):
             flat |= {f"{name}_mean": estimate.value, f"{name}_mean_ci": [estimate.low, estimate.high]}
         for name, estimate in result.correlations.items():
             flat |= {name: estimate.value, f"{name}_ci": [estimate.low, estimate.high]}
-        above = {name: estimate.as_dict() for name, estimate in result.above_floor.items()}
-        return {**flat, "above_floor": above, "top_eigenvalues_mean": list(result.eigenvalues)}
+        return {**flat, "above_floor": result.above_floor, "top_eigenvalues_mean": list(result.eigenvalues)}
 
     def arrays(self, inputs: Inputs, result: GeometryResult) -> Mapping[str, Mapping[str, ArrayLike]]:
         run = inputs[self.run(inputs.model)]

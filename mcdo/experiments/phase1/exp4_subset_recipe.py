@@ -88,8 +88,8 @@ class SubsetRecipe(Experiment[RecipeResult]):
     def summary(self, result: RecipeResult) -> Mapping[str, Any]:
         return {
             **{name: {**r.as_dict(), "mean": result.means[name]} for name, r in result.reliability.items()},
-            "spearman_trace_angular": result.agreement.as_dict(),
-            "spearman_trace_less_angular": result.advantage.as_dict(),
+            "spearman_trace_angular": result.agreement,
+            "spearman_trace_less_angular": result.advantage,
         }
 
     def arrays(self, inputs: Inputs, result: RecipeResult) -> Mapping[str, Mapping[str, ArrayLike]]:

@@ -224,9 +224,9 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
         reports = {name: report_of(figures, result.targets["softmax"]) for name, figures in result.figures.items()}
         return {
             **next(iter(reports.values())),
-            "accuracy": None if result.accuracy is None else result.accuracy.as_dict(),
+            "accuracy": result.accuracy,
             "share_of_the_largest_class": result.largest_class,
-            "above_the_largest_class": None if result.advantage is None else result.advantage.as_dict(),
+            "above_the_largest_class": result.advantage,
             "head": "class prototypes of the other half" if result.by_prototypes else "zero-shot prompts",
             "zero_shot_head_unusable": result.head_reason,
             "scores": reports,

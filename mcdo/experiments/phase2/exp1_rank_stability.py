@@ -180,18 +180,18 @@ class RankStability(Experiment[StabilityResult]):
 
     def summary(self, result: StabilityResult) -> Mapping[str, Any]:
         return {
-            "reliability_by_p": {f"{p:g}": r.as_dict() for p, r in result.reliability.items()},
-            "mean_by_p": {f"{p:g}": e.as_dict() for p, e in result.means.items()},
+            "reliability_by_p": {f"{p:g}": r for p, r in result.reliability.items()},
+            "mean_by_p": {f"{p:g}": e for p, e in result.means.items()},
             "first_order_mean_by_p": {f"{p:g}": value for p, value in result.predicted.items()},
-            "ratio_to_first_order_by_p": {f"{p:g}": e.as_dict() for p, e in result.ratio.items()},
-            "trial_drift_by_p": {f"{p:g}": e.as_dict() for p, e in result.drift.items()},
-            "spearman_with_feature_norm_by_p": {f"{p:g}": e.as_dict() for p, e in result.norm.items()},
-            "spearman_matrix": {name: matrix.as_dict() for name, matrix in result.matrices.items()},
+            "ratio_to_first_order_by_p": {f"{p:g}": e for p, e in result.ratio.items()},
+            "trial_drift_by_p": {f"{p:g}": e for p, e in result.drift.items()},
+            "spearman_with_feature_norm_by_p": {f"{p:g}": e for p, e in result.norm.items()},
+            "spearman_matrix": result.matrices,
             "stable_pairs": {
                 kind: {f"{a:g}~{b:g}": outcome for (a, b), outcome in result.stable(kind).items()}
                 for kind in ("raw", "disattenuated")
             },
-            "first_order_at_reference": result.first_order.as_dict(),
+            "first_order_at_reference": result.first_order,
             "stable_bar": STABLE,
         }
 

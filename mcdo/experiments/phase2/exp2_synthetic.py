@@ -145,7 +145,7 @@ class SyntheticNatural(Experiment[SyntheticResult]):
             score: {
                 "category_stats": {name: _statistics(v, result.means[score][name]) for name, v in groups.items()},
                 "ascending_uncertainty_order": list(result.order(score)),
-                "pairs": {f"{b} - {a}": d.as_dict() for (a, b), d in result.pairs[score].items()},
+                "pairs": {f"{b} - {a}": d for (a, b), d in result.pairs[score].items()},
                 "natural_is_lowest": result.familiarity(score),
             }
             for score, groups in result.values.items()
@@ -155,7 +155,7 @@ class SyntheticNatural(Experiment[SyntheticResult]):
             "scores": table,
             "predicted_order": list(PREDICTED),
             "correction": "Holm over the six pairs of one score",
-            "reliability_by_category": {name: r.as_dict() for name, r in result.reliability.items()},
+            "reliability_by_category": result.reliability,
             "intervals": "over originals; n of an interval counts originals",
         }
 

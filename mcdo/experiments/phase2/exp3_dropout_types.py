@@ -197,8 +197,8 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
             "types": TYPES,
             "results_by_type": {kind: _entry(kind, result) for kind in result.means},
             "left_out": [kind for kind in TYPES if kind not in result.means],
-            "cross_type": {name: matrix.as_dict() for name, matrix in result.matrices.items()},
-            "validity_of_the_feature_norm": {key: e.as_dict() for key, e in result.norm_validity.items()},
+            "cross_type": result.matrices,
+            "validity_of_the_feature_norm": result.norm_validity,
             "perturbations": {
                 kind: {"kind": type(kinds[kind]).__name__, "roles": list(roles)} for kind, roles in result.roles.items()
             },
@@ -268,14 +268,12 @@ def least_disturbed(kind: str, run: MonteCarloRun) -> float:
 def _entry(kind: str, result: DropoutTypesResult) -> dict[str, Any]:
     return {
         "meaning": TYPES[kind],
-        "mean_trace_pre": result.means[kind].as_dict(),
+        "mean_trace_pre": result.means[kind],
         "least_relative_trace": result.least[kind],
-        "trial_drift": result.drift[kind].as_dict(),
-        "spearman_with_feature_norm": result.norm[kind].as_dict(),
-        "reliability": {name: by_kind[kind].as_dict() for name, by_kind in result.reliability.items()},
-        "validity": {
-            name: {key: e.as_dict() for key, e in by_kind[kind].items()} for name, by_kind in result.validity.items()
-        },
+        "trial_drift": result.drift[kind],
+        "spearman_with_feature_norm": result.norm[kind],
+        "reliability": {name: by_kind[kind] for name, by_kind in result.reliability.items()},
+        "validity": {name: by_kind[kind] for name, by_kind in result.validity.items()},
     }
 
 

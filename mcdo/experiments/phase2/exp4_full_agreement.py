@@ -72,9 +72,9 @@ class ModelAgreement(MatchedModels[AgreementResult]):
 
     def summary(self, result: AgreementResult) -> Mapping[str, Any]:
         return {
-            "cross_model": {score: matrix.as_dict() for score, matrix in result.matrices.items()},
+            "cross_model": result.matrices,
             "correction": "Holm over the differences of reliability of one score",
-            "perturbation": self.matched.as_dict(),
+            "perturbation": self.matched,
         }
 
     def overall(self, result: AgreementResult, summary: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -92,9 +92,9 @@ class ModelReliability(MatchedModels[ModelReliabilityResult]):
     def summary(self, result: ModelReliabilityResult) -> Mapping[str, Any]:
         return {
             **{name: {**r.as_dict(), "mean": result.means[name]} for name, r in result.reliability.items()},
-            "spearman_with_feature_norm": result.norm.as_dict(),
-            "trial_drift": result.drift.as_dict(),
-            "perturbation": self.matched.as_dict(),
+            "spearman_with_feature_norm": result.norm,
+            "trial_drift": result.drift,
+            "perturbation": self.matched,
         }
 
     def arrays(self, inputs: Inputs, result: ModelReliabilityResult) -> Mapping[str, Mapping[str, ArrayLike]]:

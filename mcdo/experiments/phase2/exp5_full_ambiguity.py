@@ -129,11 +129,11 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
         reports = {name: report_of(figures, result.targets["softmax"]) for name, figures in result.figures.items()}
         return {
             **reports["trace_pre/softmax"],
-            "accuracy": None if result.accuracy is None else result.accuracy.as_dict(),
+            "accuracy": result.accuracy,
             "zero_shot_head_unusable": result.head_reason,
-            "mean_entropy": result.entropy.as_dict(),
+            "mean_entropy": result.entropy,
             "scores": reports,
-            "rho_entropy_above_negative_norm": {name: d.as_dict() for name, d in result.gain.items()},
+            "rho_entropy_above_negative_norm": result.gain,
             "correction": "Holm over the scores compared with the negative feature norm",
             "originals": result.originals,
             "intervals": "over originals; n of an interval counts originals",

@@ -114,9 +114,9 @@ class CaptionRetrieval(Experiment[RetrievalResult | None]):
             return {}
         return {
             "file": Path(self.retrieval).name,
-            "recall_at_1": result.recall.as_dict(),
+            "recall_at_1": result.recall,
             "mean_rank": float(result.rank.mean()),
-            "scores": {name: {key: e.as_dict() for key, e in table.items()} for name, table in result.figures.items()},
+            "scores": result.figures,
         }
 
     def overall(self, result: RetrievalResult | None, summary: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -201,14 +201,11 @@ class AleatoricEpistemic(Experiment[AleatoricResult]):
 
     def summary(self, result: AleatoricResult) -> Mapping[str, Any]:
         return {
-            "corr": {f"epistemic_vs_{name}": relation.as_dict() for name, relation in result.relations.items()},
+            "corr": {f"epistemic_vs_{name}": relation for name, relation in result.relations.items()},
             "methods": {name: report_of(figures, result.targets) for name, figures in result.figures.items()},
-            "difference_to_epistemic": {
-                target: {name: d.as_dict() for name, d in family.items()}
-                for target, family in result.differences.items()
-            },
+            "difference_to_epistemic": result.differences,
             "correction": "Holm over all differences of the model",
-            "epistemic_reliability": result.epistemic_reliability.as_dict(),
+            "epistemic_reliability": result.epistemic_reliability,
         }
 
     def arrays(self, inputs: Inputs, result: AleatoricResult) -> Mapping[str, Mapping[str, ArrayLike]]:

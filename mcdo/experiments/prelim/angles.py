@@ -158,20 +158,14 @@ class Angles(Experiment[AnglesResult]):
     def summary(self, result: AnglesResult) -> Mapping[str, Any]:
         return {
             "metrics": {
-                f"angle{angle}": {f"{a} ~ {b}": r.as_dict() for (a, b), r in table.items()}
+                f"angle{angle}": {f"{a} ~ {b}": r for (a, b), r in table.items()}
                 for angle, table in result.metrics.items()
             },
-            "trace_pre_above_other_metrics": {
-                f"angle{angle}": {name: d.as_dict() for name, d in table.items()}
-                for angle, table in result.strongest.items()
-            },
-            "trace_pre": {
-                f"angle{angle}": {name: e.as_dict() for name, e in table.items()}
-                for angle, table in result.ambiguity.items()
-            },
-            "correlates": {f"{a} ~ {b}": r.as_dict() for (a, b), r in result.correlates.items()},
-            "centroid_distance_above_entropy": {name: d.as_dict() for name, d in result.outlier.items()},
-            "entropy_above_centroid_distance": {name: d.as_dict() for name, d in result.ambiguity_first.items()},
+            "trace_pre_above_other_metrics": {f"angle{angle}": table for angle, table in result.strongest.items()},
+            "trace_pre": {f"angle{angle}": table for angle, table in result.ambiguity.items()},
+            "correlates": {f"{a} ~ {b}": r for (a, b), r in result.correlates.items()},
+            "centroid_distance_above_entropy": result.outlier,
+            "entropy_above_centroid_distance": result.ambiguity_first,
             "mean_by_correctness": result.means,
             "images": {f"angle{angle}": n for angle, (n, _) in result.sizes.items()},
             "originals": {f"angle{angle}": n for angle, (_, n) in result.sizes.items()},

@@ -128,9 +128,9 @@ class Baselines(Experiment[BaselinesResult]):
 
     def summary(self, result: BaselinesResult) -> Mapping[str, Any]:
         return {
-            "relations": {f"{a} ~ {b}": r.as_dict() for (a, b), r in result.relations.items()},
-            "auroc_error": {name: e.as_dict() for name, e in result.error.items()},
-            "advantages": {f"{s} over {b} at {t}": d.as_dict() for (s, b, t), d in result.advantages.items()},
+            "relations": {f"{a} ~ {b}": r for (a, b), r in result.relations.items()},
+            "auroc_error": result.error,
+            "advantages": {f"{s} over {b} at {t}": d for (s, b, t), d in result.advantages.items()},
             "advantage": "rho(score) - |rho(baseline)|; AUROC(score) - max(AUROC, 1 - AUROC)(baseline)",
             "correction": "Holm over all advantages of a model",
             "errors": result.errors,

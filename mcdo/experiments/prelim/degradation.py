@@ -125,14 +125,14 @@ class DegradationTest(Experiment[DegradationResult]):
         return {
             "comparisons": {spec: _entry(spec, damage) for spec, damage in result.damage.items()},
             "published_four": result.published,
-            "clean_accuracy": None if result.clean_accuracy is None else result.clean_accuracy.as_dict(),
+            "clean_accuracy": result.clean_accuracy,
             "native_size": list(result.size),
-            "cosine_strongest_less_mildest": {family: e.as_dict() for family, e in result.turning.items()},
+            "cosine_strongest_less_mildest": result.turning,
             "curves": {
                 f"{family}/{name}": {
                     **curve.response.as_dict(),
                     "unit": FAMILIES[family].unit,
-                    "held_out_error_below_constant": curve.reading.as_dict(),
+                    "held_out_error_below_constant": curve.reading,
                     "equivalents": _equivalents(curve.response),
                 }
                 for (family, name), curve in result.curves.items()
@@ -253,8 +253,8 @@ def _entry(spec: str, damage: Damage) -> dict[str, Any]:
         "family": Degradation.parse(spec).family,
         "severity_native": damage.native,
         "severity_at_input": damage.at_input,
-        "cosine_clean_degraded": damage.cosine.as_dict(),
-        "accuracy": None if damage.accuracy is None else damage.accuracy.as_dict(),
+        "cosine_clean_degraded": damage.cosine,
+        "accuracy": damage.accuracy,
         "common_random_numbers": {
             name: {
                 **of.as_dict(),

@@ -166,19 +166,19 @@ class LossOrSite(Experiment[LossOrSiteResult]):
         return {
             "cells": {
                 "/".join(cell): {
-                    **{outcome: grid.figures[outcome][cell].as_dict() for outcome in self.outcomes},
-                    "trials": trials[cell].as_dict(),
+                    **{outcome: grid.figures[outcome][cell] for outcome in self.outcomes},
+                    "trials": trials[cell],
                 }
                 for cell in CELLS
             },
-            "analysis": {outcome: of.as_dict() for outcome, of in grid.analyses.items()},
-            "encoder_or_site": {outcome: of.as_dict() for outcome, of in grid.by_encoder.items()},
+            "analysis": grid.analyses,
+            "encoder_or_site": grid.by_encoder,
             "all_less_mlp": {
-                outcome: {"/".join(made): difference.as_dict() for made, difference in table.items()}
+                outcome: {"/".join(made): difference for made, difference in table.items()}
                 for outcome, table in grid.within.items()
             },
             "everything_perturbed": {
-                "/".join(made): {outcome: grid.figures[outcome][(*made, UNMATCHED)].as_dict() for outcome in FIGURES}
+                "/".join(made): {outcome: grid.figures[outcome][(*made, UNMATCHED)] for outcome in FIGURES}
                 for made in ENCODERS
             },
         }

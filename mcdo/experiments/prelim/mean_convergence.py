@@ -104,8 +104,8 @@ class MeanConvergence(Experiment[MeanConvergenceResult]):
     def summary(self, result: MeanConvergenceResult) -> Mapping[str, Any]:
         return {
             **result.fit.as_dict(),
-            "noise_predicted_by_the_trace": result.predicted_noise.as_dict(),
-            "bias_squared_without_a_fit": result.direct_bias_squared.as_dict(),
+            "noise_predicted_by_the_trace": result.predicted_noise,
+            "bias_squared_without_a_fit": result.direct_bias_squared,
             "share_of_noise_by_T": {str(t): result.fit.noise_share(t) for t in self.passes},
             "distances_by_T": {str(t): statistics for t, statistics in result.distances.items()},
         }

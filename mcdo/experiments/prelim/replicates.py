@@ -64,8 +64,7 @@ class OutcomeOfTrainings:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        effects = {name: d.as_dict() for name, d in {**self.between, **self.within}.items()}
-        return {"effects": effects, "sd_between_trainings": self.training_sd.as_dict()}
+        return {"effects": {**self.between, **self.within}, "sd_between_trainings": self.training_sd}
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ class Replicates(Experiment["ReplicatesResult | None"]):
             "roles": SITES,
             "scores": {
                 score: {
-                    outcome: {**of.as_dict(), "figures": _said(result.figures[score][outcome])}
+                    outcome: {**of.as_dict(), "figures": result.figures[score][outcome]}
                     for outcome, of in table.items()
                 }
                 for score, table in result.outcomes.items()
@@ -187,10 +186,6 @@ class Replicates(Experiment["ReplicatesResult | None"]):
             "correction": "Holm over the three contrasts between trainings, and over the three between sites, of an "
             "outcome",
         }
-
-
-def _said(found: Mapping[str, Estimate]) -> dict[str, Any]:
-    return {name: estimate.as_dict() for name, estimate in found.items()}
 
 
 def trainings(folder: Path) -> tuple[Training, ...]:

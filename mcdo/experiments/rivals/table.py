@@ -463,7 +463,7 @@ class RivalsTable(Experiment[RivalsResult]):
                     "cost": None if math.isnan(result.scores[name].cost) else result.scores[name].cost,
                     "deterministic": len(result.scores[name].values) == 1,
                     "judged": "mean over trials" if result.scores[name].shared_noise else "one trial",
-                    **{measure: e.as_dict() for measure, e in row.items()},
+                    **row,
                 }
                 for name, row in result.rows.items()
             },
@@ -471,9 +471,7 @@ class RivalsTable(Experiment[RivalsResult]):
                 f"{name} at {task}": {"baseline": each.baseline, **each.difference.as_dict()}
                 for (name, task), each in result.ahead.items()
             },
-            f"over_{REFERENCE}": {
-                f"{name} at {task}": each.as_dict() for (name, task), each in result.over_dropout.items()
-            },
+            f"over_{REFERENCE}": {f"{name} at {task}": each for (name, task), each in result.over_dropout.items()},
             "trivial": list(TRIVIAL),
             "measures": {**MEASURES, **dict.fromkeys(raised, "share of images whose score rises")},
             "left_out": dict(result.left_out),

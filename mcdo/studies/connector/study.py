@@ -182,14 +182,14 @@ class ConnectorStudy(Experiment[ConnectorResult]):
             "connectors": [
                 {
                     "seed": seed,
-                    CORRECT: ablation.mean(CORRECT, result.seed).as_dict(),
-                    "arms": {arm: comparison.as_dict() for arm, comparison in result.compared[seed].items()},
+                    CORRECT: ablation.mean(CORRECT, result.seed),
+                    "arms": result.compared[seed],
                     "mean_over_label_tokens": {arm: ablation.token_mean(arm) for arm in ablation.losses},
                 }
                 for seed, ablation in result.ablations.items()
             ],
             "holm": "over all arms of all connectors",
-            "control": None if result.control is None else result.control.as_dict(),
+            "control": result.control,
             "published": published.as_dict(),
             "data": result.data,
             "parameters": {"language": language, "projector": projector} if result.control is not None else None,

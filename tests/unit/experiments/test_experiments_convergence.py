@@ -8,6 +8,7 @@ from made_up_runs import Array, made_up_run
 
 from mcdo.estimators import MonteCarloRun
 from mcdo.experiments.phase1.convergence_sweep import ConvergenceResult, ConvergenceSweep
+from mcdo.harness.experiment import plain
 from mcdo.stats import predicted_reliability, reliability
 
 SWEEP = ConvergenceSweep(n=150, passes=(8, 16, 32, 64, 128))
@@ -45,7 +46,7 @@ def test_larger_passes_are_predicted_from_the_run_as_it_was() -> None:
 
 
 def test_the_summary_shows_every_law_beside_the_measurement() -> None:
-    summary = SWEEP.summary(result_of(simulated()))
+    summary = plain(SWEEP.summary(result_of(simulated())))
     ahead = summary["results"]["T=64"]["predicted"]
     assert {"spearman", "snr", "icc", "status", "decided", "worst", "best", "reason"} <= set(ahead)
     assert set(ahead["laws"]) == {"icc", "spearman_brown", "run"}

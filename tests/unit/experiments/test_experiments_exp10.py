@@ -43,6 +43,7 @@ from mcdo.experiments.phase4.exp10_text_tower.prompt_bank import (
     wording,
 )
 from mcdo.harness import FirstOrder, Inputs, Passes, Request, Session, Settings, TokenCounts
+from mcdo.harness.experiment import plain
 from mcdo.perturbation import Dropout
 from mcdo.stats import group_differences
 
@@ -444,7 +445,7 @@ def test_the_matched_roles_are_asked_for_unless_the_session_names_sites() -> Non
 
 def test_the_summary_and_the_arrays_hold_every_prompt() -> None:
     made, result = made_up(by_style=1.0), result_of(by_style=1.0)
-    summary = EXPERIMENT.summary(result)
+    summary = plain(EXPERIMENT.summary(result))
     (manifest,) = EXPERIMENT.documents(made.inputs(), result).values()
     assert summary["num_prompts"] == len(manifest) == len(BANK)
     assert summary["specificity_given_tokens"]["trace_pre"]["given"]["n"] == result.frames

@@ -30,6 +30,7 @@ from mcdo.experiments.phase3.exp9_tracking.association import (
 from mcdo.experiments.phase3.exp9_tracking.frames import Frame, parse_sequence, read_sequence, to_json
 from mcdo.experiments.phase3.exp9_tracking.sequences import Group, dealt, synthetic_sequence
 from mcdo.harness import Features, Inputs, Logits, Passes, Request, Settings
+from mcdo.harness.experiment import plain
 from mcdo.harness.laplace_requests import LaplaceScores
 from mcdo.stats import tracking_metrics
 
@@ -326,7 +327,7 @@ def test_every_score_of_the_encoder_divides_the_appearance_cost() -> None:
         "baseline", "adaptive", "adaptive_post", "adaptive_relative", "laplace", "inverse_norm", "entropy", "oracle",
         "shuffled",
     }  # fmt: skip
-    summary = experiment.summary(result)
+    summary = plain(experiment.summary(result))
     assert summary["n_sequences"] == 6
     assert summary["modes"]["oracle"]["assignment_accuracy"]["n"] == 6
     ends = {mode for mode, beta in result.betas.items() if beta in (experiment.betas[0], experiment.betas[-1])}

@@ -27,6 +27,7 @@ from mcdo.experiments.prelim.grid import (
 )
 from mcdo.experiments.prelim.loss_or_site import LossOrSite, LossOrSiteResult, check_roles
 from mcdo.harness import Images, Logits, Passes, Request
+from mcdo.harness.experiment import plain
 from mcdo.stats import reliability
 
 Array = NDArray[np.float64]
@@ -94,7 +95,7 @@ def test_claims_about_losses_stay_undecided_with_one_training_each(factor: str) 
     assert "one training for each loss and tower" in said.beside
     assert said.p_holm is None
     trials = dict.fromkeys(EXPERIMENT.cells, reliability(cell(0.5, 0, 0).scores["trace_pre"]))
-    written = EXPERIMENT.summary(LossOrSiteResult({"trace_pre": grid}, {"trace_pre": trials}))
+    written = plain(EXPERIMENT.summary(LossOrSiteResult({"trace_pre": grid}, {"trace_pre": trials})))
     assert set(written["scores"]["trace_pre"]["everything_perturbed"]) == {"/".join(made) for made in ENCODERS}
     for kind in ("analysis", "encoder_or_site"):
         for outcome, analysis in written["scores"]["trace_pre"][kind].items():

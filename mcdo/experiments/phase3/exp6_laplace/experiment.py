@@ -214,17 +214,14 @@ class LaplaceComparison(Experiment[LaplaceResult]):
 
     def summary(self, result: LaplaceResult) -> Mapping[str, Any]:
         return {
-            "accuracy": None if result.accuracy is None else result.accuracy.as_dict(),
+            "accuracy": result.accuracy,
             "scores": {
                 name: report_of(figures, result.targets[name.rpartition("/")[2]])
                 for name, figures in result.figures.items()
             },
-            "difference_to_mc_dropout": {
-                target: {name: d.as_dict() for name, d in family.items()}
-                for target, family in result.differences.items()
-            },
+            "difference_to_mc_dropout": result.differences,
             "correction": "Holm over all differences of the model",
-            "cross_method": {f"rho_mcdo_vs_{name}": rho.as_dict() for name, rho in result.with_mc.items()},
+            "cross_method": {f"rho_mcdo_vs_{name}": rho for name, rho in result.with_mc.items()},
             "time_in_plain_passes": in_plain_passes(result.seconds),
             "seconds": result.seconds.tolist(),
             "passes_per_image": {

@@ -265,13 +265,11 @@ class SemanticSpace(Experiment[SemanticResult]):
     def summary(self, result: SemanticResult) -> Mapping[str, Any]:
         return {
             "prompts": result.prompts,
-            "shares": {name: share.as_dict() for name, share in result.shares.items()},
+            "shares": result.shares,
             "gap_share": {**result.gap_share.as_dict(), "chance": 1 / result.dim},
-            "reliability": {name: found.as_dict() for name, found in result.reliability.items()},
-            "similarity_variance_by_prompt": {
-                prompt: found.as_dict() for prompt, found in zip(result.prompts, result.prompt_reliability, strict=True)
-            },
-            "rho_trace_vs": {name: rho.as_dict() for name, rho in result.with_trace.items()},
+            "reliability": result.reliability,
+            "similarity_variance_by_prompt": dict(zip(result.prompts, result.prompt_reliability, strict=True)),
+            "rho_trace_vs": result.with_trace,
             "ambiguity": {name: report_of(figures, result.targets) for name, figures in result.figures.items()},
             "most_uncertain": result.most_uncertain,
         }

@@ -35,8 +35,8 @@ class Gain:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form."""
         return {
-            "assignment_accuracy": self.accuracy.as_dict(),
-            "difference_to_baseline": self.difference.as_dict(),
+            "assignment_accuracy": self.accuracy,
+            "difference_to_baseline": self.difference,
             "p_value": self.p_value,
             "p_holm": self.p_holm,
         }

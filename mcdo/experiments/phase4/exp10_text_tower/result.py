@@ -60,11 +60,7 @@ class TextResult:
         return len({prompt.frame for prompt in self.prompts})
 
     def as_dict(self) -> dict[str, Any]:
-        """What stands in the summary, JSON-able."""
-
-        def dicts(by_score: Mapping[str, Any]) -> dict[str, Any]:
-            return {name: value.as_dict() for name, value in by_score.items()}
-
+        """What stands in the summary."""
         return {
             "num_prompts": len(self.prompts),
             "prompts": len(self.prompts),
@@ -74,14 +70,14 @@ class TextResult:
             "first order also what other probes would have given",
             "tests": "p_holm: over the scores of a relation, plain and partial together; of advantages over all; of "
             "generic frames over the scores, by permutation of frames",
-            "monte_carlo_over_first_order": self.ratio.as_dict(),
-            "reliability": dicts(self.reliability),
-            "specificity_given_tokens": dicts(self.specific),
-            "specificity_same_length": dicts(self.same_length),
-            "specificity_given_feature_norm": dicts(self.given_norm),
-            "token_count": dicts(self.length),
-            "unspecific": {name: dicts(held) for name, held in self.detects.items()},
-            "advantage_over_baselines": {"/".join(key): d.as_dict() for key, d in self.advantage.items()},
-            "generic_frames_against_named_same_length": dicts(self.generic),
-            "style_mean_rank_same_length": {name: dicts(held) for name, held in self.styles.items()},
+            "monte_carlo_over_first_order": self.ratio,
+            "reliability": self.reliability,
+            "specificity_given_tokens": self.specific,
+            "specificity_same_length": self.same_length,
+            "specificity_given_feature_norm": self.given_norm,
+            "token_count": self.length,
+            "unspecific": self.detects,
+            "advantage_over_baselines": {"/".join(key): d for key, d in self.advantage.items()},
+            "generic_frames_against_named_same_length": self.generic,
+            "style_mean_rank_same_length": self.styles,
         }

@@ -192,12 +192,12 @@ class ConcreteProxy(Experiment[ProxyResult]):
 
     def summary(self, result: ProxyResult) -> Mapping[str, Any]:
         return {
-            "scores": {score: of.as_dict() for score, of in result.searched.items()},
+            "scores": result.searched,
             "relations_held_out": {
-                score: {f"{name} ~ {other}": r.as_dict() for (name, other), r in of.relations.items()}
+                score: {f"{name} ~ {other}": r for (name, other), r in of.relations.items()}
                 for score, of in result.searched.items()
             },
-            "monte_carlo": result.confirmed.as_dict(),
+            "monte_carlo": result.confirmed,
             "halves": "origins at random, their images together; chosen on one, reported on the other",
             "images_reported": len(result.reported),
             "intervals": "bootstrap over origins of the reporting half (n counts them), paired; with several trials of "

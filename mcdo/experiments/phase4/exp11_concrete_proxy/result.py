@@ -51,12 +51,12 @@ class Searched:
                     "p": choice.p.tolist(),
                     "p_at_level": self.search.level[name].tolist(),
                     "objective_in_sample": choice.in_sample,
-                    "objective_held_out": self.held_out[name].as_dict(),
+                    "objective_held_out": self.held_out[name],
                     "optimism_of_gain": self.optimism(name),
                 }
                 for name, choice in self.search.choices.items()
             },
-            "differences_held_out": {name: d.as_dict() for name, d in self.differences.items()},
+            "differences_held_out": self.differences,
         }
 
 
@@ -86,9 +86,9 @@ class Confirmation:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {
-            "objective_held_out": {name: e.as_dict() for name, e in self.held_out.items()},
-            "differences_held_out": {name: d.as_dict() for name, d in self.differences.items()},
-            "joint_over_sum_of_groups": self.additivity.as_dict(),
+            "objective_held_out": self.held_out,
+            "differences_held_out": self.differences,
+            "joint_over_sum_of_groups": self.additivity,
             "assumed": "traces of groups add up, which is so to first order; within a group nothing is assumed",
         }
 
