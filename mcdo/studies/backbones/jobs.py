@@ -15,9 +15,9 @@ from mcdo.errors import McdoError, nearest
 from mcdo.studies.backbones.config import BackbonesConfig
 from mcdo.studies.backbones.plants import load_plants
 from mcdo.studies.backbones.registry import find_backbone
+from mcdo.studies.backbones.runs import tasks_of
 from mcdo.studies.backbones.steps import extract_shard, train_some
 from mcdo.studies.backbones.study import collect
-from mcdo.studies.backbones.training import Task
 
 if TYPE_CHECKING:
     import submitit
@@ -37,13 +37,9 @@ class Stage:
 
 def stages(config: BackbonesConfig, root: Path, device: str = "cpu") -> list[Stage]:
     """The three stages: backbones x shards, backbones x (folds x seeds), and the table."""
-    groups = load_plants(config.plants).groups
-    if config.folds > len(groups):
-        raise McdoError(f"folds: {config.folds} of {len(groups)} groups cannot be left out; 0 takes every one")
+    tasks = tasks_of(load_plants(config.plants).groups, config)
     for backbone in config.backbones:
         find_backbone(backbone)  # an unknown name ends here, and not in a queue
-    kept = groups[: config.folds] if config.folds else groups
-    tasks = [Task(seed, group) for seed in config.seeds for group in kept]
     parts = [tuple(tasks[i : i + config.tasks_per_job]) for i in range(0, len(tasks), config.tasks_per_job)]
     numbers = range(1, config.shards + 1)
     shards = [(config, root, backbone, number, device) for backbone in config.backbones for number in numbers]

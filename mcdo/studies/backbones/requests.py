@@ -43,7 +43,9 @@ class Predictions(Request[Predicted]):
                 self._make(root, session.settings.device)
         features = whole_features(config, root, self.model)
         series = series_of(load_plants(config.plants), features)
-        return Predicted(features.identity, series, read_runs(series, tasks_of(series, config), config, root / "runs"))
+        return Predicted(
+            features.identity, series, read_runs(series, tasks_of(series.folds, config), config, root / "runs")
+        )
 
     def _make(self, root: Path, device: str) -> None:
         for shard in range(1, self.config.shards + 1):

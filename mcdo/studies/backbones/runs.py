@@ -54,17 +54,16 @@ def _checksum(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
 
 
-def tasks_of(series: Series, config: BackbonesConfig) -> list[Task]:
-    """Every seed with every group that is left out in turn.
+def tasks_of(groups: Sequence[str], config: BackbonesConfig) -> list[Task]:
+    """Every seed with every one of ``groups`` that is left out in turn.
 
     Raises:
         McdoError: when more folds are asked for than there are groups.
 
     """
-    if config.folds > len(series.folds):
-        raise McdoError(f"folds: {config.folds} of {len(series.folds)} groups cannot be left out; 0 takes every one")
-    groups = series.folds[: config.folds] if config.folds else series.folds
-    return [Task(seed, group) for seed in config.seeds for group in groups]
+    if config.folds > len(groups):
+        raise McdoError(f"folds: {config.folds} of {len(groups)} groups cannot be left out; 0 takes every one")
+    return [Task(seed, group) for seed in config.seeds for group in groups[: config.folds or None]]
 
 
 def run_path(runs: Path, backbone: str, task: Task) -> Path:

@@ -49,7 +49,7 @@ def series(config: BackbonesConfig, root: Path, backbone: str, plants: PlantImag
 def train_some(config: BackbonesConfig, root: Path, backbone: str, tasks: Sequence[Task] | None = None) -> int:
     """Train ``tasks`` (default: every seed with every fold) on a backbone's features; returns how many were left."""
     of = series(config, root, backbone)
-    return train_tasks(of, tasks_of(of, config) if tasks is None else tasks, config, root / "runs")
+    return train_tasks(of, tasks_of(of.folds, config) if tasks is None else tasks, config, root / "runs")
 
 
 def whole_features(config: BackbonesConfig, root: Path, backbone: str) -> Features:

@@ -150,8 +150,8 @@ class _Stack:
         self.y = torch.from_numpy(series.labels.astype(np.float32))
         self.mean, self.std = standardisation(series, [each.train for each in self.splits])
         models = [self._initial(task, config.model) for task in tasks]
+        self.state, _ = stack_module_state(models)
         self.base = models[0].to("meta")
-        self.state, _ = stack_module_state([self._initial(task, config.model) for task in tasks])
         self.shuffles = [task.rng("batches") for task in tasks]
         self.pos_weight = torch.tensor(self.config.pos_weight)
 

@@ -168,7 +168,7 @@ def test_features_and_losses_that_are_not_finite_are_errors(oracle: Series) -> N
 
 def test_runs_are_trained_once_and_again_when_anything_changed(oracle: Series, tmp_path: Path) -> None:
     config = replace(SMALL, training=replace(SMALL.training, max_epochs=2))
-    tasks = tasks_of(oracle, config)
+    tasks = tasks_of(oracle.folds, config)
     assert train_tasks(oracle, tasks[:1], config, tmp_path) == 1
     with pytest.raises(McdoError, match="is missing"):
         read_runs(oracle, tasks, config, tmp_path)
@@ -191,8 +191,8 @@ def test_runs_are_trained_once_and_again_when_anything_changed(oracle: Series, t
 
 def test_more_folds_than_groups_are_refused(oracle: Series) -> None:
     with pytest.raises(McdoError, match="9 of 4 groups"):
-        tasks_of(oracle, replace(SMALL, folds=9))
-    assert [task.group for task in tasks_of(oracle, replace(SMALL, folds=2))] == list(oracle.folds[:2])
+        tasks_of(oracle.folds, replace(SMALL, folds=9))
+    assert [task.group for task in tasks_of(oracle.folds, replace(SMALL, folds=2))] == list(oracle.folds[:2])
 
 
 def test_different_names_are_different_files() -> None:
