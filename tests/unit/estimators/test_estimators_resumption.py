@@ -120,8 +120,8 @@ def test_what_cannot_be_saved_is_warned_of_once_and_tried_again(clock: Clock) ->
     assert parts.saved == [[0, 1, 2, 3]]
 
 
-def test_without_a_store_nothing_is_kept(clock: Clock) -> None:
-    keeper = keeper_of(None)
+def test_without_a_store_nothing_is_read_to_be_kept(clock: Clock) -> None:
+    keeper = Keeper(None, lambda columns: pytest.fail("it was read"), {})
     clock.now += 10 * SAVE_EVERY_S
     keeper.add(0, 2)
     keeper.save()
