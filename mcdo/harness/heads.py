@@ -48,7 +48,7 @@ class ReadHead:
         )
 
 
-def read_head(read: Mapping[str, Any], images: ImageSet, seed: int) -> ReadHead:
+def read_head(read: dict[str, NDArray[Any]], images: ImageSet, seed: int) -> ReadHead:
     """Of what :class:`~mcdo.harness.Logits` gives of ``images``."""
     labels, origins = images.labels, images.origins
     softmax = ambiguity_targets(read["logits"], labels)

@@ -175,7 +175,7 @@ def ahead_of_trivial(
 
 def beside(reference: str, scores: Mapping[str, Scored], truth: Truth) -> dict[tuple[str, str], Difference]:
     """By score and task, its AUROC less that of the score ``reference``, of the same images. Holm over the table."""
-    differences = {}
+    differences: dict[tuple[str, str], Difference] = {}
     for task in _tasks(truth):
         judged, shared = _judged(scores, task)
         if reference in judged and len(judged) > 1:

@@ -191,11 +191,7 @@ class LaplaceComparison(Experiment[LaplaceResult]):
 
     def claims(self) -> Sequence[Claim[LaplaceResult]]:
         return [
-            *(
-                follows(bar, name, lambda r, name=name: r.figures[f"{name}/softmax"])
-                for bar in BARS
-                for name in LAPLACE
-            ),  # type: ignore[misc]
+            *(self._follows(bar, score) for bar in BARS for score in LAPLACE),
             *(self._better(other, target) for target in ("entropy", "error") for other in (*LAPLACE, NORM)),
         ]
 
