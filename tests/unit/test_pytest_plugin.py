@@ -40,40 +40,29 @@ def collected(*arguments: str) -> set[str]:
     return {line for line in run_pytest("--collect-only", "-q", *arguments).stdout.splitlines() if "::" in line}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["-m", "phase11"], "unknown mark 'phase11' in -m; the nearest: phase1"),
-        (["-m", "phase1 and clipp"], "the nearest: clip"),
-        (["--models=clip_tny"], "unknown encoder 'clip_tny'; the nearest: clip_tiny"),
-        (["--random-weights=clip_b32"], "--random-weights clip_b32: not among --models"),
-        (["--scores=file:mine.csv"], "-m rivals --scorers=file:mine.csv judges any other"),
-        (["--dropout=1.0"], "it must be a number in [0, 1)"),
-        (["--perturbation=gausian"], "unknown kind of perturbation 'gausian'; the nearest: gaussian"),
-        (["--perturbation=dropout:0.05", "--sites=mlp"], "says kind, p and sites, and --sites=mlp says them again"),
-        (["--seed=-1"], "seed = -1: it must be at least 0"),
-        (["--batch-size=0"], "--batch-size = 0: it must be at least 1"),
-        (["--device=gpu"], "unknown device 'gpu'; the nearest: cpu"),
-        (["--device=meta"], "unknown device 'meta'"),
-        (["--device=xpu:1"], "unknown device 'xpu:1'"),
-    ],
-    ids=[
-        "mark",
-        "mark-in-expression",
-        "model",
-        "random-weights",
-        "scores",
-        "p",
-        "kind",
-        "twice",
-        "seed",
-        "batch-size",
-        "gpu",
-        "meta",
-        "xpu",
-    ],
-)
-def test_a_mistyped_option_ends_with_the_nearest_real_one(arguments: list[str], said: str, tmp_path: Path) -> None:
+MISTYPED = {
+    "mark": (["-m", "phase11"], "unknown mark 'phase11' in -m; the nearest: phase1"),
+    "mark-in-expression": (["-m", "phase1 and clipp"], "the nearest: clip"),
+    "model": (["--models=clip_tny"], "unknown encoder 'clip_tny'; the nearest: clip_tiny"),
+    "random-weights": (["--random-weights=clip_b32"], "--random-weights clip_b32: not among --models"),
+    "scores": (["--scores=file:mine.csv"], "-m rivals --scorers=file:mine.csv judges any other"),
+    "p": (["--dropout=1.0"], "it must be a number in [0, 1)"),
+    "kind": (["--perturbation=gausian"], "unknown kind of perturbation 'gausian'; the nearest: gaussian"),
+    "twice": (
+        ["--perturbation=dropout:0.05", "--sites=mlp"],
+        "says kind, p and sites, and --sites=mlp says them again",
+    ),
+    "seed": (["--seed=-1"], "seed = -1: it must be at least 0"),
+    "batch-size": (["--batch-size=0"], "--batch-size = 0: it must be at least 1"),
+    "gpu": (["--device=gpu"], "unknown device 'gpu'; the nearest: cpu"),
+    "meta": (["--device=meta"], "unknown device 'meta'"),
+    "xpu": (["--device=xpu:1"], "unknown device 'xpu:1'"),
+}
+
+
+@pytest.mark.parametrize("mistyped", MISTYPED)
+def test_a_mistyped_option_ends_with_the_nearest_real_one(mistyped: str, tmp_path: Path) -> None:
+    arguments, said = MISTYPED[mistyped]
     done = run_pytest("tests/gates", f"--reports={tmp_path}", *arguments)
     assert done.returncode == 4
     assert said in done.stdout

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import begin
 from PIL import Image
 from studies_backbones_data import small_plants
 
@@ -23,26 +22,18 @@ from mcdo.studies.backbones.features import merge
 from mcdo.studies.backbones.plants import FileSource, PlantImages, View, load_plants
 from mcdo.studies.backbones.registry import Backbone, load_backbone
 
-# The backbone of the killed process: the real one, but it stops for good after two blocks of five.
-_KILLED = """
-import sys, time
-from dataclasses import replace
-from pathlib import Path
-from mcdo.studies.backbones.extract import extract
-from mcdo.studies.backbones.registry import load_backbone
-from mcdo.studies.backbones.wilting import Wilting, wilting_plants
 
-colour, seen = load_backbone("mean_colour"), []
+def stopping(out: Path) -> None:
+    """What the killed process does: it stops for good after two blocks of five."""
+    colour, seen = load_backbone("mean_colour"), list[int]()
 
-def slow(pixels):
-    seen.append(len(pixels))
-    if sum(seen) > 12:
-        time.sleep(600)
-    return colour.forward(pixels)
+    def slow(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        if sum(seen) > 12:
+            time.sleep(600)
+        return colour.forward(pixels)
 
-plants = wilting_plants(Wilting(groups=4, rounds=6, size=32))
-extract(plants, replace(colour, forward=slow), Path(sys.argv[1]), block=5, batch_size=1)
-"""
+    extract(small_plants(), replace(colour, forward=slow), out, block=5, batch_size=1)
 
 
 @pytest.fixture
@@ -73,20 +64,20 @@ def test_a_killed_extraction_goes_on_in_the_middle_of_a_plant(
     tmp_path: Path, plants: PlantImages, colour: Backbone
 ) -> None:
     out = tmp_path / "killed" / "f.h5"
-    process = subprocess.Popen([sys.executable, "-c", _KILLED, str(out)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = begin(stopping, out)
     try:
         blocks = out.with_name("f.h5.blocks")
         deadline = time.monotonic() + 120
         while len(list(blocks.glob("block-*.h5"))) < 2:
-            assert process.poll() is None, "the process ended by itself"
+            assert process.exitcode is None, "the process ended by itself"
             assert time.monotonic() < deadline
             time.sleep(0.05)
         with pytest.raises(McdoError, match=r"f\.h5 is being written by another process"):
             extract(plants, colour, out)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not out.exists()
     assert plants.views[9].plant == plants.views[10].plant, "the kill must fall inside a plant"
 

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import begin
 from torch import nn
 
 from mcdo.errors import McdoError
@@ -60,19 +58,24 @@ def test_interrupted_and_resumed_equals_undisturbed_bit_for_bit(tmp_path: Path, 
     assert_same(whole, resumed)
 
 
+def stopping(store: Path) -> None:
+    """Stops for good in the third epoch."""
+
+    def wait(epoch: int) -> None:
+        if epoch == 2:
+            (store / "two").touch()
+            time.sleep(600)
+
+    train(JOB, examples(0), examples(1), store=Store(store), checkpoint_every_s=0, after_epoch=wait)
+
+
 def test_a_killed_process_loses_at_most_the_epoch_it_was_in(tmp_path: Path) -> None:
-    here = Path(__file__)
-    code = (
-        f"import sys, time; sys.path.insert(0, {str(here.parent)!r})\n"
-        f"from {here.stem} import JOB, Store, examples, train\n"
-        "def wait(n):\n    if n == 2: print('two', flush=True); time.sleep(600)\n"
-        f"train(JOB, examples(0), examples(1), store=Store({str(tmp_path)!r}), checkpoint_every_s=0, after_epoch=wait)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=dict(os.environ)) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"two\n"
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
+    child = begin(stopping, tmp_path)
+    while not (tmp_path / "two").exists():
+        assert child.exitcode is None, "the process ended by itself"
+        time.sleep(0.02)
+    child.kill()
+    child.join()
     continued: list[int] = []
     resumed = train(JOB, examples(0), examples(1), store=Store(tmp_path), after_epoch=continued.append)
     assert continued[0] == 3
