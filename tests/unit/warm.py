@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from pkgutil import walk_packages
 
 import torch
 from store_child import measure
 
-for name in ("hypothesis", "mcdo.pytest_plugin", "cluster_child"):
+from mcdo import experiments
+
+EXPERIMENTS = [module.name for module in walk_packages(experiments.__path__, "mcdo.experiments.")]
+for name in ("hypothesis", "matplotlib.figure", "mcdo.pytest_plugin", "cluster_child", *EXPERIMENTS):
     importlib.import_module(name)
 
 torch.set_num_threads(1)  # a pool of threads would not survive the fork
