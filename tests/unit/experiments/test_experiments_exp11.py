@@ -29,6 +29,7 @@ from mcdo.experiments.phase4.exp11_concrete_proxy.search import (
     split,
 )
 from mcdo.harness import FirstOrder, Images, Inputs, Logits, Passes, Request
+from mcdo.harness.experiment import plain
 from mcdo.images.sampling import second_half
 from mcdo.perturbation import find_sites
 from mcdo.stats import AmbiguityTargets, Estimate, ambiguity_targets, reliability
@@ -477,7 +478,7 @@ def test_what_adds_up_is_confirmed_and_claims_are_judged_by_intervals(whole: Pro
 
 
 def test_the_summary_says_what_was_chosen_where(whole: ProxyResult) -> None:
-    summary = EXPERIMENT.summary(whole)
+    summary = plain(EXPERIMENT.summary(whole))
     assert summary["objective_weights"]["icc"] == ICC_WEIGHT == 0.1
     assert set(summary["scores"]["trace_pre"]["choices"]) == {UNIFORM, RANDOM, GRADIENT}
     assert summary["images_reported"] == 40

@@ -9,7 +9,7 @@ import pytest
 import scipy
 
 from mcdo.errors import McdoError
-from mcdo.stats import auroc_differences, corrected, holm, normal_p, spearman_differences
+from mcdo.stats import auroc_differences, corrected_families, holm, normal_p, spearman_differences
 
 RNG = np.random.default_rng(0)
 N = 80
@@ -52,7 +52,7 @@ def test_holm_runs_over_the_family_and_over_joined_families() -> None:
     rho = spearman_differences(SCORES, "reference", TARGET, resamples=200)
     assert [d.p_holm for d in rho.values()] == pytest.approx(list(holm([d.p_value for d in rho.values()])))
     area = auroc_differences(SCORES, "reference", POSITIVE)
-    joined = corrected({"rho": rho, "auroc": area})
+    joined = corrected_families({"rho": rho, "auroc": area})
     everything = [d for family in joined.values() for d in family.values()]
     assert [d.p_holm for d in everything] == pytest.approx(list(holm([d.p_value for d in everything])))
 
