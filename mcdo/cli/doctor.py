@@ -63,7 +63,8 @@ def run(asked: argparse.Namespace) -> int:
         except BROKEN as error:
             why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             found.append(Finding(what, "wrong", f"cannot be looked at ({why}): mend what is wrong here, and ask again"))
-    for line in columns([(each.what, each.state, each.said.replace("\n", " ")) for each in found], sys.stdout.encoding):
+    rows = [(each.what, each.state, " ".join(each.said.removeprefix(f"{each.what}: ").split())) for each in found]
+    for line in columns(rows, sys.stdout.encoding):
         say(line)
     wrong = [each.what for each in found if each.state == "wrong"]
     say(f"{len(wrong)} to be mended: {', '.join(wrong)}" if wrong else "Nothing is in the way.")

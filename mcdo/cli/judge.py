@@ -123,7 +123,8 @@ def _tables(title: str, found: Any, ahead: Any) -> list[Any]:
     heading = ("score", "task", "baseline", "difference [95 %]", "p (Holm)")
     return [
         Table(title, ("score", *measures), tuple(rows)),
-        Table("Over the best of what costs nothing", heading, tuple(over)),
+        Table("AUROC over that of the best of what costs nothing, read whichever way is better", heading, tuple(over)),
+        Table("What was measured", ("name", "meaning"), tuple((name, MEASURES[name]) for name in measures)),
     ]
 
 
