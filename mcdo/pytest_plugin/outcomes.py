@@ -131,10 +131,10 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int,
         for line in lines(tables(found), closing(found, _folder(config)), encoding):
             terminalreporter.write_line(line)
     write_job_summary(found, _folder(config), terminalreporter)
-    _write_page(terminalreporter, config)
+    _write_page(terminalreporter, config, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
 
 
-def _write_page(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+def _write_page(terminalreporter: TerminalReporter, config: pytest.Config, *, interrupted: bool) -> None:
     page = option_of(config, "--page")
     if page is None or config.getoption("collectonly"):
         return
@@ -142,6 +142,9 @@ def _write_page(terminalreporter: TerminalReporter, config: pytest.Config) -> No
 
     settings = config.stash[SESSION].settings
     try:
+        if interrupted:  # who pressed Ctrl-C waits for no page
+            command = shlex.join(("mcdo", "report", f"--reports={settings.reports}", f"--out={page}"))
+            raise McdoError(f"the run was interrupted. Of what is there, one is made by: {command}")
         said = f"Page: {write_page(settings.reports, Path(page), settings.thumbnails)}"
     except McdoError as error:  # which never hides how the tests ended
         said = f"There is no page: {error}"

@@ -217,13 +217,16 @@ def test_how_a_run_ended_is_kept_for_its_page(tmp_path: Path) -> None:
     )
     (tmp_path / "reports").mkdir()
 
+    said = []
+
     def ended(*select: str) -> dict[str, Any]:
-        run_pytest("test_some.py", "--reports=reports", *select, cwd=tmp_path)
+        said.append(run_pytest("test_some.py", "--reports=reports", "--page=page.html", *select, cwd=tmp_path).stdout)
         found: dict[str, Any] = json.loads((tmp_path / "reports" / "run.json").read_text(encoding="utf-8"))
         return found
 
     first = ended()
     assert (first["interrupted"], first["errors"]) == (True, ["test_some.py::test_unmeasured"])
+    assert "one is made by: mcdo report --reports=reports --out=page.html" in said[0]
     assert {"time", "mcdo", "python", "commit"} <= set(first["made"])
     assert ended("-k", "other") == first, "no experiment was asked for"
     whole = ended("-k", "not_met")
