@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (McdoError, OSError) as error:
         say_text(message(f"mcdo: {error}"), sys.stderr)
         return 2
+    except KeyboardInterrupt:  # as a shell says it of any command
+        say("mcdo: interrupted", sys.stderr)
+        return score.INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ import pytest
 from reports_folder import JUDGEMENTS, NAME, summary, write
 
 from mcdo.cli import main
+from mcdo.report.results import Reports
 
 PDFLATEX = shutil.which("pdflatex")
 
@@ -108,3 +109,14 @@ def test_parquet_or_the_command_that_brings_it(
 def test_a_format_that_is_no_text_wants_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "claims", "--format=parquet", "--reports", str(folder)]) == 2
     assert "name a file with --out" in capsys.readouterr().err
+
+
+def test_a_command_that_is_interrupted_says_so_and_shows_no_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(folder: Path) -> Reports:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Reports, "read", interrupted)
+    assert main(["export", "claims", "--reports", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "mcdo: interrupted\n"
