@@ -8,7 +8,7 @@ What is disturbed together is summed before squaring.
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 from mcdo.compiled import compiled
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
+from mcdo.estimators.backward import DifferentiatedMaps
 from mcdo.perturbation import Perturbation, Site, find_sites
-from mcdo.perturbation.intercept import Compute, LinearMaps
+from mcdo.perturbation.intercept import Compute
 from mcdo.perturbation.sites import forget_sites
 from mcdo.threads import check_stop
 
@@ -34,12 +35,13 @@ class SiteGraph:
     def __init__(self, encoder: Encoder, pixels: Tensor, kind: Perturbation, sites: tuple[Site, ...]) -> None:
         self._encoder, self._kind, self._sites = encoder.key, kind, sites
         self._table = find_sites(encoder)
-        self._reached: dict[Site, Tensor] = {}
+        self._images = len(pixels)
+        self._reached: set[Site] = set()
         self._begins: list[Tensor] = []
         self._terms: dict[Site, Tensor] = {}
         self._attentions = iter(self._table.probabilities)
         attention = self._attention if kind.where == "probabilities" else None
-        with torch.enable_grad(), LinearMaps(self._handle, probabilities=attention) as maps:
+        with torch.enable_grad(), DifferentiatedMaps(self._handle, probabilities=attention) as maps:
             self.features = encoder.forward_image(pixels, exact=True)
         if len(self._reached) < len(sites) or maps.made != self._table.made:
             missing = next((site.name for site in sites if site not in self._reached), "a product")
@@ -65,15 +67,14 @@ class SiteGraph:
         if not y.requires_grad:  # nothing before it has a gradient: the graph begins here
             y = y.detach().requires_grad_()
             self._begins.append(y)
-        self._reached[site] = y
-
-        graph = weakref.ref(self)  # a tensor that held the graph that holds it would outlive both
+        self._reached.add(site)
+        images, terms = self._images, self._terms
+        moved = _moved(site, self._kind, y.detach().reshape(images, -1))
 
         def add(gradient: Tensor) -> Tensor:
             check_stop()
             gradient = gradient.contiguous()  # once, and not here and in what comes before
-            if (of := graph()) is not None:
-                of._terms[site] = of._term(site, of._reached[site], gradient)
+            terms[site] = moved(gradient.view(images, -1))  # windows: rows of an image
             return gradient
 
         y.register_hook(add)  # type: ignore[no-untyped-call]
@@ -102,24 +103,26 @@ class SiteGraph:
             raise McdoError(f"{self._encoder}: the features have no derivative with respect to {missing}")
         return torch.stack([self._terms[site] for site in self._sites], dim=-1)
 
-    def _term(self, site: Site, y: Tensor, gradient: Tensor) -> Tensor:
-        outer, units, inner = site.layout(self._kind)
-        y, gradient = (x.detach().reshape(len(self.features), -1) for x in (y, gradient))  # windows: rows of an image
-        if self._kind.noise == "additive":
-            return y.square().mean(1) * gradient.square().sum(1)
-        if outer * inner == 1:
-            return _sum_of_squares(y, gradient)
-        return (y * gradient).view(-1, outer, units, inner).sum(dim=(1, 3)).square_().sum(1)
 
+def _moved(site: Site, kind: Perturbation, y: Tensor) -> Callable[[Tensor], Tensor]:
+    """From the gradient at a site to the variance of images, ``[B, n]`` to ``[B]``; ``y`` is what the site puts out."""
+    outer, units, inner = site.layout(kind)
+    if kind.noise == "additive":
+        squares = y.square().mean(1)
+        return lambda gradient: squares * gradient.square().sum(1)
+    if outer * inner > 1:
+        return lambda gradient: (y * gradient).view(-1, outer, units, inner).sum(dim=(1, 3)).square_().sum(1)
+    if y.device.type != "cpu" or y.dtype != torch.float32:
+        # fewer walks through memory than squares and a sum
+        return lambda gradient: torch.linalg.vector_norm(y * gradient, dim=1).square()
+    held = y.numpy()
 
-def _sum_of_squares(y: Tensor, gradient: Tensor) -> Tensor:
-    """Sum over units of (y · gradient)²: ``[B, units]`` twice to ``[B]``."""
-    if y.device.type == "cpu" and y.dtype == gradient.dtype == torch.float32:
-        total = np.empty(len(y), dtype=np.float32)
-        _add_squares(y.numpy(), gradient.numpy(), total)
+    def on_cpu(gradient: Tensor) -> Tensor:
+        total = np.empty(len(held), dtype=np.float32)
+        _add_squares(held, gradient.numpy(), total)
         return torch.from_numpy(total)
-    moved: Tensor = torch.linalg.vector_norm(y * gradient, dim=1)  # fewer walks through memory than squares and a sum
-    return moved.square()
+
+    return on_cpu
 
 
 # One walk through memory, where tensor operations take three; the order of a sum is free, so it is vectorised.

@@ -215,10 +215,13 @@ class LinearMaps(TorchFunctionMode):
                 )
         q, k, v = (x.view(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (q, k, v))
         mask = _merged_mask(attn_mask, key_padding_mask, q, num_heads)
-        attend = F.scaled_dot_product_attention if self._probabilities is None else self._scaled_dot_product
+        attend = self._attend if self._probabilities is None else self._scaled_dot_product
         out = attend(q, k, v, mask, dropout_p if training else 0.0, is_causal=is_causal and mask is None)
         out = self._linear(out.transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias)
         return out.transpose(0, 1), None
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
 
     def _packed(self, part: str, x: Tensor, weight: Tensor, bias: Tensor | None, rows: slice) -> Tensor:
         piece, offset = weight[rows], None if bias is None else bias[rows]
