@@ -7,14 +7,13 @@ all images alike cancels where these are ranked. The noise of a last map whose o
 
 The expectation is that of :func:`mcdo.first_order`, for the same p and sites.
 
-Some signs rank images better than others, and better on other images too: what a pass says of an image is its trace and
-an error, and errors of passes that are chosen together cancel. So with images to calibrate on, each stage takes, of
-several times as many candidates, those passes whose mean follows the mean of all candidates most closely.
+Some signs rank images better than others, and better on other images too: with images to calibrate on, passes are
+chosen (:mod:`mcdo.estimators.chosen_passes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from mcdo.errors import McdoError, nearest
 from mcdo.estimators.alive import alive_sites
 from mcdo.estimators.blocks import check_inputs, prepared
 from mcdo.estimators.by_image import of_every_image
+from mcdo.estimators.chosen_passes import CANDIDATES, ChosenPasses, chosen_passes
 from mcdo.estimators.overflow import advice
 from mcdo.estimators.progress import Reporting
 from mcdo.estimators.provenance import identity, provenance
@@ -43,8 +43,6 @@ from mcdo.perturbation import Rademacher
 from mcdo.perturbation.stages import StagedTower
 from mcdo.store import Arrays, Store, Unfinished, check_shapes
 
-CANDIDATES = 4
-"""So many times the passes are looked at where images to calibrate on choose among them."""
 LEAST_TO_CHOOSE = 16
 
 
@@ -127,8 +125,8 @@ def forward_differences(
         trials: K, independent repetitions with other signs.
         seed: of the signs.
         calibration: images of other originals, at least ``LEAST_TO_CHOOSE``, by which the passes of each stage are
-            chosen among ``CANDIDATES`` times as many, and their level set to that of all: once for a run, at
-            ``CANDIDATES`` times the cost of scoring them. The expectation is then as these images have it.
+            chosen among ``CANDIDATES`` times as many, and their level set to that of all, at ``CANDIDATES`` times the
+            cost of scoring them: once, for the store keeps the choice. The expectation is then as these images have it.
         batch_size: rows (images × passes) of one forward pass at its end; halved when memory runs out.
         store: as for :func:`mcdo.monte_carlo`.
         pixels: prepared pixels of ``images``, or how to get them, where the caller keeps them.
@@ -158,11 +156,13 @@ def forward_differences(
         tower = StagedTower(encoder, dropout, sites, seed)
         passes = tower.allotted(forwards)
         at_once = max(1, int(pixel_rows(encoder, batch_size) / forwards))  # rows of late stages are short
-        chosen = [_Passes([range(n) for n in passes]) for _ in range(trials)]
+        chosen = [ChosenPasses.first(passes)] * trials
         if calibration is not None:
-            others, step = prepared(encoder, calibration), max(1, at_once // CANDIDATES)
-            batches = [others.batch(slice(i, min(i + step, len(others)))) for i in range(0, len(others), step)]
-            chosen = [_Passes.following(tower, batches, passes, trial) for trial in range(trials)]
+            how: dict[str, Any] = {"batch_size": max(1, at_once // CANDIDATES), "store": store}
+            chosen = [
+                chosen_passes(tower, calibration, passes, trial, **how, progress=bool(progress))
+                for trial in range(trials)
+            ]
 
         def look(rows: Tensor) -> list[Tensor]:
             seen = [_terms(tower, rows, each, trial) for trial, each in enumerate(chosen)]
@@ -232,57 +232,9 @@ def _check_apart(images: Shown, calibration: Shown) -> None:
         raise McdoError(f"{len(both)} of the scored originals would be calibrated on, such as {min(both)}: use others")
 
 
-@dataclass(frozen=True)
-class _Passes:
-    """Numbers of each stage's passes, and by what their variances along and across are multiplied, ``[2, stages]``."""
-
-    numbers: Sequence[Sequence[int]]
-    levels: NDArray[np.float32] | None = None
-
-    @classmethod
-    def following(cls, tower: StagedTower, batches: Sequence[Tensor], passes: tuple[int, ...], trial: int) -> _Passes:
-        """Those that follow the mean of ``CANDIDATES`` times as many on the images of ``batches``."""
-        every = [range(CANDIDATES * n) for n in passes]
-        seen = [_by_pass(*tower(batch, every, trial)) for batch in batches]
-        numbers, levels = [], np.ones((2, len(passes)), dtype=np.float32)
-        for stage, n in enumerate(passes):
-            along, across = (np.concatenate([part[i][stage].cpu().double().numpy() for part in seen]) for i in (1, 2))
-            squares = np.concatenate([part[0].square().sum(-1).cpu().double().numpy() for part in seen])
-            taken = following(across / squares[:, None], n)
-            numbers.append(taken)
-            for i, values in enumerate((along, across)):
-                levels[i, stage] = values.mean() / values[:, taken].mean() if values[:, taken].any() else 1
-        return cls(numbers, levels)
-
-
-def following(candidates: NDArray[np.float64], count: int) -> list[int]:
-    """Columns of ``candidates`` [N, C] whose mean is most correlated with the mean of all, taken one by one."""
-    centred = candidates - candidates.mean(axis=0)
-    target, total, taken = centred.mean(axis=1), np.zeros(len(centred)), list[int]()
-    for _ in range(count):
-        tried = total[:, None] + centred
-        along, lengths = target @ tried, np.linalg.norm(tried, axis=0)
-        score = np.divide(along, lengths, out=np.zeros_like(along), where=lengths > 0)
-        score[taken] = -np.inf
-        taken.append(int(score.argmax()))
-        total += centred[:, taken[-1]]
-    return taken
-
-
-def _by_pass(features: Tensor, moved: list[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Features ``[B, D]``, and the variance along and across them of every pass, ``[B, T]`` by stage."""
-    unit = features / features.norm(dim=-1, keepdim=True)
-    along = [torch.einsum("btd,bd->bt", piece, unit).square() for piece in moved]
-    return features, along, [piece.square().sum(-1) - part for piece, part in zip(moved, along, strict=True)]
-
-
-def _terms(tower: StagedTower, pixels: Tensor, passes: _Passes, trial: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Features ``[B, D]``, and the variance along and across them ``[B, G]``, for p / (1 - p) = 1."""
-    features, *by_pass = _by_pass(*tower(pixels, passes.numbers, trial))
-    along, across = (torch.stack([part.mean(1) for part in terms], -1) for terms in by_pass)
-    if passes.levels is not None:
-        levels = torch.from_numpy(passes.levels).to(along.device)
-        along, across = along * levels[0], across * levels[1]
+def _terms(tower: StagedTower, pixels: Tensor, passes: ChosenPasses, trial: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As :meth:`ChosenPasses.terms`, with what the noise of a last map does that needs no pass."""
+    features, along, across = passes.terms(tower, pixels, trial)
     if tower.closed is not None:  # each unit of the feature moves by itself
         unit = features / features.norm(dim=-1, keepdim=True)
         own = (unit * features).square().sum(-1, keepdim=True)

@@ -77,13 +77,14 @@ class StagedTower:
         seed: of the signs.
 
     Attributes:
+        seed: as given.
         stages: in forward order; none holds ``closed``.
         closed: number of the last site, if what it puts out is the feature itself: what its noise does is known.
 
     """
 
     def __init__(self, encoder: Encoder, kind: Rademacher, sites: tuple[Site, ...], seed: int) -> None:
-        self.encoder, self.sites = encoder, sites
+        self.encoder, self.sites, self.seed = encoder, sites, seed
         self._table = find_sites(encoder)
         self._modules = dict(encoder.model.named_modules())
         self._number = {site: i for i, site in enumerate(sites)}

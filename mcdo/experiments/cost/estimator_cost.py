@@ -2,7 +2,8 @@
 
 Every way gives scores [K, N] at several budgets; its reliability is the Spearman correlation of two trials, and its
 cost is in forward passes of one image, measured in the same run (:mod:`~mcdo.experiments.cost.pass_cost`): the
-deterministic one, which every way takes, then passes or products, and first order's noise basis spread over the images.
+deterministic one, which every way takes, then passes or products, and what the store keeps for later runs, spread over
+the images: first order's noise basis, and the choice of passes on other images.
 Native dropout has the same distribution as keyed masks, so it has their reliability at its own cost.
 """
 
@@ -14,7 +15,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mcdo.estimators import MonteCarloConfig, MultiFidelityRun, PairedRun, forward_differences
+from mcdo.estimators.chosen_passes import CANDIDATES
 from mcdo.estimators.probes import CALIBRATION_IMAGES, CALIBRATION_PASSES
 from mcdo.experiments.cost.pass_cost import (
     DIFFERENCES,
@@ -44,12 +48,15 @@ from mcdo.stats import Estimate, Reliability, reliability
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from mcdo.images import ImageSet
+
 COMMON = "sparse, common masks"
+CHOSEN = "forward differences, passes chosen"
 MULTI_FIDELITY = "passes and first order"
 FAMILIES = {
     "passes of dropout": (SPARSE, NATIVE, COMMON),
     "one draw for many": (TIED, TIED_OVER_IMAGES, SIGNS),
-    "by derivatives": (FIRST_ORDER, DIFFERENCES, MULTI_FIDELITY),
+    "by derivatives": (FIRST_ORDER, DIFFERENCES, CHOSEN, MULTI_FIDELITY),
 }
 """Ways that are drawn together."""
 SCORES = ("trace_pre", "trace_post")
@@ -61,7 +68,10 @@ GAIN_BARS = {0.01: 10.0, 0.001: 50.0}
 
 @dataclass(frozen=True)
 class Differences(StoredArrays):
-    """Scores [K, N] of forward differences at a nominal cost, for p / (1 - p) = 1, by name."""
+    """Scores [K, N] of forward differences at a nominal cost, for p / (1 - p) = 1, by name.
+
+    Passes are chosen on ``calibration`` images of the same source that are not ``shown``, if there are to be any.
+    """
 
     what = "forward differences"
     code = "mcdo.estimators"
@@ -72,37 +82,54 @@ class Differences(StoredArrays):
     forwards: int
     trials: int
     seed: int
+    calibration: int = 0
 
     def expected_passes(self, session: Session) -> int:
-        return session.count(self.shown) * self.trials * self.forwards
+        images = session.count(self.shown) + CANDIDATES * self.calibration
+        return images * self.trials * self.forwards
+
+    def others(self, session: Session) -> ImageSet | None:
+        """The images to choose on: of no original that is shown."""
+        if not self.calibration:
+            return None
+        shown = session.image_set(self.shown)
+        every = session.image_set(replace(self.shown, n=len(shown) + self.calibration))
+        unseen = np.flatnonzero(~np.isin(every.origins, shown.origins))
+        return every.select(unseen[: self.calibration])
 
     def identity(self, session: Session) -> Mapping[str, Any]:
         asked = {"sites": self.sites, "forwards": self.forwards, "trials": self.trials, "seed": self.seed}
-        return {"images": session.image_set(self.shown).fingerprint, **asked}
+        others = self.others(session)
+        chosen = {} if others is None else {"calibration": others.fingerprint}
+        return {"images": session.image_set(self.shown).fingerprint, **asked, **chosen}
 
     def compute(self, session: Session) -> Arrays:
         encoder, images, pixels = session.tower(self.model, self.shown)
         with session.unmuted():
             run = forward_differences(
                 encoder, images, Rademacher(0.5, self.sites), self.forwards, self.trials, self.seed,
-                pixels=pixels, progress=session.progress(self),
+                calibration=self.others(session), pixels=pixels, progress=session.progress(self),
             )  # fmt: skip
         return {name: run.scores(name) for name in SCORES}
 
 
 @dataclass(frozen=True)
 class Point:
-    """One way at one budget: what an image costs, and how reliable its score is then."""
+    """One way at one budget: what an image costs, and how reliable its score is then.
+
+    ``kept`` is the part of the cost that a later run does not pay: the store keeps what it was for.
+    """
 
     way: str
     p: float
     budget: int
     cost: float
     reliability: Reliability
+    kept: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form."""
-        kept = {"way": self.way, "p": self.p, "budget": self.budget, "cost": self.cost}
+        kept = {"way": self.way, "p": self.p, "budget": self.budget, "cost": self.cost, "kept": self.kept}
         return {**kept, "reliability": self.reliability.as_dict()}
 
 
@@ -131,7 +158,7 @@ class EstimatorCost(Experiment[EstimatorCosts]):
     phase = "perf"
     files = Files(summary="{}.json", figure="{}.png")
     columns = len(FAMILIES)
-    quick = {"n": 60, "trials": 4, "passes": (4, 11, 16, 64), "paired_passes": (4, 16)}
+    quick = {"n": 60, "trials": 4, "passes": (4, 11, 16, 64), "paired_passes": (4, 16), "calibration": 24}
     sized = {"passes": "passes"}
     knows_shared_noise = True
 
@@ -142,6 +169,7 @@ class EstimatorCost(Experiment[EstimatorCosts]):
     paired_passes: tuple[int, ...] = (4, 8, 16, 32)
     probes: tuple[int, ...] = (2, 4, 8, 16)
     forwards: tuple[int, ...] = (8, 10, 12, 20)
+    calibration: int = 96
 
     @classmethod
     def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
@@ -177,12 +205,13 @@ class EstimatorCost(Experiment[EstimatorCosts]):
         dropout = Dropout(self.p[0], self.dropout.sites)
         return FirstOrder(model, Images(self.n), dropout, probes, self.trials, self.seed)
 
-    def differences(self, model: str, forwards: int) -> Differences:
+    def differences(self, model: str, forwards: int, calibration: int = 0) -> Differences:
         """One run serves every p."""
-        return Differences(model, Images(self.n), self.dropout.sites, forwards, self.trials, self.seed)
+        return Differences(model, Images(self.n), self.dropout.sites, forwards, self.trials, self.seed, calibration)
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
-        yield from (self.differences(about.model, forwards) for forwards in self.forwards)
+        for calibration in (0, self.calibration):
+            yield from (self.differences(about.model, forwards, calibration) for forwards in self.forwards)
         yield from (run for p in self.p for run in self.runs(about.model, p).values())
         yield from (run for p in self.p for run in self.paired(about.model, p))
         yield from (self.first_order(about.model, probes) for probes in self.probes)
@@ -205,26 +234,29 @@ class EstimatorCost(Experiment[EstimatorCosts]):
                         Point(name, p, t, 1 + t * per_pass[name], found)
                         for name in ((way, NATIVE) if way == SPARSE else (way,))
                     ]
-        calibration = CALIBRATION_IMAGES * CALIBRATION_PASSES / self.n * per_pass[SPARSE]
+        basis = CALIBRATION_IMAGES * CALIBRATION_PASSES / self.n * per_pass[SPARSE]
         for probes in self.probes:
             linear = inputs[self.first_order(inputs.model, probes)]
             for p in self.p:
                 found = reliability(linear.scores(score, p), origins=linear.origins, seed=self.seed)
-                points.append(Point(FIRST_ORDER, p, probes, per_pass[with_probes(probes)] + calibration, found))
-        for forwards in self.forwards:
-            unscaled = inputs[self.differences(inputs.model, forwards)][score]
-            for p in self.p:
-                found = reliability(unscaled * (p / (1 - p)), origins=linear.origins, seed=self.seed)
-                points.append(Point(DIFFERENCES, p, forwards, per_pass[within(forwards)], found))
+                points.append(Point(FIRST_ORDER, p, probes, per_pass[with_probes(probes)] + basis, found, basis))
+        for way, calibration in ((DIFFERENCES, 0), (CHOSEN, self.calibration)):
+            for forwards in self.forwards:
+                unscaled = inputs[self.differences(inputs.model, forwards, calibration)][score]
+                cost = per_pass[within(forwards)]
+                choice = CANDIDATES * calibration / self.n * cost  # of one trial
+                for p in self.p:
+                    found = reliability(unscaled * (p / (1 - p)), origins=linear.origins, seed=self.seed)
+                    points.append(Point(way, p, forwards, cost + choice, found, choice))
         linear = inputs[self.first_order(inputs.model, CONTROL_PROBES)]
-        both, control = per_pass[SPARSE] + per_pass[LINEAR], per_pass[with_probes(CONTROL_PROBES)] + calibration
+        both, control = per_pass[SPARSE] + per_pass[LINEAR], per_pass[with_probes(CONTROL_PROBES)] + basis
         for p in self.p:
             pair = PairedRun(*(inputs[request] for request in self.paired(inputs.model, p)))
             scaled = replace(linear, config=replace(linear.config, dropout=linear.config.dropout.with_p(p)))
             controlled = MultiFidelityRun(pair, scaled)
             for t in self.paired_passes:
                 found = reliability(controlled.scores(score, t), origins=linear.origins, seed=self.seed)
-                points.append(Point(MULTI_FIDELITY, p, t, t * both + control, found))
+                points.append(Point(MULTI_FIDELITY, p, t, t * both + control, found, basis))
         return points
 
     def claims(self) -> Sequence[Claim[EstimatorCosts]]:

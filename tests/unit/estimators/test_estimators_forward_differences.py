@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch import nn
 import mcdo
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.estimators.forward_differences import ForwardDifferencesRun, following, forward_differences
+from mcdo.estimators.chosen_passes import following
+from mcdo.estimators.forward_differences import ForwardDifferencesRun, forward_differences
 from mcdo.perturbation import Rademacher, check_alive, deterministic_features
 from mcdo.perturbation.stages import StagedTower
 
@@ -159,6 +161,28 @@ def test_passes_chosen_on_other_images_rank_better_at_the_same_cost_and_keep_the
         forward_differences(encoder, held, KIND, 12, 1, calibration=others, progress=False)
     with pytest.raises(McdoError, match="5 images to calibrate on: give at least 16"):
         forward_differences(encoder, scored, KIND, 12, 1, calibration=others.select(np.arange(5)), progress=False)
+
+
+def test_passes_are_chosen_once_for_all_images_and_every_p(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = mcdo.load_images("digits", n=32)
+    others, here, there = (held.select(np.arange(i, j)) for i, j in ((0, 16), (16, 20), (20, 32)))
+
+    def run(shown: mcdo.ImageSet, p: float, store: Path | None, seed: int = 1) -> ForwardDifferencesRun:
+        kind = Rademacher(p)
+        return forward_differences(encoder, shown, kind, 6, 2, seed, calibration=others, store=store, progress=False)
+
+    expected = run(there, 0.2, None)
+    run(here, 0.01, tmp_path)
+
+    def refused(*args: object) -> None:
+        raise AssertionError("candidates are looked at again")
+
+    monkeypatch.setattr(sys.modules["mcdo.estimators.chosen_passes"], "of_every_image", refused)
+    np.testing.assert_array_equal(run(there, 0.2, tmp_path).across, expected.across)
+    with pytest.raises(AssertionError, match="again"):
+        run(there, 0.2, tmp_path, seed=2)
 
 
 def test_a_pass_has_the_signs_of_its_number(encoder: Encoder) -> None:
