@@ -135,6 +135,14 @@ def test_no_figure_is_wider_than_its_text_or_too_small_to_read(opened: Opened) -
     assert all(figure["over"] <= 0.5 for figure in opened.page.evaluate(FIGURES)), "on paper nothing scrolls"
 
 
+def test_on_paper_nothing_is_wider_than_the_sheet(browser: Any, file: Path) -> None:
+    page = browser.new_page(viewport={"width": 720, "height": 1000})  # A4 less its margins, in pixels of 1/96 inch
+    page.goto(file.as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 720
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_fault(opened: Opened, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
