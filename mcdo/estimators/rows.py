@@ -28,7 +28,8 @@ def pixel_rows(encoder: Encoder, rows: int | None) -> int:
     if encoder.device.type == "cuda":
         each = _bytes_of_a_row(encoder, lambda n: deterministic_features(encoder, encoder.blank(n)), PASS_BLOCK)
         return PASS_BLOCK * min(max(_fitting(encoder, each) // PASS_BLOCK, 1), MOST_ROWS // PASS_BLOCK)
-    return 1024 if encoder.resolution <= 64 else 64 if encoder.device.type == "cpu" else 256
+    # On a CPU more rows of a large picture are no faster, and who is ended loses the batch that is under way.
+    return 1024 if encoder.resolution <= 64 else PASS_BLOCK if encoder.device.type == "cpu" else 256
 
 
 def graph_images(encoder: Encoder, kind: Perturbation, sites: tuple[Site, ...]) -> int:

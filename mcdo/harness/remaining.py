@@ -252,7 +252,8 @@ def timing(encoder: Encoder, batch_size: int | None, at_most: float = math.inf) 
         StoppedError: where that one is not over by then.
 
     """
-    rows = 64 if isinstance(encoder, TextTower) else max(1, pixel_rows(encoder, batch_size) // 16)
+    whole = pixel_rows(encoder, batch_size)
+    rows = 64 if isinstance(encoder, TextTower) else max(whole // 16, min(whole, 4))
     inputs, until = encoder.calibration_inputs(rows), time.monotonic() + at_most
     workers = torch.get_num_threads() if encoder.device.type == "cpu" else 1
 
