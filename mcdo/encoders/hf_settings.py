@@ -7,15 +7,17 @@ with plain values in range, and nothing that names code.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
-from mcdo.errors import McdoError, nearest
-from mcdo.schema import LIMIT, Positive, checked, read_json, read_lines
+from mcdo.errors import McdoError, nearest, refused_as
+from mcdo.schema import LIMIT, OpenRecord, Positive, checked, read_bytes, read_json, read_lines
 
 TOKENIZERS = (
     *("Albert", "Bert", "CLIP", "Gemma", "GPT2", "M2M100", "MT5", "MPNet", "Nllb"),
@@ -23,6 +25,7 @@ TOKENIZERS = (
 )
 """Tokenizers of transformers that text towers here use, each as NameTokenizer and NameTokenizerFast."""
 _GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend")
+_MOST_GROWTH = 100
 SUB_CONFIGURATIONS = ("text_config", "vision_config", "text_config_dict", "vision_config_dict")
 
 # What files of transformers 4 state of every model; none of it decides the features of a tower.
@@ -186,6 +189,28 @@ def check_tokenizer(folder: Path) -> None:
     for name in ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"):
         if (folder / name).exists():
             read_lines(folder / name, limit=64 * LIMIT)
+    if (folder / "tokenizer.json").exists():
+        _check_growth(folder / "tokenizer.json")
+
+
+class _Tokenizer(OpenRecord, frozen=True):
+    normalizer: Any = None
+
+
+def _check_growth(path: Path) -> None:
+    """Raise McdoError where the steps before a text is cut make so much of one letter that no memory holds it."""
+    with refused_as(f"{path} cannot be read"):
+        growth = _growth(msgspec.json.decode(read_bytes(path, limit=64 * LIMIT), type=_Tokenizer).normalizer)
+    if growth > _MOST_GROWTH:
+        raise McdoError(f"{path}: its normalizer makes {growth} letters of one; at most {_MOST_GROWTH} are sense")
+
+
+def _growth(step: Any) -> int:
+    if not isinstance(step, dict):
+        return 1
+    written = max(len(str(step.get(key, ""))) for key in ("content", "prepend"))
+    steps = step.get("normalizers")
+    return max(1, written) * math.prod(map(_growth, steps if isinstance(steps, list) else ()))
 
 
 def check_index(path: Path) -> None:

@@ -95,6 +95,15 @@ def test_a_hostile_setting_is_refused_by_name_and_nothing_runs(name: str, folder
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_tokenizer_that_makes_a_text_of_gigabytes_is_refused(folder: Path) -> None:
+    step = {"type": "Replace", "pattern": {"String": "o"}, "content": "o" * 10}
+    changed(folder / "tokenizer.json", lambda c: c.update(normalizer={"type": "Sequence", "normalizers": [step] * 9}))
+    with pytest.raises(McdoError, match=r"tokenizer\.json: its normalizer makes 1000000000 letters of one"):
+        load_encoder(f"local-dir:{folder}").tokenize(["one"])
+    changed(folder / "tokenizer.json", lambda c: c.update(normalizer={"type": "Sequence", "normalizers": [step]}))
+    assert load_encoder(f"local-dir:{folder}").tokenize(["one"]) is not None
+
+
 def test_code_of_a_model_is_locked_out_even_where_no_check_sees_it(folder: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

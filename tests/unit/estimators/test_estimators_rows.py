@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -27,3 +29,9 @@ def test_rows_are_whole_blocks_of_passes_in_a_share_of_free_memory(
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 1 * 1024 * MIB)
     assert rows.pixel_rows(encoder, None) == expected
     assert rows.pixel_rows(encoder, 7) == 7
+
+
+@pytest.mark.parametrize(("device", "side", "expected"), [("cpu", 32, 1024), ("cpu", 224, 16), ("mps", 224, 256)])
+def test_rows_elsewhere_follow_from_the_size_of_a_picture(device: str, side: int, expected: int) -> None:
+    encoder = SimpleNamespace(device=torch.device(device), resolution=side)
+    assert rows.pixel_rows(encoder, None) == expected  # type: ignore[arg-type]
