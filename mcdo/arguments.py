@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mcdo.errors import McdoError
@@ -33,6 +35,17 @@ def whole(name: str, value: Any, least: int | None = None, below: int | None = N
     if (least is not None and found < least) or (below is not None and found >= below):
         upper = "" if below is None else f" and less than {below}"
         raise McdoError(f"{name} = {found}: it must be at least {least}{upper}")
+    return found
+
+
+def path(name: str | Path) -> Path:
+    """A path that somebody has named, with ``~`` written out; otherwise McdoError for one that cannot be."""
+    try:
+        found = Path(name).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            found.lstat()
+    except (RuntimeError, ValueError, OSError) as error:  # no such user, a NUL, too long
+        raise McdoError(f"{name} is no path: {error}") from error
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -312,7 +313,18 @@ class Encoder:
                     "the class directory or file that it comes from"
                 )
         with refused_as(f"{self.key}: the tokenizer cannot be used"):
-            return self._tokenizer(list(texts)).to(self.device)
+            tokens = self._tokenizer(list(texts))
+        if tokens.numel() and int(tokens.max()) >= self._vocabulary:  # which would end a process on CUDA
+            raise McdoError(
+                f"{self.key}: its tokenizer gives the token {int(tokens.max())}, but its text tower knows "
+                f"{self._vocabulary}; put the tokenizer that the weights were trained with beside them"
+            )
+        return tokens.to(self.device)
+
+    @cached_property
+    def _vocabulary(self) -> float:
+        """Tokens that the text tower has rows for, as far as they are known."""
+        return max((e.num_embeddings for e in self.model.modules() if isinstance(e, nn.Embedding)), default=math.inf)
 
     def check_distinct(self, prompts: Sequence[str], names: Sequence[str] | None = None) -> None:
         """Raise McdoError where two prompts are the same tokens, naming them (by ``names`` if given).

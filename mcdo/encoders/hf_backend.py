@@ -16,6 +16,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from mcdo import arguments
 from mcdo.encoders.encoder import Encoder, NamedModules, Tokenizer, Towers
 from mcdo.encoders.hf_preprocessing import preprocessing, shown_side
 from mcdo.encoders.hf_settings import check_configuration, check_index, check_tokenizer, model_type
@@ -176,7 +177,7 @@ def _folder(key: str, source: str) -> Path:
 
     The libraries are given this folder and never the id, so that nothing is looked up on the network.
     """
-    folder = Path(source).expanduser()
+    folder = arguments.path(source)
     if not folder.is_dir() and is_hub_id(source):
         config = cached(source, "config.json")
         if config is None:

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig
 
+from mcdo import arguments
 from mcdo.encoders import towers as _towers  # noqa: F401  (registers the embedded tower with timm)
 from mcdo.encoders.configuration import CONFIG, assumed, check_stated, least_parameters, read_configuration
 from mcdo.encoders.encoder import Encoder, NamedModules, Preprocessing, Tokenizer, Towers
@@ -177,7 +178,7 @@ def check_activation(spec: EncoderSpec, model: nn.Module) -> None:
 
 def _source(key: str, name: str, tag: str | None) -> _Source:
     if name.startswith(LOCAL_DIR):
-        folder = Path(name.removeprefix(LOCAL_DIR)).expanduser()
+        folder = arguments.path(name.removeprefix(LOCAL_DIR))
         return _folder_source(key, folder)
     if name.startswith(HF_HUB):
         repo = name.removeprefix(HF_HUB)

@@ -17,6 +17,7 @@ from msgspec.structs import asdict
 from timm.data import resolve_model_data_config
 from timm.models import load_state_dict
 
+from mcdo import arguments
 from mcdo.encoders.encoder import Encoder
 from mcdo.encoders.quiet import quiet_libraries
 from mcdo.encoders.weights import brief, cached, checkpoint_in, loading_failed, missing, refuse_pickles, refuse_surplus
@@ -140,7 +141,7 @@ def located(key: str) -> Path:
     """The file of weights. Raises McdoError where it is not on this disk, or the name is unknown."""
     settings, path = timm.get_pretrained_cfg(_name(key)), key.partition("@")[2]
     if path:
-        given = Path(path).expanduser()
+        given = arguments.path(path)
         if not given.exists():
             raise McdoError(f"{key}: there is no {given}; give a file of weights, or a folder that holds one")
         return checkpoint_in(given) if given.is_dir() else given

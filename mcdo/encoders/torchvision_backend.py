@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torchvision import models
 
+from mcdo import arguments
 from mcdo.encoders.encoder import Encoder
 from mcdo.encoders.weights import checkpoint_in, loading_failed, refuse_pickles, refuse_surplus
 from mcdo.errors import McdoError, nearest
@@ -87,7 +88,7 @@ def located(key: str) -> Path:
     """The file of weights. Raises McdoError where it is not on this disk."""
     (_, entry), path = _named(key), key.partition("@")[2]
     if path:
-        given = Path(path).expanduser()
+        given = arguments.path(path)
         if not given.exists():
             raise McdoError(f"{key}: there is no {given}; give a file of weights, or a folder that holds one")
         return checkpoint_in(given) if given.is_dir() else given

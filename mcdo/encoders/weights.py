@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 
 # In open_clip's order of preference.
@@ -64,7 +65,7 @@ def is_hub_id(source: str) -> bool:
 
 def absent(key: str, what: str, source: str) -> McdoError:
     """The error for something that is not beside config.json."""
-    if not Path(source).expanduser().is_dir() and is_hub_id(source):
+    if not arguments.path(source).is_dir() and is_hub_id(source):
         return missing(key, what, source)
     return McdoError(
         f"{key}: {what} are not in {source}; a checkpoint's folder holds config.json, model.safetensors, "

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mcdo import arguments
 from mcdo.encoders import REGISTRY, Encoder
 from mcdo.errors import McdoError
 from mcdo.harness.settings import Settings
@@ -113,7 +114,7 @@ def _absolute(model: str) -> str:
     """A model's key for a store that several folders and machines share, in which the same path holds other files."""
     spec = REGISTRY.get(model)
     kind, colon, place = (model if spec is None or not spec.embedded else spec.source).partition(":")
-    folder = Path(place).expanduser()
+    folder = arguments.path(place)
     if not colon or not folder.is_dir():
         return model
     files = [(path, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]

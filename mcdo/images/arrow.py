@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from mcdo import arguments
 from mcdo.errors import McdoError, refused_as
 from mcdo.images.arrow_message import packed
 from mcdo.images.class_names import class_names
@@ -135,9 +136,9 @@ def listed(spec: str) -> Listing:
 
 
 def _root(spec: str) -> Path:
-    whole = Path(to_path(spec)).expanduser()
+    whole = arguments.path(to_path(spec))
     before, at, split = spec.rpartition("@")
-    root = Path(to_path(before)).expanduser() / split if at and not whole.exists() else whole
+    root = arguments.path(to_path(before)) / split if at and not whole.exists() else whole
     if not root.is_dir():
         raise McdoError(f"{root} is no directory; name one that save_to_disk of datasets wrote, or of Parquet")
     splits = sorted(each.name for each in root.iterdir() if each.is_dir() and any(each.glob("*.arrow")))

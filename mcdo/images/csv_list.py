@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mcdo import arguments
 from mcdo.errors import McdoError, nearest
 from mcdo.images.folder import FolderSource
 from mcdo.images.labels import check_columns, named
@@ -63,11 +64,11 @@ def source(spec: str) -> FolderSource:
 
 def _parted(spec: str) -> tuple[Path, str | None]:
     """The file, and the split named behind it."""
-    whole = Path(to_path(spec)).expanduser()
+    whole = arguments.path(to_path(spec))
     before, at, split = spec.rpartition("@")
     if whole.is_file() or not at:
         return whole, None
-    return Path(to_path(before)).expanduser(), split
+    return arguments.path(to_path(before)), split
 
 
 def _of_split(place: Path, columns: dict[str, dict[int, str]], split: str | None) -> list[int]:

@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.images.class_names import class_names
 from mcdo.images.decode import decode, read, suffixes
@@ -99,7 +100,7 @@ def folder(path: str | Path, n: int | None = None, seed: int = 42, *, skip_unrea
 
 def listed(path: str | Path) -> Listing:
     """What a folder holds, nothing decoded yet; raises McdoError for a wrong layout or list."""
-    whole, named_list = _parted(Path(path).expanduser())
+    whole, named_list = _parted(arguments.path(path))
     root = _split_of(whole)
     found = _list(root)
     ids = tuple(image_id for image_id, _ in found.images)
@@ -124,7 +125,7 @@ def listed(path: str | Path) -> Listing:
 
 def source(path: str | Path) -> FolderSource:
     """Where the images lie."""
-    return FolderSource(_parted(Path(path).expanduser())[0])
+    return FolderSource(_parted(arguments.path(path))[0])
 
 
 def _parted(whole: Path) -> tuple[Path, Path | None]:
@@ -132,7 +133,7 @@ def _parted(whole: Path) -> tuple[Path, Path | None]:
     before, at, named_list = str(whole).rpartition("@")
     if whole.exists() or not at or not Path(before).is_dir():
         return whole, None
-    return Path(before), Path(named_list).expanduser()
+    return Path(before), arguments.path(named_list)
 
 
 def _split_of(root: Path) -> Path:

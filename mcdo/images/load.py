@@ -72,7 +72,7 @@ KINDS = {
     "retrieval": Kind(
         usage="retrieval:FILE.json",
         load=lambda path, n, seed, _: retrieval(path, n, seed),
-        source=lambda path: FolderSource(Path(to_path(path)).expanduser().resolve().parent),
+        source=lambda path: FolderSource(arguments.path(to_path(path)).resolve().parent),
         origins=lambda _, hashes: hashes,
     ),
     "synthetic": Kind(
@@ -135,7 +135,7 @@ _OF_FILES = {".csv": "csv", ".tar": "webdataset", ".arrow": "hf-dataset", ".parq
 
 def _place(spec: str) -> str | None:
     """The kind of a bare path, by the files there; None for what looks like none."""
-    path = Path(to_path(spec)).expanduser()
+    path = arguments.path(to_path(spec))
     if path.is_file():
         return _OF_FILES.get(path.suffix, "folder")
     if (path / "dataset_dict.json").is_file():

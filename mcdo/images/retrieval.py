@@ -13,6 +13,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.images.decode import UnreadableImageError
 from mcdo.images.folder import FolderSource
@@ -45,7 +46,7 @@ def read_items(path: str | Path) -> tuple[RetrievalItem, ...]:
         McdoError: naming the file, the entry's index and the key, and what is expected there.
 
     """
-    path = Path(path).expanduser()
+    path = arguments.path(path)
     items: tuple[RetrievalItem, ...] = read_json(
         path, tuple[RetrievalItem, ...], "expected a JSON list of objects with image_path, captions", limit=LIST_LIMIT
     )
@@ -60,7 +61,7 @@ def read_items(path: str | Path) -> tuple[RetrievalItem, ...]:
 
 def retrieval(path: str, n: int | None = None, seed: int = 42) -> ImageSet:
     """The images of a retrieval file, the first ``n`` (None: all) in its order, each decoded once as a check."""
-    root, items = Path(path).expanduser().resolve().parent, read_items(path)
+    root, items = arguments.path(path).resolve().parent, read_items(path)
     items = items[:n]
     source = FolderSource(root)
     hashes: list[str] = [""] * len(items)

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, WholeFiles, suffixes
 from mcdo.images.image_set import Skipped
@@ -75,7 +76,7 @@ def listed(spec: str) -> Listing:
             without the label others have.
 
     """
-    place = Path(to_path(spec)).expanduser()
+    place = arguments.path(to_path(spec))
     tars = sorted(place.glob("*.tar")) if place.is_dir() else [place]
     if not tars or not tars[0].exists():
         raise McdoError(f"{place} is no tar and holds none; name a .tar, or a folder of them")

@@ -321,6 +321,9 @@ class Recipe(Record, frozen=True):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"the site {twice} occurs twice")
+        families = [response.family for response in self.responses]
+        if len(set(families)) < len(families):  # columns of scores are named after them
+            raise ValueError("a family of damage occurs twice among the responses")
         weights = {site.weight for site in self.sites if site.weight}
         if not weights:
             raise ValueError("every site has weight 0, so nothing would be measured")

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from mcdo import schema
+from mcdo import arguments, schema
 from mcdo.errors import McdoError
 from mcdo.images.decode import decode, read
 from mcdo.schema import OpenRecord, Text, checked, parse_json
@@ -136,7 +136,7 @@ def load_plants(spec: str) -> PlantImages:
         if count and not count.isdigit():
             raise McdoError(f"plants {spec!r}: give wilting or wilting:G with a number of groups G")
         return wilting_plants().first(int(count)) if count else wilting_plants()
-    path = Path(spec).expanduser()
+    path = arguments.path(spec)
     if path.is_dir():
         return read_study(path)
     if path.is_file():

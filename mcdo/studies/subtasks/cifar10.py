@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.images import ImageSet, load_images
 from mcdo.schema import read_bytes
@@ -165,7 +166,7 @@ def cifar10(path: Path, split: str) -> ImageSet:
     Raises McdoError when nothing usable lies there, a batch is missing or damaged, or a class name is not CIFAR-10's.
     An image's origin is its content hash, so exact copies of one image share theirs.
     """
-    path = path.expanduser()
+    path = arguments.path(path)
     if path.is_dir() and (path / split).is_dir():
         return _from_folder(path, split)
     read = _reader(path)

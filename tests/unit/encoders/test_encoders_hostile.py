@@ -104,6 +104,12 @@ def test_a_tokenizer_that_makes_a_text_of_gigabytes_is_refused(folder: Path) -> 
     assert load_encoder(f"local-dir:{folder}").tokenize(["one"]) is not None
 
 
+def test_a_token_that_the_text_tower_has_no_row_for_is_refused(folder: Path) -> None:
+    changed(folder / "tokenizer.json", lambda c: c["model"]["vocab"].update(one=10**9))
+    with pytest.raises(McdoError, match="its tokenizer gives the token 1000000000, but its text tower knows"):
+        load_encoder(f"local-dir:{folder}").tokenize(["a photo of the digit one"])
+
+
 def test_code_of_a_model_is_locked_out_even_where_no_check_sees_it(folder: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -83,6 +83,15 @@ def test_a_link_that_may_not_be_followed_is_named(tmp_path: Path, monkeypatch: p
         load_images(f"folder:{tmp_path}")
 
 
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "/some/\0x", f"/{'x' * 300}", f"/{'x/' * 5000}"])
+@pytest.mark.parametrize("kind", ["", "folder:", "csv:", "webdataset:", "hf-dataset:", "retrieval:"])
+def test_a_name_that_no_file_can_have_is_refused(kind: str, path: str) -> None:
+    with pytest.raises(McdoError) as told:
+        load_images(f"{kind}{path}")
+    assert len(str(told.value)) < 4000
+    assert path.replace("\0", "\\x00")[:100] in str(told.value)
+
+
 # ---- lists
 
 

@@ -72,6 +72,7 @@ def test_an_undefined_figure_is_null_in_the_file_and_nan_in_a_statistic(tmp_path
         (lambda r: r["sites"][0].update(weight=0.0), "every site has weight 0"),
         (lambda r: r.update(sites=[r["sites"][0]] * 2), "occurs twice"),
         (lambda r: r.update(sites=[]), "sites is []"),
+        (lambda r: r["responses"].append(r["responses"][0]), "a family of damage occurs twice"),
         (lambda r: r["encoder"].update(weights="abc"), "encoder.weights is 'abc'"),
         (lambda r: r["estimator"].update(passes=4), "first_order takes probes and no passes"),
         (lambda r: r["estimator"].update(method="monte_carlo"), "monte_carlo takes passes and no probes"),
