@@ -129,10 +129,11 @@ def reads_prompts(spec: EncoderSpec) -> bool:
     return _config(spec.key, spec.name).model_type not in VISION
 
 
-def check_tokenizer_of(spec: EncoderSpec) -> None:
-    """Raise McdoError where a checkpoint with a text tower has no tokenizer that can be read."""
-    if reads_prompts(spec):
-        _tokenizer(spec, _folder(spec.key, spec.name), _config(spec.key, spec.name))
+def tokenizer(spec: EncoderSpec) -> Tokenizer | None:
+    """Its tokenizer alone; None of a checkpoint without a text tower. Raises McdoError where it cannot be read."""
+    if not reads_prompts(spec):
+        return None
+    return _tokenizer(spec, _folder(spec.key, spec.name), _config(spec.key, spec.name))
 
 
 def _both_towers(model: Any, naflex: bool) -> Towers:

@@ -7,11 +7,11 @@ from typing import Any, cast, get_args
 import torch
 
 from mcdo import arguments
-from mcdo.encoders.encoder import Encoder
+from mcdo.encoders.encoder import PROBE_TEXTS, Encoder
 from mcdo.encoders.registered import FACTORIES, FAMILY, UnloadedSpec, is_registered, make, unloaded_spec
 from mcdo.encoders.registry import REGISTRY
 from mcdo.encoders.spec import EncoderSpec, Precision
-from mcdo.errors import McdoError, nearest
+from mcdo.errors import McdoError, nearest, refused_as
 
 _OPEN_CLIP_PREFIXES = ("local-dir:", "hf-hub:")
 _HF_PREFIX = "hf:"
@@ -108,16 +108,16 @@ def reads_prompts(key: str) -> bool | None:
 
 
 def check_tokenizer(key: str) -> None:
-    """Raise McdoError where the tokenizer of an encoder is not on this disk, without loading the model."""
+    """Raise McdoError where the tokenizer of an encoder cannot be used from this disk, without loading the model."""
     spec = find_spec(key)
-    if spec.backend == "open_clip":
-        from mcdo.encoders import open_clip_backend
+    if spec.backend == "own":
+        return
+    from mcdo.encoders import hf_backend, open_clip_backend
 
-        open_clip_backend.tokenizer(spec)
-    elif spec.backend == "hf":
-        from mcdo.encoders import hf_backend
-
-        hf_backend.check_tokenizer_of(spec)
+    words = (hf_backend if spec.backend == "hf" else open_clip_backend).tokenizer(spec)
+    if words is not None:
+        with refused_as(f"{key}: the tokenizer cannot be used"):
+            words(list(PROBE_TEXTS))
 
 
 def _image_backend(key: str) -> Any:

@@ -184,9 +184,10 @@ def selected(session: pytest.Session) -> Iterator[tuple[Experiment[Any], Subject
 def _live_until_the_end() -> None:
     """Spare the collector what was imported and collected: the end, after Ctrl-C as well, asks for whole collections.
 
-    Libraries of encoders come later, and are left to it: Triton complains of each object that it has not visited.
+    Libraries of encoders come later, and are left to it: Triton complains of each object that it has not visited, so
+    nothing is spared where a key has brought it in already.
     """
-    if not gc.get_freeze_count():  # a session inside a test would keep that test's garbage
+    if not gc.get_freeze_count() and "triton" not in sys.modules:  # a session inside a test would keep its garbage
         gc.freeze()
 
 

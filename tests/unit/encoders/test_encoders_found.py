@@ -19,6 +19,7 @@ from test_encoders_image import made, picture, saved
 from torch import Tensor, nn
 
 from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders.load import check_tokenizer
 from mcdo.encoders.recipe import tokenizer
 from mcdo.errors import McdoError
 
@@ -216,8 +217,9 @@ def test_a_tokenizer_that_does_not_end_texts_where_the_tower_reads_is_refused(
     if (kind, end) == ("clip", 2):
         assert load_encoder(f"hf:{other}").tokenize(["a two"]).shape == (1, 16)
         return
-    with pytest.raises(McdoError, match=f"does not go with eos_token_id = {end} in config.json"):
-        load_encoder(f"hf:{other}").tokenize(["a two", "a seven"])
+    for look in (check_tokenizer, lambda key: load_encoder(key).tokenize(["a two", "a seven"])):
+        with pytest.raises(McdoError, match=f"does not go with eos_token_id = {end} in config.json"):
+            look(f"hf:{other}")
 
 
 # ---- weights of transformers
