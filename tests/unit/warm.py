@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from pkgutil import walk_packages
 
@@ -16,3 +17,4 @@ for name in ("hypothesis", "matplotlib.figure", "mcdo.pytest_plugin", "cluster_c
 
 torch.set_num_threads(1)  # a pool of threads would not survive the fork
 measure(None, passes=(2,), trials=1, progress=False)
+gc.freeze()  # or each process visits all of this, several times where it runs pytest: it collects garbage at its end
