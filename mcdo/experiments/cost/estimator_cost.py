@@ -169,7 +169,7 @@ class EstimatorCost(Experiment[EstimatorCosts]):
     paired_passes: tuple[int, ...] = (4, 8, 16, 32)
     probes: tuple[int, ...] = (2, 4, 8, 16)
     forwards: tuple[int, ...] = (8, 10, 12, 20)
-    calibration: int = 96
+    calibration: int = 192
 
     @classmethod
     def subjects(cls, settings: Settings) -> tuple[Subject, ...]:

@@ -14,7 +14,7 @@ from torch import nn
 import mcdo
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
-from mcdo.estimators.chosen_passes import following
+from mcdo.estimators.chosen_passes import RIDGES, following, near_one
 from mcdo.estimators.forward_differences import ForwardDifferencesRun, forward_differences
 from mcdo.perturbation import Rademacher, check_alive, deterministic_features
 from mcdo.perturbation.stages import StagedTower
@@ -140,6 +140,32 @@ def test_each_pass_taken_brings_the_mean_closest_to_that_of_all() -> None:
         }
         assert last == max(tried, key=tried.__getitem__)
     assert following(np.ones((20, 3)), 2) == [0, 1], "where nothing varies the first ones do"
+
+
+def test_weights_are_held_near_one_as_images_left_out_say_best() -> None:
+    rng = np.random.default_rng(3)
+    columns = rng.gamma(2.0, size=(20, 1)) + rng.normal(size=(20, 5))
+    goal = columns @ [1.3, 0.6, 1.0, 1.0, 1.2] + 0.5 * rng.normal(size=20)
+    X = columns - columns.mean(axis=0)
+    unit = np.square(X).sum() / 5
+
+    def fitted(rows: np.ndarray, ridge: float) -> tuple[float, np.ndarray]:
+        """Constant and changes of the weights, by least squares with rows for the ridge."""
+        design = np.concatenate(
+            [np.c_[np.ones(len(rows)), columns[rows]], np.c_[np.zeros(5), np.eye(5) * (ridge * unit) ** 0.5]]
+        )
+        values = np.concatenate([goal[rows] - columns[rows].sum(axis=1), np.zeros(5)])
+        constant, *changes = np.linalg.lstsq(design, values, rcond=None)[0]
+        return constant, np.array(changes)
+
+    errors = {}
+    for ridge in RIDGES:
+        without = [fitted(np.delete(np.arange(20), i), ridge) for i in range(20)]
+        errors[ridge] = np.mean([(goal[i] - c - columns[i] @ (1 + w)) ** 2 for i, (c, w) in enumerate(without)])
+    best = min(RIDGES, key=errors.__getitem__)
+    np.testing.assert_allclose(near_one(columns, goal), 1 + fitted(np.arange(20), best)[1], rtol=1e-9)
+    np.testing.assert_array_equal(near_one(np.ones((20, 3)), goal), np.ones(3))
+    assert (near_one(np.c_[goal, -3 * goal], goal) >= 0).all()
 
 
 def test_passes_chosen_on_other_images_rank_better_at_the_same_cost_and_keep_the_level(encoder: Encoder) -> None:
