@@ -158,7 +158,7 @@ class Pilot:
         elif min(run.spearman_ci[0], run.snr_corrected_ci[0]) <= 0:
             reasons.append(f"not above chance at T={self.passes}")
         if self.carriers.units < FEWEST_CARRIERS or self.carriers.share < LEAST_SHARE:
-            reasons.append(f"{self.carriers.units:.0f} of {run.n_origins} images carry the variance")
+            reasons.append(f"{self.carriers.units:.0f} of {run.n_origins} originals carry the variance")
         if self.rare:
             reasons.append("the noise of the images that have most of it comes from single trials")
         if self.tied > MOST_TIED:

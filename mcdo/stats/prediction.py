@@ -19,8 +19,9 @@ its sampling error. The value is that of ``icc`` or ``spearman_brown``: the one 
 or smaller T; the lower one where there are neither, or where the laws disagree.
 
 **Not predictable** is a status that the intervals leave open where there is a reason to distrust single values: the
-laws lie more than .1 apart, the run is not above chance, a few images carry the variance, fewer than ten or than a
-quarter of the number in normal scores, or single trials make the noise (:func:`mcdo.stats.growth.carriers`). Where all
+laws lie more than .1 apart, the run is not above chance, a few originals carry the variance, fewer than ten or than a
+quarter of the number in normal scores, single trials make the noise (:func:`mcdo.stats.growth.carriers`), or scores are
+as if rounded. Where all
 lower and all upper ends give one status, that status stands; where single trials make the noise, those of rare passes,
 only "failed" does.
 

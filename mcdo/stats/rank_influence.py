@@ -42,24 +42,26 @@ def spearman_influence(scores: Array) -> tuple[Array, Array]:
 
 
 def spearman_confidence(
-    pairs: Array, moves: Array, trials: int, shared: float, resamples: int, seed: int
+    pairs: Array, moves: Array, effective: float, trials: int, shared: float, resamples: int, seed: int
 ) -> Confidence:
     """Confidence in the median of ``pairs`` [P], which sampled unit u moves by ``moves`` [P, n].
+
+    ``effective`` is the number of units that counts, n where they are as large; of it are the degrees of freedom.
 
     ``shared`` is the share of the noise that images of one trial have in common. A ranking that repeats exactly has no
     spread to resample: it is taken one exchange of two neighbours short of that, with the standard error of normal
     scores (Bonett & Wright 2000), which three units do not have.
     """
-    n, rho = moves.shape[1], float(np.median(pairs))
+    n, rho, freedom = moves.shape[1], float(np.median(pairs)), max(1.0, effective - 1)
     draws = np.median(pairs + multiplicities(n, resamples, seed) @ moves.T, axis=1)
-    error = float(draws.std()) * math.sqrt(n / (n - 1))
+    error = float(draws.std()) * math.sqrt((freedom + 1) / freedom)
     if error > 0 and abs(rho) < 1:
         error /= 1 - rho**2
-        return Confidence(math.atanh(rho), error, error, n - 1, "z", trials, shared)
+        return Confidence(math.atanh(rho), error, error, freedom, "z", trials, shared)
     near = math.copysign(max(0.0, 1 - 12 / (n * (n**2 - 1))), rho)
     error = math.sqrt((1 + near**2 / 2) / (n - 3)) if n > 3 else math.inf
     below, above = (math.inf if rho == side else error for side in (-1, 1))
-    return Confidence(math.atanh(near), below, above, n - 1, "z", trials, shared)
+    return Confidence(math.atanh(near), below, above, freedom, "z", trials, shared)
 
 
 def _moved(values: Array, F: Array) -> Array:

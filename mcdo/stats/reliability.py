@@ -8,7 +8,8 @@ which is why the noise-corrected SNR stands beside it.
 
 - Images, through the origins that were sampled. When noise is independent from image to image (masks keyed by image), a
   column of K scores is one draw, so this is the whole uncertainty, the trials' share included. ρ: standard error of
-  the median pair over resamples, Student's t on Fisher's z (:mod:`mcdo.stats.rank_influence`). SNR: bootstrap-t on log
+  the median pair over resamples, Student's t on Fisher's z (:mod:`mcdo.stats.rank_influence`), at Kish's number of
+  origins, since a few large ones say less than as many equal ones. SNR: bootstrap-t on log
   SNR (Efron 1982, Hall 1988), with quantiles stretched by the t of Satterthwaite's degrees of freedom, 2n/(κ − 1) for
   influence values of kurtosis κ: where a few images carry the variance, the standard error is not known either. And
   each arm reckons with one more unit as extreme as the most extreme one, which no resample holds.
@@ -230,7 +231,7 @@ def reliability(
         ratio = _ratio_confidence(array, units, snr, in_scores, resamples, seed)
         if defined:
             moves = units.sum(influence) / N
-            ranking = spearman_confidence(pairs, moves, K, in_ranks, resamples, seed)
+            ranking = spearman_confidence(pairs, moves, units.effective, K, in_ranks, resamples, seed)
         undefined = {"SNR": ratio, "Spearman": ranking}
         reason = "; ".join(_DEGENERATE[name] for name, known in undefined.items() if math.isnan(known.centre))
     return Reliability(

@@ -208,6 +208,13 @@ class Units:
             raise McdoError(f"all images are of one origin ({unique[0]}); an interval needs at least two")
         return cls(members, len(unique))
 
+    @property
+    def effective(self) -> float:
+        """Kish's number of units (1965), N²/Σ m² for units of m images: n where all have as many, less where some have
+        most of them.
+        """
+        return len(self.members) ** 2 / float((np.bincount(self.members) ** 2).sum())
+
     def multiplicities(self, resamples: int, seed: int) -> Array:
         """How often each image occurs in each resample of the units, ``[resamples, N]``; read-only.
 

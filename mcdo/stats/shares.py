@@ -68,8 +68,7 @@ def _effective_size(values: Array, p: Array, units: Units, level: float, most: f
         return np.ones(len(p))
     sizes = np.bincount(units.members, minlength=n)
     spread = np.square((N * p[:, None] - units.sum(values)) / (N - sizes) - p[:, None]).sum(axis=1)
-    kish = N**2 / float((sizes**2).sum())
-    factor = (n / (n - 1)) ** 2 * (_t(level, N - 1) / _t(level, max(1.0, kish - 1))) ** 2
+    factor = (n / (n - 1)) ** 2 * (_t(level, N - 1) / _t(level, max(1.0, units.effective - 1))) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         size = np.minimum(most, p * (1 - p) * factor / spread)
     same = (values == values[:, :1]).all(axis=1)  # where rounding may leave a spread

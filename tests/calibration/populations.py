@@ -75,8 +75,11 @@ class Population:
 
     def samples(self, count: int, K: int, N: int, seed: int) -> Iterator[Sample]:
         """``count`` data sets, drawn as [count, K, N] at once."""
-        rng = np.random.default_rng((seed, K, N))
         origins = np.arange(N) // VARIANTS if self.clustered else np.arange(N)
+        yield from self.of_origins(np.random.default_rng((seed, K, N)), count, K, origins)
+
+    def of_origins(self, rng: np.random.Generator, count: int, K: int, origins: NDArray[np.intp]) -> Iterator[Sample]:
+        """``count`` data sets of images of these ``origins`` [N], numbered in ascending order."""
         traits = self._traits(rng, count, origins)
         own = self._margin(traits[..., 0])
         scores = self._scores(rng, own, K)

@@ -171,7 +171,7 @@ def test_a_few_images_that_carry_the_variance_are_named() -> None:
     scores = variance_scores(16, 1, spread=0.1)
     scores[:, :5] *= 50
     ahead = predicted_reliability(scores, 16, [32, 128, 1024])
-    assert "5 of 400 images carry the variance" in ahead[32].reason
+    assert "5 of 400 originals carry the variance" in ahead[32].reason
     assert ahead[32].laws["icc"].value > ahead[32].laws["run"].value + 0.3, "ICC is that of five images"
     assert [ahead[passes].status for passes in ahead] == ["failed", "not predictable", "usable"], (
         "decided, open, decided"

@@ -51,7 +51,7 @@ def test_linear_draws_are_close_to_ranking_every_resample_anew() -> None:
 
 @pytest.mark.parametrize(("n", "low"), [(3, -1.0), (4, -0.99), (100, 0.9999)])
 def test_a_ranking_that_repeats_exactly_is_no_proof_from_few_images(n: int, low: float) -> None:
-    confidence = spearman_confidence(np.ones(3), np.zeros((3, n)), 3, 0.0, 50, 0)
+    confidence = spearman_confidence(np.ones(3), np.zeros((3, n)), n, 3, 0.0, 50, 0)
     found, top = confidence.interval(0.95)
     assert top == 1
     assert found == pytest.approx(low, abs=0.02 if n < 100 else 1e-4)
@@ -62,5 +62,5 @@ def test_an_exchanged_pair_of_neighbours_is_the_step_below_one() -> None:
     exchanged = ranking[[1, 0, 2, 3, 4, 5]]
     step = 12 / (6 * 35)
     assert spearman_influence(np.stack([ranking, exchanged]))[0][0] == pytest.approx(1 - step)
-    centre = spearman_confidence(np.ones(1), np.zeros((1, 6)), 3, 0.0, 50, 0).centre
+    centre = spearman_confidence(np.ones(1), np.zeros((1, 6)), 6, 3, 0.0, 50, 0).centre
     assert math.tanh(centre) == pytest.approx(1 - step)
