@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 IDENTITY = Identity("some", 16, False, "ab" * 32, "relu", "squash", "torch", "cd" * 32)
 FLIPS, PAGE, LONGEST_S = 1000, 512, 2.0
+"""The last of processor time: what hangs there goes round in circles."""
 Held = Callable[[str, int, str], None]
 
 
@@ -29,12 +30,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def refused(path: Path) -> bool:
-    began, said = time.monotonic(), ""
+    began, said = time.process_time(), ""
     try:
         read_features(path)
     except McdoError as error:
         said = str(error)
-    assert time.monotonic() - began < LONGEST_S
+    assert time.process_time() - began < LONGEST_S
     assert not said or str(path) in said
     return bool(said)
 
@@ -65,4 +66,8 @@ def test_a_page_of_zeros_or_of_noise_and_a_file_that_ends_early(path: Path, held
     for each in damaged:
         path.write_bytes(each)
         assert refused(path)
-    held("a page of a file of features zeroed, overwritten or cut off", len(damaged), "refused by name within 2 s")
+    held(
+        "a page of a file of features zeroed, overwritten or cut off",
+        len(damaged),
+        "refused by name within 2 s of processor time",
+    )
