@@ -288,6 +288,8 @@ class EstimatorCost(Experiment[EstimatorCosts]):
     def panels(self, inputs: Inputs, result: EstimatorCosts) -> Sequence[Panel]:
         """A row for each score and p, a column for each family of ways; all on the same axes."""
         every = [point for points in result.points.values() for point in points]
+        drawn = {way for ways in FAMILIES.values() for way in ways}
+        assert drawn >= {point.way for point in every}, "a way of no family would not be drawn"
         costs = [point.cost for point in every]
         lows = [point.reliability.estimate("spearman").low for point in every]
         lowest = min([0.0, *filter(math.isfinite, lows)])
