@@ -35,7 +35,7 @@ from mcdo.estimators.first_order import first_order
 from mcdo.estimators.monte_carlo import monte_carlo
 from mcdo.estimators.progress import Progress, Silent
 from mcdo.recipes.file import MAKE, Recipe, Response, read_recipe
-from mcdo.stats import Estimate, proportion
+from mcdo.stats import Estimate, share
 
 if TYPE_CHECKING:
     from mcdo.encoders import Encoder
@@ -251,7 +251,7 @@ class AppliedRecipe:
             threshold=threshold,
             false_alarm=false_alarm,
             equivalents={family: equivalents(each, score, error) for family, each in responses.items()},
-            outside=proportion(int(((score < quantiles[0]) | (score > quantiles[-1])).sum()), len(score)),
+            outside=share((score < quantiles[0]) | (score > quantiles[-1]), origins=images.origins),
         )
         self._compare(found, images)
         return found
@@ -273,12 +273,9 @@ class AppliedRecipe:
 
     def _compare(self, found: RecipeScores, images: ImageSet) -> None:
         """Warn where more images lie outside the calibration set's range than chance allows."""
-        from scipy import stats
-
-        held = self.recipe.calibration
-        expected = min(1.0, 2 / (held.origins + 1))
-        n, outside = len(found.score), round(found.outside.value * len(found.score))
-        if outside and float(stats.binom.sf(outside - 1, n, expected)) < _UNLIKELY:
+        held, n = self.recipe.calibration, len(found.score)
+        outside, expected = round(found.outside.value * n), min(1.0, 2 / (held.origins + 1))
+        if chance_outside(int(found.outside.value * found.outside.n), found.outside.n, held.origins) < _UNLIKELY:
             warnings.warn(
                 f"{outside} of {n} images of {images.name} score outside the range of the recipe's calibration set "
                 f"({held.images}, {held.n} images: {held.quantiles[0]:.3g} to {held.quantiles[-1]:.3g}), where about "
@@ -391,6 +388,17 @@ def quantile_within(scores: Array, quantiles: Array) -> Array:
     equal = last > first
     inside[equal] = (levels[first[equal]] + levels[last[equal] - 1]) / 2
     return np.asarray(inside)
+
+
+def chance_outside(outside: int, n: int, calibrated: int) -> float:
+    """How likely ``outside`` or more of ``n`` originals lie beyond the ends of ``calibrated`` others of their kind.
+
+    The ends are a sample's too: the share beyond them is Beta(2, calibrated − 1) from one calibration set to another
+    (Wilks 1941), and not always its mean.
+    """
+    from scipy import stats
+
+    return float(stats.betabinom.sf(outside - 1, n, 2, calibrated - 1)) if outside and calibrated > 1 else 1.0
 
 
 def threshold_of(recipe: Recipe, false_alarm: float) -> float:

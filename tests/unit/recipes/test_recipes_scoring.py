@@ -38,6 +38,7 @@ from mcdo.recipes.file import Calibration, Estimator, Interval, Response, SiteWe
 from mcdo.recipes.scoring import (
     AppliedRecipe,
     Equivalents,
+    chance_outside,
     chunk_size,
     equivalents,
     quantile_within,
@@ -289,6 +290,16 @@ def test_another_encoder_is_refused_with_both_named(applied: AppliedRecipe) -> N
     other = mcdo.load_encoder("siglip_tiny", device="cpu")
     with pytest.raises(McdoError, match=r"made for clip_tiny, and siglip_tiny is another encoder: weights"):
         applied.score(mcdo.load_images("digits", 4, 1), encoder=other, progress=False)
+
+
+def test_the_chance_that_images_lie_outside_counts_that_the_range_is_a_samples() -> None:
+    rng = np.random.default_rng(5)
+    drawn, calibrated, n = rng.random((20_000, 40)), 40, 60
+    outside = np.array([rng.binomial(n, low + 1 - high) for low, high in zip(drawn.min(1), drawn.max(1), strict=True)])
+    for k in (1, 5, 10, 14):  # of 20 000 the share is known to .01
+        assert chance_outside(k, n, calibrated) == pytest.approx(np.mean(outside >= k), abs=0.01)
+    assert chance_outside(0, n, calibrated) == chance_outside(n, n, 1) == 1
+    assert chance_outside(1, 1, 3) == pytest.approx(2 / 4)  # a fourth of four is as likely as any to be at an end
 
 
 def test_images_of_another_kind_are_warned_of(applied: AppliedRecipe, encoder: mcdo.Encoder) -> None:
