@@ -61,6 +61,7 @@ slow: env  ## what takes minutes: real architectures with random weights, memory
 	$(PYTEST) -m "slow and not faults" --protocol quick --store temporary --reports reports/quick
 
 faults: env  ## killed processes, damaged files, hostile inputs: what was injected and what held goes to docs/faults.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[frames]"
 	$(BIN)/python tests/faults/faults_page.py
 
 cluster: env  ## an array on a real SLURM of two nodes, with kills; installs Debian's slurm-wlm and munge, so as root

@@ -254,21 +254,20 @@ class StagedTower:
 
         thread = threading.get_ident()
 
-        def hook(number: int) -> Any:
-            def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def hook(number: int) -> Any:  # without keywords: one that another thread takes off meanwhile is given none
+            def before(module: nn.Module, args: tuple[Any, ...]) -> Any:
                 if threading.get_ident() != thread:  # the module is every thread's, and so are its hooks
                     return None
                 if not args or not isinstance(args[0], Tensor) or number in run.begun:
                     raise _NoStartError
-                return (join(args[0], number), *args[1:]), kwargs
+                return (join(args[0], number), *args[1:])
 
             return before
 
         with ExitStack() as hooks, LinearMaps(handle) as maps:
             for number, stage in enumerate(self.stages):
                 if stage.start:
-                    hooked = self._modules[stage.start].register_forward_pre_hook(hook(number), with_kwargs=True)
-                    hooks.callback(hooked.remove)
+                    hooks.callback(self._modules[stage.start].register_forward_pre_hook(hook(number)).remove)
             rows = pixels if not self.stages or self.stages[0].start else join(pixels, 0)
             features = self.encoder.forward_image(rows, exact=True).float()
         if maps.made != self._table.made:
