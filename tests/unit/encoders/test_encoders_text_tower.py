@@ -204,6 +204,7 @@ def test_a_full_row_and_clips_own_tokenizer_are_counted_too() -> None:
     tower = copy.copy(TextTower(encoder_of("clip_tiny")))
     assert tower.token_counts([" ".join(["a"] * 40)]).tolist() == [16]
     vars(tower)["_tokenizer"] = open_clip.SimpleTokenizer(context_length=77)  # pads with 0, starts and ends each text
+    vars(tower)["_vocabulary"] = 49408  # which this tower has not
     assert tower.token_counts(["a dog", "a dog!", "a photo of a dog"]).tolist() == [4, 5, 7]
 
 
