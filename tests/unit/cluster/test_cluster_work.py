@@ -243,16 +243,29 @@ def test_what_is_in_the_way_is_said_once_before_anything_is_measured(tmp_path: P
 
 
 @pytest.mark.slow
-def test_two_workers_are_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("two", ["--workers=2", "--devices=cuda:0,cuda:1"])
+def test_two_processes_are_one(two: str, tmp_path: Path) -> None:
     """From the command line, on the published plan of one experiment at its quick sizes."""
-    what = ["tests/experiments/phase1/test_exp0_nested_mc.py", "-m", "phase1", "--models=clip_tiny", "--device=cpu"]
-    what += ["--protocol=quick", "--batch-size=128"]
-    for name, options in (("one", []), ("two", ["--workers=2"])):
+    what = ["tests/experiments/phase1/test_exp0_nested_mc.py", "-m", "phase1", "--models=clip_tiny"]
+    what += ["--protocol=quick", "--batch-size=128", "-p", "two_cards"]
+    said = {}
+    for name, options in (("one", ["--device=cuda:0" if "cuda" in two else "--device=cpu"]), ("two", [two])):
+        (tmp_path / f"cards of {name}").mkdir()
+        environment = {
+            **os.environ,
+            "MCDO_TEST_CARDS": str(tmp_path / f"cards of {name}"),
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        }
         command = [sys.executable, "-m", "mcdo", "measure", *options, f"--store={tmp_path / name}", *what]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, done.stderr
         assert "measurements are whole" in done.stdout
+        said[name] = sorted(path.name.split() for path in (tmp_path / f"cards of {name}").iterdir())
     assert the_same(tmp_path / "two", bits(tmp_path / "one"))
+    if "cuda" in two:
+        assert [card for card, _ in said["one"]] == ["0"]
+        assert [card for card, _ in said["two"]] == ["0", "1"]
+        assert len({process for _, process in said["two"]}) == 2
 
 
 def test_devices_are_processes_and_the_cores_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
