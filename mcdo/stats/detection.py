@@ -135,7 +135,7 @@ def inferred_area(of: Components, positive: NDArray[np.bool_], sample: Sample, *
     both = 2 * float((of.positive * of.negative).sum()) * sample.n / (sample.n - 1)
     error = math.sqrt(max(0.0, first + second + both))
     freedom = (first + second) ** 2 / (first**2 / (m - 1) + second**2 / (k - 1)) if first + second > 0 else math.inf
-    reach = error * float(scipy.stats.t.ppf((1 + sample.level) / 2, freedom))
+    reach = error * float(scipy.special.stdtrit(freedom, (1 + sample.level) / 2))
     if not logit:
         low, high = of.area - reach, of.area + reach
     elif error > 0:

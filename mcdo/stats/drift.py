@@ -56,7 +56,7 @@ def trial_drift(
     K = shared_trials({"scores": len(array)})
     residual = array.mean(axis=1) / array.mean() - 1 - found.value * number
     error = math.sqrt(float((residual**2).sum() / (K - 2) / (number**2).sum()))
-    reach = float(scipy.stats.t.ppf((1 + level) / 2, K - 2)) * error
+    reach = float(scipy.special.stdtrit(K - 2, (1 + level) / 2)) * error
     return replace(found, low=min(found.low, found.value - reach), high=max(found.high, found.value + reach))
 
 

@@ -65,6 +65,6 @@ def _inferred(values: Array, units: Units, level: float) -> tuple[Estimate, floa
     sums = np.bincount(units.members, shifted - centre, n)
     error = math.sqrt(n / (n - 1) * float(sums @ sums)) / N
     value = float(values[0]) + centre
-    reach = error * float(scipy.stats.t.ppf((1 + level) / 2, n - 1))
-    p = 1.0 if value == 0 else float(2 * scipy.stats.t.sf(abs(value) / error, n - 1)) if error > 0 else 0.0
+    reach = error * float(scipy.special.stdtrit(n - 1, (1 + level) / 2))
+    p = 1.0 if value == 0 else float(2 * scipy.special.stdtr(n - 1, -abs(value) / error)) if error > 0 else 0.0
     return Estimate(value, value - reach, value + reach, n, level), p

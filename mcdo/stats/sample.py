@@ -48,7 +48,7 @@ class Inferred:
             return math.nan
         if value == 0:
             return 1.0
-        return float(2 * scipy.stats.t.sf(abs(value) / self.error, self.freedom)) if self.error > 0 else 0.0
+        return float(2 * scipy.special.stdtr(self.freedom, -abs(value) / self.error)) if self.error > 0 else 0.0
 
 
 class Sample:

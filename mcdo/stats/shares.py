@@ -76,7 +76,7 @@ def _effective_size(values: Array, p: Array, units: Units, level: float, most: f
 
 
 def _t(level: float, freedom: float) -> float:
-    return float(scipy.stats.t.ppf((1 + level) / 2, freedom))
+    return float(scipy.special.stdtrit(freedom, (1 + level) / 2))
 
 
 def _wilson(values: Array, units: Units, level: float, most: float) -> tuple[Array, Array, Array]:

@@ -155,7 +155,7 @@ def widened(found: Inferred, without: Array, bounds: tuple[float, float]) -> Inf
     e, K = found.estimate, len(without)
     variance = (K - 1) * float(without.var())
     bias = (K - 1) * (float(without.mean()) - e.value)
-    reach = float(scipy.stats.t.ppf((1 + e.level) / 2, K - 1)) * math.sqrt(variance)
+    reach = float(scipy.special.stdtrit(K - 1, (1 + e.level) / 2)) * math.sqrt(variance)
     low = e.value - math.hypot(e.value - e.low, reach) - max(0.0, bias)
     high = e.value + math.hypot(e.high - e.value, reach) + max(0.0, -bias)
     low, high = (float(np.clip(end, *bounds)) for end in (low, high))

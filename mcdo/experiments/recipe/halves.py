@@ -103,19 +103,21 @@ def lower_ends(raised: Array, half: Half, level: float = 0.95) -> Array:
     K = raised.shape[1]
     if not half.shared_noise or K < 2:
         return low
-    reach = scipy.stats.t.ppf((1 + level) / 2, K - 1) * raised.mean(axis=2).std(axis=1, ddof=1) / math.sqrt(K)
+    reach = scipy.special.stdtrit(K - 1, (1 + level) / 2) * raised.mean(axis=2).std(axis=1, ddof=1) / math.sqrt(K)
     return np.asarray(np.maximum(0.0, p - np.hypot(p - low, reach)))
 
 
 def share_raised(raised: Array, half: Half, level: float = 0.95) -> Estimate:
     """The mean of ``raised`` [K, n], over origins and, where images share noise, over trials."""
-    p, low, high, n = (each[0] if isinstance(each, np.ndarray) else each for each in _shares(raised, half, level))
-    found = Inferred(Estimate(float(p), float(low), float(high), n, level), math.nan)
-    return _over_trials(found, raised, half, (0.0, 1.0)).estimate
+    return shares_raised(raised[None], half, level)[0]
 
 
-def _shares(raised: Array, half: Half, level: float) -> tuple[Array, Array, Array, int]:
-    return mean_shares(raised.mean(axis=0)[None], origins=half.origins, level=level)
+def shares_raised(raised: Array, half: Half, level: float = 0.95) -> list[Estimate]:
+    """The same of each of ``raised`` [C, K, n]."""
+    p, low, high, n = mean_shares(raised.mean(axis=1), origins=half.origins, level=level)
+    ends = zip(p.tolist(), low.tolist(), high.tolist(), strict=True)
+    found = [Inferred(Estimate(*each, n, level), math.nan) for each in ends]
+    return [_over_trials(one, each, half, (0.0, 1.0)).estimate for one, each in zip(found, raised, strict=True)]
 
 
 def difference(raised: Array, other: Array, half: Half, level: float = 0.95) -> Inferred:
@@ -123,7 +125,7 @@ def difference(raised: Array, other: Array, half: Half, level: float = 0.95) -> 
     paired = raised - other
     estimate = t_mean(paired.mean(axis=0), origins=half.origins, level=level)
     freedom = estimate.n - 1
-    error = (estimate.high - estimate.value) / float(scipy.stats.t.ppf((1 + level) / 2, freedom))
+    error = (estimate.high - estimate.value) / float(scipy.special.stdtrit(freedom, (1 + level) / 2))
     return _over_trials(Inferred(estimate, error, freedom), paired, half, (-1.0, 1.0))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.experiments.recipe.choice import CHOSEN_ON, Candidates
-from mcdo.experiments.recipe.halves import Array, Half, share_raised
+from mcdo.experiments.recipe.halves import Array, Half, shares_raised
 from mcdo.experiments.recipe.sites import Mask, Tower
 from mcdo.harness.linearity import SiteLinearity
 from mcdo.stats import Estimate, Reliability, rank_relations, reliability
@@ -97,14 +97,13 @@ def drawn_map(
     weights = np.stack(list(masks.values())).astype(np.float64)
     by_spec = {spec: half.raised(weights, [spec]) for spec in levels}
     by_scope = {scope: np.mean([by_spec[spec] for spec in specs], axis=0) for scope, specs in scopes.items()}
+    shares = {what: shares_raised(raised, half) for what, raised in {**by_scope, **by_spec}.items()}
     whole = scores[next(iter(masks))]
     return {
         name: Entry(
             sites=int(mask.sum()),
             reliability=reliability(scores[name], shared_noise=half.shared_noise, **how),
-            raised={
-                what: share_raised(raised[i], half) for held in (by_scope, by_spec) for what, raised in held.items()
-            },
+            raised={what: of[i] for what, of in shares.items()},
             entropy=relations[name, "entropy"].given if relations else None,
             share=ratio_of_means(scores[name], whole, shared_noise=half.shared_noise, **how),
             cost=candidates.cost(weights[i]),
