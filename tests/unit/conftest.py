@@ -12,3 +12,12 @@ def on_one_thread() -> Iterator[None]:
     """Beside a busy core, two threads take ten times as long for such small products as one."""
     with one_thread():
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def figures_in_one_format(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Drawing a figure thrice is what report/ is about, and most of the time of a small experiment elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name != "report":
+            patch.setattr("mcdo.report.figures.FORMATS", {"png": {"Software": ""}})
+        yield

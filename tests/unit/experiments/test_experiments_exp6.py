@@ -102,37 +102,36 @@ def test_without_labels_claims_about_errors_do_not_apply() -> None:
     assert outcomes["better_than_laplace_projection/entropy"].outcome != "met"
 
 
-def test_variants_of_an_original_are_one_draw() -> None:
+def test_variants_of_an_original_are_one_draw(result: LaplaceResult) -> None:
     """Five copies of 60 images say what 60 images say: counted as 300 draws, intervals would be half as long."""
-    five, alone = EXPERIMENT.compute(inputs(copies=5)), LaplaceComparison(n=60, resamples=200).compute(inputs(copies=5))
+    five = EXPERIMENT.compute(inputs(copies=5))
     for figures in five.figures.values():
         assert {estimate.n for estimate in figures.values()} == {60}
     assert five.accuracy is not None
     assert five.accuracy.n == 60
-    plain = EXPERIMENT.compute(inputs())
-    key, score = "rho_uncertainty_vs_entropy", "laplace_head/softmax"
-    width = {name: r.figures[score][key].high - r.figures[score][key].low for name, r in (("5", five), ("1", plain))}
-    assert width["5"] > 1.6 * width["1"]
-    assert five.differences["entropy"]["laplace_head"].estimate.n == 60
-    assert alone.with_mc["laplace_head"].n == 60
+    assert width(five, "laplace_head") > 1.6 * width(result, "laplace_head")
+    assert five.differences["entropy"]["laplace_head"].estimate.n == five.with_mc["laplace_head"].n == 60
 
 
-@pytest.mark.parametrize("width", [48, 512])
-def test_first_order_is_exact_where_that_is_affordable_else_its_probes_are_in_the_interval(width: int) -> None:
-    given = inputs(width=width, probe_noise=0.5)
-    request = EXPERIMENT.first_order(given)
-    assert (request.probes, request.trials) == ((49, 1) if width == 48 else (16, 5))
-    result = EXPERIMENT.compute(given)
-    assert result.products == (49 if width == 48 else 76)
-    noisy, clean = (
-        EXPERIMENT.compute(inputs(width=width, probe_noise=noise)).figures["first_order/softmax"]
-        for noise in (0.5, 0.0)
-    )
-    key = "rho_uncertainty_vs_entropy"
-    assert result.scores["first_order"].ndim == (1 if width == 48 else 2)
-    if width == 512:
-        assert noisy[key].high - noisy[key].low > 1.5 * (clean[key].high - clean[key].low)
-    assert EXPERIMENT.arrays(given, result)["{}/exp6_outputs.npz"]["score_first_order"].shape == (N,)  # type: ignore[union-attr]
+def width(result: LaplaceResult, score: str) -> float:
+    found = result.figures[f"{score}/softmax"]["rho_uncertainty_vs_entropy"]
+    return found.high - found.low
+
+
+def test_first_order_is_exact_where_that_is_affordable_else_its_probes_are_in_the_interval(
+    result: LaplaceResult,
+) -> None:
+    exact = EXPERIMENT.first_order(inputs())
+    assert (exact.probes, exact.trials, result.products, result.scores["first_order"].shape) == (49, 1, 49, (N,))
+    wide = inputs(width=512, probe_noise=0.5)
+    few = EXPERIMENT.first_order(wide)
+    probed = EXPERIMENT.compute(wide)
+    assert (few.probes, few.trials, probed.products, probed.scores["first_order"].shape) == (16, 5, 76, (5, N))
+    clean = EXPERIMENT.compute(inputs(width=512))
+    assert width(probed, "first_order") > 1.5 * width(clean, "first_order")
+    for given, of in ((inputs(), result), (wide, probed)):
+        (arrays,) = EXPERIMENT.arrays(given, of).values()
+        assert np.shape(arrays["score_first_order"]) == (N,)
 
 
 def test_cost_is_in_plain_passes_by_the_least_of_the_repetitions(result: LaplaceResult) -> None:

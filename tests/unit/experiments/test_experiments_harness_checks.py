@@ -25,6 +25,7 @@ def test_scores_of_each_way_of_batching_are_kept(tmp_path: Path, monkeypatch: py
         return monte_carlo(*given, **named)
 
     monkeypatch.setattr(harness_checks, "monte_carlo", ended_in_the_fourth)
+    monkeypatch.setattr(harness_checks, "_batched", lambda _: (8, 2))
     with pytest.raises(KeyboardInterrupt):
         harness_checks._by_batch(encoder, images, dropout, Store(tmp_path).unfinished("a" * 64))
     found = harness_checks._by_batch(encoder, images, dropout, Store(tmp_path).unfinished("a" * 64))

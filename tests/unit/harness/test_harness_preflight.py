@@ -212,7 +212,7 @@ def test_what_an_encoder_without_text_does_not_need_is_not_asked_for(
 
 
 class Slow(nn.Module):
-    """A tower of which a pass takes 20 s."""
+    """A tower of which a pass takes 10 s."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -233,23 +233,23 @@ def test_a_slow_tower_takes_no_more_than_the_time_for_it_and_one_that_loads_slow
 ) -> None:
     tower, numbers = Slow(), {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": 32, "interpolation": "bicubic"}
     encoder = Encoder.of(tower, numbers, name="slow")
-    tower.seconds = 0.1
+    tower.seconds = 0.05
     first = True
 
     def load(self: Session, model: str) -> Encoder:
         nonlocal first
-        time.sleep(1.5 * first)
+        time.sleep(0.6 * first)
         first = False
         return encoder
 
     monkeypatch.setattr(Session, "encoder", load)
-    monkeypatch.setattr(module, "PREFLIGHT_S", 1.0)
-    monkeypatch.setattr(module, "LEAST_TIMING_S", 0.2)
-    monkeypatch.setattr(module, "QUIET_S", 1.2)
+    monkeypatch.setattr(module, "PREFLIGHT_S", 0.5)
+    monkeypatch.setattr(module, "LEAST_TIMING_S", 0.1)
+    monkeypatch.setattr(module, "QUIET_S", 0.5)
     began = time.monotonic()
     seen = said(found(f"folder:{photos}", tmp_path, ("clip_tiny",), kinds=(NestedPasses,)), "told")
-    assert time.monotonic() - began < 1.5 + 1.0 + 0.5  # loading, itself, and what else a busy machine does
-    assert "loading: 2 s for clip_tiny" in seen
+    assert time.monotonic() - began < 0.6 + 0.5 + 0.5  # loading, itself, and what else a busy machine does
+    assert "loading: 1 s for clip_tiny" in seen
     assert seen[-1].startswith("time: no pass of one image was over in ")
 
 

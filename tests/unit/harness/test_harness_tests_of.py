@@ -12,6 +12,9 @@ from mcdo.errors import McdoError
 from mcdo.harness import tests_of
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+INSTALLED = any(each.value == "mcdo.pytest_entry" for each in entry_points(group="pytest11"))
+PLUGIN = () if INSTALLED else ("-p", "mcdo.pytest_entry")
+OURS = 'from mcdo.harness import tests_of\ntest_rivals = tests_of("rivals")\n'
 PHASES = [each.parent.name for each in sorted(EXPERIMENTS.rglob("test_*.py"))]
 
 
@@ -43,18 +46,15 @@ def test_a_module_that_imports_it_by_another_is_refused_rather_than_passed_over(
     (tmp_path / "ours.py").write_text('from mcdo.harness import tests_of\nmade = tests_of("rivals")\n')
     (tmp_path / "conftest.py").write_text('def pytest_addoption(parser):\n    parser.addoption("--store")\n')
     (tmp_path / "test_ours.py").write_text("from ours import made as test_rivals\n")
-    installed = any(each.value == "mcdo.pytest_entry" for each in entry_points(group="pytest11"))
-    done = run_pytest(*(() if installed else ("-p", "mcdo.pytest_entry")), cwd=tmp_path)
+    done = run_pytest(*PLUGIN, cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert "test_ours.py::test_rivals needs mcdo's plug-in" in done.stdout
 
 
 def test_an_option_whose_value_has_a_space_is_no_place_of_tests(tmp_path: Path) -> None:
     """As it looks to pytest while it does not know the option."""
-    (tmp_path / "test_ours.py").write_text('from mcdo.harness import tests_of\ntest_rivals = tests_of("rivals")\n')
-    installed = any(each.value == "mcdo.pytest_entry" for each in entry_points(group="pytest11"))
-    plugin = () if installed else ("-p", "mcdo.pytest_entry")
-    done = run_pytest(*plugin, "--collect-only", "-q", "-m", "rivals", f"--store={tmp_path}/a b/store", cwd=tmp_path)
+    (tmp_path / "test_ours.py").write_text(OURS)
+    done = run_pytest(*PLUGIN, "--collect-only", "-q", "-m", "rivals", f"--store={tmp_path}/a b/store", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "test_ours.py::test_rivals" in done.stdout
 
@@ -66,13 +66,9 @@ def test_an_option_in_two_words_is_no_place_of_tests(tmp_path: Path, place: str,
     for folder in (repository / "tests", tmp_path / place):
         folder.mkdir(parents=True)
     (repository / "pyproject.toml").write_text('[tool.pytest.ini_options]\ntestpaths = ["tests"]\n')
-    (repository / "tests" / "test_ours.py").write_text(
-        'from mcdo.harness import tests_of\ntest_rivals = tests_of("rivals")\n'
-    )
-    installed = any(each.value == "mcdo.pytest_entry" for each in entry_points(group="pytest11"))
-    plugin = () if installed else ("-p", "mcdo.pytest_entry")
+    (repository / "tests" / "test_ours.py").write_text(OURS)
     done = run_pytest(
-        *plugin, "--collect-only", "-q", "-m", "rivals", "--reports", str(tmp_path / place), cwd=repository
+        *PLUGIN, "--collect-only", "-q", "-m", "rivals", "--reports", str(tmp_path / place), cwd=repository
     )
     assert said in done.stdout
     assert done.returncode == (0 if said == "test_rivals" else 4)
@@ -106,27 +102,30 @@ def check_parameters(model, other):
 """
 
 
-def test_options_and_fixtures_of_the_same_names_stay_theirs_and_ours(tmp_path: Path) -> None:
+@pytest.fixture
+def crowded(tmp_path: Path) -> Path:
     (tmp_path / "conftest.py").write_text(CROWDED, encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\npython_functions = check_*\n")
     (tmp_path / "test_theirs.py").write_text(THEIRS, encoding="utf-8")
+    return tmp_path
+
+
+def test_options_and_fixtures_of_the_same_names_stay_theirs_and_ours(crowded: Path) -> None:
     select = ("-k", "check_of_theirs or check_parameters or exp4 or weights_are_trained", "-v")
-    ours = ("--mcdo-models=clip_tiny", "--mcdo-device=cpu", "--protocol=quick", "--reports=reports")
-    done = run_pytest(*select, *ours, "-W", "error", cwd=tmp_path)
+    sizes = ("--num-images=12", "--passes=4", "--trials=2")
+    ours = ("--mcdo-models=clip_tiny", "--mcdo-device=cpu", "--protocol=quick", "--reports=reports", *sizes)
+    done = run_pytest(*select, *ours, "-W", "error", cwd=crowded)
     assert done.returncode == 0, done.stdout
     assert "check_phase1::test_harness::test_weights_are_trained[clip_tiny] PASSED" in done.stdout
     assert "check_phase1::test_exp4_subset_recipe::test_contract[clip_tiny] PASSED" in done.stdout
     for theirs in ("check_of_theirs", "check_parameters[mine-1]"):
         assert f"test_theirs.py::{theirs} PASSED" in done.stdout, done.stdout
-    refused = run_pytest("--models=clip_tiny", "--mcdo-models=nothing", cwd=tmp_path)
+    refused = run_pytest("--models=clip_tiny", "--mcdo-models=nothing", cwd=crowded)
     assert "unknown encoder 'nothing'" in refused.stdout
 
 
-def test_a_session_of_theirs_alone_is_no_measurement(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text(CROWDED, encoding="utf-8")
-    (tmp_path / "pytest.ini").write_text("[pytest]\npython_functions = check_*\n")
-    (tmp_path / "test_theirs.py").write_text(THEIRS, encoding="utf-8")
-    (tmp_path / "file").touch()
-    nowhere = (f"--reports={tmp_path / 'file' / 'reports'}", "--mcdo-models=clip_tiny")
-    assert run_pytest("-k", "check_of_theirs", *nowhere, cwd=tmp_path).returncode == 0
-    assert run_pytest("-k", "weights_are_trained", *nowhere, cwd=tmp_path).returncode == 4
+def test_a_session_of_theirs_alone_is_no_measurement(crowded: Path) -> None:
+    (crowded / "file").touch()
+    nowhere = (f"--reports={crowded / 'file' / 'reports'}", "--mcdo-models=clip_tiny")
+    assert run_pytest("-k", "check_of_theirs", *nowhere, cwd=crowded).returncode == 0
+    assert run_pytest("-k", "weights_are_trained", *nowhere, cwd=crowded).returncode == 4

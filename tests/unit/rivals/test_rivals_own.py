@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from mcdo.encoders import Encoder
+from mcdo.encoders.spec import MODELS_DIR
 from mcdo.errors import McdoError
 from mcdo.estimators import prepared
-from mcdo.experiments.rivals.requests import OwnScores, Views, Votes, check_unseen, votes
+from mcdo.experiments.rivals.requests import Head, OwnScores, Views, Votes, check_unseen, votes
 from mcdo.experiments.rivals.score_files import read_scores, without_copies
-from mcdo.experiments.rivals.table import RivalsTable
-from mcdo.harness import Images, Runner, Session, Settings, Subject, View
+from mcdo.experiments.rivals.table import ENSEMBLE, RivalsResult, RivalsTable
+from mcdo.harness import Completed, Images, Runner, Session, Settings, Subject, View
 from mcdo.images import ImageSet
 from mcdo.rivals import SCORERS, register_scorer, scorer_named
 
@@ -164,61 +165,67 @@ def test_a_pickle_in_an_npz_is_not_read(tmp_path: Path) -> None:
         read_scores(path, IDS)
 
 
-def test_a_scorer_of_ones_own_is_judged_by_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "brightness_scorer.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    scores = tmp_path / "mine.csv"
+SIZES: dict[str, Any] = {
+    "n": 30, "passes": 4, "trials": 2, "fit": 60, "foreign": 30, "views": 2, "resamples": 20, "degradations": (),
+}  # fmt: skip
+
+
+def table(reports: Path, own_data: dict[str, str], **sizes: Any) -> tuple[Runner, RivalsTable]:
+    settings = Settings(("clip_tiny",), protocol="quick", reports=reports, own_data=own_data, thumbnails=False)
+    return Runner(Session(settings)), RivalsTable(**{**SIZES, **sizes}, **RivalsTable.options(settings))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint of clip_tiny's architecture."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(MODELS_DIR / "clip_tiny", tmp_path_factory.mktemp("ensemble") / "other")
+    weights, rng = load_file(folder / "open_clip_model.safetensors"), np.random.default_rng(0)
+    moved = {n: np.asarray(w + 0.05 * rng.standard_normal(w.shape), dtype=w.dtype) for n, w in weights.items()}
+    save_file(moved, folder / "open_clip_model.safetensors")
+    return f"local-dir:{folder}"
+
+
+@pytest.fixture(scope="module")
+def judged(other: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, Completed[RivalsResult]]:
+    """A table with a scorer, a file of scores and an ensemble."""
+    folder = tmp_path_factory.mktemp("judged")
+    (folder / "brightness_scorer.py").write_text(OWN)
+    scores = folder / "mine.csv"
     images = Session(Settings(("clip_tiny",))).image_set(Images(30))
     scores.write_text("id,mine\n" + "".join(f"{name},{i}\n" for i, name in enumerate(images.ids)))
-    named = f"python:brightness_scorer:Brightness,file:{scores}"
-    settings = Settings(
-        ("clip_tiny",), protocol="quick", reports=tmp_path / "r", own_data={"--scorers": named}, thumbnails=False
-    )
-    sizes = {
-        "n": 30,
-        "passes": 4,
-        "trials": 2,
-        "foreign": 30,
-        "views": 2,
-        "resamples": 20,
-        "degradations": ("blur:10%",),
+    given = {
+        "--scorers": f"python:brightness_scorer:Brightness,file:{scores}",
+        "--ensemble": f"{other},siglip_tiny",  # siglip_tiny is of another architecture
     }
-    experiment = RivalsTable(**sizes, **RivalsTable.options(settings))  # type: ignore[arg-type]
-    found = Runner(Session(settings)).run(experiment, Subject("clip_tiny", ("clip_tiny",))).result
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        runner, experiment = table(folder / "reports", given, degradations=("blur:10%",))
+        return runner.session, runner.run(experiment, Subject("clip_tiny", ("clip_tiny",)))
+
+
+def test_a_scorer_of_ones_own_is_judged_by_the_same_table(judged: tuple[Session, Completed[RivalsResult]]) -> None:
+    found = judged[1].result
     assert {"brightness", "mine/mine"} <= set(found.rows)
-    assert "auroc_foreign" in found.rows["brightness"]
-    assert "auroc_foreign" not in found.rows["mine/mine"], "a file holds nothing of other images"
+    assert {"auroc_foreign", "raised/blur:10%"} <= set(found.rows["brightness"])
+    assert not {"auroc_foreign", "raised/blur:10%"} & set(found.rows["mine/mine"]), "a file holds nothing of others"
     assert "reliability" not in found.rows["brightness"], "a deterministic score is not made reliable by being measured"
     assert found.scores["brightness"].cost == 0
 
 
-def test_checkpoints_of_one_architecture_vote_together(tmp_path: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
-    from mcdo.encoders.spec import MODELS_DIR
-    from mcdo.experiments.rivals.requests import Head
-    from mcdo.experiments.rivals.table import ENSEMBLE
-
-    other = tmp_path / "other"
-    shutil.copytree(MODELS_DIR / "clip_tiny", other)
-    weights, rng = load_file(other / "open_clip_model.safetensors"), np.random.default_rng(0)
-    moved = {n: np.asarray(w + 0.05 * rng.standard_normal(w.shape), dtype=w.dtype) for n, w in weights.items()}
-    save_file(moved, other / "open_clip_model.safetensors")
-    named = f"local-dir:{other},siglip_tiny"
-    settings = Settings(("clip_tiny",), protocol="quick", reports=tmp_path / "r", own_data={"--ensemble": named})
-    sizes = {"n": 30, "passes": 4, "trials": 2, "foreign": 30, "views": 2, "resamples": 20, "degradations": ()}
-    experiment = RivalsTable(**sizes, **RivalsTable.options(settings))  # type: ignore[arg-type]
-    runner = Runner(Session(settings))
-    completed = runner.run(experiment, Subject("clip_tiny", ("clip_tiny",)))
+def test_checkpoints_of_one_architecture_vote_together(
+    judged: tuple[Session, Completed[RivalsResult]], other: str
+) -> None:
+    session, completed = judged
+    experiment = completed.experiment
+    assert isinstance(experiment, RivalsTable)
     classes = experiment.classes(completed.inputs)
-    members = ("clip_tiny", f"local-dir:{other}")  # siglip_tiny is of another architecture
-    logits = [runner.session.measure(Head(key, experiment.shown, classes))["logits"] for key in members]
+    logits = [session.measure(Head(key, experiment.shown, classes))["logits"] for key in ("clip_tiny", other)]
     known = votes(np.stack(logits, axis=1), logits[0].argmax(axis=1))
     for name, vote in ENSEMBLE.items():
         np.testing.assert_array_equal(completed.result.scores[name].values, known[vote][None])
         assert completed.result.scores[name].cost == 2
-    alone = Runner(Session(Settings(("clip_tiny",), protocol="quick", reports=tmp_path / "r")))
-    assert "--ensemble" in alone.run(RivalsTable(**sizes), completed.inputs.subject).result.left_out["ensemble_entropy"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("folder", ["/data/val/", "val/"])
@@ -315,27 +322,12 @@ def test_without_text_there_is_a_table_of_distances_and_of_scorers(
     monkeypatch.syspath_prepend(tmp_path)
     tower = session.encoder("clip_tiny")
     alone = Encoder.of(tower.image_modules[0][1], tower.preprocessing, name="clip_tiny")
-    settings = Settings(
-        ("clip_tiny",),
-        protocol="quick",
-        reports=tmp_path / "r",
-        own_data={"--scorers": "python:textless_scorer:Brightness"},
-    )
-    made = Session(settings)
-    monkeypatch.setattr(made, "encoder", lambda model: alone)
-    sizes: dict[str, Any] = {
-        "n": 30,
-        "passes": 4,
-        "trials": 2,
-        "foreign": 30,
-        "views": 2,
-        "degradations": (),
-        "fit": 60,
-    }
-    experiment = RivalsTable(**sizes, resamples=20, **RivalsTable.options(settings))
-    found = Runner(made).run(experiment, Subject("clip_tiny", ("clip_tiny",))).result
+    runner, experiment = table(tmp_path / "r", {"--scorers": "python:textless_scorer:Brightness"})
+    monkeypatch.setattr(runner.session, "encoder", lambda model: alone)
+    found = runner.run(experiment, Subject("clip_tiny", ("clip_tiny",))).result
     assert {"knn_distance", "mahalanobis", "class_prototypes", "brightness"} <= set(found.rows)
     assert {"mcm", "laplace_head"} <= set(found.left_out)
+    assert "--ensemble" in found.left_out["ensemble_entropy"]
 
 
 def test_what_is_no_scorer_is_refused() -> None:
