@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 IN_PYTHON = """
+import sys
 import mcdo
 encoder, images = mcdo.load_encoder("grey_linear"), mcdo.load_images("digits", n=4)
 run = mcdo.monte_carlo(encoder, images, mcdo.Dropout(0.05), 8, 2, progress=False)
@@ -26,6 +27,8 @@ except mcdo.McdoError as error:
     assert "grey_linear" in str(error), error
 else:
     raise AssertionError("an unknown key was taken")
+import pytest
+raise SystemExit(pytest.main(sys.argv[1:]))
 """
 
 
@@ -48,20 +51,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(lab: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(lab), str(ROOT)))}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=lab, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-
 def test_every_example_is_one_file(lab: Path) -> None:
     examples = sorted(path.stem for path in (lab / "lab").glob("*.py") if path.stem != "__init__")
     assert examples == ["encoder", "experiment", "kind", "score", "statistic"]
 
 
-def test_the_experiment_runs_under_its_mark_and_its_claim_is_judged(lab: Path) -> None:
-    options = ["--models=grey_linear,clip_tiny", "--perturbation=input_dropout:0.05@all", "--protocol=quick"]
-    done = run(lab, "-m", "pytest", "-m", "lab", "-v", "--store=store", "--reports=reports", *options)
+def test_all_of_it_is_there_in_python_and_the_experiment_under_its_mark_is_judged(lab: Path) -> None:
+    asked = ["-m", "lab", "-v", "--store=store", "--reports=reports", "--models=grey_linear,clip_tiny"]
+    asked += ["--perturbation=input_dropout:0.05@all", "--protocol=quick"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(lab), str(ROOT)))}
+    command = [sys.executable, "-c", IN_PYTHON, *asked]
+    done = subprocess.run(command, cwd=lab, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for model in ("grey_linear", "clip_tiny"):
         assert f"test_lab.py::test_median::test_median[{model}-below_the_mean] PASSED" in done.stdout, done.stdout
@@ -71,8 +71,3 @@ def test_the_experiment_runs_under_its_mark_and_its_claim_is_judged(lab: Path) -
         assert [claim["outcome"] for claim in summary["claims"]] == ["met"]
         assert summary["config"]["dropout"]["kind"] == "InputDropout"
         assert (folder / "median.png").stat().st_size > 5_000
-
-
-def test_the_same_is_there_in_python(lab: Path) -> None:
-    done = run(lab, "-c", IN_PYTHON)
-    assert done.returncode == 0, done.stderr

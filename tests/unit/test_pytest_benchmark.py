@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pytest_benchmark.utils import parse_compare_fail
-from test_pytest_plugin import collected, run_pytest
+from pytest_child import collected, run_pytest
 
 from mcdo.errors import McdoError
 from mcdo.pytest_plugin import benchmark

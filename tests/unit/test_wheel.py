@@ -12,7 +12,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from test_pytest_plugin import run_pytest
+from pytest_child import run_pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("mcdo", "tests/gates", "tests/experiments", "pyproject.toml", "setup.py", "README.md")
@@ -26,6 +26,12 @@ encoder = mcdo.load_encoder("clip_tiny")
 negatives = KnownNegatives.load().all
 print(json.dumps({"file": mcdo.__file__, "negatives": len(negatives), "random": encoder.random_weights}))
 raise SystemExit(code)
+"""
+BOTH = """
+import pytest, sys
+from ours.encoder import train
+train(epochs=3)
+raise SystemExit(pytest.main(sys.argv[1:]))
 """
 UNRELATED = """
 import sys
@@ -151,18 +157,17 @@ def test_init_overwrites_nothing(python: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def example(python: Path, tmp_path: Path) -> Path:
-    """The example as a repository of its own, with its encoder trained."""
-    folder = tmp_path / "own-encoder"
-    shutil.copytree(ROOT / "examples/own-encoder", folder, ignore=shutil.ignore_patterns("*.pt", "store", "reports"))
-    trained = run(python, folder, "ours.encoder")
-    assert trained.returncode == 0, trained.stderr
-    return folder
+def example(tmp_path: Path) -> Path:
+    """The example as a repository of its own."""
+    ignored = shutil.ignore_patterns("*.pt", "store", "reports")
+    return Path(shutil.copytree(ROOT / "examples/own-encoder", tmp_path / "own-encoder", ignore=ignored))
 
 
 def test_the_example_runs_its_own_experiment(python: Path, example: Path) -> None:
-    done = run(python, example, "pytest", "-m", "ours", "--protocol=quick", "-v")
-    assert done.returncode == 0, done.stdout
+    """On an encoder that was trained for a moment, in the same process."""
+    (example / "both.py").write_text(BOTH, encoding="utf-8")
+    done = run(python, example, "both", "-m", "ours", "--protocol=quick", "-v")
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "3 passed" in done.stdout, done.stdout
     summary = json.loads((example / "reports/ours/not_the_norm/ours/not_the_norm_summary.json").read_text("utf-8"))
     assert [claim["outcome"] for claim in summary["claims"]] == ["met", "met"]
@@ -170,6 +175,8 @@ def test_the_example_runs_its_own_experiment(python: Path, example: Path) -> Non
 
 @pytest.mark.slow
 def test_the_example_s_gates_end_with_a_verdict_also_on_two_workers(python: Path, example: Path) -> None:
+    trained = run(python, example, "ours.encoder")
+    assert trained.returncode == 0, trained.stderr
     done = run(python, example, "pytest", "-m", "phase1", "--protocol=quick", "-n", "2")
     assert done.returncode in (0, 1), done.stdout  # the verdict is the encoder's own affair
     assert "The harness's own gates: " in done.stdout

@@ -9,10 +9,18 @@ from pkgutil import walk_packages
 import torch
 from store_child import measure
 
-from mcdo import experiments
+from mcdo import experiments, pytest_plugin, studies
 
-EXPERIMENTS = [module.name for module in walk_packages(experiments.__path__, "mcdo.experiments.")]
-for name in ("hypothesis", "matplotlib.figure", "mcdo.pytest_plugin", "cluster_child", *EXPERIMENTS):
+OURS = [
+    module.name
+    for room in (experiments, pytest_plugin, studies)
+    for module in walk_packages(room.__path__, f"{room.__name__}.")
+]
+THEIRS = (
+    *("_hypothesis_pytestplugin", "pdb", "pytest_benchmark.plugin", "xdist.plugin"),  # every pytest here takes them
+    *("fontTools.subset", *(f"matplotlib.backends.backend_{form}" for form in ("agg", "pdf", "svg"))),
+)
+for name in ("cluster_child", "hypothesis", "pytest_child", *THEIRS, *OURS):
     importlib.import_module(name)
 
 torch.set_num_threads(1)  # a pool of threads would not survive the fork

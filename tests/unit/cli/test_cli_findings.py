@@ -22,7 +22,7 @@ from mcdo.errors import McdoError
 from mcdo.experiments.cost import estimator_cost as cost
 from mcdo.experiments.cost.pass_cost import FIRST_ORDER, NATIVE, SPARSE, Cost, PassCosts
 from mcdo.harness import Inputs
-from mcdo.report.figures import draw, save_figure
+from mcdo.report.figures import draw
 from mcdo.report.files import write_json
 from mcdo.stats import factorial_analysis, reliability
 
@@ -94,8 +94,7 @@ def test_costs_stand_beside_first_order_and_what_is_not_reached_is_a_bound(tmp_p
     result = cost.EstimatorCosts(costs, dict.fromkeys(cost.SCORES, points), gained)
     folder = tmp_path / "estimator_cost"
     write_json(folder / "clip_tiny.json", {**experiment.summary(result), "config": experiment.as_dict()})
-    panels = experiment.panels(cast("Inputs", None), result)
-    save_figure(draw(panels, "clip_tiny"), folder / "clip_tiny.png")
+    draw(experiment.panels(cast("Inputs", None), result), "clip_tiny").savefig(folder / "clip_tiny.png")
     lines = _costs(folder, tmp_path / "figures")
     (row, _) = (line.split(" | ") for line in lines if line.startswith("| clip_tiny"))
     assert row[1:3] == ["trace_pre", "0.01"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cluster_child import alone, bits, toy_share, work
+from pytest_child import run_mcdo
 
 from mcdo.cli import main
 from mcdo.cli.measure import minutes, plan_name
@@ -24,8 +24,6 @@ from mcdo.cluster.work import PLANS
 from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
 from mcdo.store import Store
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -220,10 +218,9 @@ def test_what_cannot_be_meant_is_a_message(
 )
 def test_what_no_job_could_do_is_refused_before_there_is_one(arguments: list[str], said: str, tmp_path: Path) -> None:
     what = ["tests/experiments/phase1/test_exp0_nested_mc.py", f"--store={tmp_path / 'store'}", *arguments]
-    command = [sys.executable, "-m", "mcdo", "measure", "--cluster=debug", "--shards=2", *what]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_mcdo("measure", "--cluster=debug", "--shards=2", "--assert=plain", *what)
     assert done.returncode != 0
-    assert said in done.stdout + done.stderr
+    assert said in done.stdout
     assert not (tmp_path / "store" / "jobs").exists()
 
 

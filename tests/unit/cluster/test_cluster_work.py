@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from cluster_child import MODELS, Toy, alone, bits, settings, shares, work
 from forked import begin
+from pytest_child import ROOT, run_mcdo, run_pytest
 
 from mcdo.cli.measure import measure_share
 from mcdo.cluster import workers
@@ -33,7 +34,6 @@ from mcdo.perturbation import find_sites
 from mcdo.store import Store
 
 PATIENCE_S = 120
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -223,23 +223,17 @@ def test_what_another_array_holds_is_waited_for_at_the_end(tmp_path: Path) -> No
 # ---- processes of one machine
 
 
+EXP0 = ("tests/experiments/phase1/test_exp0_nested_mc.py", "-m", "phase1", "--device=cpu", "--protocol=quick",
+        "--assert=plain")  # fmt: skip
+
+
 def test_what_is_in_the_way_is_said_once_before_anything_is_measured(tmp_path: Path) -> None:
-    what = ["tests/experiments/phase1/test_exp0_nested_mc.py", "-m", "phase1", "--models=clip_b32"]
-    command = [
-        sys.executable,
-        "-m",
-        "mcdo",
-        "measure",
-        *what,
-        f"--images=folder:{tmp_path}",
-        f"--store={tmp_path / 'store'}",
-    ]
-    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub")}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    what = (*EXP0, "--models=hf-hub:nobody/nothing", f"--images=folder:{tmp_path}", f"--store={tmp_path / 'store'}")
+    done = run_mcdo("measure", *what)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "Pre-flight: 2 things are in the way, and nothing was measured." in done.stderr
-    assert "hf download" in done.stderr
-    assert "holds neither class directories nor images" in done.stderr
+    assert "Pre-flight: 2 things are in the way, and nothing was measured." in done.stdout
+    assert "hf download nobody/nothing" in done.stdout
+    assert "holds neither class directories nor images" in done.stdout
 
 
 @pytest.mark.slow
@@ -311,34 +305,25 @@ def test_a_process_that_fails_is_told_and_one_that_works_is_ended(
 
 
 def test_who_is_not_told_to_measure_does_not(tmp_path: Path) -> None:
-    what = ["tests/experiments/phase1/test_exp0_nested_mc.py", "-m", "phase1", "--models=clip_tiny", "--device=cpu"]
-    what += ["--protocol=quick", f"--store={tmp_path}"]
-    command = [sys.executable, "-m", "mcdo", "measure", "--when-told", *what]
-    done = subprocess.run(command, cwd=ROOT, input="", capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
+    done = run_mcdo("measure", "--when-told", *EXP0, "--models=clip_tiny", f"--store={tmp_path}")
+    assert done.returncode == 1, done.stdout
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
     "way",
-    [
-        ["mcdo", "measure", "--cluster=debug", "--shards=2"],
-        pytest.param(["mcdo", "measure", "--shard=1/2"], marks=pytest.mark.slow),
-        pytest.param(["mcdo", "measure", "--workers=2"], marks=pytest.mark.slow),
-        pytest.param(["pytest", "-q"], marks=pytest.mark.slow),
-    ],
+    [("--cluster=debug", "--shards=2"), ("--shard=1/2",), pytest.param(("--workers=2",), marks=pytest.mark.slow), ()],
     ids=["array", "share", "workers", "pytest"],
 )
-def test_what_pytest_refuses_is_refused_before_anything_is_measured(way: list[str], tmp_path: Path) -> None:
+def test_what_pytest_refuses_is_refused_before_anything_is_measured(way: tuple[str, ...], tmp_path: Path) -> None:
     images = tmp_path / "images" / "a"
     images.mkdir(parents=True)
     for name in "xyz":
         (images / f"{name}.png").write_bytes(b"none")
-    what = ["tests/experiments/phase1/test_exp0_nested_mc.py", "--models=clip_tiny", "--device=cpu", "--protocol=quick"]
-    what += [f"--images=folder:{images.parent}", f"--store={tmp_path / 'store'}", f"--reports={tmp_path / 'r'}"]
-    done = subprocess.run([sys.executable, "-m", *way, *what], cwd=ROOT, capture_output=True, text=True, check=False)
-    said = done.stdout + done.stderr
-    assert done.returncode == 4, said
-    assert "in the way, and nothing was measured" in said
-    assert "x.png" in said
+    what = (*EXP0, "--models=clip_tiny", f"--images=folder:{images.parent}", f"--store={tmp_path / 'store'}",
+            f"--reports={tmp_path / 'r'}")  # fmt: skip
+    done = run_mcdo("measure", *way, *what) if way else run_pytest(*what)
+    assert done.returncode == 4, done.stdout
+    assert "in the way, and nothing was measured" in done.stdout
+    assert "x.png" in done.stdout
     assert not list((tmp_path / "store").rglob("*.safetensors"))

@@ -61,7 +61,7 @@ def others(name: str, value: Any) -> list[Any]:
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
-        return [value + 1, value * 2, value // 2, 0]
+        return sorted({value + 1, value * 2, value // 2} - {value})
     if isinstance(value, float):
         return [value * 1.5 + 0.01]
     if isinstance(value, list) and len(value) == 3 and all(isinstance(each, float) for each in value):

@@ -267,11 +267,10 @@ def test_a_torn_file_is_an_error_that_names_its_folder(file: str, tmp_path: Path
         load_encoder(f"hf:{folder}").tokenize(["one"])
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "my-lora.safetensors"])
-def test_an_adapter_beside_the_weights_is_not_passed_over(name: str, tmp_path: Path) -> None:
+def test_an_adapter_beside_the_weights_is_not_passed_over(tmp_path: Path) -> None:
     folder = make_checkpoint("clip", tmp_path / "model")
-    (folder / name).write_text("{}", encoding="utf-8")
-    with pytest.raises(McdoError, match=rf"holds an adapter \({re.escape(name)}\).*Merge it"):
+    (folder / "my-lora.safetensors").write_text("{}", encoding="utf-8")
+    with pytest.raises(McdoError, match=r"holds an adapter \(my-lora\.safetensors\).*Merge it"):
         load_encoder(f"hf:{folder}")
 
 

@@ -35,6 +35,18 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip's ViT-B-32 in all but its width, which takes seconds to draw and to write."""
+    from open_clip import factory, get_model_config
+
+    for name in ("ViT-B-32", "ViT-B-32-quickgelu"):
+        config: Any = get_model_config(name)
+        for part in ("vision_cfg", "text_cfg"):
+            config[part]["width"] = 64
+        monkeypatch.setitem(factory._MODEL_CONFIGS, name, config)
+
+
 def tensors(path: Path) -> dict[str, torch.Tensor]:
     """Copies: what load_file returns is mapped to the file, and these tests overwrite it."""
     return {name: value.clone() for name, value in load_file(path).items()}
@@ -86,7 +98,7 @@ def test_unknown_key_names_the_nearest_first() -> None:
         ({"weights": "Random"}, "'pretrained' or 'random'"),
         ({"backend": "jax"}, "'open_clip' or 'hf'"),
         ({"backend": "hf"}, "no HuggingFace checkpoint"),
-        ({"device": "gpu0"}, "unknown device"),
+        *(({"device": device}, f"unknown device '{device}'") for device in ("gpu0", "meta", "xpu:1")),
     ],
 )
 def test_wrong_argument_says_what_is_allowed(arguments: dict[str, Any], said: str) -> None:
@@ -132,6 +144,7 @@ def test_hub_repository_on_disk_loads_offline(own: Path, empty_cache: Path) -> N
     assert torch.equal(encoder.tokenize(["a photo of a two"]), shipped.tokenize(["a photo of a two"]))
 
 
+@pytest.mark.usefixtures("narrow")
 def test_registered_weights_on_disk_load_offline(empty_cache: Path, tmp_path: Path) -> None:
     from mcdo.encoders import open_clip_backend
 
@@ -256,6 +269,7 @@ def test_checkpoint_without_the_bias_its_configuration_asks_for_is_refused(own: 
         load_encoder(f"local-dir:{own}")
 
 
+@pytest.mark.usefixtures("narrow")
 def test_openai_weights_without_quick_gelu_are_refused() -> None:
     """Trap 4: the plain configuration of ViT-B-32 runs OpenAI's weights with another activation."""
     from mcdo.encoders import open_clip_backend

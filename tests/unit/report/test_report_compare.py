@@ -18,7 +18,7 @@ from mcdo.report.results import Reports
 from mcdo.report.stored_runs import StoredRun
 from mcdo.stats import mean, spearman
 
-REPETITIONS = 400
+REPETITIONS = 150
 
 
 def reports(
@@ -56,7 +56,7 @@ def share_that_differ(tmp_path: Path, scale: float, common: bool, repetitions: i
 @pytest.mark.parametrize("common", [True, False], ids=["same images", "other images"])
 def test_two_seeds_show_no_difference_beyond_noise(tmp_path: Path, common: bool) -> None:
     false = share_that_differ(tmp_path, 1.0, common)
-    # 95 % of the repetitions, and three standard errors of 400 of them
+    # 95 % of the repetitions, and three standard errors of so many
     assert false <= 0.05 + 3 * (0.05 * 0.95 / REPETITIONS) ** 0.5
 
 
