@@ -228,11 +228,11 @@ EXP0 = ("tests/experiments/phase1/test_exp0_nested_mc.py", "-m", "phase1", "--de
 
 
 def test_what_is_in_the_way_is_said_once_before_anything_is_measured(tmp_path: Path) -> None:
-    what = (*EXP0, "--models=hf-hub:nobody/nothing", f"--images=folder:{tmp_path}", f"--store={tmp_path / 'store'}")
+    what = (*EXP0, "--models=timm:test_vit@/nowhere", f"--images=folder:{tmp_path}", f"--store={tmp_path / 'store'}")
     done = run_mcdo("measure", *what)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "Pre-flight: 2 things are in the way, and nothing was measured." in done.stdout
-    assert "hf download nobody/nothing" in done.stdout
+    assert "there is no /nowhere" in done.stdout
     assert "holds neither class directories nor images" in done.stdout
 
 
