@@ -205,7 +205,9 @@ def coarse(features: Tensor) -> str:
 
 def _is_state(value: object) -> bool:
     """Whether tensors are held, or will be: of a first pass, a module may keep some in a dict that is empty before."""
-    return (isinstance(value, dict) and not value) or any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+    if isinstance(value, dict) and not value:
+        return True
+    return not isinstance(value, _PLAIN) and any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
 
 
 def _slots(value: Any) -> dict[str, Any]:

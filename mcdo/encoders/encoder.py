@@ -186,7 +186,7 @@ class Encoder:
         later is no weight. Weights change under a running program (a merged adapter, ``load_state_dict``, a step of an
         optimiser), so each look compares a checksum, at the speed of memory, and hashes again what has changed.
         """
-        plain = plain_tensors(self.model)
+        plain = plain_tensors(self.model) if self._plain else {}
         state = self.model.state_dict() | {name: plain[name] for name in self._plain if name in plain}
         odd = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
         if odd is not None:

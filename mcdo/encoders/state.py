@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_leaves_with_path
 from mcdo.errors import McdoError
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
+_PLAIN = (type(None), bool, int, float, str)
 
 
 def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -15,8 +16,8 @@ def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for prefix, module in model.named_modules():
         for attribute, value in vars(module).items():
-            if attribute in _REGISTERED:
-                continue
+            if attribute in _REGISTERED or isinstance(value, _PLAIN) or (isinstance(value, (dict, list)) and not value):
+                continue  # most of what modules hold, and no tensor is in it
             for path, leaf in tree_leaves_with_path(value):
                 if isinstance(leaf, Tensor):
                     parts = (getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path)

@@ -28,8 +28,14 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
 
 
 @pytest.fixture(scope="module")
+def clip() -> Encoder:
+    """Where the tower does not matter."""
+    return mcdo.load_encoder("clip_tiny", "cpu")
+
+
+@pytest.fixture(scope="module")
 def images() -> mcdo.ImageSet:
-    return mcdo.load_images("digits", n=24)
+    return mcdo.load_images("digits", n=16)
 
 
 def staged(encoder: Encoder, kind: Rademacher = KIND, seed: int = 1) -> StagedTower:
@@ -98,25 +104,25 @@ def test_no_more_passes_than_are_paid_for(encoder: Encoder) -> None:
         tower.allotted(2)
 
 
-def test_a_run_is_kept_and_found(encoder: Encoder, images: mcdo.ImageSet, tmp_path: Path) -> None:
+def test_a_run_is_kept_and_found(clip: Encoder, images: mcdo.ImageSet, tmp_path: Path) -> None:
     few = images.select(np.arange(5))
-    run = forward_differences(encoder, few, KIND, 8, 2, store=tmp_path, progress=False)
-    again = forward_differences(encoder, few, KIND, 8, 2, store=tmp_path, progress=False)
+    run = forward_differences(clip, few, KIND, 8, 2, store=tmp_path, progress=False)
+    again = forward_differences(clip, few, KIND, 8, 2, store=tmp_path, progress=False)
     assert isinstance(again, ForwardDifferencesRun)
     assert (again.passes, again.stages, again.sites) == (run.passes, run.stages, run.sites)
     np.testing.assert_array_equal(again.scores("trace_post"), run.scores("trace_post"))
     with pytest.raises(McdoError, match="no score"):
         run.scores("entropy_of_nothing")
     with pytest.raises(McdoError, match="Rademacher"):
-        forward_differences(encoder, few, mcdo.Dropout(0.01), progress=False)  # type: ignore[arg-type]
+        forward_differences(clip, few, mcdo.Dropout(0.01), progress=False)  # type: ignore[arg-type]
 
 
 def test_threads_share_the_tower_and_not_each_others_rows(encoder: Encoder, images: mcdo.ImageSet) -> None:
     threads, found = torch.get_num_threads(), []
     try:
-        for each in (1, 2, 4, 4):
+        for each in (1, 4, 4):
             torch.set_num_threads(each)
-            found.append(forward_differences(encoder, images, KIND, 8, 4, batch_size=16, progress=False))
+            found.append(forward_differences(encoder, images, KIND, 8, 2, batch_size=3, progress=False))
     finally:
         torch.set_num_threads(threads)
     for other in found[1:]:
@@ -169,36 +175,36 @@ def test_weights_are_held_near_one_as_images_left_out_say_best() -> None:
     assert (near_one(np.c_[goal, -3 * goal], goal) >= 0).all()
 
 
-def test_passes_chosen_on_other_images_rank_better_at_the_same_cost_and_keep_the_level(encoder: Encoder) -> None:
-    held = mcdo.load_images("digits", n=120)
-    scored, others = held.select(np.arange(40, 120)), held.select(np.arange(40))
-    exact = mcdo.first_order(encoder, scored, mcdo.Dropout(0.01), encoder.feature_dim + 1, 1, progress=False)
+def test_passes_chosen_on_other_images_rank_better_at_the_same_cost_and_keep_the_level(clip: Encoder) -> None:
+    held = mcdo.load_images("digits", n=100)
+    scored, others = held.select(np.arange(40, 100)), held.select(np.arange(40))
+    exact = mcdo.first_order(clip, scored, mcdo.Dropout(0.01), clip.feature_dim + 1, 1, progress=False)
     truth = exact.scores("trace_post")[0]
     plain, chosen = (
-        forward_differences(encoder, scored, KIND, 12, 6, calibration=of, progress=False) for of in (None, others)
+        forward_differences(clip, scored, KIND, 12, 5, calibration=of, progress=False) for of in (None, others)
     )
     assert chosen.passes == plain.passes
     assert (plain.calibrated, chosen.calibrated) == ("", others.name)
-    found = [[scipy.stats.spearmanr(each, truth)[0] for each in run.scores("trace_post")] for run in (plain, chosen)]
-    assert np.mean(found[1]) > np.mean(found[0])
+    found = [[scipy.stats.spearmanr(each, truth)[0] for each in run.scores("trace_post")] for run in (chosen, plain)]
+    assert scipy.stats.ttest_ind(*found, alternative="greater").pvalue < 0.05
     for name in ("trace_pre", "trace_post"):
         ratio = chosen.scores(name).mean() / exact.scores(name).mean()
         assert 0.95 < ratio < 1.05
     with pytest.raises(McdoError, match=r"40 of the scored originals would be calibrated on, such as .*: use others"):
-        forward_differences(encoder, held, KIND, 12, 1, calibration=others, progress=False)
+        forward_differences(clip, held, KIND, 12, 1, calibration=others, progress=False)
     with pytest.raises(McdoError, match="5 images to calibrate on: give at least 16"):
-        forward_differences(encoder, scored, KIND, 12, 1, calibration=others.select(np.arange(5)), progress=False)
+        forward_differences(clip, scored, KIND, 12, 1, calibration=others.select(np.arange(5)), progress=False)
 
 
 def test_passes_are_chosen_once_for_all_images_and_every_p(
-    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = mcdo.load_images("digits", n=32)
     others, here, there = (held.select(np.arange(i, j)) for i, j in ((0, 16), (16, 20), (20, 32)))
 
     def run(shown: mcdo.ImageSet, p: float, store: Path | None, seed: int = 1) -> ForwardDifferencesRun:
         kind = Rademacher(p)
-        return forward_differences(encoder, shown, kind, 6, 2, seed, calibration=others, store=store, progress=False)
+        return forward_differences(clip, shown, kind, 6, 2, seed, calibration=others, store=store, progress=False)
 
     expected = run(there, 0.2, None)
     run(here, 0.01, tmp_path)

@@ -88,10 +88,12 @@ def test_the_linear_part_s_expectation_is_first_order(run: MultiFidelityRun) -> 
         assert np.abs(z.mean()) < 1, name
 
 
-def test_the_estimate_keeps_the_passes_expectation_and_loses_their_noise(run: MultiFidelityRun) -> None:
+def test_the_estimate_keeps_the_passes_expectation_and_loses_their_noise(
+    run: MultiFidelityRun, encoder: Encoder
+) -> None:
     reference = mcdo.monte_carlo(
-        mcdo.load_encoder("siglip_tiny_softmax", "cpu"), mcdo.load_images("digits", n=90).select(np.arange(60)),
-        Dropout(P), 128, 5, seed=7, geometry=(), progress=False,
+        encoder, mcdo.load_images("digits", n=90).select(np.arange(60)), Dropout(P), 128, 3, seed=7, geometry=(),
+        progress=False,
     )  # fmt: skip
     for name in ("trace_pre", "trace_post"):
         found, passes = run.scores(name), run.pair.passes.scores(name)
@@ -100,7 +102,8 @@ def test_the_estimate_keeps_the_passes_expectation_and_loses_their_noise(run: Mu
         assert rho[1] > rho[0] + 0.2
         level = np.median(found.mean(axis=0)) / np.median(reference.scores(name).mean(axis=0))
         assert level == pytest.approx(1, abs=0.04), "first order alone is several hundredths above"
-        assert agreement(reference.scores(name), found.mean(axis=0)[None]).corrected.value > 0.95
+        ranked = agreement(reference.scores(name), found.mean(axis=0)[None]).corrected
+        assert 0.8 < ranked.low < 0.98 < ranked.high, "but for the reference's noise the two rank alike"
         halves = replace(run, calibration=None)
         assert halves.coefficients(name) == pytest.approx(run.coefficients(name), abs=0.1)
         assert len(set(halves.coefficients(name))) == 2

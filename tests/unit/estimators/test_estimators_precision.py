@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,36 +29,41 @@ from mcdo.perturbation.normals import KeyedNormals
 
 HALF = ("float16", "bfloat16")
 KINDS: tuple[Perturbation, ...] = (
-    Dropout(), TiedDropout(), Multiplicative(), Gaussian(), AttentionDropout(), HiddenDropout(), StochasticDepth(),
+    Dropout(), TiedDropout(), Gaussian(), AttentionDropout(), HiddenDropout(), StochasticDepth(),
 )  # fmt: skip
 
 
-def first_order(encoder: Encoder, kind: Perturbation, **options: Any) -> mcdo.FirstOrderRun:
-    protocol = {"probes": 4, "trials": 2, "progress": False, **options}
-    return mcdo.first_order(encoder, mcdo.load_images("digits", n=4), kind, **protocol)
+@cache
+def encoder_of(key: str, precision: Any = "float32") -> Encoder:
+    return mcdo.load_encoder(key, precision=precision)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
-@pytest.mark.parametrize("precision", HALF)
-def test_first_order_is_taken_in_float32_whatever_the_precision(precision: Any, kind: Perturbation) -> None:
+def test_first_order_is_taken_in_float32_whatever_the_precision(kind: Perturbation) -> None:
     """It used to crash in bfloat16, and to sum its terms in half."""
-    half = first_order(mcdo.load_encoder("siglip_tiny", precision=precision), kind)
-    whole = first_order(mcdo.load_encoder("siglip_tiny"), kind)
-    np.testing.assert_array_equal(half.along, whole.along)
-    np.testing.assert_array_equal(half.across, whole.across)
-    assert half.provenance["dtype"] == precision
+    images = mcdo.load_images("digits", n=2)
+    whole, *halves = (
+        mcdo.first_order(encoder_of("siglip_tiny", precision), images, kind, 2, 1, progress=False)
+        for precision in ("float32", *HALF)
+    )
+    for half in halves:
+        np.testing.assert_array_equal(half.along, whole.along)
+        np.testing.assert_array_equal(half.across, whole.across)
+    assert [half.provenance["dtype"] for half in halves] == [*HALF]
 
 
 @pytest.mark.parametrize("kind", [Dropout(0.05), Gaussian(0.05), TiedDropout(0.05)], ids=lambda k: type(k).__name__)
-@pytest.mark.parametrize("precision", HALF)
-def test_passes_in_half_precision_have_the_variance_of_float32(precision: Any, kind: Perturbation) -> None:
+def test_passes_in_half_precision_have_the_variance_of_float32(kind: Perturbation) -> None:
     """The same masks in arithmetic of another precision."""
-    runs = []
-    for each in (precision, "float32"):
-        encoder, images = mcdo.load_encoder("clip_tiny", precision=each), mcdo.load_images("digits", n=6)
-        runs.append(mcdo.monte_carlo(encoder, images, kind, passes=(64,), trials=1, geometry=(), progress=False))
-    for score in ("trace_pre", "trace_post", "norm_var"):
-        np.testing.assert_allclose(runs[0].scores(score), runs[1].scores(score), rtol=0.05)
+    images = mcdo.load_images("digits", n=6)
+    whole, *halves = (
+        mcdo.monte_carlo(encoder_of("clip_tiny", precision), images, kind, 64, 1, geometry=(), progress=False)
+        for precision in ("float32", *HALF)
+    )
+    for half in halves:
+        for score in ("trace_pre", "trace_post", "norm_var"):
+            assert not np.array_equal(half.scores(score), whole.scores(score))
+            np.testing.assert_allclose(half.scores(score), whole.scores(score), rtol=0.05)
 
 
 def test_the_scale_of_added_noise_does_not_overflow_in_float16() -> None:
@@ -127,7 +133,7 @@ def test_a_pass_that_overflows_is_named_with_its_image_and_what_to_do(geometry: 
 def test_the_pass_that_is_named_is_the_first_that_is_not_finite() -> None:
     from mcdo.estimators.overflow import check_finite
 
-    encoder = mcdo.load_encoder("clip_tiny")
+    encoder = encoder_of("clip_tiny")
     finite = torch.ones(2, 3, 20, dtype=torch.bool)
     check_finite(encoder, finite, "abc")
     finite[1, 2, 17] = finite[1, 2, 19] = False
@@ -154,7 +160,7 @@ def test_derivatives_that_are_not_finite_are_refused_by_image() -> None:
     mlp: Any = encoder.model.get_submodule("visual.trunk.blocks.1.mlp")
     mlp.act = Rooted(mlp.act).eval()
     with pytest.raises(McdoError, match=r"the derivative of the features of \S+ is not finite, unlike the features"):
-        first_order(encoder, Dropout())
+        mcdo.first_order(encoder, mcdo.load_images("digits", n=1), Dropout(), 2, 1, progress=False)
 
 
 PROMPTS = Prompts(("a two", "a photo of a one", "something that might be a six", "a detailed photo of a nine"))
@@ -163,22 +169,21 @@ PROMPTS = Prompts(("a two", "a photo of a one", "something that might be a six",
 @pytest.mark.parametrize("key", ["clip_tiny", "siglip_tiny"])
 def test_first_order_takes_text_towers(key: str) -> None:
     """It used to end in a ValueError, because its basis was taken from noise of pixels."""
-    tower = TextTower(mcdo.load_encoder(key))
+    tower = TextTower(encoder_of(key))
     kind = Multiplicative(0.001)
     exact = mcdo.first_order(tower, PROMPTS, kind, probes=tower.feature_dim + 1, trials=1, progress=False)
-    passes = mcdo.monte_carlo(tower, PROMPTS, kind, passes=(1024,), trials=1, geometry=(), progress=False)
+    passes = mcdo.monte_carlo(tower, PROMPTS, kind, passes=(512,), trials=1, geometry=(), progress=False)
     for score in ("trace_pre", "trace_post", "norm_var"):
         ratio = passes.scores(score) / exact.scores(score)
         np.testing.assert_allclose(ratio, 1, atol=0.25)
         assert ratio.mean() == pytest.approx(1, abs=0.12)
-    given = mcdo.first_order(tower, PROMPTS, kind, pixels=Tokens.of(tower, PROMPTS), trials=1, progress=False)
+    given = mcdo.first_order(tower, PROMPTS, kind, 2, 1, pixels=Tokens.of(tower, PROMPTS), progress=False)
     assert given.ids == PROMPTS.ids
-    some = given.scores("trace_pre") / exact.scores("trace_pre")
-    np.testing.assert_allclose(some, 1, atol=0.6)
+    np.testing.assert_allclose(given.scores("norm_var"), exact.scores("norm_var"), rtol=1e-4)  # no random probe
 
 
 def test_images_for_a_text_tower_and_prompts_for_an_encoder_are_refused() -> None:
-    encoder, images = mcdo.load_encoder("clip_tiny"), mcdo.load_images("digits", n=2)
+    encoder, images = encoder_of("clip_tiny"), mcdo.load_images("digits", n=2)
     shown: Any
     for tower, shown in ((encoder, PROMPTS), (TextTower(encoder), images)):
         for measure in (mcdo.first_order, mcdo.monte_carlo):

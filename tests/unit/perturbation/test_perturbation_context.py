@@ -186,8 +186,7 @@ def test_units_that_are_kept_are_scaled_and_the_others_are_those_of_the_mask(kin
     assert torch.equal(passes == 0, mask == 0)
 
 
-@pytest.mark.parametrize("sites", ["fc1", "fc2", "patch_embedding", "mlp"])
-@pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
+@pytest.mark.parametrize(("sites", "p"), [("patch_embedding", 0.05), ("mlp", 0.9)])
 def test_the_mean_over_passes_is_unbiased_in_a_linear_tower(sites: str, p: float) -> None:
     encoder = toy(LinearTower)
     pixels, keys = pixels_for(encoder, 8), keys_for(8)
@@ -197,21 +196,6 @@ def test_the_mean_over_passes_is_unbiased_in_a_linear_tower(sites: str, p: float
     z = (error / (passes.std(1) / passes.shape[1] ** 0.5)).numpy()
     # 48 means; false alarm 1e-4
     assert np.abs(z).max() < scipy.stats.norm.isf(1e-4 / 2 / z.size)
-
-
-def test_dropout_in_a_linear_tower_has_the_variance_of_dropout() -> None:
-    encoder, p = toy(LinearTower), 0.2
-    pixels, keys = pixels_for(encoder, 4), keys_for(4)
-    with perturbed(encoder, Dropout(p, "fc1"), seed=4) as drop:
-        passes = torch.cat([drop(pixels, keys, 0, block) for block in range(250)], dim=1).double()
-    model: Any = encoder.model.visual
-    with torch.no_grad():
-        hidden = model.mlp.c_fc(model.conv1(pixels).flatten(2).transpose(1, 2))
-        # a unit's variance is y² p/(1−p); the mean over 4 tokens weighs each by 1/16
-        per_unit = (hidden.square().sum(1) / 16 * p / (1 - p)).double()
-        expected = per_unit @ model.mlp.c_proj.weight.double().square().T
-    # the relative standard deviation of a variance from 4000 passes is sqrt(2 / 4000) = 2.2 %
-    np.testing.assert_allclose(passes.var(1), expected, rtol=0.12)
 
 
 @pytest.mark.parametrize("kind", EMBEDDED)

@@ -1,25 +1,100 @@
-"""What only CUDA carries out, on a CPU: Triton interprets the kernels where TRITON_INTERPRET was set beforehand."""
+"""What only CUDA carries out, on a CPU: its kernels under Triton's interpreter, and its graphs by repeated passes."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
+import torch
+from cuda_child import kernels_zero_the_units_of_the_cpu
+from forked import begin
+from torch import Tensor
 
-CHILD = Path(__file__).with_name("cuda_child.py")
+from mcdo.encoders import Encoder, load_encoder
+from mcdo.perturbation import Dropout, KeyedMasks, image_keys, perturbed
+from mcdo.perturbation.graphs import PassGraphs
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder("clip_tiny")
+
+
+KIND = Dropout(0.01, "fc2")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton, which torch brings on Linux")
-def test_kernels_zero_the_units_of_the_cpu_and_graphs_give_the_bits_of_their_passes() -> None:
-    done = subprocess.run(
-        [sys.executable, str(CHILD)],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[3])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_kernels_zero_the_units_of_the_cpu() -> None:
+    child = begin(kernels_zero_the_units_of_the_cpu)
+    child.join()
+    assert child.exitcode == 0
+
+
+class Again:
+    """In the place of a captured graph: carries the work out again, into the same tensor; or does not."""
+
+    def __init__(self, stale: bool = False) -> None:
+        self.captured = self.replayed = 0
+        self._stale = stale
+
+    def __call__(self, do: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        self.captured += 1
+        output = do().clone()
+
+        def replay() -> None:
+            self.replayed += 1
+            if not self._stale:
+                output.copy_(do())
+
+        return replay, output
+
+
+class ByTheCpu:
+    """Kernels that read which passes are wanted from a tensor, as CUDA's do, and zero as the CPU does."""
+
+    def __init__(self, masks: KeyedMasks) -> None:
+        self._masks = masks
+
+    def block_key(self, trial: int, block: int) -> int:
+        return 100 * trial + block
+
+    def start(self, run: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return run, keys
+
+    def zero_(
+        self, y: Tensor, index: int, started: tuple[Tensor, Tensor], keys: Tensor, first: int, last: int
+    ) -> Tensor:
+        return self._masks.zero_(y, index, *divmod(int(started[0]), 100), keys, first, last)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_replayed_passes_have_the_bits_of_their_own_and_stale_ones_are_refused(encoder: Encoder, stale: bool) -> None:
+    pixels = [torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    names = [image_keys(["a", "b"]), image_keys(["c", "d"])]
+    wanted = [(i, trial, block, first, last) for i in range(2) for trial in range(2) for block in range(2)
+              for first, last in ((0, 2), (2, 4), (0, 2))]  # fmt: skip
+    with perturbed(encoder, KIND, 7) as tower:
+        expected = [tower(pixels[i], names[i], *which) for i, *which in wanted]
+    again = Again(stale)
+    with perturbed(encoder, KIND, 7) as tower:
+        assert isinstance(tower._noise, KeyedMasks)
+        tower._kernels = ByTheCpu(tower._noise)  # type: ignore[assignment]
+        graphs = tower.graphs = PassGraphs(again)
+        found = [tower(pixels[i], names[i], *which) for i, *which in wanted]
+    assert all(map(torch.equal, expected, found))
+    assert again.captured == (1 if stale else 2)
+    assert again.replayed > 15 or stale
+    assert bool(graphs.refused) is stale, graphs.refused
+
+
+def test_passes_that_cannot_be_captured_are_carried_out_without_graphs() -> None:
+    def refuses(do: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    graphs = PassGraphs(refuses)
+    for number in range(5):
+        rows, keys = torch.ones(2, 3), torch.zeros(2, dtype=torch.int64)
+        found = graphs(lambda rows, keys, run: rows * run, "shape", rows, keys, number)
+        assert torch.equal(found, rows * number)
+    assert "not permitted" in graphs.refused

@@ -102,7 +102,7 @@ def expected_variance(encoder: Encoder, pixels: torch.Tensor, kind: Perturbation
     "kind",
     [
         Dropout(0.1, FC1),
-        Dropout(0.1, FC2),
+        Dropout(0.7, FC2),
         TiedDropout(0.1, (FC1,)),
         TiedDropout(0.1, (FC2,)),
         TiedDropout(0.1, (FC1,), over_images=True),
@@ -295,18 +295,15 @@ def test_any_passes_of_signs_are_those_of_the_whole_block_on_both_paths(size: in
     np.testing.assert_array_equal((y.view(2, -1, size).numpy() - 1) / 0.5, whole[:, first:last])
 
 
-@pytest.mark.parametrize("key", ["clip_tiny", "clip_tiny_sigmoid", "siglip_tiny", "siglip_tiny_softmax"])
-@pytest.mark.parametrize("step", [1.0, 0.1])
-def test_signs_have_the_level_of_exact_first_order(key: str, step: float) -> None:
-    encoder, images = mcdo.load_encoder(key, "cpu"), mcdo.load_images("digits", n=30)
-    kind = Rademacher(0.01, step=step)
-    exact = mcdo.first_order(encoder, images, kind, encoder.feature_dim + 1, 1, progress=False)
-    run = mcdo.monte_carlo(encoder, images, kind, 64, 6, geometry=(), progress=False)
-    for score in ("trace_pre", "trace_post"):
-        ratio = run.scores(score).mean(axis=0) / exact.scores(score)[0]
-        assert np.median(ratio) == pytest.approx(1, abs=0.05), score
-    again = mcdo.monte_carlo(encoder, images.select([3, 7]), kind, 64, 6, geometry=(), batch_size=5, progress=False)
-    np.testing.assert_allclose(again.scores("trace_pre"), run.scores("trace_pre")[:, [3, 7]], rtol=2e-3)
+@pytest.mark.parametrize("key", ["clip_tiny", "siglip_tiny"])
+def test_signs_have_the_level_of_exact_first_order(key: str) -> None:
+    encoder, images = mcdo.load_encoder(key, "cpu"), mcdo.load_images("digits", n=12)
+    exact = mcdo.first_order(encoder, images, Rademacher(0.01), encoder.feature_dim + 1, 1, progress=False)
+    for step in (1.0, 0.1):
+        run = mcdo.monte_carlo(encoder, images, Rademacher(0.01, step=step), 64, 3, geometry=(), progress=False)
+        for score in ("trace_pre", "trace_post"):
+            ratio = run.scores(score).mean(axis=0) / exact.scores(score)[0]
+            assert np.median(ratio) == pytest.approx(1, abs=0.05), (step, score)
 
 
 @pytest.mark.parametrize("step", [0, 2, "x", float("nan"), True])

@@ -50,9 +50,9 @@ def test_two_trials_are_corrected_and_one_is_not() -> None:
 
 
 def test_noise_of_the_other_score_is_corrected_as_well() -> None:
-    linear = np.random.default_rng(5).lognormal(0, 0.5, 2000)
+    linear = np.random.default_rng(5).lognormal(0, 0.5, 1000)
     rng = np.random.default_rng(6)
-    other = linear * rng.lognormal(0, 0.4, (4, 2000))
+    other = linear * rng.lognormal(0, 0.4, (4, 1000))
     found = agreement(noisy(linear, 0.4), other)
     assert found.corrected.value == pytest.approx(1.0, abs=0.05)
 

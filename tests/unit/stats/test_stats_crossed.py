@@ -83,21 +83,27 @@ def test_edges() -> None:
         crossed_mean([1.0], np.ones((5, 1)), 10)
 
 
+RESAMPLES = np.random.default_rng(8).multinomial(100, np.full(100, 0.01), size=1000) / 100
+"""Shares of 100 images in each of 1000 resamples, the same for every data set."""
+RUNS = 800
+NEAR = pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / RUNS))
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.2])
 @pytest.mark.parametrize(("common", "own"), [(1.0, 0.0), (0.0, 1.0), (0.7, 0.7)])
 def test_coverage_over_units_and_images(spread: float, common: float, own: float) -> None:
-    """400 data sets of four units and 100 images; bars are three standard errors from .95 on either side."""
+    """Four units and 100 images."""
     rng = np.random.default_rng(7)
     inside, over_images = 0, 0
-    for _ in range(400):
+    for _ in range(RUNS):
         x = spread * rng.normal(size=(4, 1)) + common * rng.normal(size=(1, 100)) + own * rng.normal(size=(4, 100))
-        draws = rng.multinomial(100, np.full(100, 0.01), size=200) @ x.T / 100
+        draws = RESAMPLES @ x.T
         found = crossed_mean(x.mean(axis=1), draws, 100).estimate
         inside += found.low <= 0 <= found.high
         over_images += abs(found.value) <= 1.96 * draws.mean(axis=1).std(ddof=1)
-    assert 0.917 <= inside / 400 <= 0.983
+    assert inside / RUNS == NEAR
     if spread:
-        assert over_images / 400 < 0.85, "an interval over images alone is no interval over units"
+        assert over_images / RUNS < 0.85, "an interval over images alone is no interval over units"
 
 
 def test_two_kinds_without_image_noise_are_the_t_test_of_two_samples() -> None:
@@ -122,14 +128,14 @@ def test_what_all_kinds_share_of_the_images_cancels_between_them() -> None:
 @pytest.mark.parametrize("spread", [0.0, 0.2])
 @pytest.mark.parametrize(("common", "of_kind", "own"), [(1.0, 0.0, 0.3), (0.5, 0.7, 0.5)])
 def test_coverage_of_a_contrast_between_kinds(spread: float, common: float, of_kind: float, own: float) -> None:
-    """Two kinds of five units each and 100 images; bars are three standard errors from .95 on either side."""
+    """Two kinds of five units each and 100 images."""
     rng, weights = np.random.default_rng(3), np.repeat([-0.2, 0.2], 5)
     inside = 0
-    for _ in range(400):
+    for _ in range(RUNS):
         kinds = of_kind * np.repeat(rng.normal(size=(2, 100)), 5, axis=0)
         x = spread * rng.normal(size=(10, 1)) + common * rng.normal(size=(1, 100)) + kinds
         x += own * rng.normal(size=(10, 100))
-        draws = rng.multinomial(100, np.full(100, 0.01), size=200) @ x.T / 100
+        draws = RESAMPLES @ x.T
         found = crossed_contrast(x.mean(axis=1), draws, weights, "aaaaabbbbb", 100).estimate
         inside += found.low <= 0 <= found.high
-    assert 0.917 <= inside / 400 <= 0.983
+    assert inside / RUNS == NEAR

@@ -78,12 +78,11 @@ def test_the_interval_is_delong_s_on_the_logit_scale(decimals: int) -> None:
 
 
 def test_the_interval_is_near_that_of_a_naive_bootstrap() -> None:
-    from sklearn.metrics import roc_auc_score
-
     positive = np.quantile(Y, 0.8) < Y
     found = auroc(X, positive)
-    drawn = np.random.default_rng(1).integers(0, 300, (400, 300))
-    draws = [roc_auc_score(positive[i], X[i]) for i in drawn]
+    counts = np.random.default_rng(1).multinomial(300, np.full(300, 1 / 300), size=400)
+    held, others = counts[:, positive], counts[:, ~positive]
+    draws = (held @ pairwise(X, positive) * others).sum(axis=1) / (held.sum(axis=1) * others.sum(axis=1))
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), abs=0.02)
 
 

@@ -135,8 +135,8 @@ def test_what_the_run_measured_is_given_as_measured() -> None:
         assert (here[passes].status, here[passes].reason) == (measured.status, "")
 
 
-@pytest.mark.parametrize("spread", [0.25, 0.5, 1.0])
-@pytest.mark.parametrize(("start", "goal"), [(8, 32), (8, 64), (16, 64), (16, 256), (64, 16)])
+@pytest.mark.parametrize("spread", [0.25, 1.0])
+@pytest.mark.parametrize(("start", "goal"), [(8, 64), (16, 256), (64, 16)])
 def test_predictions_meet_measurements_of_skewed_scores(spread: float, start: int, goal: int) -> None:
     run = reliability(variance_scores(start, 1, spread), resamples=20)
     predicted = predicted_reliability(variance_scores(start, 1, spread), start, [goal], degrees_lost=1)[goal]
