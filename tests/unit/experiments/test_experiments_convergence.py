@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from made_up_inputs import inputs_of
 from made_up_runs import Array, made_up_run
 
@@ -32,9 +33,13 @@ def result_of(run: MonteCarloRun) -> ConvergenceResult:
     return SWEEP.compute(inputs_of(lambda request: run))
 
 
-def test_larger_passes_are_predicted_from_the_run_as_it_was() -> None:
-    run = simulated()
-    result = result_of(run)
+@pytest.fixture(scope="module")
+def calm() -> ConvergenceResult:
+    return result_of(simulated())
+
+
+def test_larger_passes_are_predicted_from_the_run_as_it_was(calm: ConvergenceResult) -> None:
+    run, result = simulated(), calm
     pilot = {passes: run.scores("trace_pre", passes) for passes in (8, 16, 32)}
     expected = predicted_reliability(pilot, 32, [64, 128], origins=run.origins, seed=SWEEP.seed)
     assert {passes: result.predicted[passes] for passes in (64, 128)} == expected
@@ -45,8 +50,8 @@ def test_larger_passes_are_predicted_from_the_run_as_it_was() -> None:
     assert result.measured[64].n_origins == result.predicted[64].spearman.n == 50
 
 
-def test_the_summary_shows_every_law_beside_the_measurement() -> None:
-    summary = plain(SWEEP.summary(result_of(simulated())))
+def test_the_summary_shows_every_law_beside_the_measurement(calm: ConvergenceResult) -> None:
+    summary = plain(SWEEP.summary(calm))
     ahead = summary["results"]["T=64"]["predicted"]
     assert {"spearman", "snr", "icc", "status", "decided", "worst", "best", "reason"} <= set(ahead)
     assert set(ahead["laws"]) == {"icc", "spearman_brown", "run"}
@@ -55,8 +60,8 @@ def test_the_summary_shows_every_law_beside_the_measurement() -> None:
     assert usable["ci"][0] < usable["predicted"] < usable["ci"][1]
 
 
-def test_a_claim_asks_only_where_something_is_predicted() -> None:
-    calm, disturbed = result_of(simulated()), result_of(simulated(disturbed=0.02))
+def test_a_claim_asks_only_where_something_is_predicted(calm: ConvergenceResult) -> None:
+    disturbed = result_of(simulated(disturbed=0.02))
     claim = next(claim for claim in SWEEP.claims() if claim.name == "predicted/T=128")
     assert claim.estimate(calm) == calm.measured[128].estimate("spearman")
     assert disturbed.predicted[128].status == "not predictable"

@@ -44,9 +44,13 @@ def outcome(result: AgreementResult) -> str:
     return claim.judge(result).outcome
 
 
-def test_agreement_is_corrected_for_noise_and_reliabilities_are_compared_in_pairs() -> None:
-    result = ModelAgreement(n=N).compute(inputs(models()))
-    matrix = result.matrices["trace_pre"]
+@pytest.fixture(scope="module")
+def mixed() -> AgreementResult:
+    return ModelAgreement(n=N).compute(inputs(models()))
+
+
+def test_agreement_is_corrected_for_noise_and_reliabilities_are_compared_in_pairs(mixed: AgreementResult) -> None:
+    matrix = mixed.matrices["trace_pre"]
     assert matrix.disattenuated["clip_tiny", "siglip_tiny"].value == pytest.approx(1, abs=0.05)
     assert matrix.disattenuated["clip_tiny", "siglip_tiny_softmax"].high < 0.3
     gap = matrix.reliability_difference["clip_tiny", "siglip_tiny"]
@@ -55,11 +59,10 @@ def test_agreement_is_corrected_for_noise_and_reliabilities_are_compared_in_pair
     assert matrix.reliability_difference["clip_tiny", "siglip_tiny_softmax"].p_holm > 0.05
 
 
-def test_the_weakest_pair_decides() -> None:
+def test_the_weakest_pair_decides(mixed: AgreementResult) -> None:
     runs = models()
     agreeing = ModelAgreement().compute(inputs({model: runs[model] for model in MODELS[:2]}))
     assert outcome(agreeing) == "met"
-    mixed = ModelAgreement().compute(inputs(runs))
     assert MODELS[2] in (mixed.weakest("trace_pre") or ())
     assert outcome(mixed) == "undecided"
     opposed = dict(runs)
@@ -95,12 +98,12 @@ def test_models_perturbed_at_other_roles_are_refused() -> None:
         ModelAgreement().compute(inputs(runs))
 
 
-def test_variants_of_an_original_are_one_draw() -> None:
+def test_variants_of_an_original_are_one_draw(mixed: AgreementResult) -> None:
     """Intervals of 50 originals in four variants are wider than those of 200 images, as √4 would have them."""
-    single, clustered = (ModelAgreement(n=N).compute(inputs(models(variants))) for variants in (1, 4))
+    clustered = ModelAgreement(n=N).compute(inputs(models(variants=4)))
     pair = ("clip_tiny", "siglip_tiny_softmax")
     widths = [
-        r.matrices["trace_pre"].raw[pair].high - r.matrices["trace_pre"].raw[pair].low for r in (single, clustered)
+        r.matrices["trace_pre"].raw[pair].high - r.matrices["trace_pre"].raw[pair].low for r in (mixed, clustered)
     ]
     assert 1.5 < widths[1] / widths[0] < 2.7
     runs = {"clip_tiny": models(variants=4)["clip_tiny"]}

@@ -53,15 +53,19 @@ def outcomes(result: FullAmbiguityResult) -> dict[str, str]:
     return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
 
 
+@pytest.fixture(scope="module")
+def result() -> FullAmbiguityResult:
+    return EXPERIMENT.compute(inputs())
+
+
 def test_a_head_that_is_no_better_than_a_constant_answer_gives_no_validity() -> None:
     result = EXPERIMENT.compute(inputs(follow=1e6, trained=False))
     assert "more than always naming the largest class, as random weights would at best" in result.head_reason
     assert set(outcomes(result).values()) == {"not applicable"}
 
 
-def test_figures_count_originals_and_the_score_is_compared_with_the_norm() -> None:
+def test_figures_count_originals_and_the_score_is_compared_with_the_norm(result: FullAmbiguityResult) -> None:
     run, logits, labels = clustered()
-    result = EXPERIMENT.compute(inputs())
     assert result.originals == ORIGINALS
     assert {estimate.n for table in result.figures.values() for estimate in table.values()} == {ORIGINALS}
     norm = result.figures[f"{BASELINE}/softmax"]["rho_uncertainty_vs_entropy"]
@@ -75,8 +79,7 @@ def test_figures_count_originals_and_the_score_is_compared_with_the_norm() -> No
     assert result.entropy.value == pytest.approx(entropy(logits[0]).mean())
 
 
-def test_a_norm_that_is_the_better_score_shows() -> None:
-    result = EXPERIMENT.compute(inputs())
+def test_a_norm_that_is_the_better_score_shows(result: FullAmbiguityResult) -> None:
     assert result.gain["trace_pre"].p_holm < 0.05
     assert outcomes(result)["beats_norm/trace_pre"] == "not met"
 
@@ -91,10 +94,10 @@ def test_a_score_that_is_the_entropy_beats_the_norm() -> None:
     }
 
 
-def test_variants_of_an_original_are_one_draw() -> None:
+def test_variants_of_an_original_are_one_draw(result: FullAmbiguityResult) -> None:
     """The interval is that of 120 originals: about √4 times as wide as that of 480 images on their own."""
-    run, logits, _ = clustered(follow=3.0)
-    over_originals = EXPERIMENT.compute(inputs(follow=3.0)).figures[f"{BASELINE}/softmax"]["rho_uncertainty_vs_entropy"]
+    run, logits, _ = clustered()
+    over_originals = result.figures[f"{BASELINE}/softmax"]["rho_uncertainty_vs_entropy"]
     over_images = spearman(-run.feature_norm, entropy(logits[0]), seed=42)
     assert 1.5 < (over_originals.high - over_originals.low) / (over_images.high - over_images.low) < 2.5
 
@@ -126,8 +129,8 @@ def test_the_protocol_is_the_published_one_and_quick_has_variants_too() -> None:
     assert full.run("clip_tiny").shown == Images(10_000)
 
 
-def test_published_keys_stand_in_the_summary_with_their_intervals() -> None:
-    summary = EXPERIMENT.summary(EXPERIMENT.compute(inputs()))
+def test_published_keys_stand_in_the_summary_with_their_intervals(result: FullAmbiguityResult) -> None:
+    summary = EXPERIMENT.summary(result)
     assert summary["originals"] == summary["n"] == ORIGINALS
     low, high = summary["rho_uncertainty_vs_entropy_ci"]
     assert low < summary["rho_uncertainty_vs_entropy"] < high

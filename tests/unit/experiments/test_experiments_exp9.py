@@ -18,7 +18,13 @@ from made_up_inputs import inputs_of
 from made_up_runs import made_up_run
 
 from mcdo.errors import McdoError
-from mcdo.experiments.phase3.exp9_tracking import ImageTracking, OwnTracking, SyntheticTracking, association
+from mcdo.experiments.phase3.exp9_tracking import (
+    ImageTracking,
+    OwnTracking,
+    SyntheticTracking,
+    TrackingResult,
+    association,
+)
 from mcdo.experiments.phase3.exp9_tracking.association import (
     associate,
     association_cost,
@@ -110,8 +116,12 @@ def test_trap_dividing_by_raw_traces_multiplies_the_appearance_cost(monkeypatch:
             law()
 
 
-def test_the_oracle_beats_the_baseline_and_an_uninformative_score_does_not() -> None:
-    result = CONFIG.at_published_weights(SEQUENCES)
+@pytest.fixture(scope="module")
+def result() -> TrackingResult:
+    return CONFIG.at_published_weights(SEQUENCES)
+
+
+def test_the_oracle_beats_the_baseline_and_an_uninformative_score_does_not(result: TrackingResult) -> None:
     assert result.gains["oracle"].difference.low > 0
     assert result.gains["oracle"].p_holm < 0.05
     assert result.gains["shuffled"].difference.high < 0
@@ -337,8 +347,7 @@ def test_every_score_of_the_encoder_divides_the_appearance_cost() -> None:
     }  # fmt: skip
 
 
-def test_claims_about_synthetic_sequences_are_decided_by_intervals() -> None:
-    result = CONFIG.at_published_weights(SEQUENCES)
+def test_claims_about_synthetic_sequences_are_decided_by_intervals(result: TrackingResult) -> None:
     assert {claim.name: claim.judge(result).outcome for claim in CONFIG.claims()} == {
         "gain/oracle": "met", "gain/adaptive": "met", "no_gain/shuffled": "met",
     }  # fmt: skip

@@ -153,7 +153,7 @@ def test_small_pictures_have_the_counterparts_of_the_published_four(rising: Degr
 
 
 def test_p_values_are_corrected_over_all_degradations_and_scores() -> None:
-    result = EXPERIMENT.compute(world(0.1))
+    result = replace(EXPERIMENT, families=("blur",)).compute(world(0.1))
     flat = [(spec, name) for spec in result.damage for name in TRACES]
     adjusted = holm([result.damage[spec].increase[name].p_value for spec, name in flat])
     assert [result.damage[spec].p_holm[name] for spec, name in flat] == pytest.approx(list(adjusted))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,6 +56,7 @@ def analysed(cells: Mapping[Cell, Measured], origins: tuple[str, ...] = ORIGINS)
     return analyse(cells, "trace_pre", origins, seed=42, resamples=300)
 
 
+@cache
 def world(decides: str) -> GridAnalysis:
     """Twelve cells in which one factor makes the score valid, and four of everything perturbed."""
     place = list(FACTORS).index(decides)

@@ -109,15 +109,11 @@ def settle(name: str, low: float, high: float, **about: Any) -> FakeRequest:
 
 def test_met_passes_not_met_fails_and_undecided_is_skipped() -> None:
     assert settle("other", 0.31, 0.4).recorded["outcome"] == "met"
-    with pytest.raises(AssertionError, match=r"exp5 clip_tiny other: 0.20 \[0.10, 0.30\] n=10 against > 0.3"):
+    said = r"^not met: exp5 clip_tiny other: 0\.20 \[0\.10, 0\.30\] n=10 against > 0\.3"
+    with pytest.raises(CriterionNotMetError, match=said):  # which is no fault of the program
         settle("other", 0.1, 0.3)
     with pytest.raises(pytest.skip.Exception, match="undecided: exp5 clip_tiny other"):
         settle("other", 0.2, 0.4)
-
-
-def test_an_unmet_claim_is_no_fault_of_the_program() -> None:
-    with pytest.raises(CriterionNotMetError, match=r"^not met: exp5 clip_tiny other: 0\.20"):
-        settle("other", 0.1, 0.3)
 
 
 def test_a_known_negative_is_a_strict_xfail_that_says_why() -> None:
@@ -128,13 +124,8 @@ def test_a_known_negative_is_a_strict_xfail_that_says_why() -> None:
 
 @pytest.mark.parametrize(
     "about",
-    [
-        {"subject": "clip_tiny on CIFAR-10"},
-        {"settings": Settings(models=("clip_tiny",), protocol="quick")},
-        {"settings": Settings(models=("clip_tiny",), seed=1)},
-        {"settings": Settings(models=("clip_tiny",), images="folder:x")},
-    ],
-    ids=["subject", "protocol", "seed", "images"],
+    [{"subject": "clip_tiny on CIFAR-10"}, {"settings": Settings(models=("clip_tiny",), protocol="quick")}],
+    ids=["subject", "settings"],
 )
 def test_anything_else_is_judged_afresh(about: dict[str, Any]) -> None:
     assert not settle("rho", 0.4, 0.5, **about).marks

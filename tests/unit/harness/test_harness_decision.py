@@ -99,12 +99,6 @@ def test_the_sweep_is_a_chain_of_its_own_whose_share_is_kept_for_it() -> None:
     assert decide(cells, N, swept)[0] == "GO"
 
 
-def test_nothing_to_judge_is_no_verdict() -> None:
-    """As where every model has random weights."""
-    assert judged([]) == ([], [])
-    assert decide([], N)[0] == "UNDECIDED"
-
-
 def test_too_few_originals_are_no_verdict() -> None:
     decision, reason = decide([USABLE], 3)
     assert decision == "UNDECIDED"
@@ -129,8 +123,9 @@ def test_all_failed_at_their_largest_budget_is_no_go() -> None:
     assert decide(mixed, N)[0] == "UNDECIDED"
 
 
-@pytest.mark.parametrize("cells", [[], [TOO_FEW]], ids=["nothing", "one-trial"])
+@pytest.mark.parametrize("cells", [judged([])[0], [TOO_FEW]], ids=["nothing", "one-trial"])
 def test_too_little_to_decide_is_undecided(cells: list[Cell]) -> None:
+    """Nothing there is where every model has random weights."""
     assert wants_sweep(cells) is None
     assert decide(cells, N)[0] == published(cells) == "UNDECIDED"
 

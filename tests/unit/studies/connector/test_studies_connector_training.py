@@ -45,13 +45,18 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("stage", ["language", "connector"])
-@pytest.mark.parametrize("kill_after", [0, 1, 2])
+@pytest.fixture(scope="module", params=["language", "connector"])
+def undisturbed(request: pytest.FixtureRequest, encoder: Encoder, digits: Captioned) -> tuple[Stage, Case, list[Epoch]]:
+    """A stage, what it was trained to, and how that went."""
+    case, stage = tiny_case(encoder, digits), request.param
+    return stage, case, train(case, stage)
+
+
+@pytest.mark.parametrize("kill_after", [0, 2], ids=["after-the-first", "after-the-last"])
 def test_killed_and_resumed_equals_undisturbed(
-    encoder: Encoder, digits: Captioned, tmp_path: Path, stage: Stage, kill_after: int
+    undisturbed: tuple[Stage, Case, list[Epoch]], encoder: Encoder, digits: Captioned, tmp_path: Path, kill_after: int
 ) -> None:
-    undisturbed = tiny_case(encoder, digits)
-    history = train(undisturbed, stage)
+    stage, whole, history = undisturbed
     store = Store(tmp_path)
     with pytest.raises(KilledError):
         train(tiny_case(encoder, digits), stage, store, kill_after)
@@ -64,7 +69,7 @@ def test_killed_and_resumed_equals_undisturbed(
     )  # fmt: skip
     assert shown == list(range(kill_after + 1, 3)), "finished epochs are not trained again"
     assert found == history
-    assert same(weights(undisturbed), weights(resumed))
+    assert same(weights(whole), weights(resumed))
 
 
 def test_a_finished_stage_is_not_trained_again_and_needs_no_image(

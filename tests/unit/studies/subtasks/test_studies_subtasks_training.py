@@ -26,6 +26,12 @@ def examples(seed: int, n: int = 97) -> Examples:
     return Examples((rng.standard_normal((n, 4)) + 1.2 * np.eye(4)[y]).astype(np.float32), y)
 
 
+@pytest.fixture(scope="module")
+def whole() -> Trained:
+    """Undisturbed."""
+    return train(JOB, examples(0), examples(1))
+
+
 class KilledError(Exception):
     pass
 
@@ -48,8 +54,7 @@ def assert_same(one: Trained, other: Trained) -> None:
 
 
 @pytest.mark.parametrize("epoch", [1, 3])
-def test_interrupted_and_resumed_equals_undisturbed_bit_for_bit(tmp_path: Path, epoch: int) -> None:
-    whole = train(JOB, examples(0), examples(1))
+def test_interrupted_and_resumed_equals_undisturbed_bit_for_bit(whole: Trained, tmp_path: Path, epoch: int) -> None:
     assert len(whole.history) > 3
     killed_after(epoch, Store(tmp_path))
     continued: list[int] = []
@@ -69,7 +74,7 @@ def stopping(store: Path) -> None:
     train(JOB, examples(0), examples(1), store=Store(store), checkpoint_every_s=0, after_epoch=wait)
 
 
-def test_a_killed_process_loses_at_most_the_epoch_it_was_in(tmp_path: Path) -> None:
+def test_a_killed_process_loses_at_most_the_epoch_it_was_in(whole: Trained, tmp_path: Path) -> None:
     child = begin(stopping, tmp_path)
     while not (tmp_path / "two").exists():
         assert child.exitcode is None, "the process ended by itself"
@@ -79,7 +84,7 @@ def test_a_killed_process_loses_at_most_the_epoch_it_was_in(tmp_path: Path) -> N
     continued: list[int] = []
     resumed = train(JOB, examples(0), examples(1), store=Store(tmp_path), after_epoch=continued.append)
     assert continued[0] == 3
-    assert_same(train(JOB, examples(0), examples(1)), resumed)
+    assert_same(whole, resumed)
 
 
 def test_a_finished_network_is_not_trained_again(tmp_path: Path) -> None:
@@ -89,7 +94,7 @@ def test_a_finished_network_is_not_trained_again(tmp_path: Path) -> None:
     assert not again
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(whole: Trained, tmp_path: Path) -> None:
     killed_after(2, Store(tmp_path))
     (file,) = tmp_path.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-100])
@@ -97,7 +102,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(tmp_path: Pa
     with pytest.warns(DamagedResultWarning):
         found = train(JOB, examples(0), examples(1), store=Store(tmp_path), after_epoch=started.append)
     assert started[0] == 1
-    assert_same(found, train(JOB, examples(0), examples(1)))
+    assert_same(whole, found)
 
 
 def test_whatever_changes_the_result_changes_the_key_and_the_name_does_not() -> None:
@@ -114,12 +119,11 @@ def test_whatever_changes_the_result_changes_the_key_and_the_name_does_not() -> 
     assert len({key, *others}) == 6
 
 
-def test_training_stops_when_the_validation_accuracy_has_not_risen_for_four_epochs() -> None:
-    found = train(JOB, examples(0), examples(1))
-    accuracy = [epoch.accuracy for epoch in found.history]
-    assert found.best_epoch == 1 + int(np.argmax(accuracy))  # the first of equals
-    assert len(accuracy) == min(found.best_epoch + 4, 12)
-    predicted = logits(found.network, examples(1).x).argmax(axis=1)
+def test_training_stops_when_the_validation_accuracy_has_not_risen_for_four_epochs(whole: Trained) -> None:
+    accuracy = [epoch.accuracy for epoch in whole.history]
+    assert whole.best_epoch == 1 + int(np.argmax(accuracy))  # the first of equals
+    assert len(accuracy) == min(whole.best_epoch + 4, 12)
+    predicted = logits(whole.network, examples(1).x).argmax(axis=1)
     assert (predicted == examples(1).y).mean() == max(accuracy)
 
 
@@ -133,20 +137,19 @@ def test_training_learns_what_there_is_to_learn() -> None:
     assert max(epoch.accuracy for epoch in found.history) > probe - 0.05
 
 
-def test_the_process_wide_generators_are_left_alone() -> None:
+def test_the_process_wide_generators_are_left_alone(whole: Trained) -> None:
     before, numpy_before = torch.random.get_rng_state(), np.random.get_state(legacy=False)  # noqa: NPY002
-    first = train(JOB, examples(0), examples(1))
-    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(5)
+    advanced = torch.random.get_rng_state()
+    assert_same(whole, train(JOB, examples(0), examples(1)))
+    assert torch.equal(torch.random.get_rng_state(), advanced)
     numpy_after = np.random.get_state(legacy=False)  # noqa: NPY002
     np.testing.assert_equal(dict(numpy_after), dict(numpy_before))
-    torch.rand(5)
-    assert_same(first, train(JOB, examples(0), examples(1)))
     torch.random.set_rng_state(before)
 
 
-def test_seeds_differ() -> None:
-    one, other = (train(replace(JOB, seed=seed), examples(0), examples(1)) for seed in (1, 2))
-    assert one.history != other.history
+def test_seeds_differ(whole: Trained) -> None:
+    assert train(replace(JOB, seed=8), examples(0), examples(1)).history != whole.history
 
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
