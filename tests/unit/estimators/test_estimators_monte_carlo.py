@@ -63,6 +63,13 @@ def run(key: str = "clip_tiny", images: ImageSet | None = None, dropout: Dropout
     return monte_carlo(encoder_of(key), digits() if images is None else images, dropout, **protocol)
 
 
+@cache
+def whole_of(key: str = "clip_tiny") -> MonteCarloRun:
+    """What most tests compare with."""
+    found: MonteCarloRun = run(key)
+    return found
+
+
 def pixels_of(encoder: Encoder, images: ImageSet) -> Tensor:
     preprocessing = encoder.preprocessing
     return prepare_pixels(images, encoder.to_uint8, preprocessing.mean, preprocessing.std).batch(slice(None))
@@ -116,7 +123,7 @@ def test_without_dropout_traces_are_exactly_zero(key: str) -> None:
 
 
 def test_trials_and_seeds_differ_for_every_image() -> None:
-    found, other = run(), run(seed=43)
+    found, other = whole_of(), run(seed=43)
     trace = found.scores("trace_pre")
     assert (trace[0] != trace[1]).all()
     assert (trace != other.scores("trace_pre")).all()
@@ -126,7 +133,7 @@ def test_trials_and_seeds_differ_for_every_image() -> None:
 @pytest.mark.parametrize("sites", ["mlp", ("attention", "projection"), "visual.conv1"])
 def test_only_the_sites_asked_for_are_perturbed(sites: Any) -> None:
     found = run(dropout=Dropout(0.05, sites))
-    assert not np.allclose(found.scores("trace_pre"), run().scores("trace_pre"))
+    assert not np.allclose(found.scores("trace_pre"), whole_of().scores("trace_pre"))
     assert found.roles == {"mlp": ("fc1", "fc2"), "visual.conv1": ("patch_embedding",)}.get(
         sites if isinstance(sites, str) else "", ("qkv", "attention_output", "final_projection")
     )
@@ -149,7 +156,7 @@ def test_scores_at_t_are_those_of_a_run_that_stops_there(key: str) -> None:
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("batch_size", [1, 3, 50])  # less than a pass of all, a block of them, several blocks
 def test_scores_do_not_depend_on_the_batch_size(key: str, batch_size: int) -> None:
-    whole, part = run(key), run(key, batch_size=batch_size)
+    whole, part = whole_of(key), run(key, batch_size=batch_size)
     close(whole, part)
     # second differences of float32 features: absolutely as exact, relatively less where the score is tiny
     close(whole, part, whole.score_names, rtol=2e-4)
@@ -159,7 +166,7 @@ def test_scores_do_not_depend_on_the_batch_size(key: str, batch_size: int) -> No
 @pytest.mark.parametrize("key", KEYS)
 def test_scores_do_not_depend_on_order_nor_on_the_other_images(key: str) -> None:
     order = np.array([4, 0, 5, 2, 1, 3])
-    whole = run(key)
+    whole = whole_of(key)
     close(whole.select(order), run(key, digits().select(order)))
     close(whole.select([1, 4]), run(key, digits().select([1, 4])))
 
@@ -186,14 +193,14 @@ def test_geometry_is_taken_where_asked_for_only() -> None:
     with pytest.raises(McdoError, match="no spectrum at T = 4"):
         found.eigenvalues(4)
     assert "angular_var" not in run(geometry=()).score_names
-    assert same(found, run(), SCORES_OF_VARIANCE[:-1]) == []
+    assert same(found, whole_of(), SCORES_OF_VARIANCE[:-1]) == []
 
 
 def test_prepared_pixels_may_be_handed_over_or_made_when_needed() -> None:
     encoder, images = encoder_of("clip_tiny"), digits()
     pixels = prepare_pixels(images, encoder.to_uint8, encoder.preprocessing.mean, encoder.preprocessing.std)
-    assert same(run(pixels=pixels), run()) == []
-    assert same(run(pixels=lambda: pixels), run()) == []
+    assert same(run(pixels=pixels), whole_of()) == []
+    assert same(run(pixels=lambda: pixels), whole_of()) == []
     with pytest.raises(McdoError, match="6 prepared pixels for 2 images of digits"):
         run(images=digits().select([0, 1]), pixels=pixels)
 
@@ -206,7 +213,7 @@ def test_weights_of_dimensions_add_their_scores_and_refuse_their_own_images() ->
     weights = DimensionWeights.fit(features, calibration.origins, k=5)
     found = run(weights=weights)
     assert found.scores("weighted_trace").shape == found.scores("topk_trace").shape == (2, 6)
-    assert same(run(), found) == []
+    assert same(whole_of(), found) == []
     with pytest.raises(McdoError, match="of the scored originals were calibrated on"):
         run(images=calibration.select([0]), weights=weights)
 
@@ -245,7 +252,6 @@ def test_each_device_says_in_its_own_way_that_memory_ran_out() -> None:
 def test_running_out_of_memory_halves_the_batch_and_keeps_the_numbers() -> None:
     encoder = fresh("clip_tiny")
     whole = monte_carlo(encoder, digits(), DROPOUT, (4, 20), 2, progress=False)
-    torch.set_num_threads(2)
     tried = limited(encoder, 40, no_memory_on_the_cpu)
     halved = monte_carlo(encoder, digits(), DROPOUT, (4, 20), 2, progress=False)
     assert max(tried) == 6 * PASS_BLOCK
@@ -253,7 +259,7 @@ def test_running_out_of_memory_halves_the_batch_and_keeps_the_numbers() -> None:
     assert not np.isnan(halved.scores("trace_pre")).any()
 
 
-def test_blocks_that_run_out_of_memory_together_halve_the_batch_once() -> None:
+def test_blocks_that_run_out_of_memory_together_halve_the_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = fresh("clip_tiny")
     whole = monte_carlo(encoder, digits(), DROPOUT, (4,), 1, batch_size=4, progress=False)
     together = threading.Barrier(2, timeout=20)
@@ -264,7 +270,7 @@ def test_blocks_that_run_out_of_memory_together_halve_the_batch_once() -> None:
         return MemoryError()
 
     tried = limited(encoder, 3, error)  # three rows find the sites
-    torch.set_num_threads(2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # of blocks, not of each operation
     halved = monte_carlo(encoder, digits().select([0, 1]), DROPOUT, (4,), 1, batch_size=4, progress=False)
     assert (tried.count(4), tried.count(2)) == (2, 4)
     close(whole.select(np.array([0, 1])), halved)
@@ -334,8 +340,8 @@ def test_an_impossible_protocol_is_refused(options: dict[str, Any], message: str
 
 def test_whole_numbers_of_numpy_are_welcome() -> None:
     found = run(passes=np.array([4, 16, 20]), trials=np.int64(2), seed=np.int64(42))
-    assert same(found, run()) == []
-    assert found.config == run().config
+    assert same(found, whole_of()) == []
+    assert found.config == whole_of().config
 
 
 # ---- census and provenance
@@ -344,7 +350,7 @@ def test_whole_numbers_of_numpy_are_welcome() -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_census_lists_every_requested_site_with_its_variance(key: str) -> None:
     records = census(encoder_of(key), digits(), Dropout(0.05), limit=3)
-    assert [(r.name, r.role) for r in records] == list(run(key).sites)
+    assert [(r.name, r.role) for r in records] == list(whole_of(key).sites)
     assert all(r.variance > 0 and r.calls == 1 and r.units > 0 for r in records)
     assert [r.variance for r in census(encoder_of(key), digits(), Dropout(0.05), limit=3)] == [
         r.variance for r in records
@@ -435,13 +441,13 @@ def test_a_selection_holds_the_chosen_images_and_trials_only() -> None:
 
 def test_an_unknown_score_is_an_error_with_the_nearest() -> None:
     with pytest.raises(McdoError, match=r"no score 'trace_prae' in this run; the nearest: trace_pre"):
-        run().scores("trace_prae")
+        whole_of().scores("trace_prae")
     with pytest.raises(McdoError, match=r"trace_pre was not taken at T = 8; it was at T = \[4, 16, 20\]"):
-        run().scores("trace_pre", 8)
+        whole_of().scores("trace_pre", 8)
 
 
 def test_a_run_says_which_scores_it_has() -> None:
-    found = run()
+    found = whole_of()
     assert "trace_pre_relative" in found.score_names
     for name in found.score_names:
         assert found.scores(name, 16).shape == (2, 6)

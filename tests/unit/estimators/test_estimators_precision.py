@@ -97,6 +97,7 @@ def large(precision: Any, factor: float) -> Encoder:
     return encoder
 
 
+@cache
 def overflowing() -> tuple[Encoder, mcdo.ImageSet]:
     """A tower of which a plain pass of these images is finite in float16, by a margin of a third."""
     images, top = mcdo.load_images("digits", n=3), 0.0

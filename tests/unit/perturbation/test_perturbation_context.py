@@ -267,12 +267,6 @@ def test_a_call_that_the_masks_do_not_fit_is_refused(call: Callable[[Any, Tensor
         call(drop, pixels_for(encoder))
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan"), float("inf"), True, "0.1", None])
-def test_probabilities_outside_zero_to_one_are_refused(p: Any) -> None:
-    with pytest.raises(McdoError, match=r"it must be a number in \[0, 1\)"):
-        Dropout(p)
-
-
 @pytest.mark.parametrize("sites", ["", [], ()])
 def test_no_sites_at_all_are_refused(sites: Any) -> None:
     with pytest.raises(McdoError, match="sites are empty"):

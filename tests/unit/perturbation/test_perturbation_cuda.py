@@ -88,6 +88,14 @@ def test_replayed_passes_have_the_bits_of_their_own_and_stale_ones_are_refused(e
     assert bool(graphs.refused) is stale, graphs.refused
 
 
+def test_a_replay_reads_the_rows_that_it_is_given() -> None:
+    graphs, keys = PassGraphs(Again()), torch.zeros(2, dtype=torch.int64)
+    one, other = torch.ones(2, 3), torch.full((2, 3), 5.0)  # neither takes the other's place in memory
+    for number, rows in enumerate((one, one, one, other, one)):
+        found = graphs(lambda rows, keys, run: rows * run, "shape", rows, keys, number)
+        assert torch.equal(found, rows * number)
+
+
 def test_passes_that_cannot_be_captured_are_carried_out_without_graphs() -> None:
     def refuses(do: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
         raise RuntimeError("operation not permitted when stream is capturing")

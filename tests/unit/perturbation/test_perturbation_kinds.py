@@ -119,7 +119,9 @@ def expected_variance(encoder: Encoder, pixels: torch.Tensor, kind: Perturbation
 def test_mean_and_variance_of_a_linear_tower_are_those_of_the_closed_form(kind: Perturbation) -> None:
     encoder, n = linear_encoder(), 8192
     pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    passes = passes_of(encoder, pixels, ["a", "b"], kind, n).double()
+    copies = 1 if kind.shared_by_images else 16  # passes of one image under several names
+    names, shown = [f"image {i}" for i in range(2 * copies)], pixels.repeat_interleave(copies, dim=0)
+    passes = passes_of(encoder, shown, names, kind, n // copies).view(2, n, -1).double()
     variance, plain = expected_variance(encoder, pixels, kind), deterministic_features(encoder, pixels).double().numpy()
     z = (passes.mean(1).numpy() - plain) / np.sqrt(variance / n)
     assert np.abs(z).max() < 4.5, "the perturbation is biased"
@@ -131,7 +133,7 @@ def test_mean_and_variance_of_a_linear_tower_are_those_of_the_closed_form(kind: 
 @pytest.mark.parametrize("kind", ALL_KINDS, ids=name_of)
 @pytest.mark.parametrize("key", ["clip_tiny", "siglip_tiny"])
 def test_features_follow_from_the_keys_and_not_from_the_batch(key: str, kind: Perturbation) -> None:
-    encoder = mcdo.load_encoder(key, "cpu")
+    encoder = tower(key)
     pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     whole = passes_of(encoder, pixels, ["a", "b", "c"], kind)
     alone = [passes_of(encoder, pixels[i : i + 1], ["abc"[i]], kind) for i in (2, 0, 1)]
@@ -312,11 +314,16 @@ def test_a_step_that_is_none_is_refused(step: Any) -> None:
         Rademacher(step=step)
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.0, float("nan"), True, "x"])
-@pytest.mark.parametrize("kind", [Dropout, TiedDropout, Gaussian, Rademacher, AttentionDropout, StochasticDepth])
-def test_an_impossible_probability_is_refused_by_every_kind(kind: Any, p: Any) -> None:
-    with pytest.raises(McdoError, match=f"{kind.__name__} p = "):
-        kind(p)
+@pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan"), float("inf"), True, "0.1", None])
+def test_a_probability_outside_zero_to_one_is_refused(p: Any) -> None:
+    with pytest.raises(McdoError, match=r"Dropout p = .* it must be a number in \[0, 1\)"):
+        Dropout(p)
+
+
+@pytest.mark.parametrize("kind", [TiedDropout, Gaussian, Rademacher, AttentionDropout, StochasticDepth])
+def test_every_kind_refuses_it_by_its_own_name(kind: Any) -> None:
+    with pytest.raises(McdoError, match=f"{kind.__name__} p = 1"):
+        kind(1.0)
 
 
 def test_a_kind_that_finds_nothing_is_refused() -> None:

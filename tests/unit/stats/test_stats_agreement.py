@@ -18,8 +18,8 @@ def test_the_same_scores_with_noise_agree_in_ranking_and_level() -> None:
     linear = np.random.default_rng(0).lognormal(0, 0.5, 300)
     found = agreement(noisy(linear, 0.3), linear[None])
     assert (found.ranking, found.level) == ("met", "met")
-    assert found.ratio.value == pytest.approx(1.0, abs=0.1)
-    assert found.corrected.value == pytest.approx(1.0, abs=0.03)
+    assert found.ratio.low < np.exp(0.3**2 / 2) < found.ratio.high, "the mean of the noise"
+    assert 0.9 < found.corrected.low < 1 < found.corrected.high
     assert found.spearman.value < found.corrected.value, "noise lowers the raw correlation only"
     assert found.spearman.value == pytest.approx(scipy.stats.spearmanr(noisy(linear, 0.3).mean(0), linear).statistic)
 
@@ -37,7 +37,6 @@ def test_few_noisy_images_are_undecided() -> None:
     linear = np.random.default_rng(3).lognormal(0, 0.2, 12)
     found = agreement(noisy(linear, 0.6, trials=2), linear[None])
     assert "undecided" in (found.ranking, found.level)
-    assert np.isnan(agreement(noisy(linear, 0.6, trials=1), linear[None]).corrected.value)
 
 
 def test_two_trials_are_corrected_and_one_is_not() -> None:
@@ -53,8 +52,8 @@ def test_noise_of_the_other_score_is_corrected_as_well() -> None:
     linear = np.random.default_rng(5).lognormal(0, 0.5, 1000)
     rng = np.random.default_rng(6)
     other = linear * rng.lognormal(0, 0.4, (4, 1000))
-    found = agreement(noisy(linear, 0.4), other)
-    assert found.corrected.value == pytest.approx(1.0, abs=0.05)
+    found = agreement(noisy(linear, 0.4), other).corrected
+    assert 0.9 < found.low < 1 < found.high
 
 
 def test_originals_are_the_unit() -> None:

@@ -18,28 +18,11 @@ RNG = np.random.default_rng(0)
 X, Y = np.exp(RNG.normal(size=(2, 80)))
 
 
-def test_the_interval_is_that_of_the_bootstrap_of_any_statistic() -> None:
-    rng = np.random.default_rng(0)
-    values, origins = rng.normal(size=(3, 40)), rng.integers(0, 12, 40)
-    for named in (None, origins):
-        one, other = mean(values, origins=named, seed=5), bootstrap(np.mean, values, origins=named, seed=5)
-        assert one.n == other.n
-        assert one.value == pytest.approx(other.value)
-        assert (one.low, one.high) == pytest.approx((other.low, other.high))
-
-
 def test_it_is_about_as_long_as_student_s_interval() -> None:
     values = np.random.default_rng(1).normal(size=400)
     found = mean(values, resamples=4000)
     low, high = scipy.stats.t.interval(0.95, 399, values.mean(), scipy.stats.sem(values))
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.01)
-
-
-def test_variants_of_one_original_are_one_draw() -> None:
-    values = np.random.default_rng(2).normal(size=50)
-    once, fourfold = mean(values, resamples=2000), mean(values.repeat(4), origins=np.arange(200) // 4, resamples=2000)
-    assert fourfold.n == 50
-    assert (fourfold.value, fourfold.low, fourfold.high) == pytest.approx((once.value, once.low, once.high))
 
 
 def test_by_hand() -> None:
