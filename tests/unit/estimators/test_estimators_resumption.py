@@ -164,6 +164,13 @@ def measure(encoder: Encoder, store: Path | None, **options: Any) -> Any:
     return monte_carlo(encoder, load_images("digits", n=10), Dropout(0.1), store=store, **protocol | options)
 
 
+@pytest.fixture(scope="module")
+def whole(encoder: Encoder) -> Any:
+    """Measured in one go, without a store."""
+    with one_thread():
+        return measure(encoder, None)
+
+
 def same(one: Any, other: Any) -> bool:
     a, b = one.arrays(), other.arrays()
     return a.keys() == b.keys() and all(np.array_equal(a[k].view(np.uint8), b[k].view(np.uint8)) for k in a)
@@ -175,7 +182,7 @@ def stored(root: Path) -> list[str]:
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_an_interrupted_run_goes_on_where_it_was_on_any_number_of_threads(
-    threads: int, encoder: Encoder, blocks: list[Any], tmp_path: Path
+    threads: int, encoder: Encoder, whole: Any, blocks: list[Any], tmp_path: Path
 ) -> None:
     blocks[:] = [3]
     with pytest.raises(Interrupted):
@@ -186,7 +193,7 @@ def test_an_interrupted_run_goes_on_where_it_was_on_any_number_of_threads(
     torch.set_num_threads(threads)
     run = measure(encoder, tmp_path)
     assert sorted(done + blocks) == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
-    assert same(run, measure(encoder, None))
+    assert same(run, whole)
     assert stored(tmp_path) == [".safetensors"]
     blocks.clear()
     assert same(run, measure(encoder, tmp_path))
@@ -194,13 +201,13 @@ def test_an_interrupted_run_goes_on_where_it_was_on_any_number_of_threads(
 
 
 def test_another_batch_size_uses_the_parts_that_fill_its_blocks(
-    encoder: Encoder, blocks: list[Any], tmp_path: Path
+    encoder: Encoder, whole: Any, blocks: list[Any], tmp_path: Path
 ) -> None:
     blocks[:] = [3]
     with pytest.raises(Interrupted):
         measure(encoder, tmp_path)
     blocks.clear()
-    run, whole = measure(encoder, tmp_path, batch_size=64), measure(encoder, None, batch_size=32)
+    run = measure(encoder, tmp_path, batch_size=64)
     assert blocks[:2] == [(4, 8), (8, 10)]
     np.testing.assert_allclose(run.scores("trace_pre"), whole.scores("trace_pre"), rtol=1e-5)
 
@@ -214,7 +221,9 @@ def test_parts_of_another_protocol_are_not_taken(encoder: Encoder, blocks: list[
     assert len(blocks) == 10
 
 
-def test_a_damaged_part_is_set_aside_and_measured_again(encoder: Encoder, blocks: list[Any], tmp_path: Path) -> None:
+def test_a_damaged_part_is_set_aside_and_measured_again(
+    encoder: Encoder, whole: Any, blocks: list[Any], tmp_path: Path
+) -> None:
     blocks[:] = [3]
     with pytest.raises(Interrupted):
         measure(encoder, tmp_path)
@@ -224,7 +233,7 @@ def test_a_damaged_part_is_set_aside_and_measured_again(encoder: Encoder, blocks
     with pytest.warns(DamagedResultWarning, match=f"{part.name} is damaged"):
         run = measure(encoder, tmp_path)
     assert len(blocks) == 3
-    assert same(run, measure(encoder, None))
+    assert same(run, whole)
     assert stored(tmp_path) == [".safetensors"]
 
 
@@ -341,7 +350,7 @@ def test_products_of_a_block_that_was_interrupted_are_not_carried_out_again(
 
 
 def test_an_interrupt_ends_within_one_map_and_keeps_the_passes(
-    encoder: Encoder, blocks: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, whole: Any, blocks: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not within a batch: the thread that carries it out is told in the middle."""
     carried, maps = LinearMaps._map, list[int]()
@@ -360,7 +369,7 @@ def test_an_interrupt_ends_within_one_map_and_keeps_the_passes(
     assert 0 < len(maps) < 5
     monkeypatch.undo()
     assert any(path.name.startswith("partial-") for path in tmp_path.rglob("*.safetensors"))
-    assert same(measure(encoder, tmp_path), measure(encoder, None))
+    assert same(measure(encoder, tmp_path), whole)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
