@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 
 from mcdo.errors import McdoError
 from mcdo.experiments.phase2.exp5_full_ambiguity import BASELINE
@@ -107,8 +108,10 @@ def test_retrieval_of_real_images_and_captions(captioned: Path, tmp_path: Path) 
     np.testing.assert_allclose(shown.features, digits[[*range(30), 0]], atol=1e-5)
     assert result.recall.value > 0.7, "one of three captions by chance; the encoder reads digits"
     assert (result.rank == 1).mean() == result.recall.value
-    for name in (*completed.experiment.reported, BASELINE):
-        assert np.isfinite(result.figures[name]["rho_uncertainty_vs_negative_gap"].value)
+    scores = {name: shown.scores(name)[0] for name in experiment.reported} | {BASELINE: -shown.feature_norm}
+    for name, score in scores.items():
+        rho = scipy.stats.spearmanr(score, -result.gap).statistic
+        assert result.figures[name]["rho_uncertainty_vs_negative_gap"].value == pytest.approx(rho)
     assert {judgement.outcome for judgement in completed.judgements.values()} <= {"met", "not met", "undecided"}
 
     folder = tmp_path / "phase2" / experiment.name

@@ -66,12 +66,11 @@ def two_by_two() -> dict[str, Any]:
 
 
 def test_assignment_is_the_cheapest_of_all_permutations() -> None:
-    for frame in SEQUENCES[0]:
-        cost = association_cost(frame, None, 1.0, 1.0)
-        n, m = cost.shape
-        cheapest = min(itertools.permutations(range(min(n, 8)), m), key=lambda rows: cost[list(rows), range(m)].sum())
-        assert [a.track for a in associate([frame])[0]] == [frame.tracks[row] for row in cheapest]
-        break
+    frame = SEQUENCES[0][0]
+    cost = association_cost(frame, None, 1.0, 1.0)
+    n, m = cost.shape
+    cheapest = min(itertools.permutations(range(n), m), key=lambda rows: cost[list(rows), range(m)].sum())
+    assert [a.track for a in associate([frame])[0]] == [frame.tracks[row] for row in cheapest]
 
 
 def test_a_cost_by_hand() -> None:

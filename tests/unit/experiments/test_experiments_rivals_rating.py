@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mcdo.experiments.rivals.rating import Scored, Truth, ahead_of_trivial, beside, rated
+from mcdo.stats import reliability
 
 
 def truth(n: int = 200, foreign: int = 60, seed: int = 0) -> tuple[Truth, np.ndarray]:
@@ -27,7 +28,7 @@ def test_a_row_has_what_its_images_allow() -> None:
     kinds = np.repeat([0, 1], [200, 60])
     assert row["auroc_foreign"].value == pytest.approx(roc_auc_score(kinds, np.concatenate([values[0], foreign])))
     assert row["raised/blur"].value == 1
-    assert row["reliability"].value < row["rho_entropy"].value + 0.5
+    assert row["reliability"] == reliability(values, origins=of.origins).estimate("spearman")
     bare = rated(Scored(values[:1], 1.0), Truth(of.origins))
     assert bare == {}, "nothing is known of these images, and a single trial has no reliability"
 

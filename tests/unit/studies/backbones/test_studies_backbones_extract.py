@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,19 @@ import pytest
 import torch
 from forked import begin
 from PIL import Image
-from studies_backbones_data import small_plants
 
 from mcdo.errors import McdoError
 from mcdo.studies.backbones.extract import extract, shard_path, shard_views
 from mcdo.studies.backbones.features import merge
 from mcdo.studies.backbones.plants import FileSource, PlantImages, View, load_plants
 from mcdo.studies.backbones.registry import Backbone, load_backbone
+from mcdo.studies.backbones.wilting import Wilting, wilting_plants
+
+
+@cache
+def few_plants() -> PlantImages:
+    """Two plants in six rounds: 36 images."""
+    return wilting_plants(Wilting(groups=1, rounds=6, size=32))
 
 
 def stopping(out: Path) -> None:
@@ -33,12 +40,12 @@ def stopping(out: Path) -> None:
             time.sleep(600)
         return colour.forward(pixels)
 
-    extract(small_plants(), replace(colour, forward=slow), out, block=5, batch_size=1)
+    extract(few_plants(), replace(colour, forward=slow), out, block=5, batch_size=1)
 
 
 @pytest.fixture
 def plants() -> PlantImages:
-    return small_plants()
+    return few_plants()
 
 
 @pytest.fixture

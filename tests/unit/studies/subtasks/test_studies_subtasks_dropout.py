@@ -14,8 +14,7 @@ from mcdo.studies.subtasks.network import Perceptron
 from mcdo.studies.subtasks.splits import Split
 
 SMALL = Architecture(hidden=(24, 24), batchnorm=True, dropout=0.3)
-RNG = np.random.default_rng(5)
-X = RNG.standard_normal((150, 6)).astype(np.float32)
+X = np.random.default_rng(5).standard_normal((150, 6)).astype(np.float32)
 IDS = tuple(f"image/{i}" for i in range(len(X)))
 SPLIT = Split(IDS, IDS, X, np.zeros(len(X), np.int64))
 
