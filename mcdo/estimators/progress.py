@@ -26,7 +26,8 @@ SoFar = tuple[NDArray[np.float64], Sequence[str]]
 class Progress:
     """Counts image passes, or another unit.
 
-    On anything but a terminal it prints nothing for runs shorter than ``PLAIN_EVERY_S``.
+    On anything but a terminal it prints nothing in the first ``PLAIN_EVERY_S``, and then a line as often: of one long
+    measurement, or of many short ones.
 
     Args:
         total: how many there are.
@@ -36,6 +37,9 @@ class Progress:
         beside: given how many are done, what else is to be said: where a plan of several measurements stands.
 
     """
+
+    _said = _busy = -PLAIN_EVERY_S
+    """When a line was last said, or would have been, and when anything was counted, by any of them."""
 
     def __init__(
         self,
@@ -52,7 +56,10 @@ class Progress:
         """What says how a figure stands looks at; set by the measurement."""
         self.ended: Callable[[int, float], None] = lambda done, seconds: None
         """Told at the end how many were counted, and in which time."""
-        self._start = self._said = time.monotonic()
+        self._start = time.monotonic()
+        if self._start - Progress._busy > PLAIN_EVERY_S:
+            Progress._said = self._start
+        Progress._busy = self._start
         self._lock = threading.Lock()
         self._bar = (
             tqdm(
@@ -87,10 +94,10 @@ class Progress:
         """Count ``passes`` more image passes; fewer than none take back what has to be done again. For any thread."""
         with self._lock:
             self._done += passes
-            now = time.monotonic()
-            due = now - self._said >= (PLAIN_EVERY_S if self._bar is None else 1.0)
+            Progress._busy = now = time.monotonic()
+            due = now - Progress._said >= (PLAIN_EVERY_S if self._bar is None else 1.0)
             if due:
-                self._said = now
+                Progress._said = now
             if self._bar is not None:
                 if due:
                     self._bar.set_postfix_str(self._beside(self._done), refresh=False)

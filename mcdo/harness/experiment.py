@@ -11,7 +11,7 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -24,6 +24,7 @@ from mcdo.harness.claim import Claim
 from mcdo.harness.requests import Images, Logits, Request
 from mcdo.harness.settings import Settings, SizeName, first_model
 from mcdo.perturbation import Dropout, Perturbation
+from mcdo.stats.prototypes import why_no_prototypes
 
 if TYPE_CHECKING:
     from mcdo.encoders import Encoder
@@ -88,6 +89,16 @@ class View:
         """An encoder's identity and sizes; with ``--from-store`` nothing more than that is there."""
         return self._session.encoder(self.model if model is None else model)
 
+    def why_no_head(self, images: Images) -> str:
+        """Why nothing reads classes of ``images``, or "": a text tower reads them by name, else class prototypes do."""
+        found = self.images(images)
+        named, without = len(found.class_names) > 1, why_no_prototypes(found.labels, found.origins)
+        if named != bool(without):  # both, or neither
+            return "" if named else f"{found.name} has no classes to read"
+        if getattr(self.encoder(), "has_text", True):
+            return "" if named else f"{found.name} has no classes to name"
+        return without
+
 
 class Inputs(View):
     """What an experiment computes from: the values of its requests, and the results of other experiments."""
@@ -113,6 +124,10 @@ class Inputs(View):
         if isinstance(request, Logits) and not self._any_head:
             self._session.check_head(request)
         return value
+
+    def why_unread(self, request: Logits) -> str:
+        """Why logits say nothing of classes, or "": there is no head, or it is no better than a constant answer."""
+        return self.why_no_head(replace(request.shown, degradation=None)) or self._session.head_reason(request)
 
     def result(self, experiment: type[Experiment[Result]], subject: Subject) -> Result:
         """The result of another experiment under the session's settings."""

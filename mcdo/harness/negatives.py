@@ -61,7 +61,10 @@ class KnownNegatives:
         return cls(read_toml(path, _Table).finding)
 
     def lookup(self, experiment: str, claim: str, model: str, settings: Settings) -> KnownNegative | None:
-        """The finding about a claim; only the published perturbation and sizes have any."""
+        """The finding about a claim; only the encoders' own weights, the published perturbation and sizes have any."""
+        about = {model} if model in settings.models else settings.models  # or all of them
+        if settings.random_weights.intersection(about):
+            return None
         if settings.seed != 42 or settings.dropout != Dropout() or settings.sizes.as_dict():
             return None
         wanted = (experiment, claim, model, settings.images)

@@ -66,7 +66,7 @@ class Remaining:
 
         Args:
             request: the planned one.
-            others: planned ones that have no value yet.
+            others: planned ones that have no value yet, and what will follow from them.
             place: in the plan, such as "measurement 3 of 11".
 
         """

@@ -14,7 +14,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators.provenance import encoder_provenance, versions
 from mcdo.estimators.run import EncoderRun
 from mcdo.harness.experiment import Experiment, Inputs, Subject, View, plain
-from mcdo.harness.requests import FirstOrder, Images, Passes, Request
+from mcdo.harness.requests import FirstOrder, Images, Logits, Passes, Request
 from mcdo.harness.session import Session
 from mcdo.names import file_name
 from mcdo.report.files import add_to_json, write_json, write_npz, write_text
@@ -53,6 +53,15 @@ class Runner:
         """Announce what it will request, before the first measurement; what is wrong with it, running it will say."""
         with suppress(McdoError):
             self.session.plan(experiment.requests(View(self.session, subject)))
+        self.session.foresee((experiment, subject), lambda: self._foreseen(experiment, subject))
+
+    def _foreseen(self, experiment: Experiment[Any], subject: Subject) -> list[Request[Any]]:
+        """Nothing before the encoders are loaded, of whose sites it may be."""
+        if not self.session.loads.keys() >= set(subject.models):
+            return []
+        with suppress(McdoError):
+            return list(experiment.foreseen(View(self.session, subject)))
+        return []
 
     def run(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
         """Measured or looked up, computed, judged and written."""
@@ -67,10 +76,17 @@ class Runner:
         """Measured or looked up, computed and judged, of which nothing is written."""
         first = tuple(experiment.requests(View(self.session, subject)))
         any_head = experiment.judges_heads
-        later = tuple(experiment.follow_up(Inputs(self, subject, first, any_head=any_head)))
+        inputs = Inputs(self, subject, first, any_head=any_head)
+        if not any_head:  # one that reads nothing is found before anything is spent on what it would be needed for
+            for request in first:
+                if isinstance(request, Logits) and request.shown.degradation is None:
+                    inputs[request]
+        later = tuple(experiment.follow_up(inputs))
+        self.session.foresee((experiment, subject), lambda: later)
         inputs = Inputs(self, subject, (*first, *later), any_head=any_head)
         _check_noise(experiment, inputs.requests)
         result = experiment.compute(inputs)
+        self.session.foresee((experiment, subject), tuple)  # nothing any more
         self.session.used(experiment.name, inputs.requests)
         judgements = {claim.name: claim.judge(result) for claim in experiment.claims()}
         arrays = experiment.arrays(inputs, result)

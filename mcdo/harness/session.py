@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, TypeVar, cast
@@ -76,6 +76,7 @@ class Session:
         self._under_way: list[Unfinished] = []
         self._plan: list[Request[Any]] = []
         self._announced: set[Request[Any]] = set()
+        self._foreseen: dict[Hashable, Callable[[], Iterable[Request[Any]]]] = {}
         self._values: dict[Request[Any], Any] = {}
         self._heads: dict[Request[Any], str] = {}
         self._keys: dict[Request[Any], str] = {}
@@ -95,6 +96,10 @@ class Session:
         new = dict.fromkeys(request for request in requests if request not in self._announced)
         self._announced.update(new)
         self._plan = merged(new, self._plan)
+
+    def foresee(self, of: Hashable, requests: Callable[[], Iterable[Request[Any]]]) -> None:
+        """What will follow from first results, about; the time left counts what of it is not measured yet."""
+        self._foreseen[of] = requests
 
     @property
     def planned(self) -> tuple[Request[Any], ...]:
@@ -120,8 +125,8 @@ class Session:
             if self.store is not None and planned is not None and self._keys[planned]:
                 self.store.used(experiment, self._keys[planned])
 
-    def check_head(self, request: Logits) -> None:
-        """Raise UntrainedHeadError where the head that reads images knows nothing of their classes.
+    def head_reason(self, request: Logits) -> str:
+        """Why the head that reads images knows nothing of their classes, or "".
 
         Degraded images may be beyond any head, so the same are asked about as they are without.
         """
@@ -131,13 +136,19 @@ class Session:
 
             read = self.measure(clean)
             self._heads[clean] = read_head(read, self.image_set(clean.shown), self.settings.seed).head_reason
-        if self._heads[clean]:
-            raise UntrainedHeadError(f"{request.model}: {self._heads[clean]}")
+        return self._heads[clean]
+
+    def check_head(self, request: Logits) -> None:
+        """Raise UntrainedHeadError where the head that reads images knows nothing of their classes."""
+        if reason := self.head_reason(request):
+            raise UntrainedHeadError(f"{request.model}: {reason}")
 
     def progress(self, request: Request[Any]) -> Callable[[int, str, str], Progress]:
         """What makes the progress of a planned request: its own, and that of the whole plan."""
         others = [each for each in self._plan if each not in self._values and each != request]
         place = f"measurement {len(self._plan) - len(others)} of {len(self._plan)}"
+        later = [each for requests in self._foreseen.values() for each in requests()]
+        others += [each for each in later if each not in self._plan]
         return self.remaining.progress(request, others, place)
 
     @property

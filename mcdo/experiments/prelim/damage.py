@@ -25,7 +25,7 @@ from mcdo.stats import (
 )
 
 FREE = ("entropy", "feature_norm")
-"""Deterministic, and free: what the score has to be better than."""
+"""Deterministic, and free: what the score has to be better than. Entropy is there where something reads classes."""
 JUDGED = "trace_pre"
 PASS_BAR = 0.75
 WEAK_BAR = 0.60
@@ -49,7 +49,7 @@ class Version:
     @property
     def read(self) -> tuple[str, ...]:
         """What a severity may be read from."""
-        return (*self.names, "entropy")
+        return tuple(name for name in self.scores if name != "feature_norm")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Damage:
         independent: by score, the clean images under other masks.
         p_holm: by score, one-sided Wilcoxon p of ``increase`` after Holm over all degradations and scores.
         cosine: mean cosine between clean and degraded features.
-        accuracy: share of degraded images classified correctly; None without labels.
+        accuracy: share of degraded images classified correctly; None without labels, or a head that reads them.
 
     """
 
@@ -106,8 +106,9 @@ class DegradationResult:
         damage: by degradation.
         turning: by family, mean cosine of clean and degraded features at the strongest level less at the mildest.
         curves: by (family, score).
-        clean_accuracy: share of clean images classified correctly; None without labels.
+        clean_accuracy: share of clean images classified correctly; None as in :class:`Damage`.
         size: of the pictures, (width, height).
+        unread: why there is no entropy and no accuracy, or "".
 
     """
 
@@ -116,6 +117,7 @@ class DegradationResult:
     curves: Mapping[tuple[str, str], Curve]
     clean_accuracy: Estimate | None
     size: Size
+    unread: str
 
     @property
     def published(self) -> tuple[str, ...]:
@@ -136,7 +138,7 @@ def damages(
     sampling: Sampling,
 ) -> dict[str, Damage]:
     """Every degradation beside the clean images, under the same masks and under others."""
-    increase = {spec: _increases(after, clean, (*clean.names, *FREE), sampling) for spec, after in damaged.items()}
+    increase = {spec: _increases(after, clean, tuple(clean.scores), sampling) for spec, after in damaged.items()}
     p_holm = _corrected(increase, clean.names)
     return {
         spec: Damage(

@@ -5,7 +5,8 @@ which takes the noise of the masks out of the difference; the same comparison wi
 because the published headline moved by up to 17 points between the two. Families of damage come in graded severities,
 stated in native pixels and at the model's input. From them follows a calibration curve, the score as a function of
 known severity, and its inverse: "this image is as uncertain as a blur of r". The inverse is judged on originals that
-the curve has not seen.
+the curve has not seen. None of this needs labels or a text tower; where something reads classes, entropy and accuracy
+stand beside.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class DegradationTest(Experiment[DegradationResult]):
     )
     quick = {"n": 80, "passes": 12, "resamples": 100}
     published = TRACES
+    judges_heads = True
 
     n: int = 500
     passes: int = 64
@@ -88,7 +90,8 @@ class DegradationTest(Experiment[DegradationResult]):
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
         versions = (None, *self.degradations(native_size(about.images(Images(self.n)))))
-        return [kind(about.model, version) for version in versions for kind in (self.run, self.logits)]
+        kinds = (self.run,) if about.why_no_head(Images(self.n)) else (self.run, self.logits)
+        return [kind(about.model, version) for version in versions for kind in kinds]
 
     def compute(self, inputs: Inputs) -> DegradationResult:
         images, (clean, other_masks, damaged) = inputs.images(Images(self.n)), self._versions(inputs)
@@ -100,6 +103,7 @@ class DegradationTest(Experiment[DegradationResult]):
             curves=curves(clean, damaged, self.families, size, sampling),
             clean_accuracy=accuracy(clean, sampling),
             size=size,
+            unread=inputs.why_unread(self.logits(inputs.model)),
         )
 
     def _versions(self, inputs: Inputs) -> tuple[Version, Version, dict[str, Version]]:
@@ -110,10 +114,13 @@ class DegradationTest(Experiment[DegradationResult]):
 
     def _version(self, inputs: Inputs, degradation: str | None = None, trial: int = 0) -> Version:
         run, labels = inputs[self.run(inputs.model, degradation)], inputs.images(Images(self.n)).labels
-        logits = inputs[self.logits(inputs.model, degradation)]["logits"][0]
-        scores = {name: run.scores(name)[trial] for name in self.reported}
-        scores |= {"entropy": entropy(logits), "feature_norm": run.feature_norm.astype(np.float64)}
-        return Version(scores, unit(run.features), None if labels is None else logits.argmax(axis=1) == labels)
+        scores, correct = {name: run.scores(name)[trial] for name in self.reported}, None
+        if not inputs.why_unread(self.logits(inputs.model)):
+            logits = inputs[self.logits(inputs.model, degradation)]["logits"][0]
+            scores["entropy"] = entropy(logits)
+            correct = None if labels is None else logits.argmax(axis=1) == labels
+        scores["feature_norm"] = run.feature_norm.astype(np.float64)
+        return Version(scores, unit(run.features), correct)
 
     def claims(self) -> Sequence[Claim[DegradationResult]]:
         return [
@@ -126,6 +133,7 @@ class DegradationTest(Experiment[DegradationResult]):
             "comparisons": {spec: _entry(spec, damage) for spec, damage in result.damage.items()},
             "published_four": result.published,
             "clean_accuracy": result.clean_accuracy,
+            "no_classes_read": result.unread,
             "native_size": list(result.size),
             "cosine_strongest_less_mildest": result.turning,
             "curves": {

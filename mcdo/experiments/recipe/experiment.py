@@ -73,6 +73,7 @@ class RecipeSearch(RecipeMeasurements):
     key = "recipe"
     name = "recipe_search"
     phase = "recipe"
+    judges_heads = True
     files = Files(summary="{}/recipe_summary.json", overall="recipe_overall_summary.json", figure="{}/recipe.png")
     quick = {
         "n": 100, "levels": 1, "passes": 16, "trials": 3, "nulls": 20, "resplits": 3, "resamples": 100,
@@ -122,12 +123,14 @@ class RecipeSearch(RecipeMeasurements):
             chosen_on=data.chosen_on,
             linearity=self.linearity(inputs.model).of(inputs, inputs[self.first_order(inputs.model)]),
             weighed=self.weighs(inputs),
+            unread=inputs.why_unread(self.logits(inputs.model)),
         )  # fmt: skip
 
     def maps(self, inputs: Inputs, data: Data) -> dict[str, Map]:
         """Of every score, on all images."""
         norm = inputs[self.first_order(inputs.model)].feature_norm
-        ambiguity = entropy(inputs[self.logits(inputs.model)]["logits"][0]) if self.has_head(inputs) else None
+        logits = self.logits(inputs.model)
+        ambiguity = None if inputs.why_unread(logits) else entropy(inputs[logits]["logits"][0])
         candidates, tower = self.candidates(inputs), self.tower(inputs)
         return {
             score: drawn_map(

@@ -153,10 +153,6 @@ class RecipeMeasurements(Experiment[RecipeResult]):
         """Whether the folds have the images that variances of dimensions take."""
         return len(set(about.images(Images(self.n)).origins)) // 4 >= LEAST_TO_WEIGH
 
-    def has_head(self, about: View) -> bool:
-        """Whether there is a zero-shot head to speak of."""
-        return len(about.images(Images(self.n)).class_names) > 1 and bool(getattr(about.encoder(), "has_text", True))
-
     def requests(self, about: View) -> Iterable[Request[Any]]:
         model, sets = about.model, (None, *self.every(about))
         originals, least = len(set(about.images(Images(self.n)).origins)), 2 * LEAST_TO_HALVE
@@ -173,7 +169,7 @@ class RecipeMeasurements(Experiment[RecipeResult]):
         )
         yield from (self.pixels(model, each) for each in sets)
         yield from (self.at(model, p, half=0) for p in self.tried_p)
-        if self.has_head(about):
+        if not about.why_no_head(Images(self.n)):
             yield self.logits(model)
 
     def follow_up(self, inputs: Inputs) -> Iterable[Request[Any]]:

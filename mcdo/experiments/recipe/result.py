@@ -38,6 +38,7 @@ class RecipeResult:
         chosen_on: degradations that the choice saw.
         linearity: of each site alone, at the session's p, in forward order.
         weighed: whether scores with weights of dimensions were candidates; a few images give no such weights.
+        unread: why the map has no ρ with entropy, or "".
 
     """
 
@@ -56,6 +57,7 @@ class RecipeResult:
     chosen_on: tuple[str, ...]
     linearity: Mapping[str, SiteLinearity]
     weighed: bool
+    unread: str
 
     @property
     def judge(self) -> str:
@@ -97,6 +99,7 @@ class RecipeResult:
             "weights_of_dimensions": "candidates"
             if self.weighed
             else "no candidates: too few originals for a variance",
+            "no_classes_read": self.unread,
         }
 
     @property

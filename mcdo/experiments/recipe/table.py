@@ -29,7 +29,7 @@ class Entry:
         sites: how many.
         reliability: of the score, at the probes of the run.
         raised: share of images that a degradation raises, by degradation, and by scope over several.
-        entropy: ρ with the entropy of the zero-shot head, the feature norm held fixed; None without a head.
+        entropy: ρ with the entropy of the head, the feature norm held fixed; None where none reads the classes.
         share: of the mean score of all sites.
         cost: of an image, as for :class:`~mcdo.experiments.recipe.choice.Choice`.
 
@@ -80,7 +80,7 @@ def drawn_map(
         candidates: whose cost is meant.
         scopes: degradations that are averaged, by name.
         levels: degradations that stand alone.
-        entropy: of the zero-shot head, [N].
+        entropy: of the head, [N], or None.
         norm: of the features, [N].
         seed: of resamples.
         resamples: how many.

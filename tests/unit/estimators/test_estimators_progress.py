@@ -27,6 +27,12 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture(autouse=True)
+def nothing_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    for since in ("_said", "_busy"):
+        monkeypatch.setattr(Progress, since, -PLAIN_EVERY_S)
+
+
 @pytest.fixture
 def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     now = 100.0
@@ -157,3 +163,19 @@ def test_an_interrupt_ends_a_measurement_within_a_batch_and_says_how_far_it_was(
         monte_carlo(encoder, images, Dropout(0.1), 16_000, 10, batch_size=64)
     assert len(ticks) < 200  # where the two blocks that had begun would take 10 000
     assert "clip_tiny on digits: interrupted at 0." in capsys.readouterr().err
+
+
+def test_many_short_measurements_say_a_line_as_often_as_a_long_one(wait: Callable[[float], None]) -> None:
+    stream, said = io.StringIO(), []
+    wait(2 * PLAIN_EVERY_S)  # since anything was measured
+    for number in range(8):
+        with Progress(10, f"set {number}", stream=stream) as bar:
+            wait(10)
+            bar.update(10)
+        said.append(stream.getvalue().count("\n"))
+    assert said == [0, 0, 1, 1, 1, 2, 2, 2]
+    wait(2 * PLAIN_EVERY_S)  # of something else
+    with Progress(10, "another", stream=stream) as bar:
+        wait(1)
+        bar.update(10)
+    assert stream.getvalue().count("\n") == said[-1]

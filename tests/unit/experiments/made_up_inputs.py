@@ -24,6 +24,8 @@ class MadeUpInputs:
     subject: Subject = field(default_factory=lambda: Subject("clip_tiny", ("clip_tiny",)))
     encoders: Mapping[str, Any] = field(default_factory=dict)
     requests: tuple[Request[Any], ...] = ()
+    unread: str = ""
+    """Why nothing reads classes."""
 
     @property
     def model(self) -> str:
@@ -34,6 +36,12 @@ class MadeUpInputs:
 
     def images(self, images: Images) -> Any:
         return self.image_set(images) if callable(self.image_set) else self.image_set
+
+    def why_no_head(self, images: Images) -> str:
+        return self.unread
+
+    def why_unread(self, request: Request[Any]) -> str:
+        return self.unread
 
     def encoder(self, model: str | None = None) -> Any:
         return self.encoders[self.model if model is None else model]

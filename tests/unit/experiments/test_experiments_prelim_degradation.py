@@ -41,7 +41,7 @@ def digits() -> mcdo.ImageSet:
     return load_images("digits", N)
 
 
-def world(slope: float = 1.0, variants: int = 1) -> Inputs:
+def world(slope: float = 1.0, variants: int = 1, unread: str = "") -> Inputs:
     """Scores rise by ``slope`` to the largest severity, over what each original has of its own; features turn away.
 
     Noise is small, and another for each run and trial. Each original stands ``variants`` times.
@@ -67,7 +67,8 @@ def world(slope: float = 1.0, variants: int = 1) -> Inputs:
         features = np.tile([math.cos(up), math.sin(up), 0, 0], (N, 1)).astype(np.float32)
         return replace(run, features=features)
 
-    return inputs_of(value, image_set=images, encoders={"clip_tiny": SimpleNamespace(resolution=32)})
+    encoders = {"clip_tiny": SimpleNamespace(resolution=32)}
+    return inputs_of(value, image_set=images, encoders=encoders, unread=unread)
 
 
 def _logits(up: float, rng: np.random.Generator) -> Array:
@@ -129,6 +130,20 @@ def test_a_score_that_rises_is_more_uncertain_everywhere_and_can_be_read(rising:
     assert {ends[f"{claim}/blur/trace_pre"] for claim in ("rises", "reads")} == {"met"}
     assert ends["turns_the_feature/blur"] == "met"
     assert ends["increases/down:4.8/trace_pre"] == "met"
+
+
+def test_where_nothing_reads_classes_all_but_entropy_and_accuracy_is_judged(rising: DegradationResult) -> None:
+    inputs = world(unread="no text")
+    assert not any(isinstance(request, Logits) for request in EXPERIMENT.requests(inputs))
+    result = EXPERIMENT.compute(inputs)
+    assert outcomes(result) == outcomes(rising)
+    assert {spec: damage.p_holm for spec, damage in result.damage.items()} == {
+        spec: damage.p_holm for spec, damage in rising.damage.items()
+    }
+    assert set(rising.curves) - set(result.curves) == {(family, "entropy") for family in EXPERIMENT.families}
+    assert result.clean_accuracy is result.damage["blur:14%"].accuracy is None
+    assert EXPERIMENT.summary(result)["no_classes_read"] == "no text"
+    assert "clean_entropy" not in EXPERIMENT.arrays(inputs, result)["{}/prelim_degradation.npz"]
 
 
 def test_a_score_that_falls_is_refused_a_reading_and_fails(falling: DegradationResult) -> None:

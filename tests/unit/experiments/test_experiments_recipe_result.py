@@ -139,9 +139,11 @@ def made_up(agrees: bool, has_text: bool = True, seen_by_dimensions: bool = Fals
         return {"logits": np.random.default_rng(3).normal(size=(1, N, 10))}
 
     encoder = ENCODER if has_text else OfflineEncoder(**{**vars(ENCODER), "has_text": False})
-    return cast(
-        "Inputs", MadeUpInputs(value, lambda shown: digits().select(rows(shown)), encoders={"clip_tiny": encoder})
+    unread = "" if has_text else "no text"
+    made = MadeUpInputs(
+        value, lambda shown: digits().select(rows(shown)), encoders={"clip_tiny": encoder}, unread=unread
     )
+    return cast("Inputs", made)
 
 
 def recipe_of(inputs: Inputs, result: RecipeResult) -> Recipe:
@@ -260,6 +262,7 @@ def test_where_its_ranking_fails_groups_are_measured_by_passes() -> None:
     assert (recipe.estimator.method, recipe.estimator.passes, recipe.p) == ("monte_carlo", 16, 0.001)
     assert recipe.verdict.domain is None
     assert result.maps["trace_pre"]["all"].entropy is None
+    assert result.as_dict()["no_classes_read"] == "no text"
     asked = [r for r in EXPERIMENT.follow_up(inputs) if isinstance(r, Passes)]
     at_groups = [r for r in asked if r.shown.n == N]  # type: ignore[union-attr]
     assert {r.config.dropout.p for r in at_groups} == {0.001}

@@ -34,6 +34,11 @@ def test_a_known_negative_holds_for_its_own_model_images_and_protocol_only(tmp_p
     assert found.reason == "because"
     assert negatives.lookup("exp5", "rho_entropy/trace_post", "clip_tiny", settings) is None
     assert negatives.lookup("exp5", "rho_entropy/trace_pre", "siglip_tiny", settings) is None
+    another = Settings(models=("clip_tiny", "clip_b32"), random_weights=frozenset({"clip_b32"}))
+    assert negatives.lookup("exp5", "rho_entropy/trace_pre", "clip_tiny", another) == found
+    of_all = _load(tmp_path, ENTRY.replace('"clip_tiny"', '"all_models"'))
+    assert of_all.lookup("exp5", "rho_entropy/trace_pre", "all_models", settings) is not None
+    assert of_all.lookup("exp5", "rho_entropy/trace_pre", "all_models", another) is None
 
 
 @pytest.mark.parametrize(
@@ -45,8 +50,9 @@ def test_a_known_negative_holds_for_its_own_model_images_and_protocol_only(tmp_p
         Settings(models=("clip_tiny",), dropout=Dropout(0.05)),
         Settings(models=("clip_tiny",), dropout=Dropout(0.01, "mlp")),
         Settings(models=("clip_tiny",), dropout=Gaussian(0.01)),
+        Settings(models=("clip_tiny",), random_weights=frozenset({"clip_tiny"})),
     ],
-    ids=["protocol", "images", "seed", "p", "sites", "kind"],
+    ids=["protocol", "images", "seed", "p", "sites", "kind", "weights"],
 )
 def test_a_known_negative_says_nothing_about_another_protocol(tmp_path: Path, other: Settings) -> None:
     assert _load(tmp_path, ENTRY).lookup("exp5", "rho_entropy/trace_pre", "clip_tiny", other) is None

@@ -14,6 +14,7 @@ import mcdo
 from mcdo.errors import NoTextTowerError, UntrainedHeadError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.harness import (
+    Experiment,
     Features,
     FirstOrder,
     Images,
@@ -26,6 +27,7 @@ from mcdo.harness import (
     Settings,
     StoredArrays,
     Subject,
+    View,
 )
 from mcdo.harness.requests import Arrays, merged
 from mcdo.perturbation import Dropout
@@ -179,6 +181,70 @@ def test_a_head_that_knows_nothing_is_no_target_but_for_those_who_say_so(tmp_pat
     with pytest.raises(UntrainedHeadError, match="more than always naming the largest class, as random weights would"):
         Inputs(runner, subject, (logits,), any_head=False)[logits]
     assert Inputs(runner, subject, (logits,))[logits]["logits"].shape == (3, 60, 10)
+    unread = Inputs(runner, subject, (logits,)).why_unread(blurred)
+    assert "more than always naming the largest class" in unread
     trained = Runner(Session(replace(settings, random_weights=frozenset())))
+    assert Inputs(trained, subject, (logits,)).why_unread(blurred) == ""
     for each in (logits, blurred):  # whatever the head makes of what it can no longer see
         Inputs(trained, subject, (each,), any_head=False)[each]
+
+
+@pytest.mark.parametrize("model", ["clip_tiny", TEXTLESS])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_what_reads_classes_is_known_beforehand(model: str, labelled: bool, tmp_path: Path) -> None:
+    """Names by a text tower, labels by prototypes; where both are there, or neither is, no encoder is looked at."""
+    for i, image in enumerate(mcdo.load_images("digits", 40)):
+        folder = tmp_path / (str(i % 10) if labelled else "")
+        folder.mkdir(exist_ok=True)
+        image.save(folder / f"{i}.png")
+    session = Session(Settings((model,), images=str(tmp_path)))
+    about = View(session, Subject(model, (model,)))
+    assert bool(about.why_no_head(Images(None))) is not labelled
+    assert not session.loads
+
+
+def test_names_without_labels_are_read_by_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for model, reason in (("clip_tiny", ""), (TEXTLESS, "the images have no labels")):
+        session = Session(Settings((model,)))
+        named = replace(mcdo.load_images("digits", 40), labels=None)
+        monkeypatch.setattr(session, "image_set", lambda shown, named=named: named)
+        assert View(session, Subject(model, (model,))).why_no_head(Images(40)) == reason
+
+
+class ReachedError(Exception):
+    """Something was computed that a head decides."""
+
+
+@dataclass(frozen=True)
+class Costly(Request[None]):
+    """What is not to be measured in vain."""
+
+    def measure(self, session: Session) -> None:
+        raise ReachedError
+
+
+@dataclass(frozen=True)
+class AboutTheHead(Experiment[None]):
+    """One that asks for passes before the logits that it needs."""
+
+    key = name = "about_the_head"
+    phase = "phase2"
+
+    def requests(self, about: View) -> Any:
+        return (Costly(about.model), Logits(about.model, Images(60)))
+
+    def compute(self, inputs: Inputs) -> None:
+        for request in inputs.requests:
+            inputs[request]
+
+    def summary(self, result: None) -> dict[str, Any]:
+        return {}
+
+
+def test_a_head_that_knows_nothing_is_found_before_anything_is_spent_on_it(tmp_path: Path) -> None:
+    settings = Settings(("clip_tiny",), reports=tmp_path, random_weights=frozenset({"clip_tiny"}))
+    subject = Subject("clip_tiny", ("clip_tiny",))
+    with pytest.raises(UntrainedHeadError):
+        Runner(Session(settings)).run(AboutTheHead(), subject)
+    with pytest.raises(ReachedError):
+        Runner(Session(replace(settings, random_weights=frozenset()))).run(AboutTheHead(), subject)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -185,3 +185,30 @@ def test_what_is_not_perturbed_has_no_sites_and_text_is_written_as_it_is(tmp_pat
     folder = tmp_path / "reports" / "elsewhere" / "unperturbed" / "clip_tiny"
     assert (folder / "table.md").read_text() == "| a |\n"
     assert json.loads((folder / "facts.json").read_text()) == ["a"]
+
+
+@dataclass(frozen=True)
+class Following(FeatureNorms):
+    """One whose second stage is foreseen as a hundred thousand passes."""
+
+    name = "following"
+
+    def foreseen(self, about: View) -> Iterable[Request[Any]]:
+        many = MonteCarloConfig(Dropout(0.01), (1000,), 1)
+        return (Passes(about.model, Images(100), many),)
+
+
+def test_the_time_left_counts_what_will_follow_until_it_is_measured(tmp_path: Path) -> None:
+    session = runner(tmp_path).session
+    run = Runner(session)
+    run.plan(Following(), MODEL)
+
+    def others() -> int:
+        made = cast("Any", session.progress(Features("clip_tiny", Images(8))))
+        return sum(each.expected_passes(session) for each in made._others)
+
+    assert others() == 0, "no encoder is loaded for this"
+    session.encoder("clip_tiny")
+    assert others() == 100_000
+    run.run(Following(), MODEL)
+    assert others() < 100, "its second stage is measured"
