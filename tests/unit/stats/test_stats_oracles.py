@@ -1,4 +1,4 @@
-"""Statistics against pingouin, statsmodels, pytorch-ood, torchmetrics and scikit-learn, whose code is not ours."""
+"""Statistics against pingouin, statsmodels, pytorch-ood, torchmetrics, netcal, scikit-learn: code of others."""
 
 from __future__ import annotations
 
@@ -114,6 +114,21 @@ def test_calibration_error_is_that_of_torchmetrics(bins: int) -> None:
     correct = rng.uniform(size=500) < confidence**1.5
     theirs = binary_calibration_error(torch.tensor(confidence), torch.tensor(correct).int(), n_bins=bins, norm="l1")
     assert expected_calibration_error(confidence, correct, bins=bins) == pytest.approx(float(theirs), abs=1e-6)
+
+
+@pytest.mark.parametrize("bins", [1, 7, 15])
+def test_calibration_error_is_that_of_netcal(bins: int) -> None:
+    metrics = pytest.importorskip("netcal.metrics", reason='pip install "mcdo[peers]" brings netcal')
+    rng = np.random.default_rng(4)
+    confidence = np.concatenate([rng.uniform(size=500), [0, 0, 1, 1]])  # bins are closed on their left there
+    correct = rng.uniform(size=len(confidence)) < confidence**1.5
+    theirs = metrics.ECE(bins).measure(confidence, correct.astype(int))
+    assert expected_calibration_error(confidence, correct, bins=bins) == pytest.approx(theirs)
+    probabilities, labels = rng.dirichlet(np.full(4, 0.5), size=400), rng.integers(0, 4, 400)
+    surest = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    assert expected_calibration_error(*surest, bins=bins) == pytest.approx(
+        metrics.ECE(bins).measure(probabilities, labels)
+    )
 
 
 def test_a_nearest_neighbour_has_the_label_that_scikit_learn_finds() -> None:
