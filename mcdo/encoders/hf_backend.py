@@ -256,6 +256,7 @@ def _pretrained(spec: EncoderSpec, folder: Path, config: Any) -> Any:
             local_files_only=True,
             use_safetensors=safe,
             weights_only=True,
+            torch_dtype=torch.float32,  # transformers 5 would round weights to the type that config.json names
             trust_remote_code=False,
             **options,
         )

@@ -115,7 +115,14 @@ def own_spec(key: str) -> EncoderSpec:
         resolution=square_side(key, vision.get("image_size", 224)),
         feature_dim=int(cfg["embed_dim"]),
         loss="softmax" if cfg.get("init_logit_bias") is None else "sigmoid",
+        quick_gelu=_trained_with_quick_gelu(key.removeprefix(HF_HUB)),
     )
+
+
+def _trained_with_quick_gelu(repo: str) -> bool | None:
+    """Whether open_clip's own list says so of the weights of a repository; None where they are not on it."""
+    listed = (get_pretrained_cfg(*each) for each in open_clip.list_pretrained())
+    return next((bool(tag.get("quick_gelu")) for tag in listed if tag["hf_hub"].rstrip("/") == repo), None)
 
 
 def _built(key: str, source: _Source, seed: int) -> Any:
@@ -166,13 +173,13 @@ def check_activation(spec: EncoderSpec, model: nn.Module) -> None:
     """Raise McdoError unless the model has the activation its weights were trained with."""
     if spec.quick_gelu is None:
         return
-    wrong = nn.GELU if spec.quick_gelu else QuickGELU
+    wrong, right = (nn.GELU, "QuickGELU") if spec.quick_gelu else (QuickGELU, "GELU")
     found = sum(isinstance(module, wrong) for module in model.modules())
     if found or (spec.quick_gelu and not any(isinstance(module, QuickGELU) for module in model.modules())):
         raise McdoError(
-            f"{spec.key}: the {spec.pretrained} weights of {spec.name} were trained with "
-            f"{'QuickGELU' if spec.quick_gelu else 'GELU'}, but {found} activations of the built model are "
-            f"{wrong.__name__}; use the {'-quickgelu' if spec.quick_gelu else 'plain'} configuration of the model"
+            f"{spec.key}: the weights of {spec.name} were trained with {right}, but {found} activations of the built "
+            f"model are {wrong.__name__}; use the {'-quickgelu' if spec.quick_gelu else 'plain'} configuration of the "
+            "model, or correct quick_gelu in its own"
         )
 
 

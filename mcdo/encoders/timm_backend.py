@@ -7,8 +7,13 @@ model's own in the HuggingFace cache; nothing is downloaded. Weights of one's ow
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal
+from unittest.mock import patch
 
 import timm
 import torch
@@ -16,6 +21,7 @@ from msgspec import Meta, to_builtins
 from msgspec.structs import asdict
 from timm.data import resolve_model_data_config
 from timm.models import load_state_dict
+from torch import Tensor
 
 from mcdo import arguments
 from mcdo.encoders.encoder import Encoder
@@ -34,14 +40,16 @@ def load(key: str, *, random: bool, seed: int, device: torch.device) -> Encoder:
     """Build, load and check the model that ``key`` names.
 
     Raises:
-        McdoError: for an unknown name, for weights that are not on this disk, and for weights that do not fit the model
-            without interpolating or leaving out any.
+        McdoError: for an unknown name, for weights that are not on this disk, for weights that do not fit the model
+            without interpolating or leaving out any, and for weights that were trained with another activation.
 
     """
     checkpoint, name = None if random else located(key), _name(key)
     beside = None if checkpoint is None or "@" not in key else _beside(key, name, checkpoint)
+    if checkpoint is not None and beside is None and _trained_as(name) != name.partition(".")[0]:
+        raise McdoError(f"{key}: these weights were trained with QuickGELU; name {_trained_as(name)} in its place")
     model = _built(key, name, seed, {} if beside is None else beside.model_args.given())
-    settings = resolve_model_data_config(model) if beside is None else to_builtins(beside.pretrained_cfg)
+    settings = resolve_model_data_config(model) if beside is None else beside.shown()
     if checkpoint is not None:
         _load_weights(key, model, checkpoint)
     pool, stated = getattr(model, "global_pool", None), None if beside is None else beside.global_pool
@@ -60,6 +68,7 @@ class _Shown(OpenRecord, frozen=True):
     std: tuple[Positive, ...]
     crop_pct: Positive = 0.875
     crop_mode: Literal["center", "squash", "border"] = "center"
+    tag: str | None = None
 
 
 class _Arguments(Record, frozen=True):
@@ -89,6 +98,10 @@ class _Beside(OpenRecord, frozen=True):
     model_args: _Arguments = _Arguments()
     global_pool: str | None = None
 
+    def shown(self) -> dict[str, Any]:
+        """How pictures are, as timm takes it."""
+        return {name: value for name, value in to_builtins(self.pretrained_cfg).items() if name in _SETTINGS}
+
 
 def _beside(key: str, name: str, checkpoint: Path) -> _Beside | None:
     """What lies beside weights of one's own, if it is timm's.
@@ -104,18 +117,31 @@ def _beside(key: str, name: str, checkpoint: Path) -> _Beside | None:
         _check_one_way(key, name, architecture)
         return None
     found: _Beside = checked({"pretrained_cfg": held, **held}, _Beside, path)
-    if found.architecture != architecture:
-        raise McdoError(f"{key}: {path} is of the architecture {found.architecture!r}; name that one")
+    trained = _trained_as(f"{found.architecture}.{found.pretrained_cfg.tag}")
+    if trained != architecture:
+        raise McdoError(f"{key}: {path} is of the architecture {trained!r}; name that one")
     return found
+
+
+def _trained_as(name: str) -> str:
+    """The architecture whose activation a tag's weights were trained with: timm lists some under one with GELU too."""
+    architecture, _, tag = name.partition(".")
+    listed = timm.list_pretrained(name) if tag else [name]
+    notes = [note for each in listed for note in getattr(timm.get_pretrained_cfg(each), "notes", None) or ()]
+    native = any("QuickGELU" in note for note in notes) and "quickgelu" not in architecture
+    return architecture.replace("_clip_", "_clip_quickgelu_") if native else architecture
 
 
 def _check_one_way(key: str, name: str, architecture: str) -> None:
     tags = timm.list_pretrained(f"{architecture}.*") if name == architecture else []
-    ways = {str([getattr(timm.get_pretrained_cfg(each), of, None) for of in _SETTINGS]) for each in tags}
+    ways = {
+        str([_trained_as(each), *(getattr(timm.get_pretrained_cfg(each), of, None) for of in _SETTINGS)])
+        for each in tags
+    }
     if len(ways) > 1:
         raise McdoError(
-            f"{key}: there are weights of {name} that are shown pictures in {len(ways)} ways; name those whose way is "
-            f"that of yours ({', '.join(tags)}), or put timm's config.json beside them"
+            f"{key}: there are weights of {name} that are shown pictures in {len(ways)} ways, or activated; name those "
+            f"whose way is that of yours ({', '.join(tags)}), or put timm's config.json beside them"
         )
 
 
@@ -159,9 +185,10 @@ def _load_weights(key: str, model: Any, checkpoint: Path) -> None:
     refuse_pickles(checkpoint)
     try:
         state = load_state_dict(str(utf8_path(checkpoint.parent) / checkpoint.name), weights_only=True)
-        _check_positions(key, checkpoint, model, state)
-        renamed = getattr(_module_of(model), "checkpoint_filter_fn", None)
-        state = state if renamed is None else renamed(state, model)
+        module = sys.modules[type(model).__module__]
+        if hasattr(module, "checkpoint_filter_fn"):
+            with _no_resampling(key, checkpoint, module):
+                state = module.checkpoint_filter_fn(state, model)
         classes = _classes(model, state)
         if classes != model.num_classes:
             model.reset_classifier(classes)
@@ -179,17 +206,18 @@ def _classes(model: Any, state: dict[str, Any]) -> int:
     return next((len(state[f"{each}.weight"]) for each in names if f"{each}.weight" in state), 0)
 
 
-def _module_of(model: Any) -> Any:
-    import sys
+@contextmanager
+def _no_resampling(key: str, checkpoint: Path, module: ModuleType) -> Iterator[None]:
+    """Refuse weights for another size of picture, window or patch, which timm would interpolate unasked."""
 
-    return sys.modules[type(model).__module__]
+    def refuse(held: Tensor, *_: Any, **__: Any) -> None:
+        raise McdoError(
+            f"{key}: {checkpoint} holds a tensor of shape {tuple(held.shape)} for another size of picture, window or "
+            "patch than the model's, so it would have to be interpolated; name the model of its size"
+        )
 
-
-def _check_positions(key: str, checkpoint: Path, model: Any, state: dict[str, Any]) -> None:
-    own = model.state_dict()
-    for name, value in state.items():
-        if "pos_embed" in name and name in own and value.shape != own[name].shape:
-            raise McdoError(
-                f"{key}: {checkpoint} holds {name} of shape {tuple(value.shape)}, and the model has "
-                f"{tuple(own[name].shape)}, so positions would have to be interpolated; name the model of their size"
-            )
+    with ExitStack() as stack:
+        for name in list(vars(module)):
+            if name.startswith(("resample_", "resize_")):
+                stack.enter_context(patch.object(module, name, refuse))
+        yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file
@@ -41,10 +42,10 @@ def load(key: str, *, random: bool, seed: int, device: torch.device) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = models.get_model(name, weights=None)
-    classifier = _take_off_classifier(key, model)
     if checkpoint is not None:
-        entry = _shown_as(key, name, entry, checkpoint)
-        _load_weights(key, model, classifier, checkpoint)
+        entry = _shown_as(key, name, entry, checkpoint, model)
+        model = _pretrained(key, name, entry, checkpoint, model)
+    model.set_submodule(_classifier(key, model), nn.Identity())
     return Encoder.of(model, entry.transforms(), name=key, device=device, random_weights=random)
 
 
@@ -62,7 +63,7 @@ def _named(key: str) -> tuple[str, Any]:
     return name, entries[tag] if tag else entries.DEFAULT
 
 
-def _shown_as(key: str, name: str, entry: Any, checkpoint: Path) -> Any:
+def _shown_as(key: str, name: str, entry: Any, checkpoint: Path, model: nn.Module) -> Any:
     """The entry whose way of showing pictures is that of the weights.
 
     Raises:
@@ -75,11 +76,13 @@ def _shown_as(key: str, name: str, entry: Any, checkpoint: Path) -> Any:
     published = next((each for each in entries if Path(each.url).name == checkpoint.name), None)
     if published is not None:
         return published
-    if len({repr(each.transforms()) for each in entries}) > 1:
+    shifting = hasattr(model, "transform_input")
+    if shifting or len({repr(each.transforms()) for each in entries}) > 1:
         tags = ", ".join(each.name for each in entries)
         raise McdoError(
-            f"{key}: torchvision shows pictures to weights of {name} in several ways; name those whose way is that of "
-            f"yours, {PREFIX}{name}.TAG@PATH ({tags})"
+            f"{key}: torchvision shows pictures to weights of {name} in several ways"
+            f"{' (its own weights have the model shift colours, transform_input)' if shifting else ''}; name those "
+            f"whose way is that of yours, {PREFIX}{name}.TAG@PATH ({tags}), or give the module to mcdo.Encoder.of"
         )
     return entry
 
@@ -103,25 +106,31 @@ def located(key: str) -> Path:
     return found
 
 
-def _load_weights(key: str, model: nn.Module, classifier: str, checkpoint: Path) -> None:
-    """Load every tensor of a file but the classifier's."""
-    refuse_surplus(checkpoint, sum(each.numel() for each in model.parameters()))
+def _pretrained(key: str, name: str, entry: Any, checkpoint: Path, bare: nn.Module) -> nn.Module:
+    """The model as torchvision builds it for an entry, with the weights of a file and a classifier of zeros.
+
+    An entry decides more than how pictures are shown: the size of positions, whether the model shifts colours itself,
+    and which names tensors once had.
+    """
+    refuse_surplus(checkpoint, sum(each.numel() for each in bare.parameters()))
     refuse_pickles(checkpoint)
-    place = utf8_path(checkpoint.parent) / checkpoint.name
+    classifier, place = _classifier(key, bare), utf8_path(checkpoint.parent) / checkpoint.name
     try:
         safe = checkpoint.suffix == ".safetensors"
         held: dict[str, Any] = load_file(place) if safe else torch.load(place, "cpu", weights_only=True)
         state: dict[str, Any] = next((held[name] for name in _WRAPPERS if isinstance(held.get(name), dict)), held)
         consume_prefix_in_state_dict_if_present(state, "module.")
-        for name in ("weight", "bias"):
-            state.pop(f"{classifier}.{name}", None)
-        model.load_state_dict(state, strict=True)
+        for part, value in bare.get_submodule(classifier).named_parameters():
+            state[f"{classifier}.{part}"] = torch.zeros(value.shape)
+        with torch.random.fork_rng(devices=[]), patch.object(type(entry), "get_state_dict", lambda *_, **__: state):
+            model: nn.Module = models.get_model(name, weights=entry)
+            return model
     except Exception as error:  # damaged files, other models' tensors, ...
         raise loading_failed(key, checkpoint, error) from error
 
 
-def _take_off_classifier(key: str, model: nn.Module) -> str:
-    """Its name."""
+def _classifier(key: str, model: nn.Module) -> str:
+    """Name of the last linear layer."""
     linear: list[str] = [
         name
         for name, module in model.named_modules()
@@ -129,6 +138,4 @@ def _take_off_classifier(key: str, model: nn.Module) -> str:
     ]
     if not linear:
         raise McdoError(f"{key}: its classifier is no linear layer; give the module that you mean to mcdo.Encoder.of")
-    parent, _, child = linear[-1].rpartition(".")
-    setattr(model.get_submodule(parent), child, nn.Identity())
     return linear[-1]

@@ -6,6 +6,7 @@ Each is right, which is what the library itself makes of it, or refused by name.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,12 @@ def test_weights_are_read_as_the_library_reads_them_in_float32(name: str, kind: 
     torch.testing.assert_close(encoder.forward_image(pixels), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_weights_are_not_rounded_to_the_type_that_the_configuration_names(clip: Path, tmp_path: Path) -> None:
+    held = json.loads((clip / "config.json").read_text(encoding="utf-8"))
+    half = rewritten(clip, tmp_path / "half", config={**held, "dtype": "float16", "torch_dtype": "float16"})
+    assert load_encoder(f"hf:{half}").weights_hash == load_encoder(f"hf:{clip}").weights_hash
+
+
 # ---- weights of timm and torchvision
 
 
@@ -364,6 +371,66 @@ def test_weights_that_could_be_shown_pictures_in_several_ways_need_a_tag(tmp_pat
         load_encoder(f"timm:resnet18@{model}")
     with pytest.raises(McdoError, match="cannot be loaded into this model"):
         load_encoder(f"timm:resnet18.a1_in1k@{model}")
+
+
+def test_weights_of_timm_that_were_trained_with_quick_gelu_are_refused_under_the_name_with_gelu(tmp_path: Path) -> None:
+    import timm
+
+    from mcdo.encoders import timm_backend
+
+    file, name = tmp_path / "model.safetensors", "vit_base_patch32_clip_224"
+    file.write_bytes(b"")
+    with pytest.raises(McdoError, match="with QuickGELU; name vit_base_patch32_clip_quickgelu_224 in its place"):
+        load_encoder(f"timm:{name}.openai@{file}")
+    with pytest.raises(McdoError, match=r"ways, or activated; .*vit_gigantic_patch14_clip_224.metaclip_2pt5b"):
+        load_encoder(f"timm:vit_gigantic_patch14_clip_224@{file}")
+    beside = {"architecture": name, "pretrained_cfg": {**STATED, "tag": "openai"}}
+    (tmp_path / "config.json").write_text(json.dumps(beside), encoding="utf-8")
+    with pytest.raises(McdoError, match="is of the architecture 'vit_base_patch32_clip_quickgelu_224'; name that one"):
+        load_encoder(f"timm:{name}@{file}")
+    with pytest.raises(McdoError, match="cannot be loaded into this model"):  # the right name: the empty file is next
+        load_encoder(f"timm:vit_base_patch32_clip_quickgelu_224@{file}")
+    native = [each for each in timm.list_pretrained("*clip*") if timm.get_pretrained_cfg(each).notes]
+    assert all(timm.is_model(timm_backend._trained_as(each)) for each in native)
+    assert sum("quickgelu" not in each for each in native) > 10
+
+
+def test_patches_of_another_size_are_not_interpolated(tmp_path: Path) -> None:
+    import timm
+
+    other = saved(tmp_path, made(lambda: timm.create_model("test_vit", img_size=80, patch_size=8)))
+    with pytest.raises(McdoError, match=r"of shape \(64, 3, 8, 8\) for another size .* would have to be interpolated"):
+        load_encoder(f"timm:test_vit@{other}")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "densenet121"])
+def test_torchvision_s_own_weights_are_read_as_it_reads_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """googlenet's have the model shift colours first; in densenet's file tensors have names of once."""
+    from torchvision import models
+
+    entry = models.get_model_weights(name).DEFAULT
+    options = {"init_weights": False} if name == "googlenet" else {}
+    state = made(lambda: models.get_model(name, weights=None, **options)).state_dict()
+    file = tmp_path / "hub" / "checkpoints" / Path(entry.url).name
+    file.parent.mkdir(parents=True)
+    renamed = {re.sub(r"(denselayer\d+\.\w+)([12])\.", r"\1.\2.", key): value for key, value in state.items()}
+    torch.save({key: value for key, value in renamed.items() if "num_batches" not in key}, file)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    model = models.get_model(name, weights=entry).eval()
+    setattr(model, "fc" if name == "googlenet" else "classifier", nn.Identity())
+    pixels = entry.transforms()(picture())[None]
+    with torch.no_grad():
+        torch.testing.assert_close(load_encoder(f"tv:{name}").forward_image(pixels), model(pixels))
+    if name == "densenet121":
+        return
+    other = file.rename(tmp_path / "mine.pth")
+    with pytest.raises(McdoError, match=r"transform_input\); name those .*tv:googlenet.TAG@PATH \(IMAGENET1K_V1\)"):
+        load_encoder(f"tv:{name}@{other}")
+    with torch.no_grad():
+        found = load_encoder(f"tv:{name}.IMAGENET1K_V1@{other}").forward_image(pixels)
+        torch.testing.assert_close(found, model(pixels))
 
 
 # ---- pictures

@@ -97,7 +97,7 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_interpolated(tmp_pat
     other = saved(
         tmp_path, made(lambda: timm.create_model("test_vit", img_size=96, pretrained=False)), "other.safetensors"
     )
-    with pytest.raises(McdoError, match="positions would have to be interpolated"):
+    with pytest.raises(McdoError, match="so it would have to be interpolated"):
         load_encoder(f"timm:test_vit@{other}")
     for key in ("timm:test_resnet", "tv:resnet18"):
         with pytest.raises(McdoError, match="cannot be loaded into this model"):

@@ -279,6 +279,26 @@ def test_openai_weights_without_quick_gelu_are_refused() -> None:
         open_clip_backend.check_activation(spec, open_clip_backend.build("ViT-B-32", 0))
 
 
+@pytest.mark.parametrize(
+    ("repo", "said"),
+    [
+        ("timm/vit_base_patch32_clip_224.openai", r"trained with QuickGELU, but \d+ activations .* are GELU"),
+        ("apple/DFN5B-CLIP-ViT-H-14", "trained with QuickGELU"),
+        ("timm/ViT-B-16-SigLIP2", ""),
+        ("someone/something", ""),
+    ],
+)
+def test_weights_of_the_hub_are_held_against_open_clip_s_own_list(
+    repo: str, said: str, own: Path, empty_cache: Path
+) -> None:
+    cache_repo(empty_cache, repo, own)
+    if not said:
+        assert load_encoder(f"hf-hub:{repo}").feature_dim == load_encoder("siglip_tiny").feature_dim
+        return
+    with pytest.raises(McdoError, match=said):
+        load_encoder(f"hf-hub:{repo}")
+
+
 @pytest.mark.parametrize("key", ["clip_tiny", "siglip_tiny"])
 @pytest.mark.parametrize("weights", ["pretrained", "random"])
 def test_loading_leaves_global_random_state_alone(key: str, weights: str) -> None:
