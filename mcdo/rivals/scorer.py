@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from numpy.typing import ArrayLike
 
 from mcdo.encoders import Encoder
+from mcdo.encoders.architecture import fingerprint
 from mcdo.errors import McdoError
 from mcdo.images import ImageSet
 from mcdo.registration import Table
@@ -81,3 +82,14 @@ def scorer_named(name: str) -> Scorer:
             f"--scorers={name}: cannot be imported ({type(error).__name__}: {error}); it is python:PACKAGE.MODULE:NAME"
         ) from error
     return _accepted(name, found)
+
+
+@cache
+def held_by(name: str) -> str:
+    """Digest of all that a scorer holds, weights of modules too, as it was first asked for: a fit may change it."""
+    from torch import nn
+    from torch.utils._pytree import tree_leaves
+
+    scorer = scorer_named(name)
+    modules = (each for each in (scorer, *tree_leaves(getattr(scorer, "__dict__", {}))) if isinstance(each, nn.Module))
+    return fingerprint(scorer, [each.state_dict() for each in modules])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -250,13 +250,15 @@ class OwnScores(StoredArrays):
 
     One that has a ``fit`` is fitted first, on up to ``fit`` images that share no origin with ``scored``. Scores are
     kept as calls return: of one trial, or of a batch of images where the scorer is ``by_image``. ``forwards`` [1] are
-    those of the image tower for an image and trial, as they were counted in the calls since the last kill.
+    those of the image tower for an image and trial, as they were counted in the calls since the last kill. ``holds``
+    is :func:`~mcdo.rivals.scorer.held_by`.
     """
 
     what = "scores of one's own"
 
     shown: Images
-    scorer: Scorer
+    scorer: Scorer = field(compare=False)
+    holds: str
     trials: int
     scored: Images
     fit: int
@@ -274,9 +276,7 @@ class OwnScores(StoredArrays):
     def identity(self, session: Session) -> Mapping[str, Any]:
         calibration = self.calibration(session)
         fitted = None if calibration is None else calibration.fingerprint
-        plain = (bool, int, float, str, tuple)
-        state = {name: value for name, value in sorted(vars(self.scorer).items()) if isinstance(value, plain)}
-        made_by = {"scorer": self.scorer.name, "code": own_code(type(self.scorer)), "settings": repr(state)}
+        made_by = {"scorer": self.scorer.name, "code": own_code(type(self.scorer)), "holds": self.holds}
         return {"images": session.image_set(self.shown).fingerprint, "trials": self.trials, "fit": fitted, **made_by}
 
     def compute(self, session: Session) -> dict[str, NDArray[Any]]:

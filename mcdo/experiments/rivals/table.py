@@ -62,6 +62,7 @@ from mcdo.report.panels import ranked_panel
 from mcdo.rivals import TRIVIAL, Calibration, Seen, scorer_named
 from mcdo.rivals.expected_cosine import EXPECTED
 from mcdo.rivals.logits import entropy
+from mcdo.rivals.scorer import held_by
 from mcdo.rivals.table import built_in
 from mcdo.stats import Difference, Estimate
 from mcdo.stats.prototypes import why_no_prototypes
@@ -257,7 +258,7 @@ class RivalsTable(Experiment[RivalsResult]):
 
     def own(self, model: str, name: str, shown: Images) -> OwnScores:
         """A scorer of the user's."""
-        return OwnScores(model, shown, scorer_named(name), self.trials_of(shown), self.shown, self.fit)
+        return OwnScores(model, shown, scorer_named(name), held_by(name), self.trials_of(shown), self.shown, self.fit)
 
     @property
     def own_scorers(self) -> tuple[str, ...]:

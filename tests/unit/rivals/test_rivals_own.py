@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import shutil
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+import mcdo.rivals.scorer
 from mcdo.encoders import Encoder
 from mcdo.encoders.spec import MODELS_DIR
 from mcdo.errors import McdoError
@@ -21,6 +24,7 @@ from mcdo.experiments.rivals.table import ENSEMBLE, RivalsResult, RivalsTable
 from mcdo.harness import Completed, Images, Runner, Session, Settings, Subject, View
 from mcdo.images import ImageSet
 from mcdo.rivals import SCORERS, register_scorer, scorer_named
+from mcdo.rivals.scorer import held_by
 
 IDS = ("a.png", "b.png", "c.png")
 OWN = '''
@@ -261,7 +265,7 @@ class Forwards:
 
 def test_the_cost_of_a_scorer_is_counted(session: Session) -> None:
     encoder, before = session.encoder("clip_tiny"), session.encoder("clip_tiny").architecture
-    found = OwnScores("clip_tiny", Images(12), Forwards(), 3, Images(12), 10).compute(session)
+    found = OwnScores("clip_tiny", Images(12), Forwards(), "", 3, Images(12), 10).compute(session)
     assert found["forwards"].tolist() == [3.0]
     assert "forward_image" not in vars(encoder)
     assert encoder.architecture == before
@@ -338,3 +342,36 @@ def test_what_is_no_scorer_is_refused() -> None:
     with pytest.raises(McdoError, match="lacks name, cost, stochastic, score"):
         register_scorer("mine", object())  # type: ignore[arg-type]
     assert "mine" not in SCORERS.registered
+
+
+@dataclasses.dataclass
+class Holding:
+    """A scorer with settings of every kind; as a dataclass with ``==`` it has no hash."""
+
+    weights: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.ones(3))
+    options: dict[str, int] = dataclasses.field(default_factory=lambda: {"layer": 1})
+    head: torch.nn.Module = dataclasses.field(default_factory=lambda: torch.nn.Linear(2, 1))
+    name, cost, stochastic = "holding", 1.0, False
+
+    def score(self, encoder: Encoder, images: ImageSet, trial: int) -> NDArray[np.float64]:
+        return np.arange(len(images), dtype=np.float64)
+
+
+def test_whatever_a_scorer_holds_is_part_of_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        for change in ("", "weights", "options", "head", ""):
+            torch.default_generator.manual_seed(1 if change == "head" else 0)
+            held = Holding()
+            monkeypatch.setattr(mcdo.rivals.scorer, "scorer_named", lambda _, held=held: held)
+            if change == "weights":
+                held.weights[0] = 2
+            elif change == "options":
+                held.options["layer"] = 2
+            request = OwnScores("clip_tiny", Images(12), held, held_by.__wrapped__("it"), 1, Images(12), 10)
+            session = Session(Settings(("clip_tiny",), store=None))
+            keys.append(request.identity(session)["holds"])
+            assert hash(request) is not None
+    assert keys[0] == keys[-1]
+    assert len(set(keys)) == 4

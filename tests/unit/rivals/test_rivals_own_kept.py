@@ -25,14 +25,14 @@ class Mean:
 
     def __init__(self) -> None:
         self.calls: list[int] = []
-        self.limit = [10**9]  # in a list, as a number would be a setting, and part of the key
+        self.limit = 10**9
         self.fitted: list[int] = []
 
     def fit(self, encoder: Encoder, images: ImageSet) -> None:
         self.fitted.append(len(images))
 
     def score(self, encoder: Encoder, images: ImageSet, trial: int) -> NDArray[np.float64]:
-        if len(self.calls) == self.limit[0]:
+        if len(self.calls) == self.limit:
             raise KeyboardInterrupt
         self.calls.append(len(images))
         return np.array([np.asarray(image).mean() for image in images]) + trial / 10
@@ -52,7 +52,7 @@ class OfAll(MeanByImage):
 def measured(scorer: Mean, store: Path | None) -> NDArray[np.float64]:
     scorer.calls.clear()
     session = Session(Settings(("clip_tiny",), store=store, batch_size=BATCH))
-    return session.measure(OwnScores("clip_tiny", Images(N), scorer, TRIALS, Images(N), 6))["scores"]
+    return session.measure(OwnScores("clip_tiny", Images(N), scorer, "", TRIALS, Images(N), 6))["scores"]
 
 
 @pytest.fixture(autouse=True)
@@ -81,10 +81,10 @@ def test_calls_that_returned_are_not_made_again(
     whole = measured(scorer, None)
     assert whole.shape == (TRIALS, N)
     assert scorer.calls == calls
-    scorer.limit[0] = most
+    scorer.limit = most
     with pytest.raises(KeyboardInterrupt):
         measured(scorer, tmp_path)
-    scorer.limit[0] = 10**9
+    scorer.limit = 10**9
     np.testing.assert_array_equal(measured(scorer, tmp_path), whole)
     assert scorer.calls == rest
     assert not list(tmp_path.rglob("*.parts"))
