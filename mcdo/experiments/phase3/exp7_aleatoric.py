@@ -108,7 +108,7 @@ class AleatoricEpistemic(Experiment[AleatoricResult]):
     name = "exp7_aleatoric_epistemic"
     phase = "phase3"
     files = Files.of_each("exp7", "exp7_aleatoric_epistemic")
-    quick = {"n": 200}
+    quick = {"n": 120, "passes": 32}
 
     n: int = 500
     passes: int = 64

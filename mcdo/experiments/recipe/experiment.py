@@ -76,8 +76,8 @@ class RecipeSearch(RecipeMeasurements):
     judges_heads = True
     files = Files(summary="{}/recipe_summary.json", overall="recipe_overall_summary.json", figure="{}/recipe.png")
     quick = {
-        "n": 100, "levels": 1, "passes": 16, "trials": 3, "nulls": 20, "resplits": 3, "resamples": 100,
-        "site_images": 4, "site_passes": 16,
+        "n": 60, "levels": 1, "passes": 8, "trials": 2, "nulls": 8, "resplits": 2, "resamples": 100,
+        "site_images": 4, "site_passes": 8,
     }  # fmt: skip
     sized = {
         **RecipeMeasurements.sized,

@@ -128,7 +128,7 @@ class RivalsTable(Experiment[RivalsResult]):
     judges_heads = True
     phase = "rivals"
     files = Files.of_each("rivals", "rivals")
-    quick = {"n": 200, "passes": 16, "trials": 2, "foreign": 60, "views": 4, "fit": 300, "resamples": 200}
+    quick = {"n": 120, "passes": 8, "trials": 2, "foreign": 60, "views": 2, "fit": 200, "resamples": 100}
     sized = {**Experiment.sized, "foreign": "images_at_most"}
 
     n: int = 1000

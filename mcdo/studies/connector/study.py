@@ -78,9 +78,9 @@ class ConnectorStudy(Experiment[ConnectorResult]):
     perturbs = False
     files = Files(summary="{}/ablation.json", figure="{}/ablation.png")
     quick = {
-        "held_out": 128,
+        "held_out": 64,
         "connectors": 1,
-        "training": TrainingConfig(language_epochs=5, connector_epochs=4),
+        "training": TrainingConfig(language_epochs=4, connector_epochs=2),
     }
 
     held_out: int = 256

@@ -35,11 +35,12 @@ class SubtaskStudy(Experiment[Evaluation]):
     sized = {}  # a study of its own size
     quick = {
         "cifar10": Sizes(train=4000, validation=1000, calibration=1000, test=2000),
-        "digits": DigitSizes(train=1197, rounds=2),
-        "resamples": 500,
-        "few_resamples": 100,
-        "permutations": 4000,
-        "max_epochs": 20,
+        "digits": DigitSizes(train=399, rounds=2),
+        "resamples": 200,
+        "few_resamples": 40,
+        "permutations": 1000,
+        "max_epochs": 10,
+        "passes": 10,
     }
 
     seeds: tuple[int, ...] = (0, 1, 2)

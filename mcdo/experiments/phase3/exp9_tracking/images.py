@@ -39,7 +39,7 @@ class ImageTracking(Tracking):
     ``fit`` images calibrate the Laplace score. ``betas`` is the grid from which β is taken.
     """
 
-    quick = {"sequences": 40, "calibration": 10, "n": 120, "passes": 32}
+    quick = {"sequences": 40, "calibration": 10, "n": 120, "passes": 32, "fit": 399}
 
     sequences: int = 200
     calibration: int = 50

@@ -50,7 +50,7 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_the_command_line_decides() -> None:
     quick = ConnectorStudy.configured(Settings(("clip_tiny",), protocol="quick", seed=5))
     full = ConnectorStudy.configured(Settings(("clip_tiny",), seed=5, own_data={"--max-seq-len": "768"}))
-    assert (quick.held_out, quick.seeds, full.held_out, full.seeds) == (128, (5,), 256, (5, 6, 7))
+    assert (quick.held_out, quick.seeds, full.held_out, full.seeds) == (64, (5,), 256, (5, 6, 7))
     assert (quick.tiny.max_seq_len, full.tiny.max_seq_len) == (512, 768)
     assert "dropout" not in full.as_dict(), "nothing is perturbed"
     for own in ({"--llava-json": "a"}, {"--connector-model": "a"}, {"--max-seq-len": "0"}):

@@ -11,7 +11,7 @@ from mcdo.errors import McdoError
 from mcdo.harness import Request, Runner, Session, Settings
 from mcdo.stats import Estimate
 from mcdo.studies.subtasks import CalibrationSplit, Splits, SubtaskStudy, TestSplit, TrainSplit, ValidationSplit
-from mcdo.studies.subtasks.config import ARMS, DigitSizes, Source, Training
+from mcdo.studies.subtasks.config import ARMS, Source, Training
 from mcdo.studies.subtasks.evaluate import OPTIONS, Contrast, Evaluation
 from mcdo.studies.subtasks.labels import META_SUBTASKS, SIZE
 from mcdo.studies.subtasks.requests import CLASS, Network, Outputs, SeenSplits
@@ -78,7 +78,7 @@ def test_a_contrast_takes_the_interval_and_the_corrected_test(p_holm: float, out
 def test_the_command_line_decides(tmp_path: Path) -> None:
     settings = Settings(("siglip_tiny", "clip_tiny"), protocol="quick", seed=5)
     (subject,) = SubtaskStudy.subjects(settings)
-    assert (subject.name, SubtaskStudy.configured(settings).digits) == ("clip_tiny", DigitSizes(train=1197, rounds=2))
+    assert (subject.name, SubtaskStudy.configured(settings).digits) == ("clip_tiny", SubtaskStudy.quick["digits"])
     assert "dropout" not in SubtaskStudy().as_dict(), "the encoder is not perturbed"
     own = replace(settings, own_data={"--cifar10": "x"}, reports=tmp_path)
     assert SubtaskStudy.subjects(own)[0].name == "clip_tiny on CIFAR-10", "findings hold for the digits only"
