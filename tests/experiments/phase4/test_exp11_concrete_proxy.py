@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from mcdo.experiments.phase4.exp11_concrete_proxy import UNIFORM, ConcreteProxy, ProxyResult
 from mcdo.harness import Completed, Images, Passes
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
@@ -50,7 +48,6 @@ def test_both_searches_are_reported_on_the_other_half(
         for (name, other), relation in searched.relations.items():
             record_property(f"{score} {name} ~ {other}", str(relation))
         assert len(searched.candidates) == experiment.candidates
-        assert np.isfinite(searched.candidates).all()
     for name, estimate in result.confirmed.held_out.items():
         record_property(f"Monte Carlo {name}", str(estimate))
     for pair, difference in result.confirmed.differences.items():
