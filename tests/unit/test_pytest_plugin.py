@@ -120,26 +120,55 @@ def test_missing_hardware_is_a_skip_that_says_so_and_a_failure_on_demand(suite: 
     assert f"needs {missing}; found cpu" in required.stdout
 
 
-EXP4 = ("tests/experiments/phase1/test_exp4_subset_recipe.py", "-v", "--protocol=quick")
+SCORES = """
+import json
+from pathlib import Path
+
+import mcdo
+from mcdo.estimators import MonteCarloConfig
+from mcdo.harness import Images, Passes
+
+def scored(model, passes, session, worker):
+    config = MonteCarloConfig(mcdo.Dropout(0.05), (passes,), 2, session.settings.seed)
+    scores = session.measure(Passes(model, Images(6), config)).scores("trace_pre").tolist()
+    found = {"scores": scores, "loads": session.loads}
+    Path(f"{worker}-{model}-{passes}.json").write_text(json.dumps(found))
+
+def test_few(model, session, worker_id):
+    scored(model, 4, session, worker_id)
+
+def test_more(model, session, worker_id):
+    scored(model, 8, session, worker_id)
+"""
 
 
-@pytest.fixture(scope="module")
-def exp4(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Reports, and junit.xml, of one experiment on both encoders."""
-    folder = tmp_path_factory.mktemp("exp4")
-    done = run_pytest(*EXP4, f"--reports={folder}", f"--junitxml={folder / 'junit.xml'}")
-    assert done.returncode == 0, done.stdout
-    return folder
+def test_workers_load_each_model_once_and_give_the_same_numbers(suite: Path) -> None:
+    (suite / "test_scores.py").write_text(SCORES)
+    asked = ("--models=clip_tiny,siglip_tiny", "--seed=7", f"--reports={suite / 'reports'}")
+    for further in ((), ("-n", "2")):
+        done = run_pytest(*asked, *further, cwd=suite)
+        assert done.returncode == 0, done.stdout
+    found = {tuple(path.stem.split("-")): json.loads(path.read_text()) for path in suite.glob("*.json")}
+    workers = {key for key in found if key[0] != "master"}
+    assert len(workers) == 4, "each is scored once"
+    assert len({(worker, model) for worker, model, _ in workers}) == 2, "tests of one model ran on several workers"
+    for worker, model, passes in workers:
+        assert found[worker, model, passes]["scores"] == found["master", model, passes]["scores"]
+        assert found[worker, model, passes]["loads"][model] == 1
 
 
 def recorded(junit: ET.ElementTree[Any], test: str) -> dict[str, str]:
-    """Properties of one test of :data:`EXP4`."""
+    """Properties of one test."""
     (case,) = (case for case in junit.iter("testcase") if case.get("name") == test)
     return {str(each.get("name")): str(each.get("value")) for each in case.iter("property")}
 
 
-def test_junit_carries_the_figures_and_what_was_run(exp4: Path) -> None:
-    junit = ET.parse(exp4 / "junit.xml")
+def test_junit_carries_the_figures_and_what_was_run(tmp_path: Path) -> None:
+    experiment = "tests/experiments/phase1/test_exp4_subset_recipe.py"
+    asked = ("--models=clip_tiny", "--protocol=quick", f"--reports={tmp_path}", f"--junitxml={tmp_path / 'junit.xml'}")
+    done = run_pytest(experiment, *asked)
+    assert done.returncode == 0, done.stdout
+    junit = ET.parse(tmp_path / "junit.xml")
     figures = recorded(junit, "test_both_scores_are_reported[clip_tiny]")
     assert re.match(r"0\.\d+ \[0\.\d+, 0\.\d+\] n=120", figures["trace spearman"])
     claim = recorded(junit, "test_claims[clip_tiny-trace_more_reliable_than_angular]")
@@ -148,24 +177,6 @@ def test_junit_carries_the_figures_and_what_was_run(exp4: Path) -> None:
     of_the_run = {str(each.get("name")): each.get("value") for each in junit.iterfind("./testsuite/properties/*")}
     assert {"models", "images", "protocol", "seed", "mcdo", "python", "time"} <= of_the_run.keys()
     assert of_the_run["protocol"] == "quick"
-
-
-def test_workers_load_each_model_once_and_give_the_same_numbers(exp4: Path, tmp_path: Path) -> None:
-    both = run_pytest(*EXP4, f"--reports={tmp_path}", "-n", "2")
-    assert both.returncode == 0, both.stdout
-    one, two = (
-        json.loads((folder / "phase1/exp4_subset_recipe/exp4_subset_summary.json").read_text())["results"]
-        for folder in (exp4, tmp_path)
-    )
-    for results in (one, two):
-        for summary in results.values():
-            del summary["made"]  # the time
-    assert one == two
-    workers = {
-        model: set(re.findall(rf"^\[(gw\d+)\].*\[{model}", both.stdout, re.MULTILINE))
-        for model in ("clip_tiny", "siglip_tiny")
-    }
-    assert all(len(seen) == 1 for seen in workers.values()), f"tests of one model ran on several workers: {workers}"
 
 
 def test_a_failure_reaches_github_as_one_line(tmp_path: Path) -> None:
