@@ -361,10 +361,10 @@ def test_what_needs_text_is_skipped_by_name_for_an_encoder_without(tmp_path: Pat
 def test_a_store_that_was_filled_without_a_test_gives_the_whole_verdict_without_a_model(tmp_path: Path) -> None:
     """As from a cluster: mcdo measure, then judging alone."""
     asked = ("-m", "phase1", "--models=siglip_tiny", "--num-images=100", "--passes=16", "--trials=2")
-    store, tests = f"--store={tmp_path / 'store'}", ("tests/gates", "tests/experiments/phase1")
-    measured = run_mcdo("measure", *tests, *asked, store, "--assert=plain")
+    store = f"--store={tmp_path / 'store'}"
+    measured = run_mcdo("measure", "tests/gates", *asked, store, "--assert=plain")
     assert measured.returncode == 0, measured.stdout
-    judged = run_pytest(*tests, *asked, store, "--from-store", f"--reports={tmp_path / 'reports'}")
+    judged = run_pytest("tests/gates", *asked, store, "--from-store", f"--reports={tmp_path / 'reports'}")
     (gates,) = (line for line in judged.stdout.splitlines() if line.startswith("The harness's own gates"))
     assert re.match(r"The harness's own gates: 1\d passed, 0 failed", gates), judged.stdout
     assert "--from-store loads no model" not in judged.stdout

@@ -10,6 +10,7 @@ import torch
 from store_child import measure
 
 from mcdo import experiments, pytest_plugin, studies
+from mcdo.store.fingerprint import measuring_code
 
 OURS = [
     module.name
@@ -23,6 +24,7 @@ THEIRS = (
 for name in ("cluster_child", "hypothesis", "pytest_child", *THEIRS, *OURS):
     importlib.import_module(name)
 
+measuring_code()
 torch.set_num_threads(1)  # a pool of threads would not survive the fork
 measure(None, passes=(2,), trials=1, progress=False)
 gc.freeze()  # or each process visits all of this, several times where it runs pytest: it collects garbage at its end

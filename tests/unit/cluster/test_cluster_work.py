@@ -57,13 +57,13 @@ def the_same(store: Path, expected: dict[str, str]) -> bool:
     return found == expected and not left
 
 
-def test_seven_shares_in_any_order_are_one_process(expected: dict[str, str], tmp_path: Path) -> None:
-    store, order = tmp_path / "store", [4, 1, 7, 3, 2, 6, 5]
-    said = [measure_share(work(store), Share(number, 7), "plan.json") for number in order]
-    assert said == [0] * 7
+def test_shares_in_any_order_are_one_process(expected: dict[str, str], tmp_path: Path) -> None:
+    store, order = tmp_path / "store", [2, 3, 1]
+    said = [measure_share(work(store), Share(number, 3), "plan.json") for number in order]
+    assert said == [0] * 3
     assert Plan.read(store / "plans" / "plan.json").final, "the last share knows what follows"
     for number in order:  # what follows is measured in a second round
-        measure_share(work(store), Share(number, 7), "plan.json")
+        measure_share(work(store), Share(number, 3), "plan.json")
     assert the_same(store, expected)
     assert Plan.read(store / "plans" / "plan.json").missing(Store(store)) == {}
 
