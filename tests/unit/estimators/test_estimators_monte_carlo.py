@@ -155,10 +155,10 @@ def test_scores_at_t_are_those_of_a_run_that_stops_there(key: str) -> None:
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("batch_size", [1, 3, 50])  # less than a pass of all, a block of them, several blocks
 def test_scores_do_not_depend_on_the_batch_size(key: str, batch_size: int) -> None:
-    whole, part = whole_of(key), run(key, batch_size=batch_size)
-    close(whole, part)
+    whole, part = whole_of(key).select(slice(None), slice(0, 1)), run(key, trials=1, batch_size=batch_size)
+    close(part, whole)
     # second differences of float32 features: absolutely as exact, relatively less where the score is tiny
-    close(whole, part, whole.score_names, rtol=2e-4)
+    close(part, whole, whole.score_names, rtol=2e-4)
     assert np.allclose(whole.features, part.features, rtol=0, atol=1e-5)
 
 

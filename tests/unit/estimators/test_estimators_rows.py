@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mcdo.encoders import load_encoder
+from mcdo.errors import McdoError
 from mcdo.estimators import rows
 
 MIB = 2.0**20
@@ -35,3 +36,6 @@ def test_rows_are_whole_blocks_of_passes_in_a_share_of_free_memory(
 def test_rows_elsewhere_follow_from_the_size_of_a_picture(device: str, side: int, expected: int) -> None:
     encoder = SimpleNamespace(device=torch.device(device), resolution=side)
     assert rows.pixel_rows(encoder, None) == expected  # type: ignore[arg-type]
+    for wanted in (0, -1):
+        with pytest.raises(McdoError, match=f"batch_size = {wanted}: it must be at least 1"):
+            rows.pixel_rows(encoder, wanted)  # type: ignore[arg-type]

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
+import sys
 
 import numpy as np
 import pytest
 
 import mcdo
 from mcdo.errors import McdoError
-
-WITHOUT = importlib.util.find_spec("pandas") is None
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +19,6 @@ def runs() -> list[mcdo.MonteCarloRun | mcdo.FirstOrderRun]:
     ]
 
 
-@pytest.mark.skipif(WITHOUT, reason="pandas is not installed")
 def test_a_frame_has_one_row_for_each_image_score_and_trial(runs: list[mcdo.MonteCarloRun]) -> None:
     for run in runs:
         frame = run.to_frame()
@@ -30,8 +27,8 @@ def test_a_frame_has_one_row_for_each_image_score_and_trial(runs: list[mcdo.Mont
         np.testing.assert_array_equal(one[list(run.ids)].to_numpy(), run.scores("trace_post"))
 
 
-@pytest.mark.skipif(not WITHOUT, reason="pandas is installed")
-def test_without_pandas_the_remedy_is_named(runs: list[mcdo.MonteCarloRun]) -> None:
+def test_without_pandas_the_remedy_is_named(runs: list[mcdo.MonteCarloRun], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(McdoError, match=r"mcdo\[frames\]"):
         runs[0].to_frame()
 

@@ -12,10 +12,8 @@ import scipy
 import torch
 from numpy.typing import NDArray
 
-from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
 from mcdo.estimators import DimensionWeights, names_from, off_diagonal_floor
-from mcdo.estimators.rows import pixel_rows
 from mcdo.estimators.score_table import geometry_scores, moment_scores
 from mcdo.estimators.scores import PassMoments, angular_variance, off_diagonal_mass
 from mcdo.images import degraded, load_images
@@ -89,7 +87,7 @@ def noisy(images: int, passes: int, dim: int, spread: float, seed: int = 0) -> t
 
 
 @pytest.mark.parametrize(("passes", "dim"), [(2, 5), (4, 48), (16, 16), (17, 16), (64, 12)])
-@pytest.mark.parametrize("spread", [0.01, 0.3, 3.0])
+@pytest.mark.parametrize("spread", [0.01, 3.0])
 def test_every_score_follows_its_definition(passes: int, dim: int, spread: float) -> None:
     drawn, plain = noisy(4, passes, dim, spread)
     running = PassMoments.empty()
@@ -180,7 +178,7 @@ NOISE: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
 
 @pytest.mark.parametrize("noise", sorted(NOISE))
 @pytest.mark.parametrize("marginals", sorted(MARGINALS))
-@pytest.mark.parametrize(("passes", "dim"), [(64, 48), (16, 48), (64, 256)])
+@pytest.mark.parametrize(("passes", "dim"), [(16, 48), (64, 256)])
 def test_the_floor_is_the_mass_of_independent_noise_with_the_same_marginals(
     passes: int, dim: int, marginals: str, noise: str
 ) -> None:
@@ -298,12 +296,3 @@ def test_weights_refuse_the_images_they_were_fitted_on() -> None:
 def test_weights_need_features_that_vary(features: Array, n: int, message: str) -> None:
     with pytest.raises(McdoError, match=message):
         DimensionWeights.fit(features, [str(i) for i in range(n)])
-
-
-def test_rows_of_a_pass_follow_the_size_of_the_tower_unless_asked_for() -> None:
-    encoder = load_encoder("clip_tiny", weights="random")
-    assert pixel_rows(encoder, None) == 1024
-    assert pixel_rows(encoder, 3) == 3
-    for rows in (0, -1):
-        with pytest.raises(McdoError, match=f"batch_size = {rows}: it must be at least 1"):
-            pixel_rows(encoder, rows)

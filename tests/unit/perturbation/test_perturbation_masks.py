@@ -26,6 +26,7 @@ from mcdo.perturbation.masks import _GAMMA, _mix, _mix_, _signed, zero_units_
 FALSE_ALARM = 1e-4
 PUBLISHED = (0.0005, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 PROBABILITIES = (*PUBLISHED, 0.3, 0.5, 0.9)
+OF_ALL_SIZES = (0.0005, 0.01, 0.1, 0.5, 0.9)
 REFERENCE_SEED = 1234567
 REFERENCE = (
     6457827717110365317,
@@ -82,7 +83,7 @@ def chi_square(observed: NDArray[np.float64], expected: NDArray[np.float64]) -> 
 # ---- the distribution
 
 
-@pytest.mark.parametrize("p", PROBABILITIES)
+@pytest.mark.parametrize("p", OF_ALL_SIZES)
 def test_number_of_dropped_units_of_a_pass_is_binomial(p: float) -> None:
     units = 400
     counts = np.concatenate([dropped(ids(400), p, units, block=b).sum(2).ravel() for b in range(2)])
@@ -91,14 +92,14 @@ def test_number_of_dropped_units_of_a_pass_is_binomial(p: float) -> None:
     assert chi_square(observed, expected) > FALSE_ALARM
 
 
-@pytest.mark.parametrize("p", PROBABILITIES)
+@pytest.mark.parametrize("p", OF_ALL_SIZES)
 def test_every_unit_of_every_pass_is_dropped_alike(p: float) -> None:
     hits = dropped(ids(1500), p, 100).sum(0).astype(np.float64)  # [passes, units]
     for counts in (hits.sum(0), hits.sum(1), hits.ravel()):
         assert chi_square(counts, np.full(len(counts), 1500 * 1600 * p / len(counts))) > FALSE_ALARM
 
 
-@pytest.mark.parametrize("p", PROBABILITIES)
+@pytest.mark.parametrize("p", OF_ALL_SIZES)
 def test_gaps_are_geometric(p: float) -> None:
     units = max(64, math.ceil(60 / p / PASS_BLOCK))
     masks = KeyedMasks([MaskedSite("fc1", units, p)], 3)
@@ -111,7 +112,7 @@ def test_gaps_are_geometric(p: float) -> None:
     assert chi_square(observed, expected) > FALSE_ALARM
 
 
-@pytest.mark.parametrize("p", [0.001, 0.01, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.9])
 @pytest.mark.parametrize("axis", ["pass", "image", "site", "trial", "seed", "block", "neighbouring unit"])
 def test_two_masks_overlap_as_independent_ones_do(axis: str, p: float) -> None:
     names, units = ids(400), 200

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from toy_towers import KINDS, BareProjection, Toy, encoder_of, pixels_for, seeded, tower, toy
+from toy_towers import BareProjection, Toy, encoder_of, pixels_for, seeded, toy
 
 import mcdo
 from mcdo.encoders import Encoder, Prompts, TextTower
@@ -134,11 +134,6 @@ class Blind(BareProjection):
 def test_a_tower_that_does_not_see_the_image_is_refused() -> None:
     with pytest.raises(McdoError, match="the same to the last bit: they do not follow the input"):
         find_sites(toy(Blind, 5))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_tower_of_the_libraries_is_taken_for_normalised(kind: str) -> None:
-    assert find_sites(tower(kind)).sites
 
 
 class Faint(nn.Module):

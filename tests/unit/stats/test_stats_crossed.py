@@ -89,8 +89,7 @@ RUNS = 800
 NEAR = pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / RUNS))
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.2])
-@pytest.mark.parametrize(("common", "own"), [(1.0, 0.0), (0.0, 1.0), (0.7, 0.7)])
+@pytest.mark.parametrize(("spread", "common", "own"), [(0, 1, 0), (0, 0, 1), (0.2, 1, 0), (0.2, 0.7, 0.7)])
 def test_coverage_over_units_and_images(spread: float, common: float, own: float) -> None:
     """Four units and 100 images."""
     rng = np.random.default_rng(7)
