@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -21,3 +22,11 @@ def figures_in_one_format(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.path.parent.name != "report":
             patch.setattr("mcdo.report.figures.FORMATS", {"png": {"Software": ""}})
         yield
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard also where a shell started the tests in the background, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

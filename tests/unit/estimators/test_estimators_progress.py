@@ -143,6 +143,7 @@ def test_what_is_done_again_for_lack_of_memory_is_counted_once(monkeypatch: pyte
     assert min(seen) < 0
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_a_measurement_within_a_batch_and_says_how_far_it_was(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -349,6 +349,7 @@ def test_products_of_a_block_that_was_interrupted_are_not_carried_out_again(
     assert all(np.array_equal(found[name], value) for name, value in expected.items())
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_within_one_map_and_keeps_the_passes(
     encoder: Encoder, whole: Any, blocks: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
