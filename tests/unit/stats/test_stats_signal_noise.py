@@ -28,7 +28,7 @@ def naive(scores: Scores, members: NDArray[np.intp]) -> tuple[float, float, Scor
     """log ratio, its standard error and the influence of each unit, from their definitions."""
     means, variances = scores.mean(axis=0), scores.var(axis=0, ddof=1)
     of_images = (means - means.mean()) ** 2 / means.var() - variances / variances.mean()
-    influence = np.bincount(members, of_images)
+    influence = np.bincount(members, of_images).astype(np.float64)
     n = len(influence)
     return log_ratio(scores), math.sqrt((influence**2).sum() * n / (n - 1)) / len(members), influence
 
