@@ -48,6 +48,12 @@ def clip() -> DropoutTypesResult:
     return EXPERIMENT.compute(inputs())
 
 
+@pytest.fixture(scope="module")
+def siglip() -> DropoutTypesResult:
+    """Of three variants of each original."""
+    return EXPERIMENT.compute(inputs("siglip_tiny", variants=3))
+
+
 def outcomes(result: DropoutTypesResult) -> dict[str, str]:
     return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
 
@@ -76,12 +82,11 @@ def test_types_are_those_of_the_plan() -> None:
     assert not any(kind.shared_by_images for kind in kinds.values()), "every image has masks of its own"
 
 
-def test_a_tower_without_a_final_projection_has_no_type_d_and_says_so() -> None:
+def test_a_tower_without_a_final_projection_has_no_type_d_and_says_so(siglip: DropoutTypesResult) -> None:
     asked = list(EXPERIMENT.requests(inputs("siglip_tiny")))
     assert len(asked) == 7 + 1
-    result = EXPERIMENT.compute(inputs("siglip_tiny"))
-    assert EXPERIMENT.summary(result)["left_out"] == ["D"]
-    ends = {claim.name: claim.judge(result) for claim in EXPERIMENT.claims()}
+    assert EXPERIMENT.summary(siglip)["left_out"] == ["D"]
+    ends = {claim.name: claim.judge(siglip) for claim in EXPERIMENT.claims()}
     assert [name for name, end in ends.items() if end.outcome == "not applicable"] == ["reliable/D", "rho_entropy/D"]
     assert ends["reliable/D"].beside == "this tower has no site for type D (final projection)"
 
@@ -119,10 +124,9 @@ def test_an_image_may_get_through_few_passes_with_no_branch_dropped() -> None:
         least_disturbed("C", made_up_run({"trace_pre": many}, 64, kind=branches, roles=thirteen))
 
 
-def test_variants_of_an_original_are_one_draw() -> None:
-    result = EXPERIMENT.compute(inputs(variants=3))
-    figures = [*result.means.values(), *result.drift.values(), *result.norm.values()]
-    figures += [e for by_kind in result.validity.values() for of in by_kind.values() for e in of.values()]
+def test_variants_of_an_original_are_one_draw(siglip: DropoutTypesResult) -> None:
+    figures = [*siglip.means.values(), *siglip.drift.values(), *siglip.norm.values()]
+    figures += [e for by_kind in siglip.validity.values() for of in by_kind.values() for e in of.values()]
     assert {estimate.n for estimate in figures} == {N // 3}
-    assert {r.n_origins for by_kind in result.reliability.values() for r in by_kind.values()} == {N // 3}
-    assert {e.n for e in result.matrices["trace_pre"].raw.values()} == {N // 3}
+    assert {r.n_origins for by_kind in siglip.reliability.values() for r in by_kind.values()} == {N // 3}
+    assert {e.n for e in siglip.matrices["trace_pre"].raw.values()} == {N // 3}

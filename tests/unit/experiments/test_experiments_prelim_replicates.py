@@ -50,12 +50,12 @@ def test_a_loss_is_tested_against_the_trainings() -> None:
 
 
 def test_trainings_that_differ_at_random_make_no_loss() -> None:
-    """Four hundred worlds without any effect, one test each: about 5 % of them find one."""
+    """Two hundred worlds without any effect, one test each: about 5 % of them find one."""
     wrong = sum(
         over_trainings(FOUND, grid(0.0, 0.1, seed), 100).between["loss: sigmoid - softmax"].p_value < 0.05
-        for seed in range(400)
+        for seed in range(200)
     )
-    assert wrong / 400 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+    assert wrong / 200 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
 
 
 def test_folders_that_are_no_balanced_set_are_named(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_the_error_is_that_of_other_probes(cheap: AppliedRecipe, encoder: mcdo.E
 
 
 def test_chunks_change_nothing(cheap: AppliedRecipe, encoder: mcdo.Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = mcdo.load_images("digits", 20, 1)
+    images = mcdo.load_images("digits", 10, 1)
     whole = cheap.score(images, encoder=encoder, trials=1, progress=False)
     monkeypatch.setattr(scoring, "_CHUNK", 7)
     assert cheap.score(images, encoder=encoder, trials=1, progress=False).score == pytest.approx(whole.score, rel=1e-5)
@@ -247,7 +247,7 @@ def test_a_chunk_holds_no_more_pixels_than_it_may() -> None:
 def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(
     cheap: AppliedRecipe, encoder: mcdo.Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, counted = mcdo.load_images("digits", 24, 1), [0]
+    images, counted = mcdo.load_images("digits", 16, 1), [0]
     monkeypatch.setattr(scoring, "_CHUNK", 8)
     undisturbed = cheap.score(images, encoder=encoder, store=tmp_path / "other", progress=False)
 
@@ -266,7 +266,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(
     counted[0] = 0
     monkeypatch.setattr(scoring._Part, "update", update(math.inf))
     resumed = cheap.score(images, encoder=encoder, store=tmp_path / "store", progress=False)
-    assert counted[0] <= 16 * cost  # the first chunk was kept
+    assert counted[0] <= 8 * cost  # the first chunk was kept
     assert resumed.score.tobytes() == undisturbed.score.tobytes()
     assert resumed.error.tobytes() == undisturbed.error.tobytes()
 
@@ -283,10 +283,10 @@ def test_progress_counts_every_image_once(
 
     monkeypatch.setattr(scoring, "_CHUNK", 8)
     monkeypatch.setattr(scoring, "Progress", Seen)
-    images = mcdo.load_images("digits", 20, 1)
+    images = mcdo.load_images("digits", 12, 1)
     for _ in range(2):  # measured, and found
         cheap.score(images, encoder=encoder, trials=1, store=tmp_path)
-        assert (bars[-1]._done, bars[-1]._total) == (20 * 3, 20 * 3)
+        assert (bars[-1]._done, bars[-1]._total) == (12 * 3, 12 * 3)
 
 
 # ---- what is refused, and what is warned of

@@ -175,7 +175,8 @@ SIZES: dict[str, Any] = {
 
 
 def table(reports: Path, own_data: dict[str, str], **sizes: Any) -> tuple[Runner, RivalsTable]:
-    settings = Settings(("clip_tiny",), protocol="quick", reports=reports, own_data=own_data, thumbnails=False)
+    given = {"--ood": "synthetic:noise:32", **own_data}
+    settings = Settings(("clip_tiny",), protocol="quick", reports=reports, own_data=given, thumbnails=False)
     return Runner(Session(settings)), RivalsTable(**{**SIZES, **sizes}, **RivalsTable.options(settings))
 
 

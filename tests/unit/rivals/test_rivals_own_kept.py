@@ -68,7 +68,6 @@ ALL, BATCHES = [N] * TRIALS, [5, 1, 5, 2, 5, 5, 2, 5, 5, 2]
 @pytest.mark.parametrize(
     ("kind", "calls", "most", "rest"),
     [
-        (Mean, ALL, 1, ALL[1:]),
         (Mean, ALL, 2, ALL[2:]),
         (MeanByImage, BATCHES, 1, BATCHES),
         (MeanByImage, BATCHES, 3, [2, 1, *BATCHES[4:]]),

@@ -38,16 +38,17 @@ def nll(held: Predictions[CalibrationSplit], t: float) -> float:
     return float(log_loss(held.split.labels, scipy.special.softmax(held.logits / t, axis=1), labels=np.arange(5)))
 
 
-COARSE = np.geomspace(*BOUNDS, 40)
+COARSE = np.geomspace(*BOUNDS, 10)
 
 
 @law
 @given(st.integers(0, 1000), st.sampled_from([0.5, 1.0, 2.0, 4.0]))
-def test_by_nll_no_temperature_of_a_dense_grid_is_better(seed: int, true_t: float) -> None:
+def test_by_nll_no_temperature_nearby_or_of_a_coarse_grid_is_better(seed: int, true_t: float) -> None:
     held = drawn(seed, true_t=true_t)
     found = fit_temperature(held)
     assert not found.at_bound
-    assert nll(held, found.value) <= min(nll(held, t) for t in COARSE) + 1e-9
+    others = (*COARSE, *found.value * np.array([0.99, 0.999, 1.001, 1.01]))
+    assert nll(held, found.value) <= min(nll(held, t) for t in others) + 1e-9
 
 
 @pytest.mark.parametrize("true_t", [0.5, 1.431, 3.0])
