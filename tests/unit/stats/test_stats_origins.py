@@ -184,14 +184,6 @@ def test_resampled_figures_are_those_of_repeated_origins() -> None:
     assert sorted(set(draws.round(9))) == pytest.approx(sorted(listed))
 
 
-def test_copies_that_are_counted_as_images_narrow_the_interval() -> None:
-    """What an interval would claim that took 8 variants of 60 originals for 480 images."""
-    data = Data.drawn(6, 60)
-    many, index = data.of(np.repeat(np.arange(60), 8)), np.repeat(np.arange(60), 8)
-    naive, told = (spearman(many.score, many.entropy, origins=o) for o in (None, index))
-    assert naive.high - naive.low < 0.5 * (told.high - told.low)
-
-
 def test_groups_are_compared_by_origins() -> None:
     rng = np.random.default_rng(7)
     groups = {"a": rng.normal(size=12), "b": rng.normal(0.4, 2, size=20), "c": rng.normal(size=9)}

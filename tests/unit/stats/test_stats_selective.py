@@ -65,11 +65,6 @@ def test_equal_scores_are_taken_in_random_order(seed: int) -> None:
     assert augrc(score, error).value == pytest.approx(generalised)
 
 
-def test_a_constant_score_has_the_mean_risk() -> None:
-    error = np.repeat([0, 1], [30, 10])
-    assert aurc(np.ones(40), error).value == pytest.approx(0.25)
-
-
 def test_the_areas_of_another_library() -> None:
     import torch
 
