@@ -8,7 +8,7 @@ STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWa
   -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.errors.LookAlikeWarning -W always::mcdo.store.StoreWarning
 endif
 
-.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf curves test test-unit test-experiments test-rest slow faults cluster browser screenshots lint models recipes env clean
+.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf curves test test-unit test-experiments test-numbers test-rest slow faults cluster browser screenshots lint models recipes env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
@@ -46,15 +46,20 @@ curves: env  ## reliability against cost alone, with up to 64 passes
 QUICK := $(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary
 
 test: env  ## the test suite, with every experiment and study at its quick sizes, on two cores
-	$(MAKE) --no-print-directory -j2 test-unit test-experiments test-rest
+	$(MAKE) --no-print-directory -j2 test-unit test-experiments test-numbers test-rest
 
 test-experiments: env  # one process, since phases 2-4 want the verdict of phase 1
 	$(QUICK) --reports reports/quick tests/experiments tests/gates
 
-test-unit: env
-	$(QUICK) --reports reports/quick-unit tests/unit
+NUMBERS := tests/unit/estimators tests/unit/perturbation tests/unit/stats
 
-test-rest: env  # begins where one of the others has ended
+test-unit: env
+	$(QUICK) --reports reports/quick-unit tests/unit $(addprefix --ignore=,$(NUMBERS))
+
+test-numbers: env  # the last two begin where one of the others has ended
+	$(QUICK) --reports reports/quick-numbers $(NUMBERS)
+
+test-rest: env
 	$(QUICK) --reports reports/quick-rest tests --ignore=tests/experiments --ignore=tests/gates --ignore=tests/unit
 
 slow: env  ## what takes minutes: real architectures with random weights, memory, the coverage of every interval
