@@ -67,7 +67,7 @@ class LossOrSite(Experiment[LossOrSiteResult]):
     name = "prelim_loss_or_site"
     phase = "prelim"
     files = Files(summary="prelim_loss_or_site_summary.json", figure="prelim_loss_or_site.png")
-    quick = {"n": 80, "passes": 16, "trials": 2, "resamples": 200}
+    quick = {"n": 80, "passes": 8, "trials": 2, "resamples": 200}
     published = TRACES
 
     n: int = 500
