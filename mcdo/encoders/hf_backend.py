@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -154,14 +154,9 @@ def _vision_towers(model: Any) -> Towers:
 
     def features(pixels: Tensor) -> Tensor:
         result = model(pixel_values=pixels)
-        found: Tensor | None
         if _projects(model.config):
-            found = result.image_embeds
-        else:
-            found = result.last_hidden_state[:, 0] if kind == "vit" else result.pooler_output
-        if found is None:
-            raise McdoError(f"{kind}: the configuration leaves out the pooling head, so there is no feature [B, D]")
-        return found
+            return cast("Tensor", result.image_embeds)
+        return cast("Tensor", result.last_hidden_state[:, 0]) if kind == "vit" else _features(result)
 
     return Towers(features, None, (("", model),), ())
 
@@ -297,7 +292,9 @@ def _pooled(forward: Any, argument: str) -> Any:
 
 
 def _features(result: Any) -> Tensor:
-    features: Tensor = result if isinstance(result, Tensor) else result.pooler_output
+    features: Tensor | None = result if isinstance(result, Tensor) else result.pooler_output
+    if features is None:
+        raise McdoError("the configuration leaves out the pooling head of the tower, so there is no feature [B, D]")
     return features
 
 

@@ -173,12 +173,20 @@ def test_image_towers_of_transformers_are_read_as_the_library_reads_them(kind: s
     assert load_encoder(f"hf:{tmp_path}", weights="random").random_weights
 
 
-def test_a_tower_of_transformers_without_a_pooling_head_is_refused(tmp_path: Path) -> None:
-    from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+@pytest.mark.parametrize("both", [False, True], ids=["image tower", "both towers"])
+def test_a_tower_of_transformers_without_a_pooling_head_is_refused(both: bool, tmp_path: Path) -> None:
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
-    made(lambda: SiglipVisionModel(SiglipVisionConfig(**SHAPE, patch_size=8, vision_use_head=False))).save_pretrained(
-        tmp_path
+    vision = {**SHAPE, "patch_size": 8, "vision_use_head": False}
+    text = {key: value for key, value in SHAPE.items() if key != "image_size"} | {"vocab_size": 16}
+    model = made(
+        lambda: (
+            SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+            if both
+            else SiglipVisionModel(SiglipVisionConfig(**vision))
+        )
     )
+    model.save_pretrained(tmp_path)
     SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     with pytest.raises(McdoError, match="leaves out the pooling head"):
         load_encoder(f"hf:{tmp_path}").forward_image(torch.zeros(1, 3, 32, 32))
