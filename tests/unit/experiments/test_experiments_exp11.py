@@ -199,12 +199,6 @@ def test_either_search_spends_the_same_budget_inside_the_bounds(monkeypatch: pyt
         assert (odds / (1 + odds) < 0.1 + 1e-9).all()
 
 
-def test_the_same_seed_chooses_the_same() -> None:
-    choosing, _ = halves(80, 3, 0.3)
-    np.testing.assert_array_equal(choosing.random(BUDGET)[0].p, choosing.random(BUDGET)[0].p)
-    np.testing.assert_array_equal(choosing.gradient(BUDGET).p, choosing.gradient(BUDGET).p)
-
-
 # ---- trap 8: chosen and reported on the same images
 
 

@@ -77,15 +77,6 @@ def test_random_subspaces_hold_rank_over_dimension_of_any_covariance() -> None:
     assert random_shares(P, rank, P, 10, 0) == pytest.approx(np.full(10, rank / (dim - 1)))
 
 
-def test_random_subspaces_drawn_together_are_those_drawn_one_by_one() -> None:
-    rng, covariance = np.random.default_rng((7, 8)), np.diag(np.arange(1.0, 7))
-    one_by_one = []
-    for _ in range(5):
-        rows, _ = np.linalg.qr(rng.normal(size=(6, 2)))
-        one_by_one.append(np.trace(rows.T @ covariance @ rows) / 21)
-    assert random_shares(covariance, 2, np.eye(6), 5, seed=7) == pytest.approx(one_by_one)
-
-
 def test_isotropic_variance_has_the_share_of_chance() -> None:
     rng = np.random.default_rng(3)
     basis = semantic_basis(rng.normal(size=(6, D)))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mcdo.report.finding import Finding
 from mcdo.threads import StoppedError
 
 KINDS: tuple[type[Experiment[Any]], ...] = (NestedPasses, SubsetAmbiguity, Phase1Verdict)
+ONE = KINDS[:1]
 
 
 @pytest.fixture
@@ -52,120 +54,116 @@ def flat(photos: Path) -> Path:
     return there
 
 
-def found(
-    images: Path | str,
-    tmp_path: Path,
-    models: tuple[str, ...] = ("clip_tiny",),
-    kinds: tuple[type[Experiment[Any]], ...] = KINDS,
-    settings: dict[str, Any] | None = None,
-    **how: Any,
-) -> list[Finding]:
-    made = Settings(models, images=str(images), reports=tmp_path / "reports", protocol="quick", **(settings or {}))
-    asked: list[tuple[Experiment[Any], Subject]] = []
-    for kind in kinds:
-        subjects = (Subject(ALL_MODELS, models),) if kind is Phase1Verdict else kind.subjects(made)
-        asked += [(kind.configured(made), subject) for subject in subjects]
-    told: list[Finding] = []
-    return told + preflight(Runner(Session(made)), asked, tell=told.append, **how)
+Look = Callable[..., list[Finding]]
+
+
+@pytest.fixture
+def look(photos: Path, tmp_path: Path) -> Look:
+    """What the pre-flight finds for the photos, or for the folder ``images``."""
+
+    def found(
+        models: tuple[str, ...] = ("clip_tiny",),
+        images: Path = photos,
+        kinds: tuple[type[Experiment[Any]], ...] = KINDS,
+        settings: dict[str, Any] | None = None,
+        **how: Any,
+    ) -> list[Finding]:
+        reports = tmp_path / "reports"
+        made = Settings(models, images=f"folder:{images}", reports=reports, protocol="quick", **(settings or {}))
+        asked: list[tuple[Experiment[Any], Subject]] = []
+        for kind in kinds:
+            subjects = (Subject(ALL_MODELS, models),) if kind is Phase1Verdict else kind.subjects(made)
+            asked += [(kind.configured(made), subject) for subject in subjects]
+        told: list[Finding] = []
+        return told + preflight(Runner(Session(made)), asked, tell=told.append, **how)
+
+    return found
 
 
 def said(found: list[Finding], state: str) -> list[str]:
     return [str(each) for each in found if each.state == state]
 
 
-def test_nothing_is_in_the_way_of_a_small_set_but_its_size_is_said(photos: Path, tmp_path: Path) -> None:
-    seen = found(f"folder:{photos}", tmp_path, decides=True)
+def test_nothing_is_in_the_way_of_a_small_set_but_its_size_is_said(look: Look) -> None:
+    seen = look(decides=True)
     assert not said(seen, "wrong")
     wanted, few = said(seen, "told")
     assert "holds 12, all of which are shown; wanted are: exp0 120, exp5 500" in wanted
     assert "12 originals are too few for one: at least 100" in few
 
 
-def test_random_weights_are_said_to_decide_nothing(photos: Path, tmp_path: Path) -> None:
+def test_random_weights_are_said_to_decide_nothing(look: Look) -> None:
     random = {"random_weights": frozenset({"clip_tiny"})}
-    seen = found(f"folder:{photos}", tmp_path, settings=random, decides=True)
+    seen = look(settings=random, decides=True)
     assert "verdict: random weights decide nothing (clip_tiny)" in said(seen, "told")
 
 
-def test_missing_weights_and_missing_classes_are_said_together(photos: Path, tmp_path: Path) -> None:
-    seen = said(found(f"folder:{flat(photos)}", tmp_path, ("clip_tiny", "clip_l14_336")), "wrong")
-    assert len(seen) == 2
-    assert "hf download" in seen[0]
-    assert "has no classes (there are no directories), which exp5 needs" in seen[1]
-    assert "-k 'not exp5'" in seen[1]
-
-
 def test_a_missing_tokenizer_is_said_before_anything_is_loaded(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "PREFLIGHT_S", 0.0)
     monkeypatch.setattr(Session, "encoder", lambda self, model: pytest.fail("nothing may be loaded"))
     random = {"random_weights": frozenset({"siglip2_b16"})}
-    seen = said(found(f"folder:{photos}", tmp_path, ("siglip2_b16",), settings=random), "wrong")
+    seen = said(look(("siglip2_b16",), settings=random), "wrong")
     assert len(seen) == 1
     assert "siglip2_b16: the tokenizer's files of timm/ViT-B-16-SigLIP2 are not on this disk" in seen[0]
 
 
-def test_without_what_needs_classes_none_are_needed(photos: Path, tmp_path: Path) -> None:
-    there = flat(photos)
-    assert not said(found(f"folder:{there}", tmp_path, kinds=(NestedPasses, Phase1Verdict)), "wrong")
+def test_without_what_needs_classes_none_are_needed(look: Look, photos: Path) -> None:
+    assert not said(look(images=flat(photos), kinds=(NestedPasses, Phase1Verdict)), "wrong")
 
 
-def test_classes_that_a_tokenizer_cannot_tell_apart_are_named(photos: Path, tmp_path: Path) -> None:
+def test_classes_that_a_tokenizer_cannot_tell_apart_are_named(look: Look, photos: Path) -> None:
     for i in range(2):
         (photos / ("one", "two")[i]).rename(photos / f"unheard {i}")
-    (seen,) = said(found(f"folder:{photos}", tmp_path), "wrong")
+    (seen,) = said(look(), "wrong")
     assert "'unheard 0' and 'unheard 1' are the same to its tokenizer" in seen
 
 
-def test_unreadable_images_are_named_and_may_be_left_out(photos: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_named_and_may_be_left_out(look: Look, photos: Path) -> None:
     (photos / "one" / "bad.jpg").write_text("no picture")
     (photos / "two" / "empty.jpg").touch()
-    (seen,) = said(found(f"folder:{photos}", tmp_path), "wrong")
+    (seen,) = said(look(), "wrong")
     assert "2 of 14 images cannot be used" in seen
     assert "bad.jpg" in seen
     assert "empty.jpg" in seen
-    assert not said(found(f"folder:{photos}", tmp_path, settings={"skip_unreadable": True}), "wrong")
+    assert not said(look(settings={"skip_unreadable": True}), "wrong")
 
 
-def test_a_later_phase_wants_a_go(photos: Path, tmp_path: Path) -> None:
-    (seen,) = said(found(f"folder:{photos}", tmp_path, later=True), "wrong")
+def test_a_later_phase_wants_a_go(look: Look) -> None:
+    (seen,) = said(look(later=True), "wrong")
     assert "there is no Phase 1 verdict" in seen
-    assert not said(found(f"folder:{photos}", tmp_path, later=True, decides=True), "wrong"), "it is to be made"
+    assert not said(look(later=True, decides=True), "wrong"), "it is to be made"
 
 
-def test_too_little_memory_is_said_with_what_is_wanted(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_memory_is_said_with_what_is_wanted(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(1e-6, 1000))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     pixels = 12 * 3 * 32 * 32  # of one set: all there are, whatever was wanted
     scores = 12 * 5 * 7 * 12 * 8  # images, trials, T, arrays of each, bytes of a number
     needed = pixels + scores + 3 * 1024 * 1000  # rows of a forward pass, in each of three threads
     monkeypatch.setattr(module, "available_memory", lambda: needed)
-    assert not said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "wrong")
+    assert not said(look(kinds=ONE), "wrong")
     monkeypatch.setattr(module, "available_memory", lambda: needed - 1)
-    (seen,) = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "wrong")
+    (seen,) = said(look(kinds=ONE), "wrong")
     assert "the pixels of 1 sets of images take 36.0 kB, a forward pass 2.9 MB and the scores 39.4 kB" in seen
 
 
-def test_a_pass_too_slow_to_be_timed_is_said_to_be(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pass_too_slow_to_be_timed_is_said_to_be(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     def timing(_: Any, rows: int | None, at_most: float) -> Timing:
         assert at_most <= TIMING_S
         raise StoppedError
 
     monkeypatch.setattr("mcdo.harness.remaining.timing", timing)
-    seen = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "told")[-1]
+    seen = said(look(kinds=ONE), "told")[-1]
     assert seen.startswith("time: no pass of one image was over in 8 s, and the first is the slowest")
     assert "how long 15,360 of clip_tiny take is said with the first measurement" in seen
 
 
 def test_what_takes_long_is_said_while_it_does(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    look: Look, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = Session.encoder
 
@@ -175,27 +173,29 @@ def test_what_takes_long_is_said_while_it_does(
 
     monkeypatch.setattr(module, "QUIET_S", 0.05)
     monkeypatch.setattr(Session, "encoder", slowly)
-    found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,))
+    look(kinds=ONE)
     assert "Pre-flight: loading clip_tiny, 0 s so far" in capsys.readouterr().err
 
 
 def test_of_a_run_that_cannot_be_no_encoder_is_loaded(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    look: Look, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Session, "encoder", lambda self, model: pytest.fail("nothing may be loaded"))
-    seen = found(f"folder:{flat(photos)}", tmp_path, ("clip_tiny", "clip_l14_336"), later=True)
+    seen = look(("clip_tiny", "clip_l14_336"), flat(photos), later=True)
     missing, classless, phase = said(seen, "wrong")
     assert missing.startswith("clip_l14_336: the weights")
+    assert "hf download" in missing
     assert "has no classes (there are no directories), which exp5 needs" in classless
+    assert "-k 'not exp5'" in classless
     assert "there is no Phase 1 verdict" in phase
     assert "encoders: none was loaded" in said(seen, "told")[-1]
 
 
 def test_what_an_experiment_finds_wrong_with_data_of_one_s_own_is_said_with_the_rest(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NestedPasses, "obstacles", lambda self, about: ["no such file"])
-    seen = said(found(f"folder:{photos}", tmp_path, ("clip_l14_336", "clip_tiny"), kinds=(NestedPasses,)), "wrong")
+    seen = said(look(("clip_l14_336", "clip_tiny"), kinds=ONE), "wrong")
     assert len(seen) == 2, "each thing once, whichever models it is asked for"
     assert seen[0].startswith("clip_l14_336: the weights")
     assert seen[1] == "exp0: no such file"
@@ -203,11 +203,11 @@ def test_what_an_experiment_finds_wrong_with_data_of_one_s_own_is_said_with_the_
 
 @pytest.mark.parametrize("key", ["timm:test_vit", "tv:resnet18"])
 def test_what_an_encoder_without_text_does_not_need_is_not_asked_for(
-    key: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    look: Look, key: str, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_loaded", lambda *_: ([], 0.0))
     random = {"random_weights": frozenset({key})}
-    seen = found(f"folder:{flat(photos)}", tmp_path, (key,), settings=random, alone=False)
+    seen = look((key,), flat(photos), settings=random, alone=False)
     assert not said(seen, "wrong")
 
 
@@ -229,7 +229,7 @@ class Slow(nn.Module):
 
 
 def test_a_slow_tower_takes_no_more_than_the_time_for_it_and_one_that_loads_slowly_says_so(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tower, numbers = Slow(), {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": 32, "interpolation": "bicubic"}
     encoder = Encoder.of(tower, numbers, name="slow")
@@ -247,14 +247,14 @@ def test_a_slow_tower_takes_no_more_than_the_time_for_it_and_one_that_loads_slow
     monkeypatch.setattr(module, "LEAST_TIMING_S", 0.1)
     monkeypatch.setattr(module, "QUIET_S", 0.5)
     began = time.monotonic()
-    seen = said(found(f"folder:{photos}", tmp_path, ("clip_tiny",), kinds=(NestedPasses,)), "told")
+    seen = said(look(kinds=ONE), "told")
     assert time.monotonic() - began < 0.6 + 0.5 + 0.5  # loading, itself, and what else a busy machine does
     assert "loading: 1 s for clip_tiny" in seen
     assert seen[-1].startswith("time: no pass of one image was over in ")
 
 
 def test_what_cannot_be_said_of_validity_without_text_is_said_before_any_pass(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    look: Look, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tower = load_encoder("clip_tiny")
     encoder = Encoder.of(tower.image_modules[0][1], tower.preprocessing, name="clip_tiny")
@@ -262,7 +262,7 @@ def test_what_cannot_be_said_of_validity_without_text_is_said_before_any_pass(
     monkeypatch.setattr(module, "reads_prompts", lambda model: None)
 
     def of(images: Path) -> str:
-        seen = found(f"folder:{images}", tmp_path, kinds=(SubsetAmbiguity,))
+        seen = look(images=images, kinds=(SubsetAmbiguity,))
         assert not said(seen, "wrong")
         return "\n".join(said(seen, "told"))
 
@@ -289,56 +289,50 @@ class Normalised(nn.Module):
 
 
 def test_a_tower_that_cannot_be_measured_is_refused_once_and_before_any_pass(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": 32, "interpolation": "bicubic"}
     encoder = Encoder.of(Normalised(), numbers, name="clip_tiny")
     monkeypatch.setattr(Session, "encoder", lambda self, model: encoder)
-    (seen,) = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "wrong")
+    (seen,) = said(look(kinds=ONE), "wrong")
     assert "clip_tiny: the features of different inputs have one and the same norm" in seen
 
 
-def test_what_to_know_of_a_tower_s_maps_is_said_before_any_pass(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_to_know_of_a_tower_s_maps_is_said_before_any_pass(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     def looked(encoder: Encoder) -> SiteTable:
         warnings.warn("their role is not known", SiteWarning, stacklevel=2)
         return find_sites(encoder)
 
     monkeypatch.setattr(module, "find_sites", looked)
-    seen = found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,))
+    seen = look(kinds=ONE)
     assert not said(seen, "wrong")
     assert "clip_tiny: their role is not known" in said(seen, "told")
 
 
-def test_passes_that_follow_from_others_are_in_the_time(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_passes_that_follow_from_others_are_in_the_time(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(1.0, 0))
     following = Passes("clip_tiny", Images(10), MonteCarloConfig(Dropout(), (7,), 3))
-    before = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "told")[-1]
+    before = said(look(kinds=ONE), "told")[-1]
     monkeypatch.setattr(NestedPasses, "foreseen", lambda self, about: [following, following])
-    after = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "told")[-1]
+    after = said(look(kinds=ONE), "told")[-1]
     assert "clip_tiny 15,360 passes" in before
     assert f"clip_tiny {15360 + 2 * 10 * 7 * 3:,} passes" in after
 
 
-def test_too_little_room_on_the_disk_is_said(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_room_on_the_disk_is_said(look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(2**40, 2**40, 2**20))
-    (seen,) = said(found(f"folder:{photos}", tmp_path, settings={"store": tmp_path / "store"}), "wrong")
+    (seen,) = said(look(settings={"store": tmp_path / "store"}), "wrong")
     assert "0.0 GB free" in seen
     assert "--store" in seen
 
 
-def test_a_long_run_is_announced_by_a_measured_pass(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_run_is_announced_by_a_measured_pass(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(0.01, 0))
-    seen = said(found(f"folder:{photos}", tmp_path, kinds=(NestedPasses,)), "told")[-1]
+    seen = said(look(kinds=ONE), "told")[-1]
     passes = 12 * 5 * 256  # images, trials and passes of the quick protocol
     assert f"about 3 min at most (clip_tiny {passes:,} passes of 10 ms" in seen
-    assert not any("min at most" in each for each in said(found(f"folder:{photos}", tmp_path, alone=False), "told"))
+    assert not any("min at most" in each for each in said(look(alone=False), "told"))
 
 
 def test_what_takes_too_long_to_decode_is_left_for_later(photos: Path) -> None:

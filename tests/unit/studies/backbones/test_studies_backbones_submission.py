@@ -50,7 +50,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     for line in (
         "cluster: slurm, slurm_partition=gpusmall",
         "extract: 2 jobs, after nothing",
-        "train: 48 jobs, after extract",
+        "train: 32 jobs, after extract",
         "collect: 1 jobs, after train",
         "train_some(mean_colour, [seed 42 without accession_00])",
     ):
