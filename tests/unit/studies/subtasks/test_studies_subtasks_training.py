@@ -26,10 +26,13 @@ def examples(seed: int, n: int = 97) -> Examples:
     return Examples((rng.standard_normal((n, 4)) + 1.2 * np.eye(4)[y]).astype(np.float32), y)
 
 
+SEEN, HELD_OUT = examples(0), examples(1)
+
+
 @pytest.fixture(scope="module")
 def whole() -> Trained:
     """Undisturbed."""
-    return train(JOB, examples(0), examples(1))
+    return train(JOB, SEEN, HELD_OUT)
 
 
 class KilledError(Exception):
@@ -42,7 +45,7 @@ def killed_after(epoch: int, store: Store) -> None:
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(JOB, examples(0), examples(1), store=store, checkpoint_every_s=0, after_epoch=kill)
+        train(JOB, SEEN, HELD_OUT, store=store, checkpoint_every_s=0, after_epoch=kill)
 
 
 def assert_same(one: Trained, other: Trained) -> None:
@@ -58,7 +61,7 @@ def test_interrupted_and_resumed_equals_undisturbed_bit_for_bit(whole: Trained, 
     assert len(whole.history) > 3
     killed_after(epoch, Store(tmp_path))
     continued: list[int] = []
-    resumed = train(JOB, examples(0), examples(1), store=Store(tmp_path), after_epoch=continued.append)
+    resumed = train(JOB, SEEN, HELD_OUT, store=Store(tmp_path), after_epoch=continued.append)
     assert continued[0] == epoch + 1
     assert_same(whole, resumed)
 
@@ -71,7 +74,7 @@ def stopping(store: Path) -> None:
             (store / "two").touch()
             time.sleep(600)
 
-    train(JOB, examples(0), examples(1), store=Store(store), checkpoint_every_s=0, after_epoch=wait)
+    train(JOB, SEEN, HELD_OUT, store=Store(store), checkpoint_every_s=0, after_epoch=wait)
 
 
 def test_a_killed_process_loses_at_most_the_epoch_it_was_in(whole: Trained, tmp_path: Path) -> None:
@@ -82,15 +85,15 @@ def test_a_killed_process_loses_at_most_the_epoch_it_was_in(whole: Trained, tmp_
     child.kill()
     child.join()
     continued: list[int] = []
-    resumed = train(JOB, examples(0), examples(1), store=Store(tmp_path), after_epoch=continued.append)
+    resumed = train(JOB, SEEN, HELD_OUT, store=Store(tmp_path), after_epoch=continued.append)
     assert continued[0] == 3
     assert_same(whole, resumed)
 
 
 def test_a_finished_network_is_not_trained_again(tmp_path: Path) -> None:
-    first = train(JOB, examples(0), examples(1), store=Store(tmp_path))
+    first = train(JOB, SEEN, HELD_OUT, store=Store(tmp_path))
     again: list[int] = []
-    assert_same(first, train(JOB, examples(0), examples(1), store=Store(tmp_path), after_epoch=again.append))
+    assert_same(first, train(JOB, SEEN, HELD_OUT, store=Store(tmp_path), after_epoch=again.append))
     assert not again
 
 
@@ -100,13 +103,13 @@ def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(whole: Train
     file.write_bytes(file.read_bytes()[:-100])
     started: list[int] = []
     with pytest.warns(DamagedResultWarning):
-        found = train(JOB, examples(0), examples(1), store=Store(tmp_path), after_epoch=started.append)
+        found = train(JOB, SEEN, HELD_OUT, store=Store(tmp_path), after_epoch=started.append)
     assert started[0] == 1
     assert_same(whole, found)
 
 
 def test_whatever_changes_the_result_changes_the_key_and_the_name_does_not() -> None:
-    device, a, b = torch.device("cpu"), examples(0), examples(1)
+    device, a, b = torch.device("cpu"), SEEN, HELD_OUT
     key = JOB.key(a, b, device)
     assert replace(JOB, name="other").key(a, b, device) == key
     others = [
@@ -123,17 +126,16 @@ def test_training_stops_when_the_validation_accuracy_has_not_risen_for_four_epoc
     accuracy = [epoch.accuracy for epoch in whole.history]
     assert whole.best_epoch == 1 + int(np.argmax(accuracy))  # the first of equals
     assert len(accuracy) == min(whole.best_epoch + 4, 12)
-    predicted = logits(whole.network, examples(1).x).argmax(axis=1)
-    assert (predicted == examples(1).y).mean() == max(accuracy)
+    predicted = logits(whole.network, HELD_OUT.x).argmax(axis=1)
+    assert (predicted == HELD_OUT.y).mean() == max(accuracy)
 
 
 def test_training_learns_what_there_is_to_learn() -> None:
     from sklearn.linear_model import LogisticRegression
 
-    found = train(replace(JOB, training=Training(32, 3e-3, 12, 12)), examples(0, 600), examples(1, 600))
-    probe = (
-        LogisticRegression().fit(examples(0, 600).x, examples(0, 600).y).score(examples(1, 600).x, examples(1, 600).y)
-    )
+    seen, held_out = examples(0, 600), examples(1, 600)
+    found = train(replace(JOB, training=Training(32, 3e-3, 12, 12)), seen, held_out)
+    probe = LogisticRegression().fit(seen.x, seen.y).score(held_out.x, held_out.y)
     assert max(epoch.accuracy for epoch in found.history) > probe - 0.05
 
 
@@ -141,7 +143,7 @@ def test_the_process_wide_generators_are_left_alone(whole: Trained) -> None:
     before, numpy_before = torch.random.get_rng_state(), np.random.get_state(legacy=False)  # noqa: NPY002
     torch.rand(5)
     advanced = torch.random.get_rng_state()
-    assert_same(whole, train(JOB, examples(0), examples(1)))
+    assert_same(whole, train(JOB, SEEN, HELD_OUT))
     assert torch.equal(torch.random.get_rng_state(), advanced)
     numpy_after = np.random.get_state(legacy=False)  # noqa: NPY002
     np.testing.assert_equal(dict(numpy_after), dict(numpy_before))
@@ -149,18 +151,18 @@ def test_the_process_wide_generators_are_left_alone(whole: Trained) -> None:
 
 
 def test_seeds_differ(whole: Trained) -> None:
-    assert train(replace(JOB, seed=8), examples(0), examples(1)).history != whole.history
+    assert train(replace(JOB, seed=8), SEEN, HELD_OUT).history != whole.history
 
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
     bad = Examples(np.full((20, 4), np.inf, np.float32), np.zeros(20, np.int64))
     with pytest.raises(McdoError, match="small: the loss of epoch 1 is nan"):
-        train(JOB, bad, examples(1))
+        train(JOB, bad, HELD_OUT)
 
 
 def test_too_few_examples_are_refused() -> None:
     with pytest.raises(McdoError, match="too few"):
-        train(JOB, examples(0, 1), examples(1))
+        train(JOB, examples(0, 1), HELD_OUT)
 
 
 @pytest.mark.parametrize("n", [1, 2, 16, 17, 33])
