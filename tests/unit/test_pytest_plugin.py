@@ -120,6 +120,24 @@ def test_missing_hardware_is_a_skip_that_says_so_and_a_failure_on_demand(suite: 
     assert f"needs {missing}; found cpu" in required.stdout
 
 
+SMALL = """
+import torch
+from torch import nn
+from torchvision.transforms import v2
+
+import mcdo
+
+pytest_plugins = ["mcdo.pytest_plugin"]
+
+def small(device):
+    torch.manual_seed(0)
+    tower = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.GELU(), nn.Flatten(), nn.Linear(128, 16))
+    shown = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.5,) * 3, (0.5,) * 3))
+    return mcdo.Encoder.of(tower, v2.Compose([v2.Resize((32, 32)), *shown]), device=device)
+
+for name in ("one", "other"):
+    mcdo.register_encoder(name, small)
+"""
 SCORES = """
 import json
 from pathlib import Path
@@ -142,13 +160,15 @@ def test_more(model, session, worker_id):
 """
 
 
-def test_workers_load_each_model_once_and_give_the_same_numbers(suite: Path) -> None:
-    (suite / "test_scores.py").write_text(SCORES)
-    asked = ("--models=clip_tiny,siglip_tiny", "--seed=7", f"--reports={suite / 'reports'}")
+def test_workers_load_each_model_once_and_give_the_same_numbers(tmp_path: Path) -> None:
+    """Of encoders that take no library which is long to import."""
+    (tmp_path / "conftest.py").write_text(SMALL)
+    (tmp_path / "test_scores.py").write_text(SCORES)
+    asked = ("--models=one,other", "--images=synthetic:noise:32", "--seed=7", f"--reports={tmp_path / 'reports'}")
     for further in ((), ("-n", "2")):
-        done = run_pytest(*asked, *further, cwd=suite)
+        done = run_pytest(*asked, *further, cwd=tmp_path)
         assert done.returncode == 0, done.stdout
-    found = {tuple(path.stem.split("-")): json.loads(path.read_text()) for path in suite.glob("*.json")}
+    found = {tuple(path.stem.split("-")): json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
     workers = {key for key in found if key[0] != "master"}
     assert len(workers) == 4, "each is scored once"
     assert len({(worker, model) for worker, model, _ in workers}) == 2, "tests of one model ran on several workers"

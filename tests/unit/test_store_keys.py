@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from looked_at import looked_at
 
@@ -103,12 +103,16 @@ def key_of(situation: dict[str, Any], encoder: str = "clip", folder: str = "here
         return run_key(tower, images, config_of(situation), weights)
 
 
+FEW = settings(max_examples=8, derandomize=True, deadline=None, phases=[Phase.generate])
+"""Of all fields at once; which of them is at fault is said, so nothing is shrunk, which takes minutes."""
+
+
 def changed(situation: dict[str, Any], field: str, data: st.DataObject) -> dict[str, Any]:
     """Another situation in one field."""
     return situation | {field: data.draw(FIELDS[field].filter(lambda value: value != situation[field]), label=field)}
 
 
-@settings(max_examples=8, derandomize=True, deadline=None)
+@FEW
 @given(SITUATION, st.data())
 def test_any_change_of_an_ingredient_changes_the_key_and_of_nothing_else(
     situation: dict[str, Any], data: st.DataObject
@@ -120,7 +124,7 @@ def test_any_change_of_an_ingredient_changes_the_key_and_of_nothing_else(
     assert key == key_of(situation | {"versions": again}, encoder="other name", folder="elsewhere")
 
 
-@settings(max_examples=8, derandomize=True, deadline=None)
+@FEW
 @given(SITUATION, st.data())
 def test_only_passes_trials_geometry_scores_and_images_differ_within_a_family(
     situation: dict[str, Any], data: st.DataObject
