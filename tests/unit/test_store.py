@@ -265,7 +265,7 @@ import numpy as np
 from mcdo.store import Store
 print("ready", flush=True)
 sys.stdin.readline()
-for n in range(150):
+for n in range(60):
     Store(sys.argv[2]).put("ab" * 32, {"x": np.full(20_000, float(n))}, {"n": n})
 """
 

@@ -14,6 +14,8 @@ from zipfile import ZipFile
 import pytest
 from pytest_child import run_pytest
 
+from mcdo.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("mcdo", "tests/gates", "tests/experiments", "pyproject.toml", "setup.py", "README.md")
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
@@ -146,12 +148,11 @@ def test_init_writes_a_module_that_collects_what_the_checkout_does_with_what_it_
     assert ids == {line.rpartition("/")[2].replace(".py::", "::") for line in here.stdout.splitlines() if "::" in line}
 
 
-def test_init_overwrites_nothing(python: Path, tmp_path: Path) -> None:
+def test_init_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = tmp_path / "test_uncertainty.py"
     written.write_text("mine", encoding="utf-8")
-    refused = run(python, tmp_path, "mcdo", "init")
-    assert refused.returncode == 2
-    assert "is there already" in refused.stderr
+    assert main(["init", str(tmp_path)]) == 2
+    assert "is there already" in capsys.readouterr().err
     assert written.read_text(encoding="utf-8") == "mine"
     assert len(list(tmp_path.iterdir())) == 1
 
