@@ -243,7 +243,10 @@ class Reported:
 
 @dataclass(frozen=True)
 class Reports:
-    """Everything in a folder of reports; ``verdict`` is None without a Phase 1."""
+    """Everything in a folder of reports; ``verdict`` is None without a Phase 1.
+
+    A folder of another run's reports may lie in it (``--reports=reports/quick``): what is there is not part of it.
+    """
 
     folder: Path
     experiments: tuple[Reported, ...]
@@ -261,10 +264,14 @@ class Reports:
         """
         remedy = "delete it, or run the experiment again"
         found: dict[tuple[str, ...], Reported] = {}
+        others: list[Path] = []
         for path in sorted(folder.rglob("*.json")):
             if path.name.startswith(".") or not _is_object(path):
                 continue
             for summary in _summaries(read_json(path, remedy)):
+                if not _lies_in_its_place(summary, path.relative_to(folder)):
+                    others.append(path)
+                    continue
                 try:
                     each = _reported(summary, path)
                 except McdoError as error:
@@ -274,7 +281,10 @@ class Reports:
         if verdict is not None:
             checked(verdict, _Verdict, folder / VERDICT)
         if not found and verdict is None:
-            raise McdoError(f"{folder} holds no reports; run pytest -m phase1, or name another folder with --reports")
+            there = f" of its own ({others[0]} is of a folder within)" if others else ""
+            raise McdoError(
+                f"{folder} holds no reports{there}; run pytest -m phase1, or name another folder with --reports"
+            )
         last = schema.read_json(folder / RUN, LastRun, remedy) if (folder / RUN).exists() else None
         return cls(folder, tuple(found.values()), verdict, read_rates(folder), last)
 
@@ -304,6 +314,12 @@ def _summaries(value: Any, depth: int = 2) -> Iterator[Mapping[str, Any]]:
     elif depth:
         for each in value.values():
             yield from _summaries(each, depth - 1)
+
+
+def _lies_in_its_place(summary: Mapping[str, Any], place: Path) -> bool:
+    """Whether a summary says that it stands there in its folder of reports, or does not say."""
+    folder = files.get("folder") if isinstance(files := summary["files"], dict) else None
+    return not isinstance(folder, str) or place.is_relative_to(folder) or ".." in PurePosixPath(folder).parts
 
 
 def _reported(summary: Mapping[str, Any], path: Path) -> Reported:

@@ -214,6 +214,17 @@ def test_summaries_are_found_in_files_of_one_and_of_all_subjects(tmp_path: Path)
     assert {each.key[0] for each in reports.experiments} == {f"phase1/{NAME}"}
 
 
+def test_reports_of_another_run_in_a_folder_within_are_not_part_of_it(tmp_path: Path) -> None:
+    quick = tmp_path / "another"  # which comes before phase1
+    write(quick, accuracy=Estimate(0.5, 0.4, 0.6, 10).as_dict())
+    write(quick, "siglip_tiny", rho="damaged")
+    with pytest.raises(McdoError, match=r"no reports of its own .*another.*_summary\.json is of a folder within"):
+        Reports.read(tmp_path)
+    write(tmp_path)
+    (found,) = Reports.read(tmp_path).experiments
+    assert (found.subject, found.summary["accuracy"]["value"]) == ("clip_tiny", 0.975)
+
+
 def test_a_folder_without_reports_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(McdoError, match="holds no reports; run pytest -m phase1"):
         Reports.read(tmp_path)
