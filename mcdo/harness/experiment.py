@@ -11,6 +11,7 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -98,6 +99,13 @@ class View:
         if getattr(self.encoder(), "has_text", True):
             return "" if named else f"{found.name} has no classes to name"
         return without
+
+
+def foreseen(session: Session, experiment: Experiment[Any], subject: Subject) -> list[Request[Any]]:
+    """What is likely to be measured after an experiment's requests; what is wrong with it, running it will say."""
+    with suppress(McdoError):
+        return list(experiment.foreseen(View(session, subject)))
+    return []
 
 
 class Inputs(View):

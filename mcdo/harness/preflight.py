@@ -20,7 +20,7 @@ from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.errors import McdoError, NotApplicableError, SiteWarning
 from mcdo.harness.budget import seconds_of, set_sizes
 from mcdo.harness.decision import FILE, LEAST_ORIGINS, refusal
-from mcdo.harness.experiment import ALL_MODELS, Experiment, Subject, View
+from mcdo.harness.experiment import ALL_MODELS, Experiment, Subject, View, foreseen
 from mcdo.harness.memory import available_memory
 from mcdo.harness.remaining import TIMING_S, duration
 from mcdo.harness.requests import FirstOrder, Images, Logits, Passes, Request
@@ -303,11 +303,6 @@ def _obstacles(session: Session, experiment: Experiment[Any], subject: Subject) 
         yield from experiment.obstacles(View(session, subject))
 
 
-def _foreseen(session: Session, experiment: Experiment[Any], subject: Subject) -> Iterator[Request[Any]]:
-    with suppress(McdoError):  # as above
-        yield from experiment.foreseen(View(session, subject))
-
-
 def _reading(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]) -> set[str]:
     """Encoders that will read class names, as far as that can be told before they are loaded."""
     unloaded = _Unloaded(session.settings)
@@ -476,7 +471,7 @@ def _memory(session: Session) -> Iterator[Finding]:
 def _expected(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]) -> Iterator[Finding]:
     """Time of the plan and of what will follow from it, by a timed pass of each encoder."""
     passes: dict[str, int] = {}
-    following = (each for experiment, subject in asked for each in _foreseen(session, experiment, subject))
+    following = (each for experiment, subject in asked for each in foreseen(session, experiment, subject))
     for request in (*session.planned, *following):
         if request.model:
             passes[request.model] = passes.get(request.model, 0) + request.expected_passes(session)

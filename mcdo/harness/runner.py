@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from mcdo.errors import McdoError
 from mcdo.estimators.provenance import encoder_provenance, versions
 from mcdo.estimators.run import EncoderRun
-from mcdo.harness.experiment import Experiment, Inputs, Subject, View, plain
+from mcdo.harness.experiment import Experiment, Inputs, Subject, View, foreseen, plain
 from mcdo.harness.requests import FirstOrder, Images, Logits, Passes, Request
 from mcdo.harness.session import Session
 from mcdo.names import file_name
@@ -57,11 +57,8 @@ class Runner:
 
     def _foreseen(self, experiment: Experiment[Any], subject: Subject) -> list[Request[Any]]:
         """Nothing before the encoders are loaded, of whose sites it may be."""
-        if not self.session.loads.keys() >= set(subject.models):
-            return []
-        with suppress(McdoError):
-            return list(experiment.foreseen(View(self.session, subject)))
-        return []
+        loaded = self.session.loads.keys() >= set(subject.models)
+        return foreseen(self.session, experiment, subject) if loaded else []
 
     def run(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
         """Measured or looked up, computed, judged and written."""

@@ -65,7 +65,6 @@ from mcdo.rivals.logits import entropy
 from mcdo.rivals.scorer import held_by
 from mcdo.rivals.table import built_in
 from mcdo.stats import Difference, Estimate
-from mcdo.stats.prototypes import why_no_prototypes
 from mcdo.stats.selective import retrieval_correct
 from mcdo.stats.trials import LEAST_TRIALS
 
@@ -232,8 +231,7 @@ class RivalsTable(Experiment[RivalsResult]):
 
     def has_prototypes(self, about: View) -> bool:
         """Whether error and entropy are those of class prototypes, as there is no zero-shot head."""
-        images = about.images(self.shown)
-        return not self.has_head(about) and not why_no_prototypes(images.labels, images.origins)
+        return not self.has_head(about) and not about.why_no_head(self.shown)
 
     def can_fit(self, about: View) -> str:
         """Why there are no images to fit on, or ""."""

@@ -52,7 +52,8 @@ def measured(encoder: Encoder, images: ImageSet, directions: np.ndarray, **optio
 
 def same(a: PassCovariance, b: PassCovariance) -> None:
     for name, value in vars(a).items():
-        assert getattr(b, name) == pytest.approx(value, rel=1e-6, abs=1e-9), name
+        single = 1e-6 * np.abs(value).max()  # single precision of the passes; covariances near zero have lost it
+        assert getattr(b, name) == pytest.approx(value, rel=1e-6, abs=single), name
 
 
 def test_it_is_that_of_the_passes_and_its_trace_that_of_the_run(
