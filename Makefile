@@ -43,6 +43,10 @@ curves: env  ## reliability against cost alone, with up to 64 passes
 	$(PYTEST) tests/perf/test_perf_passes.py -k reliability --benchmark --models=clip_tiny,clip_tiny_sigmoid,siglip_tiny_softmax,siglip_tiny \
 	  --passes=64 --junitxml=reports/perf/curves.xml
 
+# Two processes have a core each, and what one compiles the others need not compile again.
+test-unit test-experiments test-numbers test-rest: export OMP_NUM_THREADS := 1
+unexport PYTHONDONTWRITEBYTECODE
+
 QUICK := $(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary
 
 test: env  ## the test suite, with every experiment and study at its quick sizes, on two cores
