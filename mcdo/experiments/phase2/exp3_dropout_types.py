@@ -91,9 +91,11 @@ class DropoutTypesResult:
         drift: of the mean trace_pre over trials, per trial; simultaneous over all types.
         norm: rank correlation of trace_pre with the feature norm.
         reliability: by score, then by type.
-        validity: by score, then by type: the published figures, plain and with the feature norm held fixed.
+        validity: by score, then by type: the published figures, plain and with the feature norm held fixed; without
+            classes that are read, there are none.
         matrices: by score, rank correlations among all types.
-        norm_validity: the published figures of the feature norm itself.
+        norm_validity: the published figures of the feature norm itself; as above.
+        unread: why no classes are read, or "".
 
     """
 
@@ -106,6 +108,7 @@ class DropoutTypesResult:
     validity: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
     matrices: Mapping[str, RankMatrix]
     norm_validity: Mapping[str, Estimate]
+    unread: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
     of_one_model = True
     quick = {"n": 50, "passes": 32, "trials": 3}
     published = TRACES
+    judges_heads = True
 
     n: int = 1000
     passes: int = 64
@@ -155,7 +159,8 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
     def requests(self, about: View) -> Iterable[Request[Any]]:
         kinds = self.kinds(about.model)
         first = {OWN: kinds[OWN]}  # whose sites and provenance stand in the summary
-        return (*(self.at(about.model, kind) for kind in {**first, **kinds}.values()), self.logits(about.model))
+        head = () if about.why_no_head(Images(self.n)) else (self.logits(about.model),)
+        return (*(self.at(about.model, kind) for kind in {**first, **kinds}.values()), *head)
 
     def runs(self, inputs: Inputs) -> dict[str, MonteCarloRun]:
         """By type."""
@@ -164,7 +169,8 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
     def compute(self, inputs: Inputs) -> DropoutTypesResult:
         images, runs = inputs.images(Images(self.n)), self.runs(inputs)
         least = {kind: least_disturbed(kind, run) for kind, run in runs.items()}
-        targets = ambiguity_targets(inputs[self.logits(inputs.model)]["logits"], images.labels)
+        unread = inputs.why_unread(self.logits(inputs.model))
+        targets = None if unread else ambiguity_targets(inputs[self.logits(inputs.model)]["logits"], images.labels)
         scores = {name: {kind: run.scores(name) for kind, run in runs.items()} for name in self.reported}
         trace, norm = scores["trace_pre"], runs[OWN].feature_norm
         sampling: dict[str, Any] = {"origins": images.origins, "seed": self.seed}
@@ -183,9 +189,11 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
             validity={
                 name: {kind: ambiguity_estimates(values, targets, norm, **sampling) for kind, values in by_kind.items()}
                 for name, by_kind in scores.items()
+                if targets
             },
             matrices={name: rank_matrix(by_kind, **sampling, resamples=500) for name, by_kind in scores.items()},
-            norm_validity=ambiguity_estimates(norm, targets, **sampling),
+            norm_validity=ambiguity_estimates(norm, targets, **sampling) if targets else {},
+            unread=unread,
         )
 
     def claims(self) -> Sequence[Claim[DropoutTypesResult]]:
@@ -199,6 +207,7 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
             "left_out": [kind for kind in TYPES if kind not in result.means],
             "cross_type": result.matrices,
             "validity_of_the_feature_norm": result.norm_validity,
+            "no_classes_read": result.unread,
             "perturbations": {
                 kind: {"kind": type(kinds[kind]).__name__, "roles": list(roles)} for kind, roles in result.roles.items()
             },
@@ -224,10 +233,10 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
             name: {kind: r.estimate("spearman") for kind, r in by_kind.items()}
             for name, by_kind in result.reliability.items()
         }
-        rho = {
-            **{name: {kind: f[FOLLOWS] for kind, f in by_kind.items()} for name, by_kind in result.validity.items()},
-            "trace_pre given norm": {k: f[f"{FOLLOWS}_given_norm"] for k, f in result.validity["trace_pre"].items()},
-        }
+        rho = {name: {kind: f[FOLLOWS] for kind, f in of.items()} for name, of in result.validity.items()}
+        if rho:
+            given = {kind: f[f"{FOLLOWS}_given_norm"] for kind, f in result.validity["trace_pre"].items()}
+            rho["trace_pre given norm"] = given
         matrix = result.matrices["trace_pre"]
         named = [f"{kind} {TYPES[kind]}" for kind in result.means]
 
@@ -235,9 +244,12 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
             interval_panel(axes, series, bar, f"{label} [95 %]", f"type: {'; '.join(named)}")
             axes.xaxis.label.set_fontsize(LEAST_LETTERS)
 
+        def follows_entropy(axes: Axes) -> None:
+            by_type(axes, rho, RHO_ENTROPY_BAR, "ρ with the zero-shot entropy")
+
         return (
             lambda axes: by_type(axes, traces, THRESHOLDS.usable_spearman, "median ρ between trials"),
-            lambda axes: by_type(axes, rho, RHO_ENTROPY_BAR, "ρ with the zero-shot entropy"),
+            *((follows_entropy,) if rho else ()),
             lambda axes: correlation_panel(
                 axes, matrix.names, matrix.values("disattenuated"), "trace_pre, corrected for noise", "type"
             ),
@@ -296,11 +308,13 @@ def _repeats(kind: str) -> Claim[DropoutTypesResult]:
 
 def _follows(kind: str) -> Claim[DropoutTypesResult]:
     def estimate(result: DropoutTypesResult) -> Estimate | None:
-        return result.validity["trace_pre"][kind][FOLLOWS] if kind in result.means else None
+        return None if result.unread or kind not in result.means else result.validity["trace_pre"][kind][FOLLOWS]
 
     def beside(result: DropoutTypesResult) -> str:
         if kind not in result.means:
             return _absent(kind)
+        if result.unread:
+            return result.unread
         given = result.validity["trace_pre"][kind][f"{FOLLOWS}_given_norm"]
         return f"given the feature norm {given}; the norm alone {result.norm_validity[FOLLOWS]}"
 

@@ -19,7 +19,7 @@ N = 120
 EXPERIMENT = DropoutTypes(n=N)
 
 
-def inputs(model: str = "clip_tiny", variants: int = 1, dead: str = "") -> Inputs:
+def inputs(model: str = "clip_tiny", variants: int = 1, dead: str = "", unread: str = "") -> Inputs:
     """Scores of each type that follow the entropy of the logits; type C has a drift, D is noise, G has little."""
     rng = np.random.default_rng(0)
     logits = np.repeat(rng.normal(size=(N // variants, 3)) * 3, variants, axis=0)
@@ -40,7 +40,7 @@ def inputs(model: str = "clip_tiny", variants: int = 1, dead: str = "") -> Input
         return {"logits": np.stack([logits] * 2)} if isinstance(request, Logits) else runs[request.config.dropout]  # type: ignore[attr-defined]
 
     images = SimpleNamespace(origins=origins, labels=None)
-    return inputs_of(value, image_set=images, subject=Subject(model, (model,)))
+    return inputs_of(value, image_set=images, subject=Subject(model, (model,)), unread=unread)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,19 @@ def test_a_tower_without_a_final_projection_has_no_type_d_and_says_so(siglip: Dr
     ends = {claim.name: claim.judge(siglip) for claim in EXPERIMENT.claims()}
     assert [name for name, end in ends.items() if end.outcome == "not applicable"] == ["reliable/D", "rho_entropy/D"]
     assert ends["reliable/D"].beside == "this tower has no site for type D (final projection)"
+
+
+def test_without_classes_types_are_reliable_or_not_all_the_same(clip: DropoutTypesResult) -> None:
+    flat = inputs(unread="no classes to read")
+    assert not any(isinstance(each, Logits) for each in EXPERIMENT.requests(flat))
+    result = EXPERIMENT.compute(flat)
+    assert (result.reliability, result.drift, result.matrices) == (clip.reliability, clip.drift, clip.matrices)
+    ends = {claim.name: claim.judge(result) for claim in EXPERIMENT.claims()}
+    left_out = [name for name, end in ends.items() if end.outcome == "not applicable"]
+    assert left_out == [f"rho_entropy/{kind}" for kind in TYPES]
+    assert ends["rho_entropy/E"].beside == "no classes to read"
+    assert EXPERIMENT.summary(result)["no_classes_read"] == "no classes to read"
+    assert len(EXPERIMENT.panels(flat, result)) == len(EXPERIMENT.panels(inputs(), clip)) - 1
 
 
 def test_only_the_first_clip_model_is_asked() -> None:
