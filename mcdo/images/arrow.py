@@ -2,7 +2,8 @@
 
 Read with pyarrow alone: no code of a data set runs, nothing is fetched and nothing is copied. A picture must be in the
 file; a row that merely names a path is refused. The names of classes come from the features that the library writes
-beside the rows. The id is the row's number, in the order of the files' names.
+beside the rows. The id is the row's number, in the order of the files' names. Of files that are named after several
+splits, those of one are read.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from mcdo import arguments
@@ -25,8 +27,9 @@ from mcdo.images.class_names import class_names
 from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, WholeFiles
 from mcdo.images.labels import check_columns, named
 from mcdo.images.listing import Listing
+from mcdo.images.splits import files_of_split
 from mcdo.names import from_path, to_path
-from mcdo.schema import LIST_LIMIT, MOST_ROWS, check_regular
+from mcdo.schema import LIST_LIMIT, MOST_ROWS, OpenRecord, check_regular, read_json
 
 LABELS = ("label", "labels", "fine_label")
 ORIGIN = "origin"
@@ -98,10 +101,8 @@ def listed(spec: str) -> Listing:
         McdoError: for a directory without rows, without a column of pictures, and for labels without names.
 
     """
-    root = _root(spec)
-    files = sorted(root.glob("*.arrow")) or sorted(root.glob("*.parquet"))
-    if not files:
-        raise McdoError(f"{root} holds neither *.arrow nor *.parquet; save the data set there with save_to_disk")
+    root, split = _root(spec)
+    files = files_of_split(root, _files(root), split, f"hf-dataset:{root}")
     rows: dict[str, Row] = {}
     labels: list[Any] = []
     origins: list[Any] = []
@@ -135,18 +136,55 @@ def listed(spec: str) -> Listing:
     )
 
 
-def _root(spec: str) -> Path:
+def _root(spec: str) -> tuple[Path, str | None]:
+    """The directory of the files, and the split that is named behind it where it is no directory itself."""
     whole = arguments.path(to_path(spec))
-    before, at, split = spec.rpartition("@")
-    root = arguments.path(to_path(before)) / split if at and not whole.exists() else whole
+    before, at, named_split = spec.rpartition("@")
+    root, split = whole, None
+    if at and not whole.exists():
+        root = arguments.path(to_path(before)) / named_split
+        root, split = (root, None) if root.is_dir() else (root.parent, named_split)
     if not root.is_dir():
         raise McdoError(f"{root} is no directory; name one that save_to_disk of datasets wrote, or of Parquet")
-    splits = sorted(each.name for each in root.iterdir() if each.is_dir() and any(each.glob("*.arrow")))
-    if splits and not any(root.glob("*.arrow")):
+    splits = sorted(each.name for each in root.iterdir() if each.is_dir() and _holds_rows(each))
+    if splits and not _holds_rows(root):
         if len(splits) > 1:
             raise McdoError(f"{root} has the splits {', '.join(splits)}: name one, hf-dataset:{root}@{splits[-1]}")
-        return root / splits[0]
-    return root
+        return root / splits[0], split
+    return root, split
+
+
+def _holds_rows(folder: Path) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in ("*.arrow", "*.parquet"))
+
+
+class _State(OpenRecord, frozen=True):
+    """``state.json``, which save_to_disk writes."""
+
+    data_files: list[dict[str, Any]] = msgspec.field(name="_data_files")
+    indices: Any = msgspec.field(name="_indices_data_files", default=None)
+
+
+def _files(root: Path) -> list[Path]:
+    """The files of rows, in the order of their names.
+
+    The library keeps what it computes beside them (``cache-*.arrow``): other rows, or these again.
+    """
+    files = sorted(each for each in root.glob("*.arrow") if not each.name.startswith("cache-"))
+    state = root / "state.json"
+    if state.is_file():
+        held: _State = read_json(state, _State)
+        if held.indices:
+            raise McdoError(f"{state}: the data set is a selection of its rows; save it anew, after flatten_indices()")
+        listed_there = {str(each.get("filename")) for each in held.data_files}
+        lacking = sorted(listed_there - {each.name for each in files})
+        if lacking:
+            raise McdoError(f"{state} names {lacking[0]}, which is not beside it; copy the whole directory")
+        files = [each for each in files if each.name in listed_there]
+    files = files or sorted(root.glob("*.parquet"))
+    if not files:
+        raise McdoError(f"{root} holds neither *.arrow nor *.parquet; save the data set there with save_to_disk")
+    return files
 
 
 def _pyarrow() -> Any:

@@ -34,11 +34,9 @@ from mcdo.images.image_set import ImageSet, Skipped
 from mcdo.images.labels import found_list, read_list
 from mcdo.images.listing import Listing
 from mcdo.images.signatures import head_of, readable, unreadable
+from mcdo.images.splits import SPLITS, VALIDATION
 from mcdo.names import from_path, to_path
 
-VALIDATION = ("val", "validation")
-SPLITS = frozenset({*VALIDATION, "train", "test"})
-"""Directories that are no classes where they hold directories themselves."""
 _LEVELS = 100
 """Directories within one another that are searched."""
 _LAYOUT = "expected one directory per class with images in it, FOLDER/CLASS/IMAGE.jpg"
@@ -147,12 +145,13 @@ def _split_of(root: Path) -> Path:
         return root
     directories, loose = _entries(root, root, set(), [])
     names = {each.name.lower() for each in directories}
-    if loose or not names or not names <= SPLITS or not all(_entries(root, each, set(), [])[0] for each in directories):
+    alone = len(names) == 1 and names <= SPLITS and bool(_entries(root, directories[0], set(), [])[0])
+    if loose or not (alone or len(names & SPLITS) > 1):
         return root
     chosen = next((each for each in directories if each.name.lower() in VALIDATION), None)
     if chosen is None:
         raise McdoError(
-            f"{root} holds the splits {', '.join(sorted(names))}, no classes: name one, folder:{root}/SPLIT"
+            f"{root} holds the splits {', '.join(sorted(names & SPLITS))}, no classes: name one, folder:{root}/SPLIT"
         )
     return chosen
 

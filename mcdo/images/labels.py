@@ -51,7 +51,13 @@ def named(where: str, labels: Sequence[str], places: Sequence[str], names_in: Pa
     for label, place in zip(labels, places, strict=True):
         if not label.strip():
             raise McdoError(f"{where}, {place}: there is no label, but others have one; give it, or leave out all")
-    if not all(label.isascii() and label.isdigit() for label in labels):
+    odd = next((at for at, label in enumerate(labels) if not _is_whole(label)), None)
+    if odd is not None and all(map(_is_number, labels)):
+        raise McdoError(
+            f"{where}, {places[odd]}: the label {labels[odd]} is no class: numbers of classes are whole, from 0 on. "
+            "Leave out images without a class, and write 3 for 3.0"
+        )
+    if odd is not None:
         known = sorted(set(labels))
         at = {name: i for i, name in enumerate(known)}
         return np.array([at[label] for label in labels], dtype=np.int64), class_names(Path(where), known)
@@ -75,6 +81,19 @@ def check_columns(where: object, names: Iterable[str], lacking: Iterable[str]) -
     for name in names:
         for like in get_close_matches(visible(name).strip().casefold(), lacking, n=1, cutoff=_LIKE):
             raise McdoError(f"{where}: nothing reads the column {name!r}; name it {like}, or leave it out")
+
+
+def _is_whole(label: str) -> bool:
+    return label.isascii() and label.isdigit()
+
+
+def _is_number(label: str) -> bool:
+    """Whether a label is a number in any way of writing it: -1 and nan for no class, 3.0 where a table had gaps."""
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(digits: str) -> int:

@@ -67,7 +67,7 @@ KINDS = {
         origins=lambda _, hashes: hashes,
     ),
     "csv": _of_listing("csv:FILE.csv, csv:FILE.csv@SPLIT", csv_list.listed),
-    "webdataset": _of_listing("webdataset:FILE.tar, webdataset:FOLDER", shards.listed),
+    "webdataset": _of_listing("webdataset:FILE.tar, webdataset:FOLDER, webdataset:FOLDER@SPLIT", shards.listed),
     "hf-dataset": _of_listing("hf-dataset:FOLDER, hf-dataset:FOLDER@SPLIT", arrow.listed),
     "retrieval": Kind(
         usage="retrieval:FILE.json",

@@ -1,7 +1,8 @@
 """Images from WebDataset tars: a sample is the files of one name up to its first dot, such as 000.jpg and 000.cls.
 
 The picture's path in its tar is the id. A label stands in ``.cls`` or in ``.txt`` behind it (``.cls.txt``); numbers are
-named by ``classes.txt`` beside the tars. Only plain tars are read, in which a picture is found without reading the
+named by ``classes.txt`` beside the tars. Of tars that are named after several splits, those of one are read
+(``webdataset:FOLDER@val``). Only plain tars are read, in which a picture is found without reading the
 rest; nothing is unpacked, so names in a tar reach no file.
 """
 
@@ -19,6 +20,7 @@ from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, WholeFiles, s
 from mcdo.images.image_set import Skipped
 from mcdo.images.labels import named
 from mcdo.images.listing import Listing
+from mcdo.images.splits import files_of_split
 from mcdo.names import from_path, to_path
 from mcdo.schema import MOST_ROWS, check_regular
 
@@ -76,10 +78,14 @@ def listed(spec: str) -> Listing:
             without the label others have.
 
     """
-    place = arguments.path(to_path(spec))
+    place, split = arguments.path(to_path(spec)), None
+    before, at, named_split = spec.rpartition("@")
+    if at and not place.exists():
+        place, split = arguments.path(to_path(before)), named_split
     tars = sorted(place.glob("*.tar")) if place.is_dir() else [place]
     if not tars or not tars[0].exists():
         raise McdoError(f"{place} is no tar and holds none; name a .tar, or a folder of them")
+    tars = files_of_split(place, tars, split, f"webdataset:{place}")
     pictures: dict[str, Member] = {}
     labels: dict[str, str] = {}
     skipped, left = [], MOST_ROWS

@@ -69,9 +69,27 @@ def test_splits_without_validation_images_are_no_classes(tmp_path: Path) -> None
         load_images(f"folder:{tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("others", "chosen"),
+    [
+        (["train/cat/8.png", "train/dog/9.png", "test/7.png"], "val"),  # ImageNet as it is published
+        (["train/cat.8.png", "test/7.png"], "val"),
+        (["train/cat/8.png", "test/cat/7.png", "unlabeled/0/1.png"], "valid"),
+        (["Training/cat/8.png", "Testing/cat/7.png"], "Validation"),
+    ],
+)
+def test_splits_are_no_classes_however_they_are_laid_out(others: list[str], chosen: str, tmp_path: Path) -> None:
+    fill(tmp_path, [*others, f"{chosen}/0.png", f"{chosen}/1.png"])
+    images = load_images(str(tmp_path))
+    assert (images.name, images.ids, images.labels) == (f"folder:{tmp_path}/{chosen}", ("0.png", "1.png"), None)
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
-    fill(tmp_path, ["train/0.png", "test/1.png", "test/2.png"])
-    assert load_images(str(tmp_path)).class_names == ("test", "train")
+    fill(tmp_path, ["train/0.png", "car/1.png", "car/2.png"])
+    assert load_images(str(tmp_path)).class_names == ("car", "train")
+    fill(tmp_path, ["test/3.png"])
+    with pytest.raises(McdoError, match="holds the splits test, train, no classes"):
+        load_images(str(tmp_path))
 
 
 VAL = [f"ILSVRC2012_val_{i + 1:08d}.JPEG" for i in range(COUNT)]
@@ -157,6 +175,20 @@ def test_numbers_are_named_by_a_file_of_names(tmp_path: Path) -> None:
 
 
 # ---- tables
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["0", "1", "-1"], r"line 4: the label -1 is no class: numbers of classes are whole, from 0 on"),
+        (["0.0", "1.0", "1.0"], r"line 2: the label 0\.0 is no class.*write 3 for 3\.0"),
+        (["0", "nan", "1"], r"line 3: the label nan is no class"),
+    ],
+)
+def test_numbers_that_are_no_classes_are_no_names_either(labels: list[str], said: str, tmp_path: Path) -> None:
+    rows = "".join(f"pictures/{i}.png,{label}\n" for i, label in enumerate(labels))
+    with pytest.raises(McdoError, match=said):
+        load_images(table(tmp_path, f"path,label\n{rows}"))
 
 
 def table(tmp_path: Path, text: str) -> str:
@@ -264,6 +296,61 @@ def test_a_bare_path_says_by_its_files_what_it_is(made: Callable[[Path], str], t
     assert load_images(str(tmp_path)).ids == load_images(spec).ids
     fill(tmp_path, ["cat/0.png", "dog/1.png", "dog/2.png"])
     assert load_images(str(tmp_path)).class_names == ("cat", "dog"), "what lies beside classes is not looked at"
+
+
+def test_what_the_library_keeps_beside_its_rows_is_not_read(tmp_path: Path) -> None:
+    """Its cache lies in the same directory: the rows of a ``map``, which are the same pictures again."""
+    spec = arrow(tmp_path)
+    before = load_images(spec)
+    val = tmp_path / "val"
+    (val / "cache-0123456789abcdef.arrow").write_bytes((val / "data-00000-of-00002.arrow").read_bytes())
+    assert load_images(spec).fingerprint == before.fingerprint
+    state = val / "state.json"
+    state.write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00002.arrow"}], "_split": None}))
+    assert load_images(spec).ids == before.ids[:3]
+    state.write_text(json.dumps({"_data_files": [{"filename": "data-00002-of-00003.arrow"}]}))
+    with pytest.raises(McdoError, match=r"state.json names data-00002-of-00003\.arrow, which is not beside it"):
+        load_images(spec)
+    state.write_text(json.dumps({"_data_files": [], "_indices_data_files": [{"filename": "indices.arrow"}]}))
+    with pytest.raises(McdoError, match="a selection of its rows; save it anew, after flatten_indices"):
+        load_images(spec)
+
+
+FILES_OF_SPLITS = {
+    "hub": ("train-00000-of-00001.parquet", "test_2-00000-of-00001-0123abcd.parquet", "test_2"),
+    "hub in a folder": ("data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet", "validation"),
+    "by hand": ("cifar_train.parquet", "cifar_test.parquet", "test"),
+    "cache": ("imagefolder-train.arrow", "imagefolder-validation-00000-of-00001.arrow", "validation"),
+    "tars": ("imagenet-train-0000.tar", "imagenet-val-0000.tar", "val"),
+}
+
+
+@pytest.mark.parametrize("files", FILES_OF_SPLITS.values(), ids=FILES_OF_SPLITS)
+def test_files_of_several_splits_are_not_read_together(files: tuple[str, str, str], tmp_path: Path) -> None:
+    *names, wanted = files
+    kind = "webdataset" if names[0].endswith("tar") else "hf-dataset"
+    for i, name in enumerate(names):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        if path.suffix == ".tar":
+            tar(path, {f"{i}.png": picture(i)})
+            continue
+        pyarrow = pytest.importorskip("pyarrow")
+        rows = pyarrow.table({"image": pyarrow.array([{"bytes": picture(i), "path": None}])})
+        if path.suffix == ".parquet":
+            pytest.importorskip("pyarrow.parquet").write_table(rows, path)
+        else:
+            with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, rows.schema) as writer:
+                writer.write_table(rows)
+    with pytest.raises(McdoError, match=rf"has the splits \w+, \w+: name one, {kind}:.*@{wanted}"):
+        load_images(f"{kind}:{tmp_path}")
+    with pytest.raises(McdoError, match="no split 'tset'; there are: "):
+        load_images(f"{kind}:{tmp_path}@tset")
+    images = load_images(f"{kind}:{tmp_path}@{wanted}")
+    assert np.array_equal(np.asarray(images.image(0)), np.asarray(Image.open(io.BytesIO(picture(1)))))
+    assert len(images) == 1
+    images.write_manifest(tmp_path / "manifest.json")
+    assert read_manifest(tmp_path / "manifest.json").fingerprint == images.fingerprint
 
 
 def test_a_saved_set_of_splits_asks_for_one(tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""Splits of a data set, by the names of directories and files: training images are no validation images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mcdo.errors import McdoError
+
+VALIDATION = ("val", "validation", "valid", "dev")
+SPLITS = frozenset({*VALIDATION, "train", "training", "test", "testing"})
+"""Names that are no classes, where several stand together or one holds directories itself."""
+_SHARD = re.compile(r"(?:.*-)?(\w+?)-\d+-of-\d+(?:-\w+)?")
+"""A piece as the datasets library names it: ``train-00000-of-00002``, with the builder before or a digest behind."""
+
+
+def files_of_split(place: Path, files: Sequence[Path], wanted: str | None, spec: str) -> list[Path]:
+    """Those of one split, by their names; all, where their names tell of no several.
+
+    Args:
+        place: where they lie, for messages.
+        files: of all splits.
+        wanted: the split that was named, if one was.
+        spec: how one is named, before its ``@``.
+
+    Raises:
+        McdoError: where there are several and none is named, or none of the name.
+
+    """
+    of = {file: _split(file.stem) for file in files}
+    there = sorted(set(of.values()))
+    if wanted is not None and wanted not in there:
+        raise McdoError(f"{place} has no split {wanted!r}; there are: {', '.join(filter(None, there)) or 'none'}")
+    if wanted is None and len(there) > 1:
+        odd = next((file.name for file in files if not of[file]), "")
+        told = f" and files of none, such as {odd}" if odd else ""
+        named = ", ".join(filter(None, there))
+        likely = min(filter(None, there), key=lambda name: (name not in VALIDATION, name.startswith("train")))
+        raise McdoError(f"{place} has the splits {named}{told}: name one, {spec}@{likely}")
+    return [file for file in files if wanted is None or of[file] == wanted]
+
+
+def _split(stem: str) -> str:
+    """What split a file is of; "" for what says nothing of it."""
+    piece = _SHARD.fullmatch(stem)
+    if piece is not None:
+        return piece[1]
+    return next((word for word in re.split(r"[^a-z]+", stem.lower()) if word in SPLITS), "")
