@@ -47,7 +47,7 @@ curves: env  ## reliability against cost alone, with up to 64 passes
 test-unit test-experiments test-numbers test-rest: export OMP_NUM_THREADS := 1
 unexport PYTHONDONTWRITEBYTECODE
 
-QUICK := $(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary
+QUICK := $(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary --no-vector-figures
 
 test: env  ## the test suite, with every experiment and study at its quick sizes, on two cores
 	$(MAKE) --no-print-directory -j2 test-unit test-experiments test-numbers test-rest

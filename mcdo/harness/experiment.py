@@ -117,6 +117,7 @@ class Inputs(View):
         super().__init__(runner.session, subject)
         self._runner, self._any_head = runner, any_head
         self.requests = tuple(dict.fromkeys(requests))
+        self._declared = frozenset(self.requests)
 
     def __getitem__(self, request: Request[Value]) -> Value:
         """The value of a declared request.
@@ -126,7 +127,7 @@ class Inputs(View):
             UntrainedHeadError: for logits of a head that is no better than a constant answer, where that matters.
 
         """
-        if request not in self.requests:
+        if request not in self._declared:
             raise McdoError(f"{self.subject.name}: {request} was computed with but not requested; declare it")
         value = self._session.measure(request)
         if isinstance(request, Logits) and not self._any_head:

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from mcdo.harness.requests import Request
     from mcdo.harness.session import Session
 
+    Left = Callable[[], tuple[Sequence[Request[Any]], str]]
+    """Planned requests that have no value yet with what will follow from them, and the place in the plan of the one at
+    work, such as "measurement 3 of 11"."""
+
 
 class Remaining:
     """What is left of a session's plan.
@@ -61,16 +65,9 @@ class Remaining:
         self.timing_s = TIMING_S
         """Seconds that timing a pass of one model may take."""
 
-    def progress(self, request: Request[Any], others: Sequence[Request[Any]], place: str) -> _ProgressOf:
-        """What makes the progress of ``request`` when it is measured.
-
-        Args:
-            request: the planned one.
-            others: planned ones that have no value yet, and what will follow from them.
-            place: in the plan, such as "measurement 3 of 11".
-
-        """
-        return _ProgressOf(self, request, others, place)
+    def progress(self, request: Request[Any], left: Left) -> _ProgressOf:
+        """What makes the progress of ``request``, the planned one, when it is measured."""
+        return _ProgressOf(self, request, left)
 
     def expected(self, requests: Sequence[Request[Any]], at_work: str) -> float:
         """Seconds for ``requests`` while ``at_work`` is measured."""
@@ -100,12 +97,12 @@ class Remaining:
         rows = pixel_rows(encoder, self._session.settings.batch_size)
         return self._bytes.get(model, 0) * rows * torch.get_num_threads()
 
-    def announce(self, request: Request[Any], others: Sequence[Request[Any]]) -> None:
+    def announce(self, request: Request[Any], left: Left) -> None:
         """Time a few passes of a model before its first, and say what is expected where that is long."""
         if request.model in self._seconds:
             return
         self.rate(request.model)
-        mine = [each for each in (request, *others) if each.model == request.model]
+        mine = [each for each in (request, *left()[0]) if each.model == request.model]
         passes, seconds = sum(each.expected_passes(self._session) for each in mine), self.expected(mine, request.model)
         if seconds >= PLAIN_EVERY_S:
             count = f"{len(mine)} measurement" + ("s" if len(mine) > 1 else "")
@@ -134,11 +131,11 @@ class Remaining:
 class _ProgressOf:
     """Makes the progress of one request."""
 
-    def __init__(self, remaining: Remaining, request: Request[Any], others: Sequence[Request[Any]], place: str) -> None:
-        self._remaining, self._request, self._others, self._place = remaining, request, others, place
+    def __init__(self, remaining: Remaining, request: Request[Any], left: Left) -> None:
+        self._remaining, self._request, self._left = remaining, request, left
 
     def __call__(self, total: int, what: str, unit: str = "passes") -> Progress:
-        self._remaining.announce(self._request, self._others)
+        self._remaining.announce(self._request, self._left)
         began = time.monotonic()
         model, running = self._request.model, _Running()
 
@@ -147,8 +144,8 @@ class _ProgressOf:
             if unit == "passes":
                 self._remaining.saw(model, done, taken)
             mine = taken * (total - done) / done if done > 0 else self._remaining.expected([self._request], model)
-            left = mine + self._remaining.expected(self._others, model)
-            plan = f"{self._place}, about {duration(left)} left in all"
+            others, place = self._left()
+            plan = f"{place}, about {duration(mine + self._remaining.expected(others, model))} left in all"
             return ", ".join(part for part in (plan, running(bar.measured), memory()) if part)
 
         bar = Progress(total, what, unit, beside=beside)

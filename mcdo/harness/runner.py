@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from numpy.typing import ArrayLike
 
@@ -20,6 +20,9 @@ from mcdo.names import file_name
 from mcdo.report.files import add_to_json, write_json, write_npz, write_text
 from mcdo.report.judgement import Judgement
 from mcdo.report.made import made
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Result = TypeVar("Result")
 
@@ -43,6 +46,7 @@ class Runner:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._completed: dict[tuple[Experiment[Any], Subject], Completed[Any]] = {}
+        self._drawn: tuple[Completed[Any], Figure | None] | None = None
 
     @property
     def completed(self) -> tuple[Completed[Any], ...]:
@@ -65,9 +69,16 @@ class Runner:
         key = (experiment, subject)
         if key not in self._completed:
             judged = self.judged(experiment, subject)
-            files = (*_written(judged), *_sheets(self.session, judged))
-            self._completed[key] = replace(judged, files=files)
+            files, figure = _written(judged)
+            self._completed[key] = replace(judged, files=(*files, *_sheets(self.session, judged)))
+            self._drawn = self._completed[key], figure
         return cast("Completed[Result]", self._completed[key])
+
+    def figure(self, completed: Completed[Any]) -> Figure | None:
+        """Its figure, or None where it has none: as it was saved if nothing was since, for figures are large."""
+        if self._drawn is None or self._drawn[0] is not completed:
+            self._drawn = completed, _figure(completed)
+        return self._drawn[1]
 
     def judged(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
         """Measured or looked up, computed and judged, of which nothing is written."""
@@ -164,7 +175,8 @@ def _sites(runs: Iterable[EncoderRun]) -> dict[str, Any] | list[dict[str, Any]]:
     return found[0] if len(found) == 1 else found
 
 
-def _written(judged: Completed[Any]) -> tuple[Path, ...]:
+def _written(judged: Completed[Any]) -> tuple[list[Path], Figure | None]:
+    """What was written, and the figure among it."""
     experiment, inputs, result, summary = judged.experiment, judged.inputs, judged.result, judged.summary
     settings, about, files = inputs.settings, inputs.subject.name, experiment.files
     folder = experiment.place(settings.reports)
@@ -184,13 +196,23 @@ def _written(judged: Completed[Any]) -> tuple[Path, ...]:
         add_to_json(place(files.overall), settings.session, section, about, value)
     if sections:
         written.append(place(files.overall))
-    panels = experiment.panels(inputs, result) if files.figure else ()
-    if panels:
-        from mcdo.report.figures import draw, save_figure
+    figure = _figure(judged)
+    if figure is not None:
+        from mcdo.report.figures import FORMATS, save_figure
 
-        figure = draw(panels, f"{about}: {experiment.title()}", experiment.columns)
-        written.append(save_figure(figure, place(files.figure)))
-    return tuple(written)
+        formats = tuple(FORMATS) if settings.vector_figures else ("png",)
+        written.append(save_figure(figure, place(files.figure), formats))
+    return written, figure
+
+
+def _figure(judged: Completed[Any]) -> Figure | None:
+    experiment = judged.experiment
+    panels = experiment.panels(judged.inputs, judged.result) if experiment.files.figure else ()
+    if not panels:
+        return None
+    from mcdo.report.figures import draw
+
+    return draw(panels, f"{judged.inputs.subject.name}: {experiment.title()}", experiment.columns)
 
 
 def _sheets(session: Session, judged: Completed[Any]) -> list[Path]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -76,6 +77,8 @@ class Session:
         self._under_way: list[Unfinished] = []
         self._plan: list[Request[Any]] = []
         self._announced: set[Request[Any]] = set()
+        self._serving: dict[Request[Any], Request[Any]] = {}
+        """Which planned one serves a request; of the plan as it is."""
         self._foreseen: dict[Hashable, Callable[[], Iterable[Request[Any]]]] = {}
         self._values: dict[Request[Any], Any] = {}
         self._heads: dict[Request[Any], str] = {}
@@ -94,8 +97,10 @@ class Session:
     def plan(self, requests: Iterable[Request[Any]]) -> None:
         """Announce requests before the first is measured."""
         new = dict.fromkeys(request for request in requests if request not in self._announced)
-        self._announced.update(new)
-        self._plan = merged(new, self._plan)
+        if new:
+            self._announced.update(new)
+            self._plan = merged(new, self._plan)
+            self._serving.clear()
 
     def foresee(self, of: Hashable, requests: Callable[[], Iterable[Request[Any]]]) -> None:
         """What will follow from first results, about; the time left counts what of it is not measured yet."""
@@ -109,7 +114,9 @@ class Session:
     def measure(self, request: Request[Value]) -> Value:
         """The value of ``request``, by the planned measurement that serves it: looked up, or carried out now."""
         self.plan([request])
-        planned = next(each for each in self._plan if each.union(request) == each)
+        if request not in self._serving:
+            self._serving[request] = next(each for each in self._plan if each.union(request) == each)
+        planned = self._serving[request]
         if planned not in self._values:
             if self.store is not None:
                 self.store.asked = ""
@@ -145,11 +152,16 @@ class Session:
 
     def progress(self, request: Request[Any]) -> Callable[[int, str, str], Progress]:
         """What makes the progress of a planned request: its own, and that of the whole plan."""
-        others = [each for each in self._plan if each not in self._values and each != request]
-        place = f"measurement {len(self._plan) - len(others)} of {len(self._plan)}"
-        later = [each for requests in self._foreseen.values() for each in requests()]
-        others += [each for each in later if each not in self._plan]
-        return self.remaining.progress(request, others, place)
+        plan, later = list(self._plan), [each for of in self._foreseen.values() for each in of()]
+
+        @cache  # asked for by what takes long enough to be shown, and comparing hundreds of requests takes time
+        def left() -> tuple[list[Request[Any]], str]:
+            others = [each for each in plan if each not in self._values and each != request]
+            place = f"measurement {len(plan) - len(others)} of {len(plan)}"
+            planned = set(plan)
+            return others + [each for each in later if each not in planned], place
+
+        return self.remaining.progress(request, left)
 
     @property
     def parts(self) -> Unfinished | None:

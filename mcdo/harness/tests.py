@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +23,9 @@ from mcdo.harness.judge import Judges
 from mcdo.harness.runner import Completed, Runner
 from mcdo.harness.session import Session
 from mcdo.stats import Estimate, stacked_drift
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLLECTED = "_mcdo_tests"
 """Marks a class of tests that is collected under the name of a test function too."""
@@ -157,9 +160,9 @@ def _class(name: str, members: dict[str, Any]) -> type:
 def contract_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
     """A test function like :func:`claims_of`: what is written is whole, and the store alone gives the same again."""
 
-    def contract_holds(completed: Completed[Any], tmp_path: Path) -> None:
+    def contract_holds(completed: Completed[Any], runner: Runner, tmp_path: Path) -> None:
         _check_files(completed)
-        _check_figure(completed)
+        _check_figure(runner.figure(completed))
         settings = completed.inputs.settings
         if settings.store is not None and not settings.from_store:
             again = Runner(Session(replace(settings, from_store=True, reports=tmp_path)))
@@ -196,14 +199,11 @@ def _check_files(completed: Completed[Any]) -> None:
     assert "torch" in completed.summary["provenance"]["versions"]
 
 
-def _check_figure(completed: Completed[Any]) -> None:
-    from mcdo.report.figures import draw, faults
+def _check_figure(figure: Figure | None) -> None:
+    from mcdo.report.figures import faults
 
-    experiment = completed.experiment
-    panels = experiment.panels(completed.inputs, completed.result) if experiment.files.figure else ()
-    if panels:
-        found = faults(draw(panels, experiment.title(), experiment.columns))
-        assert not found, f"the figure hides what it should show: {'; '.join(found[:5])}"
+    found = [] if figure is None else faults(figure)
+    assert not found, f"the figure hides what it should show: {'; '.join(found[:5])}"
 
 
 def _numbers(completed: Completed[Any]) -> dict[str, Any]:

@@ -121,6 +121,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--page", default=None, help="write one HTML page of all that stands in --reports, at the end")
     group.addoption("--no-thumbnails", action="store_true", help="keep no pictures of images beside the results")
     group.addoption(
+        "--no-vector-figures", action="store_true", help="write figures as PNG alone; the page shows them as SVG only"
+    )
+    group.addoption(
         "--store",
         default="store",
         help="where measurements are kept; temporary: for this run and all its workers; none: nowhere (default: store)",
@@ -274,5 +277,6 @@ def settings_from(config: pytest.Config) -> Settings:
         precision=option("--precision"),
         session=session_id(config),
         thumbnails=not option("--no-thumbnails"),
+        vector_figures=not option("--no-vector-figures"),
         own_data={name: option(name) for name in OWN_DATA if option(name) is not None},
     )

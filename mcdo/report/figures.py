@@ -325,8 +325,8 @@ MOST_POINTS = 500
 """Points above which a cloud is one picture inside a vector file."""
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write ``figure`` to ``path`` (PNG), and as SVG and PDF beside it; as :func:`mcdo.report.files.written`.
+def save_figure(figure: Figure, path: Path, formats: Sequence[str] = tuple(FORMATS)) -> Path:
+    """Write ``figure`` to ``path`` (PNG), and other ``formats`` beside it; as :func:`mcdo.report.files.written`.
 
     Titles hold names from outside: a dollar in one starts no formula, and a letter that the font lacks is a box and a
     warning, never an error.
@@ -350,11 +350,18 @@ def save_figure(figure: Figure, path: Path) -> Path:
         warnings.simplefilter("default")
         figure.set_dpi(DPI)
         canvas = FigureCanvasAgg(figure)
-        figure.draw_without_rendering()  # once for all formats: arranging takes longer than drawing
-        figure.set_layout_engine(None)
+        _arrange(figure)  # once for all formats: it takes longer than drawing
         shown = figure.get_tightbbox().padded(MARGIN)
-        first, *_ = [written(path.with_suffix(f".{form}"), draw) for form in FORMATS]
+        first, *_ = [written(path.with_suffix(f".{form}"), draw) for form in formats]
         return first
+
+
+def _arrange(figure: Figure) -> None:
+    """Give everything its place, for good: what is drawn from then on is not arranged again."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def _points(artist: Artist) -> int:

@@ -47,10 +47,10 @@ def test_a_long_plan_is_announced_before_the_first_pass_of_each_model(
     remaining: Remaining, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second, other = Taking("a", 100_000), Taking("a", 80_000), Taking("b", 100)
-    remaining.announce(first, [second, other])
+    remaining.announce(first, lambda: ([second, other], ""))
     assert capsys.readouterr().err == "a: 2 measurements, at most 180,000 passes, about 30 min\n"
-    remaining.announce(second, [other])  # said already
-    remaining.announce(other, [])  # a second is not worth a line
+    remaining.announce(second, lambda: ([other], ""))  # said already
+    remaining.announce(other, lambda: ([], ""))  # a second is not worth a line
     assert capsys.readouterr().err == ""
 
 
@@ -65,7 +65,7 @@ def test_a_terminal_shows_the_plan_before_the_first_pass(remaining: Remaining, m
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.delenv("COLUMNS", raising=False)
-    with remaining.progress(Taking("a", 1000), [], "measurement 1 of 1")(1000, "a on digits") as bar:
+    with remaining.progress(Taking("a", 1000), lambda: ([], "measurement 1 of 1"))(1000, "a on digits") as bar:
         assert "measurement 1 of 1, about 10 s left in all" in terminal.getvalue()
         bar.update(10)
     assert "a on digits" in terminal.getvalue()
@@ -85,15 +85,16 @@ def test_what_passes_of_images_took_is_written_for_the_page(
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(remaining._session.settings, "device", "cpu", raising=False)
     for request, unit in ((OfImages("a", 900), "passes"), (OfImages("a", 5), "products"), (Taking("a", 7), "passes")):
-        with remaining.progress(request, [], "")(request.count, "a on digits", unit) as bar:
+        with remaining.progress(request, lambda: ([], ""))(request.count, "a on digits", unit) as bar:
             bar.update(request.count + 10)
             bar.update(-10)  # what was done again
             now += 4.5
-    with suppress(KeyboardInterrupt), remaining.progress(OfImages("a", 900), [], "")(900, "a on digits") as bar:
+    stopped = remaining.progress(OfImages("a", 900), lambda: ([], ""))(900, "a on digits")
+    with suppress(KeyboardInterrupt), stopped as bar:
         bar.update(100)
         now += 0.5
         raise KeyboardInterrupt
-    with remaining.progress(OfImages("b", 9), [], "")(9, "b on digits") as bar:
+    with remaining.progress(OfImages("b", 9), lambda: ([], ""))(9, "b on digits") as bar:
         bar.update(9)
     remaining.write_rates(tmp_path)
     (rate,) = read_rates(tmp_path)  # those of b took no second
@@ -107,7 +108,7 @@ def test_what_is_left_follows_from_the_rates_that_were_seen(
     monkeypatch.setattr(module, "memory", lambda: "")
     monkeypatch.setattr(time, "monotonic", lambda: now)
     request, others = Taking("a", 1000), [Taking("a", 6000), Taking("b", 12_000)]
-    bar = remaining.progress(request, others, "measurement 3 of 11")(1000, "a on digits")
+    bar = remaining.progress(request, lambda: (others, "measurement 3 of 11"))(1000, "a on digits")
     assert bar._beside(0) == "measurement 3 of 11, about 3 min left in all"  # 19 000 passes at 10 ms
     now += 50
     # 50 ms a pass for the 6 000 of the model at work, and for the other, of which none was timed
@@ -193,7 +194,7 @@ def test_the_running_figure_is_that_of_the_images_that_are_done(
     true = rng.standard_normal(100)
     scores = true + 0.3 * rng.standard_normal((4, 100))
     origins = [f"digit{i // 2}" for i in range(100)]
-    bar = remaining.progress(Taking("a", 1000), [], "measurement 1 of 1")(1000, "a on digits")
+    bar = remaining.progress(Taking("a", 1000), lambda: ([], "measurement 1 of 1"))(1000, "a on digits")
     done = 30
     bar.measured = lambda: (scores[:, :done], origins[:done])
     now += 20

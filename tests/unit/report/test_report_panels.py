@@ -233,3 +233,17 @@ def test_a_band_is_as_high_as_the_intervals() -> None:
     assert heights(line) == [0.5, 0.6]
     edge = np.asarray(area.get_paths()[0].vertices)
     assert {(x, y) for x, y in edge.tolist()} == {(1.0, 0.4), (1.0, 0.7), (2.0, 0.45), (2.0, 0.8)}
+
+
+def test_a_figure_is_judged_alike_before_and_after_it_is_saved(tmp_path: Path) -> None:
+    def panel(axes: Axes) -> None:
+        axes.plot([0.0, 1.0], [0.0, 1.0], "o-", color="#123456", label="one")
+        axes.text(1.0, 0.5, "a text that is too long for the panel on which it begins", in_layout=False)
+        axes.legend()
+
+    figure = draw([panel, panel], "two")
+    fresh = faults(figure)
+    assert {"colour", "leaves"} <= {word for found in fresh for word in found.split()}
+    save_figure(figure, tmp_path / "a.png", ("png",))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert faults(figure) == fresh
