@@ -247,10 +247,11 @@ def _on_each_other(axes: Axes) -> Iterator[tuple[str, str]]:
     """Series whose intervals cannot be told apart, because they stand at the same place."""
     from matplotlib.container import ErrorbarContainer
 
-    series = [box for box in axes.containers if isinstance(box, ErrorbarContainer)]
-    for one, other in combinations(series, 2):
-        if any(_cover(a, b) for a in _segments(axes, one) for b in _segments(axes, other)):
-            yield str(one.get_label()), str(other.get_label())
+    found = [box for box in axes.containers if isinstance(box, ErrorbarContainer)]
+    series = [(str(box.get_label()), list(_segments(axes, box))) for box in found]
+    for (one, mine), (other, its) in combinations(series, 2):
+        if any(_cover(a, b) for a in mine for b in its):
+            yield one, other
 
 
 def _segments(axes: Axes, series: ErrorbarContainer) -> Iterator[NDArray[np.float64]]:

@@ -37,10 +37,10 @@ class SubtaskStudy(Experiment[Evaluation]):
         "cifar10": Sizes(train=4000, validation=1000, calibration=1000, test=2000),
         "digits": DigitSizes(train=399, rounds=2),
         "resamples": 200,
-        "few_resamples": 40,
-        "permutations": 1000,
+        "few_resamples": 20,
+        "permutations": 500,
         "max_epochs": 10,
-        "passes": 10,
+        "passes": 6,
     }
 
     seeds: tuple[int, ...] = (0, 1, 2)
