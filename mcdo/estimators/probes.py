@@ -7,7 +7,7 @@ diagonal. So each of R probes is the signed sum of every R-th axis of that basis
 
 The basis must not depend on the images that are scored. It is taken once from a few passes on fixed inputs of the
 encoder's own (smooth noise, or prompts): it only decides how noisy the estimate is, never what it estimates. The store
-keeps it for every later run of the same encoder, kind and sites.
+keeps it for every later run of the same encoder, kind and sites, and a process keeps the last ones.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ from mcdo.perturbation import PASS_BLOCK, SCHEME, Perturbation, image_keys, pert
 from mcdo.store import Arrays, Store, Unfinished, check_shapes
 from mcdo.store.fingerprint import measuring_code
 
+_HELD: dict[str, NDArray[np.float64]] = {}
+"""The last bases that this process measured, by the store's key: for runs without a store."""
+MOST_HELD = 8
+"""Of them; the largest that there is takes 10 MB."""
 CALIBRATION_IMAGES, CALIBRATION_PASSES, CALIBRATION_P = 8, 64, 0.01
 """Passes on fixed inputs that give the basis: their cost, in forward passes, is the product of the first two.
 
@@ -45,8 +49,8 @@ def noise_basis(
 ) -> NDArray[np.float64]:
     """Axes ``[D, D]`` (columns) along which the feature moves most under ``kind``, for the encoder's fixed inputs.
 
-    Kept in the ``store`` by what the encoder does, the kind and its sites; None measures it anew. ``progress`` reports
-    the passes, and whom this process waits for.
+    Kept in the ``store`` by what the encoder does, the kind and its sites, and in this process likewise (read-only).
+    ``progress`` reports the passes, and whom this process waits for.
 
     Raises:
         McdoError: for passes that are not finite, or a store that cannot be written.
@@ -70,7 +74,16 @@ def noise_basis(
         return None if found is None else found[0]["basis"]
 
     def measure(parts: Unfinished | None) -> NDArray[np.float64]:
-        return _noise_basis(encoder, kind, parts, progress)
+        name = key()
+        basis = _HELD.get(name)
+        if basis is None:
+            basis = _noise_basis(encoder, kind, parts, progress)
+            basis.setflags(write=False)
+            _HELD[name] = basis
+            held = list(_HELD)
+            for old in held[: max(0, len(held) - MOST_HELD)]:
+                _HELD.pop(old, None)
+        return basis
 
     def packed(basis: NDArray[np.float64]) -> tuple[Arrays, Mapping[str, Any]]:
         passes = f"{CALIBRATION_IMAGES} inputs, T = {CALIBRATION_PASSES}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Literal
 
 import numpy as np
@@ -146,17 +146,25 @@ def share_of(odds: float) -> float:
 
 
 def _pooled(scores: Array, passes: int, blocks: int, weights: Array, level: float, seed: int) -> GrowthPoint:
-    splits = _splits(len(scores), blocks, seed)
-    rankings = [(Ranking(scores[a].mean(axis=0)), Ranking(scores[b].mean(axis=0))) for a, b in splits]
+    splits = [(tuple(a), tuple(b)) for a, b in _splits(len(scores), blocks, seed)]
+    rankings = {block: Ranking(scores[list(block)].mean(axis=0)) for block in dict.fromkeys(chain(*splits))}
 
     def median_correlation(block: Array) -> Array:
-        columns = np.ascontiguousarray(block.T)
-        pairs = ((first.centred(columns).T, second.centred(columns).T) for first, second in rankings)
+        columns = np.ascontiguousarray(block.T)  # a block of trials is in several splits, and ranked once
+        ranks = {trials: ranking.centred(columns) for trials, ranking in rankings.items()}
+        weighted = {trials: columns * rank for trials, rank in ranks.items()}
+
+        def products(a: tuple[int, ...], b: tuple[int, ...]) -> Array:  # exact: multiples of 1/4 far below 2^53
+            return np.asarray(np.einsum("nr,nr->r", weighted[a], ranks[b]))
+
+        variance = {trials: products(trials, trials) for trials in ranks}
         with np.errstate(invalid="ignore"):
-            return np.asarray(np.median([_weighted_correlation(a, b, block) for a, b in pairs], axis=0))
+            found = [products(a, b) / np.sqrt(variance[a] * variance[b]) for a, b in splits]
+        return np.asarray(np.median(found, axis=0))
 
     (value,) = median_correlation(np.ones((1, scores.shape[1])))
-    low, high = quantiles(blockwise(median_correlation, weights, scores.shape[1]), [(1 - level) / 2, (1 + level) / 2])
+    found = blockwise(median_correlation, weights, len(rankings) * scores.shape[1] // 2)
+    low, high = quantiles(found, [(1 - level) / 2, (1 + level) / 2])
     return GrowthPoint(passes, blocks, log_odds(float(value)), log_odds(float(low)), log_odds(float(high)))
 
 
@@ -168,11 +176,6 @@ def _splits(K: int, blocks: int, seed: int) -> list[tuple[list[int], list[int]]]
     rng = np.random.default_rng((seed, blocks))
     orders = [rng.permutation(K).tolist() for _ in range(_SPLITS)]
     return [(order[:blocks], order[blocks : 2 * blocks]) for order in orders]
-
-
-def _weighted_correlation(a: Array, b: Array, weights: Array) -> Array:
-    a_weighted, b_weighted = weights * a, weights * b
-    return np.asarray((a_weighted * b).sum(1) / np.sqrt((a_weighted * a).sum(1) * (b_weighted * b).sum(1)))
 
 
 def _lengthening(run: GrowthPoint, here: GrowthPoint) -> Interval:

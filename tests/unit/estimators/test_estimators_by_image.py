@@ -138,6 +138,7 @@ def test_the_noise_basis_goes_on_within_an_input_to_the_same_bits(
     """Two inputs of four batches of passes each."""
     monkeypatch.setattr("mcdo.estimators.probes.CALIBRATION_IMAGES", 2)
     monkeypatch.setattr("mcdo.estimators.probes.BATCH", 16)
+    monkeypatch.setattr("mcdo.estimators.probes.MOST_HELD", 0)
     counted = Counted(monkeypatch)
     whole = counted.of(lambda: noise_basis(encoder, Dropout()))
     assert counted.calls == 2 * CALIBRATION_PASSES // 16

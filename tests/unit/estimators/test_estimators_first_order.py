@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators import DimensionWeights, FirstOrderRun
 from mcdo.estimators.blocks import prepared
 from mcdo.estimators.jacobian import SiteGraph
-from mcdo.estimators.probes import noise_basis, stratified_probes
+from mcdo.estimators.probes import CALIBRATION_PASSES, noise_basis, stratified_probes
 from mcdo.estimators.score_table import WEIGHTED
 from mcdo.perturbation import (
     AttentionDropout,
@@ -56,6 +57,14 @@ def encoder() -> Encoder:
 def run_of(encoder: Encoder, n: int = 4, **kwargs: Any) -> FirstOrderRun:
     settings = {"dropout": Dropout(), "probes": 4, "trials": 2, "progress": False, **kwargs}
     return mcdo.first_order(encoder, mcdo.load_images("digits", n=n), **settings)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def of_few_passes() -> Iterator[None]:
+    """A basis from an eighth of the passes, which serves where it does not matter how good it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mcdo.estimators.probes.CALIBRATION_PASSES", 8)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +130,11 @@ def test_few_probes_are_unbiased(either: Encoder, exact: FirstOrderRun) -> None:
     assert np.abs(z).max() < 4
 
 
-@pytest.mark.parametrize("kind", [Multiplicative(0.001), Gaussian(0.001)], ids=lambda kind: type(kind).__name__)
-def test_small_smooth_noise_has_the_variance_that_monte_carlo_measures(either: Encoder, kind: Perturbation) -> None:
-    images = mcdo.load_images("digits", n=6)
-    passes = mcdo.monte_carlo(either, images, kind, passes=(160,), trials=1, geometry=(), progress=False)
-    exact = mcdo.first_order(either, images, kind, probes=EXACT, trials=1, progress=False)
+@pytest.mark.parametrize(("key", "kind"), [("clip_tiny", Gaussian(0.001)), ("siglip_tiny", Multiplicative(0.001))])
+def test_small_smooth_noise_has_the_variance_that_monte_carlo_measures(key: str, kind: Perturbation) -> None:
+    images, tower = mcdo.load_images("digits", n=6), mcdo.load_encoder(key, "cpu")
+    passes = mcdo.monte_carlo(tower, images, kind, passes=(160,), trials=1, geometry=(), progress=False)
+    exact = mcdo.first_order(tower, images, kind, probes=EXACT, trials=1, progress=False)
     for score in ("trace_pre", "trace_post", "norm_var"):
         ratio = passes.scores(score)[0] / exact.scores(score)[0]
         assert np.median(ratio) == pytest.approx(1, abs=0.12), score
@@ -136,15 +145,15 @@ RAMP = np.arange(EXACT - 1) / np.arange(EXACT - 1).sum()
 WEIGHTS = DimensionWeights(RAMP, np.array([40, 3, 47]), frozenset({"other"}))
 
 
-def test_weights_of_dimensions_weigh_the_variance_of_each(either: Encoder) -> None:
+def test_weights_of_dimensions_weigh_the_variance_of_each(encoder: Encoder) -> None:
     """Beside a product for each dimension, and what passes measure."""
     images, kind = mcdo.load_images("digits", n=4), Multiplicative(0.001)
-    pixels, sites = prepared(either, images), find_sites(either).select_for(kind)
-    graph = SiteGraph(either, pixels.batch(slice(0, 4)), kind, sites)
+    pixels, sites = prepared(encoder, images), find_sites(encoder).select_for(kind)
+    graph = SiteGraph(encoder, pixels.batch(slice(0, 4)), kind, sites)
     variances = torch.stack([graph.terms(axis).sum(-1) for axis in torch.eye(EXACT - 1)]).numpy() / 999  # [D, N]
-    passes = mcdo.monte_carlo(either, images, kind, 256, 1, geometry=(), weights=WEIGHTS, progress=False)
+    passes = mcdo.monte_carlo(encoder, images, kind, 256, 1, geometry=(), weights=WEIGHTS, progress=False)
     for score, factors in zip(WEIGHTED, (RAMP, np.isin(np.arange(EXACT - 1), [40, 3, 47]) / 3), strict=True):
-        exact = run_of(either, dropout=kind, probes=EXACT, trials=1, weights=WEIGHTS, score=score)
+        exact = run_of(encoder, dropout=kind, probes=EXACT, trials=1, weights=WEIGHTS, score=score)
         np.testing.assert_allclose(exact.scores(score)[0], factors @ variances, rtol=1e-4)
         assert exact.score_names == (score,)
         assert np.median(passes.scores(score) / exact.scores(score)) == pytest.approx(1, abs=0.15)
@@ -275,21 +284,29 @@ def test_probes_sum_to_the_identity_in_expectation() -> None:
     np.testing.assert_allclose(mean, np.eye(6), atol=0.08)
 
 
-def test_the_basis_is_orthonormal_and_leads_with_what_moves_most(either: Encoder) -> None:
+def test_the_basis_is_orthonormal_and_leads_with_what_moves_most(
+    either: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcdo.estimators.probes.CALIBRATION_PASSES", CALIBRATION_PASSES)
     basis = noise_basis(either, Dropout())
     np.testing.assert_allclose(basis.T @ basis, np.eye(48), atol=1e-8)
     pixels = prepared(either, mcdo.load_images("digits", n=4)).batch(slice(0, 4))
     graph = SiteGraph(either, pixels, Dropout(), find_sites(either).select_for(Dropout()))
-    along = [float(graph.terms(torch.from_numpy(axis).float()).sum()) for axis in basis.T]
+    along = [float(graph.terms(torch.tensor(axis).float()).sum()) for axis in basis.T]
     assert scipy.stats.spearmanr(along, np.arange(48)).statistic < -0.8
 
 
+@pytest.mark.parametrize("held", [0, 8])
 def test_the_basis_is_kept_for_other_images_and_other_p_and_made_anew_for_other_sites(
-    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    held: int, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By the store, and by a process that has none."""
     few: dict[str, Any] = {"probes": 3, "trials": 1}
-    run_of(encoder, n=1, store=tmp_path, **few)
     module: Any = sys.modules["mcdo.estimators.probes"]
+    monkeypatch.setattr(module, "_HELD", {})
+    monkeypatch.setattr(module, "MOST_HELD", held)
+    store = None if held else tmp_path
+    run_of(encoder, n=1, store=store, **few)
     made, measure = list[Perturbation](), module._noise_basis
 
     def count(encoder: Encoder, kind: Perturbation, *how: Any) -> Any:
@@ -297,13 +314,31 @@ def test_the_basis_is_kept_for_other_images_and_other_p_and_made_anew_for_other_
         return measure(encoder, kind, *how)
 
     monkeypatch.setattr(module, "_noise_basis", count)
-    kept = run_of(encoder, n=2, dropout=Dropout(0.2), store=tmp_path, **few)
+    kept = run_of(encoder, n=2, dropout=Dropout(0.2), store=store, **few)
     assert not made
+    monkeypatch.setattr(module, "_HELD", {})
     np.testing.assert_array_equal(kept.across, run_of(encoder, n=2, **few).across)
-    made.clear()
-    run_of(encoder, n=1, dropout=Dropout(sites="fc1"), store=tmp_path, **few)
-    run_of(encoder, n=1, dropout=Multiplicative(), store=tmp_path, **few)
-    assert len(made) == 2
+    assert len(made) == 1
+    run_of(encoder, n=1, dropout=Dropout(sites="fc1"), store=store, **few)
+    run_of(encoder, n=1, dropout=Multiplicative(), store=store, **few)
+    assert len(made) == 3
+
+
+def test_a_process_holds_the_last_bases_of_what_encoders_do(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcdo.estimators.probes._HELD", {})
+    monkeypatch.setattr("mcdo.estimators.probes.MOST_HELD", 2)
+    basis = noise_basis(encoder, Dropout())
+    assert noise_basis(mcdo.load_encoder("siglip_tiny", "cpu"), Dropout(0.3)) is basis
+    assert not basis.flags.writeable, "it is everyone's"
+    changed = mcdo.load_encoder("siglip_tiny", "cpu")
+    changed.model.get_submodule("visual.trunk.blocks.0.mlp.fc1").weight.data.mul_(1.1)  # type: ignore[operator]
+    other = noise_basis(changed, Dropout())
+    assert not np.array_equal(other, basis)
+    assert noise_basis(encoder, Dropout()) is basis
+    noise_basis(encoder, Dropout(sites="fc1"))
+    again = noise_basis(encoder, Dropout())
+    assert again is not basis, "two are held"
+    np.testing.assert_array_equal(again, basis)
 
 
 class Quantised(nn.Module):
