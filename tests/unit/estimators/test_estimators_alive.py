@@ -101,8 +101,9 @@ def test_a_dead_site_is_refused_each_time_and_looked_at_again(looked: Looked, tm
     assert looked.names == [dead]
 
 
-def test_measurements_with_a_store_look_once(looked: Looked, tmp_path: Path) -> None:
+def test_measurements_with_a_store_look_once(looked: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each with an encoder of its own, as another process has it."""
+    monkeypatch.setattr("mcdo.estimators.probes.CALIBRATION_PASSES", 8)
     images, kind = load_images("digits", n=3), Dropout(0.01)
 
     def new() -> Encoder:
@@ -112,6 +113,6 @@ def test_measurements_with_a_store_look_once(looked: Looked, tmp_path: Path) -> 
     assert len(looked.names) == SITES
     mcdo.first_order(new(), images, kind, 4, 2, store=tmp_path, progress=False)
     mcdo.census(new(), images, kind, store=tmp_path, progress=False)
-    mcdo.forward_differences(new(), images, mcdo.Rademacher(0.01), 40, 2, store=tmp_path, progress=False)
+    mcdo.forward_differences(new(), images, mcdo.Rademacher(0.01), 6, 2, store=tmp_path, progress=False)
     pass_covariance(new(), images, kind, np.eye(1, new().feature_dim), 4, 2, store=tmp_path, progress=False)
     assert len(looked.names) == SITES

@@ -102,6 +102,12 @@ CHANGES: tuple[Callable[[Encoder], None], ...] = (
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def of_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A basis of first order, which need not be good."""
+    monkeypatch.setattr("mcdo.estimators.probes.CALIBRATION_PASSES", 8)
+
+
 def monte_carlo(encoder: Encoder, store: Path | None) -> np.ndarray[Any, Any]:
     run = mcdo.monte_carlo(encoder, IMAGES, Dropout(), passes=(16,), trials=1, geometry=(), store=store, progress=False)
     return run.scores("trace_pre")

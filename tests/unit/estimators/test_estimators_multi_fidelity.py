@@ -92,7 +92,7 @@ def test_the_estimate_keeps_the_passes_expectation_and_loses_their_noise(
     run: MultiFidelityRun, encoder: Encoder
 ) -> None:
     reference = mcdo.monte_carlo(
-        encoder, mcdo.load_images("digits", n=90).select(np.arange(60)), Dropout(P), 128, 3, seed=7, geometry=(),
+        encoder, mcdo.load_images("digits", n=90).select(np.arange(60)), Dropout(P), 64, 3, seed=7, geometry=(),
         progress=False,
     )  # fmt: skip
     for name in ("trace_pre", "trace_post"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -39,8 +40,11 @@ def encoder_of(key: str, precision: Any = "float32") -> Encoder:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
-def test_first_order_is_taken_in_float32_whatever_the_precision(kind: Perturbation) -> None:
+def test_first_order_is_taken_in_float32_whatever_the_precision(
+    kind: Perturbation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It used to crash in bfloat16, and to sum its terms in half."""
+    monkeypatch.setattr("mcdo.estimators.probes.CALIBRATION_PASSES", 8)
     images = mcdo.load_images("digits", n=2)
     whole, *halves = (
         mcdo.first_order(encoder_of("siglip_tiny", precision), images, kind, 2, 1, progress=False)
@@ -55,9 +59,9 @@ def test_first_order_is_taken_in_float32_whatever_the_precision(kind: Perturbati
 @pytest.mark.parametrize("kind", [Dropout(0.05), Gaussian(0.05), TiedDropout(0.05)], ids=lambda k: type(k).__name__)
 def test_passes_in_half_precision_have_the_variance_of_float32(kind: Perturbation) -> None:
     """The same masks in arithmetic of another precision."""
-    images = mcdo.load_images("digits", n=6)
+    images = mcdo.load_images("digits", n=3)
     whole, *halves = (
-        mcdo.monte_carlo(encoder_of("clip_tiny", precision), images, kind, 64, 1, geometry=(), progress=False)
+        mcdo.monte_carlo(encoder_of("clip_tiny", precision), images, kind, 32, 1, geometry=(), progress=False)
         for precision in ("float32", *HALF)
     )
     for half in halves:
@@ -174,10 +178,11 @@ def test_first_order_takes_text_towers(key: str) -> None:
     kind = Multiplicative(0.001)
     exact = mcdo.first_order(tower, PROMPTS, kind, probes=tower.feature_dim + 1, trials=1, progress=False)
     passes = mcdo.monte_carlo(tower, PROMPTS, kind, passes=(512,), trials=1, geometry=(), progress=False)
+    error = math.sqrt(2 / 512)  # of the variance of one dimension, such as the norm's
     for score in ("trace_pre", "trace_post", "norm_var"):
         ratio = passes.scores(score) / exact.scores(score)
-        np.testing.assert_allclose(ratio, 1, atol=0.25)
-        assert ratio.mean() == pytest.approx(1, abs=0.12)
+        np.testing.assert_allclose(ratio, 1, atol=4 * error)
+        assert ratio.mean() == pytest.approx(1, abs=4 * error / 2)
     given = mcdo.first_order(tower, PROMPTS, kind, 2, 1, pixels=Tokens.of(tower, PROMPTS), progress=False)
     assert given.ids == PROMPTS.ids
     np.testing.assert_allclose(given.scores("norm_var"), exact.scores("norm_var"), rtol=1e-4)  # no random probe

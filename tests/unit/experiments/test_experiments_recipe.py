@@ -200,7 +200,7 @@ def test_the_best_baseline_is_read_in_the_better_direction() -> None:
 def test_nothing_is_gained_among_exchanged_copies() -> None:
     """Also where sites see the damage: at most .05 of the repetitions, by their exact interval."""
     for seeing, variants in (({}, 1), ({"fc2": 0.5}, 2)):
-        rate = false_gains(world(seeing, n=60, variants=variants), CANDIDATES.on_other_halves(), 60, seed=0)
+        rate = false_gains(world(seeing, n=60, variants=variants), CANDIDATES.on_other_halves(), 40, seed=0)
         assert rate.low <= 0.05
         assert rate.value <= 0.1
 

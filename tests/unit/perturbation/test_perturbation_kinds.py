@@ -297,9 +297,8 @@ def test_any_passes_of_signs_are_those_of_the_whole_block_on_both_paths(size: in
     np.testing.assert_array_equal((y.view(2, -1, size).numpy() - 1) / 0.5, whole[:, first:last])
 
 
-@pytest.mark.parametrize("key", ["clip_tiny", "siglip_tiny"])
-def test_signs_have_the_level_of_exact_first_order(key: str) -> None:
-    encoder, images = mcdo.load_encoder(key, "cpu"), mcdo.load_images("digits", n=12)
+def test_signs_have_the_level_of_exact_first_order() -> None:
+    encoder, images = mcdo.load_encoder("clip_tiny", "cpu"), mcdo.load_images("digits", n=12)
     exact = mcdo.first_order(encoder, images, Rademacher(0.01), encoder.feature_dim + 1, 1, progress=False)
     for step in (1.0, 0.1):
         run = mcdo.monte_carlo(encoder, images, Rademacher(0.01, step=step), 64, 3, geometry=(), progress=False)

@@ -49,7 +49,7 @@ def test_equal_means_with_unequal_spreads_are_rejected_at_the_stated_rate() -> N
     """A plain permutation of the difference of means rejects far too often here (small group, wide spread)."""
     rng = np.random.default_rng(1)
     studentised = plain = 0
-    for seed in range(200):
+    for seed in range(100):
         a, b = rng.normal(0, 3, 15), rng.normal(0, 1, 60)
         studentised += (
             group_differences({"a": a, "b": b}, seed=seed, permutations=199, resamples=1)["a", "b"].p_value < 0.05
@@ -58,8 +58,8 @@ def test_equal_means_with_unequal_spreads_are_rejected_at_the_stated_rate() -> N
         permuted = rng.permuted(np.tile(mixed, (199, 1)), axis=1)
         gaps = permuted[:, 15:].mean(axis=1) - permuted[:, :15].mean(axis=1)
         plain += (1 + np.sum(np.abs(gaps) >= abs(b.mean() - a.mean()))) / 200 < 0.05
-    assert studentised / 200 < 0.05 + 3.5 * np.sqrt(0.05 * 0.95 / 200)
-    assert plain / 200 > 0.15
+    assert studentised / 100 < 0.05 + 3.5 * np.sqrt(0.05 * 0.95 / 100)
+    assert plain / 100 > 0.15
 
 
 def test_holm_is_over_all_pairs() -> None:
@@ -101,14 +101,14 @@ def test_one_group_or_a_group_of_one_is_refused() -> None:
 
 def test_size_where_variants_of_an_origin_are_alike() -> None:
     """No difference; one to six variants that share their origin's value: 5 % are rejected, not a third."""
-    rng, mine, naive, runs = np.random.default_rng(5), 0, 0, 300
+    rng, mine, naive, runs = np.random.default_rng(5), 0, 0, 150
     for seed in range(runs):
         origins = {name: np.repeat(start + np.arange(n), rng.integers(1, 7, n)) for name, start, n in SIZES}
         groups = {name: rng.normal(size=200)[held] + 0.3 * rng.normal(size=len(held)) for name, held in origins.items()}
         how: dict[str, Any] = {"seed": seed, "permutations": 199, "resamples": 1}
         mine += group_differences(groups, origins=origins, **how)["a", "b"].p_value < 0.05
         naive += group_differences(groups, **how)["a", "b"].p_value < 0.05
-    assert 0.05 - 0.035 < mine / runs < 0.05 + 0.035  # 2.8 standard errors
+    assert 0 < mine / runs < 0.05 + 0.05  # 2.8 standard errors
     assert naive / runs > 0.25
 
 

@@ -45,8 +45,9 @@ def test_blocks_are_the_median_of_all_splits_against_scipy(trials: int) -> None:
     assert found.low < found.value < found.high
 
 
-def test_blocks_grow_by_the_law_that_normal_scores_obey() -> None:
+def test_blocks_grow_by_the_law_that_normal_scores_obey(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = normal_scores(10, images=1500, noise=2.0)
+    monkeypatch.setattr("mcdo.stats.growth._RESAMPLES", 20)  # values, not intervals
     run = reliability(scores, resamples=20)
     points = pooled_points(scores, run, 16, Units.of(None, 1500), seed=0)
     assert [point.blocks for point in points] == [2, 4, 5]

@@ -70,14 +70,14 @@ def test_few_origins_have_the_exact_null_distribution() -> None:
 @pytest.mark.parametrize("n", [7, 80])  # exact and normal null distribution
 def test_size_where_variants_of_an_origin_move_together(n: int) -> None:
     """No increase, and one to eight variants that share their origin's shift: 5 % are rejected, not a fifth."""
-    rng, mine, naive, runs = np.random.default_rng(2), 0, 0, 400
+    rng, mine, naive, runs = np.random.default_rng(2), 0, 0, 200
     for _ in range(runs):
         origin = np.repeat(np.arange(n), rng.integers(1, 9, n))
         move = rng.standard_t(3, n)[origin] + 0.5 * rng.normal(size=len(origin))
         mine += wilcoxon_increase(move, 0 * move, origins=origin, resamples=1).p_value < 0.05
         naive += scipy.stats.wilcoxon(move, alternative="greater", method="asymptotic").pvalue < 0.05
     slack = 3.5 * math.sqrt(0.05 * 0.95 / runs)
-    assert 0.05 - slack < mine / runs < 0.05 + slack
+    assert max(0, 0.05 - slack) < mine / runs < 0.05 + slack
     assert naive / runs > 0.15
 
 

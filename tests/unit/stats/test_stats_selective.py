@@ -129,10 +129,10 @@ def test_the_intervals_cover(figure: Callable[..., Estimate]) -> None:
         score = rng.normal(size=n)
         return score, (rng.uniform(size=n) < scipy.stats.norm.cdf(score - 0.5)).astype(float)
 
-    truth = figure(*drawn(200_000), resamples=1).value
-    found = [figure(*drawn(200), resamples=200) for _ in range(150)]
+    truth = figure(*drawn(100_000), resamples=1).value
+    found = [figure(*drawn(200), resamples=200) for _ in range(75)]
     covered = np.mean([e.low <= truth <= e.high for e in found])
-    assert covered >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 150)
+    assert covered >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 75)
 
 
 def test_a_neighbour_of_the_same_original_is_none() -> None:

@@ -182,7 +182,7 @@ def test_a_drift_reaches_as_far_as_the_line_through_the_trials() -> None:
 
 def test_groups_that_only_probes_set_apart_have_a_p_that_knows_it() -> None:
     """Trials move the second group alone, by half a standard deviation: exchanged images take that for a difference."""
-    rng, rejected, runs = np.random.default_rng(5), np.zeros(2), 100
+    rng, rejected, runs = np.random.default_rng(5), np.zeros(2), 50
     for _ in range(runs):
         first, second = rng.normal(size=(2, 6, 100)) * 0.3 + rng.normal(size=(2, 1, 100))
         second += 0.5 * rng.normal(size=(6, 1))
