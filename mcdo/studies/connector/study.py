@@ -80,7 +80,7 @@ class ConnectorStudy(Experiment[ConnectorResult]):
     quick = {
         "held_out": 64,
         "connectors": 1,
-        "training": TrainingConfig(language_epochs=2, connector_epochs=1, warmup=10),
+        "training": TrainingConfig(language_epochs=2, connector_epochs=2, warmup=10),
     }
 
     held_out: int = 256
