@@ -117,6 +117,9 @@ def listed(spec: str) -> Listing:
     for file in files:
         with refused_as(f"{file} cannot be read"):
             pieces, table = _table(file, wanted, column, MOST_ROWS - len(rows))
+            said = features if file is files[0] else _features(_schema(file))
+        if label is not None and said.get(label) != features.get(label):
+            raise McdoError(f"{file} names the classes of {label} otherwise than {files[0]}; read each on its own")
         for piece, count in enumerate(pieces):
             for at in range(count):
                 rows[f"{len(rows):08d}"] = Row(file, piece, at)

@@ -1,7 +1,8 @@
 """Class names for prompts: words, never synset IDs.
 
 ImageNet synset IDs (``n01484850``) are looked up in the tables that open_clip (names curated for prompts, 1000
-classes) and timm (WordNet lemmas and definitions, all of ImageNet) ship. Other directory names speak for themselves.
+classes) and timm (WordNet lemmas and definitions, all of ImageNet) ship. Other directory names speak for themselves,
+without a number or an ID that stands before each (``001.Black_footed_Albatross``, ``n02085620-Chihuahua``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from mcdo.errors import McdoError
 from mcdo.names import visible
 
 _SYNSET = re.compile(r"n\d{8}")
+_NUMBERED = re.compile(r"(n\d{8}|\d+)[-._ ]+(?=[^\W\d_])")
+"""What data sets write before the name of a class, to keep classes in order."""
 
 
 def class_names(root: Path, directories: list[str]) -> tuple[str, ...]:
@@ -29,7 +32,7 @@ def class_names(root: Path, directories: list[str]) -> tuple[str, ...]:
     Synsets whose names coincide take the next more specific name (curated, first lemma, all lemmas, lemmas with
     definition). Raises McdoError for a synset ID in no table, a class without a name, and two that read the same.
     """
-    candidates = [_candidates(root, directory) for directory in directories]
+    candidates = [_candidates(root, name) for name in _unnumbered(directories)]
     level = [0] * len(candidates)
     while True:
         names = tuple(options[i] for options, i in zip(candidates, level, strict=True))
@@ -49,6 +52,15 @@ def class_names(root: Path, directories: list[str]) -> tuple[str, ...]:
             )
         for i in movable:
             level[i] += 1
+
+
+def _unnumbered(directories: list[str]) -> list[str]:
+    """Names without the numbers before them, where every one has its own and they are written alike."""
+    found = [_NUMBERED.match(name) for name in directories]
+    numbers = [each[1] for each in found if each is not None]
+    if len(numbers) < 2 or len(set(numbers)) < len(directories) or len(set(map(len, numbers))) > 1:
+        return directories
+    return [_NUMBERED.sub("", name, count=1) for name in directories]
 
 
 def _as_read(name: str) -> str:

@@ -19,6 +19,26 @@ def test_directory_names_read_as_words() -> None:
     assert class_names(ROOT, ["red_fox", "n123", "Otter"]) == ("red fox", "n123", "Otter")
 
 
+@pytest.mark.parametrize(
+    ("directories", "names"),
+    [
+        (["001.Black_footed_Albatross", "002.Laysan_Albatross"], ("Black footed Albatross", "Laysan Albatross")),  # CUB
+        (["n02085620-Chihuahua", "n02085782-Japanese_spaniel"], ("Chihuahua", "Japanese spaniel")),  # Stanford Dogs
+        (["7_Eleven", "cat"], ("7 Eleven", "cat")),
+        (["3.5 inch disk", "5.2 inch disk"], ("3.5 inch disk", "5.2 inch disk")),
+        (["0", "1"], ("0", "1")),
+        (["01_cat", "01_dog"], ("01 cat", "01 dog")),
+    ],
+)
+def test_numbers_before_all_names_are_no_words_of_a_prompt(directories: list[str], names: tuple[str, ...]) -> None:
+    assert class_names(ROOT, directories) == names
+
+
+def test_names_that_only_numbers_tell_apart_are_refused() -> None:
+    with pytest.raises(McdoError, match=r"02_dog, 03_dog all read 'dog' to a text tower"):
+        class_names(ROOT, ["01_cat", "02_dog", "03_dog"])
+
+
 def test_a_synset_outside_the_thousand_classes_takes_its_first_lemma() -> None:
     assert class_names(ROOT, ["n00004475"]) == ("organism",)
 

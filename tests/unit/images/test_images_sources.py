@@ -316,6 +316,18 @@ def test_what_the_library_keeps_beside_its_rows_is_not_read(tmp_path: Path) -> N
         load_images(spec)
 
 
+def test_files_that_name_classes_differently_are_not_read_together(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for i, names in enumerate((["dog", "cat"], ["cat", "dog"])):
+        rows = pyarrow.table({"image": pyarrow.array([{"bytes": picture(i), "path": None}]), "label": [0]})
+        said = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        rows = rows.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": said}})})
+        parquet.write_table(rows, tmp_path / f"{i}.parquet")
+    with pytest.raises(McdoError, match=r"1\.parquet names the classes of label otherwise than .*0\.parquet"):
+        load_images(f"hf-dataset:{tmp_path}")
+
+
 FILES_OF_SPLITS = {
     "hub": ("train-00000-of-00001.parquet", "test_2-00000-of-00001-0123abcd.parquet", "test_2"),
     "hub in a folder": ("data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet", "validation"),
