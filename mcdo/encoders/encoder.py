@@ -210,7 +210,11 @@ class Encoder:
     @property
     def probe(self) -> str:
         """Digest, to two digits, of the image features of a fixed input: the architecture as it is carried out."""
-        return self._carried_out("image", lambda: self.forward_image(self.calibration_inputs(1), exact=True))
+        return self.probe_of(self._now())
+
+    def probe_of(self, now: tuple[str, str]) -> str:
+        """:attr:`probe`, for who has just looked at :attr:`weights_hash` and :attr:`architecture`, which takes long."""
+        return self._carried_out(now, "image", lambda: self.forward_image(self.calibration_inputs(1), exact=True))
 
     @property
     def text_identity(self) -> str:
@@ -220,12 +224,18 @@ class Encoder:
             McdoError: when the tokenizer's files are not on disk.
 
         """
+        return self.text_identity_of(self._now())
+
+    def text_identity_of(self, now: tuple[str, str]) -> str:
+        """:attr:`text_identity`, as :meth:`probe_of` is :attr:`probe`."""
         if self._tokenizer_hash is None:
             self._tokenizer_hash = fingerprint(self._tokenizer, self.tokenize(PROBE_TEXTS).tolist())
-        return f"{self._tokenizer_hash} {self._carried_out('text', lambda: self.encode_text(PROBE_TEXTS))}"
+        return f"{self._tokenizer_hash} {self._carried_out(now, 'text', lambda: self.encode_text(PROBE_TEXTS))}"
 
-    def _carried_out(self, tower: str, features: Callable[[], Tensor]) -> str:
-        now = self.weights_hash, self.architecture
+    def _now(self) -> tuple[str, str]:
+        return self.weights_hash, self.architecture
+
+    def _carried_out(self, now: tuple[str, str], tower: str, features: Callable[[], Tensor]) -> str:
         if tower not in self._probed or self._probed[tower][0] != now:
             with torch.no_grad(), one_thread():
                 self._probed[tower] = now, coarse(features())

@@ -45,10 +45,9 @@ class TextTower(Encoder):
         """The encoder's own, in which both towers are."""
         return self._encoder.architecture
 
-    @property
-    def probe(self) -> str:
+    def probe_of(self, now: tuple[str, str]) -> str:
         """The encoder's own: :attr:`text_identity` says what this tower does."""
-        return self._encoder.probe
+        return self._encoder.probe_of(now)
 
     def blank(self, n: int) -> Tensor:
         """``n`` rows of tokens."""

@@ -61,8 +61,10 @@ def encoder_identity(encoder: Encoder, *, text: bool = False) -> dict[str, Any]:
 
     An encoder's key is only a name, so it is not in here: what it does decides.
     """
-    identity = {"probe": encoder.probe, **_made_by(encoder)}
-    return identity | ({"text": encoder.text_identity} if text else {})
+    made = _made_by(encoder)
+    now = made["weights"], made["architecture"]
+    identity = {"probe": encoder.probe_of(now), **made}
+    return identity | ({"text": encoder.text_identity_of(now)} if text else {})
 
 
 def identity(encoder: Encoder, images: Shown) -> dict[str, Any]:

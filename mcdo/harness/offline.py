@@ -52,6 +52,14 @@ class OfflineEncoder:
             self.__getattr__("text_identity")
         return str(self.text)
 
+    def probe_of(self, now: tuple[str, str]) -> str:
+        """As an encoder's, whose weights and architecture nobody can have changed here."""
+        return self.probe
+
+    def text_identity_of(self, now: tuple[str, str]) -> str:
+        """Likewise."""
+        return self.text_identity
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)

@@ -82,7 +82,7 @@ def key_of(situation: dict[str, Any], encoder: str = "clip", folder: str = "here
         key=encoder,
         weights_hash=situation["weights"],
         architecture=situation["architecture"],
-        probe=situation["probe"],
+        probe_of=lambda now: situation["probe"],
         random_weights=False,
         preprocess_id=preprocess_id,
         device=device,

@@ -22,7 +22,7 @@ from test_encoders_hf import make_checkpoint
 from test_encoders_image import HF, make_tower
 from torch import nn
 
-from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders import Encoder, TextTower, load_encoder
 from mcdo.encoders.architecture import coarse, fingerprint
 from mcdo.encoders.encoder import PROBE_TEXTS
 from mcdo.encoders.state import unsaved_buffers
@@ -83,8 +83,8 @@ def changed(contents: dict[str, Any], *path: str) -> Iterator[tuple[str, dict[st
 
 def keys(encoder: Encoder) -> tuple[str, str]:
     """Of what is stored of images, and of texts."""
-    images, texts = (encoder_identity(encoder, text=text) for text in (False, encoder.has_text))
-    return canonical_json(images), canonical_json(texts)
+    texts = encoder_identity(encoder, text=encoder.has_text)
+    return canonical_json({name: each for name, each in texts.items() if name != "text"}), canonical_json(texts)
 
 
 @torch.no_grad()
@@ -295,6 +295,22 @@ def test_a_patched_library_gives_another_probe(monkeypatch: pytest.MonkeyPatch) 
     again = load_encoder("clip_tiny", weights="random")
     assert again.architecture == architecture
     assert again.probe != before
+
+
+def test_an_identity_is_of_the_encoder_as_it_is_now() -> None:
+    encoder = load_encoder("clip_tiny", weights="random")
+    seen = []
+    for _ in range(2):
+        whole = encoder_identity(encoder, text=True)
+        assert (whole["probe"], whole["text"]) == (encoder.probe, encoder.text_identity)
+        assert (whole["weights"], whole["architecture"]) == (encoder.weights_hash, encoder.architecture)
+        assert encoder_identity(TextTower(encoder))["probe"] == encoder.probe
+        seen.append((whole["probe"], whole["text"]))
+        with torch.no_grad():
+            for parameter in encoder.model.parameters():
+                parameter.mul_(1.5)
+    assert seen[0][0] != seen[1][0]
+    assert seen[0][1] != seen[1][1]
 
 
 def test_a_buffer_that_no_state_dict_holds_is_part_of_the_architecture() -> None:
