@@ -1,3 +1,35 @@
 """Root conftest: loads the harness, so that its options, marks and fixtures exist wherever pytest is called from."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+
+import pytest
+
 pytest_plugins = ["mcdo.pytest_plugin"]
+
+SLOW = {
+    *("h5py", "huggingface_hub", "matplotlib", "numba", "open_clip", "pandas", "sklearn", "timm", "torchvision"),
+    *("transformers", "scipy.optimize", "scipy.stats"),  # scipy imports a part of it that is named: scipy.stats.norm
+}
+"""Libraries that take long to import: tests import them where they are used, or each of them waits for all."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A test's module that imports a slow library as it is collected is an error.
+
+    But with ``--models``: what is told of an encoder by its key may take the library that it is of.
+    """
+    before = SLOW & sys.modules.keys()
+    report = yield
+    brought = (SLOW & sys.modules.keys()) - before
+    named = any(word.startswith("--models") for word in collector.config.invocation_params.args)
+    if brought and not named:
+        report.outcome = "failed"
+        where = collector.nodeid or "a conftest.py"
+        report.longrepr = f"{where} imports {', '.join(sorted(brought))} as it is collected: import it where it is used"
+    return report

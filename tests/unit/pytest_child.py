@@ -1,4 +1,4 @@
-"""pytest and ``mcdo`` as processes of their own, which are forked from where everything is imported."""
+"""pytest, ``mcdo`` and Python as processes of their own, forked from where everything is imported."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from runpy import run_path
 from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 
@@ -13,6 +14,7 @@ import pytest
 from forked import begin
 
 from mcdo.cli import main
+from mcdo.registration import Table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +28,11 @@ def run_pytest(*arguments: str, cwd: Path = ROOT) -> CompletedProcess[str]:
 def run_mcdo(*arguments: str, cwd: Path = ROOT) -> CompletedProcess[str]:
     """``mcdo arguments``, with nothing to read."""
     return _run(_mcdo, *arguments, cwd=cwd)
+
+
+def run_python(code: str, *arguments: str, cwd: Path) -> CompletedProcess[str]:
+    """``python -c code arguments``, where packages in ``cwd`` are found as if they were installed."""
+    return _run(_python, code, *arguments, cwd=cwd)
 
 
 def collected(*arguments: str) -> set[str]:
@@ -50,6 +57,18 @@ def _pytest(arguments: tuple[str, ...], cwd: Path, said: Path) -> None:
 def _mcdo(arguments: tuple[str, ...], cwd: Path, said: Path) -> None:
     _as_a_process(("mcdo", *arguments), cwd, said)
     sys.exit(main(list(arguments)))
+
+
+def _python(arguments: tuple[str, ...], cwd: Path, said: Path) -> None:
+    code, *others = arguments
+    _as_a_process(("-c", *others), cwd, said)
+    sys.path.insert(0, str(cwd))
+    ours = [vars(module) for name, module in sys.modules.items() if name.startswith("mcdo.")]
+    for table in (each for held in ours for each in held.values() if isinstance(each, Table)):
+        vars(table).pop("_points", None)  # packages that were installed when the server looked
+    script = said.with_name("code.py")
+    script.write_text(code, encoding="utf-8")
+    run_path(str(script), run_name="__main__")
 
 
 def _as_a_process(arguments: tuple[str, ...], cwd: Path, said: Path) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from pytest_child import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -59,10 +57,8 @@ def test_every_example_is_one_file(lab: Path) -> None:
 def test_all_of_it_is_there_in_python_and_the_experiment_under_its_mark_is_judged(lab: Path) -> None:
     asked = ["-m", "lab", "-v", "--store=store", "--reports=reports", "--models=grey_linear,clip_tiny"]
     asked += ["--perturbation=input_dropout:0.05@all", "--protocol=quick"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(lab), str(ROOT)))}
-    command = [sys.executable, "-c", IN_PYTHON, *asked]
-    done = subprocess.run(command, cwd=lab, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_python(IN_PYTHON, "-p", "no:cacheprovider", "--assert=plain", *asked, cwd=lab)
+    assert done.returncode == 0, done.stdout
     for model in ("grey_linear", "clip_tiny"):
         assert f"test_lab.py::test_median::test_median[{model}-below_the_mean] PASSED" in done.stdout, done.stdout
         folder = lab / "reports/lab/median_beside_trace" / model

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
+import shutil
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 
 import pytest
+from pytest_child import run_pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOW = {
-    *("h5py", "huggingface_hub", "matplotlib", "numba", "open_clip", "pandas", "sklearn", "timm", "torchvision"),
-    *("transformers", "scipy.optimize", "scipy.stats"),  # scipy imports a part of it that is named: scipy.stats.norm
-}
+SLOW: set[str] = run_path(str(ROOT / "conftest.py"))["SLOW"]
 BACKENDS = {  # themselves imported where a model is built
     f"mcdo.encoders.{name}"
     for name in (
@@ -27,42 +26,52 @@ BACKENDS = {  # themselves imported where a model is built
 }
 
 
-def imported_at_once(path: Path) -> Iterator[str]:
+@cache
+def parsed(room: str) -> list[tuple[Path, ast.Module]]:
+    return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in (ROOT / room).rglob("*.py")]
+
+
+def imported_at_once(tree: ast.Module) -> Iterator[str]:
     """What the module imports when it is itself imported."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
-def slow_imports(path: Path) -> set[str]:
-    names = set(imported_at_once(path))
+def slow_imports(tree: ast.Module) -> set[str]:
+    names = set(imported_at_once(tree))
     return {name for name in names if name.partition(".")[0] in SLOW or name in BACKENDS or name.startswith("scipy.")}
 
 
 def test_nothing_but_a_backend_imports_a_slow_library_at_once() -> None:
-    paths = [path for room in ("mcdo", "tests") for path in (ROOT / room).rglob("*.py")]
-    found = {str(path.relative_to(ROOT)): slow_imports(path) for path in paths}
+    found = {str(path.relative_to(ROOT)): slow_imports(tree) for path, tree in parsed("mcdo") + parsed("tests")}
+    assert len(found) > 500
     allowed = {f"{name.replace('.', '/')}.py" for name in BACKENDS}
     assert {path: names for path, names in found.items() if names and path not in allowed} == {}
 
 
 @pytest.mark.parametrize("line", ["import timm.models", "from mcdo.encoders import Encoder, open_clip_backend"])
-def test_a_slow_import_is_seen(line: str, tmp_path: Path) -> None:
-    module = tmp_path / "module.py"
-    module.write_text(f"{line}\n\ndef late():\n    import sklearn\n", encoding="utf-8")
-    assert slow_imports(module)
-    module.write_text("def late():\n    import sklearn\n", encoding="utf-8")
-    assert not slow_imports(module)
+def test_a_slow_import_is_seen(line: str) -> None:
+    late = "def late():\n    import sklearn\n"
+    assert slow_imports(ast.parse(f"{line}\n\n{late}"))
+    assert not slow_imports(ast.parse(late))
 
 
-def test_collection_runs_nothing_that_imports_a_slow_library() -> None:
-    """Digits of scikit-learn as a constant of a test's module, say."""
-    code = "import pytest, sys; pytest.main(['--collect-only', '-qq', 'tests']); print(*sys.modules, file=sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "mcdo.experiments" in done.stderr.split()
-    assert SLOW & set(done.stderr.split()) == set()
+def test_a_slow_library_that_a_test_s_module_imports_is_seen(tmp_path: Path) -> None:
+    """A table as a constant of a test's module, say: every collection of these tests looks for it."""
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    (tmp_path / "h5py.py").touch()
+    (tmp_path / "test_late.py").write_text("def test_late():\n    import h5py\n")
+    (tmp_path / "test_at_once.py").write_text("from importlib import import_module\nimport_module('h5py')\n")
+    done = run_pytest(cwd=tmp_path)
+    assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout
+    assert "test_at_once.py imports h5py as it is collected" in done.stdout
+    assert "1 error in" in done.stdout, done.stdout
+    (tmp_path / "test_at_once.py").unlink()
+    done = run_pytest(cwd=tmp_path)
+    assert done.returncode == pytest.ExitCode.OK, done.stdout
 
 
 def exists(name: str) -> bool:
@@ -100,22 +109,33 @@ ROOMS = (
 """A room imports from rooms before it only; what is imported for annotations alone does not count."""
 
 
-def rooms_imported(path: Path) -> Iterator[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
-    annotations = {id(inner) for node in typing for inner in ast.walk(node)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and id(node) not in annotations:
+def rooms_imported(tree: ast.AST) -> Iterator[str]:
+    """But under ``if TYPE_CHECKING``, whose ``else`` counts."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            yield from (name for each in node.orelse for name in rooms_imported(ast.Module([each], [])))
+        elif isinstance(node, ast.ImportFrom):
             names = [f"mcdo.{alias.name}" for alias in node.names] if node.module == "mcdo" else [str(node.module)]
             yield from (name.split(".")[1] for name in names if name.startswith("mcdo."))
+        elif isinstance(node, (ast.stmt, ast.excepthandler, ast.match_case)):  # no expression holds an import
+            yield from rooms_imported(node)
+
+
+def test_what_a_room_imports_is_seen() -> None:
+    typed = "if TYPE_CHECKING:\n    from mcdo.cli import main\nelse:\n    from mcdo import store\n"
+    late = "def late():\n    try:\n        from mcdo.stats.relations import spearman\n    except ImportError:\n"
+    handled = "        with held:\n            from mcdo import report, images\n"
+    matched = "match late:\n    case 1:\n        from mcdo.harness import claim\n"
+    tree = ast.parse(typed + late + handled + matched)
+    assert set(rooms_imported(tree)) == {"store", "stats", "report", "images", "harness"}
 
 
 def test_a_room_imports_only_from_rooms_above_it() -> None:
     found = {}
-    for path in (ROOT / "mcdo").rglob("*.py"):
+    for path, tree in parsed("mcdo"):
         room = path.relative_to(ROOT / "mcdo").parts[0].removesuffix(".py")
         if room not in ("__init__", "__main__"):
-            below = {name for name in rooms_imported(path) if name in ROOMS[ROOMS.index(room) + 1 :]}
+            below = {name for name in rooms_imported(tree) if name in ROOMS[ROOMS.index(room) + 1 :]}
             found[str(path.relative_to(ROOT))] = below
     assert any("recipes" in path for path in found)
     assert {path: below for path, below in found.items() if below} == {}

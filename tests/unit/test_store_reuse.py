@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,20 @@ LARGE: dict[str, Any] = {"passes": (4, 16, 20), "trials": 3, "geometry": (4, 16)
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     return looked_at("clip_tiny", weights="random")
+
+
+@pytest.fixture(scope="module")
+def measured(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that holds the whole run."""
+    store = tmp_path_factory.mktemp("whole")
+    measure(encoder, store)
+    return store
+
+
+@pytest.fixture
+def store(measured: Path, tmp_path: Path) -> Path:
+    """One of its own for each test."""
+    return Path(shutil.copytree(measured, tmp_path / "store"))
 
 
 @pytest.fixture
@@ -69,14 +84,12 @@ PARTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=[name.replace(" ", "_") for name in PARTS])
 def test_a_part_of_a_stored_run_takes_no_pass(
-    part: dict[str, Any], encoder: Encoder, rows: list[int], tmp_path: Path
+    part: dict[str, Any], encoder: Encoder, rows: list[int], store: Path
 ) -> None:
-    measure(encoder, tmp_path)
-    rows.clear()
-    found = measure(encoder, tmp_path, **part)
+    found = measure(encoder, store, **part)
     assert rows == []
     agree(found, measure(encoder, None, **part))
-    assert len(list(tmp_path.rglob("*.*"))) == 1
+    assert len(list(store.rglob("*.*"))) == 1
 
 
 def test_fewer_trials_or_images_of_the_same_blocks_are_the_same_bits(encoder: Encoder, tmp_path: Path) -> None:
@@ -102,48 +115,42 @@ BEYOND: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("beyond", BEYOND.values(), ids=[name.replace(" ", "_") for name in BEYOND])
 def test_what_is_not_part_of_a_stored_run_is_measured(
-    beyond: dict[str, Any], encoder: Encoder, rows: list[int], tmp_path: Path
+    beyond: dict[str, Any], encoder: Encoder, rows: list[int], store: Path
 ) -> None:
-    measure(encoder, tmp_path)
-    rows.clear()
-    found = measure(encoder, tmp_path, **beyond)
+    found = measure(encoder, store, **beyond)
     assert rows
     anew = measure(encoder, None, **beyond).arrays()
     assert all(np.array_equal(anew[name], array) for name, array in found.arrays().items())
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    assert len(list(store.rglob("*.safetensors"))) == 2
 
 
 def test_origins_are_those_of_the_images_asked_for_never_of_the_stored_run(
-    encoder: Encoder, rows: list[int], tmp_path: Path
+    encoder: Encoder, rows: list[int], store: Path
 ) -> None:
-    assert measure(encoder, tmp_path).origins == IMAGES.ids
-    rows.clear()
+    assert measure(encoder, store).origins == IMAGES.ids
     regrouped = replace(IMAGES, origins=("one", "one", "two", "two", "three"))
-    found = measure(encoder, tmp_path, images=regrouped)
+    found = measure(encoder, store, images=regrouped)
     assert found.origins == regrouped.origins
     assert found.select(np.array([4, 0])).origins == ("three", "one")
-    assert measure(encoder, tmp_path, images=regrouped.select([3, 0]), trials=2).origins == ("two", "one")
+    assert measure(encoder, store, images=regrouped.select([3, 0]), trials=2).origins == ("two", "one")
     assert rows == []
 
 
-def test_a_part_knows_no_more_than_was_asked_for(encoder: Encoder, tmp_path: Path) -> None:
-    measure(encoder, tmp_path)
-    found = measure(encoder, tmp_path, passes=(4, 20), geometry=())
+def test_a_part_knows_no_more_than_was_asked_for(encoder: Encoder, store: Path) -> None:
+    found = measure(encoder, store, passes=(4, 20), geometry=())
     assert not set(names_from("passes")) & set(found.score_names)
     assert {name.partition("@")[2] for name in found.arrays()} == {"", "4", "20"}
 
 
 def test_a_damaged_larger_run_is_set_aside_and_the_part_measured(
-    encoder: Encoder, rows: list[int], tmp_path: Path
+    encoder: Encoder, rows: list[int], store: Path
 ) -> None:
-    measure(encoder, tmp_path)
-    (path,) = tmp_path.rglob("*.safetensors")
+    (path,) = store.rglob("*.safetensors")
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    rows.clear()
     with pytest.warns(DamagedResultWarning):
-        found = measure(encoder, tmp_path, trials=2)
+        found = measure(encoder, store, trials=2)
     assert rows
     agree(found, measure(encoder, None, trials=2))
     path.write_bytes(whole[:100])  # a head that cannot be read is passed over
-    assert measure(encoder, tmp_path, trials=1).scores("trace_pre").shape == (1, 5)
+    assert measure(encoder, store, trials=1).scores("trace_pre").shape == (1, 5)
