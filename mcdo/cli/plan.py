@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ ASSUMABLE: Mapping[str, tuple[str, Any]] = {
     "raised": (">= 0.75", "share"),
 }
 """Figures that may be assumed, the bar of each, and what kind of figure it is."""
+
+_FEWEST = 4  # originals: with fewer no correlation has an interval
 
 
 def add_command(rooms: Any) -> None:
@@ -69,12 +72,13 @@ def add_command(rooms: Any) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Print the plan."""
+    from mcdo import arguments
     from mcdo.report.files import write_json
     from mcdo.report.terminal import lines
     from mcdo.stats.planning import MOST, POWER
 
     power = POWER if asked.power is None else asked.power
-    most = MOST if asked.most is None else asked.most
+    most = MOST if asked.most is None else arguments.whole("--most", asked.most, least=_FEWEST)
     settings = _settings(asked)
     found = list(_assumed(asked, power, most) if asked.assume else _from_pilot(settings, asked, power, most))
     plans, missing = _parted(found)
@@ -169,12 +173,13 @@ def _from_pilot(settings: Settings, asked: argparse.Namespace, power: float, mos
 
 
 def _assumed(asked: argparse.Namespace, power: float, most: int) -> Iterator[Planned]:
+    from mcdo import arguments
     from mcdo.harness.pilot import Planned
     from mcdo.stats import Estimate
     from mcdo.stats.planning import AssumedForecast, Size, needed_for_usable, needed_images, normal_error
 
     values = _assumptions(asked.assume)
-    passes = int(values.pop("passes", 64))
+    passes = arguments.whole("--assume: passes", values.pop("passes", 64), least=2)
     for name, value in values.items():
         bar, kind = ASSUMABLE[name]
         if kind is None:
@@ -193,15 +198,16 @@ def _assumed(asked: argparse.Namespace, power: float, most: int) -> Iterator[Pla
 
 def _assumptions(text: str) -> dict[str, float]:
     known = (*ASSUMABLE, "passes")
-    found = {}
+    found: dict[str, float] = {}
     for word in _words(text):
-        name, _, value = word.partition("=")
-        if name.strip() not in known:
-            raise McdoError(
-                f"--assume: {name.strip()!r} cannot be assumed; the nearest: {nearest(name.strip(), known)}"
-            )
+        written, _, value = word.partition("=")
+        name = written.strip()
+        if name not in known:
+            raise McdoError(f"--assume: {name!r} cannot be assumed; the nearest: {nearest(name, known)}")
+        if name in found:
+            raise McdoError(f"--assume: {name} is assumed twice; a plan is made for one value of it")
         try:
-            found[name.strip()] = float(value)
+            found[name] = float(value)
         except ValueError:
             raise McdoError(f"--assume: {word}: write NAME=NUMBER, such as spearman=0.7") from None
     if not set(found) - {"passes"}:
@@ -224,8 +230,8 @@ def _rates(settings: Settings, rate: float | None) -> dict[str, _Rate]:
     from mcdo.harness import Session
     from mcdo.harness.remaining import seconds_per_pass
 
-    if rate is not None and not rate > 0:
-        raise McdoError(f"--rate={rate:g}: give passes per second, more than none")
+    if rate is not None and not 0 < rate < math.inf:
+        raise McdoError(f"--rate={rate:g}: give passes per second, more than none and not infinitely many")
     session, found = Session(replace(settings, store=None)), {}
     for model in settings.models:
         try:
