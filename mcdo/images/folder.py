@@ -2,8 +2,9 @@
 
 A file is an image by its suffix or by its content. One that is an image, but of a format that is not read here (HEIC, a
 camera's raw, ...), counts as unreadable and is named. Hidden entries and all other files are ignored. So are folders
-that file servers and archivers leave behind (``@eaDir``, ...); these are recorded as skipped. Symbolic links are
-followed, except back to a directory above or one already searched for that class: such a link is recorded as skipped.
+that file servers and archivers leave behind (``@eaDir``, ...), and our own store, which lies among the images where a
+command was given in their folder; these are recorded as skipped. Symbolic links are followed, except back to a
+directory above or one already searched for that class: such a link is recorded as skipped.
 
 A folder with images and no directories is a set without labels, unless a list gives them: ``labels.txt`` of lines FILE
 LABEL or ImageNet's ``ILSVRC2012_validation_ground_truth.txt``, in the folder or beside it, or any list that is named as
@@ -36,6 +37,7 @@ from mcdo.images.listing import Listing
 from mcdo.images.signatures import head_of, readable, unreadable
 from mcdo.images.splits import SPLITS, VALIDATION
 from mcdo.names import from_path, to_path
+from mcdo.store.store import MARKER
 
 _LEVELS = 100
 """Directories within one another that are searched."""
@@ -199,7 +201,9 @@ def _entries(root: Path, directory: Path, seen: set[Path], skipped: list[Skipped
         raise McdoError(f"{error.filename} cannot be listed ({error.strerror}); check its permissions") from error
     directories, inner = [], frozenset(folders)
     for each in folders:
-        if each.name in LEFT_BEHIND:
+        if (each / MARKER).is_file():
+            skipped.append(Skipped(_id(root, each), "a store of measurements, and no class"))
+        elif each.name in LEFT_BEHIND:
             skipped.append(Skipped(_id(root, each), "a folder that a file server or an archiver left, and no class"))
         elif Path(os.path.realpath(each)) in seen:
             skipped.append(

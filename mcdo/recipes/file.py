@@ -8,7 +8,10 @@ those weights and that preprocessing alone, so :meth:`Recipe.check` refuses any 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from mcdo.encoders.spec import Precision
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, McdoWarning
 from mcdo.estimators import SCORES, DimensionWeights
 from mcdo.estimators.score_table import WEIGHTED
 from mcdo.perturbation import KINDS, Perturbation, Role
@@ -29,6 +32,8 @@ from mcdo.stats import Estimate
 if TYPE_CHECKING:
     from mcdo.encoders import Encoder
 
+SEAL = "seal"
+"""Key of the hash over the rest of the file; see :func:`seal_of`."""
 VERSION: Literal[1] = 1
 """Of the schema; raised by whatever a reader of this one would misread."""
 MAKE = "make one with `python -m pytest -m recipe --models=KEY`, which writes it below reports/recipe"
@@ -36,6 +41,10 @@ MAKE = "make one with `python -m pytest -m recipe --models=KEY`, which writes it
 Least2 = Annotated[int, Meta(ge=2, lt=2**31)]
 Probability = Annotated[float, Meta(gt=0, lt=1)]
 Outcome = Literal["met", "not met", "undecided"]
+
+
+class UnsealedRecipeWarning(McdoWarning):
+    """A recipe may have been changed since it was measured."""
 
 
 class EncoderIdentity(Record, frozen=True):
@@ -379,9 +388,9 @@ class Recipe(Record, frozen=True):
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able form, as it stands in the file."""
+        """JSON-able form, as it stands in the file: under its seal."""
         found: dict[str, Any] = without_nan(msgspec.to_builtins(self))
-        return found
+        return {**found, SEAL: seal_of(found)}
 
 
 def intervals(estimates: Mapping[str, Estimate]) -> dict[str, Interval]:
@@ -401,14 +410,31 @@ def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a file.
 
     Raises:
-        McdoError: for a file that is none, of a later version, or with a score or kind that is not known here.
+        McdoError: for a file that is none, of a later version, that was changed since it was written, or with a score
+            or kind that is not known here.
+
+    Warns:
+        UnsealedRecipeWarning: where it bears no seal, so that nobody knows whether it was changed.
 
     """
     found = read_json(Path(path), dict[str, Any], MAKE)
+    seal = found.pop(SEAL, None)
     version = found.get("version")
     if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
         raise McdoError(f"{path} is a recipe of version {version}; this mcdo reads up to {VERSION}: update mcdo")
     recipe: Recipe = checked(found, Recipe, path)
+    if seal is None:
+        warnings.warn(
+            f"{path} bears no seal, as the files of an older mcdo: nobody knows whether its quantiles, responses and "
+            "verdict were measured of the score that it describes",
+            UnsealedRecipeWarning,
+            stacklevel=2,
+        )
+    elif seal != seal_of(found):
+        raise McdoError(
+            f"{path} was changed after it was written, by hand or on its way here. Its quantiles, responses and "
+            f"verdict were measured of what it held then; take the file as it was written, or {MAKE}"
+        )
     try:
         KINDS.find(recipe.kind)
         SCORES.find(recipe.score)
@@ -420,3 +446,18 @@ def read_recipe(path: str | Path) -> Recipe:
 def write_recipe(recipe: Recipe, path: str | Path) -> Path:
     """Write a recipe, whole or not at all; returns where it is, as :func:`mcdo.report.files.write_json`."""
     return write_json(Path(path), recipe.as_dict())
+
+
+def seal_of(facts: Mapping[str, Any]) -> str:
+    """Hash over a recipe as it stands in a file: quantiles and responses are those of one score and of no other.
+
+    The name, what the encoder and the images are called, and the provenance decide nothing and may be changed.
+    """
+    free = {"encoder": "key", "calibration": "images"}
+    sealed = {
+        key: {name: each for name, each in held.items() if name != free[key]} if key in free else held
+        for key, held in facts.items()
+        if key not in ("name", "provenance", SEAL)
+    }
+    plain = json.loads(json.dumps(sealed), parse_int=float)  # some programs write 1.0 as 1
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -239,7 +239,8 @@ class AppliedRecipe:
             raise McdoError(f"{images.name} holds no images to score")
         if self.recipe.dimensions is not None:
             self.recipe.dimensions.fitted.check_unseen(images)
-        score, error = self._measured(tower, images, trials, store, batch_size, progress)
+        K = self._repetitions(tower, trials)
+        score, error = self._measured(tower, images, K, store, batch_size, progress)
         quantiles = np.array(self.recipe.calibration.quantiles)
         found = RecipeScores(
             recipe=self.recipe,
@@ -250,7 +251,7 @@ class AppliedRecipe:
             flagged=score > threshold,
             threshold=threshold,
             false_alarm=false_alarm,
-            equivalents={family: equivalents(each, score, error) for family, each in responses.items()},
+            equivalents={family: equivalents(each, score, error, K - 1) for family, each in responses.items()},
             outside=share((score < quantiles[0]) | (score > quantiles[-1]), origins=images.origins),
         )
         self._compare(found, images)
@@ -287,18 +288,25 @@ class AppliedRecipe:
 
     # ---- measuring
 
+    def _exact(self, encoder: Encoder) -> bool:
+        """Whether every probe is taken, so that a score has no noise."""
+        return self.recipe.estimator.probes == encoder.feature_dim + 1
+
+    def _repetitions(self, encoder: Encoder, trials: int) -> int:
+        """Trials that are measured: the recipe's own, and further ones for the error."""
+        own = self.recipe.estimator.trials
+        return own if self._exact(encoder) else max(own, trials)
+
     def _measured(
         self,
         encoder: Encoder,
         images: ImageSet,
-        trials: int,
+        K: int,
         store: Store | Path | str | None,
         batch_size: int | None,
         progress: bool,
     ) -> tuple[Array, Array]:
-        own = self.recipe.estimator.trials
-        exact = self.recipe.estimator.probes == encoder.feature_dim + 1
-        K = own if exact else max(own, trials)
+        own, exact = self.recipe.estimator.trials, self._exact(encoder)
         step = chunk_size(encoder.resolution)
         weight = np.array([site.weight for site in self.recipe.sites if site.weight])
         score, error = np.empty(len(images)), np.full(len(images), math.nan)
@@ -341,6 +349,7 @@ class AppliedRecipe:
                 score=recipe.score if weights else "",
             )  # fmt: skip
             by_name = {site.name: site.weight for site in recipe.sites}
+            self._check_sites(by_name, (name for name, _ in run.sites))
             ordered = np.array([by_name[name] for name, _ in run.sites])
             return np.asarray(run.decomposition(recipe.score) @ ordered)
         assert how.passes is not None
@@ -349,7 +358,17 @@ class AppliedRecipe:
             geometry=None if _needs_passes(recipe.score) else (), weights=weights, scores=(recipe.score,),
             batch_size=batch_size, store=store, progress=progress,
         )  # fmt: skip
+        self._check_sites((site.name for site in recipe.sites if site.weight), (name for name, _ in found.sites))
         return np.asarray(found.scores(recipe.score) * weight[0])
+
+    def _check_sites(self, named: Iterable[str], found: Iterable[str]) -> None:
+        """Refuse a recipe that names sites by a role or a pattern: each has a weight of its own."""
+        odd = sorted(set(named) ^ set(found))
+        if odd:
+            raise McdoError(
+                f"the recipe {self.recipe.name} is to name each site of {self.recipe.encoder.key} once, in full: "
+                f"{odd[0]} is there or here, and not both; take the file as it was written, or {MAKE}"
+            )
 
 
 def load_recipe(path: str | Path) -> AppliedRecipe:
@@ -423,11 +442,15 @@ def threshold_of(recipe: Recipe, false_alarm: float) -> float:
     return float(quantiles[math.ceil(level * (len(quantiles) - 1) - 1e-9)])
 
 
-def equivalents(response: Response, scores: Array, errors: Array) -> Equivalents:
+def equivalents(response: Response, scores: Array, errors: Array, freedom: int) -> Equivalents:
     """The severities at which the mean log score of the calibration set is each of ``scores`` [N].
 
-    The interval at 95 % holds all severities whose band, or whose curve under an error of the score, reaches it.
+    The interval at 95 % holds all severities whose band, or whose curve under an error of the score, reaches it. An
+    error that few repetitions gave is little known itself, so its ``freedom`` counts: Student's t, which is exact where
+    the score is the mean of all of them and wider than needed where it is one of them.
     """
+    from scipy import special
+
     none = np.full(len(scores), math.nan)
     largest = response.severities[-1]
     known = all(end is not None for each in response.fitted for end in (each.value, each.low, each.high))
@@ -436,7 +459,7 @@ def equivalents(response: Response, scores: Array, errors: Array) -> Equivalents
         return Equivalents(response.family, response.unit, none, none, none, largest, reason)
     bands = np.array([[each.value, each.low, each.high] for each in response.fitted], dtype=np.float64)
     curve, low, high = np.maximum.accumulate(bands).T
-    arm = 1.959964 * np.where(np.isnan(errors), 0.0, errors)
+    arm = float(special.stdtrit(max(freedom, 1), 0.975)) * np.where(np.isnan(errors), 0.0, errors)
     with np.errstate(divide="ignore", invalid="ignore"):
         log, below, above = (np.log(np.maximum(each, 0.0)) for each in (scores, scores - arm, scores + arm))
     x = np.array(response.severities)

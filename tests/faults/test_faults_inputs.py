@@ -13,6 +13,7 @@ import shutil
 import sys
 import tarfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from mcdo.harness.offline import OfflineEncoder
 from mcdo.images import load_images, read_manifest
 from mcdo.images.decode import decode
 from mcdo.images.retrieval import read_items as read_retrieval
+from mcdo.recipes.file import SEAL, UnsealedRecipeWarning
 from mcdo.recipes.scoring import equivalents, load_recipe, quantile_within
 from mcdo.report.compare import compare
 from mcdo.report.files import read_npz, write_npz
@@ -197,6 +199,8 @@ def kinds(folder: Path) -> tuple[Kind, ...]:
     table = b"plant,group,round,day,view,path,onset_day\np,g,0,1.5,top,0.png,3\np,g,1,2,top,1.png,3\n"
     task = {"what": "w", "key": "a" * 64, "ends": [1, 5], "owner": 0, "served": False, "passes": 3}
     plan = {"shares": 2, "tasks": [task], "final": True, "errors": {"x": "y"}}
+    unsealed = json.loads((MODELS_DIR / "clip_tiny" / "recipe.json").read_text())
+    del unsealed[SEAL]  # which would refuse every damage before what is behind it is asked
     (folder / "classes.txt").write_text("cat\ndog\n")
     listed = b"path,label,origin,split\n0.png,0,a,val\n1.png,1,b,val\n2.png,1,b,val\n"
     scores = b"id,mine,note\na,1,x\nb,2.5,y\n"
@@ -209,7 +213,7 @@ def kinds(folder: Path) -> tuple[Kind, ...]:
         in_json("card.json", asdict(card), OfflineEncoder.read),
         in_json("verdict.json", sealed, lambda path: Verdict.read(path.parent)),
         in_json("config.yaml", json.loads(json.dumps(config)), load_config),
-        in_json("recipe.json", json.loads((MODELS_DIR / "clip_tiny" / "recipe.json").read_text()), recipe),
+        in_json("recipe.json", unsealed, recipe),
         in_json("plan.json", plan, planned),
         Kind("images.csv", listed, lambda path: load_images(f"csv:{path}")),
         Kind("scores.csv", scores, lambda path: read_scores(path, ("a", "b"))),
@@ -283,10 +287,12 @@ def sequence(path: Path) -> object:
 
 
 def recipe(path: Path) -> object:
-    applied = load_recipe(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnsealedRecipeWarning)
+        applied = load_recipe(path)
     seen = np.array([0.1, 0.0, np.nan, 1e300])
     quantile_within(seen, np.array(applied.recipe.calibration.quantiles))
-    return applied.recipe.perturbation, [equivalents(each, seen, seen[::-1]) for each in applied.recipe.responses]
+    return applied.recipe.perturbation, [equivalents(each, seen, seen[::-1], 2) for each in applied.recipe.responses]
 
 
 def planned(path: Path) -> object:

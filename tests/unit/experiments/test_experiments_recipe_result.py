@@ -31,6 +31,7 @@ from mcdo.images.degradations import Degradation
 from mcdo.images.sampling import second_half
 from mcdo.perturbation import LinearPart
 from mcdo.recipes import Recipe
+from mcdo.recipes.file import SEAL, seal_of
 from mcdo.schema import checked
 from mcdo.stats import Agreement, Estimate
 
@@ -148,7 +149,9 @@ def made_up(agrees: bool, has_text: bool = True, seen_by_dimensions: bool = Fals
 
 def recipe_of(inputs: Inputs, result: RecipeResult) -> Recipe:
     (document,) = EXPERIMENT.documents(inputs, result).values()
-    return cast("Recipe", checked(json.loads(json.dumps(document, allow_nan=False)), Recipe, "recipe.json"))
+    facts = json.loads(json.dumps(document, allow_nan=False))
+    assert facts.pop(SEAL) == seal_of(facts)
+    return cast("Recipe", checked(facts, Recipe, "recipe.json"))
 
 
 @pytest.fixture(scope="module")

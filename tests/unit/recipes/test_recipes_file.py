@@ -18,7 +18,7 @@ from mcdo.errors import McdoError
 from mcdo.harness.offline import OfflineEncoder
 from mcdo.perturbation import Dropout, TiedDropout
 from mcdo.recipes import EncoderIdentity, Interval, Recipe, read_recipe, write_recipe
-from mcdo.recipes.file import quantile_grid
+from mcdo.recipes.file import SEAL, UnsealedRecipeWarning, quantile_grid, seal_of
 from mcdo.stats import Estimate
 
 Change = Callable[[dict[str, Any]], object]
@@ -33,7 +33,7 @@ def weighted(recipe: dict[str, Any], score: str = "weighted_trace", **changed: A
 
 def saved(folder: Path, recipe: Mapping[str, Any]) -> Path:
     path = folder / "recipe.json"
-    path.write_text(json.dumps(recipe), encoding="utf-8")
+    path.write_text(json.dumps({**recipe, SEAL: seal_of(recipe)}), encoding="utf-8")
     return path
 
 
@@ -107,6 +107,48 @@ def test_what_is_refused(change: Change, said: str, tmp_path: Path) -> None:
     with pytest.raises(McdoError) as refused:
         read_recipe(path)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r.update(p=0.02),
+        lambda r: r.update(score="trace_post"),
+        lambda r: r["sites"][1].update(weight=0.5),
+        lambda r: r["sites"].pop(),
+        lambda r: r["estimator"].update(probes=16),
+        lambda r: r["estimator"].update(seed=7),
+        lambda r: r["encoder"].update(weights="0" * 64),
+        lambda r: r["calibration"]["quantiles"].append(0.5),
+        lambda r: r["verdict"].update(valid="not met"),
+        lambda r: r.update(seal="0" * 64),
+        lambda r: r.update(seal=1),
+    ],
+)
+def test_what_was_changed_after_it_was_written_is_refused(change: Change, tmp_path: Path) -> None:
+    """Each of these is a recipe of its own, with quantiles and responses of another."""
+    path = write_recipe(read_recipe(saved(tmp_path, a_recipe())), tmp_path / "recipe.json")
+    held = json.loads(path.read_text(encoding="utf-8"))
+    change(held)
+    path.write_text(json.dumps(held), encoding="utf-8")
+    with pytest.raises(McdoError, match="was changed after it was written"):
+        read_recipe(path)
+
+
+def test_what_decides_nothing_may_be_changed(tmp_path: Path) -> None:
+    path = write_recipe(read_recipe(saved(tmp_path, a_recipe())), tmp_path / "recipe.json")
+    held = json.loads(path.read_text(encoding="utf-8"))
+    held.update(name="another", provenance={})
+    held["encoder"]["key"], held["calibration"]["images"] = "local-dir:/elsewhere", "folder:moved"
+    held["sites"][0]["weight"] = 1  # as some programs write 1.0
+    path.write_text(json.dumps(held, sort_keys=True, indent=4), encoding="utf-8")
+    assert read_recipe(path).encoder.key == "local-dir:/elsewhere"
+
+
+def test_a_file_without_a_seal_is_read_with_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(json.dumps(a_recipe()), encoding="utf-8")
+    with pytest.warns(UnsealedRecipeWarning, match="bears no seal"):
+        assert read_recipe(tmp_path / "recipe.json").score == "trace_pre"
 
 
 def test_a_file_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from mcdo.recipes.scoring import (
     quantile_within,
     threshold_of,
 )
+from mcdo.store.store import MARKER
 
 
 def changed(held: Any, **fields: Any) -> Any:
@@ -114,7 +115,7 @@ def test_no_more_are_flagged_than_stated(applied: AppliedRecipe) -> None:
 
 def test_a_severity_is_read_from_the_curve_and_its_band() -> None:
     curve = response([(0.0, 0.1, 0.2), (0.9, 1.0, 1.1), (1.9, 2.0, 2.1)])
-    found = equivalents(curve, np.exp([-1.0, 0.05, 0.55, 1.5, 2.05, 3.0]), np.zeros(6))
+    found = equivalents(curve, np.exp([-1.0, 0.05, 0.55, 1.5, 2.05, 3.0]), np.zeros(6), 0)
     assert found.value == pytest.approx([0, 0, 0.5, 1.5, math.inf, math.inf])
     # at log score .55 the upper band reaches it at (.55 − .2)/.9, the lower one at .55/.9
     assert (found.low[2], found.high[2]) == pytest.approx((0.35 / 0.9, 0.55 / 0.9))
@@ -127,15 +128,30 @@ def test_a_severity_is_read_from_the_curve_and_its_band() -> None:
 def test_the_error_of_a_score_widens_what_it_amounts_to() -> None:
     curve = response([(0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (2.0, 2.0, 2.0)])
     score, error = np.exp([1.0]), np.array([0.1])
-    found = equivalents(curve, score, error)
-    ends = math.e - 0.1959964, math.e + 0.1959964
+    found = equivalents(curve, score, error, 2)
+    ends = math.e - 0.4302653, math.e + 0.4302653  # Student's t of three trials
     assert (found.low[0], found.high[0]) == pytest.approx(tuple(map(math.log, ends)))
-    larger = equivalents(curve, score, np.array([10.0]))
+    larger = equivalents(curve, score, np.array([10.0]), 2)
     assert (larger.low[0], larger.high[0]) == (0.0, math.inf)
 
 
+@pytest.mark.parametrize("trials", [2, 3, 5])
+@pytest.mark.parametrize("own", [1, 2])
+def test_the_interval_holds_the_severity_as_often_as_it_says(own: int, trials: int) -> None:
+    """Of 4000 images of known severity along a known curve; two standard errors below .95 are granted.
+
+    Taken as if the error were known, three trials of which one is the score's gave .88, and two .75.
+    """
+    rng = np.random.default_rng(0)
+    curve = response([(float(i), float(i), float(i)) for i in range(9)])
+    noisy = np.exp(4.0) * (1 + 0.1 * rng.standard_normal((trials, 4000)))
+    error = noisy.std(axis=0, ddof=1) / math.sqrt(own)
+    found = equivalents(curve, noisy[:own].mean(axis=0), error, trials - 1)
+    assert np.mean((found.low <= 4) & (found.high >= 4)) >= 0.943
+
+
 def test_nothing_is_read_from_a_response_that_is_no_rise() -> None:
-    found = equivalents(response([(0.0, 0.1, 0.2)] * 3, "not monotone"), np.ones(2), np.zeros(2))
+    found = equivalents(response([(0.0, 0.1, 0.2)] * 3, "not monotone"), np.ones(2), np.zeros(2), 0)
     assert np.isnan(found.value).all()
     assert found.reason == "it falls"
     assert found.said(0) == "not defined"
@@ -167,6 +183,17 @@ def test_sites_have_their_weights(applied: AppliedRecipe, encoder: mcdo.Encoder)
     parts, names = whole.decomposition(recipe.score)[0], [name for name, _ in whole.sites]
     by_hand = sum(site.weight * parts[:, names.index(site.name)] for site in weighted)
     assert found.score == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["first_order", "monte_carlo"])
+@pytest.mark.parametrize("name", ["visual.*", "fc1", "all"])
+def test_sites_are_named_one_by_one(name: str, method: Any, applied: AppliedRecipe, encoder: mcdo.Encoder) -> None:
+    """A role or a pattern stands for several, of which each would have to have a weight."""
+    sites = (SiteWeight(name, applied.recipe.sites[0].role, 1.0), applied.recipe.sites[-1])
+    how = {"probes": 2} if method == "first_order" else {"passes": 2}
+    recipe = changed(applied.recipe, sites=sites, estimator=Estimator(method=method, **how))
+    with pytest.raises(McdoError, match=r"name each site of clip_tiny once, in full: .* is there or here"):
+        AppliedRecipe(recipe).score(mcdo.load_images("digits", 2, 1), encoder=encoder, trials=1, progress=False)
 
 
 def test_passes_score_as_monte_carlo_does(applied: AppliedRecipe, encoder: mcdo.Encoder) -> None:
@@ -395,6 +422,23 @@ def test_a_table_has_a_row_for_each_image(folder: Path, tmp_path: Path, capsys: 
     found = loaded.score(mcdo.load_images(f"folder:{folder}"), families=("noise",), progress=False)
     assert [float(row["score"]) for row in rows] == found.score.tolist()
     assert [row["as_noise_note"] for row in rows] == [found.equivalents["noise"].said(i) for i in range(5)]
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_a_store_among_the_images_is_no_class(
+    classes: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given in their folder, the same command goes on: what it kept there is not in its way."""
+    place = tmp_path if classes else folder
+    monkeypatch.chdir(place)
+    command = ["score", "--device=cpu", "--recipe=default:siglip_tiny", "--images=folder:.", "--out=scores.csv"]
+    written = []
+    for _ in range(2):
+        assert main(command) == 0, capsys.readouterr().err
+        written.append((place / "scores.csv").read_bytes())
+    assert (place / "store" / MARKER).is_file()
+    assert written[0] == written[1]
+    assert len(written[0].splitlines()) == 6
 
 
 def test_parquet_holds_numbers(folder: Path, tmp_path: Path) -> None:
