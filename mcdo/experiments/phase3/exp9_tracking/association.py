@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import scipy
+from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
 from mcdo.experiments.phase3.exp9_tracking.frames import Array, Frame, modes_of
@@ -75,7 +76,8 @@ def relative_to_median(frames: Sequence[Frame], mode: str) -> list[Array]:
     pooled = np.concatenate(scores) if scores else np.empty(0)
     if not len(pooled):
         raise McdoError(f"no detection carries the uncertainty of mode {mode!r}")
-    return [score / np.median(pooled) for score in scores]
+    median = np.median(pooled)
+    return [score / median for score in scores]
 
 
 def association_cost(frame: Frame, s: Array | None, alpha: float, beta: float) -> Array:
@@ -108,19 +110,20 @@ def _divisors(frames: Sequence[Frame], mode: str) -> Sequence[Array | None]:
 def chosen_betas(sequences: Sequences, alpha: float, betas: Sequence[float]) -> dict[str, float]:
     """For every mode the one of ``betas`` with the most right associations on calibration ``sequences``."""
     relative = {mode: [s for frames in sequences for s in _divisors(frames, mode)] for mode in modes(sequences)}
-    every = [frame for frames in sequences for frame in frames]
+    every = [(frame, _matches(frame)) for frames in sequences for frame in frames]
 
     def right(mode: str, beta: float) -> int:
-        return sum(_right(frame, s, alpha, beta) for frame, s in zip(every, relative[mode], strict=True))
+        """The numerator of the accuracy, without the events between frames."""
+        costs = ((association_cost(f, s, alpha, beta), m) for (f, m), s in zip(every, relative[mode], strict=True))
+        return sum(int(matches[scipy.optimize.linear_sum_assignment(cost)].sum()) for cost, matches in costs)
 
     return {mode: max(betas, key=lambda beta: right(mode, beta)) for mode in relative}
 
 
-def _right(frame: Frame, s: Array | None, alpha: float, beta: float) -> int:
-    """Right associations in a frame: the numerator of the accuracy, without the events between frames."""
-    tracks, detections = scipy.optimize.linear_sum_assignment(association_cost(frame, s, alpha, beta))
-    pairs = ((frame.track_truth[t], frame.truth[d]) for t, d in zip(tracks, detections, strict=True))
-    return sum(track is not None and track == truth for track, truth in pairs)
+def _matches(frame: Frame) -> NDArray[np.bool_]:
+    """Whether a track and a detection are of one object, ``[n, m]``."""
+    same = [[track is not None and track == truth for truth in frame.truth] for track in frame.track_truth]
+    return np.array(same, dtype=bool).reshape(len(frame.track_truth), len(frame.truth))
 
 
 def modes(sequences: Sequences) -> tuple[str, ...]:
