@@ -236,6 +236,18 @@ def test_an_empty_frame_has_no_associations() -> None:
     assert [len(a) for a in associate(frames, "adaptive")] == [0, 0, 2]
 
 
+def test_what_nobody_labelled_is_never_right_when_beta_is_chosen() -> None:
+    """By appearance the unlabelled detections go to the unlabelled track; that says nothing for a large beta."""
+
+    def frame(number: int, truth: tuple[int | None, ...], seen: int | None, motion: Any, looks: Any) -> Frame:
+        costs = np.array([motion, looks], dtype=np.float64)[..., None]
+        return Frame(number, ("a", "b"), truth, ("d",), (seen,), costs[0], costs[1], {})
+
+    unlabelled = [frame(i, (None, 5), None, (1, 0), (0, 10)) for i in range(2)]
+    labelled = frame(2, (1, 2), 1, (0, 1), (10, 0))
+    assert chosen_betas([(*unlabelled, labelled)], 1.0, (0.0, 1.0)) == {"baseline": 0.0}
+
+
 # ---- sequences of images
 
 N = 96
