@@ -85,7 +85,7 @@ class RankStability(Experiment[StabilityResult]):
     name = "exp1_rank_stability"
     phase = "phase2"
     files = Files.of_each("exp1", "exp1_rank_stability")
-    quick = {"n": 60, "passes": 32, "probes": 4}
+    quick = {"n": 60, "passes": 32, "p": (0.001, 0.01, 0.1), "probes": 4}
     published = ("trace_pre", "trace_pre_relative")
 
     n: int = 1000

@@ -81,7 +81,7 @@ class SyntheticNatural(Experiment[SyntheticResult]):
     name = "exp2_synthetic_natural"
     phase = "phase2"
     files = Files.of_each("exp2", "exp2_synthetic_natural")
-    quick = {"n": 40, "passes": 32}
+    quick = {"n": 40, "passes": 32, "trials": 3}
     published = JUDGED
 
     n: int = 100

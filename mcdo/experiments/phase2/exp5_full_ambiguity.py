@@ -68,7 +68,7 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
     name = "exp5_full_ambiguity"
     phase = "phase2"
     files = Files.of_each("exp5_full", "exp5_full_ambiguity")
-    quick = {"n": 800, "passes": 32}
+    quick = {"n": 640, "passes": 32}
     published = TRACES
     judges_heads = True
     knows_shared_noise = True

@@ -86,7 +86,7 @@ class LaplaceResult:
 
 @dataclass(frozen=True)
 class LaplaceComparison(Experiment[LaplaceResult]):
-    """N images, one trial at one T; ``fit`` calibration images.
+    """N images, one trial at one T; ``fit`` calibration images, and ``timed`` images for what a score costs.
 
     First order takes all D + 1 probes where that is affordable, so that it has no noise of its own; else ``probes`` in
     each of ``probe_trials`` trials, whose spread is then part of every interval about it.
@@ -96,7 +96,7 @@ class LaplaceComparison(Experiment[LaplaceResult]):
     name = "exp6_laplace_comparison"
     phase = "phase3"
     files = Files.of_each("exp6", "exp6_laplace_comparison")
-    quick = {"n": 500, "resamples": 500}
+    quick = {"n": 200, "fit": 399, "timed": 16, "resamples": 500}
 
     n: int = 10_000
     passes: int = 64
@@ -105,6 +105,7 @@ class LaplaceComparison(Experiment[LaplaceResult]):
     probes: int = 16
     probe_trials: int = 5
     resamples: int = 1000
+    timed: int = 64
 
     def run(self, model: str) -> Passes:
         """One trial."""
@@ -124,7 +125,7 @@ class LaplaceComparison(Experiment[LaplaceResult]):
 
     def runtimes(self, model: str) -> Runtimes:
         """What a score costs."""
-        return Runtimes(model, Images(self.n), self.fit, self.dropout, self.passes, self.seed)
+        return Runtimes(model, Images(self.n), self.fit, self.dropout, self.passes, self.seed, self.timed)
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
         model = about.model

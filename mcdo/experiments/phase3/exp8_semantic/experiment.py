@@ -143,7 +143,7 @@ class SemanticSpace(Experiment[SemanticResult]):
     name = "exp8_semantic_space"
     phase = "phase3"
     files = Files.of_each("exp8", "exp8_semantic_space")
-    quick = {"n": 120, "passes": 32, "subspaces": 200}
+    quick = {"n": 120, "passes": 16, "subspaces": 200}
 
     n: int = 500
     passes: int = 64

@@ -88,7 +88,7 @@ class TextTowerDropout(Experiment[TextResult]):
     name = "exp10_text_encoder"
     phase = "phase4"
     files = Files.of_each("exp10", "exp10_text_encoder")
-    quick = {"n": 200, "passes": 16, "probes": 8}
+    quick = {"n": 120, "passes": 16, "probes": 8}
     sized = {"passes": "passes", "trials": "trials"}  # n counts prompts
     published = TRACES
 

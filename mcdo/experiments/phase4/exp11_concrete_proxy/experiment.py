@@ -63,7 +63,7 @@ class ConcreteProxy(Experiment[ProxyResult]):
     name = "exp11_concrete_proxy"
     phase = "phase4"
     files = Files.of_each("exp11", "exp11_concrete_proxy")
-    quick = {"n": 300, "passes": 8, "probes": 6}
+    quick = {"n": 200, "passes": 8, "probes": 6}
 
     n: int = 2000
     passes: int = 32
