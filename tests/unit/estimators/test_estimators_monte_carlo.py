@@ -157,8 +157,8 @@ def test_scores_at_t_are_those_of_a_run_that_stops_there(key: str) -> None:
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("batch_size", [1, 3, 50])  # less than a pass of all, a block of them, several blocks
 def test_scores_do_not_depend_on_the_batch_size(key: str, batch_size: int) -> None:
-    whole = whole_of(key).select(slice(0, 3), slice(0, 1))
-    part = run(key, digits().select(slice(0, 3)), trials=1, batch_size=batch_size)
+    whole = whole_of(key).select(slice(3, 6), slice(0, 1))
+    part = run(key, digits().select(slice(3, 6)), trials=1, batch_size=batch_size)
     close(part, whole)
     # second differences of float32 features: absolutely as exact, relatively less where the score is tiny
     close(part, whole, whole.score_names, rtol=2e-4)
