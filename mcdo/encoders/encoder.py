@@ -397,8 +397,13 @@ class Encoder:
         n = len(units)
         return float((units.sum(0).square().sum() - units.square().sum()) / (n * (n - 1)))
 
-    def check_unmoved(self) -> None:
-        """Raise McdoError for a model that was converted or moved since it was loaded."""
+    def check_as_loaded(self) -> None:
+        """Raise McdoError for a model that was converted, moved or put into training mode since it was loaded."""
+        training = next((name or "the model" for name, module in self.model.named_modules() if module.training), None)
+        if training is not None:
+            raise McdoError(
+                f"{self.key}: {training} is in training mode, so native dropout may be on; call model.eval()"
+            )
         for name, value in self.model.named_parameters():
             if value.dtype != torch.float32 and value.is_floating_point():
                 raise McdoError(

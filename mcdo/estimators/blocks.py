@@ -26,7 +26,7 @@ def check_inputs(encoder: object, images: object, dropout: object) -> None:
     """Raise McdoError unless each is of its kind, naming what makes it, and the model as it was loaded."""
     arguments.having("encoder", encoder, "preprocess_id", "give what mcdo.load_encoder returns")
     if isinstance(encoder, Encoder):
-        encoder.check_unmoved()
+        encoder.check_as_loaded()
     arguments.having("images", images, "mask_ids", "give what mcdo.load_images returns")
     arguments.instance("dropout", dropout, Perturbation, "give a perturbation, such as mcdo.Dropout(0.01)")
 

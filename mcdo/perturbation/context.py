@@ -302,19 +302,15 @@ def perturbed(encoder: Encoder, dropout: Perturbation, seed: int, *, exact: bool
     whatever the encoder's precision.
 
     Raises:
-        McdoError: if the encoder is perturbed already, a module of it is in training mode, or a wanted site is unknown
-            or dead.
+        McdoError: if the encoder is perturbed already or no longer as it was loaded, or a wanted site is unknown or
+            dead.
 
     """
     if encoder in _ACTIVE:
         raise McdoError(
             f"{encoder.key} is perturbed already: dropouts must not be stacked; leave the first context first"
         )
-    training = [name or "the model" for name, module in encoder.model.named_modules() if module.training]
-    if training:
-        raise McdoError(
-            f"{encoder.key}: {training[0]} is in training mode, so native dropout may be on; call model.eval()"
-        )
+    encoder.check_as_loaded()
     tower = PerturbedTower(encoder, dropout, seed, exact)
     try:
         with active(tower):

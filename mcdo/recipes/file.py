@@ -451,13 +451,12 @@ def write_recipe(recipe: Recipe, path: str | Path) -> Path:
 def seal_of(facts: Mapping[str, Any]) -> str:
     """Hash over a recipe as it stands in a file: quantiles and responses are those of one score and of no other.
 
-    The name, what the encoder and the images are called, and the provenance decide nothing and may be changed.
+    The name, what the images are called, and the provenance decide nothing and may be changed; what the encoder is,
+    :meth:`Recipe.check` compares with the encoder itself.
     """
-    free = {"encoder": "key", "calibration": "images"}
+    free = ("name", "encoder", "provenance", SEAL)
     sealed = {
-        key: {name: each for name, each in held.items() if name != free[key]} if key in free else held
-        for key, held in facts.items()
-        if key not in ("name", "provenance", SEAL)
+        key: {**held, "images": ""} if key == "calibration" else held for key, held in facts.items() if key not in free
     }
     plain = json.loads(json.dumps(sealed), parse_int=float)  # some programs write 1.0 as 1
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

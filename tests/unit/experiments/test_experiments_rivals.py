@@ -12,6 +12,7 @@ import pytest
 from mcdo.experiments.rivals import table
 from mcdo.experiments.rivals.table import RivalsTable
 from mcdo.harness.experiment import View
+from mcdo.recipes.file import SEAL, seal_of
 from mcdo.recipes.scoring import shipped
 
 
@@ -24,7 +25,7 @@ def document(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
     def written(key: str) -> Path:
         path = tmp_path / f"{key}.json"
-        path.write_text(json.dumps(found), encoding="utf-8")
+        path.write_text(json.dumps({**found, SEAL: seal_of(found)}), encoding="utf-8")
         return path
 
     monkeypatch.setattr(table, "shipped", written)

@@ -118,7 +118,6 @@ def test_what_is_refused(change: Change, said: str, tmp_path: Path) -> None:
         lambda r: r["sites"].pop(),
         lambda r: r["estimator"].update(probes=16),
         lambda r: r["estimator"].update(seed=7),
-        lambda r: r["encoder"].update(weights="0" * 64),
         lambda r: r["calibration"]["quantiles"].append(0.5),
         lambda r: r["verdict"].update(valid="not met"),
         lambda r: r.update(seal="0" * 64),
