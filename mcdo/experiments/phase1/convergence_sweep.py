@@ -52,7 +52,7 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
     about_estimator = "mc"
     files = Files(summary="convergence_summary.json", figure="convergence_sweep.png")
     of_one_model = True
-    quick = {"n": 40, "trials": 3, "passes": (4, 8, 16, 32, 64, 128, 256)}
+    quick = {"n": 60, "trials": 3}
     knows_shared_noise = True
 
     n: int = 200
