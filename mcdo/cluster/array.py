@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from mcdo.cluster.look import held
@@ -38,6 +39,18 @@ MOST_FRUITLESS = 3
 
 class _FruitlessError(SystemExit):
     """A share that is not queued again; no error, because what it interrupts would take that for its own."""
+
+
+def _once(number: signal.Signals) -> None:
+    """Ignore a signal from its first time on: SLURM may send it to a job and to its step, and submitit queues once."""
+    handler = signal.getsignal(number)
+    if callable(handler):
+
+        def handle(signum: int, frame: FrameType | None) -> None:
+            signal.signal(number, signal.SIG_IGN)
+            handler(signum, frame)
+
+        signal.signal(number, handle)
 
 
 @dataclass
@@ -63,6 +76,7 @@ class ShareJob:
     def __call__(self, number: int, of: int) -> int:
         """Measure it. Raises McdoError where that fails: the job's state says so then."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _once(signal.SIGUSR2)
         self.found = self.found or held(self.store)
         try:
             status = self.function(number, of)

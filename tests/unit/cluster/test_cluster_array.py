@@ -19,7 +19,7 @@ from pytest_child import run_mcdo
 
 from mcdo.cli import main
 from mcdo.cli.measure import minutes, plan_name
-from mcdo.cluster.array import MOST_FRUITLESS, Array, Resources, ShareJob, progress, said_missing
+from mcdo.cluster.array import MOST_FRUITLESS, Array, Resources, ShareJob, _once, progress, said_missing
 from mcdo.cluster.work import PLANS
 from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
@@ -233,3 +233,21 @@ def test_what_is_missing_is_asked_for_with_the_same_arguments(
     (plans / "plan.json").rename(plans / plan_name(arguments, 2))
     assert main(["measure", "--missing", "--shards=2", *arguments]) == 0
     assert "missing: shares 2 of 2" in capsys.readouterr().out
+
+
+def test_a_job_is_queued_again_once_where_its_step_is_signalled_as_well() -> None:
+    """submitit saves itself at each signal, and fails where it meets what the first is saving."""
+    seen = list[int]()
+
+    def save(*_: object) -> None:
+        seen.append(1)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, save)
+    try:
+        _once(signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert seen == [1]
