@@ -20,15 +20,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mcdo import arguments
 from mcdo.errors import McdoError, refused_as
 from mcdo.images.arrow_message import packed
 from mcdo.images.class_names import class_names
 from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, WholeFiles
 from mcdo.images.labels import check_columns, named
 from mcdo.images.listing import Listing
-from mcdo.images.splits import files_of_split
-from mcdo.names import from_path, to_path
+from mcdo.images.splits import files_of_split, parted
+from mcdo.names import from_path
 from mcdo.schema import LIST_LIMIT, MOST_ROWS, OpenRecord, check_regular, read_json
 
 LABELS = ("label", "labels", "fine_label")
@@ -141,12 +140,9 @@ def listed(spec: str) -> Listing:
 
 def _root(spec: str) -> tuple[Path, str | None]:
     """The directory of the files, and the split that is named behind it where it is no directory itself."""
-    whole = arguments.path(to_path(spec))
-    before, at, named_split = spec.rpartition("@")
-    root, split = whole, None
-    if at and not whole.exists():
-        root = arguments.path(to_path(before)) / named_split
-        root, split = (root, None) if root.is_dir() else (root.parent, named_split)
+    root, split = parted(spec)
+    if split is not None and (root / split).is_dir():
+        root, split = root / split, None
     if not root.is_dir():
         raise McdoError(f"{root} is no directory; name one that save_to_disk of datasets wrote, or of Parquet")
     splits = sorted(each.name for each in root.iterdir() if each.is_dir() and _holds_rows(each))

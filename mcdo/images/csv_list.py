@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mcdo import arguments
 from mcdo.errors import McdoError, nearest
 from mcdo.images.folder import FolderSource
 from mcdo.images.labels import check_columns, named
 from mcdo.images.listing import Listing
-from mcdo.names import from_path, to_path
+from mcdo.images.splits import parted
+from mcdo.names import from_path
 from mcdo.schema import read_columns
 
 COLUMNS = frozenset({"path", "label", "origin", "split"})
@@ -27,7 +27,7 @@ def listed(spec: str) -> Listing:
         McdoError: naming the file, the line and the column.
 
     """
-    place, split = _parted(spec)
+    place, split = parted(spec, Path.is_file)
     columns = read_columns(place, "expected the columns path, label, origin, split")
     if "path" not in columns:
         raise McdoError(f"{place}, line 1: the column path is missing; the nearest there: {nearest('path', columns)}")
@@ -59,16 +59,7 @@ def listed(spec: str) -> Listing:
 
 def source(spec: str) -> FolderSource:
     """Where the images lie."""
-    return FolderSource(_parted(spec)[0].resolve().parent)
-
-
-def _parted(spec: str) -> tuple[Path, str | None]:
-    """The file, and the split named behind it."""
-    whole = arguments.path(to_path(spec))
-    before, at, split = spec.rpartition("@")
-    if whole.is_file() or not at:
-        return whole, None
-    return arguments.path(to_path(before)), split
+    return FolderSource(parted(spec, Path.is_file)[0].resolve().parent)
 
 
 def _of_split(place: Path, columns: dict[str, dict[int, str]], split: str | None) -> list[int]:

@@ -14,14 +14,13 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, WholeFiles, suffixes
 from mcdo.images.image_set import Skipped
 from mcdo.images.labels import named
 from mcdo.images.listing import Listing
-from mcdo.images.splits import files_of_split
-from mcdo.names import from_path, to_path
+from mcdo.images.splits import files_of_split, parted
+from mcdo.names import from_path
 from mcdo.schema import MOST_ROWS, check_regular
 
 LABELS = (".cls", ".cls.txt")
@@ -78,10 +77,7 @@ def listed(spec: str) -> Listing:
             without the label others have.
 
     """
-    place, split = arguments.path(to_path(spec)), None
-    before, at, named_split = spec.rpartition("@")
-    if at and not place.exists():
-        place, split = arguments.path(to_path(before)), named_split
+    place, split = parted(spec)
     tars = sorted(place.glob("*.tar")) if place.is_dir() else [place]
     if not tars or not tars[0].exists():
         raise McdoError(f"{place} is no tar and holds none; name a .tar, or a folder of them")

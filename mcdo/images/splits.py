@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mcdo import arguments
 from mcdo.errors import McdoError
+from mcdo.names import to_path
 
 VALIDATION = ("val", "validation", "valid", "dev")
 SPLITS = frozenset({*VALIDATION, "train", "training", "test", "testing"})
 """Names that are no classes, where several stand together or one holds directories itself."""
 _SHARD = re.compile(r"(?:.*-)?(\w+?)-\d+-of-\d+(?:-\w+)?")
 """A piece as the datasets library names it: ``train-00000-of-00002``, with the builder before or a digest behind."""
+
+
+def parted(spec: str, is_there: Callable[[Path], bool] = Path.exists) -> tuple[Path, str | None]:
+    """The path in ``PATH@SPLIT`` and the split, or None; a path that ``is_there`` as it stands names no split."""
+    whole = arguments.path(to_path(spec))
+    before, at, split = spec.rpartition("@")
+    return (whole, None) if not at or is_there(whole) else (arguments.path(to_path(before)), split)
 
 
 def files_of_split(place: Path, files: Sequence[Path], wanted: str | None, spec: str) -> list[Path]:
