@@ -2,9 +2,9 @@
 
 A file is an image by its suffix or by its content. One that is an image, but of a format that is not read here (HEIC, a
 camera's raw, ...), counts as unreadable and is named. Hidden entries and all other files are ignored. So are folders
-that file servers and archivers leave behind (``@eaDir``, ...), and our own store, which lies among the images where a
-command was given in their folder; these are recorded as skipped. Symbolic links are followed, except back to a
-directory above or one already searched for that class: such a link is recorded as skipped.
+that file servers and archivers leave behind (``@eaDir``, ...), and our own store and reports, which lie among the
+images where a command was given in their folder; these are recorded as skipped. Symbolic links are followed, except
+back to a directory above or one already searched for that class: such a link is recorded as skipped.
 
 A folder with images and no directories is a set without labels, unless a list gives them: ``labels.txt`` of lines FILE
 LABEL or ImageNet's ``ILSVRC2012_validation_ground_truth.txt``, in the folder or beside it, or any list that is named as
@@ -29,10 +29,9 @@ from PIL import Image
 
 from mcdo import arguments
 from mcdo.errors import McdoError
-from mcdo.images.class_names import class_names
 from mcdo.images.decode import decode, read, suffixes
 from mcdo.images.image_set import ImageSet, Skipped
-from mcdo.images.labels import found_list, read_list
+from mcdo.images.labels import found_list, named_directories, read_list
 from mcdo.images.listing import Listing
 from mcdo.images.signatures import head_of, readable, unreadable
 from mcdo.images.splits import SPLITS, VALIDATION
@@ -47,6 +46,9 @@ LEFT_BEHIND = frozenset(
     | {"System Volume Information", "__MACOSX", "Network Trash Folder", "Temporary Items"}
 )
 """Names of folders with copies, thumbnails or rubbish, of Synology, QNAP, Windows, Linux and macOS."""
+
+_RUN = "run.json"
+"""What a folder of our reports holds beside them."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def listed(path: str | Path) -> Listing:
     root = _split_of(whole)
     found = _list(root)
     ids = tuple(image_id for image_id, _ in found.images)
-    labels, names = None, class_names(root, found.classes)
+    labels, names = None, named_directories(root, found.classes)
     if found.classes:
         labels = np.array([label for _, label in found.images], dtype=np.int64)
         if named_list is not None:
@@ -203,6 +205,8 @@ def _entries(root: Path, directory: Path, seen: set[Path], skipped: list[Skipped
     for each in folders:
         if (each / MARKER).is_file():
             skipped.append(Skipped(_id(root, each), "a store of measurements, and no class"))
+        elif (each / _RUN).is_file():
+            skipped.append(Skipped(_id(root, each), "reports of measurements, and no class"))
         elif each.name in LEFT_BEHIND:
             skipped.append(Skipped(_id(root, each), "a folder that a file server or an archiver left, and no class"))
         elif Path(os.path.realpath(each)) in seen:

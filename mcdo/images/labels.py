@@ -2,6 +2,7 @@
 
 A label is a name, or an ImageNet synset ID. Whole numbers name nothing: the same 65 is a salamander in one order of the
 1000 classes and a snake in another. So they are read by a file of names alone, ``classes.txt``: line 1 is class 0.
+Class directories that are numbers are read by it as well.
 """
 
 from __future__ import annotations
@@ -67,13 +68,43 @@ def named(where: str, labels: Sequence[str], places: Sequence[str], names_in: Pa
             f"{where}: its labels are numbers ({labels[0]}, ...), which name no class. Put the names into {file}, one "
             "a line: line 1 is class 0"
         )
-    lines = [line.strip() for line in read_lines(file, limit=_LIST_LIMIT)]
-    while lines and not lines[-1]:
-        lines.pop()
+    lines = _names(file)
     for label, place in zip(labels, places, strict=True):
         if _number(label) >= len(lines):
             raise McdoError(f"{where}, {place}: class {label[:20]}, but {file} names {len(lines)}, from 0 on")
     return np.array([int(label) for label in labels], dtype=np.int64), class_names(file, lines)
+
+
+def named_directories(root: Path, directories: Sequence[str]) -> tuple[str, ...]:
+    """Names of the classes of a folder, in the order of ``directories``; of mere numbers, by ``classes.txt``.
+
+    It lies in the folder, or beside it where the folder is a split of a data set.
+
+    Raises:
+        McdoError: for numbers without names, besides what ``class_names`` raises.
+
+    """
+    if not directories or not all(map(_is_whole, directories)):
+        return class_names(root, list(directories))
+    file = next((at / CLASSES for at in (root, root.parent) if (at / CLASSES).is_file()), None)
+    if file is None:
+        raise McdoError(
+            f"{root}: its class directories are numbers ({directories[0]}, ...), which name no class. Put the names "
+            f"into {root / CLASSES}, one a line: line 1 is class 0"
+        )
+    lines = _names(file)
+    beyond = next((each for each in directories if _number(each) >= len(lines)), None)
+    if beyond is not None:
+        raise McdoError(f"{root / beyond}: class {beyond[:20]}, but {file} names {len(lines)}, from 0 on")
+    return class_names(file, [lines[int(each)] for each in directories])
+
+
+def _names(file: Path) -> list[str]:
+    """Lines of ``classes.txt``: line 1 is class 0."""
+    lines = [line.strip() for line in read_lines(file, limit=_LIST_LIMIT)]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
 
 
 def check_columns(where: object, names: Iterable[str], lacking: Iterable[str]) -> None:

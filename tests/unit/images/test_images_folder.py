@@ -11,6 +11,8 @@ from PIL import Image
 from mcdo.errors import McdoError
 from mcdo.images import load_images
 from mcdo.images.folder import folder
+from mcdo.report.results import RUN
+from mcdo.store.store import MARKER
 
 
 def picture(path: Path, colour: tuple[int, int, int] = (10, 20, 30)) -> None:
@@ -83,6 +85,35 @@ def test_hidden_and_other_files_are_ignored(tmp_path: Path) -> None:
     for name in ("cat/notes.txt", "cat/labels.json", "README.md", "cat/no_suffix"):
         (tmp_path / name).write_text("x")
     assert folder(tmp_path).ids == ("cat/a.PNG",)
+
+
+def test_our_own_store_and_reports_among_the_images_are_no_classes(tmp_path: Path) -> None:
+    picture(tmp_path / "cat" / "a.png")
+    for ours, sign in (("store", MARKER), ("reports", RUN)):
+        picture(tmp_path / ours / "phase1" / "figure.png")
+        (tmp_path / ours / sign).touch()
+    images = folder(tmp_path)
+    assert images.class_names == ("cat",)
+    assert {each.path for each in images.skipped} == {"store", "reports"}
+
+
+def test_directories_that_are_numbers_are_named_by_a_list(tmp_path: Path) -> None:
+    root = tmp_path / "val"
+    for name in ("1", "2", "10"):
+        picture(root / name / "a.png")
+    with pytest.raises(McdoError, match=r"numbers \(1, \.\.\.\), which name no class.*val.classes\.txt, one a line"):
+        folder(root)
+    lines = [f"plant {i}" for i in range(11)]
+    (tmp_path / "classes.txt").write_text("\n".join(lines[:10]))  # beside it: of all splits
+    with pytest.raises(McdoError, match=r"10: class 10, but .*classes\.txt names 10, from 0 on"):
+        folder(root)
+    (root / "classes.txt").write_text("\n".join([*lines, ""]))
+    images = folder(root)
+    assert images.ids == ("1/a.png", "10/a.png", "2/a.png")
+    assert images.labels is not None
+    assert [images.class_names[label] for label in images.labels] == ["plant 1", "plant 10", "plant 2"]
+    picture(root / "other" / "a.png")  # a name among them: numbers may be names then
+    assert folder(root).class_names == ("1", "10", "2", "other")
 
 
 def test_images_without_class_directories_are_unlabelled(tmp_path: Path) -> None:
