@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Generator
@@ -125,6 +126,8 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int,
     if exitstatus == pytest.ExitCode.INTERRUPTED and store not in ("none", "temporary"):
         command = printable(shlex.join(("pytest", *map(str, config.invocation_params.args))))
         terminalreporter.write_line(f"What was finished is kept in {printable(store)}. To go on: {command}")
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        _say_what_no_module_collects(terminalreporter, config)
     found = _of_session(config)
     if found is not None:
         encoding = getattr(terminalreporter._tw._file, "encoding", None)
@@ -132,6 +135,15 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int,
             terminalreporter.write_line(line)
     write_job_summary(found, _folder(config), terminalreporter)
     _write_page(terminalreporter, config, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
+
+
+def _say_what_no_module_collects(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    """Where -m selected nothing: the phases it names that no test here is of, and the line that collects each."""
+    named = set(re.findall(r"\w+", config.getoption("markexpr"))) & phases().keys()
+    there = {mark.name for item in terminalreporter.stats.get("deselected", ()) for mark in item.iter_markers()}
+    for phase in sorted(named - there):
+        line = f'test_{phase} = tests_of("{phase}"), with tests_of from mcdo.harness'
+        terminalreporter.write_line(f"No module here collects {phase}. Add to a module of tests: {line}")
 
 
 def _write_page(terminalreporter: TerminalReporter, config: pytest.Config, *, interrupted: bool) -> None:

@@ -129,3 +129,13 @@ def test_a_session_of_theirs_alone_is_no_measurement(crowded: Path) -> None:
     nowhere = (f"--reports={crowded / 'file' / 'reports'}", "--mcdo-models=clip_tiny")
     assert run_pytest("-k", "check_of_theirs", *nowhere, cwd=crowded).returncode == 0
     assert run_pytest("-k", "weights_are_trained", *nowhere, cwd=crowded).returncode == 4
+
+
+@pytest.mark.parametrize("named", ["phase1", "phase1 and clip"])
+def test_a_phase_that_no_module_collects_is_named_with_the_line_that_does(named: str, tmp_path: Path) -> None:
+    (tmp_path / "test_ours.py").write_text(OURS)
+    done = run_pytest(*PLUGIN, "-m", named, cwd=tmp_path)
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout
+    assert 'No module here collects phase1. Add to a module of tests: test_phase1 = tests_of("phase1")' in done.stdout
+    unknown = run_pytest(*PLUGIN, "-m", "rivals and not clip and not siglip", cwd=tmp_path)
+    assert "No module here" not in unknown.stdout
