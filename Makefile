@@ -8,7 +8,7 @@ STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWa
   -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.errors.LookAlikeWarning -W always::mcdo.store.StoreWarning
 endif
 
-.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf curves test test-unit test-experiments test-numbers test-rest slow faults cluster browser screenshots lint models recipes env clean
+.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf curves test slow faults cluster browser screenshots lint models recipes env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
@@ -43,31 +43,33 @@ curves: env  ## reliability against cost alone, with up to 64 passes
 	$(PYTEST) tests/perf/test_perf_passes.py -k reliability --benchmark --models=clip_tiny,clip_tiny_sigmoid,siglip_tiny_softmax,siglip_tiny \
 	  --passes=64 --junitxml=reports/perf/curves.xml
 
-# Two processes have a core each, and what one compiles the others need not compile again.
-test-unit test-experiments test-numbers test-rest: export OMP_NUM_THREADS := 1
+# Four processes of one thread on two cores, so that none is idle while one waits; what one compiles no other need compile.
+PARTS := test-experiments test-numbers test-rooms test-rest
+.PHONY: $(PARTS)
+$(PARTS): export OMP_NUM_THREADS := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 QUICK := $(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary --no-vector-figures
+NUMBERS := $(addprefix tests/unit/,estimators stats)
+ROOMS := $(addprefix tests/unit/,cli encoders experiments images recipes report rivals)
 
 test: env  ## the test suite, with every experiment and study at its quick sizes, on two cores
-	$(MAKE) --no-print-directory -j2 test-unit test-experiments test-numbers test-rest
+	$(MAKE) --no-print-directory -j4 $(PARTS)
 
 test-experiments: env  # one process, since phases 2-4 want the verdict of phase 1
 	$(QUICK) --reports reports/quick tests/experiments tests/gates
 
-NUMBERS := tests/unit/estimators tests/unit/perturbation tests/unit/stats
-
-test-unit: env
-	$(QUICK) --reports reports/quick-unit tests/unit $(addprefix --ignore=,$(NUMBERS))
-
-test-numbers: env  # the last two begin where one of the others has ended
+test-numbers: env
 	$(QUICK) --reports reports/quick-numbers $(NUMBERS)
 
-test-rest: env
-	$(QUICK) --reports reports/quick-rest tests --ignore=tests/experiments --ignore=tests/gates --ignore=tests/unit
+test-rooms: env
+	$(QUICK) --reports reports/quick-rooms $(ROOMS)
 
-slow: env  ## what takes minutes: real architectures with random weights, memory, the coverage of every interval
-	$(PYTEST) -m "slow and not faults" --protocol quick --store temporary --reports reports/quick
+test-rest: env  # all that needs processes of its own: one server of them
+	$(QUICK) --reports reports/quick-rest tests $(addprefix --ignore=,tests/experiments tests/gates $(NUMBERS) $(ROOMS))
+
+slow: env  ## what takes minutes: real architectures with random weights, the second encoder, the coverage of every interval
+	$(PYTEST) -m "slow and not faults" --force --protocol quick --store temporary --reports reports/quick
 
 faults: env  ## killed processes, damaged files, hostile inputs: what was injected and what held goes to docs/faults.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[frames]"
