@@ -194,7 +194,7 @@ def test_a_head_that_knows_nothing_is_no_target_but_for_those_who_say_so(tmp_pat
 def test_what_reads_classes_is_known_beforehand(model: str, labelled: bool, tmp_path: Path) -> None:
     """Names by a text tower, labels by prototypes; where both are there, or neither is, no encoder is looked at."""
     for i, image in enumerate(mcdo.load_images("digits", 40)):
-        folder = tmp_path / (str(i % 10) if labelled else "")
+        folder = tmp_path / ("abcdefghij"[i % 10] if labelled else "")
         folder.mkdir(exist_ok=True)
         image.save(folder / f"{i}.png")
     session = Session(Settings((model,), images=str(tmp_path)))
