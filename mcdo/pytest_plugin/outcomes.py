@@ -126,7 +126,8 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int,
     if exitstatus == pytest.ExitCode.INTERRUPTED and store not in ("none", "temporary"):
         command = printable(shlex.join(("pytest", *map(str, config.invocation_params.args))))
         terminalreporter.write_line(f"What was finished is kept in {printable(store)}. To go on: {command}")
-    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+    alone = not config.pluginmanager.has_plugin("dsession")  # of workers' tests nothing is known here
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and alone:
         _say_what_no_module_collects(terminalreporter, config)
     found = _of_session(config)
     if found is not None:
