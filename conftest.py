@@ -22,12 +22,15 @@ def pytest_make_collect_report(
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """A test's module that imports a slow library as it is collected is an error.
 
-    But with ``--models``: what is told of an encoder by its key may take the library that it is of.
+    But where encoders or data of one's own are named: what is told of them may take the library that they are of.
     """
+    from mcdo.pytest_plugin.options import OWN_DATA
+
     before = SLOW & sys.modules.keys()
     report = yield
     brought = (SLOW & sys.modules.keys()) - before
-    named = any(word.startswith("--models") for word in collector.config.invocation_params.args)
+    own = ("--models", "--scorers", *OWN_DATA)
+    named = any(str(word).startswith(own) for word in collector.config.invocation_params.args)
     if brought and not named:
         report.outcome = "failed"
         where = collector.nodeid or "a conftest.py"

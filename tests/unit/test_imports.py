@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -14,6 +16,9 @@ from runpy import run_path
 
 import pytest
 from pytest_child import run_pytest
+
+from mcdo.encoders import REGISTRY
+from mcdo.encoders.recipe import replicate_folder, write_untrained
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW: set[str] = run_path(str(ROOT / "conftest.py"))["SLOW"]
@@ -71,6 +76,21 @@ def test_a_slow_library_that_a_test_s_module_imports_is_seen(tmp_path: Path) -> 
     assert "1 error in" in done.stdout, done.stdout
     (tmp_path / "test_at_once.py").unlink()
     done = run_pytest(cwd=tmp_path)
+    assert done.returncode == pytest.ExitCode.OK, done.stdout
+
+
+@pytest.mark.slow
+def test_trainings_that_are_named_may_bring_their_library(tmp_path: Path) -> None:
+    """As ``make replicates`` names them, in a process that has imported nothing yet."""
+    for key in ("clip_tiny", "clip_tiny_sigmoid", "siglip_tiny", "siglip_tiny_softmax"):
+        for seed in (1, 2):
+            folder = replicate_folder(key, seed, tmp_path)
+            write_untrained(REGISTRY[key], folder)
+            (folder / "card.json").touch()
+    command = [sys.executable, "-m", "pytest", "tests/experiments/prelim/test_prelim_replicates.py", "--collect-only"]
+    done = subprocess.run(
+        [*command, f"--replicates={tmp_path}", "--store=none"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == pytest.ExitCode.OK, done.stdout
 
 
