@@ -43,8 +43,7 @@ curves: env  ## reliability against cost alone, with up to 64 passes
 	$(PYTEST) tests/perf/test_perf_passes.py -k reliability --benchmark --models=clip_tiny,clip_tiny_sigmoid,siglip_tiny_softmax,siglip_tiny \
 	  --passes=64 --junitxml=reports/perf/curves.xml
 
-# Four processes of one thread on two cores, so that none is idle while one waits; the one that waits most goes first, and
-# what one compiles no other need compile.
+# Four processes of one thread on two cores, so that none is idle while one waits; what one compiles no other need compile.
 PARTS := test-experiments test-numbers test-rooms test-rest
 .PHONY: $(PARTS)
 $(PARTS): export OMP_NUM_THREADS := 1
@@ -58,13 +57,13 @@ test: env  ## the test suite, with every experiment and study at its quick sizes
 	$(MAKE) --no-print-directory -j4 $(PARTS)
 
 test-experiments: env  # one process, since phases 2-4 want the verdict of phase 1
-	nice $(QUICK) --reports reports/quick tests/experiments tests/gates
+	$(QUICK) --reports reports/quick tests/experiments tests/gates
 
 test-numbers: env
-	nice $(QUICK) --reports reports/quick-numbers $(NUMBERS)
+	$(QUICK) --reports reports/quick-numbers $(NUMBERS)
 
 test-rooms: env
-	nice $(QUICK) --reports reports/quick-rooms $(ROOMS)
+	$(QUICK) --reports reports/quick-rooms $(ROOMS)
 
 test-rest: env  # all that needs processes of its own: one server of them
 	$(QUICK) --reports reports/quick-rest tests $(addprefix --ignore=,tests/experiments tests/gates $(NUMBERS) $(ROOMS))
