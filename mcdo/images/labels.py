@@ -8,7 +8,7 @@ Class directories that are numbers are read by it as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -63,15 +63,7 @@ def named(where: str, labels: Sequence[str], places: Sequence[str], names_in: Pa
         at = {name: i for i, name in enumerate(known)}
         return np.array([at[label] for label in labels], dtype=np.int64), class_names(Path(where), known)
     file = names_in / CLASSES
-    if not file.is_file():
-        raise McdoError(
-            f"{where}: its labels are numbers ({labels[0]}, ...), which name no class. Put the names into {file}, one "
-            "a line: line 1 is class 0"
-        )
-    lines = _names(file)
-    for label, place in zip(labels, places, strict=True):
-        if _number(label) >= len(lines):
-            raise McdoError(f"{where}, {place}: class {label[:20]}, but {file} names {len(lines)}, from 0 on")
+    lines = _names(file, labels, where, "labels", lambda i: f"{where}, {places[i]}")
     return np.array([int(label) for label in labels], dtype=np.int64), class_names(file, lines)
 
 
@@ -86,24 +78,24 @@ def named_directories(root: Path, directories: Sequence[str]) -> tuple[str, ...]
     """
     if not directories or not all(map(_is_whole, directories)):
         return class_names(root, list(directories))
-    file = next((at / CLASSES for at in (root, root.parent) if (at / CLASSES).is_file()), None)
-    if file is None:
-        raise McdoError(
-            f"{root}: its class directories are numbers ({directories[0]}, ...), which name no class. Put the names "
-            f"into {root / CLASSES}, one a line: line 1 is class 0"
-        )
-    lines = _names(file)
-    beyond = next((each for each in directories if _number(each) >= len(lines)), None)
-    if beyond is not None:
-        raise McdoError(f"{root / beyond}: class {beyond[:20]}, but {file} names {len(lines)}, from 0 on")
+    file = next((at / CLASSES for at in (root, root.parent) if (at / CLASSES).is_file()), root / CLASSES)
+    lines = _names(file, directories, str(root), "class directories", lambda i: str(root / directories[i]))
     return class_names(file, [lines[int(each)] for each in directories])
 
 
-def _names(file: Path) -> list[str]:
-    """Lines of ``classes.txt``: line 1 is class 0."""
+def _names(file: Path, numbers: Sequence[str], where: str, what: str, place: Callable[[int], str]) -> list[str]:
+    """Lines of ``classes.txt``, which name each of ``numbers``: line 1 is class 0. ``place`` is that of one of them."""
+    if not file.is_file():
+        raise McdoError(
+            f"{where}: its {what} are numbers ({numbers[0]}, ...), which name no class. Put the names into {file}, one "
+            "a line: line 1 is class 0"
+        )
     lines = [line.strip() for line in read_lines(file, limit=_LIST_LIMIT)]
     while lines and not lines[-1]:
         lines.pop()
+    for i, number in enumerate(numbers):
+        if _number(number) >= len(lines):
+            raise McdoError(f"{place(i)}: class {number[:20]}, but {file} names {len(lines)}, from 0 on")
     return lines
 
 
