@@ -17,7 +17,7 @@ import numpy as np
 
 from mcdo.stats._checks import Array
 from mcdo.stats.reliability import Interval, Reliability
-from mcdo.stats.resampling import Ranking, Units, blockwise, quantiles
+from mcdo.stats.resampling import Units, correlation, quantiles, rank_covariance
 
 End = Literal["value", "low", "high"]
 ENDS: tuple[End, End, End] = ("value", "low", "high")
@@ -147,23 +147,15 @@ def share_of(odds: float) -> float:
 
 def _pooled(scores: Array, passes: int, blocks: int, weights: Array, level: float, seed: int) -> GrowthPoint:
     splits = [(tuple(a), tuple(b)) for a, b in _splits(len(scores), blocks, seed)]
-    rankings = {block: Ranking(scores[list(block)].mean(axis=0)) for block in dict.fromkeys(chain(*splits))}
+    numbers = {block: number for number, block in enumerate(dict.fromkeys(chain(*splits)))}  # each is in several
+    rows = np.stack([scores[list(block)].mean(axis=0) for block in numbers])
+    one, other = np.array([(numbers[a], numbers[b]) for a, b in splits]).T
 
-    def median_correlation(block: Array) -> Array:
-        columns = np.ascontiguousarray(block.T)  # a block of trials is in several splits, and ranked once
-        ranks = {trials: ranking.centred(columns) for trials, ranking in rankings.items()}
-        weighted = {trials: columns * rank for trials, rank in ranks.items()}
-
-        def products(a: tuple[int, ...], b: tuple[int, ...]) -> Array:  # exact: multiples of 1/4 far below 2^53
-            return np.asarray(np.einsum("nr,nr->r", weighted[a], ranks[b]))
-
-        variance = {trials: products(trials, trials) for trials in ranks}
-        with np.errstate(invalid="ignore"):
-            found = [products(a, b) / np.sqrt(variance[a] * variance[b]) for a, b in splits]
-        return np.asarray(np.median(found, axis=0))
+    def median_correlation(weights: Array) -> Array:
+        return np.asarray(np.median(correlation(rank_covariance(rows, weights))[:, one, other], axis=1))
 
     (value,) = median_correlation(np.ones((1, scores.shape[1])))
-    found = blockwise(median_correlation, weights, len(rankings) * scores.shape[1] // 2)
+    found = median_correlation(weights)
     low, high = quantiles(found, [(1 - level) / 2, (1 + level) / 2])
     return GrowthPoint(passes, blocks, log_odds(float(value)), log_odds(float(low)), log_odds(float(high)))
 

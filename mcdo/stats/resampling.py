@@ -19,6 +19,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from mcdo.compiled import compiled
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, images, jsonable, numbers
 
@@ -32,7 +33,7 @@ LEAST_UNITS = 5
 
 That of a normal mean covers .52, .75 and .79 with two to four, .82 with five and .90 with ten in simulation.
 """
-_BLOCK = 320_000  # ranks held at once (2.5 MB): larger blocks fall out of the cache
+_BLOCK = 320_000  # numbers held at once (2.5 MB): larger blocks fall out of the cache
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def _multiplicities(members: bytes, n: int, resamples: int, seed: int) -> Array:
     drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
     cells = (drawn + n * np.arange(resamples)[:, None]).ravel()
     counts = np.bincount(cells, minlength=resamples * n).reshape(resamples, n).astype(np.float64)
-    counts = counts[:, np.frombuffer(members, dtype=np.intp)]
+    counts = np.take(counts, np.frombuffer(members, dtype=np.intp), axis=1)  # rows that lie in one piece
     counts.setflags(write=False)
     return counts
 
@@ -254,44 +255,48 @@ def blockwise(of: Callable[[Array], Array], weights: Array, size: int) -> Array:
     return np.concatenate([of(weights[start : start + step]) for start in range(0, len(weights), step)])
 
 
-class Ranking:
-    """Mid-ranks of ``values`` [N] in any resample of them, from a single sort.
-
-    With groups of tied values in ascending order, G_j the multiplicity of group j and C_j = G_1 + … + G_j, the
-    members of group j share the rank C_j − (G_j − 1)/2.
-    """
-
-    def __init__(self, values: Array) -> None:
-        self.order = np.argsort(values, kind="stable")
-        _, self.first, self.group = np.unique(values, return_index=True, return_inverse=True)
-        self.starts = np.searchsorted(values[self.order], values[self.first])
-        self.tied = len(self.first) < len(values)
-
-    def centred(self, weights: Array) -> Array:
-        """Ranks less their mean (S + 1)/2 for multiplicities ``weights`` [N, R] whose columns sum to S; ``[N, R]``."""
-        mass = weights[self.order]
-        if self.tied:
-            mass = np.add.reduceat(mass, self.starts, axis=0)
-        rank = np.cumsum(mass, axis=0)
-        mass *= 0.5
-        rank -= mass
-        rank -= weights.sum(axis=0) / 2
-        return np.asarray(rank[self.group])
-
-
 def rank_covariance(rows: Array, weights: Array) -> Array:
     """Sums of products of centred mid-ranks between the M ``rows`` [M, N], in each resample: ``[R, M, M]``.
 
-    Exact: all terms are multiples of 1/4 far below 2^53.
+    ``weights`` [R, N] are multiplicities that sum to S. With groups of tied values in ascending order, G_j the
+    multiplicity of group j and C_j = G_1 + … + G_j, the members of group j share the rank C_j − (G_j − 1)/2; the mean
+    of all ranks is (S + 1)/2. Exact, in whatever order it is added up: all terms are multiples of 1/4 far below 2^53.
     """
-    rankings = [Ranking(row) for row in rows]
+    order = np.argsort(rows, axis=1, kind="stable")
+    ascending = np.take_along_axis(rows, order, axis=1)
+    last = np.ones(rows.shape, dtype=np.bool_)  # of its group
+    np.not_equal(ascending[:, 1:], ascending[:, :-1], out=last[:, :-1])
+    found = np.empty((len(weights), len(rows), len(rows)))
+    _add_rank_products(order.astype(np.int32), last, np.ascontiguousarray(weights, dtype=np.float64), found)
+    return found
 
-    def products(block: Array) -> Array:
-        columns = np.ascontiguousarray(block.T)  # an image's multiplicities lie together, so ordering images is cheap
-        ranks = np.stack([ranking.centred(columns).T for ranking in rankings], axis=1)
-        return np.asarray((ranks * block[:, None]) @ ranks.transpose(0, 2, 1))
 
-    return blockwise(products, weights, max(2, len(rows) // 3) * rows.shape[1])
+@compiled(fastmath={"reassoc", "contract"})
+def _add_rank_products(order: NDArray[np.int32], last: NDArray[np.bool_], weights: Array, found: Array) -> None:
+    """A resample at a time, so that its ranks stay in the cache."""
+    rows, images = order.shape
+    ranks, weighted = np.empty((rows, images)), np.empty(images)
+    for draw in range(len(weights)):
+        weight = weights[draw]
+        half = 0.5 * weight.sum()
+        for row in range(rows):
+            mine, at, ends = ranks[row], order[row], last[row]
+            below, mass, start = -half, 0.0, 0
+            for place in range(images):
+                mass += weight[at[place]]
+                if ends[place]:
+                    for tied in range(start, place + 1):
+                        mine[at[tied]] = below + 0.5 * mass
+                    below += mass
+                    mass, start = 0.0, place + 1
+        for one in range(rows):
+            for image in range(images):
+                weighted[image] = weight[image] * ranks[one, image]
+            for other in range(one + 1):
+                product = 0.0
+                for image in range(images):
+                    product += weighted[image] * ranks[other, image]
+                found[draw, one, other] = found[draw, other, one] = product
 
 
 def correlation(covariance: Array) -> Array:

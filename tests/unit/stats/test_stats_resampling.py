@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate, bootstrap, holm, permutation_p, proportion
-from mcdo.stats.resampling import Ranking, correlation, multiplicities, quantiles, rank_covariance
+from mcdo.stats.resampling import correlation, multiplicities, quantiles, rank_covariance
 
 few_values = hnp.arrays(np.float64, (3, 8), elements=st.integers(0, 4).map(float))
 
@@ -65,20 +65,12 @@ def test_rank_covariance_by_multiplicities_equals_ranking_every_resample(scores,
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=3, max_size=15))
-def test_centred_ranks_are_those_of_the_repeated_sample(cells):  # type: ignore[no-untyped-def]
-    counts, values = (np.array(column, dtype=float) for column in zip(*cells, strict=True))
-    ranks = scipy.stats.rankdata(np.repeat(values, counts.astype(int)))
-    if len(ranks):
-        found = np.repeat(Ranking(values).centred(counts[:, None])[:, 0], counts.astype(int))
-        np.testing.assert_allclose(found, ranks - ranks.mean())
-
-
-def test_blocks_do_not_change_rank_covariance(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, weights = np.random.default_rng(0).normal(size=(3, 40)), multiplicities(40, 30, 1)
-    whole = rank_covariance(scores, weights)
-    monkeypatch.setattr("mcdo.stats.resampling._BLOCK", 2 * 40 * 7)
-    np.testing.assert_array_equal(rank_covariance(scores, weights), whole)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 2)), min_size=3, max_size=15))
+def test_rank_covariance_by_any_multiplicities_is_that_of_the_repeated_sample(cells):  # type: ignore[no-untyped-def]
+    counts, *rows = (np.array(column, dtype=float) for column in zip(*cells, strict=True))
+    repeated = np.repeat(np.stack(rows), counts.astype(int), axis=1)
+    ranks = scipy.stats.rankdata(repeated, axis=1) - (repeated.shape[1] + 1) / 2
+    np.testing.assert_array_equal(rank_covariance(np.stack(rows), counts[None])[0], ranks @ ranks.T)
 
 
 def test_multiplicities_are_draws_with_replacement_and_read_only() -> None:
