@@ -33,7 +33,7 @@ from mcdo.experiments.recipe.halves import (
 )
 from mcdo.experiments.recipe.sites import ALL, Tower
 from mcdo.images.sampling import second_half
-from mcdo.stats import Difference, Estimate, Inferred, proportion
+from mcdo.stats import Difference, Estimate, proportion
 from mcdo.stats.comparison import differences
 
 RIDGES = (0.1, 1.0, 10.0)
@@ -125,6 +125,7 @@ class Data:
     seed: int
     flips: Mapping[str, Rows] = field(default_factory=dict)
     apart: Mapping[str, tuple[Half, Half | None]] = field(default_factory=dict)
+    before: Data | None = field(default=None, repr=False)
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -147,10 +148,12 @@ class Data:
         return self._half(self.second, 1)
 
     def _half(self, take: Rows, which: Literal[0, 1]) -> dict[str, Half]:
-        flips = {spec: rows[take] for spec, rows in self.flips.items()}
+        if self.before is not None:
+            flips = {spec: rows[take] for spec, rows in self.flips.items()}
+            halves = self.before.choosing if which == 0 else self.before.reporting
+            return {score: half.flipped(flips) for score, half in halves.items()}
         halves = {score: half.rows(take) for score, half in self.scores.items()}
-        halves |= {score: part for score, parts in self.apart.items() if (part := parts[which]) is not None}
-        return {score: half.flipped(flips) for score, half in halves.items()}
+        return halves | {score: part for score, parts in self.apart.items() if (part := parts[which]) is not None}
 
     def baseline(self, name: str, specs: Sequence[str], take: Rows, sign: int) -> Array:
         """As :meth:`Baseline.raised`."""
@@ -162,30 +165,26 @@ class Data:
         names, members = np.unique(self.origins, return_inverse=True)
         specs = (*self.chosen_on, *(spec for specs in self.unseen.values() for spec in specs))
         flips = {spec: (rng.random(len(names)) < 0.5)[members] for spec in specs}
-        return replace(self, flips=flips)
+        return replace(self, flips=flips, before=self)
 
     def measured(self) -> Data:
         """Without the scores that the reporting half does not have."""
+        assert self.before is None, "copies are exchanged last"
         return replace(self, apart={score: parts for score, parts in self.apart.items() if parts[1] is not None})
 
     def split_anew(self, seed: int) -> Data:
         """Other halves; without the scores whose weights of dimensions were fitted on one of these."""
+        assert self.before is None, "copies are exchanged last"
         return replace(self, seed=seed, apart={})
 
 
-def fit(half: Half, specs: Sequence[str], ridge: float) -> Array:
+def fit(half: Half, specs: Sequence[str], ridge: float, take: Rows | None = None) -> Array:
     """Non-negative weights [S] under which damage raises the score, by regularised least squares, rounded.
 
-    A row is (degraded − clean)/(degraded + clean) of one image and degradation, site by site over the sum of all; its
-    product with the weights is to be 1. Zeros where nothing rises.
+    A row is the relative rise of one image and degradation (of the images ``take``, by default of all); its product
+    with the weights is to be 1. Zeros where nothing rises.
     """
-    clean = half.clean.mean(axis=0)
-    rows = []
-    for spec in specs:
-        rise = half.rise[spec].mean(axis=0)
-        row = rise / (2 * clean.sum(axis=1) + rise.sum(axis=1))[:, None]
-        rows.append(np.where(half.flips[spec][:, None], -row, row) if spec in half.flips else row)
-    X = np.concatenate(rows)
+    X = np.concatenate([half.relative_rise(spec)[slice(None) if take is None else take] for spec in specs])
     S = X.shape[1]
     if not X.any():
         return np.zeros(S)
@@ -246,13 +245,12 @@ def _fitted(half: Half, data: Data) -> Iterable[tuple[str, Array, Array]]:
     fold = second_half(half.origins, data.seed + 1)
     for ridge in RIDGES:
         weights = fit(half, data.chosen_on, ridge)
-        across = np.zeros(half.clean.shape[:2])
-        for rows in (fold, ~fold):
-            other = fit(half.rows(~rows), data.chosen_on, ridge)
-            if weights.any() and other.any():
-                across[:, rows] = half.rows(rows).raised(other[None], data.chosen_on)[0]
-        if weights.any():
-            yield f"fitted weights, ridge {ridge:g}", weights, across
+        if not weights.any():
+            continue
+        others = np.stack([fit(half, data.chosen_on, ridge, rows) for rows in (~fold, fold)])
+        raised = half.raised(others, data.chosen_on)
+        raised[~others.any(axis=1)] = 0
+        yield f"fitted weights, ridge {ridge:g}", weights, np.where(fold, raised[0], raised[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,24 +317,39 @@ def scopes(data: Data) -> dict[str, tuple[str, ...]]:
 
 def report(data: Data, choice: Choice, every: Choice) -> Reported:
     """The choice beside all sites and the best baseline, on the half that chose nothing."""
-    check_apart(tuple(choice.origins), data.reporting[choice.score].origins)
-    trivial, half, whole = Trivial.on(data), data.reporting[choice.score], data.reporting[every.score]
-    tests: dict[tuple[str, str], Inferred] = {}
+    trivial, half = Trivial.on(data), data.reporting[choice.score]
+    raised = _raised(data, choice, every, trivial)
     shares: dict[tuple[str, str], Estimate] = {}
     for scope, specs in scopes(data).items():
-        own = half.raised(choice.weights[None], specs)[0]
-        others = {
+        shares |= {(name, scope): share_raised(each, half) for name, each in raised[scope].items()}
+        for spec in specs if scope != UNSEEN else ():
+            shares["chosen", spec] = share_raised(half.raised(choice.weights[None], [spec])[0], half)
+    inside = {OVER_ALL: choice.share - every.share, OVER_TRIVIAL: choice.share - trivial.share}
+    return Reported(choice, every, trivial, shares, _gains(raised, half), inside)
+
+
+def _raised(data: Data, choice: Choice, every: Choice, trivial: Trivial) -> dict[str, dict[str, Array]]:
+    """By scope: shares raised of the choice, of all sites and of the baseline, on the half that chose nothing."""
+    check_apart(tuple(choice.origins), data.reporting[choice.score].origins)
+    half, whole = data.reporting[choice.score], data.reporting[every.score]
+    return {
+        scope: {
+            "chosen": half.raised(choice.weights[None], specs)[0],
             OVER_ALL: whole.raised(every.weights[None], specs)[0],
             OVER_TRIVIAL: data.baseline(trivial.name, specs, data.second, trivial.sign),
         }
-        shares |= {(name, scope): share_raised(each, half) for name, each in {"chosen": own, **others}.items()}
-        tests |= {(over, scope): difference(own, other, half) for over, other in others.items()}
-        if scope != UNSEEN:
-            for spec in specs:
-                each = half.raised(choice.weights[None], [spec])[0]
-                shares["chosen", spec] = share_raised(each, half)
-    inside = {OVER_ALL: choice.share - every.share, OVER_TRIVIAL: choice.share - trivial.share}
-    return Reported(choice, every, trivial, shares, differences(list(tests), list(tests.values())), inside)
+        for scope, specs in scopes(data).items()
+    }
+
+
+def _gains(raised: Mapping[str, Mapping[str, Array]], half: Half) -> dict[tuple[str, str], Difference]:
+    """Of the choice over the others in every scope."""
+    tests = {
+        (over, scope): difference(by["chosen"], by[over], half)
+        for scope, by in raised.items()
+        for over in (OVER_ALL, OVER_TRIVIAL)
+    }
+    return differences(list(tests), list(tests.values()))
 
 
 @dataclass(frozen=True)
@@ -370,10 +383,11 @@ def false_gains(data: Data, candidates: Candidates, times: int, seed: int, alpha
     with weights of dimensions take part where the reporting half has them.
     """
     rng: np.random.Generator = np.random.default_rng(seed)
-    false, kept = 0, candidates.on_other_halves()
+    false, kept, measured = 0, candidates.on_other_halves(), data.measured()
     for _ in range(times):
-        null = data.measured().exchanged(rng)
-        gains = report(null, *choose(null, kept)).gains.values()
+        null = measured.exchanged(rng)
+        choice, every = choose(null, kept)
+        gains = _gains(_raised(null, choice, every, Trivial.on(null)), null.reporting[choice.score]).values()
         false += any(gain.p_holm < alpha and gain.estimate.value > 0 for gain in gains)
     return proportion(false, times, method="exact")
 

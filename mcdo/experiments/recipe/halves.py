@@ -38,6 +38,7 @@ class Half:
         origins: of the images.
         shared_noise: whether images of a trial share its noise, as they do first order's probes.
         flips: by degradation, images whose clean and degraded copies are exchanged, [n]; for a null.
+        kept: what :meth:`relative_rise` is before copies are exchanged, computed once.
 
     """
 
@@ -46,6 +47,7 @@ class Half:
     origins: tuple[str, ...]
     shared_noise: bool = True
     flips: Mapping[str, Rows] = field(default_factory=dict)
+    kept: dict[str, Array] = field(default_factory=dict, repr=False)
 
     def rows(self, take: Rows) -> Half:
         """Some of the images."""
@@ -74,6 +76,14 @@ class Half:
             for spec in specs:
                 found[start : start + _TOGETHER] += self._up(spec, self.rise[spec] @ part)
         return found / len(specs)
+
+    def relative_rise(self, spec: str) -> Array:
+        """(degraded − clean)/(degraded + clean) of each image, site by site over the sum of all: [n, S]."""
+        if spec not in self.kept:
+            clean, rise = self.clean.mean(axis=0), self.rise[spec].mean(axis=0)
+            self.kept[spec] = rise / (2 * clean.sum(axis=1) + rise.sum(axis=1))[:, None]
+        found = self.kept[spec]
+        return np.where(self.flips[spec][:, None], -found, found) if spec in self.flips else found
 
     def _up(self, spec: str, rise: Array) -> Array:
         """[K, n, C] to 1 where it rises, [C, K, n]; ties are no rise, whichever copy is called degraded."""
