@@ -48,11 +48,11 @@ class Count:
 
 
 def counted(
-    group: Group, name: str, K: int, N: int, runs: int, *, resamples: int = 200, as_images: bool = False
+    group: Group, name: str, K: int, N: int, runs: int, *, resamples: int = 200, as_images: bool = False, large: int = 3
 ) -> Mapping[Cell, Count]:
     """The intervals of ``group`` in one population; a data set that is refused has none."""
     population = POPULATIONS[name]
-    goal = truth(group, population, K)
+    goal = truth(group, population, K, large)
     hits, defined = dict.fromkeys(goal, 0), dict.fromkeys(goal, 0)
     for i, sample in enumerate(population.samples(runs, K, N, seed=SEED)):
         try:

@@ -126,20 +126,21 @@ def names(group: Group) -> tuple[str, ...]:
     return tuple(group.found(drawn(normal, normal.sample(5, 100, 0), 0, 2)))
 
 
-def truth(group: Group, population: Population, K: int) -> Mapping[str, float]:
-    """By name, for infinitely many images."""
+def truth(group: Group, population: Population, K: int, large: int = 3) -> Mapping[str, float]:
+    """By name, for infinitely many images: where no closed form is known, the mean of ``large`` samples of 50 000."""
     known = {name: of(population, K) for name, of in group.truth.items()}
     if group.complete:
         return known
     like = replace(population, clustered=0.0)  # variants of an origin have the margins of single images
     if group.noise_free:
         like = replace(like, shared=0.0, icc=1.0)
-    return {**_measured(group, like, K), **known}
+    return {**_measured(group, like, K, large), **known}
 
 
 @lru_cache
-def _measured(group: Group, population: Population, K: int) -> Mapping[str, float]:
-    large = [
-        group.found(drawn(population, population.sample(K, 50_000, seed), seed, 2, as_images=True)) for seed in range(3)
+def _measured(group: Group, population: Population, K: int, large: int) -> Mapping[str, float]:
+    found = [
+        group.found(drawn(population, population.sample(K, 50_000, seed), seed, 2, as_images=True))
+        for seed in range(large)
     ]
-    return {name: float(np.mean([one[name].value for one in large])) for name in large[0]}
+    return {name: float(np.mean([one[name].value for one in found])) for name in found[0]}

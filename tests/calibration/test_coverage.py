@@ -93,7 +93,7 @@ SMALL = [each for each in _FEW if each[1] == "shared_noise" or each[2] == _LEAST
 
 @pytest.mark.parametrize(("group", "name", "K", "N"), SMALL, ids=lambda value: str(getattr(value, "label", value)))
 def test_few_data_sets_are_covered_as_stated(group: Group, name: str, K: int, N: int) -> None:
-    check(counted(group, name, K, N, 60, resamples=100), CHANCE)
+    check(counted(group, name, K, N, 60, resamples=100, large=1), CHANCE)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_few_data_sets_are_covered_as_stated(group: Group, name: str, K: int, N:
 )
 def test_variants_taken_for_independent_images_lose_coverage(group: Group) -> None:
     """What was printed before intervals took ``origins``."""
-    counts = counted(group, "clustered", 5, 100, 60, resamples=100, as_images=True)
+    counts = counted(group, "clustered", 5, 100, 60, resamples=100, as_images=True, large=1)
     least = min(counts.values(), key=lambda count: count.share)
     assert least.range(CHANCE)[1] < AIM[0]
 
