@@ -115,6 +115,8 @@ class Data:
         apart: further scores, on the choosing half and, where that was measured, on the reporting half: those with
             weights of dimensions, which were fitted on other images than they score (of the choosing half, each fold by
             the other).
+        flips: by degradation, images whose clean and degraded copies are exchanged, [N]; for a null.
+        before: the same before that, which is halved only once.
 
     """
 
