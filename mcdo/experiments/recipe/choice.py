@@ -180,13 +180,13 @@ class Data:
         return replace(self, seed=seed, apart={})
 
 
-def fit(half: Half, specs: Sequence[str], ridge: float, take: Rows | None = None) -> Array:
+def fit(half: Half, specs: Sequence[str], ridge: float, take: Rows | slice = slice(None)) -> Array:
     """Non-negative weights [S] under which damage raises the score, by regularised least squares, rounded.
 
     A row is the relative rise of one image and degradation (of the images ``take``, by default of all); its product
     with the weights is to be 1. Zeros where nothing rises.
     """
-    X = np.concatenate([half.relative_rise(spec)[slice(None) if take is None else take] for spec in specs])
+    X = np.concatenate([half.relative_rise(spec)[take] for spec in specs])
     S = X.shape[1]
     if not X.any():
         return np.zeros(S)
@@ -251,7 +251,6 @@ def _fitted(half: Half, data: Data) -> Iterable[tuple[str, Array, Array]]:
             continue
         others = np.stack([fit(half, data.chosen_on, ridge, rows) for rows in (~fold, fold)])
         raised = half.raised(others, data.chosen_on)
-        raised[~others.any(axis=1)] = 0
         yield f"fitted weights, ridge {ridge:g}", weights, np.where(fold, raised[0], raised[1])
 
 

@@ -38,7 +38,6 @@ class Half:
         origins: of the images.
         shared_noise: whether images of a trial share its noise, as they do first order's probes.
         flips: by degradation, images whose clean and degraded copies are exchanged, [n]; for a null.
-        kept: what :meth:`relative_rise` is before copies are exchanged, computed once.
 
     """
 
@@ -47,7 +46,7 @@ class Half:
     origins: tuple[str, ...]
     shared_noise: bool = True
     flips: Mapping[str, Rows] = field(default_factory=dict)
-    kept: dict[str, Array] = field(default_factory=dict, repr=False)
+    _relative: dict[str, Array] = field(default_factory=dict, repr=False)
 
     def rows(self, take: Rows) -> Half:
         """Some of the images."""
@@ -78,11 +77,14 @@ class Half:
         return found / len(specs)
 
     def relative_rise(self, spec: str) -> Array:
-        """(degraded − clean)/(degraded + clean) of each image, site by site over the sum of all: [n, S]."""
-        if spec not in self.kept:
+        """(degraded − clean)/(degraded + clean) of each image, site by site over the sum of all: [n, S].
+
+        Computed once, also where copies are then exchanged.
+        """
+        if spec not in self._relative:
             clean, rise = self.clean.mean(axis=0), self.rise[spec].mean(axis=0)
-            self.kept[spec] = rise / (2 * clean.sum(axis=1) + rise.sum(axis=1))[:, None]
-        found = self.kept[spec]
+            self._relative[spec] = rise / (2 * clean.sum(axis=1) + rise.sum(axis=1))[:, None]
+        found = self._relative[spec]
         return np.where(self.flips[spec][:, None], -found, found) if spec in self.flips else found
 
     def _up(self, spec: str, rise: Array) -> Array:
