@@ -56,7 +56,7 @@ from mcdo.stats.shares import mean_shares, share
 from mcdo.stats.signal_noise import icc_from_snr
 from mcdo.stats.status import THRESHOLDS, Thresholds, status_of
 from mcdo.stats.tracking import Association, TrackingMetrics, tracking_metrics
-from mcdo.stats.validity import ambiguity_estimates, report_of
+from mcdo.stats.validity import ambiguity_estimates, ambiguity_table, report_of
 
 __all__ = [
     "LEVEL_BAND",
@@ -90,6 +90,7 @@ __all__ = [
     "advantages",
     "agreement",
     "ambiguity_estimates",
+    "ambiguity_table",
     "ambiguity_targets",
     "auroc",
     "auroc_differences",

@@ -76,6 +76,10 @@ class Scores:
             without[:, place] = (K * means[place] - array) / (K - 1) if name in counts else means[place]
         return cls(means, without)
 
+    def only(self, places: Sequence[int]) -> Scores:
+        """The scores at these places."""
+        return Scores(self.means[places], None if self.without is None else self.without[:, places])
+
     def each(self, of: Callable[[Array], Array]) -> Scores:
         """``of`` every score [N] in their place."""
         without = self.without

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,28 +47,58 @@ def ambiguity_estimates(
     correlation, or the AUROC of the residual of rank(score) on rank(norm). A target that is None gives NaN. ``score``
     is [N] or [K, N].
     """
+    found = ambiguity_table(
+        {"score": score}, targets, feature_norm,
+        origins=origins, shared_noise=shared_noise, seed=seed, resamples=resamples, level=level,
+    )  # fmt: skip
+    return found["score"]
+
+
+def ambiguity_table(
+    scores: Mapping[str, ArrayLike],
+    targets: AmbiguityTargets,
+    feature_norm: ArrayLike | None = None,
+    *,
+    norms: Collection[str] = (),
+    origins: Origins | None = None,
+    shared_noise: bool = False,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> dict[str, dict[str, Estimate]]:
+    """:func:`ambiguity_estimates` of each of the ``scores``, for all of which the targets are ranked once.
+
+    Those named in ``norms`` are functions of the feature norm, and have no figures given it.
+    """
     optional = {} if targets.prompt_sensitivity is None else {"prompt_sensitivity": targets.prompt_sensitivity}
     controls = {} if feature_norm is None else {"feature_norm": feature_norm}
-    scores = Scores.of({"score": score}, shared_noise=shared_noise, least=3 + len(controls))
+    each = Scores.of(scores, shared_noise=shared_noise, least=3 + len(controls))
     rows = np.stack(
-        images(3 + len(controls), score=scores.means[0], negative_margin=targets.neg_margin, entropy=targets.entropy,
+        images(3 + len(controls), score=each.means[0], negative_margin=targets.neg_margin, entropy=targets.entropy,
                **optional, **controls)[1:]
     )  # fmt: skip
     sample = Sample(rows.shape[1], origins, seed, resamples, level)
-    ranked = [f"rho_uncertainty_vs_{name}" for name in ("negative_margin", "entropy", *optional)]
-    figures = [among(0, place) for place in range(1, 1 + len(ranked))]
     positive = _positive(rows, targets)
     areas = Areas(sample, np.stack(list(positive.values())))
-    found = dict(zip(positive, infer(areas, scores), strict=True))
-    if controls:
-        figures += [among(0, place, -1) for place in range(1, 1 + len(ranked))]
-        free = infer(areas, scores.each(lambda values: _rank_residual(values, rows[-1])))
-        found |= {f"{key}_given_norm": one for key, one in zip(positive, free, strict=True)}
-        ranked += [f"{key}_given_norm" for key in ranked]
-    found |= zip(ranked, infer(RankFigures(sample, figures, rows), scores), strict=True)
-    endings = ("", "_given_norm") if controls else ("",)
-    keys = [key + ending for ending in endings for key in PUBLISHED]
-    return {key: found.get(key, sample.undefined()).estimate for key in keys}
+    ranked = [f"rho_uncertainty_vs_{name}" for name in ("negative_margin", "entropy", *optional)]
+    names, S = list(scores), len(scores)
+    figures = {(name, key): among(s, S + t) for s, name in enumerate(names) for t, key in enumerate(ranked)}
+    found = dict(zip(((name, key) for name in names for key in positive), infer(areas, each), strict=True))
+    held = [s for s, name in enumerate(names) if controls and name not in norms]
+    if held:
+        figures |= {(names[s], _given(key)): among(s, S + t, -1) for s in held for t, key in enumerate(ranked)}
+        free = infer(areas, each.only(held).each(lambda values: _rank_residual(values, rows[-1])))
+        found |= zip(((names[s], _given(key)) for s in held for key in positive), free, strict=True)
+    found |= zip(figures, infer(RankFigures(sample, list(figures.values()), rows), each), strict=True)
+    keys = {name: [*PUBLISHED, *(map(_given, PUBLISHED) if s in held else ())] for s, name in enumerate(names)}
+    return {
+        name: {key: found.get((name, key), sample.undefined()).estimate for key in wanted}
+        for name, wanted in keys.items()
+    }
+
+
+def _given(key: str) -> str:
+    return f"{key}_given_norm"
 
 
 def report_of(figures: Mapping[str, Estimate], targets: AmbiguityTargets) -> dict[str, Any]:

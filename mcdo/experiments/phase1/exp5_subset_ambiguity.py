@@ -35,7 +35,7 @@ from mcdo.harness.sheets import Sheet, disagreement, extremes
 from mcdo.images import Skipped
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
-from mcdo.stats import Estimate, ambiguity_estimates, report_of
+from mcdo.stats import Estimate, ambiguity_table, report_of
 from mcdo.stats.trials import LEAST_TRIALS
 
 RHO_ENTROPY_BAR = 0.3
@@ -183,16 +183,18 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
         figures: dict[str, Figures] = {}
         for estimator in self.estimators:
             scores, norm = self._scores(inputs, estimator)
-            for name, score in scores.items():
-                for kind, target in head.targets.items():
-                    figures[f"{name}/{kind}{SUFFIX[estimator]}"] = ambiguity_estimates(
-                        score,
-                        target,
-                        None if name == NORM else norm,
-                        origins=images.origins,
-                        shared_noise=len(score) > 1,
-                        seed=self.seed,
-                    )
+            how: dict[str, Any] = {
+                "origins": images.origins,
+                "shared_noise": max(map(len, scores.values())) > 1,
+                "seed": self.seed,
+            }
+            tables = {
+                kind: ambiguity_table({**scores, NORM: norm}, target, norm, norms={NORM}, **how)
+                for kind, target in head.targets.items()
+            }
+            figures |= {
+                f"{name}/{kind}{SUFFIX[estimator]}": table[name] for name in scores for kind, table in tables.items()
+            }
         largest = 0.0 if images.labels is None else float(np.bincount(images.labels).max() / len(images))
         return AmbiguityResult(**vars(head), figures=figures, largest_class=largest, skipped=images.skipped)
 

@@ -50,6 +50,7 @@ from mcdo.stats import (
     RankMatrix,
     Reliability,
     ambiguity_estimates,
+    ambiguity_table,
     ambiguity_targets,
     mean,
     rank_matrix,
@@ -187,9 +188,7 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
                 for name, by_kind in scores.items()
             },
             validity={
-                name: {kind: ambiguity_estimates(values, targets, norm, **sampling) for kind, values in by_kind.items()}
-                for name, by_kind in scores.items()
-                if targets
+                name: ambiguity_table(by_kind, targets, norm, **sampling) for name, by_kind in scores.items() if targets
             },
             matrices={name: rank_matrix(by_kind, **sampling, resamples=500) for name, by_kind in scores.items()},
             norm_validity=ambiguity_estimates(norm, targets, **sampling) if targets else {},

@@ -22,10 +22,9 @@ from mcdo.images import Skipped
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import (
-    AmbiguityTargets,
     Difference,
     Estimate,
-    ambiguity_estimates,
+    ambiguity_table,
     mean,
     report_of,
     spearman_differences,
@@ -102,19 +101,17 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
         images, scores = inputs.images(Images(self.n)), self.scores(inputs)
         head = read_head(inputs[self.logits(inputs.model)], images, self.seed)
         sampling: dict[str, Any] = {"origins": images.origins, "seed": self.seed}
-        shared = self.dropout.shared_by_images
-
-        def figures(name: str, target: AmbiguityTargets) -> dict[str, Estimate]:
-            if name == BASELINE:
-                return ambiguity_estimates(scores[name], target, **sampling)
-            return ambiguity_estimates(scores[name], target, -scores[BASELINE], shared_noise=shared, **sampling)
-
+        sampling["shared_noise"] = self.dropout.shared_by_images
+        tables = {
+            kind: ambiguity_table(scores, target, -scores[BASELINE], norms={BASELINE}, **sampling)
+            for kind, target in head.targets.items()
+        }
         entropy = head.targets["softmax"].entropy
         return FullAmbiguityResult(
             **vars(head),
-            figures={f"{name}/{kind}": figures(name, of) for name in scores for kind, of in head.targets.items()},
-            gain=spearman_differences(scores, BASELINE, entropy, shared_noise=shared, **sampling),
-            entropy=mean(entropy, **sampling),
+            figures={f"{name}/{kind}": table[name] for name in scores for kind, table in tables.items()},
+            gain=spearman_differences(scores, BASELINE, entropy, **sampling),
+            entropy=mean(entropy, origins=images.origins, seed=self.seed),
             originals=len(set(images.origins)),
             skipped=images.skipped,
         )

@@ -28,7 +28,7 @@ from mcdo.stats import (
     Estimate,
     Origins,
     Reliability,
-    ambiguity_estimates,
+    ambiguity_table,
     ambiguity_targets,
     auroc_differences,
     corrected_families,
@@ -173,10 +173,7 @@ class AleatoricEpistemic(Experiment[AleatoricResult]):
                 "aleatoric_rank": relation("aleatoric_rank", known=False),
             },
             epistemic_reliability=reliability(trials, **how),
-            figures={
-                name: ambiguity_estimates(score, targets, None if name == NORM else norm, **how)
-                for name, score in scores.items()
-            },
+            figures=ambiguity_table(scores, targets, norm, norms={NORM}, **how),
             differences=_differences(scores, targets, **how),
         )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from mcdo.errors import McdoError
 from mcdo.stats import (
     ambiguity_estimates,
+    ambiguity_table,
     ambiguity_targets,
     null_pass_rate,
     partial_spearman,
@@ -60,6 +62,28 @@ def test_a_score_that_is_the_norm_has_no_relation_given_the_norm() -> None:
     assert found["auroc_high_entropy"].value == 1.0
     assert math.isnan(found["rho_uncertainty_vs_negative_margin_given_norm"].value)
     assert found["auroc_high_entropy_given_norm"].value == 0.5
+
+
+@pytest.mark.parametrize("trials", [None, 6])
+@pytest.mark.parametrize("target", ["zero-shot", "without prompts and labels"])
+def test_scores_in_one_table_have_the_figures_that_each_has_alone(trials: int | None, target: str) -> None:
+    targets = TARGETS if target == "zero-shot" else ambiguity_targets(LOGITS[0])
+    drawn = np.random.default_rng(3)
+    norm = drawn.gamma(9, size=200)
+    shape = (200,) if trials is None else (trials, 200)
+    scores = {"norm": norm, "one": drawn.normal(size=shape), "tied": drawn.integers(0, 9, shape) + norm / 9}
+    how: dict[str, Any] = {"origins": [f"origin {i // 3}" for i in range(200)], "resamples": 40, "seed": 5}
+    together = ambiguity_table(scores, targets, norm, norms={"norm"}, shared_noise=trials is not None, **how)
+    assert list(together) == list(scores)
+    for name, score in scores.items():
+        given, shared = (None, False) if name == "norm" else (norm, trials is not None)
+        alone = ambiguity_estimates(score, targets, given, shared_noise=shared, **how)
+        assert list(together[name]) == list(alone)
+        for key, estimate in alone.items():
+            assert np.allclose(
+                (together[name][key].value, together[name][key].low, together[name][key].high),
+                (estimate.value, estimate.low, estimate.high), rtol=0, atol=1e-12, equal_nan=True,
+            ), (name, key)  # fmt: skip
 
 
 def test_targets_that_are_missing_are_listed_as_undefined() -> None:

@@ -29,7 +29,7 @@ from mcdo.stats import (
     Difference,
     Estimate,
     Origins,
-    ambiguity_estimates,
+    ambiguity_table,
     ambiguity_targets,
     auroc_differences,
     corrected_families,
@@ -144,16 +144,15 @@ class LaplaceComparison(Experiment[LaplaceResult]):
         scores = self._scores(run, inputs[request], laplace, softmax)
         correct = softmax.correct
         how: dict[str, Any] = {"origins": run.origins, "seed": self.seed, "resamples": self.resamples}
+        shared = any(score.ndim == 2 for score in scores.values())
+        tables = {
+            head: ambiguity_table(scores, target, run.feature_norm, norms={NORM}, shared_noise=shared, **how)
+            for head, target in targets.items()
+        }
         return LaplaceResult(
             scores=scores,
             targets=targets,
-            figures={
-                f"{name}/{head}": ambiguity_estimates(
-                    score, target, None if name == NORM else run.feature_norm, shared_noise=score.ndim == 2, **how
-                )
-                for name, score in scores.items()
-                for head, target in targets.items()
-            },
+            figures={f"{name}/{head}": table[name] for name in scores for head, table in tables.items()},
             differences=_differences(scores, softmax, **how),
             with_mc={
                 name: spearman(score, scores[REFERENCE], shared_noise=score.ndim == 2, **how)

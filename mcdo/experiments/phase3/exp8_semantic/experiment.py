@@ -41,7 +41,7 @@ from mcdo.stats import (
     AmbiguityTargets,
     Estimate,
     Reliability,
-    ambiguity_estimates,
+    ambiguity_table,
     ambiguity_targets,
     mean,
     reliability,
@@ -234,10 +234,9 @@ class SemanticSpace(Experiment[SemanticResult]):
                 if name != "trace_pre"
             },
             targets=targets,
-            figures={
-                name: ambiguity_estimates(score.mean(axis=0), targets, run.feature_norm, **how)
-                for name, score in scores.items()
-            },
+            figures=ambiguity_table(
+                {name: score.mean(axis=0) for name, score in scores.items()}, targets, run.feature_norm, **how
+            ),
             most_uncertain=tuple(run.ids[i] for i in most),
         )
 
