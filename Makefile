@@ -50,7 +50,7 @@ $(PARTS): export OMP_NUM_THREADS := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 QUICK := $(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary --no-vector-figures
-NUMBERS := tests/calibration $(addprefix tests/unit/,estimators stats)
+NUMBERS := tests/calibration $(addprefix tests/unit/,estimators perturbation stats)
 ROOMS := $(addprefix tests/unit/,cli encoders experiments images recipes report rivals)
 
 test: env  ## the test suite, with every experiment and study at its quick sizes, on two cores

@@ -185,15 +185,15 @@ def recorded(junit: ET.ElementTree[Any], test: str) -> dict[str, str]:
 
 def test_junit_carries_the_figures_and_what_was_run(tmp_path: Path) -> None:
     experiment = "tests/experiments/phase1/test_exp4_subset_recipe.py"
-    asked = ("--models=clip_tiny", "--protocol=quick", f"--reports={tmp_path}", f"--junitxml={tmp_path / 'junit.xml'}")
-    done = run_pytest(experiment, *asked)
+    asked = ("--models=clip_tiny", "--protocol=quick", "--num-images=60", f"--reports={tmp_path}")
+    done = run_pytest(experiment, *asked, f"--junitxml={tmp_path / 'junit.xml'}")
     assert done.returncode == 0, done.stdout
     junit = ET.parse(tmp_path / "junit.xml")
     figures = recorded(junit, "test_both_scores_are_reported[clip_tiny]")
-    assert re.match(r"0\.\d+ \[0\.\d+, 0\.\d+\] n=120", figures["trace spearman"])
+    assert re.match(r"0\.\d+ \[0\.\d+, 0\.\d+\] n=60", figures["trace spearman"])
     claim = recorded(junit, "test_claims[clip_tiny-trace_more_reliable_than_angular]")
     assert float(claim["low"]) < float(claim["value"]) < float(claim["high"])
-    assert claim["n"] == "120"
+    assert claim["n"] == "60"
     of_the_run = {str(each.get("name")): each.get("value") for each in junit.iterfind("./testsuite/properties/*")}
     assert {"models", "images", "protocol", "seed", "mcdo", "python", "time"} <= of_the_run.keys()
     assert of_the_run["protocol"] == "quick"
