@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -78,7 +78,7 @@ class DigitSource:
 
     def content_hash(self, image_id: str) -> str:
         """Over the 8 x 8 original and the recipe, not the rendered pixels, so it is the same on every platform."""
-        affine = asdict(Affine.of(image_id)) if _is_variant(image_id) else None
+        affine = vars(Affine.of(image_id)) if _is_variant(image_id) else None
         recipe = json.dumps([_RECIPE, affine])
         return hashlib.sha256(_base(image_id).tobytes() + recipe.encode("ascii")).hexdigest()
 
@@ -158,6 +158,12 @@ def _split(split: str) -> NDArray[np.int64]:
     return np.sort(heldout) if split == HELDOUT else np.setdiff1d(np.arange(len(labels)), heldout)
 
 
+@lru_cache(maxsize=2)
+def _members(split: str) -> frozenset[int]:
+    """:func:`_split` to look in, which is done for every image."""
+    return frozenset(_split(split).tolist())
+
+
 def _id(split: str, number: int, variant: int) -> str:
     return f"digits/{split}/{number:04d}" + (f"{_AFFINE}{variant}" if variant else "")
 
@@ -169,7 +175,7 @@ def _is_variant(image_id: str) -> bool:
 def _base(image_id: str) -> NDArray[np.uint8]:
     """The 8 x 8 original that an id names."""
     match = re.fullmatch(rf"digits/({HELDOUT}|{TRAIN})/(\d{{4}})({_AFFINE}[1-9]\d*)?", image_id)
-    if match is None or int(match[2]) not in _split(match[1]):
+    if match is None or int(match[2]) not in _members(match[1]):
         raise McdoError(f"there is no digit {image_id!r}; ids look like digits/{HELDOUT}/0123 or …/0123/affine2")
     original: NDArray[np.uint8] = _originals()[0][int(match[2])]
     return original

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mcdo.errors import McdoError, refused_as
 from mcdo.images.class_names import class_names
 from mcdo.images.mat_table import struct_rows
+from mcdo.images.splits import SPLITS
 from mcdo.names import visible
 from mcdo.schema import check_regular, read_lines
 
@@ -78,7 +79,8 @@ def named_directories(root: Path, directories: Sequence[str]) -> tuple[str, ...]
     """
     if not directories or not all(map(_is_whole, directories)):
         return class_names(root, list(directories))
-    file = next((at / CLASSES for at in (root, root.parent) if (at / CLASSES).is_file()), root / CLASSES)
+    places = (root, root.parent) if root.name.lower() in SPLITS else (root,)  # beside others, it may be of those
+    file = next((at / CLASSES for at in places if (at / CLASSES).is_file()), root / CLASSES)
     lines = _names(file, directories, str(root), "class directories", lambda i: str(root / directories[i]))
     return class_names(file, [lines[int(each)] for each in directories])
 

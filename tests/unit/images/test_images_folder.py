@@ -116,6 +116,17 @@ def test_directories_that_are_numbers_are_named_by_a_list(tmp_path: Path) -> Non
     assert folder(root).class_names == ("1", "10", "2", "other")
 
 
+def test_names_beside_a_folder_that_is_no_split_may_be_of_another_data_set(tmp_path: Path) -> None:
+    root = tmp_path / "plants"
+    for name in ("0", "1"):
+        picture(root / name / "a.png")
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    with pytest.raises(McdoError, match=r"Put the names into .*plants.classes\.txt"):
+        folder(root)
+    (root / "classes.txt").write_text("oak\nelm\n")
+    assert folder(root).class_names == ("oak", "elm")
+
+
 def test_images_without_class_directories_are_unlabelled(tmp_path: Path) -> None:
     for name in "ba":
         picture(tmp_path / f"{name}.png")
