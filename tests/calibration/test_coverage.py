@@ -33,6 +33,7 @@ CHANCE = 0.999
 
 OF_OTHERS = {
     "above_chance": "a mean",
+    "ambiguity_table": "the figures of each score as they are alone",
     "auroc_low": "an AUROC",
     "linearity": "a ratio of means",
     "median_ratio": "the ratio of an agreement",
