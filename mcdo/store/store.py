@@ -16,6 +16,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from mcdo import arguments
 from mcdo.errors import McdoError, UnwrittenWarning
 from mcdo.names import file_name
 from mcdo.store.files import DAMAGE, UNWRITTEN, Arrays, canonical_json, checksum, read, read_facts, write
@@ -88,10 +89,13 @@ class Store:
     Attributes:
         asked: the key that was looked up, or kept, last.
 
+    Raises:
+        McdoError: for a root that is no path.
+
     """
 
     def __init__(self, root: Path | str, part: Part = Part()) -> None:
-        self.root, self.part = Path(root), part
+        self.root, self.part = arguments.path(root), part
         self.asked = ""
 
     @staticmethod

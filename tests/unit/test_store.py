@@ -201,6 +201,14 @@ def failing(error: BaseException) -> Callable[..., Any]:
 # ---- what goes wrong
 
 
+@pytest.mark.parametrize("name", ["a\0b", "~nobody-of-this-name/store", "long" * 100])
+def test_a_store_at_what_is_no_path_is_refused_by_name(name: str, own: Encoder) -> None:
+    with pytest.raises(McdoError, match="is no path"):
+        Store(name)
+    with pytest.raises(McdoError, match="is no path"):
+        monte_carlo(own, load_images("digits", n=4), Dropout(), passes=4, trials=2, store=name, progress=False)
+
+
 @pytest.mark.parametrize("place", [".", "below"])
 def test_a_store_that_cannot_be_written_is_an_error_before_any_pass(place: str, own: Encoder, tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
