@@ -57,7 +57,7 @@ def census(
     def measure(parts: Unfinished | None) -> NDArray[np.float64]:
         kept = KeptValues(parts, len(sites) * n, label)
         left = (~kept.done).reshape(len(sites), n).sum(axis=1)
-        total = sum(_passes(site, dropout, n) * int(images) for site, images in zip(sites, left, strict=True))
+        total = sum(passes_of_site(site, dropout, n) * int(images) for site, images in zip(sites, left, strict=True))
         with progress_of(progress, total, f"{encoder.key} on {few.name}, census") as bar, kept.saved():
             for i in np.flatnonzero(left).tolist():
                 site_variances(encoder, pixels, keys, sites[i], dropout, seed, kept, i * n, bar)
@@ -86,8 +86,10 @@ def census(
     )
 
 
-def _passes(site: Site, kind: Perturbation, images: int) -> int:
-    """As many as give 64 dropped units on average, between 4 and 256."""
+def passes_of_site(site: Site, kind: Perturbation, images: int) -> int:
+    """In which a site is looked at alone: as many as drop 64 units on average, between 4 and 256; none at p = 0."""
+    if not kind.p:
+        return 0
     units = site.layout(kind)[1]
     return min(256, max(4, math.ceil(64 / max(kind.p * units * images, 1e-9))))
 
@@ -107,7 +109,7 @@ def site_variances(
 
     They and what leads to them are ``kept`` from number ``first`` on.
     """
-    wanted = _passes(site, kind, len(pixels))
+    wanted = passes_of_site(site, kind, len(pixels))
     kept = kept or KeptValues(None, len(pixels), {})
     loop = BlockLoop(encoder, len(pixels), pixel_rows(encoder, None), PASS_BLOCK)
     loop.restored[:] = kept.done[first : first + len(pixels)]

@@ -474,7 +474,10 @@ def _expected(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]
     following = (each for experiment, subject in asked for each in foreseen(session, experiment, subject))
     for request in (*session.planned, *following):
         if request.model:
-            passes[request.model] = passes.get(request.model, 0) + request.expected_passes(session)
+            count, shown = request.expected_passes(session), getattr(request, "shown", None)
+            if not isinstance(shown, Images) or session.holds(shown):  # else thousands of pictures were read for it
+                count += request.passes_beside(session)
+            passes[request.model] = passes.get(request.model, 0) + count
     rates = {model: session.remaining.rate(model) for model, count in passes.items() if count}
     slow = session.remaining.slow & set(rates)
     total = sum(rate * passes[model] for model, rate in rates.items() if model not in slow)

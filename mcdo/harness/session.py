@@ -288,6 +288,10 @@ class Session:
             self._images[images] = self._made(images)
         return self._images[images]
 
+    def holds(self, images: Images) -> bool:
+        """Whether the set was asked for before, so that no picture is read for it now."""
+        return images in self._images
+
     def _made(self, images: Images) -> ImageSet:
         if images.common_masks:
             return self.image_set(replace(images, common_masks=False)).with_common_masks()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mcdo.encoders import Encoder
 from mcdo.encoders.zero_shot import TEMPLATES, unit
 from mcdo.estimators import monte_carlo
-from mcdo.estimators.census import census
+from mcdo.estimators.census import census, passes_of_site
 from mcdo.estimators.resumption import KeptValues
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
 from mcdo.harness import Experiment, Files, Images, Inputs, Request, Session, Settings, StoredArrays, TextFeatures, View
@@ -79,12 +79,16 @@ class TowerChecks(StoredArrays):
         return {"images": self.images(session).fingerprint, "kind": self.dropout.as_dict()}
 
     def passes_beside(self, session: Session) -> int:
-        """Each site is looked at in a pass, and in four at least; beside these are the passes of :meth:`compute`."""
+        """Each site is looked at in a pass, then in some more; beside these are the passes of :meth:`compute`.
+
+        Those of a run count once for each thread: so few images are one block, at which one works while the rest wait.
+        """
         encoder, n = session.encoder(self.model), len(self.images(session))
         sites, (few, passes) = find_sites(encoder).select(self.dropout.sites), _batched(encoder)
-        census = len(sites) * (n if encoder.resolution <= 64 else 1) * (1 + 4)
-        restored, batches = 2 * 2 * PASS_BLOCK, (5 * few + 3) * passes
-        return census + 3 * n + restored + batches
+        shown = n if encoder.resolution <= 64 else 1
+        threads = torch.get_num_threads() if encoder.device.type == "cpu" else 1
+        alone = shown * sum(passes_of_site(site, self.dropout, shown) for site in sites)
+        return len(sites) * shown + 3 * n + 2 * 2 * PASS_BLOCK + threads * (alone + (5 * few + 3) * passes)
 
     def compute(self, session: Session) -> dict[str, NDArray[Any]]:
         encoder, images = session.encoder(self.model), self.images(session)

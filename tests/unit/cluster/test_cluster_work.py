@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import torch
 from cluster_child import MODELS, Toy, alone, bits, settings, shares, work
 from forked import begin
 from pytest_child import ROOT, run_mcdo, run_pytest
@@ -30,7 +32,7 @@ from mcdo.encoders.zero_shot import TEMPLATES
 from mcdo.errors import McdoError
 from mcdo.experiments.phase1.harness_checks import HarnessChecks
 from mcdo.harness import Features, Images, Logits, Passes, Runner, Session, Subject, TextFeatures
-from mcdo.perturbation import find_sites
+from mcdo.perturbation import Dropout, find_sites
 from mcdo.store import Store
 
 PATIENCE_S = 120
@@ -151,9 +153,13 @@ def test_what_follows_from_the_encoder_is_in_the_plan(tmp_path: Path) -> None:
     checks, images = HarnessChecks(n=10), Images(10)
     prompts = TextFeatures("clip_tiny", tuple("abc"))
     session = found.session
-    sites = len(find_sites(session.encoder("clip_tiny")).select(checks.dropout.sites))
+    sites = find_sites(session.encoder("clip_tiny")).select(checks.dropout.sites)
+    alone = 4 * (len(sites) - 1) + 17  # passes until 8 images drop 64 units, which are few in the last projection
     tower = checks.tower("clip_tiny").passes_beside(session)
-    assert tower == 8 * sites * 5 + 3 * 8 + 4 * 16 + (5 * 8 + 3) * 16
+    threads = torch.get_num_threads()
+    assert tower == 8 * len(sites) + 3 * 8 + 4 * 16 + threads * (8 * alone + (5 * 8 + 3) * 16)
+    without = replace(checks, dropout=Dropout(0.0)).tower("clip_tiny")
+    assert without.passes_beside(session) == tower - threads * 8 * alone
     assert prompts.passes_beside(session) == 3
     assert Logits("clip_tiny", images).passes_beside(session) == 10 * len(TEMPLATES)
     assert Features("clip_tiny", images).passes_beside(session) == 0

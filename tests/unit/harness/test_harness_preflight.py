@@ -319,6 +319,15 @@ def test_passes_that_follow_from_others_are_in_the_time(look: Look, monkeypatch:
     assert f"clip_tiny {15360 + 2 * 10 * 7 * 3:,} passes" in after
 
 
+def test_passes_that_follow_from_the_encoder_are_in_the_time(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as those of each site: of a large tower and few images they are most of the run."""
+    monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(1.0, 0))
+    monkeypatch.setattr(Passes, "passes_beside", lambda self, session: 445)
+    assert "clip_tiny 15,360 passes" in said(look(kinds=ONE), "told")[-1], "no picture is read for them"
+    monkeypatch.setattr(Session, "holds", lambda self, images: True)
+    assert f"clip_tiny {15360 + 445:,} passes" in said(look(kinds=ONE), "told")[-1]
+
+
 def test_too_little_room_on_the_disk_is_said(look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(2**40, 2**40, 2**20))
