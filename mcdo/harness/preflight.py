@@ -475,7 +475,7 @@ def _expected(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]
     for request in (*session.planned, *following):
         if request.model:
             count, shown = request.expected_passes(session), getattr(request, "shown", None)
-            if not isinstance(shown, Images) or session.holds(shown):  # else thousands of pictures were read for it
+            if not isinstance(shown, Images) or session.holds(shown):  # else thousands of pictures would be read for it
                 count += request.passes_beside(session)
             passes[request.model] = passes.get(request.model, 0) + count
     rates = {model: session.remaining.rate(model) for model, count in passes.items() if count}

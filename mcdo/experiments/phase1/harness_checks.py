@@ -244,7 +244,7 @@ class HarnessChecks(Experiment[ChecksResult]):
         after_pass, after_error = found["restored"].tolist()
         cosine = None if prompts is None else _mean_cosine(inputs[prompts]["features"])
         varied = None
-        if cosine is not None and cosine > COLLAPSED:
+        if cosine is not None and cosine > COLLAPSED:  # else a tower need not know the words of other things
             varied = _mean_cosine(inputs[_prompts(inputs.model, VARIED)]["features"])
         return ChecksResult(
             requested=tuple((name, role) for name, role in sites["requested"]),

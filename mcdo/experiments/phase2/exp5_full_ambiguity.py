@@ -101,17 +101,18 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
         images, scores = inputs.images(Images(self.n)), self.scores(inputs)
         head = read_head(inputs[self.logits(inputs.model)], images, self.seed)
         sampling: dict[str, Any] = {"origins": images.origins, "seed": self.seed}
-        sampling["shared_noise"] = self.dropout.shared_by_images
+        shared = self.dropout.shared_by_images
+        norm = -scores[BASELINE]
         tables = {
-            kind: ambiguity_table(scores, target, -scores[BASELINE], norms={BASELINE}, **sampling)
+            kind: ambiguity_table(scores, target, norm, norms={BASELINE}, shared_noise=shared, **sampling)
             for kind, target in head.targets.items()
         }
         entropy = head.targets["softmax"].entropy
         return FullAmbiguityResult(
             **vars(head),
             figures={f"{name}/{kind}": table[name] for name in scores for kind, table in tables.items()},
-            gain=spearman_differences(scores, BASELINE, entropy, **sampling),
-            entropy=mean(entropy, origins=images.origins, seed=self.seed),
+            gain=spearman_differences(scores, BASELINE, entropy, shared_noise=shared, **sampling),
+            entropy=mean(entropy, **sampling),
             originals=len(set(images.origins)),
             skipped=images.skipped,
         )
