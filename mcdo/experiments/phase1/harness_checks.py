@@ -193,8 +193,14 @@ class ChecksResult:
 
     @property
     def collapsed(self) -> bool:
-        """Whether the text tower tells nothing apart: neither the classes nor what is more different than they are."""
-        return self.varied is not None and self.varied > COLLAPSED
+        """Whether the text tower tells nothing apart: neither the classes nor what is more different than they are.
+
+        Prompts of classes that are one to it, or no vectors at all, are enough.
+        """
+        if self.cosine is None or self.cosine <= COLLAPSED:
+            return False
+        one = not self.cosine < 1 - 1e-6
+        return one or self.varied is None or not self.varied <= COLLAPSED
 
 
 @dataclass(frozen=True)
@@ -244,7 +250,7 @@ class HarnessChecks(Experiment[ChecksResult]):
         after_pass, after_error = found["restored"].tolist()
         cosine = None if prompts is None else _mean_cosine(inputs[prompts]["features"])
         varied = None
-        if cosine is not None and cosine > COLLAPSED:  # else a tower need not know the words of other things
+        if cosine is not None and not cosine <= COLLAPSED:  # else a tower need not know the words of other things
             varied = _mean_cosine(inputs[_prompts(inputs.model, VARIED)]["features"])
         return ChecksResult(
             requested=tuple((name, role) for name, role in sites["requested"]),
