@@ -73,10 +73,11 @@ def set_sizes(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]
     settings = session.settings
     published = _judged(session, asked, Sizes())
     top = max((size.passes for sizes in published.values() for size in sizes), default=0)
-    fitting = _fitting(session, asked, seconds)
+    beside = _beside(session, asked)
+    fitting = _fitting(session, asked, seconds - beside)
     if not fitting:
         smallest = Sizes(IMAGES[-1], (PASSES[-1],), TRIALS[-1], at_most=True)
-        takes = _seconds(session, asked, smallest)
+        takes = _seconds(session, asked, smallest) + beside
         raise McdoError(
             f"the smallest sizes ({smallest}) take about {duration(takes)} of passes; give more than "
             f"{duration(seconds)}, fewer tests (-k) or models, or a smaller encoder"
@@ -97,7 +98,7 @@ def set_sizes(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]
     equal = [sizes for sizes in fitting if (chances[sizes] or 0.0) >= best - AS_MUCH]
     chosen = max(equal, key=_given)
     session.settings = replace(settings, sizes=chosen)
-    return Chosen(_seconds(session, asked, chosen), chances[chosen], tuple(forecasts))
+    return Chosen(_seconds(session, asked, chosen) + beside, chances[chosen], tuple(forecasts))
 
 
 def _given(sizes: Sizes) -> tuple[float, float, float]:
@@ -139,6 +140,15 @@ def _judged(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]], 
             size = Size(session.count(request.shown), request.config.trials, request.config.passes[-1])
             found.setdefault(request.model, []).append(size)
     return found
+
+
+def _beside(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]) -> float:
+    """Seconds of what follows from the encoders, such as passes of each site: the same whatever the sizes."""
+    return sum(
+        session.remaining.rate(request.model) * session.remaining.passes_beside(request)
+        for request in _plan(session, asked, Sizes())
+        if request.model
+    )
 
 
 def _seconds(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]], sizes: Sizes) -> float:

@@ -22,7 +22,7 @@ from mcdo.harness.budget import seconds_of, set_sizes
 from mcdo.harness.decision import FILE, LEAST_ORIGINS, refusal
 from mcdo.harness.experiment import ALL_MODELS, Experiment, Subject, View, foreseen
 from mcdo.harness.memory import available_memory
-from mcdo.harness.remaining import TIMING_S, duration
+from mcdo.harness.remaining import SITES_PASSES, TIMING_S, duration
 from mcdo.harness.requests import FirstOrder, Images, Logits, Passes, Request
 from mcdo.harness.runner import Runner
 from mcdo.harness.session import LEAST_IMAGES, Session
@@ -38,8 +38,6 @@ PREFLIGHT_S = 30.0
 """Seconds that it takes, beside loading the encoders: a run needs these anyway, and nothing is in its way by then."""
 LOOK_S = 12.0
 """Of these, seconds for which images are decoded; the others are when they are needed, before any pass of them."""
-SITES_PASSES = 12
-"""Passes of one image, at most, in which the sites of a tower are found."""
 LEAST_TIMING_S = 2.0
 """Seconds that timing a pass may take where none are left."""
 QUIET_S = 10.0
@@ -163,6 +161,7 @@ def preflight(
         if seen is not None:
             most = max(map(_most_images, asked), default=0)
             session.there = seen.there if seen.there < most else None
+            session.classes_there = len(seen.class_names)
         left = max(0.0, PREFLIGHT_S - (time.monotonic() - began - loading))
         session.remaining.timing_s = min(TIMING_S, max(LEAST_TIMING_S, left / max(len(every), 1)))
         if settings.budget and not any(each.state == "wrong" for each in found):
@@ -474,10 +473,7 @@ def _expected(session: Session, asked: Sequence[tuple[Experiment[Any], Subject]]
     following = (each for experiment, subject in asked for each in foreseen(session, experiment, subject))
     for request in (*session.planned, *following):
         if request.model:
-            count, shown = request.expected_passes(session), getattr(request, "shown", None)
-            if not isinstance(shown, Images) or session.holds(shown):  # else thousands of pictures would be read for it
-                count += request.passes_beside(session)
-            passes[request.model] = passes.get(request.model, 0) + count
+            passes[request.model] = passes.get(request.model, 0) + session.remaining.passes(request)
     rates = {model: session.remaining.rate(model) for model, count in passes.items() if count}
     slow = session.remaining.slow & set(rates)
     total = sum(rate * passes[model] for model, rate in rates.items() if model not in slow)

@@ -19,6 +19,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from mcdo.encoders import Encoder, TextTower
+from mcdo.errors import McdoError
 from mcdo.estimators.progress import PLAIN_EVERY_S, Progress, SoFar
 from mcdo.estimators.rows import pixel_rows
 from mcdo.names import file_name, say
@@ -32,6 +33,10 @@ TIMING_S = 8.0
 """Seconds that timing a pass of a model may take."""
 LEAST_TIMED_S = 1.0
 """Seconds of passes below which their rate is not worth a line."""
+SITES_PASSES = 12
+"""Passes of one image, at most, in which the sites of a tower are found."""
+SITES_S = 30.0
+"""Seconds above which these are not carried out for the sake of an estimate."""
 FIGURE_EVERY_S = 10.0
 LEAST_SHOWN, MOST_SHOWN = 20, 500
 """Origins from which on a running figure is said, and the most images, the last, that it is taken over."""
@@ -72,9 +77,23 @@ class Remaining:
     def expected(self, requests: Sequence[Request[Any]], at_work: str) -> float:
         """Seconds for ``requests`` while ``at_work`` is measured."""
         return sum(
-            request.expected_passes(self._session) * self._seconds.get(request.model, self._seconds[at_work])
-            for request in requests
+            self.passes(request) * self._seconds.get(request.model, self._seconds[at_work]) for request in requests
         )
+
+    def passes(self, request: Request[Any]) -> int:
+        """About how many passes of one image a request takes, those that follow from its encoder among them."""
+        return request.expected_passes(self._session) + self.passes_beside(request)
+
+    def passes_beside(self, request: Request[Any]) -> int:
+        """Those that follow from the encoder; 0 of one that is not loaded, or too slow to be looked at for this."""
+        model = request.model
+        looked = self._seconds.get(model, 0.0) * torch.get_num_threads() * SITES_PASSES
+        if model not in self._session.loads or looked > SITES_S:
+            return 0
+        try:
+            return request.passes_beside(self._session)
+        except McdoError:  # measuring will say it
+            return 0
 
     def rate(self, model: str) -> float:
         """Seconds of a pass of one image, timed on a few at the first question, for :attr:`timing_s` at most."""
@@ -103,7 +122,7 @@ class Remaining:
             return
         self.rate(request.model)
         mine = [each for each in (request, *left()[0]) if each.model == request.model]
-        passes, seconds = sum(each.expected_passes(self._session) for each in mine), self.expected(mine, request.model)
+        passes, seconds = sum(map(self.passes, mine)), self.expected(mine, request.model)
         if seconds >= PLAIN_EVERY_S:
             count = f"{len(mine)} measurement" + ("s" if len(mine) > 1 else "")
             say(f"{request.model}: {count}, at most {passes:,} passes, about {duration(seconds)}", sys.stderr)

@@ -98,7 +98,10 @@ class Request(ABC, Generic[Value]):
         return 0
 
     def passes_beside(self, session: Session) -> int:
-        """About how many more that follow from the encoder, such as those of each site; it is loaded for this."""
+        """About how many more that follow from the encoder, such as those of each site.
+
+        The encoder is loaded for this, and no image is read.
+        """
         return 0
 
     def divisible(self, session: Session) -> tuple[int, int] | None:
@@ -336,8 +339,7 @@ class Logits(_Deterministic):
 
     def passes_beside(self, session: Session) -> int:
         """A prompt for each class and template, where there is a text tower."""
-        classes = session.image_set(self.shown).class_names
-        return len(classes) * len(TEMPLATES) if session.encoder(self.model).has_text else 0
+        return session.classes(self.shown) * len(TEMPLATES) if session.encoder(self.model).has_text else 0
 
     def compute(self, session: Session) -> Arrays:
         encoder = session.encoder(self.model)

@@ -61,6 +61,7 @@ class Session:
         store: where measurements go, or None.
         remaining: how much of the plan is left.
         there: images of the session's set, where somebody looked.
+        classes_there: classes of it, likewise.
 
     """
 
@@ -85,6 +86,7 @@ class Session:
         self._keys: dict[Request[Any], str] = {}
         self.remaining = Remaining(self)
         self.there: int | None = None
+        self.classes_there = 0
 
     def afresh(self) -> Session:
         """The same encoders and image sets, with nothing planned: no request is merged with those that came before."""
@@ -288,9 +290,11 @@ class Session:
             self._images[images] = self._made(images)
         return self._images[images]
 
-    def holds(self, images: Images) -> bool:
-        """Whether the set was asked for before, so that no picture is read for it now."""
-        return images in self._images
+    def classes(self, images: Images) -> int:
+        """How many classes the images have; 0 where nobody looked at them yet, and none is read for this."""
+        if images in self._images:
+            return len(self._images[images].class_names)
+        return self.classes_there if images.source is None else 0
 
     def _made(self, images: Images) -> ImageSet:
         if images.common_masks:

@@ -83,7 +83,7 @@ class TowerChecks(StoredArrays):
 
         Those of a run count once for each thread: so few images are one block, at which one works while the rest wait.
         """
-        encoder, n = session.encoder(self.model), len(self.images(session))
+        encoder, n = session.encoder(self.model), min(FEW, session.count(self.shown))
         sites, (few, passes) = find_sites(encoder).select(self.dropout.sites), _batched(encoder)
         shown = n if encoder.resolution <= 64 else 1
         threads = torch.get_num_threads() if encoder.device.type == "cpu" else 1

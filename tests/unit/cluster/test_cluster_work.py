@@ -161,7 +161,10 @@ def test_what_follows_from_the_encoder_is_in_the_plan(tmp_path: Path) -> None:
     without = replace(checks, dropout=Dropout(0.0)).tower("clip_tiny")
     assert without.passes_beside(session) == tower - threads * 8 * alone
     assert prompts.passes_beside(session) == 3
-    assert Logits("clip_tiny", images).passes_beside(session) == 10 * len(TEMPLATES)
+    logits = Logits("clip_tiny", images)
+    assert logits.passes_beside(session) == 0, "nobody looked at the images"
+    session.image_set(images)
+    assert logits.passes_beside(session) == 10 * len(TEMPLATES)
     assert Features("clip_tiny", images).passes_beside(session) == 0
     session.plan([prompts])
     found.first()

@@ -323,9 +323,18 @@ def test_passes_that_follow_from_the_encoder_are_in_the_time(look: Look, monkeyp
     """Such as those of each site: of a large tower and few images they are most of the run."""
     monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(1.0, 0))
     monkeypatch.setattr(Passes, "passes_beside", lambda self, session: 445)
-    assert "clip_tiny 15,360 passes" in said(look(kinds=ONE), "told")[-1], "no picture is read for them"
-    monkeypatch.setattr(Session, "holds", lambda self, images: True)
     assert f"clip_tiny {15360 + 445:,} passes" in said(look(kinds=ONE), "told")[-1]
+    monkeypatch.setattr("mcdo.harness.remaining.SITES_S", 1.0)
+    assert "clip_tiny 15,360 passes" in said(look(kinds=ONE), "told")[-1], "it takes too long to find the sites"
+
+
+def test_no_image_is_read_to_tell_what_follows_from_the_encoder(
+    look: Look, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(1.0, 0))
+    monkeypatch.setattr(Passes, "passes_beside", lambda self, session: 1000 * session.classes(self.shown))
+    monkeypatch.setattr(Session, "_read", lambda self, images: pytest.fail("images were read"))
+    assert f"clip_tiny {15360 + 2000:,} passes" in said(look(kinds=ONE), "told")[-1]
 
 
 def test_too_little_room_on_the_disk_is_said(look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

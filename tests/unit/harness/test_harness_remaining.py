@@ -39,7 +39,7 @@ class Taking(Request[None]):
 def remaining(monkeypatch: pytest.MonkeyPatch) -> Remaining:
     """On a machine where every model takes 10 ms for a pass."""
     monkeypatch.setattr(module, "timing", lambda *_: Timing(0.01, 0))
-    session = SimpleNamespace(encoder=lambda model: None, settings=SimpleNamespace(batch_size=None))
+    session = SimpleNamespace(encoder=lambda model: None, settings=SimpleNamespace(batch_size=None), loads={"a": 1})
     return Remaining(cast("Session", session))
 
 
@@ -52,6 +52,16 @@ def test_a_long_plan_is_announced_before_the_first_pass_of_each_model(
     remaining.announce(second, lambda: ([other], ""))  # said already
     remaining.announce(other, lambda: ([], ""))  # a second is not worth a line
     assert capsys.readouterr().err == ""
+
+
+def test_what_follows_from_an_encoder_is_left_too_where_it_is_loaded(
+    remaining: Remaining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Taking, "passes_beside", lambda self, session: 400)
+    monkeypatch.setattr(module, "memory", lambda: "")
+    others = [Taking("a", 1000), Taking("b", 1000)]
+    bar = remaining.progress(Taking("a", 1600), lambda: (others, "measurement 1 of 3"))(2000, "a on digits")
+    assert bar._beside(0) == "measurement 1 of 3, about 44 s left in all"  # (2000 + 1400 + 1000) passes of 10 ms
 
 
 class Terminal(io.StringIO):

@@ -153,6 +153,17 @@ def test_no_sizes_within_the_time_decide_more(
     assert max(chance(each) for each in grid if each.total <= seconds) <= chance(size) + 0.011
 
 
+def test_what_follows_from_the_encoder_is_in_the_time(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as passes of each site, which no smaller size makes fewer."""
+    whole = 500 * 10 * 256
+    monkeypatch.setattr(session.remaining, "passes_beside", lambda request: 1000)
+    assert set_sizes(session, ASKED, whole + 1000).seconds == whole + 1000
+    assert session.settings.sizes == Sizes()
+    assert set_sizes(session, ASKED, whole + 999).seconds < whole
+    with pytest.raises(McdoError, match="take about 1 h 37 min of passes"):
+        set_sizes(session, ASKED, 100 * 3 * 16 + 999)
+
+
 def test_a_time_that_no_sizes_fit_is_refused(session: Session) -> None:
     with pytest.raises(McdoError, match="take about 80 min of passes; give more than 60 s"):
         set_sizes(session, ASKED, 60)
