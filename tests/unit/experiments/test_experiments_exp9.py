@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,15 @@ from mcdo.harness.laplace_requests import LaplaceScores
 from mcdo.stats import tracking_metrics
 
 CONFIG = SyntheticTracking(sequences=30)
-SEQUENCES = CONFIG.generated()
 ON_IMAGES = ImageTracking(sequences=30, calibration=10)
 TRACES = 0.01
 """What a trace of a real encoder is like."""
+
+
+@cache
+def sequences() -> list[tuple[Frame, ...]]:
+    """Those of the synthetic protocol, made once and not where tests are only collected."""
+    return CONFIG.generated()
 
 
 def scaled(frames: tuple[Frame, ...], factor: float) -> tuple[Frame, ...]:
@@ -66,7 +72,7 @@ def two_by_two() -> dict[str, Any]:
 
 
 def test_assignment_is_the_cheapest_of_all_permutations() -> None:
-    frame = SEQUENCES[0][0]
+    frame = sequences()[0][0]
     cost = association_cost(frame, None, 1.0, 1.0)
     n, m = cost.shape
     cheapest = min(itertools.permutations(range(n), m), key=lambda rows: cost[list(rows), range(m)].sum())
@@ -86,7 +92,7 @@ def test_a_cost_by_hand() -> None:
 @settings(deadline=None, derandomize=True, max_examples=20, phases=(Phase.generate,))
 @given(st.floats(1e-4, 1e4))
 def test_the_scale_of_a_score_cannot_reach_an_association(factor: float) -> None:
-    frames = SEQUENCES[1]
+    frames = sequences()[1]
     assert associate(scaled(frames, factor), "adaptive") == associate(frames, "adaptive")
 
 
@@ -96,13 +102,13 @@ def raw(frames: Any, mode: str) -> list[np.ndarray]:
 
 
 def test_the_median_appearance_cost_is_neither_multiplied_nor_divided() -> None:
-    for frames in SEQUENCES:
+    for frames in sequences():
         relative = association.relative_to_median(scaled(frames, TRACES), "adaptive")
         assert np.median(np.concatenate(relative)) == pytest.approx(1)
 
 
 def test_trap_dividing_by_raw_traces_multiplies_the_appearance_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    traces = [scaled(frames, TRACES) for frames in SEQUENCES]
+    traces = [scaled(frames, TRACES) for frames in sequences()]
     ours = {mode: right(mode, traces) for mode in ("adaptive", "oracle", "shuffled")}
     monkeypatch.setattr(association, "relative_to_median", raw)
     for mode, count in ours.items():
@@ -117,7 +123,7 @@ def test_trap_dividing_by_raw_traces_multiplies_the_appearance_cost(monkeypatch:
 
 @pytest.fixture(scope="module")
 def result() -> TrackingResult:
-    return CONFIG.at_published_weights(SEQUENCES)
+    return CONFIG.at_published_weights(sequences())
 
 
 def test_the_oracle_beats_the_baseline_and_an_uninformative_score_does_not(result: TrackingResult) -> None:
@@ -141,8 +147,8 @@ def test_without_appearance_noise_to_tell_apart_the_oracle_gains_nothing() -> No
 
 def test_the_generator_is_seeded_and_its_oracle_is_the_variance_of_the_appearance() -> None:
     again = CONFIG.generated()
-    assert to_json(again[3])["frames"] == to_json(SEQUENCES[3])["frames"]
-    assert to_json(again[3]) != to_json(SEQUENCES[4])
+    assert to_json(again[3])["frames"] == to_json(sequences()[3])["frames"]
+    assert to_json(again[3]) != to_json(sequences()[4])
     looks = replace(CONFIG.looks, dim=64)
     frames = synthetic_sequence(CONFIG.scene, looks, (1,))
     median = math.prod(looks.sd_range)
@@ -156,7 +162,7 @@ def test_the_generator_is_seeded_and_its_oracle_is_the_variance_of_the_appearanc
 
 
 def test_the_generator_makes_occlusions_and_shuffles_detections() -> None:
-    frames = [frame for sequence in SEQUENCES for frame in sequence]
+    frames = [frame for sequence in sequences() for frame in sequence]
     assert any(len(frame.detections) < len(frame.tracks) for frame in frames)
     assert any(list(frame.truth) != sorted(frame.truth, key=str) for frame in frames)
     closest = [np.partition(frame.motion, 1, axis=0)[1].min() for frame in frames if frame.motion.size]
@@ -165,11 +171,11 @@ def test_the_generator_makes_occlusions_and_shuffles_detections() -> None:
 
 def test_every_sequence_survives_json(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
-    path.write_text(json.dumps(to_json(SEQUENCES[0])), encoding="utf-8")
+    path.write_text(json.dumps(to_json(sequences()[0])), encoding="utf-8")
     back = read_sequence(path)
     for mode in modes([back]):
-        assert associate(back, mode) == associate(SEQUENCES[0], mode)
-    path.write_text(json.dumps(to_json(SEQUENCES[0])["frames"]), encoding="utf-8")
+        assert associate(back, mode) == associate(sequences()[0], mode)
+    path.write_text(json.dumps(to_json(sequences()[0])["frames"]), encoding="utf-8")
     assert len(read_sequence(path)) == len(back)
 
 
@@ -311,8 +317,8 @@ def test_an_encoder_that_knows_its_noise_gains_and_beta_is_chosen_on_other_seque
 
 def test_sequences_that_show_the_same_originals_are_one_draw() -> None:
     """The same sequence told four times says no more than once."""
-    once = compared(SEQUENCES[:8], 1.0, dict.fromkeys(("baseline", "oracle"), 1.0))
-    repeated = [frames for frames in SEQUENCES[:8] for _ in range(4)]
+    once = compared(sequences()[:8], 1.0, dict.fromkeys(("baseline", "oracle"), 1.0))
+    repeated = [frames for frames in sequences()[:8] for _ in range(4)]
     fourfold = compared(repeated, 1.0, dict.fromkeys(("baseline", "oracle"), 1.0), origins=np.arange(32) // 4)
     for part in ("accuracy", "difference"):
         a, b = (getattr(r.gains["oracle"], part) for r in (once, fourfold))
@@ -362,7 +368,7 @@ def test_claims_about_synthetic_sequences_are_decided_by_intervals(result: Track
     assert {claim.name: claim.judge(result).outcome for claim in CONFIG.claims()} == {
         "gain/oracle": "met", "gain/adaptive": "met", "no_gain/shuffled": "met",
     }  # fmt: skip
-    few = CONFIG.at_published_weights(SEQUENCES[:2])
+    few = CONFIG.at_published_weights(sequences()[:2])
     assert {claim.judge(few).outcome for claim in CONFIG.claims()} == {"undecided"}, "two sequences decide nothing"
 
 
@@ -371,7 +377,7 @@ def test_claims_about_synthetic_sequences_are_decided_by_intervals(result: Track
 
 def test_files_of_one_s_own_are_in_the_configuration_and_are_the_unit(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.json" for i in range(3)]
-    for path, frames in zip(paths, SEQUENCES, strict=False):
+    for path, frames in zip(paths, sequences(), strict=False):
         path.write_text(json.dumps(to_json(frames)), encoding="utf-8")
     assert OwnTracking.subjects(Settings(("clip_tiny",))) == ()
     settings = Settings(("clip_tiny",), own_data={"--tracking": ", ".join(map(str, paths))})
