@@ -121,9 +121,8 @@ def test_permuted_scores_do_not_pass_the_bars(
     n, positives = len(high), int(high.sum())
 
     def passes(ranks: Scores) -> bool:
-        rho = np.corrcoef(ranks, entropy)[0, 1]
         area = (ranks[high].sum() - positives * (positives + 1) / 2) / (positives * (n - positives))
-        return bool(rho > RHO_ENTROPY_BAR and area > AUROC_ENTROPY_BAR)
+        return bool(area > AUROC_ENTROPY_BAR and np.corrcoef(ranks, entropy)[0, 1] > RHO_ENTROPY_BAR)
 
     scores = inputs[next(iter(experiment.requests(inputs)))].scores("trace_pre")[0]
     null = null_pass_rate(passes, scipy.stats.rankdata(scores), permutations=4000, seed=experiment.seed)
