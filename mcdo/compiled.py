@@ -1,4 +1,4 @@
-"""Functions compiled with numba, kept on disk for the next process where there is a place for it.
+"""Functions compiled with numba, kept on disk for the next process where there is a place for it; and threads for them.
 
 Neither the package nor the home need be writable (a container, a shared installation), and the disk may be full: then
 every process compiles anew, which takes a second or two. numba itself is imported with the first call.
@@ -6,7 +6,9 @@ every process compiles anew, which takes a second or two. numba itself is import
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
@@ -36,3 +38,22 @@ def compiled(**options: Any) -> Callable[[Function], Function]:
         return cast("Function", call)
 
     return decorated
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """As many as torch takes when it starts: one for each core, or what OMP_NUM_THREADS says."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else cores()
+
+
+def in_parts(do: Callable[[slice], object], count: int) -> None:
+    """``do`` every one of ``count`` things, in as many parts as there are threads, each in one of its own."""
+    step = -(-count // threads())
+    with ThreadPoolExecutor(threads()) as pool:
+        for done in [pool.submit(do, slice(start, start + step)) for start in range(0, count, step)]:
+            done.result()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO
 
+from mcdo.compiled import cores, threads
 from mcdo.errors import McdoError
 
 _PATIENCE_S = 30.0
@@ -40,15 +41,9 @@ def commands(
         raise McdoError(f"--workers={count}: at least one process is needed")
     if len(set(devices)) < len(devices):
         raise McdoError(f"--devices={','.join(devices)}: one process has a device; name each once")
-    share, asked = max(1, cores() // count), os.environ.get("OMP_NUM_THREADS", "")
-    os.environ["OMP_NUM_THREADS"] = str(min(share, int(asked)) if asked.isdecimal() and int(asked) else share)
+    os.environ["OMP_NUM_THREADS"] = str(min(max(1, cores() // count), threads()))
     each = [[*arguments, f"--device={device}"] for device in devices] or [list(arguments)] * count
     return each[0], each[1:]
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Beside:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import mcdo
-from mcdo.compiled import compiled
+from mcdo.compiled import compiled, cores, in_parts, threads
+from mcdo.stats.resampling import multiplicities, rank_covariance
 
 PACKAGE = Path(mcdo.__file__).parent
 
@@ -70,3 +71,36 @@ def test_a_read_only_installation_without_a_home_measures_the_same(tmp_path: Pat
     assert Path(place).parent == installed
     here = mcdo.monte_carlo(mcdo.load_encoder("clip_tiny"), mcdo.load_images("digits", n=3), mcdo.Dropout(0.01), 4, 1)
     assert np.allclose(list(map(float, scores)), here.scores("trace_pre").ravel(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("asked", "found"), [("3", 3), ("", cores()), ("0", cores()), ("many", cores())])
+def test_threads_are_as_many_as_torch_takes(asked: str, found: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert threads() == found
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 10])
+def test_parts_are_the_whole_and_an_error_in_one_is_raised(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    done = np.zeros(count)
+
+    def add(part: slice) -> None:
+        done[part] += 1
+
+    in_parts(add, count)
+    assert (done == 1).all()
+    with pytest.raises(ZeroDivisionError):
+        in_parts(lambda part: 1 // (part.start - part.start), count)
+
+
+def test_rank_correlations_have_the_same_bits_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).integers(0, 40, size=(3, 300)).astype(np.float64)
+    weights = multiplicities(300, 701, 0)
+    found = []
+    for asked in ("1", "2", "7"):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        found.append(rank_covariance(rows, weights))
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+    ranked = np.stack([rank_covariance(rows, each[None])[0] for each in weights[:5]])
+    assert np.array_equal(ranked, found[0][:5]), "and as one resample at a time, on none beside this"
