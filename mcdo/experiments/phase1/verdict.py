@@ -52,6 +52,7 @@ class Phase1Verdict(Experiment[Verdict]):
     name = "verdict"
     phase = "phase1"
     is_verdict = True
+    judges_heads = True
     knows_shared_noise = True
 
     estimator: str = "mc"

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+import mcdo
 from mcdo.errors import NotApplicableError
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
 from mcdo.experiments.phase1.exp0b_norm_geometry import NormGeometry
 from mcdo.experiments.phase1.exp4_subset_recipe import SubsetRecipe
 from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
-from mcdo.harness import Runner, Session, Settings, Subject
+from mcdo.experiments.phase1.verdict import Phase1Verdict
+from mcdo.harness import ALL_MODELS, Runner, Session, Settings, Sizes, Subject
 from mcdo.harness.requests import Passes, merged
 from mcdo.perturbation import Dropout
 
@@ -34,3 +36,22 @@ def test_passes_that_all_agree_have_no_geometry(tmp_path: Path) -> None:
     rare = NormGeometry(n=12, passes=4, trials=3, dropout=Dropout(1e-4, sites=("visual.proj",)))
     with pytest.raises(NotApplicableError, match=r"of 36 trials of an image all 4 passes agree"):
         Runner(Session(settings)).run(rare, Subject("clip_tiny", ("clip_tiny",)))
+
+
+def test_a_head_that_knows_nothing_leaves_a_verdict_of_reliability(tmp_path: Path) -> None:
+    """Validity alone is unknown then, of each model whose head it is; GO speaks of reliability."""
+    for i, image in enumerate(mcdo.load_images("digits", 60)):  # shuffled: the classes say nothing of the images
+        folder = tmp_path / "images" / ("three", "seven")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{i}.png")
+    models = ("clip_tiny", "siglip_tiny")
+    sizes = Sizes(num_images=60, passes=(4,), trials=2)
+    settings = Settings(models, images=f"folder:{tmp_path / 'images'}", sizes=sizes, reports=tmp_path / "reports")
+    try:
+        verdict = Runner(Session(settings)).run(Phase1Verdict.configured(settings), Subject(ALL_MODELS, models)).result
+    except NotApplicableError as error:  # which the plug-in would make a skip of
+        pytest.fail(f"there is no verdict: {error}")
+    assert {cell.model for cell in verdict.cells} == set(models)
+    assert {row.outcome for row in verdict.validity} == {"not applicable"}
+    assert len(verdict.statements) == 4
+    assert all("validity unknown (the zero-shot head is right on" in said for said in verdict.statements)
