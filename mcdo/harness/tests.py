@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mcdo.errors import CriterionNotMetError
 from mcdo.harness.catalogue import experiments_of
@@ -22,7 +23,7 @@ from mcdo.harness.experiment import Experiment
 from mcdo.harness.judge import Judges
 from mcdo.harness.runner import Completed, Runner
 from mcdo.harness.session import Session
-from mcdo.stats import Estimate, stacked_drift
+from mcdo.stats import Estimate, reliability, stacked_drift
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ SUITE = "mcdo.suite"
 ROUNDING = 1e-9
 LEAST_TO_DRIFT = 30
 """Originals: 12 images at T = 4 had intervals at 99.9 % that missed a drift of zero."""
+SHUFFLES = 20
 SMALLEST_FIGURE = 5_000
 """Bytes: an empty pair of axes takes less."""
 
@@ -96,6 +98,29 @@ def check_drift(drifts: Mapping[str, Estimate], trials: int) -> None:
     wide = [f"{what}: {drift}" for what, drift in drifts.items() if drift.high >= stacked]
     if wide:
         pytest.skip(f"undecided: {wide[0]} cannot tell stacked dropouts ({stacked:.2f}) apart; show more images")
+
+
+def check_shuffled(scores: NDArray[np.float64], seed: int) -> None:
+    """Trials that are each shuffled over images on their own are not reliable, and their SNR is 1/K.
+
+    The median over shuffles is held to that, for single ones may be far off: where a few images carry the variance, two
+    trials that happen to lay them onto each other make a signal.
+
+    Args:
+        scores: of K trials of the same N images, [K, N].
+        seed: of the shuffles.
+
+    """
+    rng = np.random.default_rng(seed)
+    K, N = scores.shape
+    error = math.sqrt(2 / (N - 1) + 2 / (N * (K - 1))) / K  # of SNR, which is F/K where the noise is normal
+    found = []
+    for _ in range(SHUFFLES):
+        r = reliability(np.stack([rng.permutation(trial) for trial in scores]), resamples=2)
+        assert r.status == "failed", f"shuffled trials are {r.status} (ρ={r.spearman:.3f})"
+        found.append(r.snr)
+    snr, most = float(np.median(found)), max(0.15, 5 * error)
+    assert abs(snr - 1 / K) <= most, f"under pure noise SNR tends to 1/K = {1 / K:.3f}, and is {snr:.3f} here"
 
 
 def tests_of(what: str | type[Experiment[Any]]) -> type:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -25,7 +24,7 @@ from mcdo.experiments.phase1.exp5_subset_ambiguity import (
 from mcdo.experiments.phase1.harness_checks import ChecksResult, HarnessChecks
 from mcdo.harness import Completed, Images, Session
 from mcdo.harness.decision import LEAST_ORIGINS
-from mcdo.harness.tests import about
+from mcdo.harness.tests import about, check_shuffled
 from mcdo.stats import ambiguity_estimates, null_pass_rate, reliability
 
 pytestmark = [pytest.mark.phase1, pytest.mark.gate, pytest.mark.own_gate]
@@ -140,15 +139,7 @@ def test_permuted_trials_are_not_reliable(completed: Completed[NestedResult]) ->
     assert isinstance(experiment, NestedPasses)
     run = inputs[experiment.run(inputs.model)]
     _enough(run.origins)
-    scores = run.scores("trace_pre")
-    rng = np.random.default_rng(experiment.seed)
-    K, N = scores.shape
-    error = math.sqrt(2 / (N - 1) + 2 / (N * (K - 1))) / K  # of SNR, which is F/K where the noise is normal
-    for _ in range(20):
-        shuffled = np.stack([rng.permutation(trial) for trial in scores])
-        r = reliability(shuffled, resamples=2)
-        assert r.status == "failed", f"{inputs.model}: shuffled trials are {r.status} (ρ={r.spearman:.3f})"
-        assert r.snr == pytest.approx(1 / K, abs=max(0.15, 5 * error)), "under pure noise SNR tends to 1/K"
+    check_shuffled(run.scores("trace_pre"), experiment.seed)
 
 
 NOISE: dict[str, Callable[[np.random.Generator, int, int], Scores]] = {

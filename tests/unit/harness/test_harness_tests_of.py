@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pytest_child import run_pytest
 
 from mcdo.errors import McdoError
 from mcdo.harness import tests_of
+from mcdo.harness.tests import check_shuffled
+from mcdo.stats import Reliability, reliability
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 INSTALLED = any(each.value == "mcdo.pytest_entry" for each in entry_points(group="pytest11"))
@@ -139,3 +145,22 @@ def test_a_phase_that_no_module_collects_is_named_with_the_line_that_does(named:
     assert 'No module here collects phase1. Add to a module of tests: test_phase1 = tests_of("phase1")' in done.stdout
     unknown = run_pytest(*PLUGIN, "-m", "rivals and not clip and not siglip", cwd=tmp_path)
     assert "No module here" not in unknown.stdout
+
+
+def test_shuffled_trials_of_few_telling_images_are_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one image carries the variance, two trials that lay it onto each other have an SNR of .83 in place of 1/3.
+
+    Twenty shuffles of three trials of a hundred images do so in about half of all cases.
+    """
+    scores = np.random.default_rng(0).normal(1.0, 0.01, (3, 100))
+    scores[:, 0] = 100.0
+    for seed in range(10):
+        check_shuffled(scores, seed)
+
+    def summed(shuffled: NDArray[np.float64], **how: Any) -> Reliability:
+        r = reliability(shuffled, **how)
+        return replace(r, snr=r.snr * len(shuffled))
+
+    monkeypatch.setattr("mcdo.harness.tests.reliability", summed)
+    with pytest.raises(AssertionError, match=r"SNR tends to 1/K = 0.333, and is 0.980"):
+        check_shuffled(scores, 0)
