@@ -18,10 +18,14 @@ def add_command(rooms: Any) -> None:
     parser = rooms.add_parser("judge", help="judge scores that stand in the columns of a CSV file")
     parser.add_argument("table", type=Path, help="a CSV file: one row for each image, one column for each score")
     parser.add_argument("--scores", default="", help="columns to judge, by commas (default: all other numbers)")
-    parser.add_argument("--error", default=None, help="column of 0 and 1: whether the prediction was wrong")
+    parser.add_argument(
+        "--error", default=None, help="column of 0 and 1, or False and True: whether the prediction was wrong"
+    )
     parser.add_argument("--entropy", default=None, help="column of the entropy of the prediction")
     parser.add_argument("--norm", default=None, help="column of the feature norm, to be held fixed")
-    parser.add_argument("--foreign", default=None, help="column of 0 and 1: whether the image is of another kind")
+    parser.add_argument(
+        "--foreign", default=None, help="column of 0 and 1, or False and True: whether the image is of another kind"
+    )
     parser.add_argument("--origin", default=None, help="column that names the sampled unit (default: each row its own)")
     parser.add_argument("--trivial", default="", help="columns that cost nothing, to be beaten, by commas")
     parser.add_argument("--out", type=Path, default=None, help="write the figures as JSON too")
@@ -43,7 +47,8 @@ def run(asked: argparse.Namespace) -> int:
     columns = read_columns(asked.table)
     named = {what: getattr(asked, what) for what in ("error", "entropy", "norm", "foreign", "origin")}
     roles = {what: _column(columns, name, asked.table) for what, name in named.items() if name is not None}
-    numbers = {what: _numbers(cells, named[what], asked.table) for what, cells in roles.items() if what != "origin"}
+    words = {"origin", "error", "foreign"}
+    numbers = {w: _numbers(cells, named[w], asked.table) for w, cells in roles.items() if w not in words}
     flags = {what: _flags(roles[what], named[what], asked.table) for what in ("error", "foreign") if what in roles}
     trivial = _words(asked.trivial)
     taken = {*named.values(), *trivial, *ID_COLUMNS}
@@ -54,7 +59,9 @@ def run(asked: argparse.Namespace) -> int:
         raise McdoError(f"{asked.table}: no column of numbers is left to judge; name some with --scores")
     rows = len(next(iter(columns.values())))
     kinds = flags.get("foreign", np.zeros(rows, dtype=bool))
-    origins = np.array(list(roles["origin"].values()) if "origin" in roles else [str(i) for i in range(rows)])
+    origins = np.array(
+        _names(roles["origin"], named["origin"], asked.table) if "origin" in roles else [str(i) for i in range(rows)]
+    )
     truth = Truth(
         origins[~kinds],
         **{what: flags[what][~kinds] for what in ("error",) if what in flags},
@@ -160,9 +167,26 @@ def _numbers(cells: Cells, name: str, path: Path) -> Any:
     return np.array(found)
 
 
+_FLAGS = {"true": 1.0, "false": 0.0}  # as pandas writes them
+
+
 def _flags(cells: Cells, name: str, path: Path) -> Any:
-    values = _numbers(cells, name, path)
-    for line, value in zip(cells, values, strict=True):
+    import numpy as np
+
+    from mcdo.schema import numbers_of
+
+    found = []
+    for line, cell in cells.items():
+        value = _FLAGS.get(cell.strip().lower(), next(iter(numbers_of({line: cell})), math.nan))
         if value not in (0, 1):
-            raise McdoError(f"{path}, line {line}, {name}: {value:g} is neither 0 nor 1")
-    return values == 1
+            raise McdoError(f"{path}, line {line}, {name}: {cell!r} is neither 0 nor 1, nor True nor False")
+        found.append(value == 1)
+    return np.array(found)
+
+
+def _names(cells: Cells, name: str, path: Path) -> list[str]:
+    """Without the blanks around them, with which two rows of one original would be two draws."""
+    for line, cell in cells.items():
+        if not cell.strip():
+            raise McdoError(f"{path}, line {line}, {name}: no original is named; give each row the one that it is of")
+    return [cell.strip() for cell in cells.values()]

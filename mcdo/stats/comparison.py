@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.errors import McdoError, nearest
 from mcdo.stats._checks import Array, flags, images, jsonable
 from mcdo.stats.association import RankFigures, contrast
 from mcdo.stats.detection import Components, components, inferred_area
+from mcdo.stats.independent import difference
 from mcdo.stats.resampling import Estimate, Origins, holm
 from mcdo.stats.sample import Inferred, Sample
 from mcdo.stats.trials import Scores, infer
@@ -81,9 +83,9 @@ def auroc_differences(
 ) -> dict[str, Difference]:
     """AUROC(score) − AUROC(reference) for every other score, [N] or [K, N], and ``positive`` [N] of 0/1 or bool.
 
-    Interval and p by Student's t with the error of the paired difference (DeLong 1988, for origins Obuchowski 1997);
-    both NaN where a class has fewer origins than :data:`~mcdo.stats.detection.LEAST_CLASS`. Holm as in
-    :func:`spearman_differences`.
+    Interval and p by Student's t with the error of the paired difference (DeLong 1988, for origins Obuchowski 1997), or
+    from the intervals of the two areas where that is nil and they do not order the images alike; both NaN where a class
+    has fewer origins than :data:`~mcdo.stats.detection.LEAST_CLASS`. Holm as in :func:`spearman_differences`.
     """
     others = _others(scores, reference)
     held, labels = _scores(scores, 2, shared_noise, positive=positive)
@@ -111,15 +113,30 @@ class AreaDifferences:
 
     def inferred(self, scores: Array) -> list[Inferred]:
         """The same with intervals."""
-        return [
-            inferred_area(self._difference(scores, *pair), pair[-1], self.sample, logit=False) for pair in self.pairs
-        ]
+        return [self._inferred(scores, *pair) for pair in self.pairs]
+
+    def _inferred(self, scores: Array, score: int, reference: int, positive: NDArray[np.bool_]) -> Inferred:
+        own, its = self._both(scores, score, reference, positive)
+        found = inferred_area(own.less(its), positive, self.sample, logit=False)
+        alike = found.estimate.value == 0 and np.array_equal(*scipy.stats.rankdata(scores[[score, reference]], axis=1))
+        if found.error != 0 or alike:
+            return found
+        # classes wholly apart leave no variance, which is not to say that they are so in another sample
+        areas = (inferred_area(each, positive, self.sample, logit=True).estimate for each in (own, its))
+        apart = difference(*areas)
+        return replace(apart, estimate=replace(apart.estimate, n=self.sample.n))
 
     def _difference(self, scores: Array, score: int, reference: int, positive: NDArray[np.bool_]) -> Components:
+        own, its = self._both(scores, score, reference, positive)
+        return own.less(its)
+
+    def _both(
+        self, scores: Array, score: int, reference: int, positive: NDArray[np.bool_]
+    ) -> tuple[Components, Components]:
         own, its = (
             components(scores[i], positive, self.sample.units.members, self.sample.n) for i in (score, reference)
         )
-        return own.less(its.reversed() if self.directed and its.area < 0.5 else its)
+        return own, its.reversed() if self.directed and its.area < 0.5 else its
 
 
 def differences(names: Sequence[Any], figures: Sequence[Inferred]) -> dict[Any, Difference]:

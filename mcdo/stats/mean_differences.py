@@ -1,15 +1,18 @@
 """Means where origins are few, and paired differences of means: Student's t over origins.
 
 The percentile bootstrap of :func:`~mcdo.stats.mean` is too short there: with ten normal origins it covers .88 for 95 %.
-The mean over images is a ratio, the sum over all origins divided by their number of images; its error is the linearised
-one of a ratio over clusters of unequal sizes (Cochran, *Sampling Techniques*, 1977, ch. 6 and 9A),
+The mean over images is a ratio, the sum over all origins divided by their number of images; its error is that of the
+delete-one-origin jackknife (Tukey 1958),
 
-    V = n/(n − 1) Σ_u (s_u − m_u ȳ)² / N²
+    V = (n − 1)/n Σ_u (s_u − m_u ȳ)² / (N − m_u)²
 
-for n origins u with the sum s_u over m_u of the N images, and the critical value is Student's at n − 1 degrees of
-freedom; where every image is an origin of its own this is the ordinary t interval. Coverage of 95 % in simulation (2000
-data sets each) for 6, 12 and 50 origins: normal .95, .95, .96; log-normal with sd .5 of the logarithm .92, .93, .94;
-origins of 1 to 9 images whose values go with their size .93, .94, .96.
+for n origins u with the sum s_u over m_u of the N images, and the critical value is Student's at one degree of freedom
+less than Kish's number of origins, N²/Σ m² (1965); where every image is an origin of its own this is the ordinary t
+interval. The linearised error of a ratio, with N² below (Cochran, *Sampling Techniques*, 1977, ch. 6 and 9A), all but
+vanishes where one origin has most images and the mean is its own: it covered .23 there. Coverage of 95 % in simulation
+(2000 data sets each) for 6, 12 and 50 origins: normal .95, .95, .96; log-normal with sd .5 of the logarithm .92, .93,
+.94; origins of 1 to 9 images whose values go with their size .95, .95, .94; one origin of 60 images
+beside 19 of one each 1.00.
 """
 
 from __future__ import annotations
@@ -63,8 +66,9 @@ def _inferred(values: Array, units: Units, level: float) -> tuple[Estimate, floa
     shifted = values - values[0]
     centre = float(shifted.mean())
     sums = np.bincount(units.members, shifted - centre, n)
-    error = math.sqrt(n / (n - 1) * float(sums @ sums)) / N
+    moved = sums / (N - np.bincount(units.members, minlength=n))  # the mean, by leaving each origin out
+    error, freedom = math.sqrt((n - 1) / n * float(moved @ moved)), max(1.0, units.effective - 1)
     value = float(values[0]) + centre
-    reach = error * float(scipy.special.stdtrit(n - 1, (1 + level) / 2))
-    p = 1.0 if value == 0 else float(2 * scipy.special.stdtr(n - 1, -abs(value) / error)) if error > 0 else 0.0
+    reach = error * float(scipy.special.stdtrit(freedom, (1 + level) / 2))
+    p = 1.0 if value == 0 else float(2 * scipy.special.stdtr(freedom, -abs(value) / error)) if error > 0 else 0.0
     return Estimate(value, value - reach, value + reach, n, level), p

@@ -322,7 +322,7 @@ def permutation_p(observed: float, null: ArrayLike, alternative: Literal["greate
     Two-sided is twice the smaller side, at most 1. Source: Phipson & Smyth 2010.
     """
     (draws,) = images(null=null)
-    slack = 1e-12 * max(1.0, abs(observed))  # equal up to rounding counts as equal
+    slack = 1e-12 * max(abs(observed), float(np.abs(draws).max()))  # equal up to rounding counts as equal
     greater = (1 + np.sum(draws >= observed - slack)) / (1 + len(draws))
     less = (1 + np.sum(draws <= observed + slack)) / (1 + len(draws))
     sides = {"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}

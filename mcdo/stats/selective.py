@@ -9,13 +9,16 @@ expectation. FPR95 is the share of foreign images that a threshold lets through 
 Intervals are on the logit scale, Student's t with the spread of bootstraps over origins; a resample keeps its own
 oracle. Percentiles of the same bootstraps are too low: with 20 errors among 100 images they cover .88 to .91 for AURC
 and its excess where these cover .94 to .95, and with 10 origins of foreign images .85 to .91 for FPR95 where these
-cover .92 to .96 (docs/coverage.md has all). Fewer than ``LEAST_CLASS`` origins with errors, without any, or of foreign
+cover .92 to .96 (docs/coverage.md has all). A perfect order is one in all its resamples, so its excess has no interval;
+an FPR95 of 0 or 1 has Wilson's at the number of origins of foreign images, where its resamples do not reach further.
+Fewer than ``LEAST_CLASS`` origins with errors, without any, or of foreign
 images, are too few: the interval is NaN.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import scipy
@@ -24,8 +27,8 @@ from numpy.typing import ArrayLike, NDArray
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, flags, images
 from mcdo.stats.detection import LEAST_CLASS, too_few_of_a_class
-from mcdo.stats.resampling import Estimate, Origins
-from mcdo.stats.sample import Figures, Inferred, Sample, resampled, spread
+from mcdo.stats.resampling import Estimate, Origins, percentile_estimate, proportion
+from mcdo.stats.sample import Figures, Inferred, Sample, spread
 from mcdo.stats.trials import Resampled, Scores, infer
 
 AREAS = ("risk", "excess", "generalised")
@@ -102,7 +105,12 @@ def fpr95(
     weights = [
         sample.units.multiplicities(resamples, seed + place).astype(np.float64) for place, sample in enumerate(samples)
     ]
-    return _on_logits(value, _passed(a, b, *weights), n, level, least=1 / (2 * len(b))).estimate
+    draws = _passed(a, b, *weights)
+    if 0 < value < 1:
+        return _on_logits(value, draws, n, level, least=1 / (2 * len(b))).estimate
+    drawn, M = percentile_estimate(value, draws, n, level), samples[1].n
+    seen = proportion(round(value) * M, M, level=level)
+    return replace(drawn, low=min(drawn.low, seen.low), high=max(drawn.high, seen.high))
 
 
 def _passed(known: Array, foreign: Array, known_weights: Array, foreign_weights: Array) -> Array:
@@ -149,10 +157,10 @@ class _Areas(Resampled):
 def _on_logits(value: float, draws: Array, n: int, level: float, least: float) -> Inferred:
     """A figure within [0, 1] with its interval from the spread of ``draws``, which are kept ``least`` from the edges.
 
-    A value at an edge has no logit: it keeps its percentiles.
+    A value at an edge has no logit, and no interval.
     """
     if not 0 < value < 1:
-        return resampled(value, draws, n, level)
+        return Inferred(Estimate(value, math.nan, math.nan, n, level, "a perfect order, as in all resamples"), math.nan)
     inflated = math.sqrt(n / (n - 1)) * spread(scipy.special.logit(np.clip(draws, least, 1 - least)))
     reach = float(scipy.special.stdtrit(n - 1, (1 + level) / 2)) * inflated
     low, high = scipy.special.expit(scipy.special.logit(value) + np.array([-reach, reach]))

@@ -73,7 +73,7 @@ def test_a_score_that_holds_the_answer_is_asked_about(table: Path, capsys: pytes
     said = capsys.readouterr().out
     assert "leak never errs at auroc_error: does it hold the answer?" in said
     assert not any(line.startswith("id") for line in said.splitlines()), "an id is no score"
-    assert "0.00 [0.00, 0.00]" in said, "a perfect order has no excess, to the last bit"
+    assert "0.00, no interval (a perfect order" in said, "a perfect order has no excess, to the last bit"
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,7 @@ def test_a_score_that_holds_the_answer_is_asked_about(table: Path, capsys: pytes
     [
         (["--error=wong"], "no column 'wong'; the nearest: wrong"),
         (["--error=entropy"], "is neither 0 nor 1"),
+        (["--error=note"], "line 2, note: 'word' is neither 0 nor 1, nor True nor False"),
         (["--error=wrong", "--scores=note"], "line 2, note: 'word' is no finite number"),
         ([], "name --error, --entropy or --foreign"),
     ],
@@ -98,6 +99,29 @@ def test_a_column_of_numbers_with_a_word_in_it_is_not_passed_over(
     table.write_text("\n".join([*lines[:3], f"{plant},0;5,{rest}", *lines[4:]]))
     assert main(["judge", str(table), "--error=wrong"]) == 2
     assert "line 4, mine: '0;5' is no finite number; name the columns to judge" in capsys.readouterr().err
+
+
+def test_flags_are_read_as_pandas_writes_them(table: Path, tmp_path: Path) -> None:
+    found = []
+    for word in ({}, {"0": "False", "1": "True"}):
+        lines = [line.split(",") for line in table.read_text().splitlines()]
+        table.write_text("\n".join(",".join([*row[:3], word.get(row[3], row[3]), *row[4:]]) for row in lines))
+        assert main(["judge", str(table), "--error=wrong", "--scores=mine", f"--out={tmp_path / 'out.json'}"]) == 0
+        found.append((tmp_path / "out.json").read_text())
+    assert "True" in table.read_text()
+    assert found[0] == found[1]
+
+
+def test_a_row_without_its_original_is_refused(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All rows without one would count as a single draw; and a blank behind a name makes no other original."""
+    head, *rows = table.read_text().splitlines()
+    asked = ["judge", str(table), "--error=wrong", "--scores=mine", "--origin=plant"]
+    table.write_text("\n".join([head, *(row.replace(",", " ,", 1) if i % 2 else row for i, row in enumerate(rows))]))
+    assert main(asked) == 0
+    assert "150 images of 75 originals" in capsys.readouterr().out
+    table.write_text("\n".join([head, rows[0], "," + rows[1].partition(",")[2], *rows[2:]]))
+    assert main(asked) == 2
+    assert "line 3, plant: no original is named" in capsys.readouterr().err
 
 
 def test_a_torn_table_names_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,8 +101,8 @@ def test_a_difference_is_paired_by_delong_s_covariance() -> None:
 
 
 def test_clustered_error_is_that_of_obuchowski_s_sums() -> None:
-    """Her S10, S01 and S11 (Biometrics 1997, eq. 5 to 7) by explicit sums over origins."""
-    positive, origin = Y > 0, np.arange(300) // 4
+    """Her S10, S01 and S11 (Biometrics 1997, eq. 5 to 7) by explicit sums over origins, two of each class in each."""
+    positive, origin = np.arange(300) % 4 > 1, np.arange(300) // 4
     psi = pairwise(X, positive)
     area, P, N, n = psi.mean(), *psi.shape, 75
     ten = np.array([(psi.mean(axis=1)[origin[positive] == u] - area).sum() for u in range(n)])
@@ -115,6 +115,25 @@ def test_clustered_error_is_that_of_obuchowski_s_sums() -> None:
     reach = scipy.stats.t.ppf(0.975, df) * math.sqrt(variance) / (area * (1 - area))
     assert scipy.special.logit(found.high) - scipy.special.logit(found.value) == pytest.approx(reach)
     assert found.n == 75
+
+
+def test_an_origin_with_most_images_does_not_answer_for_the_others() -> None:
+    """The area is nearly that origin's own, so the deviations from it are small whatever the other origins say."""
+    rng, origin = np.random.default_rng(1), np.repeat(np.arange(60), [180, *[1] * 59])
+    truth, runs = scipy.stats.norm.cdf(1 / np.sqrt(2)), 150
+    inside, alike = 0, 0
+
+    def variants() -> Array:
+        return np.asarray(np.sqrt(0.7) * rng.normal(size=60)[origin] + np.sqrt(0.3) * rng.normal(size=239))
+
+    for _ in range(runs):
+        positive = variants() > 0.5
+        scores = {name: positive + variants() for name in ("one", "other")}
+        found = auroc(scores["one"], positive, origins=origin)
+        gap = auroc_differences(scores, "other", positive, origins=origin)["one"].estimate
+        inside += not found.has_interval or found.low <= truth <= found.high
+        alike += not gap.has_interval or gap.low <= 0 <= gap.high
+    assert min(inside, alike) / runs >= 0.9
 
 
 def test_too_few_of_a_class_have_a_value_and_no_interval() -> None:
@@ -142,6 +161,20 @@ def test_classes_that_are_wholly_apart_are_not_sure_to_be() -> None:
     assert 0.7 < theta < 0.95
     mirrored = auroc(-np.arange(50.0), positive)
     assert (mirrored.value, mirrored.low, mirrored.high) == pytest.approx((0.0, 0.0, 1 - theta))
+
+
+def test_scores_that_are_never_wrong_need_not_be_equally_good() -> None:
+    """Neither leaves any variance, so their difference has what the two areas leave open."""
+    positive = np.arange(50) >= 38
+    first, second = np.arange(50.0), np.where(positive, 100, 0) - np.arange(50.0)
+    low = auroc(first, positive).low
+    scores = {"first": first, "same": np.exp(first / 9), "second": second, "constant": np.ones(50)}
+    found = {name: d.estimate for name, d in auroc_differences(scores, "first", positive).items()}
+    assert (found["same"].low, found["same"].high) == (0, 0)
+    assert (found["second"].value, found["second"].low) == pytest.approx((0, low - 1))
+    assert found["second"].outcome(0, ">") == "undecided"
+    assert (found["constant"].low, found["constant"].high) == pytest.approx((-0.5, -0.5 + 1 - low))
+    assert 0 < auroc_differences(scores, "constant", positive)["first"].p_value < 1e-6
 
 
 def test_a_constant_score_has_the_area_of_chance_in_every_sample() -> None:

@@ -27,9 +27,9 @@ def test_without_origins_it_is_the_t_interval_and_the_paired_t_test() -> None:
 
 
 def test_student_s_mean_over_origins_by_hand() -> None:
-    """Sums 4 and 6 over 1 and 3 images: mean 2.5, residual sums 1.5 and -1.5, V = 2 · 4.5/16."""
+    """Means 2.5, 2 without the first origin and 4 without the other: V = ½ (0.25 + 2.25)."""
     found = t_mean([4.0, 1.0, 2.0, 3.0], origins=["a", "b", "b", "b"])
-    reach = scipy.stats.t.ppf(0.975, 1) * math.sqrt(2 * 4.5 / 16)
+    reach = scipy.stats.t.ppf(0.975, 1) * math.sqrt(1.25)
     assert (found.value, found.low, found.high, found.n) == pytest.approx((2.5, 2.5 - reach, 2.5 + reach, 2))
 
 
@@ -81,3 +81,16 @@ def test_coverage_over_origins_of_unequal_sizes(n: int) -> None:
         found = t_mean(own[members] + 0.3 * rng.normal(size=len(members)), origins=members)
         inside += found.low <= truth <= found.high
     assert 0.91 <= inside / times <= 0.98
+
+
+def test_an_origin_with_most_images_does_not_answer_for_the_others() -> None:
+    """The mean is nearly that origin's own, so the residuals about it are small whatever the other origins say."""
+    rng, inside = np.random.default_rng(0), 0
+    members = np.repeat(np.arange(20), [60, *[1] * 19])
+    for _ in range(200):
+        values = rng.normal(size=20)[members] + 0.5 * rng.normal(size=79)
+        found = t_mean(values, origins=members)
+        p = mean_differences({"a": values, "zero": np.zeros(79)}, "zero", origins=members)["a"].p_value
+        assert (p < 0.05) == (not found.low <= 0 <= found.high)
+        inside += found.low <= 0 <= found.high
+    assert inside / 200 >= 0.9

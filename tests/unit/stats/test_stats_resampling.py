@@ -152,6 +152,7 @@ def test_permutation_p_counts_the_observed_among_the_permuted() -> None:
     assert permutation_p(-1, null, "less") == 1 / 10
     assert permutation_p(100, null, "two-sided") == 2 / 10
     assert permutation_p(4, null, "two-sided") == 1.0
+    assert permutation_p(1e-13, null * 1e-15, "greater") == 1 / 10, "in whatever units"
 
 
 def test_intervals_of_a_share_match_their_closed_forms() -> None:

@@ -110,6 +110,23 @@ def test_too_few_foreign_images_have_no_interval() -> None:
     assert math.isnan(fpr95(np.arange(50.0), np.arange(9.0)).low)
 
 
+@pytest.mark.parametrize(("foreign", "ends"), [(np.arange(20.0) + 200, (0, 0.161)), (-np.arange(20.0), (0.839, 1))])
+def test_no_foreign_image_let_through_is_not_none_ever(foreign: Array, ends: tuple[float, float]) -> None:
+    """Wilson's interval of 0 of 20, or 20 of 20; nothing is let through in any resample either."""
+    found = fpr95(np.arange(100.0), foreign)
+    assert (found.low, found.high) == pytest.approx(ends, abs=1e-3)
+    five = fpr95(np.arange(100.0), np.repeat(foreign, 5), foreign_origins=np.repeat(np.arange(20), 5))
+    assert (five.low, five.high) == (found.low, found.high)
+
+
+def test_a_perfect_order_is_perfect_in_every_resample_and_has_no_interval() -> None:
+    found = excess_aurc(np.arange(100.0), np.arange(100) >= 85)
+    assert found.value == 0
+    assert not found.has_interval
+    assert found.outcome(0.01, "<") == "undecided"
+    assert "a perfect order" in str(found)
+
+
 def test_variants_of_one_original_are_one_draw() -> None:
     rng = np.random.default_rng(3)
     score = rng.normal(size=80)
