@@ -136,8 +136,10 @@ def _is_shared(request: Passes) -> bool:
 
 
 def provenance(experiment: Experiment[Any], inputs: Inputs) -> dict[str, Any]:
-    """What stands in every summary: configuration, sites, seed, device, versions; by model if several."""
+    """What stands in every summary: configuration, image set, sites, seed, device, versions; by model if several."""
     config, models = experiment.as_dict(), inputs.subject.models
+    shown = (getattr(request, "shown", None) for request in inputs.requests)
+    named = {"image_set": inputs.settings.images} if any(isinstance(each, Images) for each in shown) else {}
     runs: dict[str, list[EncoderRun]] = {}
     for request in inputs.requests:
         if isinstance(request, Passes | FirstOrder):
@@ -145,11 +147,12 @@ def provenance(experiment: Experiment[Any], inputs: Inputs) -> dict[str, Any]:
     if not runs:
         sites = {"requested": experiment.dropout.sites} if models and experiment.perturbs else None
         facts = {model: encoder_provenance(inputs.encoder(model)) for model in models}
-        return {"config": config, "sites": sites, "provenance": _by_model(facts)}
+        return {"config": config, **named, "sites": sites, "provenance": _by_model(facts)}
     first = next(iter(runs.values()))[0]
     sites_of = {model: _sites(found) for model, found in runs.items()}
     return {
         "config": config,
+        **named,
         "num_images": len(first.ids),
         "num_origins": len(set(first.origins)),
         "sites": sites_of if len(runs) > 1 else next(iter(sites_of.values())),

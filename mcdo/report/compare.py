@@ -207,7 +207,7 @@ def _score(first: PerImage, second: PerImage, seed: int) -> Change | None:
 def _settings(before: Reported, after: Reported) -> Iterator[tuple[str, str, str, str]]:
     """Settings, versions and weights that differ; of the measured numbers nothing."""
     where = f"{before.key[0]} {before.subject}"
-    for name in ("config", "sites", "provenance", "num_images", "num_origins"):
+    for name in ("config", "image_set", "sites", "provenance", "num_images", "num_origins"):
         yield from _differing(where, name, before.summary.get(name), after.summary.get(name))
 
 

@@ -325,6 +325,7 @@ def _facts(folder: Path, reported: Reported) -> tuple[tuple[str, str], ...]:
         "images": f"{s['num_images']} of {s['num_origins']} originals"
         if s.keys() >= {"num_images", "num_origins"}
         else "",
+        "image set": _flat(s.get("image_set", "")),
         "sites": _sites(s.get("sites")),
         "device": _flat({k: v for k, v in s["provenance"].items() if k in ("device", "dtype", "machine")}),
         "versions": _flat(s["provenance"].get("versions", {})),
@@ -417,11 +418,20 @@ def _measured(reports: Reports) -> list[tuple[str, str]]:
         "passes": _passes(verdict.get("cells", ())),
         "protocol": _flat(verdict.get("protocol", "")),
         "device": every("device", provenances),
-        "versions": every("versions", provenances[:1]),
+        "versions": _versions(provenances),
         "mcdo": every("mcdo", made) + (f" ({every('commit', made)})" if every("commit", made) else ""),
         "time": " to ".join(dict.fromkeys(map(_moment, (times[0], times[-1])))) if times else "",
     }
     return [(name, text) for name, text in said.items() if text]
+
+
+def _versions(provenances: Iterable[Mapping[str, Any]]) -> str:
+    """Of each library; of several that the results were made by, all."""
+    held: dict[str, dict[str, None]] = {}
+    for facts in provenances:
+        for library, version in facts.get("versions", {}).items():
+            held.setdefault(library, {})[str(version)] = None
+    return ", ".join(f"{library} {' and '.join(of)}" for library, of in held.items())
 
 
 def _kind(reports: Reports) -> str:
@@ -467,6 +477,7 @@ def _not_said(reports: Reports) -> list[str]:
             said.append(f"Nothing final: less than the published protocol was measured ({_flat(verdict['less'])}).")
         elif verdict.get("protocol") == "quick":
             said.append("Nothing final: the quick protocol is smaller than the published one.")
+    said += _of_several_runs(reports)
     said += _unfinished(reports.last_run)
     random = sorted({
         str(facts.get("encoder", each.subject))
@@ -483,6 +494,37 @@ def _not_said(reports: Reports) -> list[str]:
             "images or trials would have to decide."
         )
     return said
+
+
+def _of_several_runs(reports: Reports) -> list[str]:
+    """What earlier runs left here that were about other images, or another seed, than the rest."""
+    of: dict[tuple[str, str], list[str]] = {}
+    verdict = reports.verdict or {}
+    if verdict.keys() >= {"images", "seed"}:
+        of[_flat(verdict["images"]), _flat(verdict["seed"])] = ["the verdict"]
+    shown: dict[tuple[str, ...], set[str]] = {}
+    for each in reports.experiments:
+        config, name = each.summary["config"], each.summary.get("image_set")
+        if not name:  # by an older version, or it looks at none of the session's images
+            continue
+        key = _flat(name), _flat(config.get("seed"))
+        of.setdefault(key, []).append(f"{each.experiment['name']} {each.subject}")
+        prints = {str(facts["images"]) for facts in _provenances(each) if facts.get("images")}
+        if each.experiment["phase"] == "phase1" and len(prints) == 1:  # which shows every model the same
+            shown.setdefault((each.experiment["name"], *key, _flat(config)), set()).update(prints)
+    said = []
+    if len(of) > 1:
+        named = "; ".join(f"{images}, seed {seed}: {_few(whose)}" for (images, seed), whose in of.items())
+        said.append(f"Nothing of one run: what stands here was measured on several image sets or seeds ({named}).")
+    if others := [f"{name} ({images})" for (name, images, *_), prints in shown.items() if len(prints) > 1]:
+        said.append(
+            f"Nothing of the same images: they changed between the models, under the same name: {_few(others)}."
+        )
+    return said
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
 
 
 def _unfinished(last: LastRun | None) -> list[str]:

@@ -96,6 +96,7 @@ def test_an_experiment_is_measured_computed_judged_and_written_once(tmp_path: Pa
     assert summary["config"]["n"] == 8
     assert summary["claims"][0]["outcome"] == "met"
     assert "torch" in summary["provenance"]["versions"]
+    assert summary["image_set"] == "digits"
     overall = json.loads((folder / "norms_overall.json").read_text())
     assert overall["results"]["clip_tiny"] == summary
     assert overall["provenance"]["clip_tiny"]["made"] == summary["made"]

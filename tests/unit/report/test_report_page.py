@@ -5,6 +5,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pytest
@@ -14,6 +15,7 @@ from mcdo.cli import main
 from mcdo.errors import McdoError
 from mcdo.report import page as pages
 from mcdo.report.figures import PANEL_SIZE
+from mcdo.report.files import write_json
 from mcdo.report.judgement import Judgement
 from mcdo.report.page import Axis, _address, _lighter, shown, write_page
 from mcdo.report.results import RATES, RUN, Reports
@@ -144,6 +146,38 @@ def test_a_run_that_did_not_end_whole_is_said(tmp_path: Path) -> None:
     (folder / RUN).write_text("{}")
     with pytest.raises(McdoError, match=r"run\.json"):
         Reports.read(folder)
+
+
+def test_what_runs_of_other_images_or_seeds_left_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "reports"
+
+    def shown(model: str, seed: int = 42, images: str = "digits", digest: str = "a", **more: Any) -> str:
+        facts = {**summary(model)["provenance"], "images": digest}
+        write(folder, model, config={"seed": seed}, image_set=images, provenance=facts, **more)
+        write_json(folder / "phase1" / "verdict.json", {**VERDICT, "seed": 42})
+        return page_of(folder, tmp_path).text
+
+    assert "several image sets" not in (text := shown("clip_tiny")) + shown("siglip_tiny")
+    assert "Nothing of the same images" not in text
+    said = f"(digits, seed 42: the verdict, {NAME} clip_tiny; %s: {NAME} siglip_tiny)"
+    assert f"measured on several image sets or seeds {said % 'folder:photos, seed 7'}" in shown(
+        "siglip_tiny", 7, "folder:photos"
+    )
+    assert f"several image sets or seeds {said % 'digits, seed 7'}" in shown("siglip_tiny", 7)
+    text = shown("siglip_tiny", digest="b")
+    assert f"they changed between the models, under the same name: {NAME} (digits)" in text
+    assert "several image sets" not in text
+    assert "under the same name" not in shown(
+        "siglip_tiny", digest="b", experiment={**summary()["experiment"], "phase": "phase2"}
+    )
+
+
+def test_versions_of_all_results_are_said(tmp_path: Path) -> None:
+    folder = write(tmp_path / "reports")
+    write(
+        folder, "siglip_tiny", provenance={**summary("siglip_tiny")["provenance"], "versions": {"torch": "3", "a": "1"}}
+    )
+    assert "torch 2 and 3, a 1" in page_of(folder, tmp_path).text
 
 
 def test_costs_are_those_of_the_run_and_what_is_not_known_is_said(tmp_path: Path) -> None:
