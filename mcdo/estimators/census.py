@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mcdo.estimators.provenance import identity, provenance
 from mcdo.estimators.resumption import KeptValues, measured_once, unkept
 from mcdo.estimators.rows import pixel_rows
 from mcdo.estimators.shown import Shown
-from mcdo.perturbation import PASS_BLOCK, Perturbation, Site, SiteRecord, image_keys, perturbed
+from mcdo.perturbation import PASS_BLOCK, Perturbation, PerturbedTower, Site, SiteRecord, image_keys, perturbed
 from mcdo.store import Arrays, Store, Unfinished, check_shapes
 from mcdo.threads import StoppedError
 
@@ -59,9 +59,7 @@ def census(
         left = (~kept.done).reshape(len(sites), n).sum(axis=1)
         total = sum(passes_of_site(site, dropout, n) * int(images) for site, images in zip(sites, left, strict=True))
         with progress_of(progress, total, f"{encoder.key} on {few.name}, census") as bar, kept.saved():
-            for i in np.flatnonzero(left).tolist():
-                site_variances(encoder, pixels, keys, sites[i], dropout, seed, kept, i * n, bar)
-        return kept.values.reshape(len(sites), n)
+            return site_variances(encoder, pixels, keys, sites, dropout, seed, kept, bar)
 
     protocol = {"kind": dropout.as_dict(), "seed": seed, "sites": [site.name for site in sites]}
     label = {"encoder": encoder.key, "images": few.name, "protocol": f"{dropout}, census of {len(sites)} sites"}
@@ -98,44 +96,56 @@ def site_variances(
     encoder: Encoder,
     pixels: Tensor,
     keys: Tensor,
-    site: Site,
+    sites: Sequence[Site],
     kind: Perturbation,
     seed: int,
     kept: KeptValues | None = None,
-    first: int = 0,
     bar: Progress | None = None,
 ) -> NDArray[np.float64]:
-    """trace_pre of each image [B] when ``kind`` acts at ``site`` alone, from between 4 and 256 passes.
+    """trace_pre of each image [S, B] when ``kind`` acts at one of the ``sites`` alone, from between 4 and 256 passes.
 
-    They and what leads to them are ``kept`` from number ``first`` on.
+    A thread has a site to itself, so that few images take all cores. Variances and what leads to them are ``kept``.
     """
-    wanted = passes_of_site(site, kind, len(pixels))
-    kept = kept or KeptValues(None, len(pixels), {})
-    loop = BlockLoop(encoder, len(pixels), pixel_rows(encoder, None), PASS_BLOCK)
-    loop.restored[:] = kept.done[first : first + len(pixels)]
+    n, rows = len(pixels), pixel_rows(encoder, None)
+    kept = kept or KeptValues(None, len(sites) * n, {})
+    before = kept.done.reshape(len(sites), n).copy()
+    loop = BlockLoop(encoder, len(sites), rows, rows)
+    loop.restored[:] = before.all(axis=1)
 
-    def measure(start: int, stop: int) -> None:
-        block = first + start, first + stop, loop.rows
-        begun = kept.begun(block)
-        pieces = [] if begun is None else [torch.from_numpy(begun["passes"]).to(pixels.device)]
-        done = sum(piece.shape[1] for piece in pieces)
-        loop.tick(done * (stop - start))  # by an earlier process
+    def measure(number: int, _: int) -> None:
+        site, together = sites[number], max(1, loop.rows // PASS_BLOCK)
+        with perturbed(encoder, kind.at(site.name), seed, beside=True) as tower:
+            tower.before_map = loop.check_wanted
+            for start in range(0, n, together):
+                stop = min(n, start + together)
+                if not before[number, start:stop].all():
+                    wanted = passes_of_site(site, kind, n)
+                    _measure(tower, pixels[start:stop], keys[start:stop], wanted, kept, number * n + start, loop)
 
-        def state() -> Arrays:
-            return {"passes": torch.cat(pieces, dim=1).cpu().numpy()}
+    loop.run(measure, unkept(), bar or Silent())
+    return kept.values.reshape(len(sites), n)
 
-        try:
-            for piece in tower.passes(pixels[start:stop], keys[start:stop], 0, wanted, loop.rows, done):
-                pieces.append(piece)
-                loop.tick(piece.shape[0] * piece.shape[1])
-                kept.keep(block, state)
-        except StoppedError:
-            if pieces:
-                kept.keep(block, state, now=True)
-            raise
-        kept.put(block[0], torch.cat(pieces, dim=1).cpu().double().var(dim=1).mean(1).numpy())
 
-    with perturbed(encoder, kind.at(site.name), seed) as tower:
-        tower.before_map = loop.check_wanted
-        loop.run(measure, unkept(), bar or Silent())
-    return kept.values[first : first + len(pixels)]
+def _measure(
+    tower: PerturbedTower, pixels: Tensor, keys: Tensor, wanted: int, kept: KeptValues, first: int, loop: BlockLoop
+) -> None:
+    """Variances of some images [B] from ``wanted`` passes, into ``kept`` from number ``first`` on."""
+    block = first, first + len(pixels), loop.rows
+    begun = kept.begun(block)
+    pieces = [] if begun is None else [torch.from_numpy(begun["passes"]).to(pixels.device)]
+    done = sum(piece.shape[1] for piece in pieces)
+    loop.tick(done * len(pixels))  # by an earlier process
+
+    def state() -> Arrays:
+        return {"passes": torch.cat(pieces, dim=1).cpu().numpy()}
+
+    try:
+        for piece in tower.passes(pixels, keys, 0, wanted, loop.rows, done):
+            pieces.append(piece)
+            loop.tick(piece.shape[0] * piece.shape[1])
+            kept.keep(block, state)
+    except StoppedError:
+        if pieces:
+            kept.keep(block, state, now=True)
+        raise
+    kept.put(first, torch.cat(pieces, dim=1).cpu().double().var(dim=1).mean(1).numpy())

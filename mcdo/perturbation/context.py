@@ -23,7 +23,8 @@ from mcdo.perturbation.sites import Site, SiteTable, find_sites, forget_sites
 
 Disturb = Callable[[Tensor, int], Tensor]
 
-_ACTIVE: WeakKeyDictionary[Encoder, PerturbedTower] = WeakKeyDictionary()
+_ACTIVE: WeakKeyDictionary[Encoder, tuple[PerturbedTower, ...]] = WeakKeyDictionary()
+_LOCK = threading.Lock()
 
 
 class PerturbedTower:
@@ -69,7 +70,7 @@ class PerturbedTower:
                 images, or for images of another size than the sites were found with.
 
         """
-        if _ACTIVE.get(self.encoder) is not self:
+        if self not in _ACTIVE.get(self.encoder, ()):
             raise McdoError(f"{self.encoder.key}: the perturbed tower was called outside its context")
         if not 0 <= first < last <= PASS_BLOCK:
             raise McdoError(f"passes {first}:{last} are not in a block of {PASS_BLOCK}")
@@ -294,19 +295,22 @@ def live_sites(encoder: Encoder, table: SiteTable, dropout: Perturbation) -> tup
 
 
 @contextmanager
-def perturbed(encoder: Encoder, dropout: Perturbation, seed: int, *, exact: bool = False) -> Iterator[PerturbedTower]:
+def perturbed(
+    encoder: Encoder, dropout: Perturbation, seed: int, *, exact: bool = False, beside: bool = False
+) -> Iterator[PerturbedTower]:
     """The encoder's image tower under dropout, to be called for as long as the context lasts.
 
     Only calls of the yielded tower are perturbed. The model's state and modules are never changed, so they are the same
     afterwards, also after an exception. Native dropout modules stay off. ``exact`` carries linear maps out in float32
-    whatever the encoder's precision.
+    whatever the encoder's precision. ``beside`` says that threads have a tower each, none of which a call of another
+    is perturbed by.
 
     Raises:
         McdoError: if the encoder is perturbed already or no longer as it was loaded, or a wanted site is unknown or
             dead.
 
     """
-    if encoder in _ACTIVE:
+    if encoder in _ACTIVE and not beside:
         raise McdoError(
             f"{encoder.key} is perturbed already: dropouts must not be stacked; leave the first context first"
         )
@@ -323,11 +327,16 @@ def perturbed(encoder: Encoder, dropout: Perturbation, seed: int, *, exact: bool
 @contextmanager
 def active(tower: PerturbedTower) -> Iterator[None]:
     """While it lasts, ``tower`` can be called: :func:`perturbed` without its looking at the model."""
-    _ACTIVE[tower.encoder] = tower
+    encoder = tower.encoder
+    with _LOCK:
+        _ACTIVE[encoder] = (*_ACTIVE.get(encoder, ()), tower)
     try:
         yield
     finally:
-        del _ACTIVE[tower.encoder]
+        with _LOCK:
+            _ACTIVE[encoder] = tuple(each for each in _ACTIVE[encoder] if each is not tower)
+            if not _ACTIVE[encoder]:
+                del _ACTIVE[encoder]
 
 
 @torch.inference_mode()

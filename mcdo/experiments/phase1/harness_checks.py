@@ -81,14 +81,15 @@ class TowerChecks(StoredArrays):
     def passes_beside(self, session: Session) -> int:
         """Each site is looked at in a pass, then in some more; beside these are the passes of :meth:`compute`.
 
-        Those of a run count once for each thread: so few images are one block, at which one works while the rest wait.
+        Those of a run count once for each thread: so few images are one block, at which one works while the rest wait,
+        and sites are shared among them.
         """
         encoder, n = session.encoder(self.model), min(FEW, session.count(self.shown))
         sites, (few, passes) = find_sites(encoder).select(self.dropout.sites), _batched(encoder)
         shown = n if encoder.resolution <= 64 else 1
         threads = torch.get_num_threads() if encoder.device.type == "cpu" else 1
         alone = shown * sum(passes_of_site(site, self.dropout, shown) for site in sites)
-        return len(sites) * shown + 3 * n + 2 * 2 * PASS_BLOCK + threads * (alone + (5 * few + 3) * passes)
+        return len(sites) * shown + 3 * n + 2 * 2 * PASS_BLOCK + alone + threads * (5 * few + 3) * passes
 
     def compute(self, session: Session) -> dict[str, NDArray[Any]]:
         encoder, images = session.encoder(self.model), self.images(session)

@@ -41,9 +41,22 @@ def test_a_site_whose_output_is_ignored_is_an_error_that_names_it() -> None:
 def test_every_site_alone_causes_variance_that_grows_with_p(kind: str) -> None:
     encoder = tower(kind)
     pixels, keys = pixels_for(encoder), keys_for()
-    for site in find_sites(encoder).select(("all", "patch_embedding")):
-        small, large = (site_variances(encoder, pixels, keys, site, Dropout(p), seed=0).mean() for p in (0.02, 0.3))
-        assert 0 < small < large
+    sites = find_sites(encoder).select(("all", "patch_embedding"))
+    small, large = (site_variances(encoder, pixels, keys, sites, Dropout(p), 0).mean(axis=1) for p in (0.02, 0.3))
+    assert ((small > 0) & (small < large)).all()
+
+
+def test_sites_have_the_same_bits_on_any_number_of_threads_and_alone() -> None:
+    encoder, before = tower("clip_tiny"), torch.get_num_threads()
+    pixels, keys, sites = pixels_for(encoder, 3), keys_for(3), find_sites(encoder).select("all")
+    try:
+        torch.set_num_threads(4)
+        shared = site_variances(encoder, pixels, keys, sites, Dropout(0.01), 0)
+        torch.set_num_threads(1)
+        assert np.array_equal(site_variances(encoder, pixels, keys, sites, Dropout(0.01), 0), shared)
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(site_variances(encoder, pixels, keys, sites[2:3], Dropout(0.01), 0), shared[2:3])
 
 
 def test_site_variance_is_that_of_dropout() -> None:
@@ -54,7 +67,7 @@ def test_site_variance_is_that_of_dropout() -> None:
     with torch.no_grad():
         hidden = model.mlp.c_fc(model.conv1(pixels).flatten(2).transpose(1, 2))
         expected = (hidden.square().sum(1) / 16 * p / (1 - p)) @ model.mlp.c_proj.weight.square().T
-    found = np.mean([site_variances(encoder, pixels, keys, site, Dropout(p), seed) for seed in range(20)])
+    found = np.mean([site_variances(encoder, pixels, keys, [site], Dropout(p), seed) for seed in range(20)])
     assert found == pytest.approx(float(expected.mean()), rel=0.05)
 
 
