@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array, trials
+from mcdo.stats._checks import Array, trial_mean, trials
 from mcdo.stats.association import spearman
 from mcdo.stats.attenuation import disattenuated_spearman
 from mcdo.stats.means import median_ratio
@@ -97,7 +97,7 @@ def agreement(
     if (b.mean(axis=0) == 0).any():
         raise McdoError(f"the other score of image {int((b.mean(axis=0) == 0).argmax())} is zero: there is no ratio")
     how: dict[str, Any] = {"origins": origins, "seed": seed, "resamples": resamples, "level": level}
-    mean = a.mean(axis=0)
+    mean = trial_mean(a)
     raw = spearman(mean, b, shared_noise=shared_noise, **how)
     corrected = _corrected(a, b, raw, how)
     if shared_noise:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from mcdo.stats._checks import Array
+from mcdo.stats._checks import Array, trial_mean
 from mcdo.stats.reliability import Interval, Reliability
 from mcdo.stats.resampling import Units, correlation, quantiles, rank_covariance
 
@@ -148,7 +148,7 @@ def share_of(odds: float) -> float:
 def _pooled(scores: Array, passes: int, blocks: int, weights: Array, level: float, seed: int) -> GrowthPoint:
     splits = [(tuple(a), tuple(b)) for a, b in _splits(len(scores), blocks, seed)]
     numbers = {block: number for number, block in enumerate(dict.fromkeys(chain(*splits)))}  # each is in several
-    rows = np.stack([scores[list(block)].mean(axis=0) for block in numbers])
+    rows = np.stack([trial_mean(scores[list(block)]) for block in numbers])
     one, other = np.array([(numbers[a], numbers[b]) for a, b in splits]).T
 
     def median_correlation(weights: Array) -> Array:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array, trials
+from mcdo.stats._checks import Array, trial_mean, trials
 from mcdo.stats.attenuation import no_correction
 from mcdo.stats.comparison import Difference, differences
 from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
@@ -139,7 +139,7 @@ def rank_matrix(
 
 def _correlating(held: Mapping[str, Array]) -> Figures:
     """Correlations [rows, rows] of all trials and of the means over trials."""
-    rows = np.concatenate([*held.values(), [array.mean(axis=0) for array in held.values()]])
+    rows = np.concatenate([*held.values(), [trial_mean(array) for array in held.values()]])
     return lambda weights: correlation(rank_covariance(rows, weights))
 
 

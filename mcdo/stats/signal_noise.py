@@ -16,6 +16,7 @@ from mcdo.stats._checks import Array
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.resampling import Units, multiplicities, quantiles
 
+_ROUNDING = 1e-12  # of the sample's signal, which is one: a resample of one image only has none
 _TAIL = 0.975  # where the bootstrap-t is read; Student's t takes it to other levels
 
 
@@ -100,7 +101,8 @@ def _log_ratio(weights: Array, sums: Array) -> tuple[Array, Array]:
     products = weights @ (sums[first] * sums[second]).T
     mean, noise = mean / count, noise / count
     with np.errstate(divide="ignore", invalid="ignore"):
-        signal = np.maximum(0.0, square / count - mean**2)
+        signal = square / count - mean**2
+        signal = np.where(signal > _ROUNDING, signal, 0.0)
         linear = np.stack([mean**2 / signal, -2 * mean / signal, 1 / signal, -1 / noise], axis=1)
         cells = np.where(first == second, 1, 2) * linear[:, first] * linear[:, second] * products
         error = np.sqrt(np.maximum(0.0, cells.sum(axis=1)) * n / (n - 1)) / count

@@ -32,7 +32,7 @@ import scipy
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array, scores_of
+from mcdo.stats._checks import Array, scores_of, trial_mean, without_rounding
 from mcdo.stats.sample import Figures, Inferred, Sample
 
 LEAST_TRIALS = 5
@@ -66,14 +66,18 @@ class Scores:
 
         """
         held = scores_of(least, scores)
-        means = np.stack([array.mean(axis=0) for array in held.values()])
+        means = np.stack([trial_mean(array) for array in held.values()])
         if not shared_noise:
             return cls(means)
         counts = {name: len(array) for name, array in held.items() if np.ndim(scores[name]) == 2}
         K = shared_trials(counts)
         without = np.empty((K, *means.shape))
         for place, (name, array) in enumerate(held.items()):  # a score [N] has no noise, so nothing to leave out
-            without[:, place] = (K * means[place] - array) / (K - 1) if name in counts else means[place]
+            if name not in counts:
+                without[:, place] = means[place]
+                continue
+            for k, left in enumerate((array.sum(axis=0) - array) / (K - 1)):
+                without[k, place] = without_rounding(left, np.abs(array).mean(axis=0), 2 * K)
         return cls(means, without)
 
     def only(self, places: Sequence[int]) -> Scores:

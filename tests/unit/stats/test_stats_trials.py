@@ -238,3 +238,28 @@ def test_p_holds_its_level_where_probes_are_shared() -> None:
         found = rank_relations({"x": x}, {"t": rng.normal(size=200)}, shared_noise=True, resamples=200)["x", "t"]
         rejected += found.p_value < 0.05
     assert rejected / runs < 0.05 + 2 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def test_equal_means_of_rounded_scores_are_ties_in_any_order_of_the_trials() -> None:
+    """0.1, 0.2, 0.3 and 0.2, 0.2, 0.2 have one mean, which floats part; whole numbers do not."""
+    from mcdo.stats.selective import aurc
+
+    rng = np.random.default_rng(0)
+    whole, target = rng.integers(1, 6, (5, 300)), rng.normal(size=300)
+    rounded, reverse = whole / 10, whole[::-1] / 10
+    positive = target > 0.5
+    figures: tuple[Callable[[Array], Estimate], ...] = (
+        lambda scores: spearman(scores, target),
+        lambda scores: spearman(scores, target, shared_noise=True),
+        lambda scores: auroc(scores, positive, shared_noise=True),
+        lambda scores: aurc(scores, positive),
+    )
+    for figure in figures:
+        exact = figure(whole.astype(np.float64))
+        assert figure(rounded) == exact or figure(rounded).as_dict() == pytest.approx(exact.as_dict())
+        assert figure(reverse) == exact or figure(reverse).as_dict() == pytest.approx(exact.as_dict())
+
+
+def test_scores_that_differ_by_more_than_rounding_do_not_tie() -> None:
+    scores = 1 + np.arange(50.0) * 1e-14 + np.zeros((3, 1))
+    assert spearman(scores, np.arange(50.0)).value == pytest.approx(1)
