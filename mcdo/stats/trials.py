@@ -109,6 +109,16 @@ def shared_trials(counts: Mapping[str, int]) -> int:
     return K
 
 
+def few_trials(trials: int, instead: str = "a perturbation whose noise is each image's own") -> tuple[str, ...]:
+    """Why so few say nothing of noise that all images share, as a sentence; none where they do."""
+    if trials >= LEAST_TRIALS:
+        return ()
+    return (
+        f"{trials} trials are too few: all images share the noise of one, which shows only in the differences between "
+        f"trials; give at least --trials={LEAST_TRIALS}, or {instead}",
+    )
+
+
 def without_each(trials: Sequence[Array]) -> list[list[Array]]:
     """``trials`` ([K, N] each) without the first trial, without the second, …: K lists of [K − 1, N]."""
     return [[np.delete(array, k, axis=0) for array in trials] for k in range(len(trials[0]))]

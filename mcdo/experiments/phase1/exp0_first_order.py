@@ -36,6 +36,7 @@ from mcdo.stats import (
     rank_matrix,
     reliability,
 )
+from mcdo.stats.trials import few_trials
 
 DOMAIN_SCORES = compared_scores()
 """Compared with Monte Carlo; of the first two it is claimed that they agree."""
@@ -114,6 +115,10 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
         kind = self.dropout if group is None else self.dropout.at(group)
         protocol = MonteCarloConfig(kind.with_p(p), (self.passes,), self.domain_trials, self.seed)
         return Passes(model, Images(self.subset), protocol)
+
+    def obstacles(self, about: View) -> Iterable[str]:
+        """Too few trials: all images of one share its probes."""
+        return few_trials(self.trials, "leave first order out by --estimator=mc")
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
         model = about.model

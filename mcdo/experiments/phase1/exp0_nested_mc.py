@@ -13,6 +13,7 @@ from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Passes, View
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import THRESHOLDS, Estimate, Reliability, rank_matrix, reliability, trial_drift
+from mcdo.stats.trials import few_trials
 
 SPACES = {"pre_norm": "trace_pre", "post_norm": "trace_post"}
 """Published names of the two spaces, and the score of each."""
@@ -58,6 +59,10 @@ class NestedPasses(Experiment[NestedResult]):
     def spaces(self) -> dict[str, str]:
         """Scores by the name of their space; further ones by their own."""
         return {**SPACES, **{name: name for name in self.further if name not in SPACES.values()}}
+
+    def obstacles(self, about: View) -> Iterable[str]:
+        """Too few trials, where all images of a pass share its noise."""
+        return few_trials(self.trials) if self.dropout.shared_by_images else ()
 
     def requests(self, about: View) -> Iterable[Passes]:
         return (self.run(about.model),)

@@ -19,6 +19,7 @@ from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Passes, View
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import Estimate, mean, trial_spearman
+from mcdo.stats.trials import few_trials
 
 ARRAYS = {
     "trace_pre_per_d": "trace_pre",
@@ -84,6 +85,10 @@ class NormGeometry(Experiment[GeometryResult]):
         """A part of exp0's run, with the geometry at T."""
         t = (self.passes,)
         return Passes(model, Images(self.n), MonteCarloConfig(self.dropout, t, self.trials, self.seed, geometry=t))
+
+    def obstacles(self, about: View) -> Iterable[str]:
+        """Too few trials, where all images of a pass share its noise."""
+        return few_trials(self.trials) if self.dropout.shared_by_images else ()
 
     def requests(self, about: View) -> Iterable[Passes]:
         return (self.run(about.model),)

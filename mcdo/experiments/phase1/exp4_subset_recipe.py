@@ -17,6 +17,7 @@ from mcdo.harness import Claim, Experiment, Files, Images, Inputs, Passes, View
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import THRESHOLDS, Estimate, Reliability, rank_matrix, reliability
+from mcdo.stats.trials import few_trials
 
 SCORES = {"trace": "trace_pre", "angular": "angular_var"}
 
@@ -58,6 +59,10 @@ class SubsetRecipe(Experiment[RecipeResult]):
         """A part of exp0's run, with the angular variance at T."""
         t = (self.passes,)
         return Passes(model, Images(self.n), MonteCarloConfig(self.dropout, t, self.trials, self.seed, geometry=t))
+
+    def obstacles(self, about: View) -> Iterable[str]:
+        """Too few trials, where all images of a pass share its noise."""
+        return few_trials(self.trials) if self.dropout.shared_by_images else ()
 
     def requests(self, about: View) -> Iterable[Passes]:
         return (self.run(about.model),)

@@ -16,16 +16,19 @@ from torch import Tensor, nn
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.errors import SiteWarning
 from mcdo.estimators import MonteCarloConfig
+from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
+from mcdo.experiments.phase1.exp0b_norm_geometry import NormGeometry
+from mcdo.experiments.phase1.exp4_subset_recipe import SubsetRecipe
 from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
 from mcdo.experiments.phase1.verdict import Phase1Verdict
-from mcdo.harness import ALL_MODELS, Experiment, Runner, Session, Settings, Subject
+from mcdo.harness import ALL_MODELS, Experiment, Runner, Session, Settings, Sizes, Subject
 from mcdo.harness import preflight as module
 from mcdo.harness.preflight import preflight
 from mcdo.harness.remaining import TIMING_S, Timing
 from mcdo.harness.requests import Images, Passes
 from mcdo.images.folder import FolderSource, listed
-from mcdo.perturbation import Dropout, find_sites
+from mcdo.perturbation import Dropout, Rademacher, find_sites
 from mcdo.perturbation.sites import SiteTable
 from mcdo.report.finding import Finding
 from mcdo.threads import StoppedError
@@ -199,6 +202,21 @@ def test_what_an_experiment_finds_wrong_with_data_of_one_s_own_is_said_with_the_
     assert len(seen) == 2, "each thing once, whichever models it is asked for"
     assert seen[0].startswith("clip_l14_336: the weights")
     assert seen[1] == "exp0: no such file"
+
+
+@pytest.mark.parametrize("trials", [4, 5])
+def test_too_few_trials_for_shared_noise_are_said_before_any_pass(look: Look, trials: int) -> None:
+    kinds = (FirstOrderReliability, NestedPasses, NormGeometry, SubsetRecipe, SubsetAmbiguity)
+    said_of = {
+        type(kind).__name__: [
+            each.split(":")[0]
+            for each in said(look(kinds=kinds, settings={"sizes": Sizes(trials=trials), "dropout": kind}), "wrong")
+            if "trials are too few" in each
+        ]
+        for kind in (Rademacher(), Dropout())
+    }
+    few = {"Rademacher": ["exp0_first_order", "exp0", "exp0b", "exp4"], "Dropout": ["exp0_first_order"]}
+    assert said_of == (few if trials < 5 else {"Rademacher": [], "Dropout": []})
 
 
 @pytest.mark.parametrize("key", ["timm:test_vit", "tv:resnet18"])
