@@ -8,7 +8,7 @@ model's own in the HuggingFace cache; nothing is downloaded. Weights of one's ow
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +22,7 @@ from msgspec.structs import asdict
 from timm.data import resolve_model_data_config
 from timm.models import load_state_dict
 from torch import Tensor
+from torch.nn import functional
 
 from mcdo import arguments
 from mcdo.encoders.encoder import Encoder
@@ -209,15 +210,30 @@ def _classes(model: Any, state: dict[str, Any]) -> int:
 @contextmanager
 def _no_resampling(key: str, checkpoint: Path, module: ModuleType) -> Iterator[None]:
     """Refuse weights for another size of picture, window or patch, which timm would interpolate unasked."""
+    within = False
 
-    def refuse(held: Tensor, *_: Any, **__: Any) -> None:
-        raise McdoError(
-            f"{key}: {checkpoint} holds a tensor of shape {tuple(held.shape)} for another size of picture, window or "
-            "patch than the model's, so it would have to be interpolated; name the model of its size"
-        )
+    def watched(resample: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def resampled(held: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            nonlocal within
+            outer, within = within, True
+            try:
+                found = resample(held, *args, **kwargs)
+            finally:
+                within = outer
+            if outer or (found.shape == held.shape and torch.equal(found, held)):  # some call it whatever the size
+                return found
+            raise McdoError(
+                f"{key}: {checkpoint} holds a tensor of shape {tuple(held.shape)} for another size of picture, window "
+                "or patch than the model's, so it would have to be interpolated; name the model of its size"
+            )
+
+        return resampled
 
     with ExitStack() as stack:
-        for name in list(vars(module)):
+        for name, value in list(vars(module).items()):
             if name.startswith(("resample_", "resize_")):
-                stack.enter_context(patch.object(module, name, refuse))
+                stack.enter_context(patch.object(module, name, watched(value)))
+        stack.enter_context(
+            patch.object(functional, "interpolate", watched(functional.interpolate))
+        )  # MViTv2 does it by hand
         yield

@@ -36,20 +36,31 @@ class SiteGraph:
         self._encoder, self._kind, self._sites = encoder.key, kind, sites
         self._table = find_sites(encoder)
         self._images = len(pixels)
-        self._reached: set[Site] = set()
-        self._begins: list[Tensor] = []
         self._terms: dict[Site, Tensor] = {}
+        self._copied: frozenset[Site] = frozenset()
+        self.features = self._passed(encoder, pixels)
+        written = frozenset(site for site, (y, version) in self._reached.items() if y._version != version)
+        if written:  # what is disturbed there is what was put out, so it is kept beside what became of it
+            self._copied = written
+            self.features = self._passed(encoder, pixels)
+        self._reached.clear()
+
+    def _passed(self, encoder: Encoder, pixels: Tensor) -> Tensor:
+        """The features of a pass, with a graph from every site."""
+        self._reached: dict[Site, tuple[Tensor, int]] = {}
+        self._begins: list[Tensor] = []
         self._attentions = iter(self._table.probabilities)
-        attention = self._attention if kind.where == "probabilities" else None
+        attention = self._attention if self._kind.where == "probabilities" else None
         with torch.enable_grad(), DifferentiatedMaps(self._handle, probabilities=attention) as maps:
-            self.features = encoder.forward_image(pixels, exact=True)
-        if len(self._reached) < len(sites) or maps.made != self._table.made:
-            missing = next((site.name for site in sites if site not in self._reached), "a product")
+            features = encoder.forward_image(pixels, exact=True)
+        if len(self._reached) < len(self._sites) or maps.made != self._table.made:
+            missing = next((site.name for site in self._sites if site not in self._reached), "a product")
             forget_sites(encoder)
             raise McdoError(
                 f"{encoder.key}: {missing} was not carried out, unlike when its sites were found: the tower has "
                 "changed since. Measure again to look at it anew"
             )
+        return features
 
     def _handle(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
         site = self._table.at(weight, part)
@@ -65,11 +76,15 @@ class SiteGraph:
 
     def _reach(self, site: Site, y: Tensor) -> Tensor:
         if not y.requires_grad:  # nothing before it has a gradient: the graph begins here
-            y = y.detach().requires_grad_()
-            self._begins.append(y)
-        self._reached.add(site)
+            own = y.detach().requires_grad_()
+            self._begins.append(own)
+            y = own.clone()  # which the tower may write into, as it may not into what a graph begins with
+        elif self._kind.where == "input":  # the way into this map alone: others may read the same numbers
+            y = y.view_as(y)
+        self._reached[site] = y, y._version
         images, terms = self._images, self._terms
-        moved = _moved(site, self._kind, y.detach().reshape(images, -1))
+        put_out = y.detach().clone() if site in self._copied else y.detach()
+        moved = _moved(site, self._kind, put_out.reshape(images, -1))
 
         def add(gradient: Tensor) -> Tensor:
             check_stop()
@@ -97,7 +112,15 @@ class SiteGraph:
         # each site's gradient is used where it comes up, still in the cache, and let go: see the hooks
         self._terms.clear()
         along = directions.expand_as(self.features)
-        torch.autograd.grad(self.features, self._begins, along, retain_graph=not last, allow_unused=True)
+        try:
+            torch.autograd.grad(self.features, self._begins, along, retain_graph=not last, allow_unused=True)
+        except RuntimeError as error:
+            if "modified by an inplace operation" not in str(error):
+                raise
+            raise McdoError(
+                f"{self._encoder}: the tower writes into numbers that its derivative needs, so it has none: {error}. "
+                "Take that operation out of place, or measure by passes"
+            ) from error
         missing = next((site.name for site in self._sites if site not in self._terms), None)
         if missing is not None:
             raise McdoError(f"{self._encoder}: the features have no derivative with respect to {missing}")

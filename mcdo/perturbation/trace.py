@@ -86,6 +86,8 @@ def trace(encoder: Encoder, site_name: Callable[[str, str], str]) -> Trace:
 
     """
     model = encoder.model
+    if not any(module.training for module in model.modules()):
+        model.eval()  # LeViT and its kin make what they keep of their weights (a table of biases) anew after it
     listed = dict(model.named_parameters(remove_duplicate=False))  # once: some adapters make new ones at each listing
     names = {id(p): name for name, p in listed.items()}
     parameters = {name: listed[name] for name in names.values()}

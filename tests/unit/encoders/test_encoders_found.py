@@ -403,6 +403,25 @@ def test_patches_of_another_size_are_not_interpolated(tmp_path: Path) -> None:
         load_encoder(f"timm:test_vit@{other}")
 
 
+def test_weights_of_the_size_are_read_where_timm_resizes_whatever_the_size(tmp_path: Path) -> None:
+    import timm
+
+    model = made(lambda: timm.create_model("tiny_vit_5m_224"))
+    encoder = load_encoder(f"timm:tiny_vit_5m_224@{saved(tmp_path, model)}")
+    pixels = encoder.calibration_inputs(1)
+    with torch.no_grad():
+        expected = model.forward_head(model.forward_features(pixels), pre_logits=True)
+        torch.testing.assert_close(encoder.forward_image(pixels), expected)
+
+
+def test_positions_of_another_size_are_not_interpolated_by_hand_either(tmp_path: Path) -> None:
+    import timm
+
+    other = saved(tmp_path, made(lambda: timm.create_model("mvitv2_tiny", img_size=256)))
+    with pytest.raises(McdoError, match="for another size of picture, window or patch than the model's"):
+        load_encoder(f"timm:mvitv2_tiny@{other}")
+
+
 @pytest.mark.parametrize("name", ["googlenet", "densenet121"])
 def test_torchvision_s_own_weights_are_read_as_it_reads_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -362,3 +362,59 @@ def test_a_site_without_a_derivative_is_named() -> None:
         mcdo.first_order(
             quantised, mcdo.load_images("digits", n=2), Dropout(sites=("first", "second")), 2, 1, progress=False
         )
+
+
+class Writing(nn.Module):
+    """Writes into what its maps put out, and two maps read one input; ``apart``, they have tensors of their own."""
+
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        self.apart = apart
+        self.first, self.one, self.other = nn.Linear(48, 12), nn.Linear(12, 12), nn.Linear(12, 12)
+        self.last = nn.Linear(12, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = functional.silu(self.first(functional.adaptive_avg_pool2d(x, 4).flatten(1)), inplace=not self.apart)
+        one, other = self.one(hidden.clone()), self.other(hidden.clone() if self.apart else hidden)
+        if self.apart:
+            found: torch.Tensor = self.last((one + other * 2).sigmoid())
+            return found
+        other *= 2
+        one += other
+        found = self.last(one.sigmoid_())
+        return found
+
+
+@pytest.mark.parametrize("kind", [Dropout(0.01), Multiplicative(0.01), Gaussian(0.01), HiddenDropout(0.01)], ids=repr)
+def test_a_tower_that_writes_in_place_has_the_terms_of_its_twin_that_does_not(kind: Perturbation) -> None:
+    names = ("first", "one", "other", "last")
+    shown = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "size": 32, "interpolation": "bilinear"}
+    found = []
+    for apart in (False, True):
+        torch.manual_seed(0)
+        encoder = mcdo.Encoder.of(Writing(apart), shown, name="writing", random_weights=True)
+        pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+        sites = find_sites(encoder).select(names)
+        graph = SiteGraph(encoder, pixels, kind.at(*names), sites)
+        along = torch.randn(6, generator=torch.Generator().manual_seed(2))
+        found.append(graph.terms(along))
+        assert torch.equal(graph.terms(along, last=True), found[-1]), "and once more from the same graph"
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=0)
+    assert (found[1] > 0).all()
+
+
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+def test_a_tower_that_writes_into_what_its_derivative_needs_is_refused() -> None:
+    class Spoilt(Writing):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.first(functional.adaptive_avg_pool2d(x, 4).flatten(1)).exp()
+            found: torch.Tensor = self.last(hidden * 2) + 0 * hidden.mul_(2).sum(1, keepdim=True)
+            return found
+
+    shown = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "size": 32, "interpolation": "bilinear"}
+    torch.manual_seed(0)
+    encoder = mcdo.Encoder.of(Spoilt(True), shown, name="spoilt", random_weights=True)
+    with pytest.raises(McdoError, match="spoilt: the tower writes into numbers that its derivative needs"):
+        mcdo.first_order(
+            encoder, mcdo.load_images("digits", n=2), Dropout(sites=("first", "last")), 2, 1, progress=False
+        )

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from native import assert_same_variance
+from torch import Tensor, nn
 from toy_towers import (
     KINDS,
     BareProjection,
@@ -170,6 +171,33 @@ def test_a_declared_map_that_no_pass_carries_out_is_dead() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+class Kept(LinearTower):
+    """Keeps what it makes of a table until it is told to train or not to, as LeViT does of its attention's biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biases, self.made = nn.Parameter(torch.randn(2, 8)), list[Tensor]()
+
+    def train(self, mode: bool = True) -> Kept:
+        super().train(mode)
+        self.made.clear()
+        return self
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if not self.made:
+            self.made.append(self.biases[:, torch.arange(8)].sum(0))
+        tokens: Tensor = self.mlp(self.conv1(pixels).flatten(2).transpose(1, 2) + self.made[0])
+        return tokens.mean(1)
+
+
+def test_what_a_tower_keeps_of_its_weights_is_made_anew_before_sites_are_looked_for() -> None:
+    first, later = toy(Kept), toy(Kept)
+    with torch.no_grad():
+        later.forward_image(pixels_for(later, 1))
+    sites = check_alive(later, pixels_for(later, 1), Dropout(0.01))
+    assert sites == check_alive(first, pixels_for(first, 1), Dropout(0.01))
+
+
 def test_a_map_that_is_carried_out_twice_is_two_sites_with_masks_of_their_own() -> None:
     encoder = toy(SharedMap)
     names = [site.name for site in check_alive(encoder, pixels_for(encoder), Dropout(0.1, ("all", "-mlp")))]
