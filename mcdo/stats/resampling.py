@@ -316,13 +316,16 @@ def correlation(covariance: Array) -> Array:
         return np.asarray(covariance / np.sqrt(variance[..., :, None] * variance[..., None, :]))
 
 
-def permutation_p(observed: float, null: ArrayLike, alternative: Literal["greater", "less", "two-sided"]) -> float:
+def permutation_p(
+    observed: float, null: ArrayLike, alternative: Literal["greater", "less", "two-sided"], size: float = 0.0
+) -> float:
     """Permutation p with the +1 rule, (1 + #{null at least as extreme}) / (1 + B): never zero.
 
-    Two-sided is twice the smaller side, at most 1. Source: Phipson & Smyth 2010.
+    Two-sided is twice the smaller side, at most 1. What differs by rounding is equal: by that of the figures given, or
+    of numbers of ``size`` that they are differences of. Source: Phipson & Smyth 2010.
     """
     (draws,) = images(null=null)
-    slack = 1e-12 * max(abs(observed), float(np.abs(draws).max()))  # equal up to rounding counts as equal
+    slack = 1e-12 * max(size, abs(observed), float(np.abs(draws).max()))
     greater = (1 + np.sum(draws >= observed - slack)) / (1 + len(draws))
     less = (1 + np.sum(draws <= observed + slack)) / (1 + len(draws))
     sides = {"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}

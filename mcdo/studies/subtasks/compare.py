@@ -121,9 +121,15 @@ def swap_p(first: Sums, second: Sums, seed: int, permutations: int = 10_000) -> 
 
     for done in range(0, permutations, 1000):
         null.append(gap(rng.integers(0, 2, (min(1000, permutations - done), G)).astype(np.float64)))
-    observed = gap(np.ones((1, G)))
+    whole = np.ones((1, G))
+    observed, (one, other) = gap(whole), (arm.metrics(whole) for arm in (first, second))
     return {
-        name: permutation_p(float(observed[name][0]), np.concatenate([each[name] for each in null]), "two-sided")
+        name: permutation_p(
+            float(observed[name][0]),
+            np.concatenate([each[name] for each in null]),
+            "two-sided",
+            size=max(abs(float(one[name][0])), abs(float(other[name][0]))),
+        )
         for name in METRICS
     }
 

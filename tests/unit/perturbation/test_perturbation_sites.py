@@ -170,7 +170,6 @@ def test_a_declared_map_that_no_pass_carries_out_is_dead() -> None:
     assert len(check_alive(encoder, pixels_for(encoder), Dropout(0.1, "mlp"))) == 2
 
 
-@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
 class Kept(LinearTower):
     """Keeps what it makes of a table until it is told to train or not to, as LeViT does of its attention's biases."""
 
@@ -198,6 +197,7 @@ def test_what_a_tower_keeps_of_its_weights_is_made_anew_before_sites_are_looked_
     assert sites == check_alive(first, pixels_for(first, 1), Dropout(0.01))
 
 
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
 def test_a_map_that_is_carried_out_twice_is_two_sites_with_masks_of_their_own() -> None:
     encoder = toy(SharedMap)
     names = [site.name for site in check_alive(encoder, pixels_for(encoder), Dropout(0.1, ("all", "-mlp")))]

@@ -153,6 +153,11 @@ def test_permutation_p_counts_the_observed_among_the_permuted() -> None:
     assert permutation_p(100, null, "two-sided") == 2 / 10
     assert permutation_p(4, null, "two-sided") == 1.0
     assert permutation_p(1e-13, null * 1e-15, "greater") == 1 / 10, "in whatever units"
+    assert permutation_p(0.0, [1e-17, 2e-17], "greater") == 1.0
+    assert permutation_p(0.0, [-1e-17, 2e-17], "greater") == 2 / 3
+    assert permutation_p(0.0, [-1e-17, 2e-17], "greater", size=0.5) == 1.0, (
+        "differences of halves are rounded like these"
+    )
 
 
 def test_intervals_of_a_share_match_their_closed_forms() -> None:
