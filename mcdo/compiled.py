@@ -53,7 +53,7 @@ def threads() -> int:
 
 def in_parts(do: Callable[[slice], object], count: int) -> None:
     """``do`` every one of ``count`` things, in as many parts as there are threads, each in one of its own."""
-    step = -(-count // threads())
-    with ThreadPoolExecutor(threads()) as pool:
-        for done in [pool.submit(do, slice(start, start + step)) for start in range(0, count, step)]:
-            done.result()
+    workers = threads()
+    step = -(-count // workers)
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(do, [slice(start, start + step) for start in range(0, count, step)]))  # raises what one raised

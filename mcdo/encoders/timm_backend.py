@@ -233,7 +233,6 @@ def _no_resampling(key: str, checkpoint: Path, module: ModuleType) -> Iterator[N
         for name, value in list(vars(module).items()):
             if name.startswith(("resample_", "resize_")):
                 stack.enter_context(patch.object(module, name, watched(value)))
-        stack.enter_context(
-            patch.object(functional, "interpolate", watched(functional.interpolate))
-        )  # MViTv2 does it by hand
+        # MViTv2 does it by hand
+        stack.enter_context(patch.object(functional, "interpolate", watched(functional.interpolate)))
         yield

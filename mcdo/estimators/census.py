@@ -114,12 +114,12 @@ def site_variances(
 
     def measure(number: int, _: int) -> None:
         site, together = sites[number], max(1, loop.rows // PASS_BLOCK)
+        wanted = passes_of_site(site, kind, n)
         with perturbed(encoder, kind.at(site.name), seed, beside=True) as tower:
             tower.before_map = loop.check_wanted
             for start in range(0, n, together):
                 stop = min(n, start + together)
                 if not before[number, start:stop].all():
-                    wanted = passes_of_site(site, kind, n)
                     _measure(tower, pixels[start:stop], keys[start:stop], wanted, kept, number * n + start, loop)
 
     loop.run(measure, unkept(), bar or Silent())

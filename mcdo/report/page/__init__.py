@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from mcdo.errors import McdoError
-from mcdo.names import printable
+from mcdo.names import few_of, printable
 from mcdo.report.compare import Comparison, tables
 from mcdo.report.files import check_writable, write_text
 from mcdo.report.judgement import Judgement
@@ -514,17 +514,13 @@ def _of_several_runs(reports: Reports) -> list[str]:
             shown.setdefault((each.experiment["name"], *key, _flat(config)), set()).update(prints)
     said = []
     if len(of) > 1:
-        named = "; ".join(f"{images}, seed {seed}: {_few(whose)}" for (images, seed), whose in of.items())
+        named = "; ".join(f"{images}, seed {seed}: {few_of(whose)}" for (images, seed), whose in of.items())
         said.append(f"Nothing of one run: what stands here was measured on several image sets or seeds ({named}).")
     if others := [f"{name} ({images})" for (name, images, *_), prints in shown.items() if len(prints) > 1]:
         said.append(
-            f"Nothing of the same images: they changed between the models, under the same name: {_few(others)}."
+            f"Nothing of the same images: they changed between the models, under the same name: {few_of(others)}."
         )
     return said
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
 
 
 def _unfinished(last: LastRun | None) -> list[str]:
