@@ -20,7 +20,7 @@ class McdoError(Exception):
 
 
 class NotApplicableError(McdoError):
-    """What is asked for cannot be had of this encoder or these images. A test of it is skipped, with this reason."""
+    """What is asked for cannot be had of this encoder or these images. A test about them is skipped, and says why."""
 
 
 class NoTextTowerError(NotApplicableError):

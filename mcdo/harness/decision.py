@@ -124,6 +124,7 @@ class Verdict:
         budget: the time that they were chosen for, or "".
         less: what was smaller than the published protocol, in words.
         own_gates: the harness's own, by name: "passed", "failed" or "skipped"; None until the run is over.
+        skipped: why, of the gates that were skipped.
         identity: of all that was judged, as :func:`identity_of` gives it.
 
     """
@@ -147,12 +148,13 @@ class Verdict:
     budget: str = ""
     less: tuple[str, ...] = ()
     own_gates: Mapping[str, str] | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict)
 
-    def with_gates(self, outcomes: Mapping[str, str]) -> Verdict:
+    def with_gates(self, outcomes: Mapping[str, str], skipped: Mapping[str, str] = MappingProxyType({})) -> Verdict:
         """The verdict in the light of the harness's own gates: with a failed one, or none, there is no GO."""
         failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
-        judged = replace(self, own_gates=dict(outcomes))
+        judged = replace(self, own_gates=dict(outcomes), skipped=dict(skipped))
         if failed:
             names = ", ".join(name.rpartition("::")[2] for name in failed)
             reason = f"{len(failed)} of the harness's own gates failed ({names}), so nothing follows from its numbers"
@@ -357,6 +359,7 @@ def closing(verdict: Verdict, reports: Path) -> list[str]:
     published = "" if verdict.published == verdict.decision else f" (the published point rule says {verdict.published})"
     return [
         f"The harness's own gates: {', '.join(ended)}.",
+        *(f"skipped: {name.rpartition('::')[2]}: {reason}" for name, reason in verdict.skipped.items()),
         *verdict.statements,
         "",
         f"{verdict.decision}: {verdict.reason}{published}. Report: {reports}",

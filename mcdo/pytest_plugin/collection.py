@@ -117,6 +117,13 @@ def _models(items: Iterable[pytest.Item]) -> Iterator[str]:
                 yield call.params["model"]
 
 
+def is_about_models(item: pytest.Item) -> bool:
+    """Whether a test was given one of the session's models, or a subject of an experiment."""
+    call = getattr(item, "callspec", None)
+    named = None if call is None else call.params.get("model")
+    return _own_subject(item) is not None or (isinstance(named, str) and named in models_of(item.config))
+
+
 def _own_subject(item: pytest.Item) -> Subject | None:
     """The subject an experiment's test was given; a test of another kind may call anything "subject"."""
     call = getattr(item, "callspec", None)

@@ -102,7 +102,7 @@ class Fixtures:
         """
         found = completed.result
         if not hasattr(pytestconfig, "workerinput"):
-            found = found.with_gates(own_gates.outcomes)
+            found = found.with_gates(own_gates.outcomes, own_gates.skipped)
         found.write(completed.inputs.settings.reports / "phase1")
         return found
 

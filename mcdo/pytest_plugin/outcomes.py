@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from _pytest.terminal import TerminalReporter
 
-from mcdo.errors import CriterionNotMetError, McdoError, NotApplicableError
+from mcdo.errors import CriterionNotMetError, McdoError, NotApplicableError, NoTextTowerError
 from mcdo.harness import ALL_MODELS, Subject, View
 from mcdo.harness.catalogue import phases
 from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
 from mcdo.names import encodable, message, printable
 from mcdo.pytest_plugin.ci import write_job_summary
+from mcdo.pytest_plugin.collection import is_about_models
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
 from mcdo.pytest_plugin.option_names import option_of
 from mcdo.pytest_plugin.options import session_id, temporary_store
@@ -54,7 +55,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     What an encoder or its images cannot give, as class prompts without a text tower, is skipped and says so.
     """
     report = yield
-    if call.excinfo is not None and call.excinfo.errisinstance(NotApplicableError) and report.outcome == "failed":
+    if call.excinfo is not None and report.outcome == "failed" and _may_be_skipped(item, call.excinfo.value):
         path, line, _ = item.location
         report.outcome, report.longrepr = "skipped", (path, (line or 0) + 1, f"Skipped: {call.excinfo.value}")
     elif (
@@ -65,6 +66,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.longrepr = str(call.excinfo.value)
     _make_printable(report)
     return report
+
+
+def _may_be_skipped(item: pytest.Item, error: BaseException) -> bool:
+    """Whether a test may end as a skip for what an encoder or its images cannot give.
+
+    A test of no model may not, as nothing was asked of one, and the verdict may not. A gate of the harness's own may
+    for want of a text tower or a head alone: skipped, it takes away no GO.
+    """
+    if not isinstance(error, NotApplicableError) or not is_about_models(item) or item.get_closest_marker("decision"):
+        return False
+    return isinstance(error, NoTextTowerError) or item.get_closest_marker("own_gate") is None
 
 
 def _make_printable(report: Any) -> None:
@@ -101,7 +113,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         shutil.rmtree(temporary_store(config), ignore_errors=True)
     found = _of_session(config)
     if found is not None and found.own_gates is None:
-        found.with_gates(config.stash[GATES].outcomes).write(_folder(config))
+        gates = config.stash[GATES]
+        found.with_gates(gates.outcomes, gates.skipped).write(_folder(config))
 
 
 def _note_end(config: pytest.Config, exitstatus: int, reports: Path) -> None:

@@ -14,16 +14,25 @@ RUNNER = pytest.StashKey[Runner]()
 
 
 class OwnGates:
-    """How the tests marked ``own_gate`` ended, by node id; with workers, the controller's is the whole."""
+    """How the tests marked ``own_gate`` ended, by node id; with workers, the controller's is the whole.
+
+    Attributes:
+        outcomes: "passed", "failed" or "skipped".
+        skipped: why, of those that were.
+
+    """
 
     def __init__(self) -> None:
         self.outcomes: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the outcome of a gate: its call's, or a setup or teardown that went wrong."""
         ended = report.when == "call" or not report.passed
         if "own_gate" in report.keywords and ended and self.outcomes.get(report.nodeid) != "failed":
             self.outcomes[report.nodeid] = report.outcome
+            if report.skipped and isinstance(report.longrepr, tuple):  # file, line, reason
+                self.skipped[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
 
 
 MODELS = pytest.StashKey[frozenset[str]]()

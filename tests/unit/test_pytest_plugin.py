@@ -378,6 +378,26 @@ def test_what_needs_text_is_skipped_by_name_for_an_encoder_without(tmp_path: Pat
     assert run.returncode == 0
 
 
+def test_a_fault_does_not_pass_for_what_cannot_be_had_of_an_encoder(suite: Path) -> None:
+    """Neither a test of no model, nor a gate that takes away a GO, nor the verdict is skipped by what it raises."""
+    (suite / "test_cannot.py").write_text(
+        "import pytest\nfrom mcdo.errors import NoTextTowerError, NotApplicableError\n\n"
+        "def test_of_none() -> None:\n    raise NotApplicableError('of none')\n\n"
+        "@pytest.mark.parametrize('model', ['theirs'])\n"
+        "def test_of_theirs(model) -> None:\n    raise NotApplicableError(model)\n\n"
+        "def test_of_a_model(model) -> None:\n    raise NotApplicableError(model)\n\n"
+        "@pytest.mark.own_gate\ndef test_gate(model) -> None:\n    raise NotApplicableError(model)\n\n"
+        "@pytest.mark.own_gate\ndef test_gate_of_text(model) -> None:\n    raise NoTextTowerError(model)\n\n"
+        "@pytest.mark.decision\ndef test_decision(model) -> None:\n    raise NoTextTowerError(model)\n"
+    )
+    done = run_pytest("--models=clip_tiny", "-v", f"--reports={suite}", "test_cannot.py", cwd=suite)
+    ends = dict(re.findall(r"test_cannot.py::(\w+)\S* (PASSED|FAILED|SKIPPED)", done.stdout))
+    assert {name for name, end in ends.items() if end == "SKIPPED"} == {"test_of_a_model", "test_gate_of_text"}
+    assert {name for name, end in ends.items() if end == "FAILED"} == {
+        "test_of_none", "test_of_theirs", "test_gate", "test_decision",
+    }  # fmt: skip
+
+
 def test_a_store_that_was_filled_without_a_test_gives_the_whole_verdict_without_a_model(tmp_path: Path) -> None:
     """As from a cluster: mcdo measure, then judging alone."""
     asked = ("-m", "phase1", "--models=siglip_tiny", "--num-images=100", "--passes=16", "--trials=2")

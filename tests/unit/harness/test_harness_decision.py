@@ -300,3 +300,9 @@ def test_the_terminal_shows_one_row_per_cell_and_ends_with_the_decision() -> Non
     assert text[-1] == "GO: because (the published point rule says NO-GO). Report: reports"
     assert "The harness's own gates: 1 passed, 0 failed, 0 skipped." in text
     assert all(line.isascii() for line in lines(tables(found), closing(found, Path("reports")), "ascii"))
+
+
+def test_a_gate_that_was_skipped_is_named_with_its_reason(tmp_path: Path) -> None:
+    found = verdict().with_gates({"t.py::alive[a]": "passed", "t.py::text[a]": "skipped"}, {"t.py::text[a]": "no text"})
+    found.write(tmp_path)
+    assert "skipped: text[a]: no text" in closing(Verdict.read(tmp_path), tmp_path)
