@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mcdo.errors import McdoError
 from mcdo.harness.requests import Images
+from mcdo.names import few_of
 from mcdo.report.files import read_json, write_json
 from mcdo.report.judgement import ALPHA, Outcome
 from mcdo.report.made import made
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 Decision = Literal["GO", "NO-GO", "UNDECIDED"]
 FILE = "verdict.json"
+UNJUDGED = ".verdict_unjudged.json"
+"""What a worker leaves until all workers' gates have ended; no later phase looks for it."""
+NOT_RUN = "not run"
+"""How a gate of the harness ended that was selected and did not: the run was cut off, or its worker died."""
 _SEAL, _MADE = "checksum", "made"
 LEAST_ORIGINS = 100
 """Originals below which there is no verdict."""
@@ -123,7 +128,8 @@ class Verdict:
         sizes: those that took the place of the protocol's.
         budget: the time that they were chosen for, or "".
         less: what was smaller than the published protocol, in words.
-        own_gates: the harness's own, by name: "passed", "failed" or "skipped"; None until the run is over.
+        own_gates: the harness's own, by name: "passed", "failed", "skipped" or "not run"; None before they are looked
+            at.
         skipped: why, of the gates that were skipped.
         identity: of all that was judged, as :func:`identity_of` gives it.
 
@@ -152,12 +158,17 @@ class Verdict:
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     def with_gates(self, outcomes: Mapping[str, str], skipped: Mapping[str, str] = MappingProxyType({})) -> Verdict:
-        """The verdict in the light of the harness's own gates: with a failed one, or none, there is no GO."""
+        """The verdict in the light of the harness's own gates: unless all of them ended and none failed, no GO."""
         failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
         judged = replace(self, own_gates=dict(outcomes), skipped=dict(skipped))
         if failed:
             names = ", ".join(name.rpartition("::")[2] for name in failed)
             reason = f"{len(failed)} of the harness's own gates failed ({names}), so nothing follows from its numbers"
+            return replace(judged, decision="UNDECIDED", reason=f"{reason}; without that: {self._line()}")
+        missing = [name for name, outcome in outcomes.items() if outcome == NOT_RUN]
+        if missing and self.decision == "GO":
+            names = few_of([name.rpartition("::")[2] for name in missing])
+            reason = f"{len(missing)} of the harness's own gates did not run to their end ({names}); run it again"
             return replace(judged, decision="UNDECIDED", reason=f"{reason}; without that: {self._line()}")
         if "passed" not in outcomes.values() and self.decision == "GO":
             reason = "none of the harness's own gates ran in this session; run pytest -m phase1 whole"
@@ -172,13 +183,13 @@ class Verdict:
         facts: dict[str, Any] = without_nan(asdict(self))
         return facts
 
-    def write(self, reports: Path) -> Path:
-        """Where later phases look for it."""
+    def write(self, reports: Path, file: str = FILE) -> Path:
+        """Where later phases look for it, unless ``file`` is another."""
         facts = {**self.as_dict(), _MADE: made()}
-        return write_json(reports / FILE, {**facts, _SEAL: _digest(facts)})
+        return write_json(reports / file, {**facts, _SEAL: _digest(facts)})
 
     @classmethod
-    def read(cls, reports: Path) -> Verdict:
+    def read(cls, reports: Path, file: str = FILE) -> Verdict:
         """The inverse of :meth:`write`.
 
         Raises:
@@ -186,16 +197,16 @@ class Verdict:
 
         """
         remedy = "run pytest -m phase1"
-        facts = read_json(reports / FILE, remedy)
+        facts = read_json(reports / file, remedy)
         seal = facts.pop(_SEAL, None)
         digest = _digest(facts)
         facts.pop(_MADE, None)
         try:
-            verdict: Verdict = checked(with_nan(facts, cls), cls, reports / FILE)
+            verdict: Verdict = checked(with_nan(facts, cls), cls, reports / file)
         except McdoError as error:
             raise McdoError(f"{error}, so it is damaged or of another version; {remedy}") from error
         if seal != digest:
-            raise McdoError(f"{reports / FILE} is not as it was written: it is damaged, or was changed; {remedy}")
+            raise McdoError(f"{reports / file} is not as it was written: it is damaged, or was changed; {remedy}")
         return verdict
 
 
@@ -355,7 +366,8 @@ def tables(verdict: Verdict) -> list[Table]:
 def closing(verdict: Verdict, reports: Path) -> list[str]:
     """The lines that end a run: the harness's own gates, each score's two statements, and the decision."""
     gates = verdict.own_gates or {}
-    ended = [f"{sum(o == word for o in gates.values())} {word}" for word in ("passed", "failed", "skipped")]
+    words = ("passed", "failed", "skipped", *([NOT_RUN] if NOT_RUN in gates.values() else []))
+    ended = [f"{sum(outcome == word for outcome in gates.values())} {word}" for word in words]
     published = "" if verdict.published == verdict.decision else f" (the published point rule says {verdict.published})"
     return [
         f"The harness's own gates: {', '.join(ended)}.",

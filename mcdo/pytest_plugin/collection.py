@@ -23,7 +23,7 @@ from mcdo.names import file_name, message, say_text
 from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
 from mcdo.pytest_plugin.option_names import option_of
 from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
-from mcdo.pytest_plugin.state import MEASURING, MODELS, RUNNER, SESSION
+from mcdo.pytest_plugin.state import GATES, MEASURING, MODELS, RUNNER, SESSION
 from mcdo.report.finding import Finding
 from mcdo.report.page import check_page
 
@@ -201,6 +201,8 @@ def _live_until_the_end() -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan what the selected tests request, so that overlapping requests are measured once."""
     _live_until_the_end()
+    gates = (item.nodeid for item in session.items if item.get_closest_marker("own_gate"))
+    session.config.stash[GATES].selected = tuple(gates)
     settings, runner = session.config.stash[SESSION].settings, session.config.stash[RUNNER]
     session.config.stash[MODELS] = frozenset(_models(session.items))
     measuring = session.config.stash.get(MEASURING, None)

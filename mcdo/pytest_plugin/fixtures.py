@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from mcdo.errors import McdoError
 from mcdo.harness import Completed, Runner, Session, Settings, Subject
-from mcdo.harness.decision import Verdict
+from mcdo.harness.decision import UNJUDGED, Verdict
 from mcdo.harness.judge import Judges
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.harness.tests import COLLECTED
@@ -98,12 +99,15 @@ class Fixtures:
     def verdict(self, completed: Completed[Verdict], own_gates: OwnGates, pytestconfig: pytest.Config) -> Verdict:
         """The verdict, in the light of the harness's own gates, written where later phases look for it.
 
-        A worker knows its own gates only; the controller judges by all of them when the run is over.
+        A worker knows its own gates only: it leaves what the controller judges by all of them when the run is over.
         """
-        found = completed.result
-        if not hasattr(pytestconfig, "workerinput"):
-            found = found.with_gates(own_gates.outcomes, own_gates.skipped)
-        found.write(completed.inputs.settings.reports / "phase1")
+        reports, ended = completed.inputs.settings.reports / "phase1", own_gates.ended()
+        if hasattr(pytestconfig, "workerinput"):
+            found = replace(completed.result, own_gates=ended)
+            found.write(reports, UNJUDGED)
+        else:
+            found = completed.result.with_gates(ended, own_gates.skipped)
+            found.write(reports)
         return found
 
 

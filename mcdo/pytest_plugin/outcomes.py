@@ -16,7 +16,7 @@ from _pytest.terminal import TerminalReporter
 from mcdo.errors import CriterionNotMetError, McdoError, NotApplicableError, NoTextTowerError
 from mcdo.harness import ALL_MODELS, Subject, View
 from mcdo.harness.catalogue import phases
-from mcdo.harness.decision import FILE, Verdict, closing, refusal, tables
+from mcdo.harness.decision import FILE, UNJUDGED, Verdict, closing, refusal, tables
 from mcdo.names import encodable, message, printable
 from mcdo.pytest_plugin.ci import write_job_summary
 from mcdo.pytest_plugin.collection import is_about_models
@@ -111,10 +111,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     _note_end(config, exitstatus, measured.settings.reports)
     if option_of(config, "--store") == "temporary":
         shutil.rmtree(temporary_store(config), ignore_errors=True)
-    found = _of_session(config)
-    if found is not None and found.own_gates is None:
+    found = _of_session(config, UNJUDGED)
+    if found is not None:
         gates = config.stash[GATES]
-        found.with_gates(gates.outcomes, gates.skipped).write(_folder(config))
+        found.with_gates(gates.ended(found.own_gates or ()), gates.skipped).write(_folder(config))
+        with suppress(OSError):
+            (_folder(config) / UNJUDGED).unlink()
 
 
 def _note_end(config: pytest.Config, exitstatus: int, reports: Path) -> None:
@@ -181,12 +183,12 @@ def _folder(config: pytest.Config) -> Path:
     return config.stash[SESSION].settings.reports / "phase1"
 
 
-def _of_session(config: pytest.Config) -> Verdict | None:
+def _of_session(config: pytest.Config, file: str = FILE) -> Verdict | None:
     """The verdict that this session, or one of its workers, wrote; workers are known by the id xdist gave the run."""
-    if not (_folder(config) / FILE).exists():
+    if not (_folder(config) / file).exists():
         return None
     try:
-        found = Verdict.read(_folder(config))
+        found = Verdict.read(_folder(config), file)
     except McdoError:
         return None  # of another version, so of another session
     return found if found.session == session_id(config) else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import pytest
 
 from mcdo.harness import Runner, Session
+from mcdo.harness.decision import NOT_RUN
 
 SESSION_ID = pytest.StashKey[str]()
 SESSION = pytest.StashKey[Session]()
@@ -17,22 +19,33 @@ class OwnGates:
     """How the tests marked ``own_gate`` ended, by node id; with workers, the controller's is the whole.
 
     Attributes:
-        outcomes: "passed", "failed" or "skipped".
+        selected: every one that this run is to carry out; not known to a controller.
+        outcomes: "passed", "failed" or "skipped", of those that ended.
         skipped: why, of those that were.
+        failed: all tests that failed: xdist reports one that its worker died of without marks.
 
     """
 
     def __init__(self) -> None:
+        self.selected: tuple[str, ...] = ()
         self.outcomes: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
+        self.failed: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the outcome of a gate: its call's, or a setup or teardown that went wrong."""
         ended = report.when == "call" or not report.passed
+        if report.failed:
+            self.failed.add(report.nodeid)
         if "own_gate" in report.keywords and ended and self.outcomes.get(report.nodeid) != "failed":
             self.outcomes[report.nodeid] = report.outcome
             if report.skipped and isinstance(report.longrepr, tuple):  # file, line, reason
                 self.skipped[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
+
+    def ended(self, selected: Iterable[str] = ()) -> dict[str, str]:
+        """How each ended, "not run" for one of ``selected`` that did not; what failed once has failed."""
+        of = {**dict.fromkeys((*self.selected, *selected), NOT_RUN), **self.outcomes}
+        return {name: "failed" if name in self.failed else outcome for name, outcome in of.items()}
 
 
 MODELS = pytest.StashKey[frozenset[str]]()

@@ -322,6 +322,85 @@ def test_of_all_warnings_only_doubts_about_a_number_fail(suite: Path) -> None:
     assert "UnwrittenWarning: said of something" in done.stdout
 
 
+GATES = """
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.own_gate
+HERE = Path(__file__).parent
+
+def wait_for(name):
+    deadline = time.monotonic() + 60
+    while not (HERE / name).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+def test_passes():
+    pass
+
+def test_dies_once():
+    if os.environ["CASE"] == "died" and not (HERE / "died").exists():
+        (HERE / "died").touch()
+        os._exit(1)
+
+def test_comes_late():
+    if os.environ["CASE"] == "cut off":
+        wait_for("interrupted")
+        time.sleep(2)  # nobody listens any more
+"""
+DECISION = """
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mcdo.harness.decision import Verdict
+
+@pytest.fixture
+def completed(session):
+    settings = session.settings
+    made = Verdict("GO", "because", "GO", (), (), (), ("a",), "digits", 500, "full", 0.01, "all", 42, settings.session)
+    return SimpleNamespace(result=made, inputs=SimpleNamespace(settings=settings))
+
+def test_go(verdict, settings):
+    there = (settings.reports / "phase1" / "verdict.json").exists()
+    assert there == ("PYTEST_XDIST_WORKER" not in os.environ), "a run that is killed leaves no verdict"
+
+def test_is_interrupted():
+    if os.environ["CASE"] == "cut off":
+        (Path(__file__).parent / "interrupted").touch()
+        os.kill(os.getppid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "workers", "decision", "said"),
+    [
+        ("whole", (), "GO", "3 passed, 0 failed, 0 skipped."),
+        ("whole", ("-n", "2"), "GO", "3 passed, 0 failed, 0 skipped."),
+        ("died", ("-n", "2"), "UNDECIDED", "1 of the harness's own gates failed (test_dies_once)"),
+        ("cut off", ("-n", "2"), "UNDECIDED", "of the harness's own gates did not run to their end"),
+    ],
+)
+def test_there_is_no_go_before_every_gate_of_every_worker_has_passed(
+    case: str, workers: tuple[str, ...], decision: str, said: str, suite: Path
+) -> None:
+    """A worker that dies reports its test without marks; one that is stopped reports nothing."""
+    with (suite / "conftest.py").open("a") as conftest:
+        conftest.write(f"import os\nos.environ['CASE'] = {case!r}\n")  # processes are forked from a server
+    (suite / "test_1_gates.py").write_text(GATES)
+    (suite / "test_2_decision.py").write_text(DECISION)
+    done = run_pytest(f"--reports={suite / 'reports'}", *workers, cwd=suite)
+    assert said in done.stdout, done.stdout
+    found = json.loads((suite / "reports/phase1/verdict.json").read_text())
+    assert found["decision"] == decision
+
+
 def test_names_of_models_reach_no_report_raw(suite: Path) -> None:
     model = suite / "\x1b[31m\u202e\u6a21"
     shutil.copytree(ROOT / "mcdo/data/models/clip_tiny", model)

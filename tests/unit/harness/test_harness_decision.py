@@ -188,6 +188,9 @@ def test_a_failed_gate_of_the_harness_s_own_leaves_no_go() -> None:
     assert verdict().with_gates({"x": "skipped"}).decision == "UNDECIDED"
     assert verdict().with_gates({"x": "passed", "y": "skipped"}).decision == "GO"
     assert verdict("NO-GO").with_gates({}).decision == "NO-GO"
+    cut_off = verdict().with_gates({"x": "passed", "t.py::alive[a]": "not run"})
+    assert cut_off.decision == "UNDECIDED"
+    assert "did not run to their end (alive[a])" in cut_off.reason
 
 
 def test_a_verdict_is_read_as_it_was_written(tmp_path: Path) -> None:
