@@ -123,6 +123,23 @@ def check_shuffled(scores: NDArray[np.float64], seed: int) -> None:
     assert abs(snr - 1 / K) <= most, f"under pure noise SNR tends to 1/K = {1 / K:.3f}, and is {snr:.3f} here"
 
 
+def check_spread(shown: NDArray[np.int64], there: NDArray[np.int64], left_out: int = 0) -> None:
+    """A class of which images are left is shown as often as any other, but for one: others are fewer than that.
+
+    Args:
+        shown: images of each class in a sample, [C].
+        there: those that the source holds, [C].
+        left_out: chosen ones that could not be read.
+
+    """
+    left = shown < there
+    fewest = int(shown[left].min(initial=shown.max()))
+    assert fewest >= shown.max() - 1 - left_out, (
+        f"of one class {shown.max()} images are shown and of another {fewest}, of which more are left: the sample of "
+        f"{shown.sum()} is of {np.count_nonzero(shown)} of {np.count_nonzero(there)} classes"
+    )
+
+
 def tests_of(what: str | type[Experiment[Any]]) -> type:
     """Tests of one experiment, or of all of a phase, for a module of any repository that pytest collects.
 

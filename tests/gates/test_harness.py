@@ -24,7 +24,8 @@ from mcdo.experiments.phase1.exp5_subset_ambiguity import (
 from mcdo.experiments.phase1.harness_checks import ChecksResult, HarnessChecks
 from mcdo.harness import Completed, Images, Session
 from mcdo.harness.decision import LEAST_ORIGINS
-from mcdo.harness.tests import about, check_shuffled
+from mcdo.harness.tests import about, check_shuffled, check_spread
+from mcdo.images.class_sizes import class_sizes
 from mcdo.stats import ambiguity_estimates, null_pass_rate, reliability
 
 pytestmark = [pytest.mark.phase1, pytest.mark.gate, pytest.mark.own_gate]
@@ -187,7 +188,6 @@ def test_images_are_spread_over_the_classes(session: Session) -> None:
     images = session.image_set(Images(NestedPasses.configured(session.settings).n))
     if images.labels is None:
         pytest.skip(f"{images.name} has no labels")
-    classes, counts = np.unique(images.labels, return_counts=True)
-    wanted = min(len(images), len(images.class_names))
-    assert len(classes) >= 0.9 * wanted, f"{len(classes)} of {len(images.class_names)} classes in {len(images)} images"
-    assert counts.max() <= 10 * max(1, len(images) // len(images.class_names))
+    there = class_sizes(session.settings.images)
+    assert there is not None
+    check_spread(np.bincount(images.labels, minlength=len(there)), there, len(images.skipped))

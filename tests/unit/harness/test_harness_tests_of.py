@@ -14,7 +14,8 @@ from pytest_child import run_pytest
 
 from mcdo.errors import McdoError
 from mcdo.harness import tests_of
-from mcdo.harness.tests import check_shuffled
+from mcdo.harness.tests import check_shuffled, check_spread
+from mcdo.images.sampling import spread_order
 from mcdo.stats import Reliability, reliability
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -164,3 +165,16 @@ def test_shuffled_trials_of_few_telling_images_are_no_signal(monkeypatch: pytest
     monkeypatch.setattr("mcdo.harness.tests.reliability", summed)
     with pytest.raises(AssertionError, match=r"SNR tends to 1/K = 0.333, and is 0.980"):
         check_shuffled(scores, 0)
+
+
+@pytest.mark.parametrize("n", [40, 100, 160])
+def test_a_sample_is_as_spread_as_its_classes_allow(n: int) -> None:
+    """Of 14 classes one has most images: to show them all, or as many as were asked for, is no fault."""
+    labels = np.repeat(np.arange(14), [147, *[1] * 13])
+    there = np.bincount(labels)
+    check_spread(np.bincount(labels[spread_order(labels, 0)[:n]], minlength=14), there)
+    with pytest.raises(AssertionError, match="of another 0, of which more are left"):
+        check_spread(np.array([n, 0]), np.array([n, n]))  # the first classes alone, as published
+    with pytest.raises(AssertionError, match="more are left"):
+        check_spread(np.array([12, 10, 12]), np.array([20, 20, 20]))
+    check_spread(np.array([12, 10, 12]), np.array([20, 20, 20]), left_out=1)
