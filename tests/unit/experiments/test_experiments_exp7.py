@@ -20,6 +20,7 @@ from mcdo.experiments.phase3.exp7_aleatoric import (
     AleatoricEpistemic,
     AleatoricResult,
     aleatoric,
+    combined,
     rank_score,
     z_score,
 )
@@ -58,13 +59,15 @@ def test_a_repeated_clean_copy_would_change_the_spread() -> None:
 
 @settings(deadline=None, derandomize=True)
 @given(arrays(np.float64, (2, 12), elements=st.floats(-10, 10), unique=True), st.integers(0, 11), st.floats(0.1, 30))
-def test_a_sum_of_ranks_grows_with_either_part(parts: np.ndarray, image: int, more: float) -> None:
-    before = rank_score(parts[0]) + rank_score(parts[1])
-    raised = parts.copy()
-    raised[0, image] += more
-    after = rank_score(raised[0]) + rank_score(raised[1])
-    assert after[image] >= before[image]
-    assert z_score(raised[0])[image] >= z_score(parts[0])[image] - 1e-9
+def test_both_together_grow_with_either_part(parts: np.ndarray, image: int, more: float) -> None:
+    """The published product of z-scores fell where one of two low scores rose."""
+    before = combined(parts[0], {"jpeg": parts[1]})
+    for part in range(2):
+        raised = parts.copy()
+        raised[part, image] += more
+        after = combined(raised[0], {"jpeg": raised[1]})
+        for name in ("combined_z", "combined_rank"):
+            assert after[name][image] >= before[name][image] - 1e-9
 
 
 def test_z_scores_have_mean_zero_and_sd_one_and_a_constant_gives_zeros() -> None:

@@ -41,10 +41,11 @@ def digits() -> mcdo.ImageSet:
     return load_images("digits", N)
 
 
-def world(slope: float = 1.0, variants: int = 1, unread: str = "") -> Inputs:
+def world(slope: float = 1.0, variants: int = 1, unread: str = "", masks: bool = False) -> Inputs:
     """Scores rise by ``slope`` to the largest severity, over what each original has of its own; features turn away.
 
-    Noise is small, and another for each run and trial. Each original stands ``variants`` times.
+    Noise is small, and another for each run and trial; with ``masks`` it is the trial's alone, and an image's. Each
+    original stands ``variants`` times.
     """
     images = replace(digits(), origins=tuple(digits().ids[i // variants] for i in range(N)))
     own = np.random.default_rng(0).random(N).repeat(variants)[:N]
@@ -62,6 +63,10 @@ def world(slope: float = 1.0, variants: int = 1, unread: str = "") -> Inputs:
             return {"logits": _logits(up, rng)}
         trials = request.config.trials
         noise = rng.normal(scale=0.02, size=(len(TRACES), trials, N))
+        if masks:
+            noise = np.stack(
+                [np.random.default_rng((1, k)).normal(size=(len(TRACES), N)) for k in range(trials)], axis=1
+            )
         scores = {name: 1 + slope * up + own + noise[i] for i, name in enumerate(("trace_pre", "trace_post"))}
         run = made_up_run(scores, ids=images.ids, origins=images.origins)
         features = np.tile([math.cos(up), math.sin(up), 0, 0], (N, 1)).astype(np.float32)
@@ -179,6 +184,14 @@ def test_independent_masks_are_compared_with_the_other_trial(rising: Degradation
     assert weak.increase["trace_pre"].relative_change != weak.independent["trace_pre"].relative_change
     assert set(weak.independent) == set(TRACES)
     assert set(weak.increase) == {*TRACES, *FREE}
+
+
+def test_the_masks_of_degraded_images_are_those_of_the_clean_ones_they_are_compared_with() -> None:
+    """A rise far below the noise of the masks shows under common masks only, and those are what is claimed."""
+    result = replace(EXPERIMENT, families=("blur",)).compute(world(slope=0.05, masks=True))
+    for damage in result.damage.values():
+        assert damage.increase["trace_pre"].fraction.value == 1
+        assert 0.2 < damage.independent["trace_pre"].fraction.value < 0.8
 
 
 def test_variants_of_one_original_are_one_draw(rising: DegradationResult) -> None:
