@@ -56,6 +56,7 @@ from mcdo.recipes import Dimensions, Estimator
 from mcdo.report.figures import Panel
 from mcdo.rivals.logits import entropy
 from mcdo.stats import LEVEL_BAND, RANKING_BAR, THRESHOLDS, reliability
+from mcdo.stats.paired import rise
 
 if TYPE_CHECKING:
     from mcdo.images import ImageSet
@@ -254,7 +255,7 @@ class RecipeSearch(RecipeMeasurements):
             "origins": np.array(images.origins),
             "reported": np.isin(images.origins, result.reporting.origins),
             "clean": result.chosen.scores(_ONE),
-            **{f"after {spec}": result.chosen.scores(_ONE) + rise[..., 0] for spec, rise in result.chosen.rise.items()},
+            **{f"after {spec}": result.chosen.scores(_ONE) + up[..., 0] for spec, up in result.chosen.rise.items()},
         }
         return {"{}/recipe_map.npz": map_arrays(result.maps), "{}/recipe_scores.npz": named}
 
@@ -332,10 +333,10 @@ def _no_more_than_alpha(r: RecipeResult) -> Outcome:
 
 def _one_site(half: Half, weights: Array) -> Half:
     """A half whose only site is the whole choice."""
-    rise = {spec: (each @ weights)[..., None] for spec, each in half.rise.items()}
-    return Half((half.clean @ weights)[..., None], rise, half.origins, half.shared_noise)
+    rises = {spec: (each @ weights)[..., None] for spec, each in half.rise.items()}
+    return Half((half.clean @ weights)[..., None], rises, half.origins, half.shared_noise)
 
 
 def _measured(scores: Any, specs: Sequence[str], origins: tuple[str, ...]) -> Half:
     clean = scores(None)[..., None]
-    return Half(clean, {spec: scores(spec)[..., None] - clean for spec in specs}, origins, shared_noise=False)
+    return Half(clean, {spec: rise(scores(spec)[..., None], clean) for spec in specs}, origins, shared_noise=False)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate, Inferred, mean_shares, t_mean
+from mcdo.stats.paired import rise
 from mcdo.stats.rank_influence import spearman_influence
 from mcdo.stats.signal_noise import icc_from_snr, signal_noise
 from mcdo.stats.status import status_of
@@ -159,8 +160,8 @@ class Baseline:
         """As :meth:`Half.raised`, [1, n], of the images ``take``, read upwards or downwards."""
         found = np.zeros(int(take.sum()))
         for spec in specs:
-            rise = sign * (self.degraded[spec] - self.clean)[take]
-            found += np.where(flips[spec], rise < 0, rise > 0) if spec in flips else rise > 0
+            up = sign * rise(self.degraded[spec], self.clean)[take]
+            found += np.where(flips[spec], up < 0, up > 0) if spec in flips else up > 0
         return found[None] / len(specs)
 
 

@@ -26,6 +26,7 @@ from mcdo.images.degradations import graded, published
 from mcdo.images.sampling import LEAST_TO_HALVE, second_half
 from mcdo.perturbation import find_sites
 from mcdo.stats import Agreement, agreement
+from mcdo.stats.paired import rise
 
 SCORES = ("trace_pre", "trace_post", "trace_pre_relative")
 WEIGHTED = ("weighted_trace", "topk_trace")
@@ -255,7 +256,7 @@ class RecipeMeasurements(Experiment[RecipeResult]):
             return found
 
         clean = choosing(None)
-        return Half(clean, {spec: choosing(spec) - clean for spec in self.chosen_on(inputs)}, origins)
+        return Half(clean, {spec: rise(choosing(spec), clean) for spec in self.chosen_on(inputs)}, origins)
 
     def baselines(self, inputs: Inputs) -> dict[str, Baseline]:
         """Sharpness and entropy of the pixels, and the feature norm."""
@@ -307,7 +308,8 @@ class RecipeMeasurements(Experiment[RecipeResult]):
         halves = {}
         for score in SCORES:
             clean = scores(score, None)
-            halves[score] = Half(clean, {s: scores(score, s) - clean for s in specs}, origins, shared_noise=False)
+            rises = {s: rise(scores(score, s), clean) for s in specs}
+            halves[score] = Half(clean, rises, origins, shared_noise=False)
         candidates = Candidates(tuple(masks), np.eye(len(masks)), lambda _: float(self.passes), fitted=False)
         return Data(halves, self.baselines(inputs), specs, {}, self.seed), candidates
 
@@ -323,5 +325,5 @@ def _spread(levels: Sequence[str], count: int) -> tuple[str, ...]:
 def _half(clean: FirstOrderRun, damaged: Mapping[str, FirstOrderRun], score: str) -> Half:
     """At odds of 1, so that every p is a factor."""
     before = clean.decomposition(score, p=0.5)
-    rise = {spec: run.decomposition(score, p=0.5) - before for spec, run in damaged.items()}
-    return Half(before, rise, clean.origins)
+    rises = {spec: rise(run.decomposition(score, p=0.5), before) for spec, run in damaged.items()}
+    return Half(before, rises, clean.origins)

@@ -9,7 +9,9 @@ import pytest
 import scipy
 from recipe_world import CHOSEN_ON, SITES, TOWER, UNSEEN, world
 
+from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
+from mcdo.estimators import monte_carlo
 from mcdo.experiments.recipe import choice as choosing
 from mcdo.experiments.recipe.choice import (
     OVER_ALL,
@@ -22,8 +24,11 @@ from mcdo.experiments.recipe.choice import (
     report,
     resplit,
 )
-from mcdo.experiments.recipe.halves import Half, check_apart, difference, lower_ends, share_raised
+from mcdo.experiments.recipe.experiment import _measured as measured
+from mcdo.experiments.recipe.halves import Baseline, Half, check_apart, difference, lower_ends, share_raised
 from mcdo.experiments.recipe.sites import Tower, block_of
+from mcdo.images import degraded, load_images
+from mcdo.perturbation import Dropout
 from mcdo.stats import reliability, share, t_mean
 
 CANDIDATES = Candidates.of(TOWER, probes=8)
@@ -95,6 +100,22 @@ def test_what_is_raised_by_hand() -> None:
     assert half.raised(weights, ["a", "b"])[:, 0].tolist() == [[1, 0], [0.5, 0]]
     flipped = half.flipped({"a": np.array([True, False])})
     assert flipped.raised(weights, ["a"])[:, 0].tolist() == [[0, 0], [1, 0]], "no tie is a rise"
+
+
+def test_what_rounding_alone_parts_is_no_rise() -> None:
+    """A plain picture stays as it is when blurred; its clean passes may be part of a run that was cut at other T."""
+    encoder, plain = load_encoder("clip_tiny"), load_images("synthetic:solid", 20)
+    runs = {
+        spec: monte_carlo(encoder, shown, Dropout(), passes, 2, progress=False)
+        for spec, shown, passes in ((None, plain, (4, 64)), ("blur:2", degraded(plain, "blur:2"), (64,)))
+    }
+    scores = {spec: run.scores("trace_pre", 64) for spec, run in runs.items()}
+    assert (scores["blur:2"] > scores[None]).any(), "nothing to tell apart"
+    half = measured(scores.__getitem__, ["blur:2"], plain.origins)
+    assert half.raised(np.ones((1, 1)), ["blur:2"]).sum() == 0
+    for sign in (1, -1):
+        free = Baseline(scores[None][0], {"blur:2": scores["blur:2"][0]})
+        assert free.raised(["blur:2"], np.ones(20, dtype=np.bool_), {}, sign).sum() == 0
 
 
 def test_lower_ends_are_those_of_the_intervals() -> None:
