@@ -285,6 +285,13 @@ def live_sites(encoder: Encoder, table: SiteTable, dropout: Perturbation) -> tup
     if dropout.where == "input" and not all(site.input_shape for site in sites):
         names = ", ".join(site.name for site in sites if not site.input_shape)
         raise McdoError(f"{encoder.key}: the input of {names} has no images in its first axis: masks cannot be keyed")
+    behind = [site.name for site in sites if dropout.residual and site.name in table.added_behind]
+    if behind:
+        raise McdoError(
+            f"{encoder.key}: {kind} drops residual branches where their last map puts them out, but of "
+            f"{', '.join(behind)} a norm or a nonlinearity stands before the sum, so that something would be added all "
+            "the same. Take another kind, or name the branches that end in a map with .at(...)"
+        )
     parts = [site.name for site in sites if site.name in table.wrapped]
     if parts and (dropout.where == "input" or dropout.together == "branch"):
         raise McdoError(

@@ -65,6 +65,23 @@ _HARMLESS = _LOOKUPS | _ops(
 )
 """What adds, looks up, compares with, scales or normalises by a weight: no map, whatever the weight's shape."""
 
+_ADDING = _ops("add addcmul addcdiv lerp index_add scatter_add")
+"""What a residual branch ends in; differences are those by which a pass is looked at."""
+
+_ZERO_STAYS = (
+    _RESHAPED
+    | _ELEMENTWISE
+    | _SUMS
+    | (_LOOKUPS - _ops("grid_sampler_2d"))
+    | _ops(
+        "cat stack where masked_fill constant_pad_nd pad fill index_put index_copy scatter slice_scatter "
+        "select_scatter expand_as view_as as_strided unfold repeat repeat_interleave avg_pool2d adaptive_avg_pool2d "
+        "_adaptive_avg_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa "
+        "_upsample_bicubic2d_aa"
+    )
+)
+"""Moves, scales and sums numbers, so that what is multiplied before is multiplied after it as well."""
+
 _SOFTMAX = _ops("softmax _softmax _safe_softmax")
 
 _BENDING = _ops(
@@ -85,6 +102,8 @@ class Trail:
         nearest: the maps and attentions that put out what they were made from, with no other in between.
         bent: a nonlinearity lies in between.
         made: the pass made them of nothing (zeros, a range of numbers), by code alone.
+        whole: the maps whose output they are, moved and scaled at most.
+        behind: the maps of which a norm or a nonlinearity stands in between.
 
     """
 
@@ -94,6 +113,8 @@ class Trail:
     nearest: frozenset[str] = frozenset()
     bent: bool = False
     made: bool = False
+    whole: frozenset[str] = frozenset()
+    behind: frozenset[str] = frozenset()
 
     @property
     def active(self) -> bool:
@@ -157,6 +178,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         touched: those that took part in anything.
         feeding: maps whose output is an operand of an attention.
         by_hand: for each attention outside :meth:`attention`, what its query and key were made from.
+        added: maps whose output was added to another activation, moved and scaled at most.
+        added_behind: maps of which that was added which a norm or a nonlinearity made of their output.
 
     """
 
@@ -166,6 +189,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.touched: set[str] = set()
         self.feeding: set[str] = set()
         self.by_hand: dict[str, frozenset[str]] = {}
+        self.added: set[str] = set()
+        self.added_behind: set[str] = set()
         self._trails: dict[int, tuple[StorageWeakRef, Trail]] = {}
         self._watched: frozenset[str] = frozenset()
         self._attending = False
@@ -190,7 +215,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def put_out(self, tensor: Tensor, name: str, sources: Iterable[Tensor], image: bool) -> None:
         """Take ``tensor`` for the output of the map or attention ``name`` of these; it depends on the input or not."""
         weights = frozenset() if image else _union(map(self.of, sources)).weights
-        self._set(tensor, Trail(image=image, weights=weights, nearest=frozenset({name})))
+        own = frozenset({name})
+        self._set(tensor, Trail(image=image, weights=weights, nearest=own, whole=own))
 
     def made_of(self, weight: Tensor) -> frozenset[str]:
         """Names of the weights that a factor of a product is made of, by no map; empty for an activation."""
@@ -260,6 +286,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._look(x)
         results = [y for y in tree_leaves(out) if isinstance(y, Tensor)]
         trail = self._after(op, operands) if operands else Trail(made=op not in _RANDOM)
+        if trail.active:
+            trail = self._toward_a_sum(op, operands, trail)
         scaled = self._scaling(op, func, args, kwargs or {}, operands, results) if trail.active else {}
         for y in results:
             self._set(y, trail)
@@ -296,6 +324,27 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._miss(op, t.weights - self._others)
         gated = op == "mul" and sum(t.active for t in trails) > 1
         return replace(trail, bent=True) if op in _BENDING or gated else trail
+
+    def _toward_a_sum(self, op: str, operands: list[Tensor], trail: Trail) -> Trail:
+        """The trail with the maps whose output is on its way to a sum with other activations, which is noted."""
+        trails = [self.of(x) for x in operands]
+        whole = frozenset[str]().union(*(t.whole for t in trails))
+        behind = frozenset[str]().union(*(t.behind for t in trails))
+        if op in _PRODUCTS:
+            return trail
+        if op in _ADDING and self._sums_up(operands):
+            self.added |= whole
+            self.added_behind |= behind
+            return trail
+        if op in _ZERO_STAYS:
+            return replace(trail, whole=whole, behind=behind)
+        return replace(trail, behind=whole | behind)
+
+    def _sums_up(self, operands: list[Tensor]) -> bool:
+        """Whether two of them are activations, or tokens of weights as large: a class token, but no bias."""
+        most = max(x.numel() for x in operands)
+        trails = [(self.of(x), x.numel() == most > 1) for x in operands]
+        return sum(t.active or (t.bare and whole) for t, whole in trails) > 1
 
     def _scaling(
         self, op: str, func: Any, args: Any, kwargs: Any, operands: list[Tensor], results: list[Tensor]

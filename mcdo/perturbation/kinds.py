@@ -45,6 +45,8 @@ class Perturbation:
     where: ClassVar[Where] = "output"
     together: ClassVar[Together] = "element"
     noise: ClassVar[Noise] = "bernoulli"
+    residual: ClassVar[bool] = False
+    """It acts on what is added to other activations, so on no other map of the roles that it names."""
 
     p: float = 0.01
     sites: str | tuple[str, ...] = "all"
@@ -283,9 +285,14 @@ class HiddenDropout(Perturbation):
 @register_kind
 @dataclass(frozen=True, init=False)
 class StochasticDepth(Perturbation):
-    """Residual branches (attention and MLP) dropped whole, image by image, and rescaled (Huang et al. 2016)."""
+    """Residual branches (attention and MLP) dropped whole, image by image, and rescaled (Huang et al. 2016).
+
+    A branch is dropped where its last map puts it out, so a tower that normalises branches before it adds them is
+    refused; an MLP that is no branch, such as a projection head, is left alone.
+    """
 
     together: ClassVar[Together] = "branch"
+    residual: ClassVar[bool] = True
 
     def __init__(self, p: float = 0.01) -> None:
         super().__init__(p, ("attention_output", "fc2"))

@@ -13,7 +13,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from weakref import WeakKeyDictionary
 
@@ -80,7 +80,9 @@ class SiteTable:
     The table holds its Parameters (``weights``), so that an id cannot come to mean another. ``unplaced`` are the sites
     that are not watched and whose role is unknown: they may belong to any group. ``by_hand`` names, for each attention
     whose probabilities cannot be reached, the maps before it; ``wrapped`` the ends of branches that are parts of one
-    layer.
+    layer; ``added`` the maps whose output is added to other activations; ``added_behind`` those of which that is added
+    which a norm or a nonlinearity made of their output. ``written`` is for who takes derivatives: names of sites into
+    whose output the tower was seen to write.
     """
 
     sites: tuple[Site, ...]
@@ -92,6 +94,9 @@ class SiteTable:
     unplaced: tuple[Site, ...] = ()
     by_hand: tuple[str, ...] = ()
     wrapped: frozenset[str] = frozenset()
+    added: frozenset[str] = frozenset()
+    added_behind: frozenset[str] = frozenset()
+    written: set[str] = field(default_factory=set)
 
     def at(self, weight: Tensor, part: str) -> Site | None:
         """The site that a handler is called for; None for what is no site."""
@@ -100,7 +105,8 @@ class SiteTable:
     def select_for(self, kind: Perturbation) -> tuple[Site, ...]:
         """The sites that ``kind`` asks for; see :meth:`select`."""
         if kind.where != "probabilities":
-            return self.select(kind.sites)
+            chosen = self.select(kind.sites)
+            return tuple(site for site in chosen if self._residual(site, kind.sites)) if kind.residual else chosen
         if kind.sites == "all":
             return self.attentions
         return tuple(site for site in self.attentions if site.name in kind.sites)
@@ -121,6 +127,11 @@ class SiteTable:
         if not chosen:
             raise McdoError(f"sites {words} only leave out: say of what, such as ('all', {words[0]!r})")
         return tuple(site for site in self.sites if site.name in chosen - left_out)
+
+    def _residual(self, site: Site, wanted: str | Sequence[str]) -> bool:
+        """Whether a site ends a residual branch, alone or as a part of it, or was asked for by its own name."""
+        by_name = site.name in ((wanted,) if isinstance(wanted, str) else wanted)
+        return by_name or site.name in self.added | self.added_behind | self.wrapped or not site.calls
 
     def hindered(self, kind: Perturbation) -> tuple[Site, ...]:
         """The sites that ``kind`` asks for, or may ask for, and that cannot be disturbed."""
@@ -264,6 +275,8 @@ def _table(encoder: Encoder) -> SiteTable:
         unplaced=tuple(site for site in sites if site.name in unseen and site.role is Role.OTHER),
         by_hand=tuple(", ".join(sorted(before)) or "the input" for before in seen.by_hand),
         wrapped=wrapped({name: each.place for name, each in seen.maps.items()}, found),
+        added=seen.added,
+        added_behind=seen.added_behind,
     )
 
 

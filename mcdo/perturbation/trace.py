@@ -56,6 +56,8 @@ class Trace:
         feeding: maps whose output is a query, key or value.
         by_hand: for each attention whose probabilities cannot be disturbed, what its operands were made from.
         last: what put out the features.
+        added: maps whose output was added to another activation, moved and scaled at most.
+        added_behind: maps of which that was added which a norm or a nonlinearity made of their output.
 
     """
 
@@ -71,6 +73,8 @@ class Trace:
     feeding: set[str] = field(default_factory=set)
     by_hand: list[frozenset[str]] = field(default_factory=list)
     last: frozenset[str] = frozenset()
+    added: frozenset[str] = frozenset()
+    added_behind: frozenset[str] = frozenset()
 
 
 def trace(encoder: Encoder, site_name: Callable[[str, str], str]) -> Trace:
@@ -111,6 +115,7 @@ def trace(encoder: Encoder, site_name: Callable[[str, str], str]) -> Trace:
     seen.made = tracer.made
     seen.made_of = {id(parameters[name]) for name in tracer.made_of & parameters.keys()}
     seen.missed, seen.feeding, seen.last = flow.missed, flow.feeding, last
+    seen.added, seen.added_behind = frozenset(flow.added), frozenset(flow.added_behind)
     seen.by_hand += (before for name, before in flow.by_hand.items() if name not in tracer.reached)
     return seen
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import nn
 from toy_towers import KINDS, LinearTower, Toy, encoder_of, seeded, tower
 
 import mcdo
@@ -317,6 +318,48 @@ def test_a_step_that_is_none_is_refused(step: Any) -> None:
 def test_a_probability_outside_zero_to_one_is_refused(p: Any) -> None:
     with pytest.raises(McdoError, match=r"Dropout p = .* it must be a number in \[0, 1\)"):
         Dropout(p)
+
+
+class Residual(nn.Module):
+    """One residual MLP, and a projection head that is an MLP as well."""
+
+    def __init__(self, norm: nn.Module, token: bool = False) -> None:
+        super().__init__()
+        self.conv1, self.before, self.norm = nn.Conv2d(3, 8, 8, 8), nn.LayerNorm(8), norm
+        self.mlp = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8))
+        self.head = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 6))
+        self.token = nn.Parameter(torch.randn(1, 1, 8)) if token else None
+
+    def ends(self, pixels: torch.Tensor, factor: float) -> torch.Tensor:
+        """Features where the branch is multiplied by ``factor``."""
+        tokens = self.conv1(pixels).flatten(2).transpose(1, 2)
+        branch = self.norm(self.mlp(self.before(tokens))) * factor
+        stream = tokens if self.token is None else self.token.expand(len(pixels), tokens.shape[1], 8)
+        features: torch.Tensor = self.head((stream + branch).mean(1))
+        return features
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.ends(pixels, 1.0)
+
+
+@pytest.mark.parametrize("token", [False, True])
+def test_stochastic_depth_drops_branches_and_no_projection_head(token: bool) -> None:
+    tower = seeded(lambda: Residual(nn.Identity(), token))
+    encoder, pixels, p = encoder_of(Toy(tower), 6), torch.rand(2, 3, 16, 16), 0.3
+    passes = passes_of(encoder, pixels, ["a", "b"], StochasticDepth(p).at("fc2"), n=64)
+    with torch.no_grad():
+        dropped, kept = (tower.ends(pixels, factor)[:, None] for factor in (0.0, 1 / (1 - p)))
+    is_dropped, is_kept = ((passes - each).abs().amax(-1) < 1e-5 for each in (dropped, kept))
+    assert bool((is_dropped ^ is_kept).all())
+    assert bool(is_dropped.any(1).all() & is_kept.any(1).all())
+    assert [site.name for site in find_sites(encoder).select_for(HiddenDropout())] == ["visual.mlp.2", "visual.head.2"]
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.Sequential(nn.Identity(), nn.Tanh())])
+def test_stochastic_depth_refuses_branches_that_are_normalised_before_they_are_added(norm: nn.Module) -> None:
+    encoder = encoder_of(Toy(seeded(lambda: Residual(norm))), 6)
+    with pytest.raises(McdoError, match=r"of visual\.mlp\.2 a norm or a nonlinearity stands before the sum"):
+        passes_of(encoder, torch.rand(1, 3, 16, 16), ["a"], StochasticDepth(0.1).at("fc2"))
 
 
 @pytest.mark.parametrize("kind", [TiedDropout, Gaussian, Rademacher, AttentionDropout, StochasticDepth])
