@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from mcdo import arguments
 from mcdo.encoders.encoder import Encoder, NamedModules, Tokenizer, Towers
-from mcdo.encoders.hf_preprocessing import preprocessing, shown_side
+from mcdo.encoders.hf_preprocessing import patches, preprocessing, shown_side
 from mcdo.encoders.hf_settings import check_configuration, check_index, check_tokenizer, model_type
 from mcdo.encoders.quiet import quiet_libraries
 from mcdo.encoders.spec import EncoderSpec, square_side
@@ -106,6 +106,9 @@ def load(spec: EncoderSpec, *, random: bool, seed: int, device: torch.device) ->
     check_extent(f"{folder}/config.json", _least_parameters(config), None if random else _weights(spec, folder))
     with quiet_libraries():
         model = _untrained(spec.key, config, seed) if random else _pretrained(spec, folder, config)
+    for module in model.modules():  # with return_dict false there, a bare tuple would come back
+        if hasattr(module, "config"):
+            module.config.return_dict = True
     naflex = config.model_type in ("siglip2", "siglip2_vision_model")
     towers = _vision_towers(model) if config.model_type in VISION else _both_towers(model, naflex)
     return Encoder(
@@ -307,14 +310,10 @@ def _patched_image_tower(model: Any, forward: Any) -> Any:
     patch = int(getattr(model.config, "vision_config", model.config).patch_size)
 
     def features(pixels: Tensor) -> Tensor:
-        B, C, H, W = pixels.shape
-        rows, columns = H // patch, W // patch
-        patches = (
-            pixels.reshape(B, C, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1).reshape(B, rows * columns, -1)
-        )
-        visible = torch.ones(patches.shape[:2], dtype=torch.int32, device=pixels.device)
-        shapes = torch.tensor([[rows, columns]]).expand(B, -1)
-        return _features(forward(pixel_values=patches, pixel_attention_mask=visible, spatial_shapes=shapes))
+        rows = patches(pixels, patch)
+        visible = torch.ones(rows.shape[:2], dtype=torch.int32, device=pixels.device)
+        shapes = torch.tensor([[side // patch for side in pixels.shape[2:]]]).expand(len(pixels), -1)
+        return _features(forward(pixel_values=rows, pixel_attention_mask=visible, spatial_shapes=shapes))
 
     return features
 

@@ -6,10 +6,11 @@ transformers fills in its own defaults for whatever is not stated and passes ove
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from PIL import Image
@@ -98,10 +99,36 @@ def _squashed(where: str, processor: Any, side: int) -> Preprocessing:
     def to_uint8(image: Image.Image) -> Tensor:
         return torch.as_tensor(resize(v2.functional.pil_to_tensor(image.convert("RGB")))).contiguous()
 
+    _check_squares(where, processor, to_uint8, mean, std)
     name = type(processor).__name__
     return Preprocessing(
         to_uint8, side, mean, std, f"{name} squashed to {side}, resample {int(processor.resample)}, {mean}, {std}"
     )
+
+
+def _check_squares(
+    where: str, processor: Any, to_uint8: Callable[[Image.Image], Tensor], mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Raise McdoError unless squares become what the processor makes of them, within one level of rounding."""
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+    for side in (97, 512):
+        image = coarse.resize((side, side), Image.Resampling.BICUBIC)
+        pixels = (to_uint8(image) / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+        theirs = torch.as_tensor(processor(images=image, return_tensors="pt")["pixel_values"][0])
+        ours = patches(pixels[None], int(processor.patch_size))[0]
+        apart = float((ours - theirs).abs().max()) if ours.shape == theirs.shape else math.inf
+        if not apart <= 1.01 / 255 / min(std):
+            raise McdoError(
+                f"{where} makes other pixels of a square of {side} px than resizing with resample = "
+                f"{int(processor.resample)} does, by {apart:.2g}; look at resample and do_resize there"
+            )
+
+
+def patches(pixels: Tensor, side: int) -> Tensor:
+    """``[B, 3, H, W]`` as rows of square patches, ``[B, n, side² * 3]``, as SigLIP2's towers of variable shape take."""
+    B, C, H, W = pixels.shape
+    rows, columns = H // side, W // side
+    return pixels.reshape(B, C, rows, side, columns, side).permute(0, 2, 4, 3, 5, 1).reshape(B, rows * columns, -1)
 
 
 def _settings(key: str, source: str, folder: Path) -> tuple[Path, Mapping[str, Any]]:

@@ -140,7 +140,7 @@ def _check_level(path: Path, place: str, held: Mapping[str, Any], known: set[str
             _check_level(path, f"{place}{key}.", checked(value or {}, dict[str, Any], where), known)
         elif key not in known:
             raise McdoError(
-                f"{path}: {place or 'the file '}has the unknown key {key!r}; the nearest: {nearest(key, known, 1)}"
+                f"{path}: {place[:-1] or 'the file'} has the unknown key {key!r}; the nearest: {nearest(key, known, 1)}"
             )
         else:
             checked(value, _kind(_KINDS, key, _Plain | list[_Plain | list[_Plain]]), where)

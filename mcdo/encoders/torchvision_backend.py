@@ -26,6 +26,8 @@ from mcdo.names import utf8_path
 PREFIX = "tv:"
 _WRAPPERS = ("model", "state_dict")
 """Under which trainers keep the weights."""
+_MEAN = "model_ema"
+"""Under which torchvision's trainer keeps the running mean of weights, which is what it publishes."""
 _CLASSIFIERS = ("fc", "head", "heads", "classifier")
 
 
@@ -118,6 +120,10 @@ def _pretrained(key: str, name: str, entry: Any, checkpoint: Path, bare: nn.Modu
     try:
         safe = checkpoint.suffix == ".safetensors"
         held: dict[str, Any] = load_file(place) if safe else torch.load(place, "cpu", weights_only=True)
+        if isinstance(held.get("model"), dict) and isinstance(held.get(_MEAN), dict):
+            raise McdoError(
+                f"{key}: {checkpoint} holds model and {_MEAN}, two sets of weights; save the one that is meant"
+            )
         state: dict[str, Any] = next((held[name] for name in _WRAPPERS if isinstance(held.get(name), dict)), held)
         consume_prefix_in_state_dict_if_present(state, "module.")
         for part, value in bare.get_submodule(classifier).named_parameters():
@@ -125,6 +131,8 @@ def _pretrained(key: str, name: str, entry: Any, checkpoint: Path, bare: nn.Modu
         with torch.random.fork_rng(devices=[]), patch.object(type(entry), "get_state_dict", lambda *_, **__: state):
             model: nn.Module = models.get_model(name, weights=entry)
             return model
+    except McdoError:
+        raise
     except Exception as error:  # damaged files, other models' tensors, ...
         raise loading_failed(key, checkpoint, error) from error
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
 from mcdo.compiled import compiled
 from mcdo.encoders import Encoder
@@ -37,11 +38,11 @@ class SiteGraph:
         self._table = find_sites(encoder)
         self._images = len(pixels)
         self._terms: dict[Site, Tensor] = {}
-        self._copied: frozenset[Site] = frozenset()
+        self._copied = self._table.written
         self.features = self._passed(encoder, pixels)
-        written = frozenset(site for site, (y, version) in self._reached.items() if y._version != version)
-        if written:  # what is disturbed there is what was put out, so it is kept beside what became of it
-            self._copied = written
+        written = {site.name for site, (y, version) in self._reached.items() if y._version != version}
+        if not written <= self._copied:  # what is disturbed there is what was put out: kept beside what became of it
+            self._copied |= written
             self.features = self._passed(encoder, pixels)
         self._reached.clear()
 
@@ -51,8 +52,16 @@ class SiteGraph:
         self._begins: list[Tensor] = []
         self._attentions = iter(self._table.probabilities)
         attention = self._attention if self._kind.where == "probabilities" else None
-        with torch.enable_grad(), DifferentiatedMaps(self._handle, probabilities=attention) as maps:
-            features = encoder.forward_image(pixels, exact=True)
+        try:
+            with torch.enable_grad(), DifferentiatedMaps(self._handle, probabilities=attention) as maps:
+                features = encoder.forward_image(pixels, exact=True)
+        except RuntimeError as error:
+            if "Inference tensors" not in str(error):
+                raise
+            raise McdoError(
+                f"{encoder.key}: weights or pixels were made in inference_mode, so that there is no derivative of what "
+                "they take part in. Make them outside of it"
+            ) from error
         if len(self._reached) < len(self._sites) or maps.made != self._table.made:
             missing = next((site.name for site in self._sites if site not in self._reached), "a product")
             forget_sites(encoder)
@@ -75,6 +84,11 @@ class SiteGraph:
         return probabilities if site is None or site not in self._sites else self._reach(site, probabilities)
 
     def _reach(self, site: Site, y: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            raise McdoError(
+                f"{self._encoder}: its forward pass takes gradients off before {site.name} (no_grad, inference_mode or "
+                "checkpointing with use_reentrant=True), so it has none. Take that out, or measure by passes"
+            )
         if not y.requires_grad:  # nothing before it has a gradient: the graph begins here
             own = y.detach().requires_grad_()
             self._begins.append(own)
@@ -83,7 +97,7 @@ class SiteGraph:
             y = y.view_as(y)
         self._reached[site] = y, y._version
         images, terms = self._images, self._terms
-        put_out = y.detach().clone() if site in self._copied else y.detach()
+        put_out = y.detach().clone() if site.name in self._copied else y.detach()
         moved = _moved(site, self._kind, put_out.reshape(images, -1))
 
         def add(gradient: Tensor) -> Tensor:
@@ -114,6 +128,11 @@ class SiteGraph:
         along = directions.expand_as(self.features)
         try:
             torch.autograd.grad(self.features, self._begins, along, retain_graph=not last, allow_unused=True)
+        except CheckpointError as error:
+            raise McdoError(
+                f"{self._encoder}: for a gradient the tower carries parts of its pass out again (checkpointing), "
+                "where they are not seen. Switch that off: set_grad_checkpointing(False) in timm and open_clip"
+            ) from error
         except RuntimeError as error:
             if "modified by an inplace operation" not in str(error):
                 raise

@@ -259,6 +259,39 @@ def test_a_wrong_setting_is_an_error_that_names_its_file(
     assert str(folder) in str(told.value)
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip2"])
+def test_a_checkpoint_that_answers_in_tuples_has_the_same_features(kind: str, tmp_path: Path) -> None:
+    folder, pixels = make_checkpoint(kind, tmp_path / "model"), torch.rand(2, 3, 16, 16)
+    expected = load_encoder(f"hf:{folder}").forward_image(pixels)
+    bare = {"return_dict": False}
+    _edited(folder / "config.json", lambda c: c.update(bare, vision_config={**c["vision_config"], **bare}))
+    torch.testing.assert_close(load_encoder(f"hf:{folder}").forward_image(pixels), expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"resample": 0}, "other pixels of a square of 97 px than resizing with resample = 0"),
+        ({"do_resize": False}, "image processor of .* RuntimeError"),
+        ({"resample": 4}, "image processor of .* NotImplementedError"),
+    ],
+)
+def test_naflex_squares_are_those_of_its_processor_or_refused(
+    setting: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    from transformers import AutoImageProcessor
+
+    from mcdo.encoders.hf_preprocessing import patches
+
+    folder = make_checkpoint("siglip2", tmp_path / "model")
+    encoder, picture = load_encoder(f"hf:{folder}"), _picture((43, 43))
+    theirs = AutoImageProcessor.from_pretrained(folder)(images=picture, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(patches(encoder.normalise(encoder.to_uint8(picture)[None]), 8)[0], theirs)
+    _edited(folder / "preprocessor_config.json", lambda c: c.update(setting))
+    with pytest.raises(McdoError, match=said):
+        load_encoder(f"hf:{folder}")
+
+
 @pytest.mark.parametrize("file", ["preprocessor_config.json", "config.json", "tokenizer.json"])
 def test_a_torn_file_is_an_error_that_names_its_folder(file: str, tmp_path: Path) -> None:
     folder = make_checkpoint("clip", tmp_path / "model")

@@ -68,6 +68,10 @@ def test_torchvision_loads_weights_of_this_disk_and_reads_what_the_classifier_wo
         found = encoder.forward_image(encoder.normalise(encoder.to_uint8(picture())[None]))
         torch.testing.assert_close(found, model(shown[None]), rtol=1e-4, atol=1e-4)
     assert encoder.feature_dim == 512
+    state, both = made(resnet18).state_dict(), tmp_path / "both.pth"
+    torch.save({"model": state, "model_ema": {f"module.{name}": value for name, value in state.items()}}, both)
+    with pytest.raises(McdoError, match=r"holds model and model_ema, two sets of weights"):
+        load_encoder(f"tv:resnet18@{both}")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 import mcdo
 from mcdo.encoders import Encoder
@@ -401,6 +402,67 @@ def test_a_tower_that_writes_in_place_has_the_terms_of_its_twin_that_does_not(ki
         assert torch.equal(graph.terms(along, last=True), found[-1]), "and once more from the same graph"
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=0)
     assert (found[1] > 0).all()
+
+
+def test_what_a_tower_writes_into_is_found_once() -> None:
+    names, kind = ("first", "one", "other", "last"), Dropout(0.01)
+    shown = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "size": 32, "interpolation": "bilinear"}
+    torch.manual_seed(0)
+    encoder = mcdo.Encoder.of(Writing(False), shown, name="writing", random_weights=True)
+    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    sites, forwards, terms = find_sites(encoder).select(names), 0, []
+
+    def count(*_: object) -> None:
+        nonlocal forwards
+        forwards += 1
+
+    encoder.model.register_forward_hook(count)
+    for expected in (2, 3, 4):
+        terms.append(SiteGraph(encoder, pixels, kind.at(*names), sites).terms(torch.ones(6), last=True))
+        assert forwards == expected
+    assert torch.equal(terms[0], terms[1])
+    assert torch.equal(terms[0], terms[2])
+
+
+class Switched(nn.Module):
+    """Parts of its forward pass are made without gradient, or carried out again for it."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.first, self.middle, self.last = nn.Linear(48, 12), nn.Linear(12, 12), nn.Linear(12, 6)
+
+    def block(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.gelu(self.middle(x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(functional.adaptive_avg_pool2d(x, 4).flatten(1))
+        if self.how == "no_grad":
+            with torch.no_grad():
+                hidden = self.block(hidden)
+        else:
+            hidden = checkpoint(self.block, hidden, use_reentrant=self.how == "reentrant")
+        found: torch.Tensor = self.last(hidden)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("no_grad", "takes gradients off before middle"),
+        ("reentrant", "takes gradients off before middle"),
+        ("checkpoint", "parts of its pass out again"),
+        ("inference", "made in inference_mode"),
+    ],
+)
+def test_a_tower_that_withholds_its_derivative_is_refused_by_name(how: str, said: str) -> None:
+    shown = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "size": 32, "interpolation": "bilinear"}
+    torch.manual_seed(0)
+    with torch.inference_mode(how == "inference"):
+        tower = Switched(how)
+    encoder = mcdo.Encoder.of(tower, shown, name="switched", random_weights=True)
+    with pytest.raises(McdoError, match=f"switched: .*{said}"):
+        mcdo.first_order(encoder, mcdo.load_images("digits", n=2), Dropout(), 2, 1, progress=False)
 
 
 @pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
