@@ -18,7 +18,7 @@ EXPERIMENT = RankStability(n=N)
 ENCODERS = {"clip_tiny": SimpleNamespace(feature_dim=512)}
 
 
-def sweep(scramble_from: float = 1.0, curve: float = 0.0) -> StabilityResult:
+def sweep(scramble_from: float = 1.0, curve: float = 0.0, degrees: int = 63) -> StabilityResult:
     """Scores that follow first order, but for a factor 1 + curve·p and, from ``scramble_from`` on, another ranking."""
     rng = np.random.default_rng(0)
     true, other = np.exp(0.5 * rng.normal(size=(2, N)))
@@ -30,7 +30,7 @@ def sweep(scramble_from: float = 1.0, curve: float = 0.0) -> StabilityResult:
 
     def passes(p: float) -> Any:
         ranked = other if p >= scramble_from else true
-        return made_up_run({"trace_pre": noisy(p / (1 - p) * (1 + curve * p) * ranked, 3, rng)}, norm=norm)
+        return made_up_run({"trace_pre": noisy(p / (1 - p) * (1 + curve * p) * ranked, 3, rng, degrees)}, norm=norm)
 
     runs = {p: passes(p) for p in EXPERIMENT.p}
 
@@ -61,6 +61,12 @@ def test_scores_that_follow_first_order_are_stable_and_in_proportion(sound: Stab
     assert sound.predicted[0.1] / sound.predicted[0.001] == pytest.approx((0.1 / 0.9) / (0.001 / 0.999))
     for drift in sound.drift.values():
         assert drift.low <= 0 <= drift.high
+
+
+def test_pairs_are_stable_with_and_without_the_noise_of_their_trials() -> None:
+    noise = sweep(degrees=4)
+    assert "met" in noise.stable().values()
+    assert set(noise.stable("raw").values()) == {"not met"}
 
 
 def test_a_ranking_that_changes_is_told_from_one_that_is_noisy_and_a_curved_mean_is_seen(

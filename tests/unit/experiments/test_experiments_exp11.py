@@ -402,6 +402,14 @@ def test_choices_are_levelled_to_the_mean_score_of_the_uniform_p(whole: ProxyRes
     assert whole.searched["trace_pre"].optimism(UNIFORM) == 0
 
 
+def test_what_is_said_of_a_candidate_held_out_is_not_what_chose_it(whole: ProxyResult) -> None:
+    for searched in whole.searched.values():
+        in_sample = np.array([choice.in_sample for choice in searched.search.tried])
+        for name, place in ((UNIFORM, 0), (RANDOM, int(in_sample.argmax()))):
+            assert searched.candidates[place] == pytest.approx(searched.held_out[name].value)
+            assert searched.candidates[place] != pytest.approx(in_sample[place])
+
+
 def test_each_choice_and_each_group_alone_stand_beside_the_feature_norm() -> None:
     held = measured(norm=np.exp(np.random.default_rng(1).normal(size=80)))
     result = EXPERIMENT.compute(held)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from made_up_inputs import inputs_of
 from made_up_runs import made_up_run
 from numpy.typing import NDArray
@@ -119,7 +120,8 @@ def test_correctness_is_a_correlate_where_labels_are_known_and_absent_where_not(
     trace = 1 + FOLLOWS[:60]
     assert means["wrong"] == pytest.approx(trace[:20].mean())
     assert means["correct"] == pytest.approx(trace[20:].mean())
-    assert ("trace_pre", "correct") in result.correlates
+    by_hand = scipy.stats.spearmanr(trace, np.arange(len(trace)) >= 20).statistic
+    assert result.correlates["trace_pre", "correct"].rho.value == pytest.approx(by_hand)
     unlabelled = EXPERIMENT.compute(world(FOLLOWS, labels=None))
     assert ("trace_pre", "correct") not in unlabelled.correlates
     assert unlabelled.means["trace_pre"] == {"correct": None, "wrong": None}
