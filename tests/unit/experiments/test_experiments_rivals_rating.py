@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mcdo.experiments.rivals.rating import Scored, Truth, ahead_of_trivial, beside, rated
-from mcdo.stats import reliability
+from mcdo.stats import holm, reliability
 
 
 def truth(n: int = 200, foreign: int = 60, seed: int = 0) -> tuple[Truth, np.ndarray]:
@@ -42,6 +42,8 @@ def test_a_score_that_knows_is_ahead_and_one_that_does_not_is_not() -> None:
     assert set(found) == {("knows", "error"), ("noise", "error")}, "no score was taken of foreign images"
     assert found["knows", "error"].difference.p_holm < 0.001
     assert found["noise", "error"].difference.estimate.value < 0.05
+    tests = [each.difference for each in found.values()]
+    assert [each.p_holm for each in tests] == pytest.approx(holm([each.p_value for each in tests]))
 
 
 def test_noise_that_images_share_is_in_every_interval_or_there_is_none() -> None:
@@ -69,12 +71,18 @@ def test_what_beats_a_score_is_paired_and_corrected() -> None:
     assert of.error is not None
     rng = np.random.default_rng(5)
     weak, strong = hard + 3 * rng.normal(size=400), hard + 0.3 * rng.normal(size=400)
-    scores = {"weak": Scored(weak[None], 64.0), "strong": Scored(strong[None], 1.0), "foreign": Scored(hard[None], 1.0)}
+    elsewhere = rng.normal(1, 1, (2, 60))
+    scores = {
+        "weak": Scored(weak[None], 64.0, elsewhere[0]),
+        "strong": Scored(strong[None], 1.0, elsewhere[1]),
+        "here": Scored(hard[None], 1.0),
+    }
     found = beside("weak", scores, of)
-    assert set(found) == {("strong", "error"), ("foreign", "error")}
+    assert set(found) == {("strong", "error"), ("here", "error"), ("strong", "foreign")}
     gap = roc_auc_score(of.error, strong) - roc_auc_score(of.error, weak)
     assert found["strong", "error"].estimate.value == pytest.approx(gap)
-    assert found["strong", "error"].p_holm >= found["strong", "error"].p_value
+    p_holm = holm([each.p_value for each in found.values()])
+    assert [each.p_holm for each in found.values()] == pytest.approx(p_holm), "over both tasks"
     assert beside("absent", scores, of) == {}
 
 
