@@ -17,7 +17,7 @@ from mcdo.harness.negatives import KnownNegatives
 from mcdo.harness.tests import COLLECTED
 from mcdo.pytest_plugin.collection import experiment_of, subject_of
 from mcdo.pytest_plugin.options import settings_from
-from mcdo.pytest_plugin.state import GATES, RUNNER, SESSION, OwnGates
+from mcdo.pytest_plugin.state import GATES, RUNNER, SESSION, VERDICT, OwnGates
 from mcdo.report.files import check_writable
 
 
@@ -106,7 +106,7 @@ class Fixtures:
             found = replace(completed.result, own_gates=ended)
             found.write(reports, UNJUDGED)
         else:
-            found = completed.result.with_gates(ended, own_gates.skipped)
+            pytestconfig.stash[VERDICT] = found = completed.result.with_gates(ended, own_gates.skipped)
             found.write(reports)
         return found
 

@@ -23,7 +23,7 @@ from mcdo.pytest_plugin.collection import is_about_models
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
 from mcdo.pytest_plugin.option_names import option_of
 from mcdo.pytest_plugin.options import session_id, temporary_store
-from mcdo.pytest_plugin.state import GATES, MEASURING, REFUSAL, SESSION
+from mcdo.pytest_plugin.state import GATES, MEASURING, REFUSAL, SESSION, VERDICT
 from mcdo.report.files import write_json
 from mcdo.report.made import made
 from mcdo.report.results import RUN
@@ -114,7 +114,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     found = _of_session(config, UNJUDGED)
     if found is not None:
         gates = config.stash[GATES]
-        found.with_gates(gates.ended(found.own_gates or ()), gates.skipped).write(_folder(config))
+        config.stash[VERDICT] = judged = found.with_gates(gates.ended(found.own_gates or ()), gates.skipped)
+        judged.write(_folder(config))
         with suppress(OSError):
             (_folder(config) / UNJUDGED).unlink()
 
@@ -144,13 +145,23 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int,
     alone = not config.pluginmanager.has_plugin("dsession")  # of workers' tests nothing is known here
     if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and alone:
         _say_what_no_module_collects(terminalreporter, config)
-    found = _of_session(config)
+    found = config.stash.get(VERDICT, None)
     if found is not None:
         encoding = getattr(terminalreporter._tw._file, "encoding", None)
         for line in lines(tables(found), closing(found, _folder(config)), encoding):
             terminalreporter.write_line(line)
+    if _of_session(config) is None and (found is not None or _decided(terminalreporter)):
+        said = "The verdict above is not in" if found is not None else "There is no verdict: it is not in"
+        why = "the folder could not be written to, or another run writes into it. Give each run its own --reports"
+        terminalreporter.write_line(f"{said} {printable(str(_folder(config) / FILE))}: {why}.")
     write_job_summary(found, _folder(config), terminalreporter)
     _write_page(terminalreporter, config, interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
+
+
+def _decided(terminalreporter: TerminalReporter) -> bool:
+    """Whether a test came to a verdict, here or in a worker."""
+    every = (each for of in terminalreporter.stats.values() for each in of if isinstance(each, pytest.TestReport))
+    return any("decision" in each.keywords and "decision" in dict(each.user_properties) for each in every)
 
 
 def _say_what_no_module_collects(terminalreporter: TerminalReporter, config: pytest.Config) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from mcdo.harness import Runner, Session
-from mcdo.harness.decision import NOT_RUN
+from mcdo.harness.decision import NOT_RUN, Verdict
 
 SESSION_ID = pytest.StashKey[str]()
 SESSION = pytest.StashKey[Session]()
@@ -53,6 +53,8 @@ MODELS = pytest.StashKey[frozenset[str]]()
 REFUSAL = pytest.StashKey[tuple[int, str | None]]()
 """When the verdict was written that was looked at last, and why later phases must not run."""
 GATES = pytest.StashKey[OwnGates]()
+VERDICT = pytest.StashKey[Verdict]()
+"""This run's, whether or not its file could be written or was replaced by another run's since."""
 LooksAt = Literal["everything", "no encoder", "nothing"]
 MEASURING = pytest.StashKey[LooksAt]()
 """What is looked at beforehand, there where what tests need is measured and no test is run."""

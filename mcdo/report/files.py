@@ -68,7 +68,10 @@ def written(path: Path, write: Callable[[Path], object]) -> Path:
     """
     try:
         return _whole(path, write)
-    except OSError as error:
+    except Exception as raised:
+        error = _of_the_system(raised)
+        if error is None:
+            raise
         instead = _fallback().joinpath(*[part for part in path.parts[-4:] if part not in (path.anchor, "..")])
         try:
             _whole(instead, write)
@@ -76,6 +79,13 @@ def written(path: Path, write: Callable[[Path], object]) -> Path:
             raise McdoError(f"{path} cannot be written: {error}; nor can {instead}: {second}") from error
         warnings.warn(f"{path} cannot be written: {error}. It is {instead}", UnwrittenReportWarning, stacklevel=3)
         return instead
+
+
+def _of_the_system(error: BaseException | None) -> OSError | None:
+    """The OSError that an error is, or that stands behind it: on a full disk matplotlib's PDF ends in another."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _whole(path: Path, write: Callable[[Path], object]) -> Path:

@@ -378,6 +378,37 @@ def test_is_interrupted():
 """
 
 
+LOSE = """
+import os
+
+import pytest
+
+@pytest.mark.decision
+def test_is_lost(verdict, settings, record_property):
+    record_property("decision", verdict.decision)
+    for each in (settings.reports / "phase1").glob("*verdict*"):
+        each.unlink()
+"""
+
+
+@pytest.mark.parametrize(
+    ("workers", "said"),
+    [((), ("GO: because", "The verdict above is not in")), (("-n", "1"), ("There is no verdict: it is not in",))],
+    ids=["alone", "workers"],
+)
+def test_a_verdict_that_is_not_where_it_was_written_is_missed(
+    workers: tuple[str, ...], said: tuple[str, ...], suite: Path
+) -> None:
+    """As where the disk was full, or another run in the folder began."""
+    (suite / "test_1_gate.py").write_text(
+        "import pytest\n\n@pytest.mark.own_gate\ndef test_passes() -> None:\n    pass\n"
+    )
+    (suite / "test_2_decision.py").write_text(DECISION.partition("def test_go")[0] + LOSE)
+    done = run_pytest(f"--reports={suite / 'reports'}", *workers, cwd=suite)
+    assert done.returncode == 0, done.stdout
+    assert all(each in done.stdout for each in said), done.stdout
+
+
 @pytest.mark.parametrize(
     ("case", "workers", "decision", "said"),
     [

@@ -67,6 +67,23 @@ def test_numbers_outlive_a_folder_that_fails_after_the_measurement(no_folder: Pa
     assert json.loads((elsewhere / "phase1/exp0/clip_tiny/overall.json").read_text())["results"] == {"clip_tiny": 1}
 
 
+def test_a_full_disk_is_one_whatever_a_library_makes_of_it(tmp_path: Path, elsewhere: Path) -> None:
+    """Closing a PDF that could not be written, matplotlib raises an AttributeError."""
+
+    def draw(part: Path) -> None:
+        try:
+            if elsewhere not in part.parents:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            part.write_text("drawn")
+        except OSError:
+            raise AttributeError("'Stream' object has no attribute 'pos'")  # noqa: B904  # as a finally does
+
+    with pytest.warns(UnwrittenReportWarning, match="No space left on device"):
+        assert written(tmp_path / "a.pdf", draw).read_text() == "drawn"
+    with pytest.raises(ZeroDivisionError):  # whose fault is no disk's
+        written(tmp_path / "a.pdf", lambda _: 1 // 0)
+
+
 def test_where_nothing_can_be_written_both_places_are_named(no_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_fallback", lambda: no_folder / "elsewhere")
     with pytest.raises(McdoError, match=r"file/x/a.json cannot be written: .*; nor can .*file/elsewhere"):
