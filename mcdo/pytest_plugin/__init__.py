@@ -7,6 +7,5 @@ pytest_plugins = [
     "mcdo.pytest_plugin.fixtures",
     "mcdo.pytest_plugin.benchmark",
     "mcdo.pytest_plugin.outcomes",
-    "mcdo.pytest_plugin.ci",
     "mcdo.pytest_plugin.scheduling",
 ]

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from _pytest.junitxml import xml_key
 from _pytest.terminal import TerminalReporter
 
 from mcdo.harness.decision import Verdict, closing, tables
@@ -17,12 +18,12 @@ MOST_ANNOTATIONS = 10
 """GitHub shows no more of one step."""
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _run_level_properties(pytestconfig: pytest.Config, record_testsuite_property) -> None:  # type: ignore[no-untyped-def]
-    """Put what the run was asked to do, and when and by what, into the JUnit XML."""
-    if SESSION not in pytestconfig.stash:
+def add_run_properties(config: pytest.Config) -> None:
+    """Put what the run was asked to do, and when and by what, into the JUnit XML, which a controller writes."""
+    xml = config.stash.get(xml_key, None)
+    if xml is None:
         return
-    settings = pytestconfig.stash[SESSION].settings
+    settings = config.stash[SESSION].settings
     facts = {
         "models": ",".join(settings.models),
         "images": settings.images,
@@ -35,7 +36,7 @@ def _run_level_properties(pytestconfig: pytest.Config, record_testsuite_property
         **made(),
     }
     for name, value in facts.items():
-        record_testsuite_property(name, printable(str(value)))
+        xml.add_global_property(name, printable(str(value)))
 
 
 def write_job_summary(verdict: Verdict | None, folder: Path, reporter: TerminalReporter) -> None:

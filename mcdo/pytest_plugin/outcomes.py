@@ -18,7 +18,7 @@ from mcdo.harness import ALL_MODELS, Subject, View
 from mcdo.harness.catalogue import phases
 from mcdo.harness.decision import FILE, UNJUDGED, Verdict, closing, refusal, tables
 from mcdo.names import encodable, message, printable
-from mcdo.pytest_plugin.ci import write_job_summary
+from mcdo.pytest_plugin.ci import add_run_properties, write_job_summary
 from mcdo.pytest_plugin.collection import is_about_models
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
 from mcdo.pytest_plugin.option_names import option_of
@@ -108,6 +108,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         measured.remaining.write_rates(measured.settings.reports)
     if hasattr(config, "workerinput"):
         return
+    add_run_properties(config)
     _note_end(config, exitstatus, measured.settings.reports)
     if option_of(config, "--store") == "temporary":
         shutil.rmtree(temporary_store(config), ignore_errors=True)

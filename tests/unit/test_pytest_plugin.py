@@ -199,6 +199,16 @@ def test_junit_carries_the_figures_and_what_was_run(tmp_path: Path) -> None:
     assert of_the_run["protocol"] == "quick"
 
 
+def test_junit_says_what_was_run_by_workers(suite: Path) -> None:
+    (suite / "test_nothing.py").write_text("def test_nothing(session) -> None:\n    pass\n")
+    asked = ("--seed=7", f"--reports={suite / 'reports'}", f"--junitxml={suite / 'junit.xml'}")
+    assert run_pytest(*asked, "-n", "1", cwd=suite).returncode == 0
+    properties = ET.parse(suite / "junit.xml").iterfind("./testsuite/properties/*")
+    of_the_run = {str(each.get("name")): each.get("value") for each in properties}
+    assert of_the_run["seed"] == "7"
+    assert {"models", "images", "protocol", "mcdo", "python", "time", "commit"} <= of_the_run.keys()
+
+
 def test_a_failure_reaches_github_as_one_line(tmp_path: Path) -> None:
     summary = tmp_path / "summary.md"
     (tmp_path / "conftest.py").write_text(
