@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.encoders.zero_shot import TEMPLATES, class_prompts, unit
-from mcdo.errors import McdoError
+from mcdo.errors import NotApplicableError
 from mcdo.estimators import prepared
 from mcdo.estimators.by_image import of_every_image
 from mcdo.estimators.laplace import Laplace, ZeroShot, projection_inputs
@@ -38,7 +38,7 @@ def calibration_images(
         fit: how many; fewer where there are no more.
 
     Raises:
-        McdoError: if the image set has none to spare.
+        NotApplicableError: if the image set has none to spare.
 
     """
     if settings.images == "digits" and scored.source is None:
@@ -48,7 +48,7 @@ def calibration_images(
     origins = set(taken.origins)
     rest = [i for i, origin in enumerate(pool.origins) if origin not in origins]
     if not rest:
-        raise McdoError(
+        raise NotApplicableError(
             f"{pool.name}: all {len(pool)} images are scored, or share an origin with one that is, so none is left to "
             "fit a Laplace posterior on; score fewer"
         )

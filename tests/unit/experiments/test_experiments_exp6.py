@@ -10,6 +10,7 @@ import pytest
 from made_up_inputs import inputs_of
 from made_up_runs import Array, MadeUpFirstOrder, made_up_run
 
+from mcdo.errors import NotApplicableError
 from mcdo.experiments.phase3.exp6_laplace import LaplaceComparison, LaplaceResult
 from mcdo.experiments.phase3.exp6_laplace.experiment import REFERENCE
 from mcdo.experiments.phase3.exp6_laplace.runtimes import Runtimes, in_plain_passes
@@ -100,6 +101,15 @@ def test_without_labels_claims_about_errors_do_not_apply() -> None:
     assert "no labels" in str(outcomes["better_than_laplace_head/error"])
     assert outcomes["better_than_laplace_head/entropy"].outcome == "met"
     assert outcomes["better_than_laplace_projection/entropy"].outcome != "met"
+
+
+def test_no_pass_is_spent_where_no_image_is_left_to_fit_on() -> None:
+    def value(request: Request[Any]) -> Any:
+        assert isinstance(request, LaplaceScores)
+        raise NotApplicableError("none is left")
+
+    with pytest.raises(NotApplicableError, match="none is left"):
+        EXPERIMENT.compute(inputs_of(value, image_set=SimpleNamespace(), encoders={}))
 
 
 def test_variants_of_an_original_are_one_draw(result: LaplaceResult) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mcdo.errors import McdoError
+from mcdo.errors import NotApplicableError
 from mcdo.estimators.posterior import leverage
 from mcdo.harness import Features, Images, Session, Settings
 from mcdo.harness.laplace_requests import LaplaceCalibration, LaplaceScores, calibration_images
@@ -44,7 +44,7 @@ def test_those_of_a_folder_are_others_than_the_scored_ones(tmp_path: Path) -> No
     assert len(fitted) >= 20
     assert not set(scored.ids) & set(fitted.ids)
     for everything in (Images(36), Images(None)):
-        with pytest.raises(McdoError, match="none is left to fit"):
+        with pytest.raises(NotApplicableError, match="none is left to fit"):
             calibration(spec, everything, 20)
 
 

@@ -134,8 +134,9 @@ class LaplaceComparison(Experiment[LaplaceResult]):
         )  # fmt: skip
 
     def compute(self, inputs: Inputs) -> LaplaceResult:
-        model, images, run = inputs.model, inputs.images(Images(self.n)), inputs[self.run(inputs.model)]
-        logits, laplace = inputs[self.logits(model)]["logits"], inputs[self.laplace(model)]
+        model, images = inputs.model, inputs.images(Images(self.n))
+        laplace = inputs[self.laplace(model)]  # before passes are spent: there may be no images to fit it on
+        logits, run = inputs[self.logits(model)]["logits"], inputs[self.run(model)]
         targets = {
             "softmax": ambiguity_targets(logits, images.labels, head="softmax"),
             "sigmoid": ambiguity_targets(logits, images.labels, head="sigmoid"),
