@@ -1,8 +1,8 @@
 """Images from WebDataset tars: a sample is the files of one name up to its first dot, such as 000.jpg and 000.cls.
 
-The picture's path in its tar is the id. A label stands in ``.cls`` or in ``.txt`` behind it (``.cls.txt``); numbers are
-named by ``classes.txt`` beside the tars. Of tars that are named after several splits, those of one are read
-(``webdataset:FOLDER@val``). Only plain tars are read, in which a picture is found without reading the
+The picture's path in its tar is the id. A label stands in ``.cls`` or in ``.txt`` behind it (``.cls.txt``), in letters
+of either case; numbers are named by ``classes.txt`` beside the tars. Of tars that are named after several splits, those
+of one are read (``webdataset:FOLDER@val``). Only plain tars are read, in which a picture is found without reading the
 rest; nothing is unpacked, so names in a tar reach no file.
 """
 
@@ -161,9 +161,14 @@ class _Heads(io.FileIO):
 
 
 def _label(sample: str, files: dict[str, Member]) -> str:
-    at = next((member for end in LABELS if (member := files.get(f"{sample}{end}")) is not None), None)
+    ends: dict[str, list[Member]] = {}
+    for name, member in files.items():
+        ends.setdefault(name.removeprefix(sample).lower(), []).append(member)
+    at, *more = next((ends[end] for end in LABELS if end in ends), [None])
     if at is None:
         return ""
+    if more:
+        raise McdoError(f"{at.tar}: the sample {sample} has several labels")
     if at.size > _LABEL_LIMIT:
         raise McdoError(f"{at.tar}: the label of {sample} has {at.size} bytes; at most {_LABEL_LIMIT} are read")
     try:

@@ -287,6 +287,13 @@ def parquet(tmp_path: Path) -> str:
     return f"hf-dataset:{tmp_path}"
 
 
+def test_a_label_is_one_in_capitals_too(tmp_path: Path) -> None:
+    files = {"0.PNG": picture(0), "0.CLS": b"cat", "1.png": picture(1), "1.cls": b"dog", "1.cls.txt": b"a dog"}
+    images = load_images(f"webdataset:{tar(tmp_path / 'a.tar', files)}")
+    assert images.labels is not None
+    assert [images.class_names[label] for label in images.labels] == ["cat", "dog"]
+
+
 SOURCES: dict[str, Callable[[Path], str]] = {"webdataset": shards, "arrow": arrow, "parquet": parquet}
 
 
@@ -401,6 +408,7 @@ def bad_shards(tmp_path: Path, files: dict[str, bytes]) -> str:
         ({"0.png": picture(0), "0.cls": b"cat", "1.png": picture(1)}, r"a\.tar/1\.png: there is no label"),
         ({"0.png": picture(0), "0.cls": b"7"}, "its labels are numbers"),
         ({"0.png": picture(0), "0.cls": b"\xff"}, "the label of 0 is no UTF-8"),
+        ({"0.png": picture(0), "0.cls": b"cat", "0.CLS": b"dog"}, "the sample 0 has several labels"),
         ({"0.png": picture(0), "0.cls": b"x" * 5000}, "the label of 0 has 5000 bytes"),
         ({"0.txt": b"no picture"}, "holds no pictures"),
         ({"0.png": b"no picture"}, "no image that Pillow can read"),
