@@ -188,6 +188,8 @@ def test_images_are_spread_over_the_classes(session: Session) -> None:
     images = session.image_set(Images(NestedPasses.configured(session.settings).n))
     if images.labels is None:
         pytest.skip(f"{images.name} has no labels")
-    there = class_sizes(session.settings.images)
-    assert there is not None
-    check_spread(np.bincount(images.labels, minlength=len(there)), there, len(images.skipped))
+    shown = np.bincount(images.labels, minlength=len(images.class_names))
+    if np.ptp(shown) > 1:  # a million files are listed anew only where that is asked
+        there = class_sizes(session.settings.images)
+        assert there is not None
+        check_spread(shown, there, len(images.skipped))
