@@ -446,6 +446,7 @@ class Switched(nn.Module):
         return found
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch, of reentrant checkpointing
 @pytest.mark.parametrize(
     ("how", "said"),
     [
