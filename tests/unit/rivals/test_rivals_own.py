@@ -103,6 +103,10 @@ def test_scores_from_a_file_are_put_in_order(tmp_path: Path, form: str) -> None:
     ("text", "said"),
     [
         ('path,a,mine\na.png,1,"0,5"\nb.png,2,"0,7"\nc.png,2,"0,7"\n', "mine of 'a.png' is not a finite number"),
+        (
+            'path,a,mine\na.png,1,"1,5e-03"\nb.png,2,"2,5e-03"\nc.png,2,"2,1e-03"\n',
+            "mine of 'a.png' is not a finite number",
+        ),
         ("path,mine\na.png,1\nb.png,2\n", "no score for 1 of 3 images, such as 'c.png'"),
         ("path,mine\na.png,1\na.png,2\nb.png,2\nc.png,2\n", "'a.png' occurs twice"),
         ("path,mine\na.png,1\nb.png,nan\nc.png,2\n", "mine of 'b.png' is not a finite number"),
