@@ -38,11 +38,10 @@ class SiteGraph:
         self._table = find_sites(encoder)
         self._images = len(pixels)
         self._terms: dict[Site, Tensor] = {}
-        self._copied = self._table.written
         self.features = self._passed(encoder, pixels)
         written = {site.name for site, (y, version) in self._reached.items() if y._version != version}
-        if not written <= self._copied:  # what is disturbed there is what was put out: kept beside what became of it
-            self._copied |= written
+        if not written <= self._table.written:  # what is disturbed there is what was put out, so that is copied
+            self._table.written.update(written)  # for every graph to come
             self.features = self._passed(encoder, pixels)
         self._reached.clear()
 
@@ -97,7 +96,7 @@ class SiteGraph:
             y = y.view_as(y)
         self._reached[site] = y, y._version
         images, terms = self._images, self._terms
-        put_out = y.detach().clone() if site.name in self._copied else y.detach()
+        put_out = y.detach().clone() if site.name in self._table.written else y.detach()
         moved = _moved(site, self._kind, put_out.reshape(images, -1))
 
         def add(gradient: Tensor) -> Tensor:
