@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcdo import arguments
 from mcdo.errors import McdoError, nearest
@@ -108,6 +109,16 @@ def look_at(spec: str, n: int | None, seed: int, seconds: float) -> Looked:
     except TooFewImagesError:
         images = kind.load(argument, None, seed, False)
     return Looked(len(images), images.class_names, len(images), len(images), len(set(images.origins)))
+
+
+def class_sizes(spec: str) -> NDArray[np.int64] | None:
+    """Images of each class of a specification, [C], unreadable ones included; None where nobody labelled them.
+
+    What is listed is not decoded. Raises McdoError as :func:`load_images`.
+    """
+    kind, argument = _parse(spec)
+    whole = kind.listed(argument) if kind.listed is not None else kind.load(argument, None, 0, False)
+    return None if whole.labels is None else np.bincount(whole.labels, minlength=len(whole.class_names))
 
 
 def _parse(spec: str) -> tuple[Kind, str]:

@@ -28,7 +28,6 @@ EXEMPT = frozenset(
         "mcdo.estimators.progress",
         "mcdo.estimators.provenance",  # keys themselves
         "mcdo.estimators.resumption",
-        "mcdo.images.class_sizes",  # says what there is, and chooses nothing
         "mcdo.studies.connector.published",
         "mcdo.studies.connector.report",
         "mcdo.studies.connector.study",

@@ -25,7 +25,7 @@ from mcdo.experiments.phase1.harness_checks import ChecksResult, HarnessChecks
 from mcdo.harness import Completed, Images, Session
 from mcdo.harness.decision import LEAST_ORIGINS
 from mcdo.harness.tests import about, check_shuffled, check_spread
-from mcdo.images.class_sizes import class_sizes
+from mcdo.images.load import class_sizes
 from mcdo.stats import ambiguity_estimates, null_pass_rate, reliability
 
 pytestmark = [pytest.mark.phase1, pytest.mark.gate, pytest.mark.own_gate]

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from mcdo.images import load_images
-from mcdo.images.class_sizes import class_sizes
+from mcdo.images.load import class_sizes
 
 
 def test_class_sizes_are_those_of_all_images(tmp_path: Path) -> None:
