@@ -8,7 +8,7 @@ STRICT := -W error -W ignore::DeprecationWarning -W ignore::PendingDeprecationWa
   -W always::mcdo.errors.UnwrittenWarning -W always::mcdo.errors.LookAlikeWarning -W always::mcdo.store.StoreWarning
 endif
 
-.PHONY: gate experiments replicates replicates-clip replicates-siglip studies perf curves test slow faults cluster browser screenshots lint models recipes env clean
+.PHONY: gate experiments replicates replicates-softmax replicates-sigmoid studies perf curves test slow faults cluster browser screenshots lint models recipes env clean
 
 gate: env  ## Phase 1 at the published sizes on two embedded encoders: ends with GO or NO-GO
 	$(PYTEST) tests/experiments tests/gates -m phase1 --junitxml=reports/phase1/junit.xml
@@ -21,16 +21,16 @@ experiments: env  ## Phases 1-4 and the preliminary investigation at the full si
 	$(BIN)/mcdo report --out reports/report.html
 
 replicates: env  ## five trainings of each embedded encoder, and whether loss, tower or site outlast them
-	$(MAKE) --no-print-directory -j2 replicates-clip replicates-siglip
+	$(MAKE) --no-print-directory -j2 replicates-softmax replicates-sigmoid
 	$(PYTEST) tests/experiments/prelim/test_prelim_replicates.py --replicates=reports/trainings
 
 REPLICATES := $(BIN)/python -m mcdo.encoders.train --out reports/trainings --seeds 1 2 3 4 5 --keys
 
-replicates-clip: env  # one process on each of two cores; what is trained already is left
-	$(REPLICATES) clip_tiny clip_tiny_sigmoid
+replicates-softmax: env  # one process on each of two cores; what is trained already is left
+	$(REPLICATES) clip_tiny siglip_tiny_softmax
 
-replicates-siglip: env
-	$(REPLICATES) siglip_tiny siglip_tiny_softmax
+replicates-sigmoid: env
+	$(REPLICATES) siglip_tiny clip_tiny_sigmoid
 
 studies: env  ## the three neighbouring studies at their full embedded sizes
 	$(PYTEST) tests/experiments/studies -m "subtasks or backbones or connector" --junitxml=reports/studies.xml

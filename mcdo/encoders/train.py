@@ -143,10 +143,11 @@ def _groups(members: list[Tensor], groups: int, generator: torch.Generator) -> t
 def _loss(spec: EncoderSpec, model: Any, shown: Tensor, captions: Tensor, said: Tensor) -> Tensor:
     """open_clip's loss on each group of ten, averaged over the groups; ``said`` is the caption of each image."""
     loss: Any = ClipLoss() if spec.loss == "softmax" else SigLipLoss()
-    image = model.encode_image(shown, normalize=True).split(len(CLASS_NAMES))
-    text = model.encode_text(captions, normalize=True)[said].split(len(CLASS_NAMES))
+    image = model.encode_image(shown, normalize=True).unflatten(0, (-1, len(CLASS_NAMES)))
+    text = model.encode_text(captions, normalize=True)[said].unflatten(0, (-1, len(CLASS_NAMES)))
     scale = model.logit_scale.exp()
-    return torch.stack([loss(i, t, scale, model.logit_bias) for i, t in zip(image, text, strict=True)]).mean()
+    losses: Tensor = torch.vmap(lambda i, t: loss(i, t, scale, model.logit_bias))(image, text)
+    return losses.mean()
 
 
 def main() -> None:

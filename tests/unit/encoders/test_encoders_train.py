@@ -142,3 +142,23 @@ def test_distortion_without_strength_is_only_normalisation() -> None:
     assert float((strong - shown).abs().mean()) > 0.05
     assert strong.shape == (3, 3, 32, 32)
     assert float(strong.abs().max()) <= 1
+
+
+@pytest.mark.parametrize(("key", "kind"), [("clip_tiny", "ClipLoss"), ("siglip_tiny", "SigLipLoss")])
+def test_a_step_s_loss_is_the_mean_of_the_library_s_own_over_groups_of_ten(key: str, kind: str) -> None:
+    import open_clip.loss
+
+    from mcdo.encoders.train import _captions, _loss
+
+    model: Any = load_encoder(key).model
+    captions = _captions()
+    shown = torch.rand(30, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    said = torch.arange(10).repeat(3) + torch.tensor([0, 10, 20]).repeat_interleave(10)
+    library = getattr(open_clip.loss, kind)()
+    with torch.no_grad():
+        image, text = model.encode_image(shown, normalize=True), model.encode_text(captions, normalize=True)[said]
+        groups = zip(image.split(10), text.split(10), strict=True)
+        each = [library(i, t, model.logit_scale.exp(), model.logit_bias) for i, t in groups]
+        found = _loss(REGISTRY[key], model, shown, captions, said)
+    assert max(each) > 1.05 * min(each)  # so that the groups are not one
+    torch.testing.assert_close(found, torch.stack(each).mean())
