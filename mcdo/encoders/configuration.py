@@ -118,7 +118,8 @@ class Text(Blocks, frozen=True):
     hf_model_name: HubName | None = None
     hf_model_pretrained: bool = True
     hf_proj_type: Literal["linear", "mlp"] | None = "mlp"
-    hf_pooler_type: Literal["mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler"] | None = None
+    hf_pooler_type: Literal["mean_pooler", "cls_pooler", "cls_last_hidden_state_pooler"] | None = None
+    """open_clip's max_pooler fails on every text: it hands whole numbers to a function that takes truths."""
 
 
 class Multimodal(Text, frozen=True):

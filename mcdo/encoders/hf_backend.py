@@ -30,6 +30,7 @@ from mcdo.encoders.weights import (
     is_hub_id,
     missing,
     refuse_adapters,
+    refuse_other_numbers_in,
     refuse_pickles,
 )
 from mcdo.errors import McdoError, nearest, refused_as
@@ -55,6 +56,8 @@ _ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext")
 _PROJECTING = ("CLIPVisionModelWithProjection", "MetaClip2VisionModelWithProjection")
 _NOT_READ = {"vit": ("classifier.", "pooler."), **dict.fromkeys(_ANY_SIZE, ("classifier.",))}
 """What a checkpoint may hold beside its tower, behind the features that are read."""
+_INDICES = "position_ids"
+"""Which old checkpoints hold beside their weights."""
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -245,9 +248,12 @@ def _weights(spec: EncoderSpec, folder: Path) -> list[Path]:
 
 
 def _pretrained(spec: EncoderSpec, folder: Path, config: Any) -> Any:
-    safe = _weights(spec, folder)[0].suffix == ".safetensors"
+    files = _weights(spec, folder)
+    safe = files[0].suffix == ".safetensors"
     kind, options = _class_of(config)
     try:
+        for file in files:
+            refuse_other_numbers_in(spec.key, file, _INDICES)
         model, report = kind.from_pretrained(
             utf8_path(folder),
             output_loading_info=True,
@@ -258,6 +264,8 @@ def _pretrained(spec: EncoderSpec, folder: Path, config: Any) -> Any:
             trust_remote_code=False,
             **options,
         )
+    except McdoError:
+        raise
     except Exception as error:  # damaged files, a quantized model whose library is absent, ...
         raise McdoError(f"{spec.key}: the weights of {spec.name} cannot be loaded: {brief(error)}") from error
     lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
@@ -268,9 +276,7 @@ def _pretrained(spec: EncoderSpec, folder: Path, config: Any) -> Any:
         )
     behind = _NOT_READ.get(config.model_type, ())
     surplus = sorted(
-        key
-        for key in map(str, report["unexpected_keys"])
-        if not key.endswith("position_ids") and not key.startswith(behind)
+        key for key in map(str, report["unexpected_keys"]) if not key.endswith(_INDICES) and not key.startswith(behind)
     )
     if surplus:
         raise McdoError(

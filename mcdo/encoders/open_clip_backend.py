@@ -44,6 +44,7 @@ from mcdo.encoders.weights import (
     refuse_adapters,
     refuse_pickles,
     refuse_surplus,
+    refusing_other_numbers,
 )
 from mcdo.errors import McdoError, refused_as
 from mcdo.names import utf8_path
@@ -227,7 +228,7 @@ def _load_weights(key: str, model: Any, checkpoint: Path) -> None:
     refuse_surplus(checkpoint, sum(each.numel() for each in model.parameters()))
     refuse_pickles(checkpoint)
     try:
-        with _no_resampling(key, checkpoint):
+        with _no_resampling(key, checkpoint), refusing_other_numbers(key, checkpoint, model):
             load_checkpoint(model, str(utf8_path(checkpoint.parent) / checkpoint.name), strict=True, weights_only=True)
     except McdoError:
         raise

@@ -27,7 +27,16 @@ from torch.nn import functional
 from mcdo import arguments
 from mcdo.encoders.encoder import Encoder
 from mcdo.encoders.quiet import quiet_libraries
-from mcdo.encoders.weights import brief, cached, checkpoint_in, loading_failed, missing, refuse_pickles, refuse_surplus
+from mcdo.encoders.weights import (
+    brief,
+    cached,
+    checkpoint_in,
+    loading_failed,
+    missing,
+    refuse_other_numbers,
+    refuse_pickles,
+    refuse_surplus,
+)
 from mcdo.errors import McdoError, nearest
 from mcdo.names import utf8_path
 from mcdo.schema import Count, OpenRecord, Positive, Record, Share, Size, Text, checked, read_json
@@ -193,6 +202,7 @@ def _load_weights(key: str, model: Any, checkpoint: Path) -> None:
         classes = _classes(model, state)
         if classes != model.num_classes:
             model.reset_classifier(classes)
+        refuse_other_numbers(key, checkpoint, state, model)
         model.load_state_dict(state, strict=True)
     except McdoError:
         raise

@@ -19,7 +19,7 @@ from torchvision import models
 
 from mcdo import arguments
 from mcdo.encoders.encoder import Encoder
-from mcdo.encoders.weights import checkpoint_in, loading_failed, refuse_pickles, refuse_surplus
+from mcdo.encoders.weights import checkpoint_in, loading_failed, refuse_other_numbers, refuse_pickles, refuse_surplus
 from mcdo.errors import McdoError, nearest
 from mcdo.names import utf8_path
 
@@ -126,6 +126,7 @@ def _pretrained(key: str, name: str, entry: Any, checkpoint: Path, bare: nn.Modu
             )
         state: dict[str, Any] = next((held[name] for name in _WRAPPERS if isinstance(held.get(name), dict)), held)
         consume_prefix_in_state_dict_if_present(state, "module.")
+        refuse_other_numbers(key, checkpoint, state, bare)
         for part, value in bare.get_submodule(classifier).named_parameters():
             state[f"{classifier}.{part}"] = torch.zeros(value.shape)
         with torch.random.fork_rng(devices=[]), patch.object(type(entry), "get_state_dict", lambda *_, **__: state):

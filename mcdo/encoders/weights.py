@@ -10,11 +10,14 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from mcdo import arguments
 from mcdo.errors import McdoError
@@ -181,6 +184,56 @@ def refuse_pickles(checkpoint: Path) -> None:
         raise McdoError(
             f"{checkpoint} holds more than tensors (or is damaged) and is not unpickled; {_CONVERT}. ({reason})"
         ) from error
+
+
+@contextmanager
+def refusing_other_numbers(key: str, checkpoint: Path, model: nn.Module) -> Iterator[None]:
+    """Within, a model loads whole, logical or complex numbers of a state dict nowhere that it has floats.
+
+    Raises:
+        McdoError: where it would; torch casts them without a word, which makes another encoder.
+
+    """
+    hook = model.register_load_state_dict_pre_hook(  # type: ignore[no-untyped-call]
+        lambda _, state, *__: refuse_other_numbers(key, checkpoint, state, model)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def refuse_other_numbers(key: str, checkpoint: Path, state: Mapping[str, Any], model: nn.Module) -> None:
+    """Raise McdoError for numbers of a state dict that are no floats, where the model's of that name are."""
+    wanted = model.state_dict()
+    for name, held in state.items():
+        own = wanted.get(name)
+        other = isinstance(held, Tensor) and not held.is_floating_point()
+        if other and isinstance(own, Tensor) and own.is_floating_point():
+            raise _other_numbers(key, checkpoint, name, str(held.dtype))
+
+
+def refuse_other_numbers_in(key: str, checkpoint: Path, indices: str) -> None:
+    """Raise McdoError for a tensor of a file that holds no floats, but for those whose names end in ``indices``."""
+    if checkpoint.suffix == ".safetensors":
+        with safe_open(checkpoint, "pt") as file:
+            said = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        others = {name: kind for name, kind in said.items() if not kind.startswith(("F", "BF"))}
+    else:
+        held = torch.load(checkpoint, map_location="meta", weights_only=True)
+        kinds = {name: each.dtype for name, each in held.items() if isinstance(each, Tensor)}
+        others = {name: str(kind) for name, kind in kinds.items() if not kind.is_floating_point}
+    for name, kind in others.items():
+        if not name.endswith(indices):
+            raise _other_numbers(key, checkpoint, name, kind)
+
+
+def _other_numbers(key: str, checkpoint: Path, name: str, kind: str) -> McdoError:
+    return McdoError(
+        f"{key}: {checkpoint} holds {name} as {kind.removeprefix('torch.')}, and the model has floats there: cast, "
+        "as the library would, these would be other weights (quantised ones without their scales are). Save the "
+        "weights as they were before"
+    )
 
 
 def brief(error: Exception) -> str:

@@ -156,7 +156,7 @@ class Listing:
 
     def _order(self, seed: int) -> NDArray[np.int64]:
         labels = np.zeros(len(self.ids), dtype=np.int64) if self.labels is None else self.labels
-        return spread_order(labels, seed)
+        return spread_order(labels, seed, self.origins)
 
 
 @dataclass(frozen=True, eq=False)

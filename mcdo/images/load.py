@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mcdo import arguments
 from mcdo.errors import McdoError, nearest
 from mcdo.images import arrow, csv_list, shards
+from mcdo.images.decode import suffixes
 from mcdo.images.digits import HELDOUT, DigitSource, digit_origin, digits
 from mcdo.images.folder import FolderSource, folder
 from mcdo.images.folder import listed as folder_listed
@@ -153,9 +154,22 @@ def _place(spec: str) -> str | None:
         return "hf-dataset"
     if path.is_dir():
         inside = list(path.iterdir())
-        packed = () if any(each.is_dir() for each in inside) else (_OF_FILES.get(each.suffix) for each in inside)
+        if any(each.is_dir() for each in inside):
+            return "hf-dataset" if _only_rows(inside) else "folder"
+        packed = (_OF_FILES.get(each.suffix) for each in inside)
         return next((kind for kind in packed if kind in ("webdataset", "hf-dataset")), "folder")
     return "folder" if spec.startswith(("/", "./", "../", "~")) else None
+
+
+def _only_rows(inside: Sequence[Path]) -> bool:
+    """Whether directories hold files of rows and no picture, such as ``data/`` of a data set as the Hub keeps it."""
+    rows = False
+    for directory in (each for each in inside if each.is_dir() and not each.name.startswith(".")):
+        for each in directory.iterdir():
+            if each.suffix.lower() in suffixes():
+                return False
+            rows = rows or _OF_FILES.get(each.suffix) == "hf-dataset"
+    return rows
 
 
 def read_manifest(path: str | Path) -> ImageSet:

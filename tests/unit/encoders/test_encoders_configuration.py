@@ -96,6 +96,10 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "timm name on the hub": (vision(timm_model_name="hf-hub:timm/vit_tiny"), "is no architecture of timm"),
     "text tower on the hub": (text(hf_model_name="roberta-base"), "hf download roberta-base"),
+    "a pooler that fails": (
+        text(hf_model_name="roberta-base", hf_pooler_type="max_pooler"),
+        "text_cfg.hf_pooler_type is 'max_pooler': say 'cls_last_hidden_state_pooler', 'cls_pooler', 'mean_pooler'",
+    ),
     "no tokenizer": (
         lambda c: c["model_cfg"]["text_cfg"].pop("hf_tokenizer_name"),
         "a vocabulary of 33 and names no tokenizer",

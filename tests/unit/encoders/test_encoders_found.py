@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from test_encoders_hf import ending, make_checkpoint
 from test_encoders_image import made, picture, saved
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from mcdo.encoders import Encoder, load_encoder
 from mcdo.encoders.load import check_tokenizer
 from mcdo.encoders.recipe import tokenizer
+from mcdo.encoders.spec import MODELS_DIR
 from mcdo.errors import McdoError
 
 MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
@@ -475,3 +478,64 @@ def test_odd_pictures_are_shown_as_by_the_library_and_too_long_ones_refused(key:
         torch.testing.assert_close(shown(encoder, image(*shape)), whole(image(*shape)), rtol=0, atol=1e-5)
     with pytest.raises(McdoError, match=r"1 x \d+ pixels are too long for"):
         encoder.to_uint8(Image.new("RGB", (1, 90_000_000 // encoder.resolution**2)))
+
+
+def _of_clip(tmp_path: Path) -> tuple[str, Path]:
+    folder = tmp_path / "model"
+    shutil.copytree(MODELS_DIR / "clip_tiny", folder)
+    return f"local-dir:{folder}", folder / "open_clip_model.safetensors"
+
+
+def _of_transformers(tmp_path: Path) -> tuple[str, Path]:
+    folder = make_checkpoint("clip", tmp_path / "model")
+    return f"hf:{folder}", folder / "model.safetensors"
+
+
+def _of_timm(tmp_path: Path) -> tuple[str, Path]:
+    import timm
+
+    file = saved(tmp_path, made(lambda: timm.create_model("test_vit.r160_in1k")))
+    return f"timm:test_vit.r160_in1k@{file}", file
+
+
+def _of_torchvision(tmp_path: Path) -> tuple[str, Path]:
+    from torchvision.models import mobilenet_v3_small
+
+    file = saved(tmp_path, made(mobilenet_v3_small))
+    return f"tv:mobilenet_v3_small@{file}", file
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+@pytest.mark.parametrize("checkpoint", [_of_clip, _of_transformers, _of_timm, _of_torchvision])
+def test_numbers_of_another_kind_than_the_model_s_are_not_cast(
+    checkpoint: Callable[[Path], tuple[str, Path]], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Such as quantised weights whose scales were left behind: torch makes another encoder of them without a word."""
+    key, file = checkpoint(tmp_path)
+    load_encoder(key)
+    state = load_file(file)
+    name = next(name for name, value in state.items() if value.dim() == 2 and "logit" not in name)
+    state[name] = (100 * state[name]).to(dtype)
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(McdoError, match=re.escape(f"{file} holds {name} as ")):
+        load_encoder(key)
+    state[name] = state[name].real.to(torch.bfloat16)
+    save_file(state, file, metadata={"format": "pt"})
+    load_encoder(key)
+
+
+@pytest.mark.parametrize("position_ids", [True, False])
+def test_numbers_of_another_kind_in_files_of_torch_are_not_cast_either(tmp_path: Path, position_ids: bool) -> None:
+    key, file = _of_transformers(tmp_path)
+    state, name = load_file(file), "vision_model.encoder.layers.0.mlp.fc1.weight"
+    file.unlink()
+    if position_ids:  # which files of that time hold, and which are whole numbers
+        state["vision_model.embeddings.position_ids"] = torch.arange(5)[None]
+    else:
+        state[name] = (100 * state[name]).to(torch.uint8)
+    torch.save(state, file.with_name("pytorch_model.bin"))
+    if position_ids:
+        load_encoder(key)
+    else:
+        with pytest.raises(McdoError, match=re.escape(f"pytorch_model.bin holds {name} as uint8")):
+            load_encoder(key)

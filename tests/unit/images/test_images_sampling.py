@@ -62,6 +62,17 @@ def test_few_images_of_many_classes_are_not_the_first_classes() -> None:
     assert np.median(chosen) == pytest.approx(500, abs=150)  # six standard errors of the median
 
 
+def test_a_class_gives_all_its_origins_before_a_second_image_of_one() -> None:
+    labels = np.repeat(np.arange(3), 60)
+    origins = [f"photo {i // 3}" for i in range(180)]
+    for n in (30, 60, 90, 121):
+        taken = [origins[i] for i in spread_order(labels, 42, origins)[:n]]
+        assert len(set(taken)) == min(n, 60)
+        assert max(map(taken.count, taken)) == -(-n // 60)
+    single = [f"photo {i}" for i in range(180)]
+    assert spread_order(labels, 42, single).tolist() == spread_order(labels, 42).tolist()
+
+
 def test_seeds_choose_different_images() -> None:
     labels = np.repeat(np.arange(3), 50)
     assert spread_order(labels, 1)[:30].tolist() != spread_order(labels, 2)[:30].tolist()

@@ -305,6 +305,17 @@ def test_a_bare_path_says_by_its_files_what_it_is(made: Callable[[Path], str], t
     assert load_images(str(tmp_path)).class_names == ("cat", "dog"), "what lies beside classes is not looked at"
 
 
+def test_a_bare_path_to_a_data_set_of_the_hub_is_read_as_one(tmp_path: Path) -> None:
+    """As it is fetched from there: a card beside a directory of Parquet."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "README.md").write_text("a card", encoding="utf-8")
+    spec = parquet(tmp_path / "data")
+    assert load_images(str(tmp_path)).ids == load_images(spec).ids
+    fill(tmp_path, ["cat/0.png", "dog/1.png"])
+    with pytest.raises(McdoError, match="data holds no images"):  # it is classes then
+        load_images(str(tmp_path))
+
+
 def test_what_the_library_keeps_beside_its_rows_is_not_read(tmp_path: Path) -> None:
     """Its cache lies in the same directory: the rows of a ``map``, which are the same pictures again."""
     spec = arrow(tmp_path)
