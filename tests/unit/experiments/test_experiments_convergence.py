@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from made_up_runs import Array, made_up_run
 from mcdo.estimators import MonteCarloRun
 from mcdo.experiments.phase1.convergence_sweep import ConvergenceResult, ConvergenceSweep
 from mcdo.harness.experiment import plain
-from mcdo.stats import predicted_reliability, reliability
+from mcdo.stats import Estimate, predicted_reliability, reliability
 
 SWEEP = ConvergenceSweep(n=150, passes=(8, 16, 32, 64, 128))
 
@@ -58,12 +60,32 @@ def test_the_summary_shows_every_law_beside_the_measurement(calm: ConvergenceRes
     assert set(summary["results"]["T=128"]["predicted"]["laws"]) == {"icc", "spearman_brown", "growth"}
     usable = summary["smallest_usable_T"]
     assert usable["ci"][0] < usable["predicted"] < usable["ci"][1]
+    measured = [T for T, found in calm.measured.items() if found.status == "usable"]
+    assert len(measured) > 1
+    assert usable["measured"] == min(measured)
 
 
 def test_a_claim_asks_only_where_something_is_predicted(calm: ConvergenceResult) -> None:
     disturbed = result_of(simulated(disturbed=0.02))
     claim = next(claim for claim in SWEEP.claims() if claim.name == "predicted/T=128")
     assert claim.estimate(calm) == calm.measured[128].estimate("spearman")
+    assert [each.name for each in SWEEP.claims()] == ["predicted/T=64", "predicted/T=128"]
     assert disturbed.predicted[128].status == "not predictable"
     assert claim.estimate(disturbed) is None
     assert "not predictable (" in str(claim.beside(disturbed))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "measured", "outcome"),
+    [((0.5, 0.6), (0.6, 0.8), "met"), ((0.85, 0.9), (0.6, 0.85), "met"), ((0.5, 0.59), (0.6, 0.8), "not met"),
+     ((0.81, 0.9), (0.6, 0.8), "not met"), ((0.5, np.nan), (0.6, 0.8), "undecided")],
+)  # fmt: skip
+def test_a_prediction_agrees_where_the_intervals_meet(
+    calm: ConvergenceResult, predicted: tuple[float, float], measured: tuple[float, float], outcome: str
+) -> None:
+    def of(ends: tuple[float, float]) -> Any:
+        estimate = Estimate(float(np.mean(ends)), *ends, 50)
+        return SimpleNamespace(spearman=estimate, estimate=lambda name: estimate)
+
+    found = replace(calm, predicted={64: of(predicted)}, measured={64: of(measured)})
+    assert found.agrees(64) == outcome

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +75,26 @@ def result_of(case: str) -> SyntheticResult:
 )
 def test_familiarity_needs_all_three_differences(case: str, verdict: str) -> None:
     assert outcomes(result_of(case))["natural_lowest/trace_pre"] == verdict
+
+
+def test_significance_is_that_after_holm() -> None:
+    """Three differences below zero, each with p = .02 and after Holm .06, do not make natural images the lowest."""
+    result = result_of("lowest")
+    pairs = {
+        pair: replace(found, p_value=0.02, p_holm=0.06) if NATURAL in pair else found
+        for pair, found in result.pairs["trace_pre"].items()
+    }
+    assert replace(result, pairs={"trace_pre": pairs}).familiarity("trace_pre") == "undecided"
+
+
+def test_an_image_s_score_is_its_mean_over_trials() -> None:
+    runs = categories(LEVELS["lowest"])
+    result = EXPERIMENT.compute(inputs(runs))
+    solid = runs["solid"].scores("trace_pre").mean(axis=0)
+    assert result.values["trace_pre"]["solid"] == pytest.approx(solid)
+    stated = EXPERIMENT.summary(result)["category_stats"]["solid"]
+    assert stated["mean"] == pytest.approx(statistics.mean(solid))
+    assert stated["std"] == pytest.approx(statistics.stdev(solid))
 
 
 def test_a_score_that_grows_with_the_norm_is_seen_through_by_its_control() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from made_up_inputs import inputs_of
 from made_up_runs import made_up_run, noisy
 
@@ -109,6 +110,15 @@ def test_variants_of_an_original_are_one_draw(mixed: AgreementResult) -> None:
     runs = {"clip_tiny": models(variants=4)["clip_tiny"]}
     found = ModelReliability(n=N).compute(inputs(runs, "clip_tiny"))
     assert found.reliability["trace_pre"].n_origins == found.norm.n == found.drift.n == 50
+
+
+def test_the_norm_is_held_against_the_mean_over_trials() -> None:
+    rng = np.random.default_rng(2)
+    norm = np.exp(0.3 * rng.normal(size=N))
+    scores = noisy(norm, 10, rng, 8)
+    runs = {"clip_tiny": made_up_run({"trace_pre": scores, "angular_var": scores}, norm=norm)}
+    found = ModelReliability(n=N).compute(inputs(runs, "clip_tiny"))
+    assert found.norm.value == pytest.approx(scipy.stats.spearmanr(scores.mean(axis=0), norm).statistic)
 
 
 def test_the_matched_roles_are_those_that_the_towers_share() -> None:

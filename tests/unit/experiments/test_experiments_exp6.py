@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from made_up_inputs import inputs_of
 from made_up_runs import Array, MadeUpFirstOrder, made_up_run
 
@@ -17,6 +18,7 @@ from mcdo.experiments.phase3.exp6_laplace.runtimes import Runtimes, in_plain_pas
 from mcdo.harness import FirstOrder, Images, Inputs, Logits, Passes, Request
 from mcdo.harness.experiment import plain
 from mcdo.harness.laplace_requests import LaplaceScores
+from mcdo.stats import holm
 
 N, C = 300, 5
 EXPERIMENT = LaplaceComparison(n=N, resamples=200)
@@ -43,7 +45,7 @@ def inputs(copies: int = 1, labels: bool = True, width: int = 48, probe_noise: f
 
     norm = copied(rng.uniform(1, 2, n))
     names = ("trace_pre", "trace_post", "trace_pre_relative")
-    run = made_up_run({name: copied(trace)[None] for name in names}, norm=norm, origins=origins)
+    run = made_up_run({name: (1 + i) * copied(trace)[None] for i, name in enumerate(names)}, norm=norm, origins=origins)
     common = rng.normal(size=(5 if width > 64 else 1, 1)) * rng.normal(size=n)
 
     def first_order(name: str, p: float) -> Array:
@@ -88,8 +90,53 @@ def test_differences_are_to_mc_dropout_with_the_target_itself_left_out(result: L
 
 def test_holm_counts_every_comparison_of_the_model(result: LaplaceResult) -> None:
     every = [d for family in result.differences.values() for d in family.values()]
-    smallest = min(every, key=lambda d: d.p_value)
-    assert smallest.p_holm == pytest.approx(min(1, smallest.p_value * len(every)))
+    assert len({round(d.p_holm, 6) for d in every}) > 2
+    assert [d.p_holm for d in every] == pytest.approx(holm([d.p_value for d in every]), rel=1e-9, abs=0)
+
+
+def test_each_score_is_what_its_name_says(result: LaplaceResult) -> None:
+    given = inputs()
+    run, laplace = given[EXPERIMENT.run("clip_tiny")], given[EXPERIMENT.laplace("clip_tiny")]
+    read = {
+        "mc_dropout": run.scores("trace_pre")[0],
+        "mc_dropout_post": run.scores("trace_post")[0],
+        "mc_dropout_relative": run.scores("trace_pre_relative")[0],
+        "laplace_head": laplace["head_logit_variance"],
+        "laplace_head_margin": laplace["head_margin_variance"],
+        "laplace_projection": laplace["projection_logit_variance"],
+        "laplace_projection_margin": laplace["projection_margin_variance"],
+        "laplace_projection_feature": laplace["projection_feature_variance"],
+        "leverage": laplace["leverage"],
+        "inverse_norm": 1 / np.linalg.norm(run.features.astype(np.float64), axis=1),
+    }
+    for name, values in read.items():
+        assert result.scores[name] == pytest.approx(values), name
+
+
+def test_differences_and_figures_are_those_of_their_own_targets(result: LaplaceResult) -> None:
+    """Against SciPy and scikit-learn; errors are wrong predictions, and each head has its own entropy."""
+    from sklearn.metrics import roc_auc_score
+
+    given, softmax = inputs(), result.targets["softmax"]
+    logits, labels = given[EXPERIMENT.logits("clip_tiny")]["logits"][0], given.images(Images(N)).labels
+    top = np.sort(logits, axis=1)
+    goals = {"entropy": softmax.entropy, "neg_margin": top[:, -2] - top[:, -1]}
+    wrong = logits.argmax(axis=1) != labels
+    for name, score in result.scores.items():
+        for target, goal in goals.items():
+            if name in result.differences[target]:
+                rho = [scipy.stats.spearmanr(each, goal).statistic for each in (score, result.scores[REFERENCE])]
+                assert result.differences[target][name].estimate.value == pytest.approx(rho[0] - rho[1])
+        if name != REFERENCE:
+            area = [roc_auc_score(wrong, each) for each in (score, result.scores[REFERENCE])]
+            assert result.differences["error"][name].estimate.value == pytest.approx(area[0] - area[1])
+        for head, target in result.targets.items():
+            rho = result.figures[f"{name}/{head}"]["rho_uncertainty_vs_entropy"].value
+            assert rho == pytest.approx(scipy.stats.spearmanr(score, target.entropy).statistic)
+    bits = 1 / (1 + np.exp(-logits))
+    own = -(bits * np.log(bits) + (1 - bits) * np.log1p(-bits)).sum(axis=1)
+    assert scipy.stats.spearmanr(result.targets["sigmoid"].entropy, own).statistic == pytest.approx(1)
+    assert scipy.stats.spearmanr(softmax.entropy, own).statistic < 0.99
 
 
 def test_without_labels_claims_about_errors_do_not_apply() -> None:
@@ -120,7 +167,8 @@ def test_variants_of_an_original_are_one_draw(result: LaplaceResult) -> None:
     assert five.accuracy is not None
     assert five.accuracy.n == 60
     assert width(five, "laplace_head") > 1.6 * width(result, "laplace_head")
-    assert five.differences["entropy"]["laplace_head"].estimate.n == five.with_mc["laplace_head"].n == 60
+    assert {d.estimate.n for family in five.differences.values() for d in family.values()} == {60}
+    assert five.with_mc["laplace_head"].n == 60
 
 
 def width(result: LaplaceResult, score: str) -> float:
