@@ -22,6 +22,7 @@ from mcdo.experiments.prelim.pixel_baselines import (
 from mcdo.harness import Images, Logits, Request
 from mcdo.images import degraded, load_images
 from mcdo.rivals.logits import entropy
+from mcdo.stats import holm
 
 Array = NDArray[np.float64]
 N = 200
@@ -88,11 +89,23 @@ def test_a_norm_that_falls_with_entropy_is_as_good_a_baseline_as_one_that_rises(
 
 def test_all_advantages_are_one_family_of_tests_and_the_zero_shot_entropy_is_a_baseline_for_errors_only() -> None:
     rng = np.random.default_rng(1)
-    result = result_of(1 + rng.random(N), norm=rng.random(N) + 1)
+    result = result_of(1 + 0.3 * entropy(logits()[0]) + rng.random(N), norm=rng.random(N) + 1)
     assert {t for _, b, t in result.advantages if b == ZERO_SHOT} == {"error"}
-    ordered = sorted(result.advantages.values(), key=lambda d: d.p_value)
-    assert ordered[0].p_holm == pytest.approx(min(1, ordered[0].p_value * len(ordered)))
-    assert len(ordered) == 3 * (3 * 3 + 1)
+    p = [d.p_value for d in result.advantages.values()]
+    assert len(p) == 3 * (3 * 3 + 1)
+    assert [d.p_holm for d in result.advantages.values()] == pytest.approx(holm(p), rel=1e-9, abs=0)
+    assert len([each for each in p if each * len(p) < 1]) > 3
+
+
+def test_relations_hold_the_norm_fixed() -> None:
+    """Kendall's formula (1942) of three rank correlations."""
+    rng, target = np.random.default_rng(1), entropy(logits()[0])
+    norm = 2 + target + rng.random(N)
+    score = norm + rng.random(N)
+    found = result_of(score, norm=norm).relations["trace_pre", "entropy"]
+    xy, xz, yz = (scipy.stats.spearmanr(*pair).statistic for pair in ((score, target), (score, norm), (target, norm)))
+    assert found.rho.value == pytest.approx(xy)
+    assert found.given.value == pytest.approx((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)))
 
 
 def test_without_labels_nothing_is_said_of_errors() -> None:

@@ -72,7 +72,7 @@ def world(slope: float = 1.0, variants: int = 1, unread: str = "", masks: bool =
         features = np.tile([math.cos(up), math.sin(up), 0, 0], (N, 1)).astype(np.float32)
         return replace(run, features=features)
 
-    encoders = {"clip_tiny": SimpleNamespace(resolution=32)}
+    encoders = {"clip_tiny": SimpleNamespace(resolution=16)}
     return inputs_of(value, image_set=images, encoders=encoders, unread=unread)
 
 
@@ -120,7 +120,7 @@ def test_a_score_that_rises_is_more_uncertain_everywhere_and_can_be_read(rising:
     assert strong.increase["trace_pre"].fraction.value == 1
     assert grade(strong.increase["trace_pre"].fraction) == "pass"
     assert strong.cosine.value == pytest.approx(math.cos(1))
-    assert strong.native == pytest.approx(0.14 * 32)
+    assert (strong.native, strong.at_input) == pytest.approx((0.14 * 32, 0.14 * 16))
     assert rising.damage["down:4.8"].native == pytest.approx(3.8)
     assert rising.clean_accuracy is not None
     assert rising.clean_accuracy.value == 1

@@ -16,16 +16,16 @@ EXPERIMENT = MeanConvergence(n=300)
 
 
 def simulated(bias: float, noise: float, n: int = 300, seed: int = 0) -> MonteCarloRun:
-    """Passes whose mean is off by ``bias``, and whose D · trace is ``noise``; unit norms, D = 4."""
+    """Passes whose mean is off by ``bias``, and whose D · trace is ``noise``, relative to norms of 2; D = 4."""
     rng = np.random.default_rng(seed)
     offset = np.zeros(4)
     offset[1] = bias
     passes = offset + rng.normal(scale=math.sqrt(noise / 4), size=(EXPERIMENT.trials, n, max(EXPERIMENT.passes), 4))
     values = {("mean_shift", t): np.linalg.norm(passes[:, :, :t].mean(axis=2), axis=-1) for t in EXPERIMENT.passes} | {
-        ("trace_pre", t): passes[:, :, :t].var(axis=2, ddof=1).mean(axis=-1) for t in EXPERIMENT.passes
+        ("trace_pre", t): 2**2 * passes[:, :, :t].var(axis=2, ddof=1).mean(axis=-1) for t in EXPERIMENT.passes
     }
     config = MonteCarloConfig(Dropout(), EXPERIMENT.passes, EXPERIMENT.trials, 42)
-    return replace(made_up_run({"trace_pre": np.ones((1, n))}), config=config, _values=values)
+    return replace(made_up_run({"trace_pre": np.ones((1, n))}, norm=np.full(n, 2.0)), config=config, _values=values)
 
 
 def result_of(run: MonteCarloRun) -> MeanConvergenceResult:
