@@ -104,6 +104,15 @@ def test_a_threshold_is_a_score_of_the_calibration_set(applied: AppliedRecipe) -
         threshold_of(nineteen, 0.0)
 
 
+def test_four_images_of_one_original_say_no_more_of_a_rate_than_one(applied: AppliedRecipe) -> None:
+    once = calibrated(applied.recipe, [float(i) for i in range(1, 20)])
+    held = changed(once.calibration, n=4 * 19, quantiles=tuple(np.repeat(once.calibration.quantiles, 4).tolist()))
+    four = changed(once, calibration=held)
+    assert [threshold_of(four, rate) for rate in (0.05, 0.5)] == [19, 10]
+    with pytest.raises(McdoError, match="19 originals"):
+        threshold_of(four, 0.03)
+
+
 def test_no_more_are_flagged_than_stated(applied: AppliedRecipe) -> None:
     """Over calibration sets of 39 and new images of the same distribution, here one that is skewed."""
     rng, rates = np.random.default_rng(0), []
