@@ -130,9 +130,9 @@ def test_differences_and_figures_are_those_of_their_own_targets(result: LaplaceR
         if name != REFERENCE:
             area = [roc_auc_score(wrong, each) for each in (score, result.scores[REFERENCE])]
             assert result.differences["error"][name].estimate.value == pytest.approx(area[0] - area[1])
-        for head, target in result.targets.items():
-            rho = result.figures[f"{name}/{head}"]["rho_uncertainty_vs_entropy"].value
-            assert rho == pytest.approx(scipy.stats.spearmanr(score, target.entropy).statistic)
+        for head, own_targets in result.targets.items():
+            found = result.figures[f"{name}/{head}"]["rho_uncertainty_vs_entropy"].value
+            assert found == pytest.approx(scipy.stats.spearmanr(score, own_targets.entropy).statistic)
     bits = 1 / (1 + np.exp(-logits))
     own = -(bits * np.log(bits) + (1 - bits) * np.log1p(-bits)).sum(axis=1)
     assert scipy.stats.spearmanr(result.targets["sigmoid"].entropy, own).statistic == pytest.approx(1)

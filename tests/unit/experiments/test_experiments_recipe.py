@@ -28,6 +28,7 @@ from mcdo.experiments.recipe.experiment import _measured as measured
 from mcdo.experiments.recipe.halves import Baseline, Half, check_apart, difference, lower_ends, share_raised
 from mcdo.experiments.recipe.sites import Tower, block_of
 from mcdo.images import degraded, load_images
+from mcdo.images.sampling import second_half
 from mcdo.perturbation import Dropout
 from mcdo.stats import reliability, share, t_mean
 
@@ -164,6 +165,18 @@ def test_the_sites_that_see_the_damage_are_chosen_and_gain_on_the_other_half() -
     assert chosen.origins.isdisjoint(data.reporting["trace_pre"].origins)
 
 
+def test_optimism_is_what_a_gain_loses_on_the_other_half() -> None:
+    data = world({"fc2": 0.2}, n=40)
+    chosen, every = choose(data, replace(CANDIDATES.on_other_halves(), fitted=False))
+    inside, outside = (
+        [half[each.score].raised(each.weights[None], CHOSEN_ON).mean() for each in (chosen, every)]
+        for half in (data.choosing, data.reporting)
+    )
+    lost = (inside[0] - inside[1]) - (outside[0] - outside[1])
+    assert abs(lost) > 0.01
+    assert report(data, chosen, every).optimism(OVER_ALL) == pytest.approx(lost)
+
+
 def test_what_is_reported_is_not_what_was_chosen_on() -> None:
     data = world({})
     chosen, every = choose(data, CANDIDATES)
@@ -210,6 +223,16 @@ def test_fitted_weights_find_the_sites_and_are_steps() -> None:
     assert not fit(half.flipped(everything), CHOSEN_ON, 0.1)[FC2].any(), "exchanged, these sites fall"
 
 
+def test_fitted_weights_are_judged_on_the_fold_that_did_not_fit_them() -> None:
+    data = world({"fc2": 0.5}, n=120, variants=2)
+    half = data.choosing["trace_pre"]
+    fold = second_half(half.origins, data.seed + 1)
+    for ridge, (_, _, across) in zip(choosing.RIDGES, choosing._fitted(half, data), strict=True):
+        for take in (fold, ~fold):
+            others = fit(half.rows(~take), CHOSEN_ON, ridge)
+            assert (across[:, take] == half.rows(take).raised(others[None], CHOSEN_ON)[0]).all()
+
+
 def test_the_best_baseline_is_read_in_the_better_direction() -> None:
     data = world({})
     sharp = data.baselines["sharpness"]
@@ -224,6 +247,24 @@ def test_nothing_is_gained_among_exchanged_copies() -> None:
         rate = false_gains(world(seeing, n=60, variants=variants), CANDIDATES.on_other_halves(), 40, seed=0)
         assert rate.low <= 0.05
         assert rate.value <= 0.1
+
+
+def test_copies_are_exchanged_anew_each_time_by_degradation_and_whole_origins_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nulls: list[choosing.Data] = []
+
+    def exchanged(data: choosing.Data, rng: np.random.Generator) -> choosing.Data:
+        nulls.append(of(data, rng))
+        return nulls[-1]
+
+    of = choosing.Data.exchanged
+    monkeypatch.setattr(choosing.Data, "exchanged", exchanged)
+    false_gains(world({}, n=40, variants=2), CANDIDATES.on_other_halves(), 3, seed=0)
+    flips = [null.flips[spec] for null in nulls for spec in CHOSEN_ON]
+    assert len({each.tobytes() for each in flips}) == 3 * len(CHOSEN_ON)
+    assert all((each[::2] == each[1::2]).all() for each in flips)
+    assert np.mean(flips) == pytest.approx(0.5, abs=0.15)
 
 
 def test_a_choice_reported_where_it_was_made_is_caught_by_the_null(monkeypatch: pytest.MonkeyPatch) -> None:
