@@ -247,12 +247,18 @@ def _weights(spec: EncoderSpec, folder: Path) -> list[Path]:
     return pickles
 
 
+def _read(files: list[Path]) -> list[Path]:
+    """Those of the files beside a configuration that transformers reads; others are for other programs."""
+    whole = [each for each in files if each.stem in ("model", "pytorch_model")]
+    return whole or [each for each in files if "-of-" in each.stem] or files
+
+
 def _pretrained(spec: EncoderSpec, folder: Path, config: Any) -> Any:
     files = _weights(spec, folder)
     safe = files[0].suffix == ".safetensors"
     kind, options = _class_of(config)
     try:
-        for file in files:
+        for file in _read(files):
             refuse_other_numbers_in(spec.key, file, _INDICES)
         model, report = kind.from_pretrained(
             utf8_path(folder),
