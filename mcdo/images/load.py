@@ -153,7 +153,7 @@ def _place(spec: str) -> str | None:
     if (path / "dataset_dict.json").is_file():
         return "hf-dataset"
     if path.is_dir():
-        inside = list(path.iterdir())
+        inside = [each for each in path.iterdir() if not each.name.startswith(".")]  # hf download leaves a .cache
         if any(each.is_dir() for each in inside):
             return "hf-dataset" if _only_rows(inside) else "folder"
         packed = (_OF_FILES.get(each.suffix) for each in inside)
@@ -164,7 +164,7 @@ def _place(spec: str) -> str | None:
 def _only_rows(inside: Sequence[Path]) -> bool:
     """Whether directories hold files of rows and no picture, such as ``data/`` of a data set as the Hub keeps it."""
     rows = False
-    for directory in (each for each in inside if each.is_dir() and not each.name.startswith(".")):
+    for directory in (each for each in inside if each.is_dir()):
         for each in directory.iterdir():
             if each.suffix.lower() in suffixes():
                 return False

@@ -300,6 +300,7 @@ SOURCES: dict[str, Callable[[Path], str]] = {"webdataset": shards, "arrow": arro
 @pytest.mark.parametrize("made", [shards, parquet])
 def test_a_bare_path_says_by_its_files_what_it_is(made: Callable[[Path], str], tmp_path: Path) -> None:
     spec = made(tmp_path)
+    (tmp_path / ".cache" / "huggingface").mkdir(parents=True)  # as hf download --local-dir leaves it
     assert load_images(str(tmp_path)).ids == load_images(spec).ids
     fill(tmp_path, ["cat/0.png", "dog/1.png", "dog/2.png"])
     assert load_images(str(tmp_path)).class_names == ("cat", "dog"), "what lies beside classes is not looked at"
