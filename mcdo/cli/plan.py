@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -87,11 +88,12 @@ def run(asked: argparse.Namespace) -> int:
         said = "" if first is None else f" ({first.experiment}: {first.reason})"
         raise McdoError(
             f"there is no pilot of {', '.join(settings.models)} on {settings.images} in {settings.store}{said}. "
-            f"Make one with {_command(settings, '--protocol=quick')}, or assume: --assume=spearman=0.7,passes=64"
+            f"Make one with {_command(asked, settings.models, '--protocol=quick')}, "
+            "or assume: --assume=spearman=0.7,passes=64"
         )
     rates = _rates(settings, asked.rate)
     tables = [*_claims(plans, rates), *(_expenses(rate, settings) for rate in rates.values())]
-    for line in lines(tables, _closing(plans, missing, settings, power), sys.stdout.encoding):
+    for line in lines(tables, _closing(plans, missing, asked, power), sys.stdout.encoding):
         say(line)
     if asked.out is not None:
         say(str(write_json(asked.out, [_entry(each) for each in plans])))
@@ -317,7 +319,7 @@ def _time(each: Planned, need: Need, rates: Mapping[str, _Rate]) -> str:
     return duration(need.size.total * rate.seconds)
 
 
-def _closing(plans: list[Planned], missing: list[Missing], settings: Settings, power: float) -> list[str]:
+def _closing(plans: list[Planned], missing: list[Missing], asked: argparse.Namespace, power: float) -> list[str]:
     said = [f"Planned so that a run decides with probability {power:g}; N counts originals."]
     open_ = [each for each in plans if each.need.state == "out of reach"]
     said += [f"{each.model} {each.experiment}/{each.claim}: {each.need.reason}" for each in open_]
@@ -325,12 +327,12 @@ def _closing(plans: list[Planned], missing: list[Missing], settings: Settings, p
     said += [f"{each.model} {each.experiment}/{each.claim}: {each.need.reason}" for each in doubts]
     if missing:
         keys = ", ".join(dict.fromkeys(each.experiment for each in missing))
-        said.append(f"No pilot in {settings.store} of {keys}: pytest -m phase1, or -m prelim, with the same options.")
+        said.append(f"No pilot in {asked.store} of {keys}: pytest -m phase1, or -m prelim, with the same options.")
     for model in dict.fromkeys(each.model for each in plans if each.bar == "usable"):
         size = _together([each.need.size for each in plans if each.model == model and each.bar == "usable"])
         if size is not None and model != "assumed":
-            sizes = f"--num-images={size.images} --trials={size.trials} --passes={size.passes}"
-            said.append(f"{model}: {_command(replace(settings, models=(model,)), sizes)}")
+            sizes = f"--num-images={size.images}", f"--trials={size.trials}", f"--passes={size.passes}"
+            said.append(f"{model}: {_command(asked, (model,), *sizes)}")
     return said
 
 
@@ -344,11 +346,21 @@ def _together(sizes: list[Size | None]) -> Size | None:
     return Size(*(max(getattr(size, name) for size in held) for name in ("images", "trials", "passes")))
 
 
-def _command(settings: Settings, sizes: str) -> str:
-    options = {"--models": ",".join(settings.models), "--images": settings.images, "--store": str(settings.store)}
-    defaults = {"--images": "digits", "--store": "store"}
-    given = [f"{name}={value}" for name, value in options.items() if defaults.get(name) != value]
-    return " ".join(["pytest -m phase1", *given, sizes])
+_OF_THE_PILOT: Mapping[str, object] = {
+    "images": "digits",
+    "store": Path("store"),
+    "device": "auto",
+    "perturbation": None,
+    "seed": 42,
+}
+"""Options of a pilot beside its sizes, with what pytest takes unasked: another pilot's plan holds for no other run."""
+
+
+def _command(asked: argparse.Namespace, models: tuple[str, ...], *sizes: str) -> str:
+    given = {name: getattr(asked, name) for name, default in _OF_THE_PILOT.items() if getattr(asked, name) != default}
+    random = [name for name in _words(asked.random_weights) if name in models]
+    options = {"models": ",".join(models), **given} | ({"random-weights": ",".join(random)} if random else {})
+    return shlex.join(["pytest", "-m", "phase1", *(f"--{name}={value}" for name, value in options.items()), *sizes])
 
 
 def _entry(each: Planned) -> dict[str, Any]:

@@ -147,8 +147,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     _deselect_other_estimator(config, items)
     if not option_of(config, "--benchmark"):
         _deselect(config, items, lambda item: item.get_closest_marker("perf") is not None)
-    yield  # pytest groups the tests by model here; what follows keeps that order within each half
-    items.sort(key=_turn)
+    yield
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.pluginmanager.register(_InTurn(), "mcdo-in-turn")
+
+
+class _InTurn:
+    """Sorts tests after all others that order them, as it is registered last: --ff and --nf wrap what a module has."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Generator[None, None, None]:
+        yield  # pytest groups the tests by model here; that order is kept among those whose turn is the same
+        items.sort(key=_turn)
 
 
 def _turn(item: pytest.Item) -> int:

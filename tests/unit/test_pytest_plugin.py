@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -440,6 +441,20 @@ def test_there_is_no_go_before_every_gate_of_every_worker_has_passed(
     assert said in done.stdout, done.stdout
     found = json.loads((suite / "reports/phase1/verdict.json").read_text())
     assert found["decision"] == decision
+
+
+@pytest.mark.parametrize("order", ["--nf", "--ff"])
+def test_the_verdict_comes_after_the_gates_whatever_else_orders_the_tests(order: str, suite: Path) -> None:
+    """A verdict that failed once, or whose file is the newest, would come first and find that no gate has ended."""
+    gates, decision = suite / "test_1_gate.py", suite / "test_2_decision.py"
+    gates.write_text("import pytest\n\n@pytest.mark.own_gate\ndef test_passes() -> None:\n    pass\n")
+    decision.write_text(DECISION.partition("def test_is_interrupted")[0])
+    os.utime(gates, (1, 1))
+    cached = ("-p", "cacheprovider", "-o", "cache_dir=cache", f"--reports={suite / 'reports'}")
+    (suite / "cache/v/cache").mkdir(parents=True)
+    (suite / "cache/v/cache/lastfailed").write_text('{"test_2_decision.py::test_go": true}')
+    done = run_pytest(*cached, order, cwd=suite)
+    assert "\nGO: because" in done.stdout, done.stdout
 
 
 def test_names_of_models_reach_no_report_raw(suite: Path) -> None:

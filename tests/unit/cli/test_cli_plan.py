@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
 from mcdo.harness import Images, Passes, Session, Settings
 from mcdo.harness.expense import expense
 from mcdo.harness.settings import Sizes
+from mcdo.perturbation import Dropout
 from mcdo.stats.planning import Size
 from mcdo.store import Store
 
@@ -72,7 +74,20 @@ def test_without_a_pilot_it_says_how_to_make_one(tmp_path: Path, capsys: pytest.
         assert main(["plan", "--models=clip_tiny", "--device=cpu", f"--store={place}"]) == 2
         said = capsys.readouterr().err
         assert "there is no pilot of clip_tiny on digits" in said
-        assert f"pytest -m phase1 --models=clip_tiny --store={place} --protocol=quick" in said
+        assert f"pytest -m phase1 --models=clip_tiny --store={place} --device=cpu --protocol=quick" in said
+
+
+def test_the_command_of_a_plan_runs_what_the_pilot_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without its perturbation or seed it would measure something else than what the plan speaks of."""
+    other = Dropout(0.05, "mlp")
+    settings = Settings(("siglip_tiny",), store=tmp_path, sizes=Sizes(80, (8, 32), 5), seed=7, dropout=other)
+    Session(settings).measure(NestedPasses.configured(settings).run("siglip_tiny"))
+    given = ["--device=cpu", "--perturbation=dropout:0.05@mlp", "--seed=7"]
+    assert main(["plan", "--models=siglip_tiny", f"--store={tmp_path}", *given, *SIZES, "--rate=1000"]) == 0
+    (last,) = (line for line in capsys.readouterr().out.splitlines() if "--num-images=" in line)
+    assert set(given) < set(shlex.split(last))
+    assert main(["plan", "--models=siglip_tiny", "--images=folder:/my photos", "--seed=7"]) == 2
+    assert "'--images=folder:/my photos' --seed=7 --protocol=quick, or" in capsys.readouterr().err
 
 
 def test_assumptions_take_the_place_of_a_pilot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
