@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final, Literal
 
 import pytest
 
@@ -15,6 +15,9 @@ SESSION = pytest.StashKey[Session]()
 RUNNER = pytest.StashKey[Runner]()
 
 
+_RERUN: Final[str] = "rerun"  # what pytest-rerunfailures calls a failure that it gives another try
+
+
 class OwnGates:
     """How the tests marked ``own_gate`` ended, by node id; with workers, the controller's is the whole.
 
@@ -22,7 +25,8 @@ class OwnGates:
         selected: every one that this run is to carry out; not known to a controller.
         outcomes: "passed", "failed" or "skipped", of those that ended.
         skipped: why, of those that were.
-        failed: all tests that failed: xdist reports one that its worker died of without marks.
+        failed: all tests that failed, if only once before pytest-rerunfailures ran them again; xdist reports one that
+            its worker died of without marks.
 
     """
 
@@ -35,7 +39,7 @@ class OwnGates:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the outcome of a gate: its call's, or a setup or teardown that went wrong."""
         ended = report.when == "call" or not report.passed
-        if report.failed:
+        if report.failed or report.outcome == _RERUN:
             self.failed.add(report.nodeid)
         if "own_gate" in report.keywords and ended and self.outcomes.get(report.nodeid) != "failed":
             self.outcomes[report.nodeid] = report.outcome

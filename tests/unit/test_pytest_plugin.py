@@ -15,6 +15,7 @@ from PIL import Image
 from pytest_child import ROOT, collected, run_mcdo, run_pytest
 
 from mcdo.harness import first_model
+from mcdo.pytest_plugin.state import OwnGates
 
 MISTYPED = {
     "mark": (["-m", "phase11"], "unknown mark 'phase11' in -m; the nearest: phase1"),
@@ -455,6 +456,16 @@ def test_the_verdict_comes_after_the_gates_whatever_else_orders_the_tests(order:
     (suite / "cache/v/cache/lastfailed").write_text('{"test_2_decision.py::test_go": true}')
     done = run_pytest(*cached, order, cwd=suite)
     assert "\nGO: because" in done.stdout, done.stdout
+
+
+def test_a_gate_that_failed_once_has_failed_though_it_was_run_again() -> None:
+    """As pytest-rerunfailures reports it: what a gate asks has one answer, and two mean that something is not kept."""
+    gates = OwnGates()
+    for outcome in ("rerun", "passed"):
+        report = pytest.TestReport("test_gate", ("test.py", 1, "t"), {"own_gate": 1}, "passed", None, "call")
+        report.outcome = outcome  # type: ignore[assignment]
+        gates.pytest_runtest_logreport(report)
+    assert gates.ended() == {"test_gate": "failed"}
 
 
 def test_names_of_models_reach_no_report_raw(suite: Path) -> None:
