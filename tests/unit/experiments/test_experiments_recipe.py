@@ -153,6 +153,16 @@ def test_a_status_is_that_of_the_reliability() -> None:
 # ---- the choice
 
 
+def test_all_sites_stand_under_the_score_that_does_best_with_them() -> None:
+    seen, unseen = world({role: 0.5 for _, role in SITES}), world({})
+    for names in (("trace_pre", "trace_post"), ("trace_post", "trace_pre")):
+        scores = dict(zip(names, (seen.scores["trace_pre"], unseen.scores["trace_pre"]), strict=True))
+        _, every = choose(replace(seen, scores=scores), CANDIDATES.on_other_halves())
+        assert every.score == names[0]
+        _, every = choose(replace(seen, scores=dict(reversed(scores.items()))), CANDIDATES.on_other_halves())
+        assert every.score == names[0]
+
+
 def test_the_sites_that_see_the_damage_are_chosen_and_gain_on_the_other_half() -> None:
     data = world({"fc2": 0.5}, n=120)
     chosen, every = choose(data, CANDIDATES)

@@ -130,7 +130,7 @@ def test_items_of_one_picture_are_one_draw() -> None:
     twice = compare(
         [made(tuple(map(str, range(80))) * 2, correct=np.tile(correct, 2), shuffled=np.tile(correct + more, 2))]
     )
-    assert twice[0]["shuffled"].difference.n == 80
+    assert twice[0]["shuffled"].difference.n == twice[0]["shuffled"].loss.n == 80
     widths = [each.difference.high - each.difference.low for each in (once, twice[0]["shuffled"])]
     assert widths[1] == pytest.approx(widths[0], rel=0.05)
     assert twice[0]["shuffled"].p_value == pytest.approx(once.p_value, rel=0.2), "a copy of every item proves nothing"
