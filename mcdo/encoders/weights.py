@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mcdo import arguments
 from mcdo.errors import McdoError
+from mcdo.names import utf8_path
 
 # In open_clip's order of preference.
 CHECKPOINT_NAMES = (
@@ -216,7 +217,7 @@ def refuse_other_numbers(key: str, checkpoint: Path, state: Mapping[str, Any], m
 def refuse_other_numbers_in(key: str, checkpoint: Path, indices: str) -> None:
     """Raise McdoError for a tensor of a file that holds no floats, but for those whose names end in ``indices``."""
     if checkpoint.suffix == ".safetensors":
-        with safe_open(checkpoint, "pt") as file:
+        with safe_open(utf8_path(checkpoint.parent) / checkpoint.name, "pt") as file:
             said = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
         others = {name: kind for name, kind in said.items() if not kind.startswith(("F", "BF"))}
     else:

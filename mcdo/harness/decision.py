@@ -159,24 +159,24 @@ class Verdict:
 
     def with_gates(self, outcomes: Mapping[str, str], skipped: Mapping[str, str] = MappingProxyType({})) -> Verdict:
         """The verdict in the light of the harness's own gates: unless all of them ended and none failed, no GO."""
-        failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
         judged = replace(self, own_gates=dict(outcomes), skipped=dict(skipped))
-        if failed:
-            names = ", ".join(name.rpartition("::")[2] for name in failed)
-            reason = f"{len(failed)} of the harness's own gates failed ({names}), so nothing follows from its numbers"
-            return replace(judged, decision="UNDECIDED", reason=f"{reason}; without that: {self._line()}")
-        missing = [name for name, outcome in outcomes.items() if outcome == NOT_RUN]
-        if missing and self.decision == "GO":
-            names = few_of([name.rpartition("::")[2] for name in missing])
-            reason = f"{len(missing)} of the harness's own gates did not run to their end ({names}); run it again"
-            return replace(judged, decision="UNDECIDED", reason=f"{reason}; without that: {self._line()}")
-        if "passed" not in outcomes.values() and self.decision == "GO":
-            reason = "none of the harness's own gates ran in this session; run pytest -m phase1 whole"
-            return replace(judged, decision="UNDECIDED", reason=f"{reason}; without that: {self._line()}")
-        return judged
+        objection = self._objection(outcomes)
+        if not objection:
+            return judged
+        without = f"{self.decision}: {self.reason}"
+        return replace(judged, decision="UNDECIDED", reason=f"{objection}; without that: {without}")
 
-    def _line(self) -> str:
-        return f"{self.decision}: {self.reason}"
+    def _objection(self, outcomes: Mapping[str, str]) -> str:
+        """What the gates say against the decision, or nothing."""
+        failed, missing = ([_test(gate) for gate, ended in outcomes.items() if ended == w] for w in ("failed", NOT_RUN))
+        some = f"{len(failed or missing)} of the harness's own gates"
+        if failed:
+            return f"{some} failed ({', '.join(failed)}), so nothing follows from its numbers"
+        if missing and self.decision == "GO":
+            return f"{some} did not run to their end ({few_of(missing)}); run it again"
+        if "passed" not in outcomes.values() and self.decision == "GO":
+            return "none of the harness's own gates ran in this session; run pytest -m phase1 whole"
+        return ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -208,6 +208,11 @@ class Verdict:
         if seal != digest:
             raise McdoError(f"{reports / file} is not as it was written: it is damaged, or was changed; {remedy}")
         return verdict
+
+
+def _test(gate: str) -> str:
+    """The name of a test, of its node id."""
+    return gate.rpartition("::")[2]
 
 
 def _digest(facts: Mapping[str, Any]) -> str:
@@ -371,7 +376,7 @@ def closing(verdict: Verdict, reports: Path) -> list[str]:
     published = "" if verdict.published == verdict.decision else f" (the published point rule says {verdict.published})"
     return [
         f"The harness's own gates: {', '.join(ended)}.",
-        *(f"skipped: {name.rpartition('::')[2]}: {reason}" for name, reason in verdict.skipped.items()),
+        *(f"skipped: {_test(name)}: {reason}" for name, reason in verdict.skipped.items()),
         *verdict.statements,
         "",
         f"{verdict.decision}: {verdict.reason}{published}. Report: {reports}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -266,6 +267,14 @@ def test_a_checkpoint_that_answers_in_tuples_has_the_same_features(kind: str, tm
     bare = {"return_dict": False}
     _edited(folder / "config.json", lambda c: c.update(bare, vision_config={**c["vision_config"], **bare}))
     torch.testing.assert_close(load_encoder(f"hf:{folder}").forward_image(pixels), expected)
+
+
+def test_a_checkpoint_in_a_folder_of_any_bytes_is_read(tmp_path: Path) -> None:
+    folder = make_checkpoint("clip", tmp_path / "model")
+    expected = load_encoder(f"hf:{folder}").weights_hash
+    latin = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.rename(latin)
+    assert load_encoder(f"hf:{latin}").weights_hash == expected
 
 
 @pytest.mark.parametrize(
