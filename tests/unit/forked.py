@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 
 def begin(target: Callable[..., None], *arguments: Any, **options: Any) -> BaseProcess:
@@ -18,8 +19,14 @@ def begin(target: Callable[..., None], *arguments: Any, **options: Any) -> BaseP
         pytest.skip("needs processes that are forked; this system has none")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["warm"])
-    process = context.Process(target=target, args=arguments, kwargs=options)
+    process = context.Process(target=_run, args=(target, *arguments), kwargs=options)
     with pytest.MonkeyPatch.context() as patch:  # the server starts with the first process
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         process.start()
     return process
+
+
+def _run(target: Callable[..., None], *arguments: Any, **options: Any) -> None:
+    # The first call after a fork that sets how many threads there are makes them anew, and is not safe beside another.
+    torch.set_num_threads(torch.get_num_threads())
+    target(*arguments, **options)
