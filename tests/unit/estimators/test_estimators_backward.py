@@ -52,6 +52,11 @@ def multi_head(x: Tensor) -> Tensor:
     return found
 
 
+def normalised(x: Tensor) -> Tensor:
+    """A norm over channels of what lies channel by channel, as a convolution puts it out."""
+    return F.layer_norm(x[:, : 4 * 10].view(B, 10, 4).transpose(1, 2), (10,), torch.linspace(1, 2, 10))
+
+
 TOWERS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu by tanh": nn.GELU(approximate="tanh"),
@@ -62,6 +67,7 @@ TOWERS: dict[str, Callable[[Tensor], Tensor]] = {
     "causal": attended(4, 4, masked="causal"),
     "many tokens": attended(2, FEW_TOKENS + 1),
     "multi-head attention": multi_head,
+    "norm": normalised,
     "packed": packed(4),
     "packed, many tokens": packed(FEW_TOKENS + 1),
     "packed in another order": packed(4, (1, 2, 0)),
@@ -97,6 +103,7 @@ OWN = {
     "causal": set[str](),
     "many tokens": set[str](),
     "multi-head attention": {"_Unpack", "_Attention"},
+    "norm": set[str](),
     "packed": {"_Unpack", "_Attention"},
     "packed, many tokens": {"_Unpack"},
     "packed in another order": {"_Attention"},
@@ -122,3 +129,13 @@ def own_steps(tower: Callable[[Tensor], Tensor], maps: LinearMaps) -> set[str]:
             nodes += [before for before, _ in node.next_functions]
     names = {node.name().removesuffix("Backward") for node in seen}
     return names & {"_Gelu", "_Attention", "_Unpack"}
+
+
+@pytest.mark.parametrize(("maps", "in_order"), [(DifferentiatedMaps, True), (LinearMaps, False)])
+def test_what_a_norm_reads_is_brought_into_its_order_once_for_all_products(
+    maps: type[LinearMaps], in_order: bool
+) -> None:
+    x = torch.ones(B, 4 * 10).requires_grad_()
+    with maps():
+        node = normalised(x).grad_fn
+    assert getattr(node, "_saved_input").is_contiguous() is in_order  # noqa: B009  # an attribute that stubs leave out
