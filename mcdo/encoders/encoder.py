@@ -17,7 +17,7 @@ from torch.nn import functional
 from mcdo.encoders.architecture import coarse, fingerprint
 from mcdo.encoders.checksum import Checksum, checksum, sha256
 from mcdo.encoders.spec import EncoderSpec, Loss, Precision
-from mcdo.encoders.state import plain_tensors, refuse_packed, unsaved_buffers
+from mcdo.encoders.state import plain_tensors, refuse_not_finite, refuse_packed, unsaved_buffers
 from mcdo.errors import McdoError, NoTextTowerError, refused_as
 from mcdo.names import is_unicode
 from mcdo.threads import one_thread
@@ -84,6 +84,7 @@ class Encoder:
         self.precision = precision
         refuse_packed(spec.key, model)
         self.model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+        refuse_not_finite(spec.key, self.model)
         self.towers, self.preprocessing = towers, preprocessing
         self.random_weights, self.device = random_weights, device
         self.feature_dim, self.resolution = spec.feature_dim, preprocessing.resolution

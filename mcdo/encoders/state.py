@@ -39,3 +39,14 @@ def refuse_packed(key: str, model: nn.Module) -> None:
                 f"{key}: {name} is a {type(value).__name__}, which is no plain tensor but packed, as by quantisation: "
                 "the maps that it takes part in cannot be perturbed. Load the weights as they were before"
             )
+
+
+def refuse_not_finite(key: str, model: nn.Module) -> None:
+    """Raise McdoError for a parameter that is NaN or infinite somewhere, naming it. Buffers may be: a mask's are."""
+    for name, value in model.named_parameters():
+        if not bool(value.isfinite().all()):
+            wrong = int(value.isfinite().logical_not().sum())
+            raise McdoError(
+                f"{key}: {name} holds {wrong} of {value.numel()} numbers that are NaN or infinite, so no feature can "
+                "be measured. The file is damaged, or its training has diverged: load other weights"
+            )

@@ -30,11 +30,11 @@ class DifferentiatedMaps(LinearMaps):
         own = {F.gelu: ("_gelu", ()), F.layer_norm: ("_normalise", ()), F.scaled_dot_product_attention: ("_attend", ())}
         self._watched = {**own, **self._watched}  # which may form the probabilities itself
 
-    def _gelu(self, x: Tensor, approximate: str = "none") -> Tensor:
-        return _Gelu.apply(x, approximate)  # type: ignore[no-any-return]
+    def _gelu(self, input: Tensor, approximate: str = "none") -> Tensor:
+        return _Gelu.apply(input, approximate)  # type: ignore[no-any-return]
 
-    def _normalise(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return F.layer_norm(x.contiguous(), *args, **kwargs)
+    def _normalise(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return F.layer_norm(input.contiguous(), *args, **kwargs)
 
     def _attend(
         self,

@@ -173,7 +173,7 @@ class Verdict:
         if failed:
             return f"{some} failed ({', '.join(failed)}), so nothing follows from its numbers"
         if missing and self.decision == "GO":
-            return f"{some} did not run to their end ({few_of(missing)}); run it again"
+            return f"{some} did not run to their end ({few_of(missing)}); run them all"
         if "passed" not in outcomes.values() and self.decision == "GO":
             return "none of the harness's own gates ran in this session; run pytest -m phase1 whole"
         return ""

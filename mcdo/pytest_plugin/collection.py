@@ -23,7 +23,7 @@ from mcdo.names import file_name, message, say_text
 from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
 from mcdo.pytest_plugin.option_names import option_of
 from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
-from mcdo.pytest_plugin.state import GATES, MEASURING, MODELS, RUNNER, SESSION
+from mcdo.pytest_plugin.state import GATES, LEFT_OUT, MEASURING, MODELS, RUNNER, SESSION
 from mcdo.report.finding import Finding
 from mcdo.report.page import check_page
 
@@ -141,13 +141,45 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if (kind := experiment_of(item)) is not None:
             item.extra_keyword_matches.add(kind.key)  # so that -k finds the gates about it too
-        named = any(item.get_closest_marker(other) for other in TIERS)  # by the test itself
-        if {"model", "subject"} & set(getattr(item, "fixturenames", ())) and not named:
+        gate = item.get_closest_marker("own_gate") is not None
+        if (gate or {"model", "subject"} & set(getattr(item, "fixturenames", ()))) and not _tiers(item):
             item.add_marker(tier)
+        if gate and not is_about_models(item):  # it is about them all, so that -m finds it with any of them
+            for family in dict.fromkeys(find_spec(model).family for model in models_of(config)):
+                item.add_marker(getattr(pytest.mark, family))
+    uncollected = tuple(_uncollected(items))
     _deselect_other_estimator(config, items)
     if not option_of(config, "--benchmark"):
         _deselect(config, items, lambda item: item.get_closest_marker("perf") is not None)
+    gates = [item for item in items if item.get_closest_marker("own_gate")]
     yield
+    here = set(items)
+    config.stash[LEFT_OUT] = (uncollected, tuple(item for item in gates if item not in here))
+
+
+def _tiers(item: pytest.Item) -> set[str]:
+    """The tiers that a test names itself."""
+    return {tier for tier in TIERS if item.get_closest_marker(tier)}
+
+
+def _uncollected(items: Iterable[pytest.Item]) -> Iterator[str]:
+    """The harness's own gates that stand beside those that were collected, and that --lf or node ids leave aside."""
+    gates = [item for item in items if isinstance(item, pytest.Function) and item.get_closest_marker("own_gate")]
+    collected = {(item.cls or item.module, item.originalname) for item in gates}
+    for place, prefix in {item.cls or item.module: item.nodeid.rpartition("::")[0] for item in gates}.items():
+        for name, value in vars(place).items():
+            if name.startswith("test_") and callable(value) and (place, name) not in collected:
+                yield f"{prefix}::{name}"
+
+
+def _left_out(config: pytest.Config) -> Iterator[str]:
+    """Gates that are about this run's models, or about none, and that its options leave out."""
+    (uncollected, deselected), models = config.stash[LEFT_OUT], config.stash[MODELS]
+    yield from uncollected
+    for item in deselected:
+        own, tiers = set(_models([item])), _tiers(item)
+        if own <= models and (not tiers or device_of(config).split(":")[0] in tiers):
+            yield item.nodeid
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -213,10 +245,10 @@ def _live_until_the_end() -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan what the selected tests request, so that overlapping requests are measured once."""
     _live_until_the_end()
-    gates = (item.nodeid for item in session.items if item.get_closest_marker("own_gate"))
-    session.config.stash[GATES].selected = tuple(gates)
     settings, runner = session.config.stash[SESSION].settings, session.config.stash[RUNNER]
     session.config.stash[MODELS] = frozenset(_models(session.items))
+    gates = (item.nodeid for item in session.items if item.get_closest_marker("own_gate"))
+    session.config.stash[GATES].wanted = (*gates, *_left_out(session.config))
     measuring = session.config.stash.get(MEASURING, None)
     if measuring is not None and settings.budget:
         raise pytest.UsageError("mcdo measure takes sizes and no time: --num-images, --passes, --trials and --at-most")

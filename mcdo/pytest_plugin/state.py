@@ -22,7 +22,8 @@ class OwnGates:
     """How the tests marked ``own_gate`` ended, by node id; with workers, the controller's is the whole.
 
     Attributes:
-        selected: every one that this run is to carry out; not known to a controller.
+        wanted: every one that this run is to carry out, and those about its models that its options (-k, --deselect,
+            --lf, node ids) leave out; not known to a controller.
         outcomes: "passed", "failed" or "skipped", of those that ended.
         skipped: why, of those that were.
         failed: all tests that failed, if only once before pytest-rerunfailures ran them again; xdist reports one that
@@ -31,7 +32,7 @@ class OwnGates:
     """
 
     def __init__(self) -> None:
-        self.selected: tuple[str, ...] = ()
+        self.wanted: tuple[str, ...] = ()
         self.outcomes: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
         self.failed: set[str] = set()
@@ -46,14 +47,16 @@ class OwnGates:
             if report.skipped and isinstance(report.longrepr, tuple):  # file, line, reason
                 self.skipped[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
 
-    def ended(self, selected: Iterable[str] = ()) -> dict[str, str]:
-        """How each ended, "not run" for one of ``selected`` that did not; what failed once has failed."""
-        of = {**dict.fromkeys((*self.selected, *selected), NOT_RUN), **self.outcomes}
+    def ended(self, wanted: Iterable[str] = ()) -> dict[str, str]:
+        """How each ended, "not run" for one of ``wanted`` that did not; what failed once has failed."""
+        of = {**dict.fromkeys((*self.wanted, *wanted), NOT_RUN), **self.outcomes}
         return {name: "failed" if name in self.failed else outcome for name, outcome in of.items()}
 
 
 MODELS = pytest.StashKey[frozenset[str]]()
 """Models that selected tests are about, the verdict apart: the verdict is about these."""
+LEFT_OUT = pytest.StashKey[tuple[tuple[str, ...], tuple[pytest.Item, ...]]]()
+"""The harness's own gates that were not collected beside others of their module, and those that were deselected."""
 REFUSAL = pytest.StashKey[tuple[int, str | None]]()
 """When the verdict was written that was looked at last, and why later phases must not run."""
 GATES = pytest.StashKey[OwnGates]()

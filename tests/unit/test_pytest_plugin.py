@@ -43,6 +43,13 @@ def test_a_mistyped_option_ends_with_the_nearest_real_one(mistyped: str, tmp_pat
     assert said in done.stdout
 
 
+OF_NO_MODEL = {
+    "test_images_are_spread_over_the_classes",
+    "test_accelerator_agrees_with_the_cpu[cuda]",
+    "test_accelerator_agrees_with_the_cpu[mps]",
+}
+
+
 @pytest.mark.parametrize(
     ("arguments", "folder", "only"),
     [
@@ -56,8 +63,9 @@ def test_marks_and_names_select_what_they_say(arguments: list[str], folder: str,
     ids = collected("tests/experiments", "tests/gates", *arguments)
     assert ids
     assert all(re.match(f"tests/{folder}", node) and node.isascii() and "@" not in node for node in ids)
-    # What is about all selected models is of every family of theirs.
-    assert not only or all(f"[{only}" in node or "[all_models" in node for node in ids)
+    # What is about all selected models is of every family of theirs, and so is a gate that is about none.
+    others = {node for node in ids if f"[{only}" not in node and "[all_models" not in node} if only else set()
+    assert {node.rpartition("::")[2] for node in others} == (OF_NO_MODEL if only else set())
 
 
 def test_the_performance_suite_runs_with_benchmark_only_and_is_all_that_perf_selects() -> None:
@@ -456,6 +464,58 @@ def test_the_verdict_comes_after_the_gates_whatever_else_orders_the_tests(order:
     (suite / "cache/v/cache/lastfailed").write_text('{"test_2_decision.py::test_go": true}')
     done = run_pytest(*cached, order, cwd=suite)
     assert "\nGO: because" in done.stdout, done.stdout
+
+
+GATES_OF_MODELS = """
+import pytest
+
+pytestmark = [pytest.mark.phase1, pytest.mark.own_gate]
+
+def test_of_a_model(model):
+    pass
+
+def test_of_a_model_too(model):
+    pass
+
+def test_of_all():
+    pass
+
+@pytest.mark.cuda
+def test_of_a_gpu():
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "decision", "said"),
+    [
+        (("-m", "phase1 and clip"), "GO", "GO: because"),
+        (("-m", "phase1 and cpu"), "GO", "GO: because"),
+        (("-k", "not of_all"), "UNDECIDED", "1 of the harness's own gates did not run to their end (test_of_all)"),
+        (("--deselect=test_1_gate.py::test_of_a_model[siglip_tiny]",), "UNDECIDED", "(test_of_a_model[siglip_tiny])"),
+        (("test_1_gate.py::test_of_all", "test_2_decision.py"), "UNDECIDED", "(test_of_a_model, test_of_a_model_too"),
+        (("--lf",), "UNDECIDED", "(test_of_a_model, test_of_a_model_too"),
+    ],
+    ids=["a family", "a tier", "-k", "--deselect", "node ids", "--lf"],
+)
+def test_gates_that_options_leave_out_leave_no_go(
+    asked: tuple[str, ...], decision: str, said: str, suite: Path
+) -> None:
+    """But for those of models and hardware that were not asked about."""
+    (suite / "test_1_gate.py").write_text(GATES_OF_MODELS)
+    made = DECISION.partition("def test_is_interrupted")[0]
+    (suite / "test_2_decision.py").write_text(
+        made.replace(
+            "@pytest.fixture", "pytestmark = [pytest.mark.phase1, pytest.mark.clip, pytest.mark.cpu]\n\n@pytest.fixture"
+        )
+    )
+    (suite / "cache/v/cache").mkdir(parents=True)
+    failed = {"test_1_gate.py::test_of_all": True, "test_2_decision.py::test_go": True}
+    (suite / "cache/v/cache/lastfailed").write_text(json.dumps(failed))
+    cached = ("-p", "cacheprovider", "-o", "cache_dir=cache")
+    done = run_pytest("--models=clip_tiny,siglip_tiny", f"--reports={suite / 'reports'}", *cached, *asked, cwd=suite)
+    assert said in done.stdout, done.stdout
+    assert json.loads((suite / "reports/phase1/verdict.json").read_text())["decision"] == decision
 
 
 def test_a_gate_that_failed_once_has_failed_though_it_was_run_again() -> None:

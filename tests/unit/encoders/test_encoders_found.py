@@ -525,6 +525,20 @@ def test_numbers_of_another_kind_than_the_model_s_are_not_cast(
     load_encoder(key)
 
 
+@pytest.mark.parametrize("number", [torch.nan, -torch.inf])
+@pytest.mark.parametrize("checkpoint", [_of_clip, _of_transformers, _of_timm, _of_torchvision])
+def test_weights_that_are_no_numbers_are_refused_when_they_are_loaded(
+    checkpoint: Callable[[Path], tuple[str, Path]], number: float, tmp_path: Path
+) -> None:
+    key, file = checkpoint(tmp_path)
+    state = load_file(file)
+    name = next(name for name, value in state.items() if name.endswith("weight") and value.dim() == 2)
+    state[name][0, 1] = number
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(McdoError, match=rf"{name} holds 1 of {state[name].numel()} numbers that are NaN or infinite"):
+        load_encoder(key)
+
+
 @pytest.mark.parametrize("position_ids", [True, False])
 def test_numbers_of_another_kind_in_files_of_torch_are_not_cast_either(tmp_path: Path, position_ids: bool) -> None:
     key, file = _of_transformers(tmp_path)

@@ -312,6 +312,16 @@ def test_packed_weights_are_refused_by_name() -> None:
         Encoder.of(module, NUMBERS)
 
 
+def test_weights_that_are_no_numbers_are_refused_and_a_mask_of_infinities_is_not() -> None:
+    module = tower()
+    module.register_buffer("mask", torch.full((2, 2), -torch.inf))
+    Encoder.of(module, NUMBERS)
+    with torch.no_grad():
+        module.head.weight[1, :2] = torch.nan
+    with pytest.raises(McdoError, match=r"own: head\.weight holds 2 of \d+ numbers that are NaN or infinite"):
+        Encoder.of(module, NUMBERS)
+
+
 def test_the_module_is_frozen_in_float32_and_evaluation_mode() -> None:
     module = tower().half().train()
     encoder = Encoder.of(module, NUMBERS)

@@ -60,6 +60,7 @@ def normalised(x: Tensor) -> Tensor:
 TOWERS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu by tanh": nn.GELU(approximate="tanh"),
+    "gelu by name": lambda x: F.gelu(input=x, approximate="tanh"),
     "few tokens": attended(4, 4),
     "one query": attended(1, FEW_TOKENS),
     "scale": attended(4, 7, scale=0.3),
@@ -68,6 +69,7 @@ TOWERS: dict[str, Callable[[Tensor], Tensor]] = {
     "many tokens": attended(2, FEW_TOKENS + 1),
     "multi-head attention": multi_head,
     "norm": normalised,
+    "norm by name": lambda x: F.layer_norm(input=x[:, :10], normalized_shape=(10,)),
     "packed": packed(4),
     "packed, many tokens": packed(FEW_TOKENS + 1),
     "packed in another order": packed(4, (1, 2, 0)),
@@ -96,6 +98,7 @@ def test_values_are_bit_for_bit_and_gradients_to_rounding_those_of_pytorch(tower
 OWN = {
     "gelu": {"_Gelu"},
     "gelu by tanh": {"_Gelu"},
+    "gelu by name": {"_Gelu"},
     "few tokens": {"_Attention"},
     "one query": {"_Attention"},
     "scale": {"_Attention"},
@@ -104,6 +107,7 @@ OWN = {
     "many tokens": set[str](),
     "multi-head attention": {"_Unpack", "_Attention"},
     "norm": set[str](),
+    "norm by name": set[str](),
     "packed": {"_Unpack", "_Attention"},
     "packed, many tokens": {"_Unpack"},
     "packed in another order": {"_Attention"},

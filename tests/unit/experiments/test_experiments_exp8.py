@@ -136,13 +136,17 @@ def test_shares_are_those_of_explicit_projections(isotropic: tuple[SemanticResul
     centred = passes - passes.mean(axis=2, keepdims=True)
     features = measured(lambda noise: noise)[0][EXPERIMENT.run("clip_tiny")].features
     gap = unit(modality_gap(features, text))
-    for name, removed in (("raw", np.zeros(D)), ("gap_removed", gap)):
+    for name, removed, score in (
+        ("raw", np.zeros(D), "parallel_fraction"),
+        ("gap_removed", gap, "parallel_fraction_gap_removed"),
+    ):
         basis = semantic_basis(text, removed if removed.any() else None)
         across = centred - (centred @ removed)[..., None] * removed
         inside = np.square(across @ basis.vectors.T).sum((-1, -2)) / np.square(across).sum((-1, -2))
         share = result.shares[name]
         assert share.observed.value == pytest.approx(inside.mean(), rel=1e-6)
         assert share.by_rank[-1] == pytest.approx(share.observed.value)
+        assert result.scores[score] == pytest.approx(inside, rel=1e-6)
         assert share.chance == len(basis.vectors) / (D if name == "raw" else D - 1)
     scores = result.scores
     assert scores["parallel"] + scores["orthogonal"] == pytest.approx(scores["trace_pre"], rel=1e-9)

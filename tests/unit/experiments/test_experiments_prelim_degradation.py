@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from made_up_inputs import inputs_of
 from made_up_runs import made_up_run
 from numpy.typing import NDArray
+from PIL import Image
 
 import mcdo
 from mcdo.estimators import TRACES
@@ -77,11 +79,12 @@ def world(slope: float = 1.0, variants: int = 1, unread: str = "", masks: bool =
 
 
 def _logits(up: float, rng: np.random.Generator) -> Array:
-    """Right on the clean images, and wrong on half at the strongest damage."""
+    """Of two templates, the first is sure and right on the clean images, less sure and half wrong at the strongest."""
     labels = digits().labels
     assert labels is not None
     right = np.where(rng.random(N) < up / 2, (labels + 1) % 10, labels)
-    return np.asarray(3 * np.eye(10)[right][None])
+    first = (3 - 2 * up) * np.eye(10)[right]
+    return np.stack([first, np.zeros_like(first)])
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,7 @@ def test_a_score_that_rises_is_more_uncertain_everywhere_and_can_be_read(rising:
     strong = rising.damage["blur:14%"]
     assert strong.increase["trace_pre"].fraction.value == 1
     assert grade(strong.increase["trace_pre"].fraction) == "pass"
+    assert strong.increase["entropy"].fraction.value == 1, "by the first template"
     assert strong.cosine.value == pytest.approx(math.cos(1))
     assert (strong.native, strong.at_input) == pytest.approx((0.14 * 32, 0.14 * 16))
     assert rising.damage["down:4.8"].native == pytest.approx(3.8)
@@ -219,6 +223,12 @@ def test_the_published_words_hold_for_whole_intervals(share: float, n: int, word
 def test_the_native_size_is_that_of_the_pictures() -> None:
     assert native_size(load_images("digits", 5)) == (32, 32)
     assert native_size(load_images("synthetic:noise:48", 5)) == (48, 48)
+
+
+def test_the_native_size_is_that_of_the_picture_whose_shorter_side_is_in_the_middle(tmp_path: Path) -> None:
+    for i, size in enumerate(((90, 10), (22, 20), (30, 60))):
+        Image.new("RGB", size, (i, i, i)).save(tmp_path / f"{i}.png")
+    assert native_size(load_images(f"folder:{tmp_path}", 3)) == (22, 20)
 
 
 def test_a_degradation_that_changes_no_pixel_changes_no_score() -> None:
