@@ -63,9 +63,7 @@ def recipe_of(
         name=f"{encoder.key}: {choice.score} at {choice.name}",
         encoder=EncoderIdentity.of(encoder),
         kind=kind_name(type(dropout)),
-        options={
-            name: value for name, value in dropout.as_dict().items() if name not in ("kind", "p", "sites", "code")
-        },
+        options={name: value for name, value in dropout.as_dict().items() if name not in _OF_EVERY_KIND},
         p=result.confirmation.p,
         sites=tuple(
             SiteWeight(

@@ -19,6 +19,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators import FirstOrderRun, MonteCarloRun
 from mcdo.estimators.first_order_run import FirstOrderConfig
 from mcdo.experiments.prelim.pixel_baselines import PIXELS, PixelBaselines
+from mcdo.experiments.recipe import document
 from mcdo.experiments.recipe.choice import CHOSEN_ON, OVER_ALL, UNSEEN
 from mcdo.experiments.recipe.confirmation import judging_p
 from mcdo.experiments.recipe.experiment import RecipeSearch
@@ -220,6 +221,45 @@ def test_the_recipe_says_what_was_chosen(ranked: tuple[Inputs, RecipeResult]) ->
     assert {each.family for each in recipe.responses} >= {"blur", "down", "contrast"}
     assert recipe.verdict.confirmation is not None
     assert recipe.verdict.confirmation.outcome == "met"
+
+
+def test_the_recipe_s_words_are_of_the_choice_on_what_it_was_chosen_on(ranked: tuple[Inputs, RecipeResult]) -> None:
+    inputs, result = ranked
+    worse = replace(result.confirmation.gains[CHOSEN_ON], estimate=figure(-0.2, 0.1))
+    weak = {**result.reported.shares, ("chosen", CHOSEN_ON): figure(0.6, 0.05)}
+    other = replace(
+        result,
+        confirmation=replace(result.confirmation, gains={**result.confirmation.gains, CHOSEN_ON: worse}),
+        reported=replace(result.reported, shares=weak),
+    )
+    assert other.confirmation.gains[UNSEEN].estimate.low > 0
+    verdict = recipe_of(inputs, other).verdict
+    assert verdict.confirmation is not None
+    assert (verdict.confirmation.outcome, verdict.valid) == ("not met", "not met")
+    optimism = {gain.over: gain.optimism for gain in verdict.gains}
+    assert optimism[f"{OVER_ALL}, {CHOSEN_ON}"] == pytest.approx(result.reported.optimism(OVER_ALL))
+    assert {over for over, of in optimism.items() if of is not None} == {
+        f"{over}, {CHOSEN_ON}" for over in (OVER_ALL, "best trivial score")
+    }
+    assert f"{OVER_ALL}, {UNSEEN}" in optimism
+
+
+def test_log_scores_are_those_of_the_first_trial(ranked: tuple[Inputs, RecipeResult]) -> None:
+    inputs, result = ranked
+    blur = next(each for each in recipe_of(inputs, result).responses if each.family == "blur")
+    clean = np.log(result.reporting.clean[..., 0]).mean(axis=1)
+    assert blur.log_score[0].estimate.value == pytest.approx(clean[0])
+    assert clean[0] != pytest.approx(clean[-1])
+
+
+def test_variants_of_one_original_are_one_origin_of_the_calibration(ranked: tuple[Inputs, RecipeResult]) -> None:
+    inputs, result = ranked
+    pairs = replace(digits(), origins=tuple(digits().ids[i // 2] for i in range(N)))
+    recipe = document.recipe_of(
+        result, inputs.encoder(), pairs, EXPERIMENT.dropout, recipe_of(inputs, result).estimator, (32, 32),
+        dimensions=None, seed=0, resamples=100,
+    )  # fmt: skip
+    assert (recipe.calibration.n, recipe.calibration.origins) == (N, N // 2)
 
 
 def test_sites_that_break_linearity_are_named(ranked: tuple[Inputs, RecipeResult]) -> None:
