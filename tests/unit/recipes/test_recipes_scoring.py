@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,8 @@ def test_sites_have_their_weights(applied: AppliedRecipe, encoder: mcdo.Encoder)
     weighted = tuple(
         SiteWeight(site.name, site.role, (0.0, 0.5, 2.0)[i % 3], site.block) for i, site in enumerate(recipe.sites)
     )
-    found = AppliedRecipe(changed(recipe, sites=weighted)).score(images, encoder=encoder, progress=False)
+    # listed in another order than that of execution, in which the run has them
+    found = AppliedRecipe(changed(recipe, sites=weighted[::-1])).score(images, encoder=encoder, progress=False)
     whole = mcdo.first_order(encoder, images, mcdo.Dropout(recipe.p), 49, 1, progress=False)
     parts, names = whole.decomposition(recipe.score)[0], [name for name, _ in whole.sites]
     by_hand = sum(site.weight * parts[:, names.index(site.name)] for site in weighted)
@@ -209,14 +211,17 @@ def test_passes_score_as_monte_carlo_does(applied: AppliedRecipe, encoder: mcdo.
     images, recipe = mcdo.load_images("digits", 6, 1), calibrated(applied.recipe, [0.0, *[1.0] * 99])
     halved = tuple(SiteWeight(site.name, site.role, 0.5, site.block) for site in recipe.sites)
     how = Estimator(method="monte_carlo", passes=8, seed=7)
-    found = AppliedRecipe(changed(recipe, sites=halved, estimator=how)).score(
-        images, encoder=encoder, trials=4, progress=False
-    )
+    curve = response([(log, log, log) for log in (-20.0, 0.0, 20.0)])
+    given = AppliedRecipe(changed(recipe, sites=halved, estimator=how, responses=(curve,)))
+    found = given.score(images, encoder=encoder, trials=4, families=[curve.family], progress=False)
     names = tuple(site.name for site in recipe.sites)
     run = mcdo.monte_carlo(encoder, images, mcdo.Dropout(recipe.p, sites=names), 8, 4, 7, progress=False)
     scores = run.scores(recipe.score, 8)
     assert found.score == pytest.approx(scores[0] / 2)  # the recipe's one trial; the others are for the error
     assert found.error == pytest.approx(scores.std(axis=0, ddof=1) / 2)
+    ends = [equivalents(curve, found.score, found.error, freedom) for freedom in (3, 4)]
+    assert found.equivalents[curve.family].low.tolist() == ends[0].low.tolist() != ends[1].low.tolist()
+    assert found.equivalents[curve.family].high.tolist() == ends[0].high.tolist()
 
 
 @pytest.mark.parametrize(
@@ -346,9 +351,11 @@ def test_the_chance_that_images_lie_outside_counts_that_the_range_is_a_samples()
 
 def test_images_of_another_kind_are_warned_of(applied: AppliedRecipe, encoder: mcdo.Encoder) -> None:
     few = calibrated(applied.recipe, [1.0 + i / 1000 for i in range(100)])  # far from any score
+    images = mcdo.load_images("digits", 12, 1)
+    images = replace(images, origins=tuple(images.ids[i // 3] for i in range(12)))
     with pytest.warns(OutsideCalibrationWarning, match=r"12 of 12 images of digits score outside the range"):
-        found = AppliedRecipe(few).score(mcdo.load_images("digits", 12, 1), encoder=encoder, progress=False)
-    assert found.outside.value == 1
+        found = AppliedRecipe(few).score(images, encoder=encoder, progress=False)
+    assert (found.outside.value, found.outside.n) == (1, 4)
 
 
 @pytest.mark.parametrize(

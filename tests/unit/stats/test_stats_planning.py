@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from mcdo.stats.planning import (
     chance_usable,
     needed_for_usable,
     needed_images,
+    normal_error,
 )
 
 Array = NDArray[np.float64]
@@ -69,6 +71,8 @@ def test_the_chance_of_lying_in_a_range() -> None:
     inside = (drawn - arm > 0) & (drawn + arm < 2)
     outside = (drawn + arm < 0) | (drawn - arm > 2)
     assert chance_decided(0.9, 0.0, 0.3, [0.0, 2.0]) == pytest.approx(np.mean(inside | outside), abs=5e-3)
+    # an interval that is wider than the range never lies in it
+    assert chance_decided(0.0, 0.0, 1.0, [-0.5, 0.5]) == pytest.approx(2 * scipy.stats.norm.cdf(-0.5 - 1.959964))
 
 
 def test_originals_of_a_claim_by_hand() -> None:
@@ -81,6 +85,30 @@ def test_originals_of_a_claim_by_hand() -> None:
     assert need.outcome == "met"
     assert by_hand == pytest.approx(need.chance, abs=1e-3)
     assert 0.85 <= need.chance < 0.86
+
+
+@pytest.mark.parametrize(("bar", "likely"), [(0.3, "met"), (0.5, "not met")])
+def test_the_error_is_that_of_the_arm_toward_the_bar(bar: float, likely: str) -> None:
+    """Of a skewed interval the other arm says nothing of the bar."""
+    near, far = 0.12, 0.5
+    ends = (0.4 - near, 0.4 + far) if bar < 0.4 else (0.4 - far, 0.4 + near)
+    need = needed_images(Estimate(0.4, *ends, 100), [bar], PILOT)
+    assert need.size is not None
+    own = near / 1.959964 * math.sqrt(100 / need.size.images)
+    spread = math.hypot(near / 1.959964, own)
+    by_hand = scipy.stats.norm.sf((1.959964 * own - 0.1) / spread) + scipy.stats.norm.cdf(
+        (-1.959964 * own - 0.1) / spread
+    )
+    assert need.outcome == likely
+    assert need.chance == pytest.approx(by_hand, abs=1e-3)
+
+
+def test_errors_that_theory_gives_by_hand() -> None:
+    """Hanley and McNeil's of an AUROC of .8 with 10 of 100 in the class; their Q1 goes with those in it."""
+    q1, q2 = 0.8 / 1.2 - 0.64, 2 * 0.64 / 1.8 - 0.64
+    assert normal_error("auroc", 0.8, 100) == pytest.approx(math.sqrt((0.16 + 9 * q1 + 89 * q2) / 900))
+    assert normal_error("share", 0.8, 100) == pytest.approx(0.04)
+    assert normal_error("rho", 0.5, 103) == pytest.approx(0.75 * math.sqrt(1.125 / 100))
 
 
 def test_what_the_pilot_decides_needs_no_more() -> None:
@@ -170,6 +198,27 @@ def test_more_of_anything_decides_more(make: Callable[[], Forecast]) -> None:
 
 def _pilot() -> PilotForecast:
     return PilotForecast(variance_scores(Size(200, 10, 64), np.random.default_rng(0)), 64)
+
+
+def test_errors_and_their_freedom_are_those_of_more_originals() -> None:
+    forecast = _pilot()
+    of_pilot = forecast.measured.spearman_confidence
+    margin = forecast.margins(Size(800, 10, 64))["spearman"]
+    assert margin.expected.freedom == pytest.approx(4 * of_pilot.freedom)
+    assert margin.expected.below == pytest.approx(of_pilot.below / 2)
+
+
+def test_a_run_that_takes_noise_for_shared_by_mistake_decides_less() -> None:
+    """In a tenth of runs whose trials are independent; where it is known beforehand, nothing is asked."""
+    scores, size = variance_scores(Size(200, 10, 64), np.random.default_rng(0)), Size(60, 5, 64)
+    asked, known = (PilotForecast(scores, 64, shared_noise=how).margins(size)["snr"] for how in (None, False))
+    assert (asked.mistaken > 0, known.mistaken) == (True, 0)
+    usual, wider = (replace(asked.expected, shared=of).lower(0.95) for of in (0.0, asked.mistaken))
+    centre, bar = asked.expected.centre, math.log(asked.bar)
+    spread = math.hypot(asked.known, (math.log(usual) - centre) / 1.644854)  # the run's figure is as scattered as ever
+    sure, mistaken = (scipy.stats.norm.sf((bar - math.log(low)) / spread) for low in (usual, wider))
+    assert asked.above(0.95) == pytest.approx(0.9 * sure + 0.1 * mistaken)
+    assert mistaken < sure
 
 
 def test_the_cheapest_size_is_found() -> None:
