@@ -44,9 +44,23 @@ def test_a_loss_is_tested_against_the_trainings() -> None:
         scipy.stats.t.isf(0.025, 16) * sd * math.sqrt(1 / 10 + 1 / 10)
     )
     assert found.training_sd.value == pytest.approx(sd)
-    assert found.training_sd.low < sd < found.training_sd.high
+    ends = [sd * math.sqrt(16 / scipy.stats.chi2.isf(share, 16)) for share in (0.025, 0.975)]
+    assert [found.training_sd.low, found.training_sd.high] == pytest.approx(ends)
     assert found.within["site: mlp - all"].estimate.value == pytest.approx(-0.2)
     assert found.within["site: mlp - all"].p_holm < 1e-9, "no training differs in it"
+
+
+def test_contrasts_have_their_sign_and_the_number_of_originals() -> None:
+    figure = grid(0.3, 0.1)
+    found = over_trainings(FOUND, figure, 100)
+    cell = dict(zip(ENCODERS, figure[:, :, 0].mean(axis=1).reshape(4, SEEDS).mean(axis=1), strict=True))
+    timm, mha = ({loss: cell[loss, tower] for loss in ("sigmoid", "softmax")} for tower in ("timm", "mha"))
+    tower, both = found.between["tower: timm - mha"].estimate, found.between["loss x tower"].estimate
+    assert tower.value == pytest.approx(sum(timm.values()) / 2 - sum(mha.values()) / 2)
+    crossed = (timm["sigmoid"] - timm["softmax"]) / 2 - (mha["sigmoid"] - mha["softmax"]) / 2
+    assert both.value == pytest.approx(crossed)
+    assert {each.estimate.n for each in (*found.between.values(), *found.within.values())} == {100}
+    assert found.training_sd.n == len(FOUND)
 
 
 def test_trainings_that_differ_at_random_make_no_loss() -> None:
