@@ -45,7 +45,7 @@ from mcdo.experiments.phase4.exp10_text_tower.prompt_bank import (
 from mcdo.harness import FirstOrder, Inputs, Passes, Request, Session, Settings, TokenCounts
 from mcdo.harness.experiment import plain
 from mcdo.perturbation import Dropout
-from mcdo.stats import group_differences
+from mcdo.stats import group_differences, partial_spearman
 
 BANK = bank("clip_tiny", CLASS_NAMES)
 EXPERIMENT = TextTowerDropout()
@@ -235,6 +235,17 @@ def test_a_score_that_follows_length_alone_follows_specificity_only_while_length
     assert found.given.low <= 0 <= found.given.high
     assert result.same_length["trace_pre"].rho.low <= 0 <= result.same_length["trace_pre"].rho.high
     assert result.length["trace_pre"].rho.low > 0.8
+
+
+def test_relations_are_given_the_norm_or_the_length_as_they_say() -> None:
+    result = result_of(by_length=1.0)
+    score, target, tokens, norm = result.scores["trace_pre"], result.specificity, result.tokens, result.feature_norm
+    for found, other, given in (
+        (result.specific, target, tokens),
+        (result.given_norm, target, norm),
+        (result.length, tokens, norm),
+    ):
+        assert found["trace_pre"].given.value == pytest.approx(partial_spearman(score, other, given).value)
 
 
 def test_a_score_that_follows_wording_is_found_at_fixed_length_though_length_hides_it() -> None:

@@ -30,7 +30,7 @@ from mcdo.experiments.prelim.grid import (
 from mcdo.experiments.prelim.loss_or_site import LossOrSite, LossOrSiteResult, check_roles
 from mcdo.harness import Images, Logits, Passes, Request
 from mcdo.harness.experiment import plain
-from mcdo.stats import reliability
+from mcdo.stats import ambiguity_targets, reliability, spearman
 
 Array = NDArray[np.float64]
 N, TRIALS = 150, 3
@@ -219,11 +219,16 @@ def test_cells_are_computed_from_their_own_runs() -> None:
             runs[request] = made_up_run(scores, roles=SITES["all"] if sites == "all" else sites)
         return runs[request]
 
-    result = EXPERIMENT.compute(inputs_of(value, image_set=SimpleNamespace(ids=ORIGINS, origins=ORIGINS)))
+    pairs = tuple(f"image{i // 2}" for i in range(N))
+    result = EXPERIMENT.compute(inputs_of(value, image_set=SimpleNamespace(ids=ORIGINS, origins=pairs)))
     for key in CELLS:
         trials = runs[EXPERIMENT.run(key)].scores("trace_pre")
-        known = reliability(trials).spearman
-        assert result.grid["trace_pre"].figures["reliability"][key].value == pytest.approx(known)
+        known, figures = reliability(trials, origins=pairs).spearman, result.grid["trace_pre"].figures
+        assert figures["reliability"][key].value == pytest.approx(known)
+        assert figures["rho_own_entropy"][key].n == result.reliability["trace_pre"][key].n_origins == N // 2
+        own = ambiguity_targets(logits[ENCODERS[key[:2]]], head=key[0]).entropy  # type: ignore[arg-type]
+        follows = spearman(trials.mean(axis=0), own, origins=pairs)
+        assert figures["rho_own_entropy"][key].value == pytest.approx(follows.value)
         up = runs[EXPERIMENT.run(key, "blur:4%")].scores("trace_pre")[0] > trials[0]
         assert result.grid["trace_pre"].figures["increased/blur:4%"][key].value == pytest.approx(up.mean())
     assert set(result.reliability["trace_post"]) == set(EXPERIMENT.cells)
