@@ -45,7 +45,7 @@ from mcdo.experiments.phase4.exp10_text_tower.prompt_bank import (
 from mcdo.harness import FirstOrder, Inputs, Passes, Request, Session, Settings, TokenCounts
 from mcdo.harness.experiment import plain
 from mcdo.perturbation import Dropout
-from mcdo.stats import group_differences, partial_spearman
+from mcdo.stats import group_differences, partial_spearman, spearman
 
 BANK = bank("clip_tiny", CLASS_NAMES)
 EXPERIMENT = TextTowerDropout()
@@ -240,12 +240,12 @@ def test_a_score_that_follows_length_alone_follows_specificity_only_while_length
 def test_relations_are_given_the_norm_or_the_length_as_they_say() -> None:
     result = result_of(by_length=1.0)
     score, target, tokens, norm = result.scores["trace_pre"], result.specificity, result.tokens, result.feature_norm
-    for found, other, given in (
+    for found, other, held in (
         (result.specific, target, tokens),
         (result.given_norm, target, norm),
         (result.length, tokens, norm),
     ):
-        assert found["trace_pre"].given.value == pytest.approx(partial_spearman(score, other, given).value)
+        assert found["trace_pre"].given.value == pytest.approx(partial_spearman(score, other, held).value)
 
 
 def test_a_score_that_follows_wording_is_found_at_fixed_length_though_length_hides_it() -> None:
@@ -255,6 +255,16 @@ def test_a_score_that_follows_wording_is_found_at_fixed_length_though_length_hid
     assert result.same_length["trace_pre"].rho.high < -0.3
     assert result.specific["trace_pre"].rho.value > -0.3
     assert result.detects["trace_pre"]["auroc_same_length"].low > 0.5 > result.detects["trace_pre"]["auroc"].low
+
+
+def test_a_score_is_set_against_what_costs_nothing_by_how_unspecific_a_prompt_is() -> None:
+    """A score points one way: up where less is said. Norm and length may be read either way."""
+    result = result_of(by_wording=3.0)
+    ahead = result.advantage["trace_pre", "feature_norm", "unspecificity"].estimate
+    norm = spearman(result.feature_norm, -result.specificity).value
+    expected = spearman(result.scores["trace_pre"], -result.specificity).value - abs(norm)
+    assert ahead.value == pytest.approx(expected)
+    assert expected > 0.1
 
 
 def test_generic_frames_are_told_from_named_ones_by_frames() -> None:
