@@ -174,7 +174,7 @@ def _uncollected(items: Iterable[pytest.Item]) -> Iterator[str]:
 
 def _left_out(config: pytest.Config) -> Iterator[str]:
     """Gates that are about this run's models, or about none, and that its options leave out."""
-    (uncollected, deselected), models = config.stash[LEFT_OUT], config.stash[MODELS]
+    (uncollected, deselected), models = config.stash.get(LEFT_OUT, ((), ())), config.stash[MODELS]
     yield from uncollected
     for item in deselected:
         own, tiers = set(_models([item])), _tiers(item)

@@ -43,6 +43,13 @@ def test_a_mistyped_option_ends_with_the_nearest_real_one(mistyped: str, tmp_pat
     assert said in done.stdout
 
 
+def test_a_test_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """The end of a collection comes although it broke off."""
+    done = run_pytest("tests/gates/test_harness.py::test_nothing", f"--reports={tmp_path}")
+    assert done.returncode == 4
+    assert "ERROR: not found" in done.stdout
+
+
 OF_NO_MODEL = {
     "test_images_are_spread_over_the_classes",
     "test_accelerator_agrees_with_the_cpu[cuda]",
