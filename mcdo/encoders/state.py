@@ -44,8 +44,9 @@ def refuse_packed(key: str, model: nn.Module) -> None:
 def refuse_not_finite(key: str, model: nn.Module) -> None:
     """Raise McdoError for a parameter that is NaN or infinite somewhere, naming it. Buffers may be: a mask's are."""
     for name, value in model.named_parameters():
-        if not bool(value.isfinite().all()):
-            wrong = int(value.isfinite().logical_not().sum())
+        finite = value.detach().isfinite()
+        if not bool(finite.all()):
+            wrong = int(finite.logical_not().sum())
             raise McdoError(
                 f"{key}: {name} holds {wrong} of {value.numel()} numbers that are NaN or infinite, so no feature can "
                 "be measured. The file is damaged, or its training has diverged: load other weights"
