@@ -13,7 +13,7 @@ from mcdo.encoders.load import available
 from mcdo.encoders.preprocessing import preprocessing_of
 from mcdo.encoders.registered import FAMILY
 from mcdo.encoders.spec import EncoderSpec, Precision
-from mcdo.encoders.state import refuse_not_finite, refuse_packed
+from mcdo.encoders.state import refuse_packed
 from mcdo.encoders.weights import brief
 from mcdo.errors import McdoError, nearest
 
@@ -41,7 +41,6 @@ def encoder_of(
     prepared = preprocessing_of(name, preprocessing)
     side = prepared.resolution
     module = _placed(name, module, target)
-    refuse_not_finite(name, module)
     tower = _reader(module, pick)
     found, *alone = (_features(name, module, tower, shown) for shown in _shown(side, target))
     spec = EncoderSpec(

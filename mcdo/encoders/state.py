@@ -44,7 +44,7 @@ def refuse_packed(key: str, model: nn.Module) -> None:
 def refuse_not_finite(key: str, model: nn.Module) -> None:
     """Raise McdoError for a parameter that is NaN or infinite somewhere, naming it. Buffers may be: a mask's are."""
     for name, value in model.named_parameters():
-        finite = value.detach().isfinite()
+        finite = value.isfinite()
         if not bool(finite.all()):
             wrong = int(finite.logical_not().sum())
             raise McdoError(

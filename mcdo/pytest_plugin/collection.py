@@ -20,7 +20,7 @@ from mcdo.harness.decision import dropped
 from mcdo.harness.preflight import preflight
 from mcdo.harness.tests import COLLECTED
 from mcdo.names import file_name, message, say_text
-from mcdo.pytest_plugin.marks import LATER_PHASES, TIERS
+from mcdo.pytest_plugin.marks import LATER_PHASES, tiers_of
 from mcdo.pytest_plugin.option_names import option_of
 from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
 from mcdo.pytest_plugin.state import GATES, LEFT_OUT, MEASURING, MODELS, RUNNER, SESSION
@@ -142,7 +142,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if (kind := experiment_of(item)) is not None:
             item.extra_keyword_matches.add(kind.key)  # so that -k finds the gates about it too
         gate = item.get_closest_marker("own_gate") is not None
-        if (gate or {"model", "subject"} & set(getattr(item, "fixturenames", ()))) and not _tiers(item):
+        if (gate or {"model", "subject"} & set(getattr(item, "fixturenames", ()))) and not tiers_of(item):
             item.add_marker(tier)
         if gate and not is_about_models(item):  # it is about them all, so that -m finds it with any of them
             for family in dict.fromkeys(find_spec(model).family for model in models_of(config)):
@@ -155,11 +155,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     yield
     here = set(items)
     config.stash[LEFT_OUT] = (uncollected, tuple(item for item in gates if item not in here))
-
-
-def _tiers(item: pytest.Item) -> set[str]:
-    """The tiers that a test names itself."""
-    return {tier for tier in TIERS if item.get_closest_marker(tier)}
 
 
 def _uncollected(items: Iterable[pytest.Item]) -> Iterator[str]:
@@ -177,7 +172,7 @@ def _left_out(config: pytest.Config) -> Iterator[str]:
     (uncollected, deselected), models = config.stash.get(LEFT_OUT, ((), ())), config.stash[MODELS]
     yield from uncollected
     for item in deselected:
-        own, tiers = set(_models([item])), _tiers(item)
+        own, tiers = set(_models([item])), tiers_of(item)
         if own <= models and (not tiers or device_of(config).split(":")[0] in tiers):
             yield item.nodeid
 

@@ -90,9 +90,14 @@ def _check_mark_expression(config: pytest.Config) -> None:
             raise pytest.UsageError(f"unknown mark {word!r} in -m; the nearest: {nearest(word, known)}")
 
 
+def tiers_of(item: pytest.Item) -> set[str]:
+    """The hardware that a test is marked with."""
+    return {tier for tier in TIERS if item.get_closest_marker(tier)}
+
+
 def check_tier(item: pytest.Item) -> None:
     """Skip a test whose hardware is not there, or fail it with ``--require-tier``."""
-    wanted = {tier for tier in TIERS if item.get_closest_marker(tier)}
+    wanted = tiers_of(item)
     present = (
         {"cpu"}
         | {t for t in ("cuda",) if torch.cuda.is_available()}
