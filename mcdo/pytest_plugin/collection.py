@@ -147,34 +147,49 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if gate and not is_about_models(item):  # it is about them all, so that -m finds it with any of them
             for family in dict.fromkeys(find_spec(model).family for model in models_of(config)):
                 item.add_marker(getattr(pytest.mark, family))
-    uncollected = tuple(_uncollected(items))
+    gates = [item for item in items if isinstance(item, pytest.Function) and item.get_closest_marker("own_gate")]
+    uncollected = tuple(_uncollected(gates))
     _deselect_other_estimator(config, items)
     if not option_of(config, "--benchmark"):
         _deselect(config, items, lambda item: item.get_closest_marker("perf") is not None)
-    gates = [item for item in items if item.get_closest_marker("own_gate")]
     yield
     here = set(items)
-    config.stash[LEFT_OUT] = (uncollected, tuple(item for item in gates if item not in here))
+    deselected = ((gate.nodeid, frozenset(_models([gate])), gate) for gate in gates if gate not in here)
+    config.stash[LEFT_OUT] = (*uncollected, *deselected)
 
 
-def _uncollected(items: Iterable[pytest.Item]) -> Iterator[str]:
-    """The harness's own gates that stand beside those that were collected, and that --lf or node ids leave aside."""
-    gates = [item for item in items if isinstance(item, pytest.Function) and item.get_closest_marker("own_gate")]
-    collected = {(item.cls or item.module, item.originalname) for item in gates}
-    for place, prefix in {item.cls or item.module: item.nodeid.rpartition("::")[0] for item in gates}.items():
+def _uncollected(gates: Iterable[pytest.Function]) -> Iterator[tuple[str, frozenset[str], pytest.Function | None]]:
+    """The harness's own gates that --lf or node ids leave aside: those beside the collected, and of another model."""
+    collected: dict[object, dict[str, list[pytest.Function]]] = {}
+    for gate in gates:
+        collected.setdefault(gate.cls or gate.module, {}).setdefault(gate.originalname, []).append(gate)
+    for place, of in collected.items():
+        prefix = next(iter(of.values()))[0].nodeid.rpartition("::")[0]
         for name, value in vars(place).items():
-            if name.startswith("test_") and callable(value) and (place, name) not in collected:
-                yield f"{prefix}::{name}"
+            if name.startswith("test_") and callable(value) and name not in of:
+                yield f"{prefix}::{name}", frozenset(), None
+        for name, (gate, *others) in of.items():
+            about = set(_models((gate, *others)))
+            for model in _given(gate) if about else ():
+                if model not in about:
+                    yield f"{prefix}::{name}[{file_name(model)}]", frozenset((model,)), gate
+
+
+def _given(test: pytest.Function) -> Iterable[str]:
+    """The models that a test about models is collected for."""
+    kind, models = experiment_of(test), models_of(test.config)
+    if kind is not None:
+        return [model for subject in kind.subjects(settings_from(test.config)) for model in subject.models]
+    return [first_model(models)] if test.get_closest_marker("first_model") else models
 
 
 def _left_out(config: pytest.Config) -> Iterator[str]:
     """Gates that are about this run's models, or about none, and that its options leave out."""
-    (uncollected, deselected), models = config.stash.get(LEFT_OUT, ((), ())), config.stash[MODELS]
-    yield from uncollected
-    for item in deselected:
-        own, tiers = set(_models([item])), tiers_of(item)
-        if own <= models and (not tiers or device_of(config).split(":")[0] in tiers):
-            yield item.nodeid
+    models, device = config.stash[MODELS], device_of(config).split(":")[0]
+    for name, of, gate in config.stash.get(LEFT_OUT, ()):
+        tiers = set() if gate is None else tiers_of(gate)
+        if of <= models and (not tiers or device in tiers):
+            yield name
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

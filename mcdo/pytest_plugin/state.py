@@ -55,8 +55,8 @@ class OwnGates:
 
 MODELS = pytest.StashKey[frozenset[str]]()
 """Models that selected tests are about, the verdict apart: the verdict is about these."""
-LEFT_OUT = pytest.StashKey[tuple[tuple[str, ...], tuple[pytest.Item, ...]]]()
-"""The harness's own gates that were not collected beside others of their module, and those that were deselected."""
+LEFT_OUT = pytest.StashKey[tuple[tuple[str, frozenset[str], pytest.Item | None], ...]]()
+"""The harness's own gates that were deselected, or not collected beside others: name, models, and one that was."""
 REFUSAL = pytest.StashKey[tuple[int, str | None]]()
 """When the verdict was written that was looked at last, and why later phases must not run."""
 GATES = pytest.StashKey[OwnGates]()

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-import scipy
 from populations import Array, Population, Sample
 
 from mcdo.stats import Estimate
@@ -21,7 +21,7 @@ from mcdo.stats import Estimate
 OWN = ("normal", "log_normal", "heavy_images")
 INDEPENDENT = ("normal", "log_normal", "heavy_images", "heavy_noise", "clustered")
 EVERY = (*INDEPENDENT, "shared_noise")
-HIGH = float(scipy.special.ndtri(0.8))
+HIGH = NormalDist().inv_cdf(0.8)
 """Of a latent trait: one image in five lies above it."""
 RISE = 0.5
 """Of what is compared before and after."""

@@ -493,6 +493,16 @@ def test_of_a_gpu():
 """
 
 
+EACH_GATE_OF_A_MODEL, GATES_OF_ONE_MODEL = (
+    (
+        f"test_1_gate.py::test_of_a_model[{first}]",
+        "test_1_gate.py::test_of_a_model_too[clip_tiny]",
+        *("test_1_gate.py::test_of_all", "test_1_gate.py::test_of_a_gpu", "test_2_decision.py"),
+    )
+    for first in ("siglip_tiny", "clip_tiny")
+)
+
+
 @pytest.mark.parametrize(
     ("asked", "decision", "said"),
     [
@@ -502,8 +512,10 @@ def test_of_a_gpu():
         (("--deselect=test_1_gate.py::test_of_a_model[siglip_tiny]",), "UNDECIDED", "(test_of_a_model[siglip_tiny])"),
         (("test_1_gate.py::test_of_all", "test_2_decision.py"), "UNDECIDED", "(test_of_a_model, test_of_a_model_too"),
         (("--lf",), "UNDECIDED", "(test_of_a_model, test_of_a_model_too"),
+        (EACH_GATE_OF_A_MODEL, "UNDECIDED", "(test_of_a_model[clip_tiny], test_of_a_model_too[siglip_tiny])"),
+        (GATES_OF_ONE_MODEL, "GO", "GO: because"),
     ],
-    ids=["a family", "a tier", "-k", "--deselect", "node ids", "--lf"],
+    ids=["a family", "a tier", "-k", "--deselect", "node ids", "--lf", "each of a model", "all of a model"],
 )
 def test_gates_that_options_leave_out_leave_no_go(
     asked: tuple[str, ...], decision: str, said: str, suite: Path
