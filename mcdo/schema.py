@@ -56,7 +56,8 @@ Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 # What is rare and may be wrong in JSON that the parser takes: only then is every value of a long list looked at.
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])|NaN|Infinity|[0-9]{16}|[eE][+]?[0-9]{3}")
-_OTHER_NUMBER = re.compile(r"\s*[-+]?\d*[.,]?\d+(?:[eE][-+]?\d+)?\s*%?\s*")
+_SIGN, _GROUPED = r"[-+\u2212]?", r"\d{1,3}(?:[.,'\u2019\s]\d{3})+(?:[.,]\d+)?"
+_OTHER_NUMBER = re.compile(rf"\s*{_SIGN}(?:{_GROUPED}|\d*[.,]?\d+)(?:[eE]{_SIGN}\d+)?\s*%?\s*")
 _UNKNOWN = re.compile(r"Object contains unknown field `")
 _STEP = re.compile(r"\[(\d+)\]|\.([^.\[]+)")
 _BROKEN = re.compile("[\0\ud800-\udfff]")
@@ -189,7 +190,7 @@ def numbers_of(cells: Mapping[int, str]) -> list[float]:
 
 
 def _number(cell: str) -> float | None:
-    """None for a word; NaN for 0,5 and 1,5e-3 and 5 % and 1_000, which Python reads as 1000."""
+    """None for a word; NaN for 0,5 and 1,5e-3 and 5 % and 1,234.5 and 1_000, which Python reads as 1000."""
     try:
         number = float(cell)
     except ValueError:

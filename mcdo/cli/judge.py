@@ -37,7 +37,7 @@ def run(asked: argparse.Namespace) -> int:
     import numpy as np
 
     from mcdo.experiments.rivals.rating import Scored, Truth, ahead_of_trivial, rated
-    from mcdo.experiments.rivals.score_files import ID_COLUMNS
+    from mcdo.experiments.rivals.score_files import ID_COLUMNS, may_hold_scores
     from mcdo.report.files import check_file, write_json
     from mcdo.report.terminal import lines
     from mcdo.schema import numbers_of, read_columns
@@ -51,14 +51,17 @@ def run(asked: argparse.Namespace) -> int:
     numbers = {w: _numbers(cells, named[w], asked.table) for w, cells in roles.items() if w not in words}
     flags = {what: _flags(roles[what], named[what], asked.table) for what in ("error", "foreign") if what in roles}
     trivial = _words(asked.trivial)
-    taken = {*named.values(), *trivial, *ID_COLUMNS}
+    taken = {*named.values(), *trivial}
     wanted = _words(asked.scores) or [
-        n for n, cells in columns.items() if n.strip() and n not in taken and numbers_of(cells)
+        n for n, cells in columns.items() if may_hold_scores(n) and n not in taken and numbers_of(cells)
     ]
     if not wanted:
         raise McdoError(f"{asked.table}: no column of numbers is left to judge; name some with --scores")
     rows = len(next(iter(columns.values())))
     kinds = flags.get("foreign", np.zeros(rows, dtype=bool))
+    if "foreign" in flags and len(set(kinds.tolist())) == 1:
+        said = f"{asked.table}: {asked.foreign} is {int(kinds[0])} in every row"
+        raise McdoError(f"{said}; 1 marks images of another kind, which are told from the others, marked 0")
     origins = np.array(
         _names(roles["origin"], named["origin"], asked.table) if "origin" in roles else [str(i) for i in range(rows)]
     )
@@ -86,6 +89,8 @@ def run(asked: argparse.Namespace) -> int:
         if measure.startswith("auroc") and estimate.value in (0, 1)
     ]
     if "origin" not in roles:
+        ids = {n: len({cell.strip() for cell in columns[n].values()}) for n in ID_COLUMNS if n in columns}
+        remarks += [_repeated(n, rows - different, rows) for n, different in ids.items() if different < rows]
         unnoisy = [n for n in (asked.entropy, asked.norm, *trivial) if n is not None] or wanted
         remarks += _copies(unnoisy, np.stack([_numbers(columns[n], n, asked.table) for n in unnoisy]))
     for line in lines(_tables(title, found, ahead), remarks, sys.stdout.encoding):
@@ -111,10 +116,14 @@ def _copies(names: list[str], values: Any) -> list[str]:
     repeated = rows - np.unique(values, axis=1).shape[1]
     if repeated <= _MANY_COPIES * rows or len(np.unique(values[0])) <= 2:
         return []
-    return [
-        f"{repeated} of {rows} rows repeat {' and '.join(names)} of another row, as copies of one image do. Each row "
-        "counts as a draw here; for copies that makes intervals too narrow: name the original with --origin"
-    ]
+    return [_repeated(" and ".join(names), repeated, rows)]
+
+
+def _repeated(what: str, repeated: int, rows: int) -> str:
+    return (
+        f"{repeated} of {rows} rows repeat {what} of another row, as copies of one image do. Each row counts as a draw "
+        "here; for copies that makes intervals too narrow: name the original with --origin"
+    )
 
 
 def _tables(title: str, found: Any, ahead: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,17 @@ from mcdo.schema import LIST_LIMIT, MOST_ROWS, check_regular, numbers_of, read_c
 Array = NDArray[np.float64]
 ID_COLUMNS = ("id", "path", "image", "image_id")
 MOST_NAMED = 5
+_NAMELESS = re.compile(r"\s*|Unnamed: .*|__index_level_\d+__")
+"""As pandas names its index in CSV, when it reads that again, and in Parquet."""
 
 
 def read_scores(path: Path, ids: tuple[str, ...]) -> dict[str, Array]:
     """Scores [K, N] by name, in the order of ``ids``.
 
     A CSV or Parquet file has one row for each image: a column ``id`` (or path, image, image_id), and one column for
-    each score; a column without a name, as pandas writes its index, or without any number is none. An npz has ``ids``
-    [N], and an array [N] or [K, N] for each score. Rows of other images are left out. Where every name begins with one
-    folder, as paths do, that may be left out to make an id of it.
+    each score (:func:`may_hold_scores`); one without any number is none. An npz has ``ids`` [N], and an array [N] or
+    [K, N] for each score. Rows of other images are left out. Where every name begins with one folder, as paths do, that
+    may be left out to make an id of it.
 
     Raises:
         McdoError: for a file that cannot be read so, images without a score (named), an id that occurs twice, and
@@ -32,7 +35,13 @@ def read_scores(path: Path, ids: tuple[str, ...]) -> dict[str, Array]:
     check_scores(path)
     with refused_as(f"{path} cannot be read as scores by image"):
         names, columns = _READERS[path.suffix](path)
-    return _ordered(path, _without_folder(names, ids), columns, ids)
+    scores = {name: values for name, values in columns.items() if may_hold_scores(name)}
+    return _ordered(path, _without_folder(names, ids), scores, ids)
+
+
+def may_hold_scores(name: str) -> bool:
+    """Whether a column of this name may: other ids do not, nor does the index of pandas, which has no name."""
+    return name not in ID_COLUMNS and not _NAMELESS.fullmatch(name)
 
 
 def check_scores(path: Path) -> None:
@@ -86,7 +95,7 @@ def _from_csv(path: Path) -> tuple[list[str], dict[str, Array]]:
     held = read_columns(path)
     names = list(held.pop(_id_column(list(held))).values())
     columns = {name: np.array(numbers_of(cells)) for name, cells in held.items()}
-    return names, {name: values for name, values in columns.items() if name.strip() and len(values)}
+    return names, {name: values for name, values in columns.items() if len(values)}
 
 
 def _from_npz(path: Path) -> tuple[list[str], dict[str, Array]]:

@@ -65,6 +65,33 @@ def test_copies_without_origins_are_said(table: Path, capsys: pytest.CaptureFixt
     assert "repeat" not in capsys.readouterr().out
 
 
+def test_rows_that_share_an_id_are_said(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trials below each other, image,trial,score, are as many rows as there are trials of each image."""
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"image,{head}", *(f"{i // 3}.png,{row}" for i, row in enumerate(rows))]))
+    assert main(["judge", str(table), "--error=wrong", "--scores=mine"]) == 0
+    assert "100 of 150 rows repeat image of another row" in capsys.readouterr().out
+    assert main(["judge", str(table), "--error=wrong", "--scores=mine", "--origin=image"]) == 0
+    said = capsys.readouterr().out
+    assert "150 images of 50 originals" in said
+    assert "repeat" not in said
+
+
+@pytest.mark.parametrize("flag", ["0", "1"])
+def test_images_of_one_kind_are_not_told_apart(table: Path, capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{head},far", *(f"{row},{flag}" for row in rows)]))
+    assert main(["judge", str(table), "--error=wrong", "--foreign=far"]) == 2
+    assert f"far is {flag} in every row" in capsys.readouterr().err
+
+
+def test_the_index_of_pandas_is_no_score(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"Unnamed: 0,{head}", *(f"{i},{row}" for i, row in enumerate(rows))]))
+    assert main(["judge", str(table), "--error=wrong"]) == 0
+    assert "Unnamed" not in capsys.readouterr().out
+
+
 def test_a_score_that_holds_the_answer_is_asked_about(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     head, *rows = table.read_text().splitlines()
     rows = [f"{i},{row},{int(row.split(',')[3]) + 0.001 * i}" for i, row in enumerate(rows)]
@@ -99,6 +126,26 @@ def test_a_column_of_numbers_with_a_word_in_it_is_not_passed_over(
     table.write_text("\n".join([*lines[:3], f"{plant},0;5,{rest}", *lines[4:]]))
     assert main(["judge", str(table), "--error=wrong"]) == 2
     assert "line 4, mine: '0;5' is no finite number; name the columns to judge" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "many", ["1,234.5", "1.234,5", "1,234,567", "1\u00a0234", "1\u2019234.5", "\u22120.5", "1e\u22123"]
+)
+def test_a_column_of_numbers_in_another_writing_is_not_passed_over(
+    table: Path, capsys: pytest.CaptureFixture[str], many: str
+) -> None:
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{head},sum", *(f'{row},"{many}"' for row in rows)]), encoding="utf-8")
+    assert main(["judge", str(table), "--error=wrong"]) == 2
+    assert "line 2, sum: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["28.11.2026", "2026-11-28", "10.0.0.1", "1.2.3", "12:30", "12 px"])
+def test_words_with_digits_are_words(table: Path, capsys: pytest.CaptureFixture[str], word: str) -> None:
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{head},made", *(f"{row},{word}" for row in rows)]))
+    assert main(["judge", str(table), "--error=wrong"]) == 0
+    assert "made" not in capsys.readouterr().out
 
 
 def test_flags_are_read_as_pandas_writes_them(table: Path, tmp_path: Path) -> None:

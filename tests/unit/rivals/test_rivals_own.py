@@ -107,6 +107,13 @@ def test_scores_from_a_file_are_put_in_order(tmp_path: Path, form: str) -> None:
             'path,a,mine\na.png,1,"1,5e-03"\nb.png,2,"2,5e-03"\nc.png,2,"2,1e-03"\n',
             "mine of 'a.png' is not a finite number",
         ),
+        *(
+            (
+                f'path,a,mine\na.png,1,"{many}"\nb.png,2,"{many}"\nc.png,2,"{many}"\n',
+                "mine of 'a.png' is not a finite number",
+            )
+            for many in ("1,234.5", "1.234,5", "1,234,567", "1\u202f234.5", "1'234", "\u22120.5")
+        ),
         ("path,mine\na.png,1\nb.png,2\n", "no score for 1 of 3 images, such as 'c.png'"),
         ("path,mine\na.png,1\na.png,2\nb.png,2\nc.png,2\n", "'a.png' occurs twice"),
         ("path,mine\na.png,1\nb.png,nan\nc.png,2\n", "mine of 'b.png' is not a finite number"),
@@ -122,6 +129,13 @@ def test_a_file_that_does_not_match_says_where(tmp_path: Path, text: str, said: 
     path.write_text(text)
     with pytest.raises(McdoError, match=said):
         read_scores(path, IDS)
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1", "__index_level_0__", "image_id"])
+def test_other_ids_and_the_index_of_pandas_are_no_scores(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(f"{name},path,mine\n7,a.png,1\n8,b.png,2\n9,c.png,3\n")
+    assert list(read_scores(path, IDS)) == ["mine"]
 
 
 @pytest.mark.parametrize(
