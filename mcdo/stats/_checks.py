@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, McdoWarning
 
 Array = NDArray[np.float64]
+_MANY_TRIALS = 20  # more than these, and more than images: rather [N, K] than [K, N]
 
 
 def numbers(name: str, values: ArrayLike) -> Array:
@@ -46,7 +48,16 @@ def trials(name: str, values: ArrayLike, least_images: int = 3) -> Array:
     if array.shape[1] < least_images:
         raise McdoError(f"{name} holds {array.shape[1]} images; at least {least_images} are needed for a ranking")
     finite(name, array, ("trial", "image"))
+    _doubt_orientation(name, array)
     return array
+
+
+def _doubt_orientation(name: str, array: Array) -> None:
+    """Warn of ``array`` [K, N] that is rather [N, K]."""
+    K, N = array.shape
+    if max(N, _MANY_TRIALS) < K:
+        said = f"{name} of shape [{K}, {N}] are read as {K} trials of {N} images; transpose them if they are [N, K]"
+        warnings.warn(said, McdoWarning, stacklevel=4)
 
 
 def images(least: int = 1, **named: Any) -> list[Array]:
@@ -71,6 +82,7 @@ def scores_of(least: int, scores: Mapping[str, ArrayLike]) -> dict[str, Array]:
         if array.ndim not in (1, 2) or (array.ndim == 2 and not len(array)):
             raise McdoError(f"{name} has shape {list(array.shape)}; give [N], or [K, N], trials by images")
         finite(name, array, ("image",) if array.ndim == 1 else ("trial", "image"))
+        _doubt_orientation(name, np.atleast_2d(array))
     lengths = {name: array.shape[-1] for name, array in held.items()}
     if len(set(lengths.values())) > 1:
         raise McdoError(f"arrays of unequal length: {lengths}; pair them image by image")

@@ -29,7 +29,6 @@ so much that it decides nothing; ``shared_noise=False`` saves it.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,7 +36,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from mcdo.errors import McdoError, McdoWarning, nearest
+from mcdo.errors import McdoError, nearest
 from mcdo.stats._checks import Array, jsonable, trials
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.rank_influence import spearman_confidence, spearman_influence
@@ -49,7 +48,6 @@ from mcdo.stats.status import THRESHOLDS, Status, Thresholds, status_of
 Interval = tuple[float, float]
 SHARING_ALPHA = 0.1
 """Noise counts as shared within trials where independence has a p below this."""
-_MANY_TRIALS = 20  # more than these, and more than images: rather [N, K] than [K, N]
 _DEGENERATE = {
     "SNR": "the mean over trials is the same for every image",
     "Spearman": "a trial gives every image the same score, which is no ranking",
@@ -216,10 +214,9 @@ def reliability(
     array = trials("scores", scores)
     check_resampling(resamples, level)
     K, N = array.shape
-    if max(N, _MANY_TRIALS) < K:
-        said = f"scores of shape [{K}, {N}] are read as {K} trials of {N} images; transpose them if they are [N, K]"
-        warnings.warn(said, McdoWarning, stacklevel=2)
     units = Units.of(origins, N)
+    exponent = int(np.frexp(np.abs(array).max())[1])
+    array = np.ldexp(array, -exponent)  # exact; fourth powers of scores of any size are then numbers
     signal, noise = signal_noise(array)
     snr, icc = _ratio(signal, noise), icc_from_snr(_ratio(signal, noise), K)
     pairs, influence = spearman_influence(array)
@@ -240,8 +237,8 @@ def reliability(
         spearman_q75=q75,
         snr=snr,
         icc=icc,
-        signal=signal,
-        noise=noise,
+        signal=_scaled(signal, 2 * exponent),
+        noise=_scaled(noise, 2 * exponent),
         n_trials=K,
         n_images=N,
         n_origins=units.n,
@@ -252,6 +249,11 @@ def reliability(
         reason=reason,
         thresholds=thresholds,
     )
+
+
+def _scaled(value: float, exponent: int) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.ldexp(value, exponent))
 
 
 def _ratio(signal: float, noise: float) -> float:

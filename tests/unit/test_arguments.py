@@ -13,6 +13,7 @@ import mcdo
 from mcdo import McdoError, arguments
 from mcdo.errors import McdoWarning
 from mcdo.estimators import FirstOrderConfig
+from mcdo.stats import mean, rank_matrix, trial_drift, trial_spearman
 
 
 @pytest.mark.parametrize(
@@ -161,10 +162,22 @@ def test_other_public_functions_refuse_mistakes_by_name(call: Callable[[], objec
         call()
 
 
-def test_scores_that_seem_transposed_are_warned_of() -> None:
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        mcdo.reliability,
+        trial_drift,
+        mean,
+        lambda scores: trial_spearman(scores, scores),
+        lambda scores: rank_matrix({"a": scores, "b": scores}),
+    ],
+    ids=["reliability", "drift", "mean", "trial-spearman", "rank-matrix"],
+)
+def test_scores_that_seem_transposed_are_warned_of(statistic: Callable[[Any], object]) -> None:
     scores = np.random.default_rng(0).normal(size=(10, 60))
-    with pytest.warns(McdoWarning, match=r"read as 60 trials of 10 images; transpose"):
-        mcdo.reliability(scores.T)
+    with pytest.warns(McdoWarning, match=r"read as 60 trials of 10 images; transpose") as said:
+        statistic(scores.T)
+    assert len(said) <= 2, "once for each argument"
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,16 @@ def test_scale_does_not_matter_to_ratios(scores: NDArray[np.float64], scale: flo
     assert a.noise * scale**2 == pytest.approx(b.noise)
 
 
+@pytest.mark.parametrize("exponent", [-1060, -700, -250, 250, 700, 1020])
+def test_scores_too_small_or_large_to_be_squared_are_as_reliable(exponent: int) -> None:
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=(5, 1)) * rng.normal(size=60)  # noise that all images of a trial share
+    scores = np.round(2**10 * np.clip(rng.normal(size=60) + common, -8, 8))
+    plain, moved = (reliability(x, resamples=50) for x in (scores, np.ldexp(scores, exponent - 14)))
+    for name in ("spearman", "snr", "icc", "spearman_ci", "snr_ci", "icc_ci", "p_usable", "reason"):
+        assert getattr(moved, name) == getattr(plain, name)
+
+
 def test_one_trial_is_insufficient() -> None:
     found = reliability([[1.0, 2.0, 4.0]])
     assert found.status == "insufficient_trials"
