@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo.errors import McdoError
 from mcdo.rivals import logits as formulas
-from mcdo.stats._checks import Array, finite, numbers
+from mcdo.stats._checks import Array, finite, flags, images, numbers
 from mcdo.stats.resampling import Estimate, Origins
 
 Head = Literal["softmax", "sigmoid"]
@@ -66,9 +66,9 @@ def above_chance(correct: ArrayLike, labels: ArrayLike, *, origins: Origins | No
     """
     from mcdo.stats.means import mean
 
-    known = np.asarray(labels)
-    largest = np.bincount(known).argmax()
-    gain = np.asarray(correct, dtype=np.float64) - (known == largest)
+    right, known = images(2, correct=correct, labels=labels)
+    classes, counts = np.unique(known, return_counts=True)
+    gain = flags("correct", right).astype(np.float64) - (known == classes[counts.argmax()])
     return mean(gain, origins=origins, seed=seed)
 
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -113,12 +114,12 @@ class Estimate:
         return f"{self.without_n} n={self.n}"
 
 
-def check_resampling(resamples: int, level: float) -> None:
-    """Refuse a level outside (0, 1) and fewer than one resample."""
-    if not 0 < level < 1:
-        raise McdoError(f"level {level}; give a confidence level strictly between 0 and 1, such as 0.95")
-    if resamples < 1:
-        raise McdoError(f"resamples {resamples}; give at least 1 (1000 is usual)")
+def check_resampling(resamples: Any, level: Any) -> None:
+    """Refuse a level outside (0, 1), and what is no whole number of resamples or fewer than one."""
+    if not isinstance(level, Real) or not 0 < float(level) < 1:
+        raise McdoError(f"level {level!r}; give a confidence level strictly between 0 and 1, such as 0.95")
+    if isinstance(resamples, bool) or not isinstance(resamples, Integral) or resamples < 1:
+        raise McdoError(f"resamples {resamples!r}; give a whole number of at least 1 (1000 is usual)")
 
 
 def too_few(n: int) -> str:
@@ -197,15 +198,24 @@ class Units:
         """From the origin of each image, [N]; None: every image is a unit of its own.
 
         Raises:
-            McdoError: for another number of origins than images, or images of one origin only.
+            McdoError: for another number of origins than images, images without one, or of one origin only.
 
         """
         if origins is None:
             return cls(np.arange(images), images)
-        names = np.asarray(origins)
+        try:
+            names = np.asarray(origins)
+            unique, members = np.unique(names, return_inverse=True)
+            # NaN, NaT and what is masked: all of them would count as one draw; among words NaN becomes "nan"
+            given = names if isinstance(origins, np.ndarray) else np.asarray(origins, dtype=object)
+            absent = np.flatnonzero(np.ma.getmask(origins) | (given != given))
+        except (TypeError, ValueError) as error:  # None among names, ragged rows
+            said = f"origins cannot be told apart ({error})"
+            raise McdoError(f"{said}; give that of every image, all of them as text or as numbers") from None
         if names.shape != (images,):
             raise McdoError(f"origins have shape {list(names.shape)} for {images} images; give one per image")
-        unique, members = np.unique(names, return_inverse=True)
+        if len(absent):
+            raise McdoError(f"image {absent[0]} has no origin ({len(absent)} of {images} have none); name the original")
         if len(unique) < 2:
             raise McdoError(f"all images are of one origin ({unique[0]}); an interval needs at least two")
         return cls(members, len(unique))
@@ -321,8 +331,9 @@ def permutation_p(
 ) -> float:
     """Permutation p with the +1 rule, (1 + #{null at least as extreme}) / (1 + B): never zero.
 
-    Two-sided is twice the smaller side, at most 1. What differs by rounding is equal: by that of the figures given, or
-    of numbers of ``size`` that they are differences of. Source: Phipson & Smyth 2010.
+    Two-sided is twice the smaller side, at most 1; NaN where nothing is ``observed``. What differs by rounding is
+    equal: by that of the figures given, or of numbers of ``size`` that they are differences of. Source: Phipson & Smyth
+    2010.
     """
     (draws,) = images(null=null)
     slack = 1e-12 * max(size, abs(observed), float(np.abs(draws).max()))
@@ -331,7 +342,7 @@ def permutation_p(
     sides = {"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}
     if alternative not in sides:
         raise McdoError(f"alternative {alternative!r}; give one of {', '.join(sides)}")
-    return float(sides[alternative])
+    return math.nan if math.isnan(observed) else float(sides[alternative])
 
 
 def proportion(
@@ -339,8 +350,8 @@ def proportion(
 ) -> Estimate:
     """A share with Wilson's score interval (1927), or with the exact one of Clopper & Pearson (1934)."""
     check_resampling(1, level)
-    if n < 1 or not 0 <= successes <= n:
-        raise McdoError(f"{successes} of {n} is not a share; give 0 <= successes <= n and n >= 1")
+    if n < 1 or not 0 <= successes <= n or (int(successes), int(n)) != (successes, n):
+        raise McdoError(f"{successes} of {n} is not a share; give whole numbers, 0 <= successes <= n and n >= 1")
     found = scipy.stats.binomtest(int(successes), int(n)).proportion_ci(level, method=method)
     return Estimate(successes / n, float(found.low), float(found.high), int(n), level)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
 from mcdo.rivals.logits import entropy, margin, sigmoid_entropy, sigmoid_margin
-from mcdo.stats import ambiguity_targets, prompt_sensitivity
+from mcdo.stats import above_chance, ambiguity_targets, prompt_sensitivity
 
 law = settings(derandomize=True, deadline=None, max_examples=25)
 moderate = hnp.arrays(np.float64, (4, 5), elements=st.floats(-20, 20, width=32))
@@ -102,3 +102,22 @@ def test_one_template_has_no_prompt_sensitivity_and_heads_are_two() -> None:
         prompt_sensitivity(np.zeros((1, 2, 3)))
     with pytest.raises(McdoError, match="softmax or sigmoid"):
         ambiguity_targets(np.zeros((2, 3)), head="relu")  # type: ignore[arg-type]
+
+
+def test_a_head_is_set_against_the_largest_class_whatever_classes_are_called() -> None:
+    correct = np.array([1, 1, 0, 1, 0, 1])
+    for known in (np.array([-1, -1, -1, 4, 4, 2]), np.array([0.0, 0, 0, 1, 1, 2])):
+        assert above_chance(correct, known).value == pytest.approx(4 / 6 - 3 / 6)
+
+
+@pytest.mark.parametrize(
+    ("correct", "labels", "said"),
+    [
+        ([1, 1, 0], list("aab"), "labels is not an array of real numbers"),
+        ([1, 1, 0], [0, 1], "unequal length"),
+        ([2, 1, 0], [0, 0, 1], "correct holds 2.0 at image 0"),
+    ],
+)
+def test_what_is_no_head_to_set_against_chance_is_refused(correct: Any, labels: Any, said: str) -> None:
+    with pytest.raises(McdoError, match=said):
+        above_chance(correct, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -170,6 +171,24 @@ def test_origins_are_counted_and_must_fit_the_images(name: str) -> None:
         of(data, resamples=20, origins=np.arange(59))
     with pytest.raises(McdoError, match="all images are of one origin"):
         of(data, resamples=20, origins=["a"] * 60)
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        np.array([0.0, math.nan, math.nan, 1]),
+        ["a", math.nan, math.nan, "b"],
+        ["a", None, None, "b"],
+        np.array(["a", None, None, "b"], dtype=object),
+        np.array(["2026-01-01", "NaT", "NaT", "2026-01-02"], dtype="datetime64[D]"),
+        np.ma.masked_equal([0, 7, 7, 1], 7),
+        [("a",), ("a", "b"), ("a",), ("b",)],
+    ],
+    ids=["nan", "nan-among-words", "none", "none-in-objects", "no-time", "masked", "ragged"],
+)
+def test_images_without_an_origin_are_no_images_of_one_origin(origins: Any) -> None:
+    with pytest.raises(McdoError, match=r"image 1 has no origin \(2 of 4|origins cannot be told apart"):
+        Units.of(origins, 4)
 
 
 def test_resampled_figures_are_those_of_repeated_origins() -> None:

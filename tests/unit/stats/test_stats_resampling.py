@@ -158,6 +158,15 @@ def test_permutation_p_counts_the_observed_among_the_permuted() -> None:
     assert permutation_p(0.0, [-1e-17, 2e-17], "greater", size=0.5) == 1.0, (
         "differences of halves are rounded like these"
     )
+    assert math.isnan(permutation_p(math.nan, null, "greater")), "no p of what is not defined, least of all a small one"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("resamples", 1.5), ("resamples", "10"), ("resamples", True), ("level", "0.95")]
+)
+def test_what_is_no_number_of_resamples_or_no_level_is_named(option: str, value: object) -> None:
+    with pytest.raises(McdoError, match=f"{option} {value!r}; give a"):
+        bootstrap(lambda a: 0.0, np.arange(5), seed=0, **{option: value})  # type: ignore[arg-type]
 
 
 def test_intervals_of_a_share_match_their_closed_forms() -> None:
@@ -172,6 +181,8 @@ def test_intervals_of_a_share_match_their_closed_forms() -> None:
     assert proportion(0, 20, method="exact").high == pytest.approx(1 - 0.025 ** (1 / 20))
     with pytest.raises(McdoError, match="11 of 10"):
         proportion(11, 10)
+    with pytest.raises(McdoError, match=r"1\.5 of 2 is not a share"):
+        proportion(1.5, 2)  # type: ignore[arg-type]
 
 
 def test_holm_matches_the_hand_computed_steps() -> None:
