@@ -83,7 +83,7 @@ class Encoder:
         self.spec, self.key = spec, spec.key
         self.precision = precision
         refuse_packed(spec.key, model)
-        self.model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+        self.model = model.float().to(device).eval().requires_grad_(False)
         refuse_not_finite(spec.key, self.model)
         self.towers, self.preprocessing = towers, preprocessing
         self.random_weights, self.device = random_weights, device

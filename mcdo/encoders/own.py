@@ -62,7 +62,7 @@ def encoder_of(
 
 def _placed(name: str, module: nn.Module, target: torch.device) -> nn.Module:
     try:
-        return module.to(device=target, dtype=torch.float32).eval()
+        return module.float().to(target).eval()  # .to(float32) would make complex numbers real
     except NotImplementedError as error:  # of a tensor that has a shape and no values
         raise McdoError(
             f"{name}: the module cannot be put on {target}: {brief(error)}; load its weights first"

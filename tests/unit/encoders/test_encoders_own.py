@@ -332,6 +332,27 @@ def test_the_module_is_frozen_in_float32_and_evaluation_mode() -> None:
     assert Encoder.of(tower(), NUMBERS).weights_hash == Encoder.of(tower(), NUMBERS).weights_hash
 
 
+class Rotated(Tower):
+    """Turns what it embeds by complex numbers, as rotary positions are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns: Tensor
+        self.register_buffer("turns", torch.polar(torch.ones(16, 6), torch.arange(96.0).view(16, 6)))
+
+    def forward(self, pixels: Tensor) -> Any:
+        x = self.embed(pixels).flatten(2).mT.unflatten(-1, (6, 2)).contiguous()
+        return self.head(torch.view_as_real(torch.view_as_complex(x) * self.turns).flatten(2)).mean(1)
+
+
+def test_complex_numbers_of_a_module_stay_complex() -> None:
+    """They used to lose their imaginary part, and features were another model's."""
+    module, pixels = Rotated().eval(), torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = module(pixels)
+        assert torch.equal(Encoder.of(module, NUMBERS).forward_image(pixels), expected)
+
+
 def test_what_needs_text_says_so() -> None:
     encoder, images = own(name="mine"), mcdo.load_images("digits", n=4)
     assert not encoder.has_text
