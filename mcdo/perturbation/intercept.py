@@ -65,8 +65,9 @@ def carry_out(weight: Tensor, part: str, compute: Compute) -> Tensor:
 
 
 def _scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    if scale == 1.0:
-        return F.linear(x, weight, bias)
+    if scale == 1.0 or weight.dim() == 1:
+        y = F.linear(x, weight, bias)
+        return y if scale == 1.0 else y * scale
     rows = x.reshape(-1, x.shape[-1])
     # The bias is scaled beforehand: with a beta other than 1 or 0, CUDA writes it over the whole output first.
     start, beta = (x.new_zeros(()), 0) if bias is None else (bias * scale, 1)
@@ -150,6 +151,9 @@ class LinearMaps(TorchFunctionMode):
             return y if scale == 1.0 else y * scale
 
         return self._map(other, "", compute)
+
+    def _mm(self, input: Tensor, mat2: Tensor, **kwargs: Any) -> Tensor:
+        return self._matmul(input, mat2, **kwargs)
 
     def _addmm(self, input: Tensor, mat1: Tensor, mat2: Tensor, **kwargs: Any) -> Tensor:
         def compute(scale: float = 1.0, before: Change | None = None) -> Tensor:
@@ -281,8 +285,8 @@ _MAPS: dict[Any, tuple[str, tuple[Any, ...]]] = {
     F.conv2d: ("_conv2d", ()),
     F.multi_head_attention_forward: ("_attention", ()),
     torch.matmul: ("_matmul", ()),
-    torch.mm: ("_matmul", ()),
-    torch.Tensor.mm: ("_matmul", ()),
+    torch.mm: ("_mm", ()),
+    torch.Tensor.mm: ("_mm", ()),
     torch.Tensor.matmul: ("_matmul", ()),
     torch.Tensor.__matmul__: ("_matmul", ()),
     torch.addmm: ("_addmm", ()),

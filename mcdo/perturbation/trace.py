@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mcdo.encoders import Encoder
 from mcdo.encoders.state import plain_tensors
+from mcdo.encoders.weights import brief
 from mcdo.errors import McdoError
 from mcdo.perturbation.flow import BATCH, Flow, distances, sees
 from mcdo.perturbation.intercept import Compute, LinearMaps, MapKey, map_key
@@ -21,6 +22,11 @@ from mcdo.perturbation.roles import Place
 
 _ROUNDING = 2e-3
 """How far from one rounding takes the norm of a feature that was normalised, in float16 at worst."""
+
+_WEIGHTLESS = (
+    "nn.MultiheadAttention gives no attention weights there. Ask it for none (need_weights=False), and write an "
+    "attention whose weights are wanted with F.linear and softmax"
+)
 
 
 @dataclass
@@ -109,7 +115,10 @@ def trace(encoder: Encoder, site_name: Callable[[str, str], str]) -> Trace:
             flow.finish()
     except NotImplementedError as error:
         raise McdoError(f"{encoder.key}: this tower has {error}, which is not handled") from error
+    except (AttributeError, TypeError) as error:  # what becomes of None where weights of an attention are wanted
+        raise McdoError(f"{encoder.key}: {brief(error)}, where the tower's maps are watched: {_WEIGHTLESS}") from error
     _check_features(encoder, features)
+    _check_as_unwatched(encoder, inputs, features)
     seen = tracer.seen
     seen.touched = {id(parameters[name]) for name in flow.touched & parameters.keys()}
     seen.made = tracer.made
@@ -132,6 +141,7 @@ class _Tracer(LinearMaps):
         self.seen, self.made_of, self.reached = Trace(), set[str](), set[str]()
         self._flow, self._names, self._site_name = flow, names, site_name
         self._parameters = frozenset(names.values())
+        self._convolving = False
 
     def _note(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
         inputs: list[Tensor] = []
@@ -157,14 +167,23 @@ class _Tracer(LinearMaps):
         if made_of and not (image or trail.nearest):  # a weight made of weights
             return y
         self.made_of |= made_of
-        place = Place(image, trail.raw, trail.nearest, trail.bent, convolution=weight.dim() > 2)
+        place = Place(image, trail.raw, trail.nearest, trail.bent, self._convolving)
         shape, input_shape = (_per_image(z, image) for z in (y, inputs[0]))
+        if shape is not None and weight.dim() == 1:  # a map to one number leaves no axis of features behind
+            shape = (*shape, 1)
         name = _next_free(name, self.seen.maps)
         registered = id(weight) in self._names or (bool(made_of) and not made_of & self._flow.strange)
         self.seen.maps[name] = SeenMap(tuple(y.shape), shape, input_shape, place, tuple(weight.shape), registered)
         self.seen.keys[map_key(weight, part)] = name
         self._flow.put_out(y, name, (inputs[0], weight), image)
         return y
+
+    def _conv2d(self, *args: Any, **kwargs: Any) -> Tensor:
+        self._convolving = True  # not by the weight's axes: one of a matrix for each head has as many
+        try:
+            return super()._conv2d(*args, **kwargs)
+        finally:
+            self._convolving = False
 
     def _softmax(self, softmax: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         logits = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
@@ -272,6 +291,18 @@ def _check_features(encoder: Encoder, features: Tensor) -> None:
                 "trained), so scores before and after normalisation are the same and no control for the norm means "
                 "anything. Give the features before that, such as encode_image(..., normalize=False)"
             )
+
+
+def _check_as_unwatched(encoder: Encoder, inputs: Tensor, features: Tensor) -> None:
+    with torch.no_grad():
+        plain = encoder.forward_image(inputs, exact=True)
+    apart, _, rounding = distances(plain)
+    off = (plain - features).abs().amax()
+    if off > torch.maximum(apart * 1e-2, rounding * 1e2):
+        raise McdoError(
+            f"{encoder.key}: its features are others where the tower's maps are watched, by {float(off):.2g}: it "
+            f"follows attention weights, or how often it was called. {_WEIGHTLESS}"
+        )
 
 
 def _constant(encoder: Encoder) -> bool:

@@ -516,6 +516,33 @@ def test_attention_of_a_kind_that_is_not_handled_is_refused_in_words() -> None:
         check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))
 
 
+class Weighted(nn.Module):
+    """Attention whose weights go into the features."""
+
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.attn, self.read = nn.MultiheadAttention(WIDTH, 2, batch_first=True), read
+
+    def forward(self, x: Tensor) -> Any:
+        out, weights = self.attn(x, x, x)
+        return out * self.read(weights)
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        (lambda w: w.amax(1)[..., None], "AttributeError 'NoneType' .*'amax', where the tower's maps are watched"),
+        (lambda w: 1.0 if w is None else w.amax(1)[..., None], "its features are others where the tower's maps are wa"),
+    ],
+    ids=["fails", "goes_on"],
+)
+def test_a_tower_that_reads_weights_of_an_attention_is_refused_in_words(read: Callable[[Any], Any], said: str) -> None:
+    """One used to end in a traceback, and one was measured without the weights that it reads."""
+    encoder = with_extra(lambda: Weighted(read))
+    with pytest.raises(McdoError, match=rf"toy: {said}.*need_weights=False"):
+        check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))
+
+
 def test_a_quantised_layer_is_refused_by_name() -> None:
     encoder = toy(LinearTower)
     with warnings.catch_warnings():

@@ -129,19 +129,23 @@ def test_attention_that_is_not_handled_is_refused(options: dict[str, bool]) -> N
 WEIGHT = nn.Parameter(noise(WIDTH, 6, seed=5), requires_grad=False)
 ROWS = nn.Parameter(noise(6, WIDTH, seed=6), requires_grad=False)
 KERNEL = nn.Parameter(noise(6, 3, 2, 2, seed=7), requires_grad=False)
+LONE = nn.Parameter(noise(WIDTH, seed=9), requires_grad=False)
 BIAS = noise(6, seed=8)
 MAPS: dict[str, tuple[Callable[[Tensor], Tensor], nn.Parameter, tuple[int, ...]]] = {
     "x @ W": (lambda x: x @ WEIGHT, WEIGHT, (BATCH, TARGET, WIDTH)),
     "x.matmul(W)": (lambda x: x.matmul(WEIGHT), WEIGHT, (BATCH, TARGET, WIDTH)),
     "torch.matmul": (lambda x: torch.matmul(x, WEIGHT), WEIGHT, (BATCH, WIDTH)),
     "torch.mm": (lambda x: torch.mm(x, WEIGHT), WEIGHT, (BATCH, WIDTH)),
+    "torch.mm by keyword": (lambda x: torch.mm(x, mat2=WEIGHT), WEIGHT, (BATCH, WIDTH)),
     "x.mm(W)": (lambda x: x.mm(WEIGHT), WEIGHT, (BATCH, WIDTH)),
+    "x.mm by keyword": (lambda x: x.mm(mat2=WEIGHT), WEIGHT, (BATCH, WIDTH)),
     "b.addmm": (lambda x: BIAS.addmm(x, WEIGHT), WEIGHT, (BATCH, WIDTH)),
     "torch.addmm": (lambda x: torch.addmm(BIAS, x, WEIGHT), WEIGHT, (BATCH, WIDTH)),
     "torch.addmm with factors": (lambda x: torch.addmm(BIAS, x, WEIGHT, beta=0.5, alpha=2), WEIGHT, (BATCH, WIDTH)),
     "linear": (lambda x: F.linear(x, ROWS, BIAS), ROWS, (BATCH, TARGET, WIDTH)),
     "linear by keyword": (lambda x: F.linear(input=x, weight=ROWS, bias=BIAS), ROWS, (BATCH, TARGET, WIDTH)),
     "linear without bias": (lambda x: F.linear(x, ROWS), ROWS, (BATCH, TARGET, WIDTH)),
+    "linear to one number": (lambda x: F.linear(x, LONE), LONE, (BATCH, TARGET, WIDTH)),
     "linear of a vector": (lambda x: F.linear(x, ROWS, BIAS), ROWS, (WIDTH,)),
     "linear of a transpose": (lambda x: F.linear(x.transpose(0, 1), ROWS, BIAS), ROWS, (BATCH, TARGET, WIDTH)),
     "conv2d": (lambda x: F.conv2d(x, KERNEL, BIAS, stride=2), KERNEL, (BATCH, 3, 4, 4)),

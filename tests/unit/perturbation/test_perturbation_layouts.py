@@ -204,6 +204,32 @@ def test_a_mask_tied_over_positions_drops_channels_of_a_convolution() -> None:
     assert 0 < int((scaled == 0).sum()) < scaled.numel()
 
 
+class HeadByHead(LinearTower):
+    """One matrix for each of two heads, and a map of all features to one number for each token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.gate = nn.Parameter(torch.randn(2, 4, 4)), nn.Parameter(torch.randn(8))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.conv1(pixels).flatten(2).mT
+        x = (x.unflatten(-1, (2, 4)).transpose(1, 2) @ self.heads).transpose(1, 2).flatten(2)
+        out: Tensor = self.mlp(x * nn.functional.linear(x, self.gate)[..., None])
+        return out.mean(1)
+
+
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+def test_a_mask_tied_over_tokens_finds_the_features_of_weights_of_any_number_of_axes() -> None:
+    """Three axes used to be taken for a convolution's, and of a map to one number the tokens for its features."""
+    encoder = toy(HeadByHead)
+    sites = find_sites(encoder).sites
+    layouts = {site.name: site.layout(TiedDropout(0.1)) for site in sites if not site.convolution}
+    assert layouts["visual.heads"] == (8, 4, 1)
+    assert layouts["visual.gate"] == (4, 1, 1)
+    assert {site.name for site in sites if site.convolution} == {"visual.conv1"}
+    assert len(check_alive(encoder, pixels_for(encoder, 1), TiedDropout(0.1))) == 4
+
+
 class OneToken(LinearTower):
     """Ends in a pooling head of one query and returns its token: ``[B, 1, D]``."""
 
