@@ -264,11 +264,11 @@ class Encoder:
 
     def blank(self, n: int) -> Tensor:
         """``n`` rows of what :meth:`forward_image` takes, for looking at the tower's shapes."""
-        return torch.zeros(n, 3, self.resolution, self.resolution, device=self.device)
+        return torch.zeros(n, 3, self.resolution, self.resolution, dtype=torch.float32, device=self.device)
 
     def calibration_inputs(self, n: int) -> Tensor:
         """``n`` fixed inputs of :meth:`forward_image`, smooth noise, which no image set can change."""
-        coarse = torch.randn(n, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        coarse = torch.randn(n, 3, 4, 4, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
         return functional.interpolate(coarse, size=(self.resolution,) * 2, mode="bicubic").to(self.device)
 
     def forward_image(self, pixels: Tensor, *, exact: bool = False) -> Tensor:
@@ -303,9 +303,8 @@ class Encoder:
         return features.float()
 
     def _autocast(self, exact: bool = False) -> AbstractContextManager[object]:
-        if exact or self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.precision))
+        low = not exact and self.precision != "float32"  # where not, an autocast around the call is switched off
+        return torch.autocast(self.device.type, getattr(torch, self.precision) if low else None, enabled=low)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """int64 [n, L] on the device.

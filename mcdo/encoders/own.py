@@ -78,7 +78,7 @@ def _reader(module: nn.Module, pick: Picked) -> Picked:
 
 def _shown(side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Two different pictures, and each alone."""
-    pair = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    pair = torch.randn(2, 3, side, side, dtype=torch.float32, generator=torch.Generator().manual_seed(0)).to(device)
     return pair, pair[:1], pair[1:]
 
 

@@ -55,7 +55,8 @@ def prepare_pixels(
         raise McdoError(f"{images.name}: there are no images to prepare")
     first = _shown(images, 0, to_uint8)
     stays = torch.device(device).type == "cuda"
-    data = torch.empty((len(images), *first.shape), dtype=torch.uint8, pin_memory=stays)
+    with torch.inference_mode(False):  # the threads that fill it are in no inference mode
+        data = torch.empty((len(images), *first.shape), dtype=torch.uint8, pin_memory=stays)
 
     def prepare(i: int) -> None:
         pixels = _shown(images, i, to_uint8)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
 
@@ -24,6 +26,7 @@ from mcdo.perturbation import (
     Perturbation,
     StochasticDepth,
     TiedDropout,
+    deterministic_features,
     image_keys,
 )
 from mcdo.perturbation.normals import KeyedNormals
@@ -37,6 +40,31 @@ KINDS: tuple[Perturbation, ...] = (
 @cache
 def encoder_of(key: str, precision: Any = "float32") -> Encoder:
     return mcdo.load_encoder(key, precision=precision)
+
+
+@contextmanager
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("around", [lambda: torch.autocast("cpu", torch.bfloat16), torch.inference_mode, double])
+def test_what_stands_around_a_call_changes_no_number(around: Callable[[], AbstractContextManager[Any]]) -> None:
+    """Features and prompts used to be in bfloat16 inside autocast; the other two ended in a traceback."""
+
+    def numbers() -> list[Any]:
+        encoder, images = mcdo.load_encoder("clip_tiny"), mcdo.load_images("digits", n=2)
+        scores = mcdo.monte_carlo(encoder, images, Dropout(), (4,), 1, progress=False).scores("trace_pre")
+        return [deterministic_features(encoder, encoder.calibration_inputs(2)), encoder.encode_text(["a"]), scores]
+
+    plain = numbers()
+    with around():
+        found = numbers()
+    for one, other in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
