@@ -175,7 +175,8 @@ class PerturbedTower:
                 return noise.zero_(y, index, trial, block, keys, first, last, left)
             if not drawn:
                 drawn.extend(noise.draw(trial, block, keys, first, last))
-            return zero_units_(y, drawn[index], site.outer, site.inner)
+            zero_units_(y.view(rows, site.size), drawn[index], site.outer, site.inner)  # windows may stand in its rows
+            return y
 
         def walked(y: Tensor) -> bool:
             return isinstance(noise, KeyedMasks) and y.device.type == "cpu" and y.dtype == torch.float32

@@ -21,6 +21,7 @@ from mcdo.perturbation import (
     AttentionDropout,
     Dropout,
     Perturbation,
+    StochasticDepth,
     TiedDropout,
     check_alive,
     deterministic_features,
@@ -174,6 +175,20 @@ def test_windows_of_an_image_stand_in_its_shape_and_share_no_mask() -> None:
     site = find_sites(encoder).select("fc1")[0]
     assert (site.shape, site.units) == ((2, 2, 12), 48)
     assert site.layout(TiedDropout(0.1)) == (4, 12, 1)
+
+
+@pytest.mark.parametrize("kind", [TiedDropout(0.3), StochasticDepth(0.3).at("visual.mlp.c_proj"), Dropout(0.3)])
+def test_masks_over_windows_are_the_same_in_reduced_precision(kind: Perturbation) -> None:
+    """There each window of an image used to have a mask of its own, tied over the wrong features, or none at all."""
+    encoder = toy(Windowed)
+    pixels, keys = pixels_for(encoder, 2), keys_for(2)
+    passes = []
+    for precision in ("float32", "bfloat16"):
+        encoder.precision = precision
+        with perturbed(encoder, kind, 0) as drop:
+            passes.append(drop(pixels, keys, 0, 0))
+    assert passes[0].std(1).mean() > 0.03
+    torch.testing.assert_close(*passes, rtol=0.01, atol=0.005)
 
 
 @pytest.mark.parametrize(("build", "said"), [(WindowsFirst, r"\(6, 2, 12\)"), (ThreeTokensFirst, r"\(3, 3, 12\)")])
