@@ -32,7 +32,8 @@ ROUNDING = 1e-5
 """Relative to scores: what batch size, order and machine may change of the same measurement, and so no difference."""
 RANK = {"met": 2, "undecided": 1, "not met": 0}
 DECISIONS = {"GO": 2, "UNDECIDED": 1, "NO-GO": 0}
-IGNORED = ("made", "claims", "files", "session")
+NONE = Estimate(math.nan, math.nan, math.nan, 0)
+"""In the place of a figure that there is not."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,13 @@ class Change:
         return self.p_holm < ALPHA
 
     @property
+    def compared(self) -> str:
+        """How the two figures are to each other, in words."""
+        if math.isnan(self.p_value):
+            return "not compared"
+        return "beyond noise" if self.beyond_noise else "within noise"
+
+    @property
     def moved(self) -> bool:
         """Whether the claim ended otherwise."""
         return bool(self.outcomes) and self.outcomes[0] != self.outcomes[-1]
@@ -88,7 +96,8 @@ class Comparison:
         decisions: the two verdicts' decisions; None where there is no verdict.
         changes: every figure in both.
         settings: what was set otherwise: experiment and subject, setting, first, second.
-        only: what stands in one of them alone: experiment, subject, and "first" or "second".
+        only: what stands in one of them alone: experiment, subject with the claim where the experiment is in both, and
+            "first" or "second".
 
     """
 
@@ -112,9 +121,10 @@ class Comparison:
     def conclusion(self) -> str:
         """One line: whether anything differs, and the verdicts."""
         found, moved = len(self.beyond_noise), sum(change.moved for change in self.changes)
+        compared = sum(change.compared != "not compared" for change in self.changes)
         verdicts = " and ".join("no verdict" if each is None else each for each in self.decisions)
-        said = f"{found} of {len(self.changes)} figures differ beyond noise" if found else "no difference beyond noise"
-        return f"{said} ({len(self.changes)} compared, {moved} claims ended otherwise); verdicts: {verdicts}"
+        said = f"{found} of {compared} figures differ beyond noise" if found else "no difference beyond noise"
+        return f"{said} ({compared} compared, {moved} claims ended otherwise); verdicts: {verdicts}"
 
 
 def compare(first: Reports, second: Reports, seed: int = 0) -> Comparison:
@@ -125,11 +135,14 @@ def compare(first: Reports, second: Reports, seed: int = 0) -> Comparison:
     found = [change for key in common for change in _claims(before[key], after[key])]
     found += _scores(per_image(first), per_image(second), seed)
     alone = ((before, after, "first"), (after, before, "second"))
+    only = [(*these[key].key, which) for these, those, which in alone for key in these if key not in those]
+    for these, those, which in alone:
+        only += [row for key in common for row in _claims_alone(these[key], those[key], which)]
     return Comparison(
         decisions=tuple(None if each.verdict is None else str(each.verdict["decision"]) for each in (first, second)),  # type: ignore[arg-type]
         changes=_corrected(found),
         settings=tuple(row for key in common for row in _settings(before[key], after[key])),
-        only=tuple((*these[key].key, which) for these, those, which in alone for key in these if key not in those),
+        only=tuple(only),
     )
 
 
@@ -158,17 +171,25 @@ def _corrected(found: Sequence[Change]) -> tuple[Change, ...]:
 
 
 def _claims(before: Reported, after: Reported) -> Iterator[Change]:
+    """The figures of claims in both; one that ended otherwise is told also where they cannot be compared."""
     later: Mapping[str, Judgement] = {judgement.claim: judgement for judgement in after.claims}
     for judgement in before.claims:
         other = later.get(judgement.claim)
-        if other is None or judgement.estimate is None or other.estimate is None:
+        if other is None:
             continue
-        if judgement.estimate.level != other.estimate.level:
-            continue
-        found = difference(other.estimate, judgement.estimate)
-        outcomes = (judgement.outcome, other.outcome)
-        sides = (judgement.estimate, other.estimate)
-        yield Change(*before.key, judgement.claim, *sides, found.estimate, found.p_value, "two samples", outcomes)
+        outcomes, sides = (judgement.outcome, other.outcome), (judgement.estimate or NONE, other.estimate or NONE)
+        if NONE not in sides and sides[0].level == sides[1].level:
+            found = difference(sides[1], sides[0])
+            yield Change(*before.key, judgement.claim, *sides, found.estimate, found.p_value, "two samples", outcomes)
+        elif outcomes[0] != outcomes[1]:
+            yield Change(*before.key, judgement.claim, *sides, NONE, math.nan, "", outcomes)
+
+
+def _claims_alone(before: Reported, after: Reported, which: str) -> Iterator[tuple[str, str, str]]:
+    later = {judgement.claim for judgement in after.claims}
+    for judgement in before.claims:
+        if judgement.claim not in later:
+            yield before.key[0], f"{before.subject} {judgement.claim}", which
 
 
 def _scores(first: Iterable[PerImage], second: Iterable[PerImage], seed: int) -> Iterator[Change]:
@@ -230,10 +251,10 @@ def tables(comparison: Comparison) -> list[Table]:
     figures = tuple(
         (
             change.experiment, change.subject, change.figure, change.first.without_n, change.second.without_n,
-            change.difference.without_n, change.how, f"{change.p_holm:.2g}",
-            " → ".join(dict.fromkeys(change.outcomes)), "beyond noise" if change.beyond_noise else "within noise",
+            change.difference.without_n, change.how, "–" if math.isnan(change.p_holm) else f"{change.p_holm:.2g}",
+            " → ".join(dict.fromkeys(change.outcomes)), change.compared,
         )
-        for change in sorted(told, key=lambda change: (not change.moved, not change.beyond_noise, change.p_holm))
+        for change in sorted(told, key=_first_told)
     )  # fmt: skip
     heading = (
         "experiment", "model", "figure", "first", "second", "difference [95 %]", "how", "p (Holm)", "outcome", "is",
@@ -243,6 +264,10 @@ def tables(comparison: Comparison) -> list[Table]:
         Table("What was set otherwise", ("experiment", "setting", "first", "second"), _merged(comparison.settings)),
         Table("What stands in one of them alone", ("experiment", "model", "in the"), comparison.only),
     ]
+
+
+def _first_told(change: Change) -> tuple[bool, bool, float]:
+    return not change.moved, not change.beyond_noise, math.inf if math.isnan(change.p_holm) else change.p_holm
 
 
 def _merged(settings: tuple[tuple[str, str, str, str], ...]) -> tuple[tuple[str, ...], ...]:

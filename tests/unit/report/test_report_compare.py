@@ -115,6 +115,28 @@ def test_what_stands_in_one_alone_is_named(tmp_path: Path) -> None:
     assert sorted(found.only) == [(f"phase1/{NAME}", "clip_tiny", "first"), (f"phase1/{NAME}", "siglip_tiny", "second")]
 
 
+def test_a_claim_that_is_in_one_alone_or_has_no_figure_any_more_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, after = write(tmp_path / "before"), write(tmp_path / "after")
+    held = json.loads((before / "phase1" / NAME / "clip_tiny_summary.json").read_text())
+    ended, gone = held["claims"][:2]
+    held["claims"] = [{**ended, "outcome": "not applicable", "estimate": None}, *held["claims"][2:]]
+    (after / "phase1" / NAME / "clip_tiny_summary.json").write_text(json.dumps(held))
+    found = compare(Reports.read(before), Reports.read(after))
+    (moved,) = [change for change in found.changes if change.moved]
+    assert (moved.figure, moved.outcomes) == (ended["claim"], (ended["outcome"], "not applicable"))
+    assert found.only == ((f"phase1/{NAME}", f"clip_tiny {gone['claim']}", "first"),)
+    assert main(["compare", str(before), str(after), "--fail-on=different"]) == 0
+    said = capsys.readouterr().out
+    assert f"{ended['outcome']} → not applicable" in said
+    assert gone["claim"] in said
+    assert f"({len(found.changes) - 1} compared, 1 claims ended otherwise)" in said, (
+        "what has no figure is no comparison"
+    )
+    assert "nan" not in said
+
+
 def test_runs_of_a_store_are_compared_as_reports_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import mcdo
 
