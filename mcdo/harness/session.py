@@ -37,10 +37,10 @@ Value = TypeVar("Value")
 
 
 def _of(facts: Mapping[str, Any]) -> Callable[[Mapping[str, Any], Mapping[str, Any]], None]:
-    """What is stored must have been computed with the same facts."""
+    """What is stored must have been computed with the same facts, whatever people call it."""
 
     def check(_: Mapping[str, Any], held: Mapping[str, Any]) -> None:
-        if canonical_json(held) != canonical_json(facts):
+        if canonical_json({name: held[name] for name in facts}) != canonical_json(facts):
             raise ValueError("it is of something else")
 
     return check
@@ -204,14 +204,15 @@ class Session:
             made_by = encoder_identity(self.text_encoder(model) if text else self.encoder(model), text=text)
         else:
             made_by = {"versions": dict(versions()), "device": torch.device(self.settings.device).type}
-        facts = {"kind": what, "code": measuring_code(code), "provenance": made_by, **identity}
+        # the identity stands apart: one that says "code" as well must not take the place of ours
+        facts = {"kind": what, "code": measuring_code(code), "provenance": made_by, "of": identity}
         key = Store.key(facts)
         if key not in self._arrays:
             entry = None if self.store is None else self.store.get(key, _of(facts))
-            self._arrays[key] = entry[0] if entry else self._computed(key, facts, compute)
+            self._arrays[key] = entry[0] if entry else self._computed(key, facts, model, compute)
         return self._arrays[key]
 
-    def _computed(self, key: str, facts: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+    def _computed(self, key: str, facts: Mapping[str, Any], model: str, compute: Callable[[], Arrays]) -> Arrays:
         if self.store is None:
             return compute()
         parts = self.store.unfinished(key)
@@ -226,7 +227,8 @@ class Session:
             finally:
                 self._under_way.pop()
             try:
-                self.store.put(key, arrays, facts)
+                label = {"encoder": model or "none", "protocol": facts["kind"]}
+                self.store.put(key, arrays, {**facts, "label": label})
                 parts.remove()
             except McdoError as error:
                 warnings.warn(f"{facts['kind']} is not kept: {error}", UnsavedResultWarning, stacklevel=2)

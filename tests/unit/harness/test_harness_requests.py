@@ -31,6 +31,7 @@ from mcdo.harness import (
 )
 from mcdo.harness.requests import Arrays, merged
 from mcdo.perturbation import Dropout
+from mcdo.store.upkeep import entries
 
 
 def _passes(model: str, n: int, passes: tuple[int, ...], trials: int, p: float, damage: str | None) -> Passes:
@@ -140,6 +141,29 @@ def test_arrays_of_no_encoder_are_stored_too(tmp_path: Path) -> None:
         assert [session.measure(Doubled("", number))["doubled"].tolist() for number in (1, 2)] == [[2], [4]]
         assert not session.loads
     assert MADE == [1, 2]
+
+
+class Reviewed(Doubled):
+    """As a kind of somebody else's may name what decides it."""
+
+    def identity(self, session: Session) -> Mapping[str, Any]:
+        return {"number": self.number, "code": "reviewed", "kind": "mine", "provenance": {}}
+
+
+def test_an_identity_takes_no_place_of_the_code_that_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MADE.clear()
+    for code in ("before", "before", "after"):
+        monkeypatch.setattr("mcdo.harness.session.measuring_code", lambda _, code=code: code)
+        Session(Settings((), store=tmp_path)).measure(Reviewed("", 1))
+    assert MADE == [1, 1], "measured again by other code, and only then"
+
+
+def test_what_is_stored_is_listed_by_name(tmp_path: Path) -> None:
+    session = Session(Settings(("clip_tiny",), store=tmp_path))
+    session.measure(Features("clip_tiny", Images(6)))
+    session.measure(Doubled("", 1))
+    labels = [(entry.label["encoder"], entry.label["protocol"]) for entry in entries(tmp_path)]
+    assert sorted(labels) == [("clip_tiny", "features"), ("none", "doubled")]
 
 
 TEXTLESS = "python:textless:make"
