@@ -26,7 +26,7 @@ from mcdo.images.class_names import class_names
 from mcdo.images.decode import LARGEST_FILE, UnreadableImageError, WholeFiles
 from mcdo.images.labels import check_columns, named
 from mcdo.images.listing import Listing
-from mcdo.images.splits import files_of_split, parted
+from mcdo.images.splits import files_of_split, parted, several
 from mcdo.names import from_path
 from mcdo.schema import LIST_LIMIT, MOST_ROWS, OpenRecord, check_regular, read_json
 
@@ -148,7 +148,7 @@ def _root(spec: str) -> tuple[Path, str | None]:
     splits = sorted(each.name for each in root.iterdir() if each.is_dir() and _holds_rows(each))
     if splits and not _holds_rows(root):
         if len(splits) > 1:
-            raise McdoError(f"{root} has the splits {', '.join(splits)}: name one, hf-dataset:{root}@{splits[-1]}")
+            raise several(root, splits, f"hf-dataset:{root}")
         return root / splits[0], split
     return root, split
 

@@ -13,7 +13,7 @@ from mcdo.errors import McdoError, nearest
 from mcdo.images.folder import FolderSource
 from mcdo.images.labels import check_columns, named
 from mcdo.images.listing import Listing
-from mcdo.images.splits import parted
+from mcdo.images.splits import parted, several
 from mcdo.names import from_path
 from mcdo.schema import read_columns
 
@@ -67,9 +67,10 @@ def _of_split(place: Path, columns: dict[str, dict[int, str]], split: str | None
     of = {at: cell.strip() for at, cell in columns.get("split", {}).items()}
     there = sorted(set(of.values()))
     if split is not None and split not in there:
-        raise McdoError(f"{place} has no split {split!r}; there are: {', '.join(there) or 'none'}")
+        raise McdoError(f"{place} has no split {split!r}; there are: {', '.join(filter(None, there)) or 'none'}")
     if split is None and len(there) > 1:
-        raise McdoError(f"{place} has the splits {', '.join(there)}: name one, csv:{place}@{there[-1]}")
+        odd = next((at for at in rows if not of[at]), None)
+        raise several(place, there, f"csv:{place}", "" if odd is None else f" and rows of none, such as line {odd}")
     return [at for at in rows if split is None or of[at] == split]
 
 

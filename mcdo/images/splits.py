@@ -43,11 +43,23 @@ def files_of_split(place: Path, files: Sequence[Path], wanted: str | None, spec:
         raise McdoError(f"{place} has no split {wanted!r}; there are: {', '.join(filter(None, there)) or 'none'}")
     if wanted is None and len(there) > 1:
         odd = next((file.name for file in files if not of[file]), "")
-        told = f" and files of none, such as {odd}" if odd else ""
-        named = ", ".join(filter(None, there))
-        likely = min(filter(None, there), key=lambda name: (name not in VALIDATION, name.startswith("train")))
-        raise McdoError(f"{place} has the splits {named}{told}: name one, {spec}@{likely}")
+        raise several(place, there, spec, f" and files of none, such as {odd}" if odd else "")
     return [file for file in files if wanted is None or of[file] == wanted]
+
+
+def several(place: Path, there: Sequence[str], spec: str, told: str = "") -> McdoError:
+    """The error where one of several splits must be named; the one that it suggests is the last to be training's.
+
+    Args:
+        place: where they are.
+        there: their names; "" for what is of none.
+        spec: how one is named, before its ``@``.
+        told: what else is to be said of them.
+
+    """
+    known = [name for name in there if name]
+    likely = min(known, key=lambda name: (name not in VALIDATION, name.startswith("train")))
+    return McdoError(f"{place} has the splits {', '.join(known)}{told}: name one, {spec}@{likely}")
 
 
 def _split(stem: str) -> str:

@@ -347,6 +347,17 @@ def test_files_that_name_classes_differently_are_not_read_together(tmp_path: Pat
         load_images(f"hf-dataset:{tmp_path}")
 
 
+def test_no_training_split_is_suggested_where_there_is_another(tmp_path: Path) -> None:
+    spec = table(tmp_path, "path,split\n0.png,train\n1.png,\n2.png,test\n")
+    with pytest.raises(McdoError, match=r"has the splits test, train and rows of none, such as line 3: .*csv@test$"):
+        load_images(spec)
+    for split in ("train", "test"):
+        (tmp_path / "hub" / split).mkdir(parents=True)
+        (tmp_path / "hub" / split / "0.parquet").touch()
+    with pytest.raises(McdoError, match=r"has the splits test, train: name one, hf-dataset:.*hub@test$"):
+        load_images(f"hf-dataset:{tmp_path / 'hub'}")
+
+
 FILES_OF_SPLITS = {
     "hub": ("train-00000-of-00001.parquet", "test_2-00000-of-00001-0123abcd.parquet", "test_2"),
     "hub in a folder": ("data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet", "validation"),
