@@ -252,7 +252,7 @@ class AppliedRecipe:
             threshold=threshold,
             false_alarm=false_alarm,
             equivalents={family: equivalents(each, score, error, K - 1) for family, each in responses.items()},
-            outside=share((score < quantiles[0]) | (score > quantiles[-1]), origins=images.origins),
+            outside=_share_outside((score < quantiles[0]) | (score > quantiles[-1]), images.origins),
         )
         self._compare(found, images)
         return found
@@ -407,6 +407,13 @@ def quantile_within(scores: Array, quantiles: Array) -> Array:
     equal = last > first
     inside[equal] = (levels[first[equal]] + levels[last[equal] - 1]) / 2
     return np.asarray(inside)
+
+
+def _share_outside(outside: NDArray[np.bool_], origins: Sequence[str]) -> Estimate:
+    """The share; one original alone, such as a single photo, is scored as well and gives no interval."""
+    if len(set(origins)) > 1:
+        return share(outside, origins=origins)
+    return Estimate(float(outside.mean()), math.nan, math.nan, 1, reason="one original")
 
 
 def chance_outside(outside: int, n: int, calibrated: int) -> float:

@@ -440,6 +440,20 @@ def test_a_table_has_a_row_for_each_image(folder: Path, tmp_path: Path, capsys: 
     assert [row["as_noise_note"] for row in rows] == [found.equivalents["noise"].said(i) for i in range(5)]
 
 
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_single_photo_is_scored(copies: int, folder: Path, tmp_path: Path) -> None:
+    photo = (folder / "a.png").read_bytes()
+    place, out = tmp_path / "photo", tmp_path / "scores.csv"
+    place.mkdir()
+    for i in range(copies):
+        (place / f"{i}.png").write_bytes(photo)
+    assert score("--recipe=default:siglip_tiny", f"--images=folder:{place}", f"--out={out}") == 0
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 1 + copies
+    found = load_recipe("default:siglip_tiny").score(mcdo.load_images(f"folder:{place}"), progress=False)
+    assert found.outside.n == 1
+    assert not found.outside.has_interval
+
+
 @pytest.mark.parametrize("classes", [False, True])
 def test_a_store_among_the_images_is_no_class(
     classes: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
