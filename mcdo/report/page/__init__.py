@@ -466,7 +466,7 @@ def _not_said(reports: Reports) -> list[str]:
     said = []
     verdict = reports.verdict
     if verdict is None:
-        said.append("There is no verdict: Phase 1 did not run into this folder.")
+        said.append("There is no verdict: no whole Phase 1 ran into this folder.")
     else:
         said.append(
             "Not that a score is right about an image: GO means that it ranks images alike when it is measured again. "
@@ -477,7 +477,7 @@ def _not_said(reports: Reports) -> list[str]:
             said.append(f"Nothing final: less than the published protocol was measured ({_flat(verdict['less'])}).")
         elif verdict.get("protocol") == "quick":
             said.append("Nothing final: the quick protocol is smaller than the published one.")
-    said += _of_several_runs(reports)
+    said += [*_of_several_runs(reports), *_of_several_perturbations(reports)]
     said += _unfinished(reports.last_run)
     random = sorted({
         str(facts.get("encoder", each.subject))
@@ -521,6 +521,16 @@ def _of_several_runs(reports: Reports) -> list[str]:
             f"Nothing of the same images: they changed between the models, under the same name: {few_of(others)}."
         )
     return said
+
+
+def _of_several_perturbations(reports: Reports) -> list[str]:
+    """Which results are about another perturbation than the rest: the head of the page names one alone."""
+    of: dict[str, list[str]] = {}
+    for each in reports.experiments:
+        if kind := each.summary["config"].get("dropout"):  # what perturbs nothing has none
+            of.setdefault(_flat(kind), []).append(f"{each.experiment['name']} {each.subject}")
+    named = "; ".join(f"{kind}: {few_of(whose)}" for kind, whose in of.items())
+    return [f"Nothing of one perturbation: several were measured ({named})."] if len(of) > 1 else []
 
 
 def _unfinished(last: LastRun | None) -> list[str]:

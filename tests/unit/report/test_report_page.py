@@ -148,6 +148,16 @@ def test_a_run_that_did_not_end_whole_is_said(tmp_path: Path) -> None:
         Reports.read(folder)
 
 
+def test_what_runs_of_another_perturbation_left_is_said(tmp_path: Path) -> None:
+    def shown(model: str, **config: Any) -> str:
+        return page_of(write(tmp_path / "reports", model, config={"seed": 42, **config}), tmp_path).text
+
+    assert "Nothing of one perturbation" not in shown("clip_tiny", dropout={"kind": "Dropout", "p": 0.01})
+    assert "Nothing of one perturbation" not in shown("siglip_tiny"), "one that perturbs nothing is of no other"
+    said = f"(kind Dropout, p 0.01: {NAME} clip_tiny; kind Dropout, p 0.05: {NAME} siglip_tiny)"
+    assert f"several were measured {said}" in shown("siglip_tiny", dropout={"kind": "Dropout", "p": 0.05})
+
+
 def test_what_runs_of_other_images_or_seeds_left_is_said(tmp_path: Path) -> None:
     folder = tmp_path / "reports"
 
