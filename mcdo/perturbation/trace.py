@@ -115,7 +115,9 @@ def trace(encoder: Encoder, site_name: Callable[[str, str], str]) -> Trace:
             flow.finish()
     except NotImplementedError as error:
         raise McdoError(f"{encoder.key}: this tower has {error}, which is not handled") from error
-    except (AttributeError, TypeError) as error:  # what becomes of None where weights of an attention are wanted
+    except (AttributeError, TypeError) as error:
+        if "NoneType" not in str(error):  # which the weights of an attention are
+            raise
         raise McdoError(f"{encoder.key}: {brief(error)}, where the tower's maps are watched: {_WEIGHTLESS}") from error
     _check_features(encoder, features)
     _check_as_unwatched(encoder, inputs, features)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, trials
-from mcdo.stats.resampling import Estimate, Origins
+from mcdo.stats.resampling import Estimate, Origins, quotients
 from mcdo.stats.sample import Sample
 from mcdo.stats.trials import shared_trials
 
@@ -46,8 +46,7 @@ def trial_drift(
     slope, mean = number @ array / (number**2).sum(), array.mean(axis=0)
 
     def drift(weights: Array) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray((weights @ slope) / (weights @ mean))[:, None]
+        return quotients(weights @ slope, weights @ mean, float(mean.sum()), level)[:, None]
 
     whole, draws = sample.both(drift)
     found = sample.estimate(whole[0], draws[:, 0])

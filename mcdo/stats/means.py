@@ -7,14 +7,13 @@ counts more. Noise that the images of a trial share (common masks, first-order p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.stats._checks import Array
-from mcdo.stats.resampling import Estimate, Origins
+from mcdo.stats.resampling import Estimate, Origins, quotients
 from mcdo.stats.sample import Figures, Sample
 from mcdo.stats.trials import Resampled, Scores, infer
 
@@ -50,12 +49,7 @@ def ratio_of_means(
     sample = Sample(scores.means.shape[1], origins, seed, resamples, level)
 
     def ratio(rows: Array) -> Figures:
-        def of(weights: Array) -> Array:
-            above, below = weights @ rows[0], weights @ rows[1]
-            with np.errstate(invalid="ignore", divide="ignore"):
-                return np.where(below != 0, above / below, math.nan)
-
-        return of
+        return lambda weights: quotients(weights @ rows[0], weights @ rows[1], float(rows[1].sum()), level)
 
     return _inferred(ratio, scores, sample)
 

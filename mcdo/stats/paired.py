@@ -11,7 +11,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.stats._checks import Array, images
-from mcdo.stats.resampling import Estimate, Origins, Units
+from mcdo.stats.resampling import Estimate, Origins, Units, quotients
 from mcdo.stats.sample import Sample
 from mcdo.stats.shares import share
 
@@ -75,9 +75,7 @@ def wilcoxon_increase(
     moved = difference != 0
 
     def change(weights: Array) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio = (weights @ after) / (weights @ before) - 1
-        return np.where(np.isfinite(ratio), ratio, math.nan)[:, None]
+        return quotients(weights @ after, weights @ before, float(before.sum()), level)[:, None] - 1
 
     whole, draws = sample.both(change)
     return PairedIncrease(

@@ -139,6 +139,21 @@ def quantiles(draws: ArrayLike, shares: ArrayLike) -> Array:
     return found
 
 
+def quotients(above: Array, below: Array, whole: float, level: float) -> Array:
+    """``above / below`` in each resample, where ``below`` is ``whole`` in the sample as it is; NaN where that is zero.
+
+    A quotient goes through infinity as its denominator goes through zero, and comes back with the other sign, so that
+    percentiles could lie beside the value. A resample whose ``below`` has lost the sign of ``whole`` lies beyond that
+    end; where the interval of ``below`` at ``level`` holds zero, that of the quotient has no ends (Fieller 1954).
+    """
+    if whole == 0:
+        return np.full(np.shape(below), math.nan)
+    lost = np.sign(below) != np.sign(whole)
+    if lost.mean() > (1 - level) / 2:
+        return np.resize([-math.inf, math.inf], np.shape(below))
+    return np.where(lost, np.copysign(math.inf, above) * np.sign(whole), above / np.where(lost, 1.0, below))
+
+
 def percentile_estimate(value: float, draws: ArrayLike, n: int, level: float) -> Estimate:
     """``value`` with the equal-tailed percentile interval of its bootstrap ``draws`` (Efron 1979).
 

@@ -103,10 +103,10 @@ def resampled(value: float, draws: Array, n: int, level: float) -> Inferred:
 
 
 def spread(draws: ArrayLike) -> float:
-    """Standard deviation of the defined ``draws``; NaN for fewer than two."""
+    """Standard deviation of the defined ``draws``; NaN for fewer than two, or if one is infinite."""
     defined = np.asarray(draws, dtype=np.float64)
     defined = defined[~np.isnan(defined)]
-    return float(defined.std(ddof=1)) if len(defined) > 1 else math.nan
+    return float(defined.std(ddof=1)) if len(defined) > 1 and np.isfinite(defined).all() else math.nan
 
 
 def normal_p(value: float, draws: ArrayLike) -> float:

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
-from mcdo.stats import bootstrap, mean, median, ratio_of_means
+from mcdo.stats import bootstrap, mean, median, ratio_of_means, trial_drift, wilcoxon_increase
 
 RNG = np.random.default_rng(0)
 X, Y = np.exp(RNG.normal(size=(2, 80)))
@@ -82,3 +82,26 @@ def test_many_images_take_little_memory() -> None:
     found = median(np.arange(20_000.0), resamples=100)
     assert found.value == 9999.5
     assert found.high - found.low == pytest.approx(2 * 1.96 * 10_000 / math.sqrt(20_000), rel=0.3)
+
+
+def test_a_quotient_whose_denominator_may_be_zero_has_an_interval_without_ends() -> None:
+    """Its resamples come back from infinity with the other sign, and percentiles of them may lie beside the value."""
+    rng = np.random.default_rng(0)
+    scores = np.vstack([np.ones((1, 40)), rng.normal(size=(5, 40)) + rng.normal(size=40)])
+    above, below = rng.normal(1, 1, 40), rng.normal(0.1, 1, 40)
+    for found in (
+        trial_drift(scores),
+        ratio_of_means(above, below),
+        wilcoxon_increase(above, below - below.mean() + 0.05).relative_change,
+    ):
+        assert math.isfinite(found.value)
+        assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+def test_a_quotient_over_a_mean_that_may_hardly_be_zero_is_covered_and_lies_in_its_interval() -> None:
+    rng, covered, runs = np.random.default_rng(1), 0, 150
+    for seed in range(runs):
+        found = ratio_of_means(rng.normal(1, 1, 100), rng.normal(0.3, 1, 100), seed=seed, resamples=400)
+        assert found.low <= found.value <= found.high
+        covered += found.low <= 1 / 0.3 <= found.high
+    assert covered / runs > 0.95 - 3.5 * math.sqrt(0.05 * 0.95 / runs)
