@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 
@@ -10,7 +10,7 @@ from mcdo import arguments
 from mcdo.encoders.encoder import PROBE_TEXTS, Encoder
 from mcdo.encoders.registered import FACTORIES, FAMILY, UnloadedSpec, is_registered, make, unloaded_spec
 from mcdo.encoders.registry import REGISTRY
-from mcdo.encoders.spec import EncoderSpec, Precision
+from mcdo.encoders.spec import EncoderSpec, Precision, check_precision
 from mcdo.errors import McdoError, nearest, refused_as
 
 _OPEN_CLIP_PREFIXES = ("local-dir:", "hf-hub:")
@@ -46,8 +46,7 @@ def load_encoder(
     seed = arguments.seed(seed)
     if weights not in ("pretrained", "random"):
         raise McdoError(f"weights={weights!r}: say 'pretrained' or 'random'")
-    if precision not in get_args(Precision):
-        raise McdoError(f"precision={precision!r}: say {', '.join(get_args(Precision))}")
+    check_precision(precision)
     spec, target = find_spec(key, backend), available(device)
     if key.startswith(_IMAGE_PREFIXES):
         made = _image_backend(key).load(key, random=weights == "random", seed=seed, device=target)

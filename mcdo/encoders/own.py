@@ -12,7 +12,7 @@ from mcdo.encoders.encoder import Encoder, Towers, eagerly
 from mcdo.encoders.load import available
 from mcdo.encoders.preprocessing import preprocessing_of
 from mcdo.encoders.registered import FAMILY
-from mcdo.encoders.spec import EncoderSpec, Precision
+from mcdo.encoders.spec import EncoderSpec, Precision, check_precision
 from mcdo.encoders.state import refuse_packed
 from mcdo.encoders.weights import brief
 from mcdo.errors import McdoError, nearest
@@ -35,6 +35,7 @@ def encoder_of(
     """See :meth:`mcdo.Encoder.of`."""
     if not isinstance(module, nn.Module):
         raise McdoError(f"{name}: {type(module).__name__} is no torch.nn.Module")
+    check_precision(precision)
     module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper: maps are seen one by one in the module
     refuse_packed(name, module)
     target, pick = available(device or _device(module)), _pick(name, features, module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mcdo import arguments
 from mcdo.errors import McdoError
@@ -15,6 +15,12 @@ Loss = Literal["softmax", "sigmoid"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 MODELS_DIR = Path(__file__).resolve().parents[1] / "data" / "models"
+
+
+def check_precision(given: object) -> None:
+    """Raise McdoError for what is no precision, naming those that are."""
+    if given not in get_args(Precision):
+        raise McdoError(f"precision={given!r}: say {', '.join(get_args(Precision))}")
 
 
 @dataclass(frozen=True)

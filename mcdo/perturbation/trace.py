@@ -120,7 +120,7 @@ def trace(encoder: Encoder, site_name: Callable[[str, str], str]) -> Trace:
             raise
         raise McdoError(f"{encoder.key}: {brief(error)}, where the tower's maps are watched: {_WEIGHTLESS}") from error
     _check_features(encoder, features)
-    _check_as_unwatched(encoder, inputs, features)
+    _check_as_unwatched(encoder, inputs, features, tracer.coarsest)
     seen = tracer.seen
     seen.touched = {id(parameters[name]) for name in flow.touched & parameters.keys()}
     seen.made = tracer.made
@@ -135,7 +135,7 @@ class _Tracer(LinearMaps):
     """Notes every map that a pass carries out, and leaves it as it is.
 
     ``made_of`` names what weights that are no Parameters were made of, ``reached`` the attentions by hand whose softmax
-    was seen.
+    was seen, ``coarsest`` is the largest step of rounding among the outputs.
     """
 
     def __init__(self, flow: Flow, names: dict[int, str], site_name: Callable[[str, str], str]) -> None:
@@ -143,7 +143,7 @@ class _Tracer(LinearMaps):
         self.seen, self.made_of, self.reached = Trace(), set[str](), set[str]()
         self._flow, self._names, self._site_name = flow, names, site_name
         self._parameters = frozenset(names.values())
-        self._convolving = False
+        self.coarsest, self._convolving = 0.0, False
 
     def _note(self, weight: Tensor, part: str, compute: Compute) -> Tensor:
         inputs: list[Tensor] = []
@@ -164,6 +164,7 @@ class _Tracer(LinearMaps):
             name = self._site_name(_common_name(made_of & self._parameters or made_of), "")
         with self._flow.watching(weight):
             y = compute(before=look)
+        self.coarsest = max(self.coarsest, torch.finfo(y.dtype).eps)
         trail = self._flow.of(inputs[0])
         image = trail.image or sees(y)
         if made_of and not (image or trail.nearest):  # a weight made of weights
@@ -295,12 +296,13 @@ def _check_features(encoder: Encoder, features: Tensor) -> None:
             )
 
 
-def _check_as_unwatched(encoder: Encoder, inputs: Tensor, features: Tensor) -> None:
+def _check_as_unwatched(encoder: Encoder, inputs: Tensor, features: Tensor, coarsest: float) -> None:
     with torch.no_grad():
         plain = encoder.forward_image(inputs, exact=True)
     apart, _, rounding = distances(plain)
     off = (plain - features).abs().amax()
-    if off > torch.maximum(apart * 1e-2, rounding * 1e2):
+    within = 10 * coarsest * plain.abs().amax()  # a tower may go into reduced precision by itself
+    if off > torch.maximum(torch.maximum(apart * 1e-2, rounding * 1e2), within):
         raise McdoError(
             f"{encoder.key}: its features are others where the tower's maps are watched, by {float(off):.2g}: it "
             f"follows attention weights, or how often it was called. {_WEIGHTLESS}"

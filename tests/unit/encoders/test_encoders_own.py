@@ -302,6 +302,12 @@ def test_what_a_first_pass_leaves_behind_changes_no_identity() -> None:
     assert (encoder.architecture, encoder.weights_hash) == before
 
 
+def test_an_unknown_precision_is_refused() -> None:
+    """It used to end in a traceback at the first pass."""
+    with pytest.raises(McdoError, match="precision='fp16': say float32, bfloat16, float16"):
+        own(name="own", precision="fp16")
+
+
 def test_packed_weights_are_refused_by_name() -> None:
     from torch.testing._internal.two_tensor import TwoTensor  # a tensor of torch's own that only looks like one
 

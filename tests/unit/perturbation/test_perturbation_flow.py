@@ -543,6 +543,26 @@ def test_a_tower_that_reads_weights_of_an_attention_is_refused_in_words(read: Ca
         check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))
 
 
+class Autocasting(nn.Module):
+    """In bfloat16 of its own accord."""
+
+    def __init__(self) -> None:
+        import timm
+
+        super().__init__()
+        self.tower = timm.create_model("test_vit", img_size=32, patch_size=8, num_classes=8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            out: Tensor = self.tower(x)
+        return out
+
+
+def test_a_tower_that_rounds_of_its_own_accord_is_measured() -> None:
+    encoder = encoder_of(seeded(lambda: Toy(Autocasting())), 8, 32)
+    assert len(find_sites(encoder).select("all")) == 25
+
+
 def test_a_quantised_layer_is_refused_by_name() -> None:
     encoder = toy(LinearTower)
     with warnings.catch_warnings():
