@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from mcdo.encoders import find_spec
 from mcdo.encoders.spec import Precision
+from mcdo.errors import McdoError
 from mcdo.perturbation import Dropout, Perturbation
 
 SizeName = Literal["num_images", "images_at_most", "passes", "trials"]
@@ -114,6 +115,12 @@ class Settings:
     thumbnails: bool = True
     vector_figures: bool = True
     own_data: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise McdoError for a model named twice: it would agree with itself, and be corrected for twice."""
+        twice = sorted({model for model in self.models if self.models.count(model) > 1})
+        if twice:
+            raise McdoError(f"--models names {', '.join(twice)} twice; name each encoder once")
 
 
 def first_model(models: tuple[str, ...]) -> str:

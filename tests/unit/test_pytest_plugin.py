@@ -21,6 +21,7 @@ MISTYPED = {
     "mark": (["-m", "phase11"], "unknown mark 'phase11' in -m; the nearest: phase1"),
     "mark-in-expression": (["-m", "phase1 and clipp"], "the nearest: clip"),
     "model": (["--models=clip_tny"], "unknown encoder 'clip_tny'; the nearest: clip_tiny"),
+    "model-twice": (["--models=clip_tiny,siglip_tiny,clip_tiny"], "--models names clip_tiny twice"),
     "random-weights": (["--random-weights=clip_b32"], "--random-weights clip_b32: not among --models"),
     "scores": (["--scores=file:mine.csv"], "-m rivals --scorers=file:mine.csv judges any other"),
     "p": (["--dropout=1.0"], "it must be a number in [0, 1)"),
