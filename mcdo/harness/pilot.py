@@ -23,6 +23,7 @@ from mcdo.harness.settings import ProtocolName, Settings, Sizes
 from mcdo.report.judgement import ALPHA
 from mcdo.stats import Estimate
 from mcdo.stats.planning import MOST, POWER, Need, PilotForecast, Size, needed_for_usable, needed_images
+from mcdo.stats.resampling import Direction
 
 PHASES = ("phase1", "prelim")
 """Whose claims are planned for: the gate's, and the share of images that damage raises."""
@@ -159,7 +160,8 @@ def _claims(inputs: Inputs, experiment: Experiment[Any], result: Any, power: flo
         if judged.estimate is None or not judged.at:
             continue
         pilot = replace(size, images=judged.estimate.n)
-        need = needed_images(judged.estimate, judged.at, pilot, power=power, most=most)
+        direction: Direction = ">=" if claim.below is None else "<"
+        need = needed_images(judged.estimate, judged.at, pilot, power=power, most=most, direction=direction)
         if judged.outcome in ("met", "not met"):
             need = replace(need, state="decided", outcome=judged.outcome, size=pilot, chance=1.0, reason="")
         elif need.state == "decided":  # by its interval, but not by its test over the family

@@ -36,7 +36,7 @@ from mcdo.stats.confidence import Confidence
 from mcdo.stats.growth import ENDS
 from mcdo.stats.pilot import Pilot, Run, normal_spearman
 from mcdo.stats.reliability import SHARING_ALPHA, Reliability
-from mcdo.stats.resampling import Estimate, IntervalOutcome, Origins
+from mcdo.stats.resampling import Direction, Estimate, IntervalOutcome, Origins
 from mcdo.stats.signal_noise import odds_of, snr_from_icc
 from mcdo.stats.status import THRESHOLDS, Thresholds
 
@@ -119,6 +119,7 @@ def needed_images(
     most: int = MOST,
     least: int = 3,
     assumed: bool = False,
+    direction: Direction = ">=",
 ) -> Need:
     """Originals that decide a claim about one figure, at the trials and passes of the pilot.
 
@@ -132,6 +133,7 @@ def needed_images(
         most: originals above which the claim is out of reach.
         least: originals that are planned for at least.
         assumed: the value is certain, and the interval only says what error so many originals have.
+        direction: in which the claim lies from its one bar.
 
     Raises:
         McdoError: for a power outside (0, 1), or no bar.
@@ -140,7 +142,7 @@ def needed_images(
     _check(power)
     if not bars:
         raise McdoError("a claim without a bar cannot be planned for; give one, or the two ends of a range")
-    outcome = _outcome(estimate, bars)
+    outcome = _outcome(estimate, bars, direction)
     nearest = min(bars, key=lambda bar: abs(estimate.value - bar))
     distance = abs(estimate.value - nearest)
     if outcome != "undecided" and not assumed:
@@ -159,7 +161,7 @@ def needed_images(
     if n is None:
         return Need("out of reach", "undecided", None, chance(most), distance, _near(distance, estimate, nearest, most))
     size = Size(n, measured.trials, measured.passes)
-    return Need("attainable", _likely(estimate.value, bars), size, chance(n), distance)
+    return Need("attainable", _likely(estimate.value, bars, direction), size, chance(n), distance)
 
 
 def normal_error(figure: Literal["rho", "share", "auroc"], value: float, n: int, positive: float = 0.1) -> float:
@@ -466,7 +468,7 @@ def _check(power: float) -> None:
         raise McdoError(f"power {power}; give a probability strictly between 0 and 1, such as 0.8")
 
 
-def _outcome(estimate: Estimate, bars: Sequence[float]) -> IntervalOutcome:
+def _outcome(estimate: Estimate, bars: Sequence[float], direction: Direction) -> IntervalOutcome:
     low, high = min(bars), max(bars)
     if not estimate.has_interval:
         return "undecided"
@@ -474,13 +476,11 @@ def _outcome(estimate: Estimate, bars: Sequence[float]) -> IntervalOutcome:
         if low <= estimate.low and estimate.high <= high:
             return "met"
         return "not met" if estimate.low > high or estimate.high < low else "undecided"
-    return estimate.outcome(low)
+    return estimate.outcome(low, direction)
 
 
-def _likely(value: float, bars: Sequence[float]) -> IntervalOutcome:
-    if len(bars) > 1:
-        return "met" if min(bars) <= value <= max(bars) else "not met"
-    return "met" if value >= bars[0] else "not met"
+def _likely(value: float, bars: Sequence[float], direction: Direction) -> IntervalOutcome:
+    return _outcome(Estimate(value, value, value, 0), bars, direction)
 
 
 def _near(distance: float, estimate: Estimate, bar: float, most: int) -> str:

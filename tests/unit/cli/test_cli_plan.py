@@ -14,9 +14,11 @@ from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
 from mcdo.harness import Images, Passes, Session, Settings
 from mcdo.harness.expense import expense
+from mcdo.harness.pilot import Planned
 from mcdo.harness.settings import Sizes
 from mcdo.perturbation import Dropout
-from mcdo.stats.planning import Size
+from mcdo.stats import Estimate
+from mcdo.stats.planning import Need, Size
 from mcdo.store import Store
 
 SIZES = ["--num-images=80", "--trials=5", "--passes=8,32"]
@@ -136,3 +138,26 @@ def test_room_in_the_store_is_as_expected(tmp_path: Path) -> None:
     assert foreseen.stored == pytest.approx(file.stat().st_size, rel=0.05)
     assert foreseen.seconds == pytest.approx(60 * 3 * 8 / 1000)
     assert foreseen.memory == foreseen.stored + 60 * 3 * encoder.resolution**2
+
+
+def test_of_two_pilots_the_published_one_speaks_and_one_run_serves_every_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an experiment that has no full pilot the quick one does; N, K and T of the command are the most of each."""
+    found = {
+        "full": [_plan("exp0", "trace_pre", Size(500, 5, 64)), _plan("exp0", "trace_post", Size(200, 10, 32))],
+        "quick": [_plan("exp0", "trace_pre", Size(900, 20, 128)), _plan("exp5", "rho_entropy", Size(300, 1, 64))],
+    }
+    monkeypatch.setattr("mcdo.harness.pilot.planned", lambda settings, **_: iter(found[settings.protocol]))
+    assert main(["plan", "--models=clip_tiny", "--device=cpu", f"--store={tmp_path}", "--rate=100"]) == 0
+    said = capsys.readouterr().out
+    rows = [" ".join(line.split()) for line in said.splitlines() if line.startswith("clip_tiny ")]
+    assert [row.split()[1] for row in rows] == ["exp0/trace_pre", "exp0/trace_post", "exp5/rho_entropy"]
+    assert "500 5 64 27 min" in rows[0]  # 160,000 passes at 100 a second
+    assert "--num-images=500 --trials=10 --passes=64" in said
+
+
+def _plan(experiment: str, claim: str, size: Size) -> Planned:
+    need = Need("attainable", "met", size, 0.85, 0.1)
+    bar = "usable" if experiment == "exp0" else "> 0.3"
+    return Planned("clip_tiny", experiment, claim, Estimate(0.4, 0.3, 0.5, 100), bar, need)

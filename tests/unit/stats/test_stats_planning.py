@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,19 +12,24 @@ import scipy
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
-from mcdo.stats import Estimate, reliability, share
+from mcdo.stats import Estimate, predicted_reliability, reliability, share
+from mcdo.stats.confidence import Confidence
 from mcdo.stats.planning import (
     AssumedForecast,
     Forecast,
+    Margin,
     Need,
     PilotForecast,
     Size,
     chance_decided,
+    chance_judged,
+    chance_unusable,
     chance_usable,
     needed_for_usable,
     needed_images,
     normal_error,
 )
+from mcdo.stats.resampling import Direction
 
 Array = NDArray[np.float64]
 PILOT = Size(100, 1, 64)
@@ -256,3 +263,68 @@ def test_a_pilot_without_intervals_is_refused() -> None:
         AssumedForecast(1.0, 64)
     with pytest.raises(McdoError, match="power"):
         needed_images(Estimate(0.4, 0.3, 0.5, 10), [0.2], PILOT, power=1.0)
+
+
+@pytest.mark.parametrize("spearman", [0.4, 0.9])
+def test_errors_of_assumed_figures_are_those_of_normals(spearman: float) -> None:
+    """Two trials are one pair (Bonett & Wright 2000); log SNR is that of an F of n − 1 and n(K − 1) degrees."""
+    n, forecast = 400, AssumedForecast(spearman, 64, independent=True)
+    pair = forecast.margins(Size(n, 2, 64))["spearman"].expected
+    assert (pair.below, pair.above) == pytest.approx([math.sqrt((1 + spearman**2 / 2) / (n - 3))] * 2)
+    unlike = AssumedForecast(1e-6, 64).margins(Size(n, 5, 64))["spearman"].expected
+    assert unlike.below == pytest.approx(math.sqrt(1 / (n - 3) / 10), rel=1e-3), "ten pairs that share nothing"
+    for K in (2, 10):
+        freedom = np.array([n - 1, n * (K - 1)])
+        error = math.sqrt(scipy.special.polygamma(1, freedom / 2).sum())
+        assert forecast.margins(Size(n, K, 64))["snr"].expected.below == pytest.approx(error, rel=0.01)
+
+
+def test_bars_of_a_run_and_the_noise_that_it_takes_for_shared_by_hand() -> None:
+    """An ICC of .75 is an SNR of 3 + 1/K; χ² of 9 degrees exceeds 16.919 in one of twenty cases."""
+    margins = AssumedForecast(0.9, 64).margins(Size(60, 5, 64))
+    assert (margins["spearman"].bar, margins["snr"].bar) == pytest.approx((0.8, 3.2))
+    assert margins["snr"].mistaken == pytest.approx(math.sqrt(6 / (4 * 60) * 16.919 / 9), rel=1e-4)
+
+
+def test_at_its_bar_a_figure_is_decided_as_often_as_chance_has_it() -> None:
+    """Usable by a one-sided limit of every figure, unusable by a two-sided interval of one, and that at the last T."""
+    at = Margin(Confidence(math.atanh(0.8), 0.1, 0.1, 1e6, "z", 5), 0.0, 0.8)
+    margins = {"spearman": at, "snr": at}
+    assert chance_usable({"spearman": at}, 0.05) == pytest.approx(0.05, abs=1e-4)
+    assert chance_usable(margins, 0.05) == pytest.approx(0.0025, abs=1e-5)
+    assert chance_unusable(margins) == pytest.approx(0.025, abs=1e-4)
+    forecast = cast("Forecast", SimpleNamespace(margins=lambda size: margins))
+    judged = [chance_judged(forecast, PILOT, 0.05, last=last) for last in (True, False)]
+    assert judged == pytest.approx([0.0275, 0.0025], abs=1e-4)
+
+
+def test_a_pilot_at_other_trials_and_passes() -> None:
+    """Two trials are one pair, the error of whose z no ρ changes; SNR has 1/K in it; what was measured is not told."""
+    rng = np.random.default_rng(0)
+    scores = {T: variance_scores(Size(200, 10, T), rng) for T in (16, 64)}
+    forecast, n = PilotForecast(scores, 64, shared_noise=False), 200
+    pairs = [forecast.margins(Size(n, 2, T))["spearman"].expected for T in (16, 64, 256)]
+    assert pairs[0].centre < pairs[1].centre < pairs[2].centre
+    assert [each.below for each in pairs] == pytest.approx([pairs[0].below] * 3)
+    ten, twenty = (math.exp(forecast.margins(Size(n, K, 64))["snr"].expected.centre) for K in (10, 20))
+    assert ten - twenty == pytest.approx(1 / 10 - 1 / 20)
+    at16 = forecast.margins(Size(n, 10, 16))["spearman"].expected.centre
+    assert math.tanh(at16) == pytest.approx(reliability(scores[16]).spearman)
+
+
+@pytest.mark.parametrize(("passes", "end"), [(8, "high"), (512, "low")])
+def test_what_a_pilot_does_not_know_is_the_arm_toward_the_bar(passes: int, end: str) -> None:
+    scores = variance_scores(Size(200, 10, 64), np.random.default_rng(0))
+    told = predicted_reliability(scores, 64, [passes])[passes].spearman
+    assert (told.value > 0.8) == (end == "low")
+    arm = abs(math.atanh(told.value) - math.atanh(getattr(told, end)))
+    margin = PilotForecast(scores, 64).margins(Size(200, 10, passes))["spearman"]
+    assert margin.known == pytest.approx(arm / 1.959964, rel=1e-5)
+
+
+@pytest.mark.parametrize(("direction", "outcome"), [(">", "not met"), ("<", "met")])
+def test_the_likely_end_has_the_direction_of_the_claim(direction: Direction, outcome: str) -> None:
+    """Below its bar, with an interval that holds it."""
+    open_, sure = Estimate(-0.1, -0.3, 0.1, 100), Estimate(-0.1, -0.15, -0.05, 100)
+    assert needed_images(open_, [0.0], PILOT, direction=direction).outcome == outcome
+    assert needed_images(sure, [0.0], PILOT, direction=direction).outcome == outcome
