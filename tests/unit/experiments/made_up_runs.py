@@ -61,6 +61,8 @@ class MadeUpFirstOrder:
     value: Callable[[str, float], Array]
     feature_norm: Array
     encoder: str = "clip_tiny"
+    variants: int = 1
+    """Images of each origin."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ class MadeUpFirstOrder:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        return self.ids
+        return tuple(f"image{i // self.variants:04d}" for i in range(len(self.feature_norm)))
 
     def scores(self, name: str, p: float = 0.01) -> Array:
         return self.value(name, p)

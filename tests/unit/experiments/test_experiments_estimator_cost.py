@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from made_up_inputs import inputs_of
 
 from mcdo.experiments.cost import estimator_cost as cost
-from mcdo.experiments.cost.pass_cost import FIRST_ORDER
+from mcdo.experiments.cost.pass_cost import DETERMINISTIC, FIRST_ORDER, NATIVE, SPARSE, Cost, PassCost, Times, timed
+from mcdo.experiments.cost.peer_cost import LaplaceTimes, PeerCost
+from mcdo.harness import Images, Request, Session, Settings
 from mcdo.stats import reliability
+
+CPU = torch.device("cpu")
 
 
 def point(way: str, budget: int, price: float, noise: float) -> cost.Point:
@@ -40,3 +49,64 @@ def test_the_interval_of_a_gain_is_that_of_first_order_s_reliability() -> None:
     assert [10 * found.low, 10 * found.value, 10 * found.high] == pytest.approx(by_hand)
     assert found.low < found.value < found.high
     assert found.n == rho.n
+
+
+def test_a_cost_is_the_median_ratio_within_rounds() -> None:
+    """Not the ratio of the medians, 4: what slows a round down slows both."""
+    found = Cost.of([2.0, 4.0, 30.0], [1.0, 1.0, 10.0])
+    assert (found.ratio, found.q25, found.q75) == pytest.approx((3.0, 2.5, 3.5))
+    assert (found.seconds, found.rounds) == (4.0, 3)
+
+
+def test_seconds_are_of_an_image_pass_and_the_first_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("mcdo.experiments.cost.pass_cost.time.thread_time", lambda: now[0])
+
+    def way(passes: int, *seconds: float) -> Any:
+        taken = iter(seconds)
+
+        def run() -> int:
+            now[0] += next(taken)
+            return passes
+
+        return run
+
+    found = timed({"a": way(4, 99.0, 8.0, 4.0), "b": way(2, 99.0, 6.0, 2.0)}, 2, CPU)
+    assert found.tolist() == [[2.0, 1.0], [3.0, 1.0]]
+
+
+def test_what_costs_are_relative_to() -> None:
+    """Each way to the deterministic pass; native dropout, and memory, to keyed passes and to the deterministic one."""
+    small = SimpleNamespace(resolution=32, device=CPU)
+
+    def value(request: Request[Any]) -> Any:
+        assert isinstance(request, Times)
+        by_way = {DETERMINISTIC: 2.0, NATIVE: 6.0, SPARSE: 3.0}
+        taken = np.array([by_way.get(name, 1.0) for name in request.names])
+        return {"seconds": np.repeat(taken[:, None], 3, axis=1), "peak_bytes": 100 * taken}
+
+    found = PassCost().compute(inputs_of(value, encoders={"clip_tiny": small}))
+    assert (found.by_way[NATIVE].ratio, found.by_way[SPARSE].ratio) == (3.0, 1.5)
+    assert (found.native_over_keyed.ratio, found.memory) == (2.0, 1.5)
+
+
+def test_peers_are_in_keyed_passes_and_ours_in_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcdo.experiments.cost.peer_cost.find_spec", lambda name: name)
+
+    def value(request: Request[Any]) -> Any:
+        seconds = [2.0, 3.0, 6.0] if isinstance(request, LaplaceTimes) else [2.0, 3.0, 6.0, 9.0]
+        return {"seconds": np.repeat(np.array(seconds)[:, None], 3, axis=1), "sites": np.array([36, 12, 12])}
+
+    found = PeerCost().compute(inputs_of(value))
+    assert {peer: each.ratio for peer, each in found.in_keyed.items()} == {"torch_uncertainty": 2.0, "baal": 3.0}
+    assert found.laplace_ratio is not None
+    assert found.laplace_ratio.ratio == 0.5
+
+
+def test_passes_are_chosen_on_images_of_no_original_that_is_shown() -> None:
+    session = Session(Settings(("clip_tiny",)))
+    request = cost.Differences("clip_tiny", Images(20), "all", 8, 2, 42, calibration=10)
+    others = request.others(session)
+    assert others is not None
+    assert len(others) == 10
+    assert not set(others.origins) & set(session.image_set(Images(20)).origins)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from made_up_inputs import inputs_of
 from made_up_runs import Array, MadeUpFirstOrder, made_up_run, noisy
+from numpy.typing import ArrayLike
 
 import mcdo
 from mcdo.experiments.phase2.exp1_rank_stability import RankStability, StabilityResult
@@ -18,14 +20,20 @@ EXPERIMENT = RankStability(n=N)
 ENCODERS = {"clip_tiny": SimpleNamespace(feature_dim=512)}
 
 
-def sweep(scramble_from: float = 1.0, curve: float = 0.0, degrees: int = 63) -> StabilityResult:
-    """Scores that follow first order, but for a factor 1 + curve·p and, from ``scramble_from`` on, another ranking."""
+def sweep(
+    scramble_from: float = 1.0, curve: float = 0.0, degrees: int = 63, variants: int = 1, probes: ArrayLike = 1.0
+) -> StabilityResult:
+    """Scores that follow first order, but for a factor 1 + curve·p and, from ``scramble_from`` on, another ranking.
+
+    ``probes`` are factors [5, 1] of the trials of first order.
+    """
     rng = np.random.default_rng(0)
     true, other = np.exp(0.5 * rng.normal(size=(2, N)))
     norm = np.full(N, 2.0)
 
     def first_order(name: str, p: float) -> Array:
         scores = noisy(p / (1 - p) * true, 5, np.random.default_rng(7), 20_000)
+        scores *= np.asarray(probes)
         return scores / 4 if name == "trace_pre_relative" else scores
 
     def passes(p: float) -> Any:
@@ -36,7 +44,7 @@ def sweep(scramble_from: float = 1.0, curve: float = 0.0, degrees: int = 63) -> 
 
     def value(request: Request[Any]) -> Any:
         if isinstance(request, FirstOrder):
-            return MadeUpFirstOrder(first_order, norm)
+            return MadeUpFirstOrder(first_order, norm, variants=variants)
         assert isinstance(request, Passes)
         return runs[request.config.dropout.p]
 
@@ -58,6 +66,7 @@ def test_scores_that_follow_first_order_are_stable_and_in_proportion(sound: Stab
     for p, ratio in sound.ratio.items():
         assert ratio.value == pytest.approx(1, abs=0.04), p
         assert ratio.high - ratio.low < 0.1, p
+        assert ratio.value == pytest.approx(sound.means[p].value / sound.predicted[p]), "over images and trials"
     assert sound.predicted[0.1] / sound.predicted[0.001] == pytest.approx((0.1 / 0.9) / (0.001 / 0.999))
     for drift in sound.drift.values():
         assert drift.low <= 0 <= drift.high
@@ -67,6 +76,9 @@ def test_pairs_are_stable_with_and_without_the_noise_of_their_trials() -> None:
     noise = sweep(degrees=4)
     assert "met" in noise.stable().values()
     assert set(noise.stable("raw").values()) == {"not met"}
+    outcomes = {claim.name: claim.judge(noise).outcome for claim in EXPERIMENT.claims()}
+    by_pair = {f"stable/p={max(pair):g}": outcome for pair, outcome in noise.stable().items() if min(pair) == 0.01}
+    assert {name: outcomes[name] for name in by_pair} == by_pair
 
 
 def test_a_ranking_that_changes_is_told_from_one_that_is_noisy_and_a_curved_mean_is_seen(
@@ -112,7 +124,21 @@ def test_a_stacked_perturbation_fails_the_drift_test() -> None:
 
 
 def test_claims_are_judged_by_their_intervals(sound: StabilityResult, scrambled: StabilityResult) -> None:
-    assert {claim.judge(sound).outcome for claim in EXPERIMENT.claims()} == {"met"}
+    relative = replace(sound, matrices={**sound.matrices, "trace_pre_relative": scrambled.matrices["trace_pre"]})
+    for result in (sound, relative):
+        assert {claim.judge(result).outcome for claim in EXPERIMENT.claims()} == {"met"}
     outcomes = {claim.name: claim.judge(scrambled).outcome for claim in EXPERIMENT.claims()}
     assert outcomes["stable/p=0.02"] == "met"
     assert outcomes["stable/p=0.1"] == "not met"
+    assert outcomes["first_order_mean/smallest_p"] == "met", "where p tends to 0, not where the mean is curved"
+
+
+def test_variants_of_an_original_are_one_draw_and_images_share_the_probes_of_a_trial() -> None:
+    result = sweep(variants=4, probes=[[0.8], [0.9], [1.0], [1.1], [1.2]])
+    by_p = (result.means, result.ratio, result.drift, result.norm)
+    figures = [estimate for each in by_p for estimate in each.values()]
+    figures += [*result.matrices["trace_pre"].raw.values(), result.first_order.spearman]
+    assert {estimate.n for estimate in figures} == {N // 4}
+    assert {each.n_origins for each in result.reliability.values()} == {N // 4}
+    for ratio in result.ratio.values():  # 2 · 2.78 · .158/√5 of five trials whose probes all images share
+        assert 0.3 < ratio.high - ratio.low < 0.6

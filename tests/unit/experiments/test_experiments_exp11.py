@@ -21,6 +21,7 @@ from mcdo.estimators import FirstOrderConfig, FirstOrderRun
 from mcdo.experiments.phase4.exp11_concrete_proxy import GRADIENT, RANDOM, SCORES, UNIFORM, ConcreteProxy, ProxyResult
 from mcdo.experiments.phase4.exp11_concrete_proxy.experiment import contributions
 from mcdo.experiments.phase4.exp11_concrete_proxy.objective import ICC_WEIGHT, WEIGHTS, compare, objectives
+from mcdo.experiments.phase4.exp11_concrete_proxy.result import Confirmation
 from mcdo.experiments.phase4.exp11_concrete_proxy.search import (
     Budget,
     ChoosingHalf,
@@ -139,6 +140,15 @@ def test_the_objective_is_the_published_sum() -> None:
     assert alone == pytest.approx(first["neg_margin"] + first["entropy"] + 0.5 * first["prompt_sensitivity"])
 
 
+def test_the_surrogate_has_the_icc_of_the_trials() -> None:
+    """Beside what the mean over trials gives alone."""
+    half, _ = halves(80, 0, 0.5)
+    odds = np.array([0.02, 0.001, 0.05, 0.01])
+    mean = ChoosingHalf(half.contributions.mean(0, keepdims=True), half.targets, half.origins)
+    icc = half.surrogate(np.log(odds))[0] - mean.surrogate(np.log(odds))[0]
+    assert icc == pytest.approx(0.10 * reliability(half.contributions @ odds).icc)
+
+
 def test_the_level_of_p_is_free() -> None:
     half, _ = halves(60, 1, 0.5)
     odds = np.array([0.02, 0.001, 0.05, 0.01])
@@ -190,6 +200,8 @@ def test_either_search_spends_the_same_budget_inside_the_bounds(monkeypatch: pyt
     best, tried = choosing.random(BUDGET)
     assert len(spent) == len(tried) == BUDGET.candidates
     np.testing.assert_allclose(tried[0].p, 0.01)
+    drawn = np.concatenate([choice.p for choice in tried[1:]])
+    assert 0.35 < np.mean(drawn < 0.01) < 0.65, "uniform in the logarithm of p, of .001 to .1"
     assert best.in_sample == max(choice.in_sample for choice in tried)
     spent.clear()
     choosing.gradient(BUDGET)
@@ -399,7 +411,11 @@ def test_choices_are_levelled_to_the_mean_score_of_the_uniform_p(whole: ProxyRes
         means = {name: (parts[:, choosing] @ (p / (1 - p))).mean() for name, p in level.items()}
         assert list(means.values()) == pytest.approx([means[UNIFORM]] * 3)
         np.testing.assert_allclose(level[UNIFORM], 0.01)
-    assert whole.searched["trace_pre"].optimism(UNIFORM) == 0
+    of = whole.searched["trace_pre"]
+    gains = [choice.in_sample - of.search.choices[UNIFORM].in_sample for choice in of.search.tried]
+    best = int(np.argmax(gains))
+    assert of.optimism(UNIFORM) == 0
+    assert of.optimism(RANDOM) == pytest.approx(gains[best] - (of.candidates[best] - of.candidates[0]))
 
 
 def test_what_is_said_of_a_candidate_held_out_is_not_what_chose_it(whole: ProxyResult) -> None:
@@ -419,6 +435,12 @@ def test_each_choice_and_each_group_alone_stand_beside_the_feature_norm() -> Non
     score = contributions(run_of(held), "trace_pre", result.groups).mean(0)[result.reported].sum(-1)
     entropy = ambiguity_targets(held[EXPERIMENT.logits("clip_tiny")]["logits"], None).entropy[result.reported]
     assert relations[UNIFORM, "entropy"].rho.value == pytest.approx(scipy.stats.spearmanr(score, entropy).statistic)
+    norm = run_of(held).feature_norm[result.reported]
+    plain, of_score, of_entropy = (
+        scipy.stats.spearmanr(*pair).statistic for pair in ((score, entropy), (score, norm), (entropy, norm))
+    )
+    partial = (plain - of_score * of_entropy) / np.sqrt((1 - of_score**2) * (1 - of_entropy**2))
+    assert relations[UNIFORM, "entropy"].given.value == pytest.approx(partial)
     assert set(result.searched) == set(SCORES)
 
 
@@ -440,9 +462,19 @@ def test_noise_of_probes_widens_every_interval_over_the_half(whole: ProxyResult)
     drawn = dataclasses.replace(run_of(noisy), across=across.astype(np.float32))
     wide = EXPERIMENT.compute(inputs(drawn, noisy[EXPERIMENT.logits("clip_tiny")]["logits"])).searched["trace_pre"]
 
+    mean = dataclasses.replace(
+        drawn,
+        across=drawn.across.mean(axis=0, keepdims=True),
+        config=dataclasses.replace(drawn.config, trials=1),
+    )
+    alone = EXPERIMENT.compute(inputs(mean, noisy[EXPERIMENT.logits("clip_tiny")]["logits"])).searched["trace_pre"]
+
     def reach(estimate: Estimate) -> float:
         return estimate.high - estimate.low
 
+    pair = "group_0", "entropy"
+    assert wide.relations[pair].rho.value == pytest.approx(alone.relations[pair].rho.value)
+    assert reach(wide.relations[pair].rho) > reach(alone.relations[pair].rho)
     assert reach(wide.held_out[UNIFORM]) > reach(five.held_out[UNIFORM])
     assert reach(wide.relations[UNIFORM, "entropy"].rho) > reach(five.relations[UNIFORM, "entropy"].rho)
 
@@ -473,10 +505,34 @@ def test_what_adds_up_is_confirmed_and_claims_are_judged_by_intervals(whole: Pro
     outcomes = {claim.name: claim.judge(whole).outcome for claim in EXPERIMENT.claims()}
     assert outcomes["gain/gradient/trace_pre"] == outcomes["gain/monte_carlo/trace_pre"] == "met"
     assert outcomes["groups_add_up/above"] == outcomes["groups_add_up/below"] == "met"
+    ahead = next(claim for claim in EXPERIMENT.claims() if claim.name == "gradient_over_random/trace_post")
+    compared = whole.searched["trace_post"].differences
+    assert (
+        ahead.estimate(whole)
+        == compared[f"{GRADIENT} - {RANDOM}"].estimate
+        != compared[f"{GRADIENT} - {UNIFORM}"].estimate
+    )
     nothing = dataclasses.replace(confirmed, additivity=dataclasses.replace(confirmed.additivity, low=0.7, high=0.8))
     doubted = dataclasses.replace(whole, confirmed=nothing)
     outcomes = {claim.name: claim.judge(doubted).outcome for claim in EXPERIMENT.claims()}
     assert outcomes["groups_add_up/above"] == "not met"
+
+
+def test_additivity_is_the_joint_run_over_the_sum_of_groups_and_origins_are_counted() -> None:
+    parts, targets = made_up(40, np.random.default_rng(0))
+    held = {name: getattr(targets, name) for name in WEIGHTS}
+    reporting = ReportingHalf(parts, held, tuple(f"photo {i // 2}" for i in range(40)))
+    alone = parts.sum(-1)
+    found = Confirmation.of({"joint": 2 * alone, UNIFORM: alone, GRADIENT: alone**2}, reporting, seed=0)
+    assert found.additivity.value == pytest.approx(2)
+    assert {found.additivity.n, *(each.n for each in found.held_out.values())} == {20}
+
+
+def test_differences_are_corrected_over_both_scores(whole: ProxyResult) -> None:
+    every = [each for of in whole.searched.values() for each in of.differences.values()]
+    smallest = min(every, key=lambda each: each.p_value)
+    assert len(every) == 6
+    assert smallest.p_holm == pytest.approx(min(1.0, 6 * smallest.p_value))
 
 
 def test_the_summary_says_what_was_chosen_where(whole: ProxyResult) -> None:

@@ -22,7 +22,7 @@ from mcdo.experiments.phase2.exp2_synthetic import (
     SyntheticResult,
 )
 from mcdo.harness import Images, Inputs, Request, Settings
-from mcdo.stats import group_differences
+from mcdo.stats import group_differences, reliability
 
 EXPERIMENT = SyntheticNatural()
 
@@ -45,7 +45,7 @@ def categories(levels: dict[str, float], n: int = 40, variants: int = 1) -> dict
         true = np.repeat(levels.get(name, 1.0) * np.exp(0.2 * rng.normal(size=n // each)), each)
         scores = noisy(true, 5, rng)
         runs[name] = made_up_run(
-            {"trace_pre": scores, "trace_post": scores},
+            {"trace_pre": scores, "trace_post": scores**2},
             norm=1 + 0.1 * rng.random(n),
             origins=[f"{name}{i // each}" for i in range(n)],
         )
@@ -77,6 +77,14 @@ def test_familiarity_needs_all_three_differences(case: str, verdict: str) -> Non
     assert outcomes(result_of(case))["natural_lowest/trace_pre"] == verdict
 
 
+def test_the_figure_is_the_chance_that_a_natural_image_lies_above_one_of_the_lowest_synthetic_kind() -> None:
+    runs, (claim, *_) = categories(LEVELS["lowest"]), EXPERIMENT.claims()
+    natural, gradient = (runs[name].scores("trace_pre").mean(axis=0) for name in ("natural", "gradient"))
+    found = claim.judge(result_of("lowest")).estimate
+    assert found is not None
+    assert found.value == pytest.approx(np.mean(natural[:, None] > gradient))
+
+
 def test_significance_is_that_after_holm() -> None:
     """Three differences below zero, each with p = .02 and after Holm .06, do not make natural images the lowest."""
     result = result_of("lowest")
@@ -95,6 +103,10 @@ def test_an_image_s_score_is_its_mean_over_trials() -> None:
     stated = EXPERIMENT.summary(result)["category_stats"]["solid"]
     assert stated["mean"] == pytest.approx(statistics.mean(solid))
     assert stated["std"] == pytest.approx(statistics.stdev(solid))
+    of_pre = reliability(runs["solid"].scores("trace_pre"), origins=runs["solid"].origins, seed=42)
+    assert result.reliability["solid"] == of_pre
+    quarters = statistics.quantiles(solid, method="inclusive")
+    assert [stated[name] for name in ("p25", "median", "p75")] == pytest.approx(quarters)
 
 
 def test_a_score_that_grows_with_the_norm_is_seen_through_by_its_control() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from made_up_inputs import inputs_of
 from made_up_runs import made_up_run, noisy
 
@@ -20,8 +21,12 @@ EXPERIMENT = DropoutTypes(n=N)
 
 
 def inputs(model: str = "clip_tiny", variants: int = 1, dead: str = "", unread: str = "") -> Inputs:
-    """Scores of each type that follow the entropy of the logits; type C has a drift, D is noise, G has little."""
+    """trace_pre of each type follows the entropy of the logits; type C has a drift, D is noise, G has little.
+
+    trace_post is noise.
+    """
     rng = np.random.default_rng(0)
+    unreliable = noisy(np.ones(N), 5, np.random.default_rng(1))
     logits = np.repeat(rng.normal(size=(N // variants, 3)) * 3, variants, axis=0)
     ambiguity = entropy(logits)
     origins = tuple(f"digit{i // variants}" for i in range(N))
@@ -33,7 +38,7 @@ def inputs(model: str = "clip_tiny", variants: int = 1, dead: str = "", unread: 
             scores *= np.arange(1, 6)[:, None]
         if name == dead:
             scores = np.full((5, N), 9e-17)
-        named = {"trace_pre": scores, "trace_post": scores}
+        named = {"trace_pre": scores, "trace_post": unreliable}
         runs[kind] = made_up_run(named, encoder=model, kind=kind, norm=norm, origins=origins)
 
     def value(request: Request[Any]) -> Any:
@@ -64,9 +69,12 @@ def test_reliable_valid_and_drifting_types_are_told_apart(clip: DropoutTypesResu
     assert clip.reliability["trace_pre"]["C"].icc < 0.3, "trials that drift are not exchangeable"
     drifting = [kind for kind, drift in clip.drift.items() if not drift.low <= 0 <= drift.high]
     assert drifting == ["C"]
+    assert {drift.level for drift in clip.drift.values()} == {1 - 0.01 / 8}, "no type, of eight, in 99 % of cases"
     assert clip.matrices["trace_pre"].pair("disattenuated", "A", "B").value == pytest.approx(1, abs=0.05)
     ends = outcomes(clip)
     assert (ends["rho_entropy/E"], ends["rho_entropy/D"]) == ("met", "not met")
+    (plain,) = (claim.judge(clip).estimate for claim in EXPERIMENT.claims() if claim.name == "rho_entropy/E")
+    assert plain == clip.validity["trace_pre"]["E"][FOLLOWS], "not given the norm, which stands beside it"
     assert (ends["reliable/G"], ends["reliable/D"]) == ("met", "not met")
     assert set(ends) == {f"{claim}/{kind}" for claim in ("reliable", "rho_entropy") for kind in TYPES}
 
@@ -121,6 +129,8 @@ def test_a_dead_type_is_no_low_score() -> None:
     """Published type A had a trace of 9e-17, which was then ranked."""
     alive = made_up_run({"trace_pre": np.full((5, N), 0.02)}, norm=np.full(N, 2.0))
     assert least_disturbed("E", alive) == pytest.approx(0.005)
+    many = made_up_run({"trace_pre": np.full((5, N), 0.02)}, 1024, norm=np.full(N, 2.0))
+    assert least_disturbed("E", many) == pytest.approx(0.005), "none is untouched, however unlikely one would be"
     with pytest.raises(McdoError, match=r"type A \(attention probabilities\) does nothing to 120 of 120 images"):
         EXPERIMENT.compute(inputs(dead="A"))
 
@@ -135,6 +145,18 @@ def test_an_image_may_get_through_few_passes_with_no_branch_dropped() -> None:
     many = np.repeat(few, 5, axis=0)
     with pytest.raises(McdoError, match="does nothing to 60 of 120 images"):
         least_disturbed("C", made_up_run({"trace_pre": many}, 64, kind=branches, roles=thirteen))
+    one = np.full((5, N), 0.02)
+    one[:, 0] = 0
+    assert least_disturbed("C", made_up_run({"trace_pre": one[:1]}, 64, kind=branches, roles=thirteen)) == 0
+    with pytest.raises(McdoError, match="does nothing to 1 of 120 images"):
+        least_disturbed("C", made_up_run({"trace_pre": one}, 64, kind=branches, roles=thirteen))
+
+
+def test_validity_of_the_norm_is_that_of_the_norm(clip: DropoutTypesResult) -> None:
+    held = inputs()
+    norm, logits = EXPERIMENT.runs(held)["E"].feature_norm, held[EXPERIMENT.logits("clip_tiny")]["logits"][0]
+    rho = scipy.stats.spearmanr(norm, entropy(logits)).statistic
+    assert clip.norm_validity[FOLLOWS].value == pytest.approx(rho)
 
 
 def test_variants_of_an_original_are_one_draw(siglip: DropoutTypesResult) -> None:

@@ -77,6 +77,17 @@ def test_z_scores_have_mean_zero_and_sd_one_and_a_constant_gives_zeros() -> None
     assert rank_score(np.array([5.0, 5.0, 1.0])) == pytest.approx([2.5 / 3, 2.5 / 3, 1 / 3])
 
 
+def test_families_and_the_epistemic_score_are_added_on_one_scale() -> None:
+    epistemic, jpeg, blur = np.random.default_rng(0).lognormal(size=(3, 20))
+    held = combined(epistemic, {"jpeg": jpeg, "blur": blur})
+    added = held["combined_z"] - z_score(epistemic)
+    assert (added.mean(), added.std(ddof=1)) == pytest.approx((0, 1))
+    by_hand = (scipy.stats.rankdata(jpeg) + scipy.stats.rankdata(blur)) / 2 / 20
+    assert held["aleatoric_rank"] == pytest.approx(by_hand)
+    both = (scipy.stats.rankdata(epistemic) + scipy.stats.rankdata(by_hand)) / 20
+    assert held["combined_rank"] == pytest.approx(both)
+
+
 def inputs(copies: int = 1, labels: bool = True) -> Inputs:
     """Epistemic and jpeg scores follow one another; ``copies`` images of each original."""
     rng, n = np.random.default_rng(3), N // copies
@@ -86,7 +97,7 @@ def inputs(copies: int = 1, labels: bool = True) -> Inputs:
     logits = np.repeat(rng.normal(size=(2, n, 5)) * 3, copies, axis=1)
     origins = tuple(f"photo{i:03d}" for i in range(n) for _ in range(copies))
     norm = np.repeat(rng.uniform(1, 2, n), copies)
-    run = made_up_run({"trace_pre": trials, "trace_post": trials}, norm=norm, origins=origins)
+    run = made_up_run({"trace_pre": trials, "trace_post": trials**2}, norm=norm, origins=origins)
 
     def value(request: Request[Any]) -> Any:
         if isinstance(request, Passes):
@@ -117,6 +128,11 @@ def test_relations_are_spearman_and_disattenuated_where_reliability_is_known(res
     for name, relation in result.relations.items():
         rho = scipy.stats.spearmanr(result.scores["epistemic"], result.scores[name]).statistic
         assert relation.rho.value == pytest.approx(rho)
+        of_norm = [
+            scipy.stats.spearmanr(run.feature_norm, result.scores[each]).statistic for each in ("epistemic", name)
+        ]
+        partial = (rho - of_norm[0] * of_norm[1]) / np.sqrt((1 - of_norm[0] ** 2) * (1 - of_norm[1] ** 2))
+        assert relation.given_norm.value == pytest.approx(partial)
         assert (relation.disattenuated is not None) == (name == "aleatoric_jpeg")
     jpeg = result.relations["aleatoric_jpeg"]
     expected = disattenuated_spearman(run.scores("trace_pre"), result.scores["aleatoric_jpeg"], seed=42)
@@ -126,6 +142,23 @@ def test_relations_are_spearman_and_disattenuated_where_reliability_is_known(res
     held = json.loads(json.dumps(jpeg.as_dict()))
     assert held["disattenuated"] == held["disattenuated_estimate"]["value"] == expected.value
     assert result.relations["aleatoric_noise"].as_dict()["disattenuated"] is None
+
+
+def test_the_epistemic_score_is_the_mean_over_trials(result: AleatoricResult) -> None:
+    run = inputs()[EXPERIMENT.run("clip_tiny")]
+    assert result.scores["epistemic"] == pytest.approx(run.scores("trace_pre").mean(axis=0))
+    assert result.scores["epistemic_post"] == pytest.approx(run.scores("trace_post").mean(axis=0))
+
+
+def test_differences_find_errors_and_are_corrected_over_all_targets(result: AleatoricResult) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    errors = ~result.targets.correct  # type: ignore[operator]
+    both, alone = (roc_auc_score(errors, result.scores[name]) for name in ("combined_rank", "epistemic"))
+    assert result.differences["error"]["combined_rank"].estimate.value == pytest.approx(both - alone)
+    every = [each for family in result.differences.values() for each in family.values()]
+    smallest = min(every, key=lambda each: each.p_value)
+    assert smallest.p_holm == pytest.approx(min(1.0, len(every) * smallest.p_value))
 
 
 def test_entropy_is_not_compared_with_itself(result: AleatoricResult) -> None:
@@ -146,6 +179,7 @@ def test_views_of_one_original_are_one_draw(result: AleatoricResult) -> None:
 
 def test_claims_are_judged_by_their_intervals(result: AleatoricResult) -> None:
     outcomes = {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+    assert EXPERIMENT.claims()[0].estimate(result) == result.relations["aleatoric_rank"].rho
     assert outcomes["distinct"] in ("undecided", "not met"), "the mean rank holds what both share"
     unlabelled = EXPERIMENT.compute(inputs(labels=False))
     outcomes = {claim.name: claim.judge(unlabelled).outcome for claim in EXPERIMENT.claims()}

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy
+from made_up_inputs import inputs_of
+from made_up_runs import made_up_run
 from numpy.typing import NDArray
 
 from mcdo.encoders.recipe import Recipe, replicate_folder, write_untrained
@@ -13,7 +17,8 @@ from mcdo.encoders.registry import REGISTRY
 from mcdo.errors import McdoError
 from mcdo.experiments.prelim.grid import ENCODERS, SITES
 from mcdo.experiments.prelim.replicates import OPTION, Replicates, Training, over_trainings, trainings
-from mcdo.harness import Runner, Session, Settings
+from mcdo.harness import Logits, Request, Runner, Session, Settings
+from mcdo.stats import ambiguity_targets
 
 SEEDS = 5
 FOUND = tuple(Training(made, seed, f"{key}-{seed}") for made, key in ENCODERS.items() for seed in range(SEEDS))
@@ -40,6 +45,7 @@ def test_a_loss_is_tested_against_the_trainings() -> None:
     loss = found.between["loss: sigmoid - softmax"]
     sd = math.sqrt(marginal.var(axis=1, ddof=1).mean())
     assert loss.estimate.value == pytest.approx(expected)
+    assert loss.p_holm == pytest.approx(3 * loss.p_value), "the smallest of three"
     assert loss.estimate.high - expected == pytest.approx(
         scipy.stats.t.isf(0.025, 16) * sd * math.sqrt(1 / 10 + 1 / 10)
     )
@@ -61,6 +67,40 @@ def test_contrasts_have_their_sign_and_the_number_of_originals() -> None:
     assert both.value == pytest.approx(crossed)
     assert {each.estimate.n for each in (*found.between.values(), *found.within.values())} == {100}
     assert found.training_sd.n == len(FOUND)
+
+
+def test_noise_of_the_images_that_all_trainings_see_is_in_the_interval() -> None:
+    """Trainings that do not differ, and resamples in which each has the same site difference."""
+    drawn = np.random.default_rng(0).normal(0, 0.05, 400)
+    figure = np.zeros((len(FOUND), len(SITES), 401))
+    figure[:, list(SITES).index("mlp"), 1:] = drawn
+    sites = over_trainings(FOUND, figure, 100).within["site: mlp - all"].estimate
+    assert (sites.low, sites.high) == pytest.approx((-1.959964 * drawn.std(ddof=1), 1.959964 * drawn.std(ddof=1)))
+
+
+def test_figures_are_of_the_own_head_and_intervals_of_the_originals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of eight trainings with three images of each original."""
+    found = tuple(each for each in FOUND if each.seed < 2)
+    monkeypatch.setattr("mcdo.experiments.prelim.replicates.trainings", lambda folder: found)
+    experiment = Replicates(n=60, trials=2, folder_of_trainings="made up", degradations=(), resamples=40)
+    rng = np.random.default_rng(0)
+    logits, scores = 3 * rng.normal(size=(2, 60, 4)), rng.random((2, 60))
+    origins = tuple(f"digit{i // 3}" for i in range(60))
+    run = made_up_run({"trace_pre": scores, "trace_post": scores}, norm=1 + rng.random(60), origins=origins)
+
+    def value(request: Request[Any]) -> Any:
+        return {"logits": logits} if isinstance(request, Logits) else run
+
+    result = experiment.compute(inputs_of(value, image_set=SimpleNamespace(origins=origins)))
+    assert result is not None
+    figures = result.figures["trace_pre"]["rho_own_entropy"]
+    for training, loss in (("clip_tiny-1", "softmax"), ("clip_tiny_sigmoid-1", "sigmoid")):
+        entropy = ambiguity_targets(logits, head=loss).entropy  # type: ignore[arg-type]
+        rho = scipy.stats.spearmanr(scores.mean(axis=0), entropy).statistic
+        assert figures[f"{training}/mlp"].value == pytest.approx(rho)
+    assert {each.n for each in figures.values()} == {20}
+    contrasts = result.outcomes["trace_pre"]["rho_entropy"]
+    assert {each.estimate.n for each in (*contrasts.between.values(), *contrasts.within.values())} == {20}
 
 
 def test_trainings_that_differ_at_random_make_no_loss() -> None:
