@@ -150,6 +150,28 @@ def test_a_status_is_that_of_the_reliability() -> None:
         assert half.status(weights) == reliability(half.scores(weights), resamples=10).status
 
 
+@pytest.mark.parametrize(("snr", "status"), [(3.3, "usable"), (3.1, "marginal")])
+def test_a_status_takes_the_icc_at_its_own_trials(snr: float, status: str) -> None:
+    """With five, an ICC of .75 is an SNR of 3.2; a few images with much noise leave the ranks as they are."""
+    rng = np.random.default_rng(0)
+    noise = 0.05 * rng.normal(size=(5, 200))
+    noise[:, :10] *= 60
+    noise -= noise.mean(axis=0)
+    true = rng.permutation(np.linspace(-1, 1, 200))
+    true *= np.sqrt(snr * noise.var(axis=0, ddof=1).mean() / true.var(ddof=1))
+    half = Half((true + noise)[..., None], {}, tuple(map(str, range(200))), shared_noise=False)
+    assert half.status(np.ones(1)) == status
+
+
+def test_a_status_takes_the_median_pair_of_trials() -> None:
+    """Two trials of five are one and the same, and the others rank images otherwise."""
+    true, noise = np.random.default_rng(0).normal(size=(2, 5, 200))
+    scores = true[:1] + 2 * noise
+    scores[1] = scores[0]
+    half = Half(scores[..., None], {}, tuple(map(str, range(200))), shared_noise=False)
+    assert half.status(np.ones(1)) == "failed"
+
+
 # ---- the choice
 
 

@@ -123,6 +123,28 @@ def test_comparisons_are_scipys_with_a_positive_sign_for_better_and_holm_over_al
     assert {figure: table.comparison("good", figure).p_holm for figure in raw} == pytest.approx(expected)
 
 
+def test_a_comparison_is_of_the_mean_over_seeds_in_folds_that_both_define() -> None:
+    row = row_of(*_many(0.4, seeds=2))
+    mine, its = np.arange(8.0), np.arange(8.0)[::-1] / 4
+    folds = {"f1": np.stack([mine, mine + 2]), "auc": np.stack([mine] * 2), "onset_mae_days": np.stack([mine] * 2)}
+    base = {**folds, "f1": np.stack([its, its]), "auc": np.stack([np.where(mine == 3, NAN, its)] * 2)}
+    folds["auc"][:, 5] = NAN
+    table = compare([replace(row, folds=base), replace(row, backbone="other", folds=folds)], "made")
+    f1, auc = (table.comparison("other", figure) for figure in ("f1", "auc"))
+    assert f1.difference.value == pytest.approx((mine + 1 - its).mean())
+    kept = np.delete(mine - its, [3, 5])
+    assert auc.difference.value == pytest.approx(kept.mean())
+    assert auc.difference.n == 6
+    assert auc.p == pytest.approx(scipy.stats.wilcoxon(kept, alternative="greater").pvalue)
+
+
+def test_onsets_are_of_the_plants_that_wilt() -> None:
+    series = _series([[0, 0, 0, 0], [0, 0, 1, 1]], groups=("a", "b"))
+    runs = [_prediction([[0.9] * 4], "a"), _prediction([[0.1, 0.9, 0.9, 0.9]], "b", first=1)]
+    true, found = row_of(series, runs).onsets
+    assert (true.tolist(), found.tolist()) == ([[11.0]], [[7.0]])
+
+
 def test_a_backbone_does_not_beat_itself() -> None:
     series, runs = _many(0.4)
     table = compare([row_of(series, runs), replace(row_of(series, runs), backbone="twin")], "made")

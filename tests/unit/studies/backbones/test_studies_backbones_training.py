@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from studies_backbones_data import oracle_series, relabelled_series
 
 from mcdo.errors import McdoError
@@ -18,6 +19,7 @@ from mcdo.studies.backbones.config import BackbonesConfig, ModelConfig, Training
 from mcdo.studies.backbones.runs import read_runs, run_path, tasks_of, train_tasks
 from mcdo.studies.backbones.series import Series
 from mcdo.studies.backbones.training import (
+    Block,
     Task,
     TemporalClassifier,
     padded,
@@ -105,6 +107,67 @@ def test_a_fold_is_the_same_alone_and_among_others(oracle: Series) -> None:
         assert alone.plants == found.plants
         assert alone.best_epoch == found.best_epoch
         np.testing.assert_allclose(alone.probability, found.probability, atol=1e-4)
+
+
+def test_a_fold_is_what_a_plain_loop_trains(oracle: Series) -> None:
+    """One model without stacking, on features that say little, so that its best epoch is not its last."""
+    noise = np.random.default_rng(0).normal(size=oracle.features.shape).astype(np.float32)
+    series, task = replace(oracle, features=noise), Task(3, oracle.folds[0])
+    options = TrainingConfig(
+        learning_rate=0.03, max_epochs=9, warmup_epochs=2, batch_size=3, gradient_clip=0.1, validation_groups=1
+    )
+    (found,) = train(series, [task], replace(SMALL, training=options))
+
+    parts, batches = split(series, task, 1), task.rng("batches")
+    mean, std = (each[0] for each in standardisation(series, [parts.train]))
+    x = (torch.from_numpy(noise) - mean) / std
+    y, seen = (torch.from_numpy(each.astype(np.float32)) for each in (series.labels, series.seen))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(task.rng("weights").integers(2**62)))
+        model = TemporalClassifier(4, 6, SMALL.model)
+    optimiser = torch.optim.AdamW(model.parameters(), weight_decay=options.weight_decay)
+
+    def loss(plants: NDArray[np.intp]) -> torch.Tensor:
+        shown = seen[plants] == 1
+        logits, truth = model(x[plants], seen[plants])[shown], y[plants][shown]
+        weight = torch.tensor(options.pos_weight)
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight)
+
+    losses, said = [], []
+    for epoch in range(9):
+        optimiser.param_groups[0]["lr"] = 0.03 * warm_cosine(epoch, options)
+        order = batches.permutation(parts.train)
+        for start in range(0, len(order), 3):
+            optimiser.zero_grad()
+            loss(order[start : start + 3]).backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimiser.step()
+        with torch.no_grad():
+            losses.append(float(loss(parts.validation)))
+            said.append(torch.sigmoid(model(x[parts.test], seen[parts.test])).numpy())
+    best = int(np.argmin(losses))
+    assert best < 8
+    assert found.best_epoch == best + 1
+    assert found.validation_loss == pytest.approx(losses[best], abs=1e-4)
+    shown = series.seen[parts.test]
+    np.testing.assert_allclose(found.probability[shown], said[best][shown], atol=1e-4)
+
+
+def test_a_layer_is_torch_s_pre_norm_layer() -> None:
+    """With rounds that were not photographed as its padding."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        block, x = Block(SMALL.model).eval(), torch.randn(2, 6, 8)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 8, 0.0, "gelu", batch_first=True, norm_first=True).eval()
+    named = {"self_attn.in_proj_": "qkv.", "self_attn.out_proj.": "out.", "linear1.": "fc1.", "linear2.": "fc2."}
+    named |= {"norm1.": "norm1.", "norm2.": "norm2."}
+    ours = block.state_dict()
+    layer.load_state_dict(
+        {f"{theirs}{of}": ours[f"{own}{of}"] for theirs, own in named.items() for of in ("weight", "bias")}
+    )
+    seen = torch.tensor([[1.0, 1, 0, 1, 1, 1], [1, 0, 0, 1, 1, 0]])
+    with torch.no_grad():
+        torch.testing.assert_close(block(x, seen), layer(x, src_key_padding_mask=seen == 0), atol=1e-5, rtol=1e-5)
 
 
 def test_training_leaves_the_global_random_state(oracle: Series) -> None:
