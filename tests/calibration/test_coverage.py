@@ -39,6 +39,7 @@ OF_OTHERS = {
     "median_ratio": "the ratio of an agreement",
     "null_pass_rate": "a proportion, exact",
     "percentile_estimate": "the ends of draws that others make",
+    "quotients": "the draws of a ratio of means",
     "resampled": "the same, with the spread of the draws",
     "spearman_confidence": "the median ρ of a reliability",
     "snr_confidence": "the SNR of a reliability",
