@@ -70,12 +70,18 @@ def test_contrasts_have_their_sign_and_the_number_of_originals() -> None:
 
 
 def test_noise_of_the_images_that_all_trainings_see_is_in_the_interval() -> None:
-    """Trainings that do not differ, and resamples in which each has the same site difference."""
-    drawn = np.random.default_rng(0).normal(0, 0.05, 400)
+    """Trainings that do not differ, and resamples in which each has the same difference of sites and of losses."""
+    of_site, of_loss = np.random.default_rng(0).normal(0, [[0.05], [0.1]], (2, 400))
     figure = np.zeros((len(FOUND), len(SITES), 401))
-    figure[:, list(SITES).index("mlp"), 1:] = drawn
-    sites = over_trainings(FOUND, figure, 100).within["site: mlp - all"].estimate
-    assert (sites.low, sites.high) == pytest.approx((-1.959964 * drawn.std(ddof=1), 1.959964 * drawn.std(ddof=1)))
+    figure[:, list(SITES).index("mlp"), 1:] = of_site
+    figure[[each.made[0] == "sigmoid" for each in FOUND], :, 1:] += of_loss
+    found = over_trainings(FOUND, figure, 100)
+    for drawn, contrast in (
+        (of_site, found.within["site: mlp - all"]),
+        (of_loss, found.between["loss: sigmoid - softmax"]),
+    ):
+        arm = 1.959964 * drawn.std(ddof=1)
+        assert (contrast.estimate.low, contrast.estimate.high) == pytest.approx((-arm, arm))
 
 
 def test_figures_are_of_the_own_head_and_intervals_of_the_originals(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,9 +180,9 @@ def test_one_bin_by_hand() -> None:
 
 
 def test_a_confidence_at_an_edge_has_its_noise_in_the_bin_below() -> None:
-    right = [1] * 3 + [0] * 17
-    at, within = ([low] * 20 + [0.25] * 20 for low in (0.2, 0.1999))  # the third of fifteen bins ends at .2
-    assert debiased_ece(at, right * 2) == pytest.approx(debiased_ece(within, right * 2), abs=1e-3)
+    right = [1] * 7 + [0] * 18 + [1] * 5 + [0] * 15
+    at, within = ([low] * 25 + [0.25] * 20 for low in (0.2, 0.1999))  # the third of fifteen bins ends at .2
+    assert debiased_ece(at, right) == pytest.approx(debiased_ece(within, right), abs=1e-3)
 
 
 def test_a_gap_that_all_images_share_does_not_make_those_of_an_origin_go_together() -> None:

@@ -112,7 +112,9 @@ def test_a_fold_is_the_same_alone_and_among_others(oracle: Series) -> None:
 def test_a_fold_is_what_a_plain_loop_trains(oracle: Series) -> None:
     """One model without stacking, on features that say little, so that its best epoch is not its last."""
     noise = np.random.default_rng(0).normal(size=oracle.features.shape).astype(np.float32)
-    series, task = replace(oracle, features=noise), Task(3, oracle.folds[0])
+    photographed = oracle.seen.copy()
+    photographed[::2, 2] = photographed[1::2, 4] = False
+    series, task = replace(oracle, features=noise, seen=photographed), Task(3, oracle.folds[0])
     options = TrainingConfig(
         learning_rate=0.03, max_epochs=9, warmup_epochs=2, batch_size=3, gradient_clip=0.1, validation_groups=1
     )
