@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
+from mcdo.errors import McdoError
 from mcdo.names import columns, say, size_of
 from mcdo.store import upkeep
 
@@ -123,6 +125,8 @@ def _verify(asked: argparse.Namespace) -> int:
 def _prune(asked: argparse.Namespace) -> int:
     from mcdo.estimators.provenance import versions  # torch, for those who ask for versions
 
+    if not 0 <= asked.older_than < math.inf:
+        raise McdoError(f"--older-than={asked.older_than:g} is no age; give days, 0 or more")
     found = upkeep.waste(asked.store, asked.older_than, versions() if asked.other_versions else None)
     gone = []
     for each in found:

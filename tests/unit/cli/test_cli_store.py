@@ -289,3 +289,10 @@ def test_output_that_nobody_reads_to_its_end_is_no_error(tmp_path: Path) -> None
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("age", ["nan", "-5", "inf"])
+def test_prune_refuses_what_is_no_age(age: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path, "good", 400)
+    assert main(["store", "prune", f"--store={tmp_path}", f"--older-than={age}"]) == 2
+    assert f"--older-than={age} is no age; give days, 0 or more" in capsys.readouterr().err
