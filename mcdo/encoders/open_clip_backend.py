@@ -148,15 +148,30 @@ def _check_text_tower(key: str, repo: str) -> None:
 
 def build(name: str, seed: int, preprocess_cfg: dict[str, Any] | None = None) -> Any:
     """The architecture with random weights from ``seed``, on the CPU; global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _unset_is_nan():
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed every accelerator
-        return open_clip.create_model(
+        model = open_clip.create_model(
             name,
             load_weights=False,
             pretrained_image=False,
             pretrained_text=False,
             force_preprocess_cfg=preprocess_cfg,
         )
+        for parameter in model.parameters():
+            if parameter.isnan().any():
+                nn.init.normal_(parameter, std=len(parameter) ** -0.5)
+        return model
+
+
+@contextmanager
+def _unset_is_nan() -> Iterator[None]:
+    """What is made and never set, as a projection of CoCa's text is, holds NaN and not what was in memory before."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def _check_size(key: str, source: _Source, model: Any) -> None:
