@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,10 @@ def origin_numbers(images: Shown) -> NDArray[np.int64]:
 
 def image_tokens(images: Shown) -> NDArray[np.uint64]:
     """``[N, 2]``: 128 bits of a digest of what decides the numbers of each image: its content and its masks' name."""
-    named = zip(images.content_hashes, images.mask_ids, strict=True)
-    digests = b"".join(hashlib.sha256(json.dumps(name).encode()).digest()[:16] for name in named)
+    digests = b"".join(map(_token, images.content_hashes, images.mask_ids))
     return np.frombuffer(digests, dtype="<u8").reshape(-1, 2)
+
+
+@lru_cache(maxsize=2**16)  # the same images are looked up under many protocols
+def _token(content: str, masks: str) -> bytes:
+    return hashlib.sha256(json.dumps((content, masks)).encode()).digest()[:16]

@@ -12,7 +12,9 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -78,9 +80,7 @@ class DigitSource:
 
     def content_hash(self, image_id: str) -> str:
         """Over the 8 x 8 original and the recipe, not the rendered pixels, so it is the same on every platform."""
-        affine = vars(Affine.of(image_id)) if _is_variant(image_id) else None
-        recipe = json.dumps([_RECIPE, affine])
-        return hashlib.sha256(_base(image_id).tobytes() + recipe.encode("ascii")).hexdigest()
+        return _content_hash(image_id)
 
 
 def digits(n: int | None = None, seed: int = 42, split: str = HELDOUT) -> ImageSet:
@@ -138,11 +138,19 @@ def augment(batch: Tensor, generator: torch.Generator) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _originals() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """All digits, uint8 [1797, 8, 8] with values 0 to 16, and labels [1797]; read-only."""
-    from sklearn.datasets import load_digits  # three seconds, for those who show digits
+    """All digits, uint8 [1797, 8, 8] with values 0 to 16, and labels [1797]; read-only.
 
-    data = load_digits()
-    images, labels = data.images.astype(np.uint8), data.target.astype(np.int64)
+    From scikit-learn's own file where it is found: its import takes a second of every start.
+    """
+    library = find_spec("sklearn")
+    path = Path(str(library and library.origin)).parent / "datasets" / "data" / "digits.csv.gz"
+    if path.is_file():
+        table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    else:
+        from sklearn.datasets import load_digits
+
+        table = np.column_stack(load_digits(return_X_y=True)).astype(np.uint8)
+    images, labels = table[:, :-1].reshape(-1, 8, 8).copy(), table[:, -1].astype(np.int64)
     images.setflags(write=False)
     labels.setflags(write=False)
     return images, labels
@@ -162,6 +170,13 @@ def _split(split: str) -> NDArray[np.int64]:
 def _members(split: str) -> frozenset[int]:
     """:func:`_split` to look in, which is done for every image."""
     return frozenset(_split(split).tolist())
+
+
+@cache  # the same images are in many sets
+def _content_hash(image_id: str) -> str:
+    affine = vars(Affine.of(image_id)) if _is_variant(image_id) else None
+    recipe = json.dumps([_RECIPE, affine])
+    return hashlib.sha256(_base(image_id).tobytes() + recipe.encode("ascii")).hexdigest()
 
 
 def _id(split: str, number: int, variant: int) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import math
+import pickle
 import re
 import textwrap
 import warnings
@@ -11,13 +15,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.names import printable
 from mcdo.report.files import written
+from mcdo.store.fingerprint import code_fingerprint
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -330,7 +335,8 @@ def save_figure(figure: Figure, path: Path, formats: Sequence[str] = tuple(FORMA
     """Write ``figure`` to ``path`` (PNG), and other ``formats`` beside it; as :func:`mcdo.report.files.written`.
 
     Titles hold names from outside: a dollar in one starts no formula, and a letter that the font lacks is a box and a
-    warning, never an error.
+    warning, never an error. Files that were drawn from an equal figure are left as they are: drawing takes longer than
+    most of what is drawn.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -345,16 +351,61 @@ def save_figure(figure: Figure, path: Path, formats: Sequence[str] = tuple(FORMA
 
     def draw(part: Path) -> None:
         form = part.suffix[1:]
-        canvas.print_figure(part, format=form, dpi=DPI, bbox_inches=shown, metadata=FORMATS[form])
+        metadata = FORMATS[form] | ({DRAWN: drawn} if form == "png" and drawn else {})
+        canvas.print_figure(part, format=form, dpi=DPI, bbox_inches=shown, metadata=metadata)
 
     with warnings.catch_warnings(), _style():
         warnings.simplefilter("default")
         figure.set_dpi(DPI)
+        drawn = _identity(figure, formats)
+        files = {form: path.with_suffix(f".{form}") for form in formats}
+        if drawn and _drawn(files["png"]) == drawn and all(file.is_file() for file in files.values()):
+            return files["png"]
         canvas = FigureCanvasAgg(figure)
         _arrange(figure)  # once for all formats: it takes longer than drawing
         shown = figure.get_tightbbox().padded(MARGIN)
-        first, *_ = [written(path.with_suffix(f".{form}"), draw) for form in formats]
+        *_, first = [written(files[form], draw) for form in reversed(formats)]  # last the PNG, which vouches for all
         return first
+
+
+DRAWN = "Drawn from"
+"""Field of a PNG that says of which figure it is."""
+
+
+def _identity(figure: Figure, formats: Sequence[str]) -> str:
+    """Digest of all that decides the files of a figure; "" of one that holds what cannot be told."""
+    import matplotlib
+    from matplotlib.font_manager import fontManager
+    from matplotlib.transforms import TransformNode
+
+    class Pickler(pickle.Pickler):
+        def reducer_override(self, held: Any) -> Any:
+            if not isinstance(held, TransformNode):
+                return NotImplemented
+            make, of, state, *rest = held.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+            return make, of, {**state, "_parents": list(state["_parents"].values())}, *rest  # are known by address
+
+    stream = io.BytesIO()
+    try:
+        Pickler(stream, pickle.HIGHEST_PROTOCOL).dump(figure)  # which nothing ever loads
+    except (AttributeError, KeyError, TypeError, ValueError, pickle.PicklingError):  # a function without a name, say
+        return ""
+    settings = sorted(map(repr, matplotlib.rcParams.items()))
+    fonts = sorted((font.name, font.fname) for font in fontManager.ttflist)
+    by = [matplotlib.__version__, code_fingerprint(__name__, "mcdo.names"), settings, fonts, list(formats)]
+    return hashlib.sha256(stream.getvalue() + json.dumps(by).encode()).hexdigest()
+
+
+def _drawn(png: Path) -> str:
+    """What a whole PNG says of what it was drawn from; "" of any other file, or none."""
+    from PIL import Image
+
+    try:
+        with Image.open(png, formats=["PNG"]) as image:
+            image.load()
+            return str(image.info.get(DRAWN, ""))
+    except (OSError, SyntaxError, ValueError):  # Pillow's words for what is no picture
+        return ""
 
 
 def _arrange(figure: Figure) -> None:

@@ -38,6 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -156,9 +157,10 @@ def smallest_usable_passes(
     """
     pilot = Pilot.of(run, measured_passes, origins, degrees_lost, shared_noise, seed)
     bars = {"spearman": thresholds.usable_spearman, "snr": thresholds.usable_snr, "icc": thresholds.usable_icc}
+    figure = cache(pilot.figure)  # all look over one grid
 
     def fewest(names: Iterable[str], end: End) -> float | None:
-        return _fewest(lambda T: all(getattr(pilot.figure(name, T), end) >= bars[name] for name in names), pilot)
+        return _fewest(lambda T: all(getattr(figure(name, T), end) >= bars[name] for name in names), pilot)
 
     needed = {name: fewest([name], "value") for name in bars}
     continuous = fewest(bars, "value")

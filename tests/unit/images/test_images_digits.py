@@ -43,6 +43,21 @@ def test_ids_numbers_and_labels_are_those_of_scikit_learn() -> None:
     assert images.class_names[3] == "three"
 
 
+@pytest.mark.parametrize("found", [True, False])
+def test_digits_are_those_that_scikit_learn_loads(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_digits
+
+    from mcdo.images import digits as module
+
+    if not found:  # in the place where this version has them
+        monkeypatch.setattr(module, "find_spec", lambda _: None)
+    images, labels = module._originals.__wrapped__()
+    known = load_digits()
+    assert (images.dtype, labels.dtype) == (np.uint8, np.int64)
+    assert np.array_equal(images, known.images)
+    assert np.array_equal(labels, known.target)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 1500), st.integers(0, 1000))
 def test_digits_are_balanced_sorted_and_real_first(n: int, seed: int) -> None:

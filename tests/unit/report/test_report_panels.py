@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -247,3 +248,78 @@ def test_a_figure_is_judged_alike_before_and_after_it_is_saved(tmp_path: Path) -
     save_figure(figure, tmp_path / "a.png", ("png",))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert faults(figure) == fresh
+
+
+def _saved(folder: Path, points: Sequence[float], formats: Sequence[str] = ("png", "svg", "pdf")) -> dict[str, int]:
+    """When each file of a figure of these points was written, after it is saved once more."""
+
+    def panel(axes: Axes) -> None:
+        axes.plot(points, "o-", label="one")
+        axes.set(xlabel="x", ylabel="y")
+
+    save_figure(draw([panel, panel], "two"), folder / "a.png", formats)
+    return {path.suffix: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_an_equal_figure_is_not_drawn_again(tmp_path: Path) -> None:
+    first = _saved(tmp_path, [1, 2])
+    assert set(first) == {".png", ".svg", ".pdf"}
+    assert _saved(tmp_path, [1, 2]) == first
+
+
+def test_another_figure_is_drawn_whatever_differs(tmp_path: Path) -> None:
+    first = _saved(tmp_path, [1, 2])
+    second = _saved(tmp_path, [1, 2 + 1e-12])
+    assert all(second[form] > first[form] for form in first)
+    alone = _saved(tmp_path, [1, 2], ("png",))  # which leaves the others as they were
+    assert alone[".png"] > second[".png"]
+    assert alone[".svg"] == second[".svg"]
+    whole = _saved(tmp_path, [1, 2])
+    assert all(whole[form] > alone[form] for form in alone)
+
+
+@pytest.mark.parametrize("form", [".png", ".svg", ".pdf"])
+def test_a_file_of_a_figure_that_is_missing_is_drawn_again(form: str, tmp_path: Path) -> None:
+    first = _saved(tmp_path, [1, 2])
+    (tmp_path / f"a{form}").unlink()
+    second = _saved(tmp_path, [1, 2])
+    assert all(second[form] > first[form] for form in first)
+
+
+def test_a_picture_that_ends_early_is_drawn_again(tmp_path: Path) -> None:
+    first = _saved(tmp_path, [1, 2])
+    png = tmp_path / "a.png"
+    whole = png.read_bytes()
+    png.write_bytes(whole[: len(whole) // 2])
+    assert all(at > first[form] for form, at in _saved(tmp_path, [1, 2]).items())
+    assert png.read_bytes() == whole
+
+
+def test_drawing_that_is_stopped_between_two_formats_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    _saved(tmp_path, [1, 2])
+    with monkeypatch.context() as patched:
+        patched.setattr(FigureCanvasSVG, "print_svg", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            _saved(tmp_path, [1, 3])
+    before = {path.suffix: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert all(at > before[form] for form, at in _saved(tmp_path, [1, 3]).items())
+
+
+def test_a_figure_that_holds_a_nameless_function_is_always_drawn(tmp_path: Path) -> None:
+    def save() -> int:
+        def panel(axes: Axes) -> None:
+            axes.plot([1, 2])
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} of 2")
+            axes.set(xlabel="x", ylabel="y")
+
+        save_figure(draw([panel], "one"), tmp_path / "a.png", ("png",))
+        return (tmp_path / "a.png").stat().st_mtime_ns
+
+    assert save() < save()
