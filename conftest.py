@@ -11,7 +11,12 @@ pytest_plugins = ["mcdo.pytest_plugin"]
 
 SLOW = {
     *("h5py", "huggingface_hub", "matplotlib", "numba", "open_clip", "pandas", "sklearn", "timm", "torchvision"),
-    *("transformers", "scipy.optimize", "scipy.stats"),  # scipy imports a part of it that is named: scipy.stats.norm
+    *(
+        "transformers",
+        "scipy.optimize",
+        "scipy.special",
+        "scipy.stats",
+    ),  # scipy imports a part of it that is named: scipy.stats.norm
 }
 """Libraries that take long to import: tests import them where they are used, or each of them waits for all."""
 

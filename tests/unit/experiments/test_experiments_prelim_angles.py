@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,12 +58,14 @@ def world(
     return inputs_of(value, image_set=images, subject=Subject(model, (model,)))
 
 
-FOLLOWS = 1 + entropy(logits()[0])
+@cache
+def follows() -> Array:
+    return 1 + entropy(logits()[0])
 
 
 @pytest.fixture(scope="module")
 def result() -> AnglesResult:
-    return EXPERIMENT.compute(world(FOLLOWS))
+    return EXPERIMENT.compute(world(follows()))
 
 
 def outcomes(result: AnglesResult) -> dict[str, str]:
@@ -117,18 +120,18 @@ def test_each_angle_is_seen_on_its_own_images(result: AnglesResult) -> None:
 
 def test_correctness_is_a_correlate_where_labels_are_known_and_absent_where_not(result: AnglesResult) -> None:
     means = result.means["trace_pre"]
-    trace = 1 + FOLLOWS[:60]
+    trace = 1 + follows()[:60]
     assert means["wrong"] == pytest.approx(trace[:20].mean())
     assert means["correct"] == pytest.approx(trace[20:].mean())
     by_hand = scipy.stats.spearmanr(trace, np.arange(len(trace)) >= 20).statistic
     assert result.correlates["trace_pre", "correct"].rho.value == pytest.approx(by_hand)
-    unlabelled = EXPERIMENT.compute(world(FOLLOWS, labels=None))
+    unlabelled = EXPERIMENT.compute(world(follows(), labels=None))
     assert ("trace_pre", "correct") not in unlabelled.correlates
     assert unlabelled.means["trace_pre"] == {"correct": None, "wrong": None}
 
 
 def test_variants_of_one_original_count_once() -> None:
-    result = EXPERIMENT.compute(world(FOLLOWS, labels=None, variants=3))
+    result = EXPERIMENT.compute(world(follows(), labels=None, variants=3))
     assert result.sizes[2] == (N, N // 3)
     assert result.metrics[2]["trace_pre", "entropy"].rho.n == N // 3
     assert result.strongest[2]["norm_var"].estimate.n == N // 3

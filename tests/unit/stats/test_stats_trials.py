@@ -44,7 +44,7 @@ N = 150
 RNG = np.random.default_rng(0)
 TARGET, NORM = RNG.normal(size=(2, N))
 OTHER = TARGET + RNG.normal(size=N)
-TARGETS = ambiguity_targets(RNG.normal(size=(3, N, 4)), RNG.integers(0, 4, N))
+LOGITS, LABELS = RNG.normal(size=(3, N, 4)), RNG.integers(0, 4, N)
 
 
 def probed(rng: np.random.Generator, target: Array, K: int, probes: int = 8) -> Array:
@@ -61,7 +61,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "auroc": lambda x, **o: auroc(x, TARGET > 0.5, **o),
     "auroc_high": lambda x, **o: auroc_high(x, TARGET, **o),
     "auroc_low": lambda x, **o: auroc_low(x, TARGET, **o),
-    "ambiguity_estimates": lambda x, **o: ambiguity_estimates(x, TARGETS, NORM, **o),
+    "ambiguity_estimates": lambda x, **o: ambiguity_estimates(x, ambiguity_targets(LOGITS, LABELS), NORM, **o),
     "spearman_differences": lambda x, **o: spearman_differences({"x": x, "o": OTHER}, "o", TARGET, **o)["x"].estimate,
     "auroc_differences": lambda x, **o: auroc_differences({"x": x, "o": OTHER}, "o", TARGET > 0.5, **o)["x"].estimate,
     "rank_relations": lambda x, **o: rank_relations({"x": x}, {"t": TARGET}, given=NORM, **o)["x", "t"].given,
