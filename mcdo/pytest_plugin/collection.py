@@ -135,23 +135,29 @@ def _family_marks(subject: Subject) -> list[pytest.MarkDecorator]:
     return [getattr(pytest.mark, family) for family in dict.fromkeys(find_spec(m).family for m in subject.models)]
 
 
+def _marks(item: pytest.Item) -> set[str]:
+    """The names of its marks and of what holds it: one walk, where each question after a single mark takes one."""
+    return {mark.name for mark in item.iter_markers()}
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     tier = getattr(pytest.mark, device_of(config).split(":")[0])
     for item in items:
-        if (kind := experiment_of(item)) is not None:
+        marks = _marks(item)
+        if "experiment" in marks and (kind := experiment_of(item)) is not None:
             item.extra_keyword_matches.add(kind.key)  # so that -k finds the gates about it too
-        gate = item.get_closest_marker("own_gate") is not None
+        gate = "own_gate" in marks
         if (gate or {"model", "subject"} & set(getattr(item, "fixturenames", ()))) and not tiers_of(item):
             item.add_marker(tier)
         if gate and not is_about_models(item):  # it is about them all, so that -m finds it with any of them
             for family in dict.fromkeys(find_spec(model).family for model in models_of(config)):
                 item.add_marker(getattr(pytest.mark, family))
-    gates = [item for item in items if isinstance(item, pytest.Function) and item.get_closest_marker("own_gate")]
+    gates = [item for item in items if isinstance(item, pytest.Function) and "own_gate" in _marks(item)]
     uncollected = tuple(_uncollected(gates))
     _deselect_other_estimator(config, items)
     if not option_of(config, "--benchmark"):
-        _deselect(config, items, lambda item: item.get_closest_marker("perf") is not None)
+        _deselect(config, items, lambda item: "perf" in _marks(item))
     yield
     here = set(items)
     deselected = ((gate.nodeid, frozenset(_models([gate])), gate) for gate in gates if gate not in here)
@@ -207,11 +213,12 @@ class _InTurn:
 
 def _turn(item: pytest.Item) -> int:
     """The harness's own gates first, then what the verdict rests on, the verdict, and the phases that need a GO."""
-    if item.get_closest_marker("own_gate"):
+    marks = _marks(item)
+    if "own_gate" in marks:
         return 0
-    if _is_later(item):
+    if not marks.isdisjoint(LATER_PHASES):
         return 3
-    return 2 if item.get_closest_marker("decision") else 1
+    return 2 if "decision" in marks else 1
 
 
 def _deselect_other_estimator(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -225,10 +232,10 @@ def _deselect_other_estimator(config: pytest.Config, items: list[pytest.Item]) -
 
 
 def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: Callable[[pytest.Item], bool]) -> None:
-    out = [item for item in items if unwanted(item)]
+    out = dict.fromkeys(item for item in items if unwanted(item))
     if out:
-        config.hook.pytest_deselected(items=out)
-        items[:] = [item for item in items if not unwanted(item)]
+        config.hook.pytest_deselected(items=list(out))
+        items[:] = [item for item in items if item not in out]
 
 
 def selected(session: pytest.Session) -> Iterator[tuple[Experiment[Any], Subject]]:
@@ -302,7 +309,7 @@ def _bullet(said: str) -> str:
 
 
 def _is_later(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(phase) for phase in LATER_PHASES)
+    return not _marks(item).isdisjoint(LATER_PHASES)
 
 
 def _prepare(session: pytest.Session, runner: Runner, asked: list[tuple[Experiment[Any], Subject]]) -> None:
