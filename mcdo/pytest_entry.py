@@ -6,6 +6,7 @@ of it out.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Generator, Iterable, Iterator
@@ -24,10 +25,18 @@ _IMPORTS = re.compile(rb"^\s*(?:from|import)\s+mcdo\b|^\s*pytest_plugins\b.*\bmc
 
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
-    """Load the plug-in behind the conftests, whose options come first."""
+    """Load the plug-in behind the conftests, whose options come first.
+
+    Without the garbage collector, which would walk all that torch brings again and again, and finds nothing; where the
+    plug-in is loaded, it is off until the tests are collected.
+    """
+    gc.disable()
+    early_config.add_cleanup(gc.enable)
     found = yield
     if any(map(_imports_mcdo, _candidates(early_config))):
         early_config.pluginmanager.import_plugin(PLUGIN)
+    if not early_config.pluginmanager.hasplugin(PLUGIN):
+        gc.enable()
     return found
 
 

@@ -30,7 +30,7 @@ from mcdo.report.page import check_page
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Without the garbage collector, which would walk all that was imported again and again, and finds nothing."""
+    """Without the garbage collector, as pytest_entry.py says, which ``-p no:mcdo`` leaves out."""
     gc.disable()
     try:
         return (yield)
