@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,16 @@ SLOW = {
     ),  # scipy imports a part of it that is named: scipy.stats.norm
 }
 """Libraries that take long to import: tests import them where they are used, or each of them waits for all."""
+
+PHASES = ("experiments", "gates")
+"""Folders of the tests that bear the mark of a phase."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """``-m phase1`` leaves out all other folders: it need not import their modules to say so of each test."""
+    tests = Path(__file__).parent / "tests"
+    elsewhere = collection_path.parent == tests and collection_path.name not in PHASES
+    return True if elsewhere and re.fullmatch(r"phase\d", config.option.markexpr) else None
 
 
 @pytest.hookimpl(wrapper=True)

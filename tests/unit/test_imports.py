@@ -21,7 +21,8 @@ from mcdo.encoders import REGISTRY
 from mcdo.encoders.recipe import replicate_folder, write_untrained
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOW: set[str] = run_path(str(ROOT / "conftest.py"))["SLOW"]
+CONFTEST = run_path(str(ROOT / "conftest.py"))
+SLOW: set[str] = CONFTEST["SLOW"]
 BACKENDS = {  # themselves imported where a model is built
     f"mcdo.encoders.{name}"
     for name in (
@@ -77,6 +78,19 @@ def test_a_slow_library_that_a_test_s_module_imports_is_seen(tmp_path: Path) -> 
     (tmp_path / "test_at_once.py").unlink()
     done = run_pytest(cwd=tmp_path)
     assert done.returncode == pytest.ExitCode.OK, done.stdout
+
+
+def bears_a_phase(tree: ast.AST) -> bool:
+    """Whether a test's module names the mark of a phase, or that of an experiment, which brings one."""
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return "of_experiment" in names or any(re.fullmatch(r"phase\d", each) for each in attributes)
+
+
+def test_tests_of_a_phase_lie_where_its_mark_looks_for_them() -> None:
+    """``-m phase1`` collects no other folder."""
+    found = {path.relative_to(ROOT / "tests").parts[0] for path, tree in parsed("tests") if bears_a_phase(tree)}
+    assert found == set(CONFTEST["PHASES"])
 
 
 @pytest.mark.slow
