@@ -22,7 +22,7 @@ from mcdo.harness.tests import COLLECTED
 from mcdo.names import file_name, message, say_text
 from mcdo.pytest_plugin.marks import LATER_PHASES, tiers_of
 from mcdo.pytest_plugin.option_names import option_of
-from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of, settings_from
+from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of
 from mcdo.pytest_plugin.state import GATES, LEFT_OUT, MEASURING, MODELS, RUNNER, SESSION
 from mcdo.report.finding import Finding
 from mcdo.report.page import check_page
@@ -73,8 +73,8 @@ def experiment_of(item: pytest.Item) -> type[Experiment[Any]] | None:
 
 def _parametrize_experiment(metafunc: pytest.Metafunc, kind: type[Experiment[Any]]) -> None:
     """Tests of an experiment run once for each subject, and those of its claims once for each claim."""
+    settings = metafunc.config.stash[SESSION].settings
     try:
-        settings = settings_from(metafunc.config)
         subjects = kind.subjects(settings)
         parameters = [pytest.param(s, id=file_name(s.name), marks=_family_marks(s)) for s in subjects]
         claims = kind.configured(settings).claims() if "claim" in metafunc.fixturenames else ()
@@ -185,7 +185,7 @@ def _given(test: pytest.Function) -> Iterable[str]:
     """The models that a test about models is collected for."""
     kind, models = experiment_of(test), models_of(test.config)
     if kind is not None:
-        return [model for subject in kind.subjects(settings_from(test.config)) for model in subject.models]
+        return [model for subject in kind.subjects(test.config.stash[SESSION].settings) for model in subject.models]
     return [first_model(models)] if test.get_closest_marker("first_model") else models
 
 
