@@ -13,12 +13,7 @@ pytest_plugins = ["mcdo.pytest_plugin"]
 
 SLOW = {
     *("h5py", "huggingface_hub", "matplotlib", "numba", "open_clip", "pandas", "sklearn", "timm", "torchvision"),
-    *(
-        "transformers",
-        "scipy.optimize",
-        "scipy.special",
-        "scipy.stats",
-    ),  # scipy imports a part of it that is named: scipy.stats.norm
+    *("transformers", "scipy.optimize", "scipy.special", "scipy.stats"),  # a part is imported where it is named
 }
 """Libraries that take long to import: tests import them where they are used, or each of them waits for all."""
 
