@@ -227,6 +227,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The attention by hand of which these are the logits."""
         return min(self.of(logits).nearest & self._logits, default=None)
 
+    def miss(self, op: str, weights: frozenset[str]) -> None:
+        """Note that these take part in a product, by whose name they are missed, unless it is watched."""
+        for name in weights - self._watched:
+            self.missed.setdefault(name, op)
+
     def _look(self, tensor: Tensor) -> None:
         """A tensor that no operation put out comes from outside the pass, or its way was lost, as through NumPy."""
         if tensor.untyped_storage()._cdata not in self._trails:
@@ -247,7 +252,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The pass is over: what was made of weights by a map, met an activation and never a softmax, was a weight."""
         for name, (op, weights) in self._doubtful.items():
             del self.by_hand[name]
-            self._miss(op, weights)
+            self.miss(op, weights)
         self._doubtful.clear()
 
     @contextmanager
@@ -321,7 +326,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if op not in _HARMLESS:
             for x, t in zip(operands, trails, strict=True):
                 if x.dim() > 1 and t.bare:
-                    self._miss(op, t.weights - self._others)
+                    self.miss(op, t.weights - self._others)
         gated = op == "mul" and sum(t.active for t in trails) > 1
         return replace(trail, bent=True) if op in _BENDING or gated else trail
 
@@ -378,7 +383,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         axes = list(range(places.dim())) if axes is None or axes == [] else axes
         least, most = places.amin(axes, keep), places.amax(axes, keep)
         if not torch.equal(least, most):
-            self._miss(func.overloadpacket.__name__, names)
+            self.miss(func.overloadpacket.__name__, names)
         return names, least
 
     def _product(self, op: str, factors: list[Trail], trail: Trail) -> Trail:
@@ -387,7 +392,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return trail
         bare = frozenset().union(*(t.weights for t in factors if t.bare))
         if bare:
-            self._miss(op, bare)
+            self.miss(op, bare)
             return Trail(image=trail.image, nearest=bare)
         return self._attention_by_hand(op, [t for t in factors if t.active], trail.image)
 
@@ -411,10 +416,6 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 self.feeding |= nearest
         return Trail(image=image, nearest=frozenset({name}))
-
-    def _miss(self, op: str, weights: frozenset[str]) -> None:
-        for name in weights - self._watched:
-            self.missed.setdefault(name, op)
 
 
 def _place(x: Tensor) -> tuple[object, ...]:

@@ -113,7 +113,7 @@ class LinearMaps(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         watched = self._watched.get(func)
-        if watched is None:
+        if watched is None or (kwargs and kwargs.get("out") is not None):  # what lies there is not what is returned
             return func(*args, **(kwargs or {}))
         name, first = watched
         return getattr(self, name)(*first, *args, **(kwargs or {}))

@@ -283,8 +283,8 @@ def _table(encoder: Encoder) -> SiteTable:
 def _hidden(op: str) -> str:
     return (
         f"its weight takes part in a product ({op}) in a way that is not watched, so dropout would never act there. "
-        "Watched are F.linear, conv2d, x @ weight, addmm and multi-head attention: write it so, undo TorchScript, and "
-        "multiply weights with each other before (merge an adapter)"
+        "Watched are F.linear, conv2d, x @ weight, addmm of a bias and multi-head attention, none with out=: write it "
+        "so, undo TorchScript, and multiply weights with each other before (merge an adapter)"
     )
 
 

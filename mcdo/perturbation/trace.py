@@ -188,6 +188,11 @@ class _Tracer(LinearMaps):
         finally:
             self._convolving = False
 
+    def _addmm(self, input: Tensor, mat1: Tensor, mat2: Tensor, **kwargs: Any) -> Tensor:
+        if self._flow.of(input).active:  # a residual: a mask of the output would fall on it as well
+            self._flow.miss("addmm onto an activation", self._flow.made_of(mat2))
+        return super()._addmm(input, mat1, mat2, **kwargs)
+
     def _softmax(self, softmax: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         logits = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
         attention = self._flow.attention_of(logits)

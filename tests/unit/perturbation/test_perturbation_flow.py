@@ -137,6 +137,12 @@ def without_parameter(module: Any) -> nn.Module:
     return module  # type: ignore[no-any-return]
 
 
+def into(out: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """The product as it lies in ``out``, whatever was made of what is returned."""
+    torch.matmul(x, weight, out=out)
+    return out
+
+
 EXTRA = "visual.mlp.extra"
 HIDDEN: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "einsum": (lambda: Extra(lambda m, x: torch.einsum("btd,ed->bte", x, m.w)), {f"{EXTRA}.w"}),
@@ -168,6 +174,14 @@ HIDDEN: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "array of NumPy": (
         lambda: Extra(lambda m, x: x @ torch.from_numpy(m.w.detach().numpy().copy())),
         {"constant.1"},
+    ),
+    "addmm of a residual": (
+        lambda: Extra(lambda m, x: torch.addmm(x.reshape(-1, WIDTH), x.reshape(-1, WIDTH), m.w).view(x.shape)),
+        {f"{EXTRA}.w"},
+    ),
+    "result written into a given tensor": (
+        lambda: Extra(lambda m, x: into(torch.empty_like(x), x, m.w)),
+        {f"{EXTRA}.w"},
     ),
     "bilinear": (lambda: nn.Sequential(Square()), {f"{EXTRA}.0.map"}),
     "product of two": (low_rank, {f"{EXTRA}.w", f"{EXTRA}.v"}),
