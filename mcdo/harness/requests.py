@@ -20,7 +20,7 @@ from mcdo.errors import NoTextTowerError
 from mcdo.estimators import DimensionWeights, FirstOrderRun, MonteCarloConfig, MonteCarloRun, first_order, monte_carlo
 from mcdo.estimators.by_image import of_every_image
 from mcdo.estimators.rows import GRAPH_ROWS, pixel_rows
-from mcdo.perturbation import PASS_BLOCK, Perturbation, deterministic_features
+from mcdo.perturbation import PASS_BLOCK, Perturbation, deterministic_features, find_sites
 from mcdo.stats.prototypes import class_heads, why_no_prototypes
 
 if TYPE_CHECKING:
@@ -402,6 +402,7 @@ class TokenCounts(StoredArrays):
 
 def features_of(session: Session, request: StoredArrays, encoder: Encoder, pixels: Prepared) -> Arrays:
     """``features`` float32 [N, D] of what the tower is shown, kept as they come."""
+    find_sites(encoder)  # refuses a tower that has other features where its maps are watched
     with session.unmuted():
         (features,) = of_every_image(
             encoder,

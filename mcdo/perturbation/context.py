@@ -13,7 +13,7 @@ from torch import Tensor
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.perturbation.graphs import CudaCapture, PassGraphs
-from mcdo.perturbation.intercept import Compute, Handler, LinearMaps, MapKey, ProbabilityHandler, map_key
+from mcdo.perturbation.intercept import Compute, Handler, LinearMaps, MapKey, ProbabilityHandler, map_key, refused_in
 from mcdo.perturbation.kinds import Perturbation
 from mcdo.perturbation.linear import LinearPart
 from mcdo.perturbation.masks import PASS_BLOCK, KeyedMasks, MaskedSite, zero_units_
@@ -349,6 +349,11 @@ def active(tower: PerturbedTower) -> Iterator[None]:
 
 @torch.inference_mode()
 def deterministic_features(encoder: Encoder, pixels: Tensor) -> Tensor:
-    """Features ``[B, D]`` before normalisation, along the very code path that a perturbed pass takes."""
-    with LinearMaps():
+    """Features ``[B, D]`` before normalisation, along the very code path that a perturbed pass takes.
+
+    Raises:
+        McdoError: for an attention of a kind that is not handled.
+
+    """
+    with refused_in(encoder.key), LinearMaps():
         return encoder.forward_image(pixels)

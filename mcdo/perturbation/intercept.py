@@ -14,7 +14,8 @@ among all such calls; products of two activations are among them, and the handle
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mcdo.errors import McdoError
 from mcdo.threads import check_stop
 
 Change = Callable[[Tensor], Tensor]
@@ -57,6 +59,15 @@ MapKey = tuple[int, str]
 def map_key(weight: Tensor, part: str) -> MapKey:
     """The key of what a handler is called with."""
     return (id(weight) if isinstance(weight, nn.Parameter) else 0), part
+
+
+@contextmanager
+def refused_in(key: str) -> Iterator[None]:
+    """An attention of a kind that is not handled, as a McdoError about the encoder ``key``."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise McdoError(f"{key}: this tower has {error}, which is not handled") from error
 
 
 def carry_out(weight: Tensor, part: str, compute: Compute) -> Tensor:

@@ -17,7 +17,7 @@ from mcdo.encoders.state import plain_tensors
 from mcdo.encoders.weights import brief
 from mcdo.errors import McdoError
 from mcdo.perturbation.flow import BATCH, Flow, distances, sees
-from mcdo.perturbation.intercept import Compute, LinearMaps, MapKey, map_key
+from mcdo.perturbation.intercept import Compute, LinearMaps, MapKey, map_key, refused_in
 from mcdo.perturbation.roles import Place
 
 _ROUNDING = 2e-3
@@ -106,15 +106,14 @@ def trace(encoder: Encoder, site_name: Callable[[str, str], str]) -> Trace:
     flow = Flow(parameters, {**dict(model.named_buffers()), **plain})
     tracer = _Tracer(flow, names, site_name)
     try:
-        with torch.inference_mode(False), torch.no_grad(), flow:  # in inference mode fewer operations are taken apart
+        # in inference mode fewer operations are taken apart
+        with refused_in(encoder.key), torch.inference_mode(False), torch.no_grad(), flow:
             inputs = encoder.calibration_inputs(2)[[0, 1, 0]]
             flow.enter(inputs)
             with tracer:
                 features = encoder.forward_image(inputs, exact=True)
             last = flow.of(features).nearest
             flow.finish()
-    except NotImplementedError as error:
-        raise McdoError(f"{encoder.key}: this tower has {error}, which is not handled") from error
     except (AttributeError, TypeError) as error:
         if "NoneType" not in str(error):  # which the weights of an attention are
             raise

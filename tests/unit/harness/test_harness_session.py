@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor, nn
 
+from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig
 from mcdo.harness import (
@@ -70,6 +72,29 @@ def test_what_is_not_in_the_store_is_named(settings: Settings) -> None:
         later.measure(replace(PASSES, config=replace(PASSES.config, dropout=TiedDropout())))
     with pytest.raises(McdoError, match="--from-store needs a store"):
         Session(replace(settings, from_store=True, store=None)).measure(PASSES)
+
+
+class Weighted(nn.Module):
+    """Multiplies with weights of its attention, where it is given any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.attn = nn.Conv2d(3, 8, 8, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.patches(pixels).flatten(2).mT
+        out, weights = self.attn(x, x, x)
+        return (out if weights is None else out * weights.amax(1)[..., None]).mean(1)  # type: ignore[no-any-return]
+
+
+def test_features_that_are_others_where_maps_are_watched_are_not_stored(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "size": 32, "interpolation": "bicubic"}
+    encoder = Encoder.of(Weighted(), numbers, name="clip_tiny")
+    monkeypatch.setattr(Session, "encoder", lambda self, model: encoder)
+    with pytest.raises(McdoError, match="its features are others where the tower's maps are watched"):
+        Session(settings).measure(Features("clip_tiny", SHOWN))
 
 
 def test_degraded_images_share_masks_and_origins_and_not_features(settings: Settings) -> None:

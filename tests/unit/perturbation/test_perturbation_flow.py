@@ -34,6 +34,7 @@ from mcdo.perturbation import (
     HiddenDropout,
     TiedDropout,
     check_alive,
+    deterministic_features,
     find_sites,
     perturbed,
 )
@@ -528,6 +529,8 @@ def test_attention_of_a_kind_that_is_not_handled_is_refused_in_words() -> None:
     encoder = with_extra(BiasedKeys)
     with pytest.raises(McdoError, match=r"toy: this tower has attention with bias_k.*, which is not handled"):
         check_alive(encoder, pixels_for(encoder, 1), Dropout(0.1))
+    with pytest.raises(McdoError, match="toy: this tower has attention with bias_k"):
+        deterministic_features(encoder, pixels_for(encoder))
 
 
 class Weighted(nn.Module):
