@@ -35,6 +35,7 @@ class PerturbedTower:
         self.encoder, self.kind = encoder, kind
         # rounding of reduced precision would drown small steps
         self._exact = exact or kind.rescaling != 1 or isinstance(kind, LinearPart)
+        _check_above_rounding(encoder, kind, "float32" if self._exact else encoder.precision)
         self.sites = live_sites(encoder, table, kind)
         self._local = threading.local()  # blocks of images may be measured by several threads
         number = {site.name: i for i, site in enumerate(self.sites)}
@@ -233,6 +234,17 @@ class PerturbedTower:
             f"{self.encoder.key}: {what}, unlike when its sites were found: the tower has changed since (an adapter "
             "switched off, a layer replaced), or what it carries out depends on the image, which is not supported. "
             "Measure again to look at it anew"
+        )
+
+
+def _check_above_rounding(encoder: Encoder, kind: Perturbation, precision: str) -> None:
+    """Refuse noise on every number that rounding outdoes; a unit that is zeroed is moved by more than that."""
+    inside, rounding = kind.variance / kind.rescaling**2, torch.finfo(getattr(torch, precision)).eps ** 2
+    if kind.noise != "bernoulli" and 0 < inside < rounding:
+        raise McdoError(
+            f"{encoder.key}: noise of variance {inside:.2g} relative to the signal lies below the rounding of "
+            f"{precision}, {rounding:.2g}, so that scores would be of rounding. Take p above "
+            f"{rounding * kind.rescaling**2:.2g}{'' if precision == 'float32' else ', or precision=float32'}"
         )
 
 

@@ -372,3 +372,28 @@ def test_a_kind_that_finds_nothing_is_refused() -> None:
     encoder = linear_encoder()
     with pytest.raises(McdoError, match="AttentionDropout finds nothing"), perturbed(encoder, AttentionDropout(), 0):
         pass
+
+
+@pytest.mark.parametrize(
+    "kind", [Gaussian(1e-5), Multiplicative(1e-5), Rademacher(1e-5)], ids=["additive", "factors", "signs"]
+)
+def test_noise_below_the_rounding_of_the_precision_is_refused(kind: Perturbation) -> None:
+    """In bfloat16 it gave more than twice the trace of float32, and at p = 1e-6 six times, by rounding alone."""
+    low = mcdo.load_encoder("clip_tiny", precision="bfloat16")
+    with (
+        pytest.raises(
+            McdoError, match=r"1e-05 .* below the rounding of bfloat16, 6\.1e-05.*p above.*precision=float32"
+        ),
+        perturbed(low, kind, 0),
+    ):
+        pass
+    for allowed in (kind.with_p(1e-4), kind.with_p(0), Dropout(1e-5), Rademacher(1e-5, step=0.1)):
+        with perturbed(low, allowed, 0):
+            pass
+    with perturbed(mcdo.load_encoder("clip_tiny"), kind, 0), perturbed(low, kind, 0, exact=True):
+        pass
+    with (
+        pytest.raises(McdoError, match=r"below the rounding of float32, 1\.4e-14"),
+        perturbed(low, kind.with_p(1e-14), 0, exact=True),
+    ):
+        pass
