@@ -31,6 +31,7 @@ from typing import Literal, Protocol
 
 import scipy
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.growth import ENDS
@@ -171,9 +172,11 @@ def normal_error(figure: Literal["rho", "share", "auroc"], value: float, n: int,
     ``positive`` of the originals in its class.
 
     Raises:
-        McdoError: for a value that the figure cannot have.
+        McdoError: for a value that the figure cannot have, too few originals, or a share outside (0, 1).
 
     """
+    arguments.whole("n", n, least=4)
+    _check(positive, "positive")
     low = -1 if figure == "rho" else 0
     if not low < value < 1:
         raise McdoError(f"{figure} = {value:g}: assume a value strictly between {low} and 1")
@@ -295,7 +298,8 @@ class PilotForecast:
         return self._pilot.reason(passes)
 
     def margins(self, size: Size) -> Mapping[str, Margin]:
-        """ρ and SNR as they are expected in a run of that size."""
+        """ρ and SNR as they are expected in a run of that size. Raises McdoError for trials that give no interval."""
+        _check_trials(size.trials, self._shared_noise is False, "shared_noise=False")
         run = self._pilot.run
         at = self._pilot.measured.get(size.passes)
         rho = at.estimate("spearman") if at else self._pilot.figure("spearman", size.passes)
@@ -354,7 +358,8 @@ class AssumedForecast:
         return ""
 
     def margins(self, size: Size) -> Mapping[str, Margin]:
-        """ρ and SNR as they are in a normal population."""
+        """ρ and SNR as they are in a normal population. Raises McdoError for trials that give no interval."""
+        _check_trials(size.trials, self.independent, "independent=True")
         odds = odds_of(2 * math.sin(math.pi * self.spearman / 6)) * size.passes / self.passes
         icc = odds / (1 + odds)
         rho, n = normal_spearman(icc), size.images
@@ -422,10 +427,18 @@ def needed_for_usable(
         most: originals above which nothing is planned.
         least: originals that are planned for at least.
 
+    Raises:
+        McdoError: for a power or an alpha outside (0, 1), fewer than two passes or no trials, and trials whose run has
+            no interval: one, or two where it isn't known that the images of a trial share no noise.
+
     """
     _check(power)
-    grid = sorted(passes) or [2**i for i in range(2, 1 + int(math.log2(16 * forecast.passes)))]
-    ks = sorted(trials)
+    _check(alpha, "alpha")
+    ladder = [2**i for i in range(2, 1 + int(math.log2(16 * forecast.passes)))]
+    grid = sorted(arguments.whole("passes", T, least=2) for T in passes) or ladder
+    ks = sorted(arguments.whole("trials", K, least=1) for K in trials)
+    if not ks:
+        raise McdoError("there are no trials to choose from; give some, such as (5, 10, 20)")
     rho = forecast.margins(Size(least, ks[0], forecast.passes))["spearman"]
     distance = abs(math.tanh(rho.expected.centre) - rho.bar)
 
@@ -463,9 +476,20 @@ def needed_for_usable(
     return Need("out of reach", "undecided", None, chance, distance, said)
 
 
-def _check(power: float) -> None:
-    if not 0 < power < 1:
-        raise McdoError(f"power {power}; give a probability strictly between 0 and 1, such as 0.8")
+def _check(probability: float, name: str = "power") -> None:
+    if not 0 < probability < 1:
+        raise McdoError(f"{name} {probability}; give a probability strictly between 0 and 1")
+
+
+def _check_trials(K: int, independent: bool, remedy: str) -> None:
+    """Refuse a run that will have no interval, as :func:`mcdo.stats.reliability` gives none."""
+    if K < 2:
+        raise McdoError(f"a run of K={K} repeats nothing, and decides nothing; plan for at least three trials")
+    if K == 2 and not independent:
+        raise McdoError(
+            "a run of two trials decides nothing, for they cannot show how much of the noise images of a trial share; "
+            f"plan for at least three, or with {remedy} where every image has masks of its own"
+        )
 
 
 def _outcome(estimate: Estimate, bars: Sequence[float], direction: Direction) -> IntervalOutcome:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -328,3 +328,29 @@ def test_the_likely_end_has_the_direction_of_the_claim(direction: Direction, out
     open_, sure = Estimate(-0.1, -0.3, 0.1, 100), Estimate(-0.1, -0.15, -0.05, 100)
     assert needed_images(open_, [0.0], PILOT, direction=direction).outcome == outcome
     assert needed_images(sure, [0.0], PILOT, direction=direction).outcome == outcome
+
+
+@pytest.mark.parametrize("trials", [(1,), (2,), (2, 5), (), (2.5,)])
+def test_trials_that_give_no_interval_are_not_planned_for(trials: tuple[int, ...]) -> None:
+    """Two of them cannot show what images of a trial share, so that a run of two decides only where that is known."""
+    with pytest.raises(McdoError, match="trials"):
+        needed_for_usable(AssumedForecast(0.85, 64), trials=trials)
+    with pytest.raises(McdoError, match="trials"):
+        needed_for_usable(_pilot(), trials=trials)
+    if trials == (2,):
+        need = needed_for_usable(AssumedForecast(0.85, 64, independent=True), trials=trials)
+        assert need.size is not None
+        assert need.size.trials == 2
+
+
+@pytest.mark.parametrize("wrong", [{"alpha": 0.0}, {"passes": (1,)}, {"power": 1.5}])
+def test_what_no_plan_can_be_made_of_is_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(McdoError, match=next(iter(wrong))):
+        needed_for_usable(AssumedForecast(0.85, 64), **wrong)
+
+
+def test_no_error_is_assumed_of_three_originals_nor_of_one_class() -> None:
+    with pytest.raises(McdoError, match="n = 3"):
+        normal_error("rho", 0.7, 3)
+    with pytest.raises(McdoError, match="positive"):
+        normal_error("auroc", 0.7, 100, positive=0.0)
