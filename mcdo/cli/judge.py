@@ -47,9 +47,6 @@ def run(asked: argparse.Namespace) -> int:
     columns = read_columns(asked.table)
     named = {what: getattr(asked, what) for what in ("error", "entropy", "norm", "foreign", "origin")}
     roles = {what: _column(columns, name, asked.table) for what, name in named.items() if name is not None}
-    words = {"origin", "error", "foreign"}
-    numbers = {w: _numbers(cells, named[w], asked.table) for w, cells in roles.items() if w not in words}
-    flags = {what: _flags(roles[what], named[what], asked.table) for what in ("error", "foreign") if what in roles}
     trivial = _words(asked.trivial)
     taken = {*named.values(), *trivial}
     wanted = _words(asked.scores) or [
@@ -58,17 +55,20 @@ def run(asked: argparse.Namespace) -> int:
     if not wanted:
         raise McdoError(f"{asked.table}: no column of numbers is left to judge; name some with --scores")
     rows = len(next(iter(columns.values())))
-    kinds = flags.get("foreign", np.zeros(rows, dtype=bool))
-    if "foreign" in flags and len(set(kinds.tolist())) == 1:
-        said = f"{asked.table}: {asked.foreign} is {int(kinds[0])} in every row"
-        raise McdoError(f"{said}; 1 marks images of another kind, which are told from the others, marked 0")
+    kinds = np.zeros(rows, dtype=bool)
+    if "foreign" in roles:
+        kinds = _flags(roles["foreign"], asked.foreign, asked.table)
+        if len(set(kinds.tolist())) == 1:
+            said = f"{asked.table}: {asked.foreign} is {int(kinds[0])} in every row"
+            raise McdoError(f"{said}; 1 marks images of another kind, which are told from the others, marked 0")
     origins = np.array(
         _names(roles["origin"], named["origin"], asked.table) if "origin" in roles else [str(i) for i in range(rows)]
     )
+    _check_rows(asked, kinds, origins)
+    readers = {"error": _flags, "entropy": _numbers, "norm": _numbers}
     truth = Truth(
         origins[~kinds],
-        **{what: flags[what][~kinds] for what in ("error",) if what in flags},
-        **{what: numbers[what][~kinds] for what in ("entropy", "norm") if what in numbers},
+        **{w: of(_only(roles[w], ~kinds), named[w], asked.table) for w, of in readers.items() if w in roles},
         foreign_origins=origins[kinds] if kinds.any() else None,
     )
 
@@ -88,11 +88,13 @@ def run(asked: argparse.Namespace) -> int:
         for measure, estimate in row.items()
         if measure.startswith("auroc") and estimate.value in (0, 1)
     ]
+    remarks += [_reversed(name, below) for name in scores if (below := _below_chance(found[name]))]
     if "origin" not in roles:
         ids = {n: len({cell.strip() for cell in columns[n].values()}) for n in ID_COLUMNS if n in columns}
         remarks += [_repeated(n, rows - different, rows) for n, different in ids.items() if different < rows]
         unnoisy = [n for n in (asked.entropy, asked.norm, *trivial) if n is not None] or wanted
-        remarks += _copies(unnoisy, np.stack([_numbers(columns[n], n, asked.table) for n in unnoisy]))
+        for which, names in ((~kinds, unnoisy), (kinds, trivial or wanted)):
+            remarks += _copies(names, np.stack([_numbers(_only(columns[n], which), n, asked.table) for n in names]))
     for line in lines(_tables(title, found, ahead), remarks, sys.stdout.encoding):
         say(line)
     if asked.out is not None:
@@ -103,6 +105,33 @@ def run(asked: argparse.Namespace) -> int:
         }
         say(str(write_json(asked.out, value)))
     return 0
+
+
+def _check_rows(asked: argparse.Namespace, kinds: Any, origins: Any) -> None:
+    """Refuse fewer rows than have ranks to compare, and rows of one original."""
+    least = 3 if asked.norm is None else 4
+    if (there := int((~kinds).sum())) < least:
+        raise McdoError(f"{asked.table}: {there} rows to judge scores by; at least {least} are needed")
+    for which, of in ((~kinds, "rows"), (kinds, "rows of another kind")):
+        names = set(origins[which].tolist())
+        if len(names) == 1:
+            raise McdoError(f"{asked.table}: all {of} are of one original, {names.pop()!r}; at least two are needed")
+
+
+def _below_chance(row: Mapping[str, Any]) -> list[str]:
+    """Measures by which a score says the reverse, with their values; [] where another says that it does not."""
+    chance = {m: 0.5 if m.startswith("auroc") else 0.0 for m in row if m.startswith(("auroc", "rho"))}
+    if any(row[m].low > of or row[m].value == 1 for m, of in chance.items()):
+        return []
+    wrong = [m for m, of in chance.items() if row[m].high < of or (of > 0 and row[m].value == 0)]
+    return [f"{m} {row[m].without_n}" for m in wrong]
+
+
+def _reversed(name: str, below: list[str]) -> str:
+    return (
+        f"{name} lies below chance ({'; '.join(below)}): scores are read as larger = more uncertain. If a large {name} "
+        "means that the model is sure, judge a column of its negative"
+    )
 
 
 _MANY_COPIES = 0.02  # of the rows: fewer that are equal in a few numbers may be so by rounding
@@ -140,7 +169,11 @@ def _tables(title: str, found: Any, ahead: Any) -> list[Any]:
     return [
         Table(title, ("score", *measures), tuple(rows)),
         Table("AUROC over that of the best of what costs nothing, read whichever way is better", heading, tuple(over)),
-        Table("What was measured", ("name", "meaning"), tuple((name, MEASURES[name]) for name in measures)),
+        Table(
+            "What was measured, of scores that are larger where the model is less sure",
+            ("name", "meaning"),
+            tuple((name, MEASURES[name]) for name in measures),
+        ),
     ]
 
 
@@ -153,6 +186,11 @@ def _words(text: str) -> list[str]:
 
 
 Cells = Mapping[int, str]  # by line
+
+
+def _only(cells: Cells, rows: Any) -> Cells:
+    """Those of some rows: of an image of another kind nobody knows whether its prediction is wrong."""
+    return {line: cell for (line, cell), wanted in zip(cells.items(), rows, strict=True) if wanted}
 
 
 def _column(columns: Mapping[str, Cells], name: str, path: Path) -> Cells:

@@ -87,14 +87,14 @@ class Scored:
 
 MEASURES: Mapping[str, str] = {
     "reliability": "Spearman between two trials; a deterministic score has no noise to measure",
-    "rho_entropy": "ρ with the entropy of the prediction",
-    "rho_entropy_given_norm": "the same given the feature norm",
-    "auroc_error": "AUROC for errors of the prediction",
+    "rho_entropy": "ρ with the entropy of the prediction (larger is better, chance 0)",
+    "rho_entropy_given_norm": "the same given the feature norm (larger is better, chance 0)",
+    "auroc_error": "AUROC for errors of the prediction (larger is better, chance 0.5)",
     "excess_aurc": "area under risk over coverage, less that of the oracle (smaller is better)",
     "augrc": "area under generalised risk over coverage (smaller is better)",
-    "auroc_foreign": "AUROC for images of another kind",
+    "auroc_foreign": "AUROC for images of another kind (larger is better, chance 0.5)",
     "fpr95_foreign": "share of those let through where 95 % of the known are (smaller is better)",
-    "auroc_misplaced": "AUROC for images whose nearest neighbour has another label (Recall@1)",
+    "auroc_misplaced": "AUROC for a nearest neighbour of another label, Recall@1 (larger is better, chance 0.5)",
 }
 """Measures by name; one more for each degradation: the share of images whose score rises."""
 

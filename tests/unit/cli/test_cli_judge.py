@@ -52,6 +52,65 @@ def test_images_of_another_kind_are_rows_too(table: Path, capsys: pytest.Capture
     assert "auroc_foreign" in said
 
 
+def test_of_images_of_another_kind_nobody_knows_the_answer(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their cells of error, entropy and norm are blank, as pandas leaves them; those of the judged rows may not be."""
+    head, *rows = table.read_text().splitlines()
+    known = [f"{row},0" for row in rows[:100]]
+    far = [",".join([*row.split(",")[:2], "", "", "", row.split(",")[5], "1"]) for row in rows[100:]]
+    roles = ["--error=wrong", "--entropy=entropy", "--norm=norm", "--scores=mine"]
+    found = []
+    for lines in ([f"{head},far", *known, *far], [head, *rows[:100]]):
+        table.write_text("\n".join(lines))
+        out = tmp_path / "out.json"
+        asked = ["--foreign=far"] if "far" in lines[0] else []
+        assert main(["judge", str(table), *roles, *asked, f"--out={out}"]) == 0
+        found.append(json.loads(out.read_text())["measures"]["mine"])
+    assert "auroc_foreign" in found[0]
+    assert {name: found[0][name] for name in found[1]} == found[1]
+    blank = ",".join([*rows[0].split(",")[:3], "", *rows[0].split(",")[4:], "0"])
+    table.write_text("\n".join([f"{head},far", *far, *known, blank]))
+    assert main(["judge", str(table), *roles, "--foreign=far"]) == 2
+    assert "line 152, wrong: '' is neither 0 nor 1" in capsys.readouterr().err
+
+
+def test_a_score_that_is_read_the_wrong_way_is_said(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Larger is less sure; a confidence lies below chance by all measures, and a score that wavers is not reversed."""
+    head, *rows = table.read_text().splitlines()
+    sure = [f"{row},{-float(row.split(',')[1])},{i % 7}" for i, row in enumerate(rows)]
+    table.write_text("\n".join([f"{head},sure,dull", *sure]))
+    roles = ["--error=wrong", "--entropy=entropy", "--origin=plant"]
+    assert main(["judge", str(table), *roles, "--scores=mine,sure,dull", "--trivial=norm"]) == 0
+    said = capsys.readouterr().out
+    assert "larger where the model is less sure" in said
+    assert "(larger is better, chance 0.5)" in said
+    (line,) = (line for line in said.splitlines() if "lies below chance" in line)
+    assert line.startswith("sure lies below chance (rho_entropy -0.")
+    assert "auroc_error 0." in line
+    assert main(["judge", str(table), *roles, "--scores=mine", "--trivial=sure"]) == 0
+    assert "below chance" not in capsys.readouterr().out, "what costs nothing is read whichever way is better"
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (2, "2 rows to judge scores by; at least 3 are needed"),
+        (1, "1 rows to judge scores by; at least 3 are needed"),
+        (3, "all rows of another kind are of one original, '0'; at least two are needed"),
+    ],
+)
+def test_fewer_rows_than_have_a_ranking_are_refused(
+    table: Path, capsys: pytest.CaptureFixture[str], rows: int, said: str
+) -> None:
+    head, first, second, *_, last = table.read_text().splitlines()
+    known = [f"{row},0" for row in (first, second, last)[:rows]]
+    far = [f"{first},1", f"{second},1"]
+    table.write_text("\n".join([f"{head},far", *known, *far]))
+    assert main(["judge", str(table), "--entropy=entropy", "--foreign=far", "--scores=mine", "--origin=plant"]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_copies_without_origins_are_said(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Fifty names for one photo are one draw; without origins each row counts, so the table has to say so."""
     roles = ["--error=wrong", "--entropy=entropy", "--norm=norm", "--scores=mine"]
