@@ -22,7 +22,7 @@ def add_commands(store: argparse.ArgumentParser) -> None:
         ("pull", _pull, "copy from another store what this one lacks"),
     ):
         command = commands.add_parser(
-            name, parents=[place], help=meaning, description=f"{meaning}; nothing is replaced"
+            name, parents=[place], help=meaning, description=f"{meaning}; nothing is replaced but what is damaged"
         )
         command.add_argument("other", metavar="DIR|URL", help="a folder, or ssh://host/folder, s3://bucket/folder, …")
         command.set_defaults(run=run)
@@ -104,6 +104,8 @@ def _merge(source: str, target: str) -> int:
     done = merge(source, target)
     for name, why in done.damaged.items():
         say(f"damaged, and left: {name} ({why})")
+    for name, why in done.replaced.items():
+        say(f"damaged where it was copied to, and replaced: {name} ({why})")
     for name in done.different:
         say(f"other numbers under one key, and left: {name}")
     say(f"{len(done.copied)} files copied, {size_of(done.size)}; {done.there} were there")

@@ -1,8 +1,9 @@
 """Merging two stores: this one, and one in another folder or behind a URL (ssh, S3: whatever fsspec reaches).
 
 What one has and the other lacks is copied: whole results, finished parts of unfinished ones, and what is known of
-encoders. Nothing is overwritten. A file is read and its checksum compared before it leaves and after it has arrived,
-where it lies under a temporary name until then.
+encoders. Nothing is overwritten but what is damaged: a copy on this machine is read whole to know, of one elsewhere the
+head alone. A file is read and its checksum compared before it leaves and after it has arrived, where it lies under a
+temporary name until then.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Merged:
         there: how many were there already.
         size: bytes that were copied.
         damaged: what was not copied, and why.
+        replaced: what was damaged in the target, and how; a sound copy is there now.
         different: results that both have under one key with other numbers; each keeps its own.
 
     """
@@ -47,6 +49,7 @@ class Merged:
     there: int = 0
     size: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
+    replaced: dict[str, str] = field(default_factory=dict)
     different: list[str] = field(default_factory=list)
 
 
@@ -56,6 +59,7 @@ class _Place:
     def __init__(self, url: str) -> None:
         try:
             import fsspec
+            from fsspec.implementations.local import LocalFileSystem
         except ImportError as error:
             raise McdoError('stores elsewhere need fsspec: pip install "mcdo[cluster]"') from error
         self.url = url
@@ -64,6 +68,7 @@ class _Place:
         except Exception as error:  # of a library for each protocol, which has errors of its own
             raise McdoError(f"{url} cannot be reached: {error}") from error
         self.root = str(root).rstrip("/")
+        self._is_local = isinstance(self.files, LocalFileSystem)
 
     def path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -93,8 +98,23 @@ class _Place:
             raise ValueError("it is not what its head says")
         return said
 
-    def put(self, name: str, source: Path) -> None:
-        """Copy a local file to its place, read back before it has its name."""
+    def damage(self, name: str, key: str) -> str:
+        """What is wrong with a file here, or nothing."""
+        try:
+            if key and self._is_local:
+                read(Path(self.path(name)), key)
+            elif key and self.head(name).get("key") != key:
+                raise ValueError("it holds another measurement")
+            elif _CARD.fullmatch(name) and not _card(self, name):
+                raise ValueError("it is no card of an encoder")
+        except FileNotFoundError:  # a part of what has become whole
+            return ""
+        except DAMAGE as error:
+            return str(error) or type(error).__name__
+        return ""
+
+    def put(self, name: str, source: Path, *, replace: bool = False) -> None:
+        """Copy a local file to its place, read back before it has its name; ``replace`` what has that already."""
         part = f"{self.path(name)}.{secrets.token_hex(8)}{UNWRITTEN}"
         parent = part.rpartition("/")[0]
         self.files.makedirs(parent, exist_ok=True)
@@ -104,7 +124,10 @@ class _Place:
                 self.files.get_file(part, str(back := Path(folder) / "back"))
                 if back.read_bytes() != source.read_bytes():
                     raise McdoError(f"{name} did not arrive at {self.url} as it left; try again")
-            if self.files.exists(self.path(name)):  # by another, meanwhile
+            there = self.files.exists(self.path(name))
+            if there and replace:  # mv replaces nothing on some file systems
+                self.files.rm_file(self.path(name))
+            if there and not replace:  # by another, meanwhile
                 self.files.rm_file(part)
             else:
                 self.files.mv(part, self.path(name))
@@ -164,7 +187,8 @@ def _merged(here: _Place, there: _Place) -> Merged:
             here.fetch(MARKER, local, "")
             there.put(MARKER, local)
         for name, key in _in_order(names, held):
-            if name in held:
+            broken = there.damage(name, key) if name in held else ""
+            if name in held and not broken:
                 done.there += 1
                 _compare(here, there, name, local, done)
                 continue
@@ -173,9 +197,11 @@ def _merged(here: _Place, there: _Place) -> Merged:
             except FileNotFoundError:  # a part of what has become whole
                 continue
             except DAMAGE as error:
-                done.damaged[name] = str(error)
+                done.damaged[name] = f"{error}; nor is the copy that is there sound: {broken}" if broken else str(error)
                 continue
-            there.put(name, local)
+            there.put(name, local, replace=bool(broken))
+            if broken:
+                done.replaced[name] = broken
             done.copied.append(name)
             done.size += local.stat().st_size
     return done

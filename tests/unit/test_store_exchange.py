@@ -85,6 +85,54 @@ def test_a_damaged_file_stays_where_it_is(tmp_path: Path, capsys: pytest.Capture
     assert Store(b).get(keys["good"]) is not None
 
 
+@pytest.mark.parametrize("protocol", ["file", "memory"])
+def test_a_damaged_copy_is_replaced_by_a_sound_one_and_said(
+    protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It counted as there. Of a store elsewhere heads alone are read: a torn file shows, a flipped bit does not."""
+    source, url = tmp_path / "a", f"{protocol}://{tmp_path.as_posix()}/there"
+    keys = filled(source, "torn", "other", "bit", parts=1)
+    (source / "encoders").mkdir()
+    (source / "encoders" / "clip.json").write_text('{"key": "clip"}')
+    merge(str(source), url)
+    there, root = fsspec.core.url_to_fs(url)
+    names = {name: f"{root}/{key[:2]}/{key}.safetensors" for name, key in keys.items() if name != "half"}
+    (part,) = (str(path) for path in there.find(root) if ".parts/" in str(path))
+    spoilt = {
+        names["torn"]: there.cat_file(names["torn"])[:-4],
+        names["other"]: there.cat_file(names["torn"]),
+        names["bit"]: there.cat_file(names["bit"])[:-1] + b"!",
+        part: b"",
+        f"{root}/encoders/clip.json": b"{",
+    }
+    for path, content in spoilt.items():
+        there.pipe_file(path, content)
+    seen = len(spoilt) - (protocol == "memory")
+    assert main(["store", "push", f"--store={source}", url]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("damaged where it was copied to, and replaced: ") for line in said) == seen
+    assert f"{seen} files copied" in said[-1]
+    sound = files(source)
+    arrived = {str(path)[len(root) :].lstrip("/"): there.cat_file(path) for path in there.find(root)}
+    assert {name for name in sound if arrived[name] != sound[name]} == {
+        f"{keys['bit'][:2]}/{keys['bit']}.safetensors" for _ in range(protocol == "memory")
+    }
+    assert main(["store", "push", f"--store={source}", url]) == 0
+    assert "0 files copied" in capsys.readouterr().out
+
+
+def test_what_is_damaged_on_both_sides_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = filled(tmp_path / "a", "x")["x"]
+    merge(str(tmp_path / "a"), str(tmp_path / "b"))
+    for root in (tmp_path / "a", tmp_path / "b"):
+        path = Store(root).path(key)
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    before = files(tmp_path / "b")
+    assert main(["store", "pull", f"--store={tmp_path / 'b'}", str(tmp_path / "a")]) == 1
+    assert "nor is the copy that is there sound: its checksum is wrong" in capsys.readouterr().out
+    assert files(tmp_path / "b") == before
+
+
 def test_what_is_damaged_on_its_way_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.local import LocalFileSystem
 
