@@ -23,7 +23,8 @@ def add_command(rooms: Any) -> None:
         "--fail-on",
         choices=("worse", "different"),
         default=None,
-        help="exit with 1 where a claim or the verdict is worse beyond noise, or where any figure differs",
+        help="exit with 1 where a claim or the verdict is worse beyond noise or a claim that was met cannot be decided "
+        "any more, or where any figure differs or has become undefined",
     )
     parser.set_defaults(run=run)
 
@@ -46,5 +47,5 @@ def run(asked: argparse.Namespace) -> int:
         say(line)
     if asked.html is not None:
         say(str(write_comparison(found, (asked.first, asked.second), asked.html)))
-    failed = {"worse": found.worse, "different": bool(found.beyond_noise), None: False}[asked.fail_on]
+    failed = {"worse": found.worse, "different": found.different, None: False}[asked.fail_on]
     return int(failed)

@@ -9,7 +9,7 @@ the same images that are equal but for rounding do not differ, however sure thei
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,8 +82,20 @@ class Change:
         return bool(self.outcomes) and self.outcomes[0] != self.outcomes[-1]
 
     @property
+    def one_sided(self) -> bool:
+        """Whether there is a figure in one report alone, which is a difference that no p tells."""
+        return math.isnan(self.first.value) != math.isnan(self.second.value)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the claim was met, and nothing decides it any more."""
+        return self.moved and self.outcomes[0] == "met" and not (self.second.has_interval and self.outcomes[1] in RANK)
+
+    @property
     def worse(self) -> bool:
-        """Whether the claim ended worse, beyond noise."""
+        """Whether the claim ended worse beyond noise, is lost, or is not met where it was and cannot be compared."""
+        if self.lost or (self.outcomes == ("met", "not met") and math.isnan(self.p_value)):
+            return True
         before, after = (RANK.get(outcome, -1) for outcome in (self.outcomes or ("", "")))
         return self.beyond_noise and -1 < after < before
 
@@ -112,6 +124,11 @@ class Comparison:
         return tuple(change for change in self.changes if change.beyond_noise)
 
     @property
+    def different(self) -> bool:
+        """Whether any figure differs by more than noise, or is in one alone of two reports that hold it both."""
+        return any(change.beyond_noise or change.one_sided for change in self.changes)
+
+    @property
     def worse(self) -> bool:
         """Whether a claim or the verdict is worse in the second."""
         before, after = (None if each is None else DECISIONS.get(each) for each in self.decisions)
@@ -124,7 +141,11 @@ class Comparison:
         compared = sum(change.compared != "not compared" for change in self.changes)
         verdicts = " and ".join("no verdict" if each is None else each for each in self.decisions)
         said = f"{found} of {compared} figures differ beyond noise" if found else "no difference beyond noise"
-        return f"{said} ({compared} compared, {moved} claims ended otherwise); verdicts: {verdicts}"
+        lost = sum(change.lost for change in self.changes)
+        met = f"; {lost} claims that were met cannot be decided any more" if lost else ""
+        undefined = sum(change.one_sided and not change.outcomes for change in self.changes)
+        met += f"; {undefined} scores are not finite on one side" if undefined else ""
+        return f"{said} ({compared} compared, {moved} claims ended otherwise){met}; verdicts: {verdicts}"
 
 
 def compare(first: Reports, second: Reports, seed: int = 0) -> Comparison:
@@ -133,11 +154,14 @@ def compare(first: Reports, second: Reports, seed: int = 0) -> Comparison:
     before, after = known
     common = [key for key in before if key in after]
     found = [change for key in common for change in _claims(before[key], after[key])]
-    found += _scores(per_image(first), per_image(second), seed)
+    earlier, later = (per_image(reports) for reports in (first, second))
+    found += _scores(earlier, later, seed)
     alone = ((before, after, "first"), (after, before, "second"))
     only = [(*these[key].key, which) for these, those, which in alone for key in these if key not in those]
     for these, those, which in alone:
         only += [row for key in common for row in _claims_alone(these[key], those[key], which)]
+    both = {key[:2] for key in common}
+    only += [*_scores_alone(earlier, later, both, "first"), *_scores_alone(later, earlier, both, "second")]
     return Comparison(
         decisions=tuple(None if each.verdict is None else str(each.verdict["decision"]) for each in (first, second)),  # type: ignore[arg-type]
         changes=_corrected(found),
@@ -192,6 +216,16 @@ def _claims_alone(before: Reported, after: Reported, which: str) -> Iterator[tup
             yield before.key[0], f"{before.subject} {judgement.claim}", which
 
 
+def _scores_alone(
+    these: Iterable[PerImage], those: Iterable[PerImage], both: Collection[tuple[str, ...]], which: str
+) -> Iterator[tuple[str, str, str]]:
+    """Of the experiments that both hold."""
+    there = {score.key for score in those}
+    for score in these:
+        if score.key not in there and score.key[:2] in both:
+            yield score.experiment, f"{score.subject} {score.score} ({score.file})", which
+
+
 def _scores(first: Iterable[PerImage], second: Iterable[PerImage], seed: int) -> Iterator[Change]:
     later = {score.key: score for score in second}
     for score in first:
@@ -203,8 +237,9 @@ def _scores(first: Iterable[PerImage], second: Iterable[PerImage], seed: int) ->
 
 def _score(first: PerImage, second: PerImage, seed: int) -> Change | None:
     values = [score.values.mean(axis=0) for score in (first, second)]
-    if not all(np.isfinite(each).all() for each in values):
-        return None
+    undefined = [int((~np.isfinite(each)).sum()) for each in values]
+    if any(undefined):
+        return None if all(undefined) else _not_finite(first, second, undefined, seed)
     logarithms = all((each > 0).all() for each in values)
     a, b = (np.log(each) if logarithms else each for each in values)
     _, here, there = np.intersect1d(first.ids, second.ids, return_indices=True)
@@ -223,6 +258,17 @@ def _score(first: PerImage, second: PerImage, seed: int) -> Change | None:
     sides = (mean(a, origins=first.origins, seed=seed), mean(b, origins=second.origins, seed=seed))
     apart = difference(sides[1], sides[0])
     return Change(*first.key[:2], name, *sides, apart.estimate, apart.p_value, "two samples")
+
+
+def _not_finite(first: PerImage, second: PerImage, undefined: Sequence[int], seed: int) -> Change:
+    """One side is no number for some images: so is its mean, and nothing is to be compared."""
+    sides = [
+        NONE if count else mean(score.values.mean(axis=0), origins=score.origins, seed=seed)
+        for score, count in zip((first, second), undefined, strict=True)
+    ]
+    which, there = ("first", first) if undefined[0] else ("second", second)
+    how = f"not finite for {max(undefined)} of {len(there.ids)} images in the {which}"
+    return Change(*first.key[:2], f"mean {first.score} ({first.file})", sides[0], sides[1], NONE, math.nan, how)
 
 
 def _settings(before: Reported, after: Reported) -> Iterator[tuple[str, str, str, str]]:
@@ -247,7 +293,7 @@ def _leaves(value: Any, path: str = "") -> dict[str, str]:
 
 def tables(comparison: Comparison) -> list[Table]:
     """For a terminal and a page: what moved or differs, what was set otherwise, what stands in one alone."""
-    told = [change for change in comparison.changes if change.beyond_noise or change.moved]
+    told = [change for change in comparison.changes if change.beyond_noise or change.moved or change.one_sided]
     figures = tuple(
         (
             change.experiment, change.subject, change.figure, change.first.without_n, change.second.without_n,
@@ -260,14 +306,15 @@ def tables(comparison: Comparison) -> list[Table]:
         "experiment", "model", "figure", "first", "second", "difference [95 %]", "how", "p (Holm)", "outcome", "is",
     )  # fmt: skip
     return [
-        Table("What differs beyond noise, and which claims ended otherwise", heading, figures),
+        Table("What differs beyond noise or is on one side alone, and which claims ended otherwise", heading, figures),
         Table("What was set otherwise", ("experiment", "setting", "first", "second"), _merged(comparison.settings)),
         Table("What stands in one of them alone", ("experiment", "model", "in the"), comparison.only),
     ]
 
 
 def _first_told(change: Change) -> tuple[bool, bool, float]:
-    return not change.moved, not change.beyond_noise, math.inf if math.isnan(change.p_holm) else change.p_holm
+    p = math.inf if math.isnan(change.p_holm) else change.p_holm
+    return not change.moved, not (change.beyond_noise or change.one_sided), p
 
 
 def _merged(settings: tuple[tuple[str, str, str, str], ...]) -> tuple[tuple[str, ...], ...]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from reports_folder import NAME, VERDICT, summary, write
 
 from mcdo.cli import main
 from mcdo.report.compare import compare, compare_runs
-from mcdo.report.judgement import Judgement
+from mcdo.report.judgement import Judgement, Outcome
 from mcdo.report.results import Reports
 from mcdo.report.stored_runs import StoredRun
-from mcdo.stats import mean, spearman
+from mcdo.stats import Estimate, mean, spearman
 
 REPETITIONS = 150
 
@@ -127,14 +128,64 @@ def test_a_claim_that_is_in_one_alone_or_has_no_figure_any_more_is_told(
     (moved,) = [change for change in found.changes if change.moved]
     assert (moved.figure, moved.outcomes) == (ended["claim"], (ended["outcome"], "not applicable"))
     assert found.only == ((f"phase1/{NAME}", f"clip_tiny {gone['claim']}", "first"),)
-    assert main(["compare", str(before), str(after), "--fail-on=different"]) == 0
+    for what in ("different", "worse"):
+        assert main(["compare", str(before), str(after), f"--fail-on={what}"]) == 1
+        assert main(["compare", str(after), str(before), f"--fail-on={what}"]) == (what == "different")
+        capsys.readouterr()
+    assert main(["compare", str(before), str(after)]) == 0
     said = capsys.readouterr().out
+    assert "1 claims that were met cannot be decided any more" in said
     assert f"{ended['outcome']} → not applicable" in said
     assert gone["claim"] in said
     assert f"({len(found.changes) - 1} compared, 1 claims ended otherwise)" in said, (
         "what has no figure is no comparison"
     )
     assert "nan" not in said
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "worse"),
+    [
+        (("met", 0.5, 0.4), ("undecided", 0.5, math.nan), True),  # no interval, so nothing decides it
+        (("met", 0.5, 0.4), ("not applicable", 0.5, 0.4), True),  # by a rule
+        (("met", 0.5, math.nan), ("not met", 0.2, 0.1), True),  # by a rule, and no p says that it is noise
+        (("met", 0.5, 0.2), ("undecided", 0.45, 0.1), False),  # within noise
+        (("undecided", 0.3, 0.2), ("not applicable", 0.3, 0.2), False),
+        (("not applicable", 0.3, 0.2), ("met", 0.5, 0.4), False),
+    ],
+)
+def test_a_claim_that_was_met_is_worse_where_nothing_decides_it_any_more(
+    tmp_path: Path, before: tuple[Outcome, float, float], after: tuple[Outcome, float, float], worse: bool
+) -> None:
+    folders = []
+    for name, (outcome, value, low) in (("a", before), ("b", after)):
+        claim = Judgement("follows", outcome, Estimate(value, low, 2 * value - low, 100), "> 0.3", at=(0.3,))
+        folders.append(Reports.read(write(tmp_path / name, claims=[claim.as_dict()])))
+    assert compare(folders[0], folders[1]).worse is worse
+
+
+def test_a_score_that_is_no_number_any_more_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It had been left out of the comparison, which then found no difference."""
+    truth = np.random.default_rng(0).lognormal(0, 0.5, 200)
+    for name in "abcd":
+        reports(tmp_path / name, np.random.default_rng(1), range(200), truth)
+    path = tmp_path / "b" / "phase1" / NAME / "norms.npz"
+    arrays = dict(np.load(path))
+    arrays["trial_pre"][1, 7] = np.nan
+    np.savez(path, **arrays)
+    for first, second, where in (("a", "b", "second"), ("b", "a", "first")):
+        folders = [str(tmp_path / name) for name in (first, second)]
+        assert main(["compare", *folders, "--fail-on=worse"]) == 0
+        assert main(["compare", *folders, "--fail-on=different"]) == 1
+        said = capsys.readouterr().out
+        assert f"not finite for 1 of 200 images in the {where}" in said
+        assert "1 scores are not finite on one side" in said
+    np.savez(tmp_path / "c" / "phase1" / NAME / "norms.npz", paths=arrays["paths"], other=arrays["trial_pre"][0])
+    found = compare(Reports.read(tmp_path / "c"), Reports.read(tmp_path / "d"))
+    assert found.only == (
+        (f"phase1/{NAME}", "clip_tiny other (norms)", "first"),
+        (f"phase1/{NAME}", "clip_tiny trial_pre (norms)", "second"),
+    )
 
 
 def test_runs_of_a_store_are_compared_as_reports_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
