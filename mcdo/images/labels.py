@@ -8,7 +8,7 @@ Class directories that are numbers are read by it as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -31,6 +31,8 @@ LISTS = (GROUND_TRUTH, "labels.txt")
 """Lists that are found by name, in a folder of images or beside it."""
 _LIKE = 0.8
 """Share of letters, as difflib counts it, from which a name of a column is another one mistyped."""
+_ABSENT = frozenset({"nan", "-nan", "<na>", "nat", "-1"})
+"""As pandas and its like write what is missing; as a class among others it would hold images of any."""
 _LIST_LIMIT = 2**27
 _META_LIMIT = 2**26
 """Bytes of the devkit's table, as it is and unpacked."""
@@ -60,6 +62,12 @@ def named(where: str, labels: Sequence[str], places: Sequence[str], names_in: Pa
             "Leave out images without a class, and write 3 for 3.0"
         )
     if odd is not None:
+        for label, place in zip(labels, places, strict=True):
+            if label.casefold() in _ABSENT:
+                raise McdoError(
+                    f"{where}, {place}: the label {label} is how tables write that there is none; leave out images "
+                    "without a class, or give a class of that name a longer one"
+                )
         known = sorted(set(labels))
         at = {name: i for i, name in enumerate(known)}
         return np.array([at[label] for label in labels], dtype=np.int64), class_names(Path(where), known)
@@ -134,6 +142,8 @@ def found_list(folder: Path) -> Path | None:
 def read_list(path: Path, files: Sequence[str]) -> Named:
     """Labels of ``files`` (sorted) from a list: lines ``FILE LABEL``, or ImageNet's ground truth, a number a line.
 
+    Both may hold blanks: FILE is the longest name of a file there is that the line begins with.
+
     Raises:
         McdoError: for a line that cannot be read, a file without a label and a label without a file, naming them.
 
@@ -145,17 +155,25 @@ def read_list(path: Path, files: Sequence[str]) -> Named:
     if all(line.isascii() and line.isdigit() for _, line in filled):
         return _ground_truth(path, [_number(line) for _, line in filled], files)
     labels: dict[str, tuple[int, str]] = {}
+    known = frozenset(files)
     for at, line in filled:
-        file, _, label = line.replace("\t", " ").partition(" ")
-        if not label.strip():
+        file, label = _file_and_label(line, known)
+        if not label:
             raise McdoError(f"{path}, line {at}: {line!r} is no FILE LABEL")
         if file in labels:
             raise McdoError(f"{path}, line {at}: {file} has a label already, in line {labels[file][0]}")
-        labels[file] = at, label.strip()
+        labels[file] = at, label
     _check_same(path, labels, files)
     return named(
         str(path), [labels[file][1] for file in files], [f"line {labels[file][0]}" for file in files], path.parent
     )
+
+
+def _file_and_label(line: str, files: Container[str]) -> tuple[str, str]:
+    """Of a line of a list; the first word is taken for a file where the line begins with none of ``files``."""
+    ends = [blank.start() for blank in re.finditer(r"[ \t]", line)] or [len(line)]
+    end = next((end for end in reversed(ends) if line[:end] in files), ends[0])
+    return line[:end], line[end:].replace("\t", " ").strip()
 
 
 def _check_same(path: Path, labels: Mapping[str, object], files: Sequence[str]) -> None:

@@ -124,6 +124,8 @@ def class_sizes(spec: str) -> NDArray[np.int64] | None:
 
 def _parse(spec: str) -> tuple[Kind, str]:
     arguments.instance("images", spec, str, "give a specification such as digits or folder:PATH")
+    if not spec.strip():
+        raise McdoError("no images are named; give a specification such as digits or folder:PATH")
     name, _, argument = spec.partition(":")
     if name not in KINDS and (place := _place(spec)) is not None:
         name, argument = place, spec

@@ -216,6 +216,8 @@ def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str, message: str)
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
+        pytest.param("", {}, "no images are named; give a specification", id="blank"),
+        pytest.param(" ", {}, "no images are named; give a specification", id="blanks"),
         pytest.param("digit", {}, "unknown images 'digit'; the nearest: digits", id="misspelt"),
         pytest.param("fodler:/x", {}, "the nearest: folder:PATH", id="misspelt-folder"),
         pytest.param("folder", {}, "needs a path", id="no-path"),

@@ -145,6 +145,25 @@ def test_a_list_of_files_and_labels_beside_a_flat_folder_names_classes(tmp_path:
     assert read_manifest(tmp_path / "manifest.json").fingerprint == named.fingerprint
 
 
+def test_names_of_files_and_classes_may_hold_blanks(tmp_path: Path) -> None:
+    """A file is the longest name there is that a line begins with."""
+    flat = fill(tmp_path, ["my photo.png", "my", "my photo  2.png", "a.png"])
+    (flat / "labels.txt").write_text("my photo.png big cat\nmy\tdog\nmy photo  2.png  big cat\na.png dog\n")
+    found = read(load_images(f"folder:{flat}"))
+    assert found == {"my photo.png": "big cat", "my": "dog", "my photo  2.png": "big cat", "a.png": "dog"}
+
+
+@pytest.mark.parametrize("absent", ["nan", "NaN", "<NA>", "-1"])
+def test_what_tables_write_for_a_missing_label_is_no_class(absent: str, tmp_path: Path) -> None:
+    rows = "".join(f"pictures/{i}.png,{label}\n" for i, label in enumerate(("cat", absent, "dog")))
+    with pytest.raises(McdoError, match=f"line 3: the label {absent} is how tables write that there is none"):
+        load_images(table(tmp_path, f"path,label\n{rows}"))
+    flat = fill(tmp_path / "flat", ["a.png", "b.png"])
+    (flat / "labels.txt").write_text(f"a.png cat\nb.png {absent}\n")
+    with pytest.raises(McdoError, match="line 2: the label"):
+        load_images(f"folder:{flat}")
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
