@@ -77,6 +77,8 @@ def images(least: int = 1, **named: Any) -> list[Array]:
 
 def scores_of(least: int, scores: Mapping[str, ArrayLike]) -> dict[str, Array]:
     """Scores [N] or [K, N], trials by images, by name, each as finite [K, N] of the same images, at least ``least``."""
+    if not scores:
+        raise McdoError("no scores are given; name one at least")
     held = {name: numbers(name, values) for name, values in scores.items()}
     for name, array in held.items():
         if array.ndim not in (1, 2) or (array.ndim == 2 and not len(array)):

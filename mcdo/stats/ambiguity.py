@@ -44,8 +44,7 @@ def ambiguity_targets(
     Margin, entropy, prediction and correctness come from the first template, as published; prompt sensitivity from
     all. Fewer than two classes, a label outside 0…C−1, NaN and infinity are errors.
     """
-    if head not in ("softmax", "sigmoid"):
-        raise McdoError(f"head {head!r}; give softmax or sigmoid")
+    _check_head(head)
     stack = numbers("logits", logits)
     stack = _checked(stack[None] if stack.ndim == 2 else stack, ("template", "image", "class"))
     first = stack[0]
@@ -74,6 +73,7 @@ def above_chance(correct: ArrayLike, labels: ArrayLike, *, origins: Origins | No
 
 def prompt_sensitivity(logits: ArrayLike, *, head: Head = "softmax") -> Array:
     """Sample variance (ddof 1) over templates of the top probability, ``[templates, N, C] -> [N]``, templates >= 2."""
+    _check_head(head)
     stack = _checked(numbers("logits", logits), ("template", "image", "class"))
     if len(stack) < 2:
         raise McdoError("prompt sensitivity needs logits of at least 2 templates, shape [templates, N, C]")
@@ -82,6 +82,11 @@ def prompt_sensitivity(logits: ArrayLike, *, head: Head = "softmax") -> Array:
         np.exp(top - scipy.special.logsumexp(stack, axis=2)) if head == "softmax" else scipy.special.expit(top)
     )
     return np.asarray((probability - probability[0]).var(axis=0, ddof=1))
+
+
+def _check_head(head: str) -> None:
+    if head not in ("softmax", "sigmoid"):
+        raise McdoError(f"head {head!r}; give softmax or sigmoid")
 
 
 def _checked(array: Array, axes: tuple[str, ...]) -> Array:

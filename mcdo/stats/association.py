@@ -20,8 +20,10 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
+from mcdo import arguments
+from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, images, numbers
-from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
+from mcdo.stats.resampling import Estimate, Origins, correlation, generator, rank_covariance
 from mcdo.stats.sample import Figures, Sample
 from mcdo.stats.trials import Resampled, Scores, infer
 
@@ -84,6 +86,9 @@ def spearman_permutation_p(
 
     Images are exchanged one by one, so each must be an origin of its own.
     """
+    permutations = arguments.whole("permutations", permutations, least=1)
+    if alternative not in (sides := ("two-sided", "greater", "less")):
+        raise McdoError(f"alternative {alternative!r}; give one of {', '.join(sides)}")
     a, b = (scipy.stats.rankdata(row) - (len(row) + 1) / 2 for row in images(3, x=x, y=y))
     if not a.any() or not b.any():
         return math.nan
@@ -93,7 +98,7 @@ def spearman_permutation_p(
 
     found = scipy.stats.permutation_test(
         (a,), products, permutation_type="pairings", vectorized=True, alternative=alternative,
-        n_resamples=permutations, random_state=np.random.default_rng(seed),
+        n_resamples=permutations, random_state=generator(seed),
     )  # fmt: skip
     return float(found.pvalue)
 

@@ -21,12 +21,21 @@ from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covarianc
 from mcdo.stats.sample import Figures, Inferred, Sample
 from mcdo.stats.trials import shared_trials, widened, without_each
 
+_ROUNDING = 1e-9
+
 
 def disattenuated(rho: float, reliability_x: float, reliability_y: float) -> float:
     """ρ/√(rel_x rel_y), the correlation that error-free scores would have (Spearman 1904).
 
     NaN when a reliability is not positive. Not clipped: a value beyond 1 says that the reliabilities are too low.
+
+    Raises:
+        McdoError: for a correlation or a reliability beyond 1, such as one in per cent.
+
     """
+    for name, value in (("rho", abs(rho)), ("reliability_x", reliability_x), ("reliability_y", reliability_y)):
+        if value > 1 + _ROUNDING:
+            raise McdoError(f"{name} is {value:g} in size; a correlation and a reliability are at most 1")
     shared = reliability_x * reliability_y
     return rho / math.sqrt(shared) if min(reliability_x, reliability_y) > 0 else math.nan
 

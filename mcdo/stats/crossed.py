@@ -14,10 +14,11 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, numbers
 from mcdo.stats.comparison import Difference
-from mcdo.stats.resampling import Estimate
+from mcdo.stats.resampling import Estimate, check_resampling
 
 _SMALLEST_P = 1e-100
 """Below it p is 0: Student's quantiles end there."""
@@ -53,7 +54,12 @@ def crossed_contrast(
         n: origins.
         level: of the interval.
 
+    Raises:
+        McdoError: for shapes that do not fit, one unit of a kind, no origins, or a level outside (0, 1).
+
     """
+    check_resampling(1, level)
+    n = arguments.whole("n", n, least=1)
     x, resampled, w = numbers("values", values), numbers("draws", draws), numbers("weights", weights)
     E = x.size
     groups = [np.flatnonzero(np.array(list(kinds)) == kind) for kind in dict.fromkeys(kinds)]
@@ -68,7 +74,7 @@ def crossed_contrast(
     freedom = E - len(groups)
     within = sum(float(np.square(x[group] - x[group].mean()).sum()) for group in groups) / freedom
     value, units, images = float(w @ x), within * float(w @ w), _of_images(resampled, w, groups)
-    if math.isnan(value) or math.isnan(images):
+    if not math.isfinite(value + units + images):
         return Difference(Estimate(math.nan, math.nan, math.nan, n, level), math.nan, math.nan)
     reach = math.sqrt(_reach2(1 - level, units, images, freedom))
     p = _p(value, units, images, freedom)
@@ -77,7 +83,7 @@ def crossed_contrast(
 
 def _of_images(draws: Array, w: Array, groups: Sequence[NDArray[np.intp]]) -> float:
     """Image noise of the contrast that the spread within kinds does not hold; NaN without two whole rows."""
-    whole = draws[~np.isnan(draws).any(axis=1)]
+    whole = draws[np.isfinite(draws).all(axis=1)]
     if len(whole) < 2:
         return math.nan
     covariance = np.atleast_2d(np.cov(whole, rowvar=False))
@@ -86,7 +92,7 @@ def _of_images(draws: Array, w: Array, groups: Sequence[NDArray[np.intp]]) -> fl
         own, m = covariance[np.ix_(group, group)], len(group)
         shared = (own.sum() - np.trace(own)) / (m * (m - 1))
         held += float(w[group] @ w[group]) * float(np.trace(own) / m - shared)
-    return max(0.0, float(w @ covariance @ w) - held)
+    return float(np.maximum(0.0, float(w @ covariance @ w) - held))  # which NaN stays NaN in
 
 
 def _reach2(p: float, units: float, images: float, freedom: int) -> float:

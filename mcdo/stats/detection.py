@@ -29,6 +29,8 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from mcdo import arguments
+from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, flags, images
 from mcdo.stats.resampling import Estimate, Origins, Units
 from mcdo.stats.sample import Inferred, Sample
@@ -59,13 +61,20 @@ def auroc(
 def auroc_high(score: ArrayLike, target: ArrayLike, quantile: float = 0.9, **options: Any) -> Estimate:
     """AUROC of ``score`` for ``target`` at or above its own quantile (linear interpolation), as the sample sets it."""
     (target,) = images(1, target=target)
+    _check_quantile(quantile)
     return auroc(score, target >= np.quantile(target, quantile), **options)
 
 
 def auroc_low(score: ArrayLike, target: ArrayLike, quantile: float = 0.1, **options: Any) -> Estimate:
     """AUROC of ``score`` for ``target`` at or below its own quantile (linear interpolation), as the sample sets it."""
     (target,) = images(1, target=target)
+    _check_quantile(quantile)
     return auroc(score, target <= np.quantile(target, quantile), **options)
+
+
+def _check_quantile(quantile: Any) -> None:
+    if not 0 <= arguments.real("quantile", quantile) <= 1:
+        raise McdoError(f"quantile {quantile!r}; give a share between 0 and 1, such as 0.9")
 
 
 @dataclass(frozen=True, eq=False)

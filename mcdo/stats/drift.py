@@ -9,6 +9,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, trials
 from mcdo.stats.resampling import Estimate, Origins, quotients
@@ -60,5 +61,5 @@ def trial_drift(
 
 
 def stacked_drift(trials: int) -> float:
-    """The :func:`trial_drift` of scores that grow as 1, 2, …, K: a slope of 1 over a mean of (K + 1)/2."""
-    return 2 / (trials + 1)
+    """The :func:`trial_drift` of scores that grow as 1, 2, …, K >= 2: a slope of 1 over a mean of (K + 1)/2."""
+    return 2 / (arguments.whole("trials", trials, least=2) + 1)

@@ -12,6 +12,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array
 from mcdo.stats.comparison import holm_of_defined
@@ -21,6 +22,7 @@ from mcdo.stats.resampling import (
     Units,
     blockwise,
     check_resampling,
+    generator,
 )
 from mcdo.stats.sample import Inferred, resampled
 from mcdo.stats.trials import Scores, shared_trials, widened
@@ -90,6 +92,7 @@ def group_differences(
 
     """
     check_resampling(resamples, level)
+    permutations = arguments.whole("permutations", permutations, least=1)
     if len(groups) < 2:
         raise McdoError(f"groups {list(groups)}: a comparison needs at least two")
     scores = {name: Scores.of({name: x}, shared_noise=shared_noise, least=2) for name, x in groups.items()}
@@ -99,7 +102,7 @@ def group_differences(
     units = {name: Units.of(None if origins is None else origins[name], len(x)) for name, x in held.items()}
     _check_apart(origins or {})
     pairs = list(itertools.combinations(held, 2))
-    rngs = np.random.default_rng(seed).spawn(2 * len(pairs))
+    rngs = generator(seed).spawn(2 * len(pairs))
     sums = {name: _sums(x, units[name]) for name, x in held.items()}
     found = [
         _inferred((scores[a], units[a]), (scores[b], units[b]), rng, resamples, level)

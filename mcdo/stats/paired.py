@@ -11,7 +11,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.stats._checks import Array, images
-from mcdo.stats.resampling import Estimate, Origins, Units, quotients
+from mcdo.stats.resampling import Estimate, Origins, Units, generator, quotients
 from mcdo.stats.sample import Sample
 from mcdo.stats.shares import share
 
@@ -130,6 +130,6 @@ def _signed_rank_p(difference: Array, members: NDArray[np.intp], seed: int) -> f
         return float(scipy.stats.norm.sf(terms.sum() / math.sqrt((terms**2).sum())))
     found = scipy.stats.permutation_test(
         (terms,), np.sum, permutation_type="samples", vectorized=True, alternative="greater",
-        n_resamples=9999, random_state=np.random.default_rng(seed),
+        n_resamples=9999, random_state=generator(seed),
     )  # fmt: skip
     return float(found.pvalue)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, trials
 from mcdo.stats.growth import (
@@ -71,6 +72,7 @@ class Pilot:
         cls, run: Run, passes: int, origins: Origins | None, lost: int, shared_noise: bool | None, seed: int
     ) -> Pilot:
         """From the scores or reliabilities of ``passes`` and, where given, of smaller T."""
+        passes = arguments.whole("measured_passes", passes, least=1)
         runs = dict(run) if isinstance(run, Mapping) else {passes: run}
         if passes not in runs:
             raise McdoError(f"the run holds T={sorted(runs)}, not the measured_passes={passes} to predict from")

@@ -43,6 +43,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.stats.growth import ENDS, End
 from mcdo.stats.pilot import Pilot, Run
@@ -137,7 +138,8 @@ def predicted_reliability(
 
     """
     pilot = Pilot.of(run, measured_passes, origins, degrees_lost, shared_noise, seed)
-    return {int(passes): _predicted(pilot, int(passes), thresholds) for passes in target_passes}
+    targets = arguments.wholes("target_passes", target_passes)
+    return {passes: _predicted(pilot, passes, thresholds) for passes in targets}
 
 
 def smallest_usable_passes(

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array
+from mcdo.stats.resampling import generator
 
 NEIGHBOURS = 10
 """Fewer where the half is smaller."""
@@ -103,7 +104,7 @@ def class_heads(
 
 def _halves(index: NDArray[np.intp], units: NDArray[np.intp], seed: int) -> NDArray[np.bool_]:
     """Whether an image is of the second half: originals alternate, in random order within the class of their first."""
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     names, first = np.unique(units, return_index=True)
     second = np.zeros(len(names), dtype=bool)
     for label in np.unique(index):

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mcdo.stats._checks import numbers
 from mcdo.stats.means import mean
 from mcdo.stats.resampling import LEAST_UNITS, Estimate, Origins, Units
-from mcdo.stats.response import response_curve
+from mcdo.stats.response import checked, response_curve
 
 
 def reading_error(
@@ -31,7 +30,8 @@ def reading_error(
     Mean over held-out images, in units of severity; the interval is a bootstrap over their origins, given the curve.
     NaN where the curve does not rise, or either side has fewer than five origins.
     """
-    y, truth = numbers("scores", scores), np.array(severities, dtype=np.float64)
+    x, y = checked(severities, scores)
+    truth = np.array(x)
     units = Units.of(origins, y.shape[-1])
     learnt = every_second(units)
     unseen, unseen_origins = y[:, ~learnt], units.members[~learnt]

@@ -20,9 +20,10 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from mcdo import arguments
 from mcdo.compiled import compiled, in_parts
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array, images, jsonable, numbers
+from mcdo.stats._checks import Array, finite, images, jsonable, numbers
 
 Direction = Literal[">=", ">", "<=", "<"]
 Origins = Sequence[str] | NDArray[Any]
@@ -122,6 +123,11 @@ def check_resampling(resamples: Any, level: Any) -> None:
         raise McdoError(f"resamples {resamples!r}; give a whole number of at least 1 (1000 is usual)")
 
 
+def generator(seed: Any) -> np.random.Generator:
+    """Of a seed that is one: of None, no figure would be the same again."""
+    return np.random.default_rng(arguments.seed(seed))
+
+
 def too_few(n: int) -> str:
     """Why resamples of n units make no interval."""
     return f"{n} originals; an interval needs {LEAST_UNITS}"
@@ -194,7 +200,7 @@ def bootstrap(
     def on(index: NDArray[np.intp]) -> float:
         return float(statistic(*(array[..., index] for array in columns)))
 
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     picks = (rng.integers(0, sample.n, sample.n) for _ in range(resamples))
     draws = np.array([on(np.concatenate([by_unit[unit] for unit in picked])) for picked in picks])
     value = on(np.arange(n))
@@ -262,7 +268,7 @@ class Units:
 
 @lru_cache(maxsize=1)
 def _multiplicities(members: bytes, n: int, resamples: int, seed: int) -> Array:
-    drawn = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    drawn = generator(seed).integers(0, n, size=(resamples, n))
     cells = (drawn + n * np.arange(resamples)[:, None]).ravel()
     counts = np.bincount(cells, minlength=resamples * n).reshape(resamples, n).astype(np.float64)
     counts = np.take(counts, np.frombuffer(members, dtype=np.intp), axis=1)  # rows that lie in one piece
@@ -365,8 +371,10 @@ def proportion(
 ) -> Estimate:
     """A share with Wilson's score interval (1927), or with the exact one of Clopper & Pearson (1934)."""
     check_resampling(1, level)
-    if n < 1 or not 0 <= successes <= n or (int(successes), int(n)) != (successes, n):
+    if not (1 <= n < math.inf and 0 <= successes <= n) or (int(successes), int(n)) != (successes, n):
         raise McdoError(f"{successes} of {n} is not a share; give whole numbers, 0 <= successes <= n and n >= 1")
+    if method not in ("wilson", "exact"):
+        raise McdoError(f"method {method!r}; give wilson or exact")
     found = scipy.stats.binomtest(int(successes), int(n)).proportion_ci(level, method=method)
     return Estimate(successes / n, float(found.low), float(found.high), int(n), level)
 
@@ -392,9 +400,11 @@ def null_pass_rate(
     Rows of [K, N] scores move together. A sound pair of bars passes at most at its stated rate.
     """
     held = numbers("scores", scores)
-    if held.ndim == 0 or permutations < 1:
-        raise McdoError(f"scores {list(held.shape)}, permutations {permutations}: give [N] or [K, N], and at least 1")
-    rng = np.random.default_rng(seed)
+    permutations = arguments.whole("permutations", permutations, least=1)
+    if held.ndim not in (1, 2) or not held.size:
+        raise McdoError(f"scores have shape {list(held.shape)}; give [N] or [K, N]")
+    finite("scores", held, ("trial", "image")[-held.ndim :])
+    rng = generator(seed)
     passed = sum(bool(passes(held[..., rng.permutation(held.shape[-1])])) for _ in range(permutations))
     return NullRate(passed, proportion(passed, permutations, level=level, method="exact"))
 

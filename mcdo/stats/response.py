@@ -107,12 +107,7 @@ def response_curve(
         McdoError: for severities that do not ascend from 0, or scores of another shape.
 
     """
-    y, x = numbers("scores", scores), tuple(float(s) for s in severities)
-    if y.ndim != 2 or len(y) != len(x) or len(x) < 2 or y.shape[1] < 3:
-        raise McdoError(f"scores have shape {list(y.shape)} for {len(x)} severities; give [S, N], S >= 2, N >= 3")
-    if x[0] != 0 or any(b <= a for a, b in itertools.pairwise(x)):
-        raise McdoError(f"severities {list(x)}: they must ascend from 0, the clean image")
-    finite("scores", y, ("severity", "image"))
+    x, y = checked(severities, scores)
     sample = Sample(y.shape[1], origins, seed, resamples, level)
     means, drawn = sample.both(lambda weights: weights @ y.T / weights.sum(axis=1, keepdims=True))
     fit, fits = _isotonic(means[None])[0], _isotonic(drawn)
@@ -127,6 +122,20 @@ def response_curve(
         reason=reason,
         _draws=fits,
     )
+
+
+def checked(severities: ArrayLike, scores: ArrayLike) -> tuple[tuple[float, ...], Array]:
+    """The S severities and the scores [S, N], or McdoError as of :func:`response_curve`."""
+    at, y = numbers("severities", severities), numbers("scores", scores)
+    if at.ndim != 1 or y.ndim != 2 or len(y) != len(at) or len(at) < 2 or y.shape[1] < 3:
+        raise McdoError(
+            f"scores have shape {list(y.shape)} for severities {list(at.shape)}; give [S, N] for [S], S >= 2, N >= 3"
+        )
+    x = tuple(at.tolist())
+    if x[0] != 0 or not all(a < b < math.inf for a, b in itertools.pairwise(x)):
+        raise McdoError(f"severities {list(x)}: they must ascend from 0, the clean image")
+    finite("scores", y, ("severity", "image"))
+    return x, y
 
 
 def _isotonic(rows: Array) -> Array:

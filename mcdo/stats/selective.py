@@ -24,8 +24,9 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from mcdo import arguments
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array, flags, images
+from mcdo.stats._checks import Array, finite, flags, images, numbers
 from mcdo.stats.detection import LEAST_CLASS, too_few_of_a_class
 from mcdo.stats.resampling import Estimate, Origins, percentile_estimate, proportion
 from mcdo.stats.sample import Figures, Inferred, Sample, spread
@@ -93,6 +94,7 @@ def fpr95(
 
     Smaller is better; scores are [N] or [K, N], then of their means. Both sets are resampled by their origins.
     """
+    seed = arguments.seed(seed)
     (a,), (b,) = (Scores.of({"scores": each}, shared_noise=False, least=1).means for each in (known, foreign))
     samples = (
         Sample(len(a), known_origins, seed, resamples, level),
@@ -208,11 +210,21 @@ def retrieval_correct(features: ArrayLike, labels: ArrayLike, origins: Origins |
         origins: [N]; each image its own by default.
 
     Raises:
-        McdoError: for fewer than two origins.
+        McdoError: for fewer than two origins, other numbers of labels or origins than features, and features that are
+            not finite or zero, which have no direction.
 
     """
-    x = np.asarray(features, dtype=np.float64)
-    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    x = numbers("features", features)
+    if x.ndim != 2:
+        raise McdoError(f"features have shape {list(x.shape)}; give [N, D]")
+    finite("features", x, ("image", "dimension"))
+    for name, given in (("labels", labels), ("origins", origins)):
+        if given is not None and np.shape(given) != (len(x),):
+            raise McdoError(f"{name} have shape {list(np.shape(given))} for {len(x)} images; give one per image")
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    if not length.all():
+        raise McdoError(f"the feature of image {int(length.argmin())} is zero: it has no direction, and no neighbour")
+    x = x / length
     named = np.arange(len(x)) if origins is None else np.unique(np.asarray(origins), return_inverse=True)[1]
     if len(np.unique(named)) < 2:
         raise McdoError("a nearest neighbour needs images of at least two origins")

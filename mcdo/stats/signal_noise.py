@@ -12,6 +12,7 @@ import math
 import numpy as np
 import scipy
 
+from mcdo.errors import McdoError
 from mcdo.stats._checks import Array
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.resampling import Units, multiplicities, quantiles
@@ -30,7 +31,14 @@ def signal_noise(scores: Array) -> tuple[float, float]:
 
 
 def icc_from_snr(snr: float, n_trials: int) -> float:
-    """ICC(1) = (K SNR − 1)/(K SNR + K − 1): the ANOVA formula divided through by the noise."""
+    """ICC(1) = (K SNR − 1)/(K SNR + K − 1): the ANOVA formula divided through by the noise; NaN for K = 1.
+
+    Raises:
+        McdoError: for an SNR below 0, which no ratio of variances is; one corrected for noise is not meant.
+
+    """
+    if snr < 0:
+        raise McdoError(f"snr = {snr:g}: a ratio of variances is at least 0; give the SNR as it is, not snr_corrected")
     if math.isinf(snr):
         return 1.0
     return (n_trials * snr - 1) / (n_trials * snr + n_trials - 1) if n_trials > 1 else math.nan
