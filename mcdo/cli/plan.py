@@ -51,6 +51,7 @@ def add_command(rooms: Any) -> None:
     parser.add_argument("--num-images", type=int, default=None, metavar="N", help="of the pilot, where it was given")
     parser.add_argument("--passes", default="", metavar="T[,T...]", help="of the pilot, where it was given")
     parser.add_argument("--trials", type=int, default=None, metavar="K", help="of the pilot, where it was given")
+    parser.add_argument("--precision", default="float32", help="of the pilot (default: float32)")
     parser.add_argument("--perturbation", default=None, metavar="KIND[:p][@sites]", help="of the pilot")
     parser.add_argument("--seed", type=int, default=42, help="of the pilot (default: 42)")
     parser.add_argument("--random-weights", default="", help="those of --models with random weights, by name")
@@ -116,6 +117,7 @@ def _settings(asked: argparse.Namespace) -> Settings:
     from mcdo import arguments
     from mcdo.encoders import REGISTRY, find_spec
     from mcdo.encoders.load import device_named
+    from mcdo.encoders.spec import check_precision
     from mcdo.harness import Settings
     from mcdo.harness.settings import Sizes
     from mcdo.perturbation import Dropout, parse_perturbation
@@ -123,6 +125,7 @@ def _settings(asked: argparse.Namespace) -> Settings:
     models = _words(asked.models) or tuple(key for key, spec in REGISTRY.items() if spec.default)
     for model in models:
         find_spec(model)
+    check_precision(asked.precision)
     device = _best_device() if asked.device == "auto" else device_named(asked.device).type
     ladder = tuple(arguments.wholes("--passes", [_whole(word) for word in _words(asked.passes)])) or None
     return Settings(
@@ -132,6 +135,7 @@ def _settings(asked: argparse.Namespace) -> Settings:
         protocol=asked.protocol or "full",
         sizes=Sizes(asked.num_images, ladder, asked.trials),
         seed=arguments.seed(asked.seed),
+        precision=asked.precision,
         dropout=Dropout(0.01) if asked.perturbation is None else parse_perturbation(asked.perturbation),
         store=asked.store,
         random_weights=frozenset(_words(asked.random_weights)),
@@ -350,6 +354,7 @@ _OF_THE_PILOT: Mapping[str, object] = {
     "images": "digits",
     "store": Path("store"),
     "device": "auto",
+    "precision": "float32",
     "perturbation": None,
     "seed": 42,
 }

@@ -22,7 +22,7 @@ from mcdo.harness.tests import COLLECTED
 from mcdo.names import file_name, message, say_text
 from mcdo.pytest_plugin.marks import LATER_PHASES, tiers_of
 from mcdo.pytest_plugin.option_names import option_of
-from mcdo.pytest_plugin.options import OWN_DATA, device_of, models_of
+from mcdo.pytest_plugin.options import OWN_DATA, models_of, tier_of
 from mcdo.pytest_plugin.state import GATES, LEFT_OUT, MEASURING, MODELS, RUNNER, SESSION
 from mcdo.report.finding import Finding
 from mcdo.report.page import check_page
@@ -142,7 +142,7 @@ def _marks(item: pytest.Item) -> set[str]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
-    tier = getattr(pytest.mark, device_of(config).split(":")[0])
+    tier = getattr(pytest.mark, tier_of(config))
     for item in items:
         marks = _marks(item)
         if "experiment" in marks and (kind := experiment_of(item)) is not None:
@@ -191,7 +191,7 @@ def _given(test: pytest.Function) -> Iterable[str]:
 
 def _left_out(config: pytest.Config) -> Iterator[str]:
     """Gates that are about this run's models, or about none, and that its options leave out."""
-    models, device = config.stash[MODELS], device_of(config).split(":")[0]
+    models, device = config.stash[MODELS], tier_of(config)
     for name, of, gate in config.stash.get(LEFT_OUT, ()):
         tiers = set() if gate is None else tiers_of(gate)
         if of <= models and (not tiers or device in tiers):

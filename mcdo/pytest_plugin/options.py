@@ -161,6 +161,11 @@ def device_of(config: pytest.Config) -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def tier_of(config: pytest.Config) -> str:
+    """The mark of the device: cuda, of cuda:1."""
+    return device_of(config).partition(":")[0]
+
+
 def session_id(config: pytest.Config) -> str:
     """One id for all workers of a session."""
     worker = getattr(config, "workerinput", None)

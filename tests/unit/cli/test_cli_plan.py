@@ -92,6 +92,18 @@ def test_the_command_of_a_plan_runs_what_the_pilot_ran(tmp_path: Path, capsys: p
     assert "'--images=folder:/my photos' --seed=7 --protocol=quick, or" in capsys.readouterr().err
 
 
+def test_a_pilot_in_another_precision_is_another_pilot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Passes in half precision are measurements of their own: without the option there was no pilot of them."""
+    settings = Settings(("siglip_tiny",), store=tmp_path, sizes=Sizes(80, (8, 32), 5), precision="bfloat16")
+    Session(settings).measure(NestedPasses.configured(settings).run("siglip_tiny"))
+    asked = ["plan", "--models=siglip_tiny", "--device=cpu", f"--store={tmp_path}", *SIZES, "--rate=1000"]
+    assert main([*asked, "--precision=bfloat16"]) == 0
+    (last,) = (line for line in capsys.readouterr().out.splitlines() if "--num-images=" in line)
+    assert "--precision=bfloat16" in shlex.split(last)
+    assert main(asked) == 2
+    assert "there is no pilot of siglip_tiny" in capsys.readouterr().err
+
+
 def test_assumptions_take_the_place_of_a_pilot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assumed = "--assume=spearman=0.7,passes=64,raised=0.85,rho_entropy=0.3,auroc_high_entropy=0.7"
     assert main(["plan", "--models=clip_tiny", "--device=cpu", assumed, "--rate=100"]) == 0
@@ -119,6 +131,7 @@ def test_assumptions_take_the_place_of_a_pilot(tmp_path: Path, capsys: pytest.Ca
         (["--assume=raised=0.8,passes=1"], "it must be at least 2"),
         (["--assume=spearman=0.7", "--most=0"], "--most = 0: it must be at least 4"),
         (["--passes=many"], "give whole numbers"),
+        (["--precision=int8"], "say float32, bfloat16, float16"),
         (["--models=clip_tyni"], "clip_tiny"),
     ],
 )
