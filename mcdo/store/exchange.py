@@ -9,9 +9,11 @@ temporary name until then.
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -74,9 +76,11 @@ class _Place:
         return f"{self.root}/{name}"
 
     def names(self) -> set[str]:
-        """Names of files below it that are a store's."""
+        """Names of files below it that are a store's. Raises OSError for a local folder that may not be read."""
         if not self.files.exists(self.root):
             return set()
+        if self._is_local:  # find passes over such folders without a word, and nothing of them would be copied
+            deque(os.walk(self.root, onerror=_raise), maxlen=0)
         found = {
             str(path)[len(self.root) :].lstrip("/")
             for path, held in self.files.find(self.root, detail=True).items()
@@ -148,6 +152,10 @@ class _Place:
             read(target, key)
         elif _CARD.fullmatch(name) and not _object(target.read_bytes()):
             raise ValueError("it is no card of an encoder")
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _whose(name: str) -> str | None:

@@ -175,6 +175,21 @@ def test_what_is_known_of_an_encoder_is_added_to(tmp_path: Path) -> None:
     assert json.loads((b / "encoders" / "clip.json").read_text()) == {"key": "other", "text": None}
 
 
+def test_a_folder_that_nobody_may_read_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it holds was left where it is, and the merge said that all was copied."""
+    key = filled(tmp_path / "a", "x", "y")["x"]
+    scan = os.scandir
+
+    def locked(path: Any) -> Any:
+        if os.fspath(path).endswith(key[:2]):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(McdoError, match=f"Permission denied: '.*{key[:2]}'"):
+        merge(str(tmp_path / "a"), str(tmp_path / "b"))
+
+
 def test_a_folder_of_something_else_is_refused_on_either_side(tmp_path: Path) -> None:
     filled(tmp_path / "a", "x")
     (tmp_path / "b").mkdir()
