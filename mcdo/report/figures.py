@@ -322,13 +322,19 @@ def _marked(axes: Axes) -> Iterator[tuple[float, float]]:
         yield from axes.transAxes.inverted().transform(axes.transData.transform(points)).tolist() if len(points) else ()
 
 
-FORMATS = {"png": {"Software": ""}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+FORMATS: Mapping[str, dict[str, str | None]] = {
+    "png": {"Software": ""},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
 """Formats of a figure, and what of their metadata would differ from run to run."""
 DPI = 120
 MARGIN = 0.1
 """Inches around what is drawn."""
 MOST_POINTS = 500
 """Points above which a cloud is one picture inside a vector file."""
+DRAWN = "Drawn from"
+"""Field of a PNG that says of which figure it is."""
 
 
 def save_figure(figure: Figure, path: Path, formats: Sequence[str] = tuple(FORMATS)) -> Path:
@@ -368,10 +374,6 @@ def save_figure(figure: Figure, path: Path, formats: Sequence[str] = tuple(FORMA
         return first
 
 
-DRAWN = "Drawn from"
-"""Field of a PNG that says of which figure it is."""
-
-
 def _identity(figure: Figure, formats: Sequence[str]) -> str:
     """Digest of all that decides the files of a figure; "" of one that holds what cannot be told."""
     import matplotlib
@@ -382,8 +384,9 @@ def _identity(figure: Figure, formats: Sequence[str]) -> str:
         def reducer_override(self, held: Any) -> Any:
             if not isinstance(held, TransformNode):
                 return NotImplemented
-            make, of, state, *rest = held.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-            return make, of, {**state, "_parents": list(state["_parents"].values())}, *rest  # are known by address
+            made: Any = held.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+            state = made[2] | {"_parents": list(made[2]["_parents"].values())}  # which are known by their addresses
+            return *made[:2], state, *made[3:]
 
     stream = io.BytesIO()
     try:
