@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from collections.abc import Generator
@@ -16,6 +17,10 @@ SLOW = {
     *("transformers", "scipy.optimize", "scipy.special", "scipy.stats"),  # a part is imported where it is named
 }
 """Libraries that take long to import: tests import them where they are used, or each of them waits for all."""
+
+gc.set_threshold(10_000, 10, 10)
+"""A tenth of the time went to collections: every library that a test brings and every model that it builds starts some,
+and each walks all that came before it."""
 
 PHASES = ("experiments", "gates")
 """Folders of the tests that bear the mark of a phase."""
