@@ -36,6 +36,7 @@ LEAST_UNITS = 5
 That of a normal mean covers .52, .75 and .79 with two to four, .82 with five and .90 with ten in simulation.
 """
 _BLOCK = 320_000  # numbers held at once (2.5 MB): larger blocks fall out of the cache
+_SMALL = 2**21  # numbers (16 MB) up to which the resamples of four samples are held, beyond which those of one
 _THREADS_FROM = 300_000  # ranks, a millisecond or two: fewer are summed before threads have started
 
 
@@ -253,7 +254,8 @@ class Units:
 
         Rows sum to N only where all units have as many images.
         """
-        return _multiplicities(self.members.tobytes(), self.n, resamples, seed)
+        of = _of_four if resamples * len(self.members) <= _SMALL else _of_one
+        return of(self.members.tobytes(), self.n, resamples, seed)
 
     def sum(self, values: Array) -> Array:
         """Sum over the images of each unit, ``[..., N] -> [..., n]``."""
@@ -266,7 +268,6 @@ class Units:
         return self.sum(values) / np.bincount(self.members, minlength=self.n)
 
 
-@lru_cache(maxsize=1)
 def _multiplicities(members: bytes, n: int, resamples: int, seed: int) -> Array:
     drawn = generator(seed).integers(0, n, size=(resamples, n))
     cells = (drawn + n * np.arange(resamples)[:, None]).ravel()
@@ -274,6 +275,10 @@ def _multiplicities(members: bytes, n: int, resamples: int, seed: int) -> Array:
     counts = np.take(counts, np.frombuffer(members, dtype=np.intp), axis=1)  # rows that lie in one piece
     counts.setflags(write=False)
     return counts
+
+
+_of_one, _of_four = (lru_cache(size)(_multiplicities) for size in (1, 4))
+"""Figures that compare samples, or resample images and noise alike, ask for several in turn."""
 
 
 def multiplicities(n: int, resamples: int, seed: int) -> Array:
