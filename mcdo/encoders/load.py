@@ -111,9 +111,11 @@ def check_tokenizer(key: str) -> None:
     spec = find_spec(key)
     if spec.backend == "own":
         return
-    from mcdo.encoders import hf_backend, open_clip_backend
-
-    words = (hf_backend if spec.backend == "hf" else open_clip_backend).tokenizer(spec)
+    if spec.backend == "hf":
+        from mcdo.encoders.hf_backend import tokenizer
+    else:
+        from mcdo.encoders.open_clip_backend import tokenizer
+    words = tokenizer(spec)
     if words is not None:
         with refused_as(f"{key}: the tokenizer cannot be used"):
             words(list(PROBE_TEXTS))

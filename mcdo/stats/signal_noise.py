@@ -105,8 +105,8 @@ def _log_ratio(weights: Array, sums: Array) -> tuple[Array, Array]:
     """
     n = weights.shape[1]
     first, second = np.triu_indices(4)
-    count, mean, square, noise = (weights @ sums.T).T
-    products = weights @ (sums[first] * sums[second]).T
+    found = weights @ np.concatenate([sums, sums[first] * sums[second]]).T  # at once: weights are read once
+    (count, mean, square, noise), products = found[:, :4].T, found[:, 4:]
     mean, noise = mean / count, noise / count
     with np.errstate(divide="ignore", invalid="ignore"):
         signal = square / count - mean**2
