@@ -15,6 +15,8 @@ from mcdo.schema import LIST_LIMIT, MOST_ROWS, check_regular, numbers_of, read_c
 Array = NDArray[np.float64]
 ID_COLUMNS = ("id", "path", "image", "image_id")
 MOST_NAMED = 5
+_NO_SCORES = "USMm"
+"""Kinds of numpy that nobody takes for a score: text and dates."""
 _NAMELESS = re.compile(r"\s*|Unnamed: .*|__index_level_\d+__")
 """As pandas names its index in CSV, when it reads that again, and in Parquet."""
 
@@ -24,12 +26,12 @@ def read_scores(path: Path, ids: tuple[str, ...]) -> dict[str, Array]:
 
     A CSV or Parquet file has one row for each image: a column ``id`` (or path, image, image_id), and one column for
     each score (:func:`may_hold_scores`); one without any number is none. An npz has ``ids`` [N], and an array [N] or
-    [K, N] for each score. Rows of other images are left out. Where every name begins with one folder, as paths do, that
-    may be left out to make an id of it.
+    [K, N] for each score; text and dates are none. Rows of other images are left out. Where every name begins with one
+    folder, as paths do, that may be left out to make an id of it.
 
     Raises:
-        McdoError: for a file that cannot be read so, images without a score (named), an id that occurs twice, and
-            numbers that are not finite.
+        McdoError: for a file that cannot be read so, images without a score (named), an id that occurs twice, numbers
+            that are not finite, and by name for what may be meant as a score and is of another type than numbers.
 
     """
     check_scores(path)
@@ -106,11 +108,18 @@ def _from_npz(path: Path) -> tuple[list[str], dict[str, Array]]:
     if ids.ndim != 1 or len(ids) > MOST_ROWS:
         raise ValueError(f"its ids have shape {ids.shape}, not [N] with N up to {MOST_ROWS}")
     names = ids.astype(str).tolist()
-    scores = {key: each for key, each in held.items() if each.dtype.kind in "fiu"}
+    scores = {key: each for key, each in held.items() if may_hold_scores(key) and each.dtype.kind not in _NO_SCORES}
     for key, each in scores.items():
+        if each.dtype.kind not in "fiu":
+            raise _of_another_type(key, each.dtype)
         if each.shape[-1:] != ids.shape or each.ndim > 2 or not len(each):
             raise ValueError(f"its {key} has shape {each.shape}, not [N] or [K, N] with N = {len(ids)}")
     return names, {key: each.astype(np.float64) for key, each in scores.items()}
+
+
+def _of_another_type(name: str, found: object) -> ValueError:
+    """bfloat16, of which an npz holds the bytes alone, complex numbers, flags, lists."""
+    return ValueError(f"its {name} is of type {found}; write scores as float64, and leave out what is none")
 
 
 def _from_parquet(path: Path) -> tuple[list[str], dict[str, Array]]:
@@ -125,6 +134,9 @@ def _from_parquet(path: Path) -> tuple[list[str], dict[str, Array]]:
     file = parquet.ParquetFile(path, read_dictionary=words)
     kinds = (types.is_integer, types.is_floating, types.is_decimal)
     numbers = [each.name for each in schema if any(of(each.type) for of in kinds)]
+    for each in schema:
+        if (types.is_boolean(each.type) or types.is_nested(each.type)) and may_hold_scores(each.name):
+            raise _of_another_type(each.name, each.type)
     rows, most = file.metadata.num_rows, min(MOST_ROWS, LIST_LIMIT // (8 * (1 + len(numbers))))
     if rows > most:
         raise ValueError(f"it has {rows} rows of {len(numbers)} numbers; at most {most} are read")

@@ -155,6 +155,46 @@ def test_arrays_of_another_shape_are_refused(tmp_path: Path, arrays: dict[str, A
         read_scores(path, IDS)
 
 
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [
+        (np.ones(3, dtype=np.complex64), "complex64"),
+        (np.array([True, False, True]), "bool"),
+        (np.array([b"\x80?", b"\x00@", b"@@"], dtype="V2"), r"\|V2"),  # what np.savez makes of bfloat16
+        (np.ones(3, dtype=[("value", float)]), "value"),
+    ],
+)
+def test_an_array_of_another_type_than_numbers_is_not_passed_over(tmp_path: Path, mine: Any, said: str) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, ids=np.array(IDS), other=np.ones(3), mine=mine)
+    with pytest.raises(McdoError, match=rf"mine\.npz cannot be read.*its mine is of type.*{said}.*float64"):
+        read_scores(path, IDS)
+
+
+def test_every_kind_of_number_is_read_and_text_and_dates_are_no_scores(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    kinds = {"big": ">f8", "half": "f2", "single": "f4", "small": "u1", "whole": "i8", "long": "longdouble"}
+    arrays: dict[str, Any] = {name: np.array([2, 0, 1], dtype=kind) for name, kind in kinds.items()}
+    arrays["trials"] = np.asfortranarray([[2.0, 0.0, 1.0], [5.0, 3.0, 4.0]])
+    beside: dict[str, Any] = {"labels": np.array(["x", "7", "8"]), "taken": np.array(["2026-01-01"] * 3, dtype="M8[D]")}
+    np.savez(path, ids=np.array([name.encode() for name in (IDS[2], *IDS[:2])]), **arrays, **beside)
+    found = read_scores(path, IDS)
+    assert {name: values[0].tolist() for name, values in found.items()} == {name: [0, 1, 2] for name in arrays}
+    assert found["trials"][1].tolist() == [3, 4, 5]
+
+
+def test_a_column_of_parquet_of_another_type_than_numbers_is_not_passed_over(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "mine.parquet"
+    for kind, mine in {"bool": [True, False, True], "list": [[1.0], [2.0], [3.0]]}.items():
+        pq.write_table(pa.table({"id": IDS, "other": [1.0, 2.0, 3.0], "mine": mine}), path)
+        with pytest.raises(McdoError, match=rf"its mine is of type {kind}.*float64"):
+            read_scores(path, IDS)
+    words = pa.array(["x", "y", "x"]).dictionary_encode()
+    pq.write_table(pa.table({"id": IDS, "other": [1.0, 2.0, 3.0], "word": words, "image": [[1], [2], [3]]}), path)
+    assert list(read_scores(path, IDS)) == ["other"]
+
+
 @pytest.mark.parametrize("name", ["mine.csv", "mine.npz", "mine.parquet"])
 def test_scores_are_not_waited_for(tmp_path: Path, name: str) -> None:
     if name.endswith("parquet"):
