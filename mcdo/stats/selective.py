@@ -9,10 +9,11 @@ expectation. FPR95 is the share of foreign images that a threshold lets through 
 Intervals are on the logit scale, Student's t with the spread of bootstraps over origins; a resample keeps its own
 oracle. Percentiles of the same bootstraps are too low: with 20 errors among 100 images they cover .88 to .91 for AURC
 and its excess where these cover .94 to .95, and with 10 origins of foreign images .85 to .91 for FPR95 where these
-cover .92 to .96 (docs/coverage.md has all). A perfect order is one in all its resamples, so its excess has no interval;
-an FPR95 of 0 or 1 has Wilson's at the number of origins of foreign images, where its resamples do not reach further.
-Fewer than ``LEAST_CLASS`` origins with errors, without any, or of foreign
-images, are too few: the interval is NaN.
+cover .92 to .96 (docs/coverage.md has all). Origins count as Kish's number of them (1965): one of 300 with half of the
+images leaves four, and with 300 the intervals covered .80 to .85 where they cover .99. A perfect order is one in all
+its resamples, so its excess has no interval; an FPR95 of 0 or 1 has Wilson's at the number of origins of foreign
+images, where its resamples do not reach further. Fewer than ``LEAST_CLASS`` origins with errors, without any, or of
+foreign images, are too few: the interval is NaN.
 """
 
 from __future__ import annotations
@@ -109,8 +110,9 @@ def fpr95(
     ]
     draws = _passed(a, b, *weights)
     if 0 < value < 1:
-        return _on_logits(value, draws, n, level, least=1 / (2 * len(b))).estimate
-    drawn, M = percentile_estimate(value, draws, n, level), samples[1].n
+        worth = min(sample.units.effective for sample in samples)
+        return _on_logits(value, draws, n, worth, level, least=1 / (2 * len(b))).estimate
+    drawn, M = percentile_estimate(value, draws, n, level), int(samples[1].units.effective)
     seen = proportion(round(value) * M, M, level=level)
     return replace(drawn, low=min(drawn.low, seen.low), high=max(drawn.high, seen.high))
 
@@ -151,22 +153,24 @@ class _Areas(Resampled):
         whole, draws = self.sample.both(self.of(scores), self.size)
         least = 1 / (2 * self.sample.images**2)  # of an error among the images of all coverages
         return [
-            _on_logits(float(value), draws[:, i], self.sample.n, self.sample.level, least)
+            _on_logits(float(value), draws[:, i], self.sample.n, self.sample.units.effective, self.sample.level, least)
             for i, value in enumerate(whole)
         ]
 
 
-def _on_logits(value: float, draws: Array, n: int, level: float, least: float) -> Inferred:
+def _on_logits(value: float, draws: Array, n: int, worth: float, level: float, least: float) -> Inferred:
     """A figure within [0, 1] with its interval from the spread of ``draws``, which are kept ``least`` from the edges.
 
-    A value at an edge has no logit, and no interval.
+    The n origins are ``worth`` fewer where few of them have most of the images (Kish). A value at an edge has no logit,
+    and no interval.
     """
     if not 0 < value < 1:
         return Inferred(Estimate(value, math.nan, math.nan, n, level, "a perfect order, as in all resamples"), math.nan)
-    inflated = math.sqrt(n / (n - 1)) * spread(scipy.special.logit(np.clip(draws, least, 1 - least)))
-    reach = float(scipy.special.stdtrit(n - 1, (1 + level) / 2)) * inflated
+    freedom = max(1.0, worth - 1)
+    inflated = math.sqrt(1 + 1 / freedom) * spread(scipy.special.logit(np.clip(draws, least, 1 - least)))
+    reach = float(scipy.special.stdtrit(freedom, (1 + level) / 2)) * inflated
     low, high = scipy.special.expit(scipy.special.logit(value) + np.array([-reach, reach]))
-    return Inferred(Estimate(value, float(low), float(high), n, level), inflated * value * (1 - value), n - 1)
+    return Inferred(Estimate(value, float(low), float(high), n, level), inflated * value * (1 - value), freedom)
 
 
 def _areas(score: Array, wrong: NDArray[np.bool_]) -> Figures:

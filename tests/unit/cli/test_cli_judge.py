@@ -124,6 +124,16 @@ def test_copies_without_origins_are_said(table: Path, capsys: pytest.CaptureFixt
     assert "repeat" not in capsys.readouterr().out
 
 
+def test_originals_of_very_unequal_sizes_are_said(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head, *rows = table.read_text().splitlines()
+    roles = ["--scores=mine", "--entropy=entropy", "--origin=plant"]
+    assert main(["judge", str(table), *roles]) == 0
+    assert "count as" not in capsys.readouterr().out
+    table.write_text("\n".join([head, *(f"{max(0, i - 75)},{row.split(',', 1)[1]}" for i, row in enumerate(rows))]))
+    assert main(["judge", str(table), *roles]) == 0
+    assert "75 originals count as 4, for few of them have most of the rows" in capsys.readouterr().out
+
+
 def test_rows_that_share_an_id_are_said(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Trials below each other, image,trial,score, are as many rows as there are trials of each image."""
     head, *rows = table.read_text().splitlines()
