@@ -112,6 +112,15 @@ def without_rounding(values: Array, size: Array, terms: int) -> Array:
     return found
 
 
+def of_order_one(values: Array) -> tuple[Array, int]:
+    """``values`` over a power of two, and its exponent: the largest is then between 1/2 and 1, and squares are numbers.
+
+    Exact. Without it the spread of likelihoods such as 1e-200 would be nil, and their p with it.
+    """
+    exponent = int(np.frexp(np.abs(values).max())[1])
+    return np.ldexp(values, -exponent), exponent
+
+
 def flags(name: str, values: Array) -> NDArray[np.bool_]:
     """0/1 or boolean ``values`` as booleans; anything else is refused."""
     bad = np.flatnonzero((values != 0) & (values != 1))

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from mcdo import arguments
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array
+from mcdo.stats._checks import Array, of_order_one
 from mcdo.stats.comparison import holm_of_defined
 from mcdo.stats.resampling import (
     Estimate,
@@ -155,6 +155,7 @@ def _mean_and_error(sums: Array) -> tuple[Array, Array]:
 
 def _permutation_p(x: Array, y: Array, rng: np.random.Generator, permutations: int) -> float:
     both, split = np.concatenate([x, y], axis=1), x.shape[1]
+    both[1] = of_order_one(both[1])[0]  # t has no unit
 
     def statistic(first: Any, second: Any, axis: int = -1) -> Array:
         x, y = (np.moveaxis(both[:, places.astype(int)], 0, -2) for places in (first, second))

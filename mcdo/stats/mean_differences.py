@@ -25,7 +25,7 @@ import scipy
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError, nearest
-from mcdo.stats._checks import Array, images
+from mcdo.stats._checks import Array, images, of_order_one
 from mcdo.stats.comparison import Difference, corrected
 from mcdo.stats.resampling import Estimate, Origins, Units, check_resampling
 
@@ -67,7 +67,9 @@ def _inferred(values: Array, units: Units, level: float) -> tuple[Estimate, floa
     centre = float(shifted.mean())
     sums = np.bincount(units.members, shifted - centre, n)
     moved = sums / (N - np.bincount(units.members, minlength=n))  # the mean, by leaving each origin out
-    error, freedom = math.sqrt((n - 1) / n * float(moved @ moved)), max(1.0, units.effective - 1)
+    moved, exponent = of_order_one(moved)
+    error = math.ldexp(math.sqrt((n - 1) / n * float(moved @ moved)), exponent)
+    freedom = max(1.0, units.effective - 1)
     value = float(values[0]) + centre
     reach = error * float(scipy.special.stdtrit(freedom, (1 + level) / 2))
     p = 1.0 if value == 0 else float(2 * scipy.special.stdtr(freedom, -abs(value) / error)) if error > 0 else 0.0

@@ -37,7 +37,7 @@ import scipy
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError, nearest
-from mcdo.stats._checks import Array, jsonable, trials
+from mcdo.stats._checks import Array, jsonable, of_order_one, trials
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.rank_influence import spearman_confidence, spearman_influence
 from mcdo.stats.resampling import Estimate, IntervalOutcome, Origins, Units, check_resampling
@@ -215,8 +215,7 @@ def reliability(
     check_resampling(resamples, level)
     K, N = array.shape
     units = Units.of(origins, N)
-    exponent = int(np.frexp(np.abs(array).max())[1])
-    array = np.ldexp(array, -exponent)  # exact; fourth powers of scores of any size are then numbers
+    array, exponent = of_order_one(array)
     signal, noise = signal_noise(array)
     snr, icc = _ratio(signal, noise), icc_from_snr(_ratio(signal, noise), K)
     pairs, influence = spearman_influence(array)

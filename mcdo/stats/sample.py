@@ -14,7 +14,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from mcdo.stats._checks import Array
+from mcdo.stats._checks import Array, of_order_one
 from mcdo.stats.resampling import (
     LEAST_UNITS,
     Estimate,
@@ -106,7 +106,10 @@ def spread(draws: ArrayLike) -> float:
     """Standard deviation of the defined ``draws``; NaN for fewer than two, or if one is infinite."""
     defined = np.asarray(draws, dtype=np.float64)
     defined = defined[~np.isnan(defined)]
-    return float(defined.std(ddof=1)) if len(defined) > 1 and np.isfinite(defined).all() else math.nan
+    if len(defined) < 2 or not np.isfinite(defined).all():
+        return math.nan
+    scaled, exponent = of_order_one(defined)
+    return float(np.ldexp(scaled.std(ddof=1), exponent))
 
 
 def normal_p(value: float, draws: ArrayLike) -> float:

@@ -32,7 +32,7 @@ import scipy
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array, scores_of, trial_mean, without_rounding
+from mcdo.stats._checks import Array, of_order_one, scores_of, trial_mean, without_rounding
 from mcdo.stats.sample import Figures, Inferred, Sample
 
 LEAST_TRIALS = 5
@@ -171,14 +171,14 @@ def infer(inference: Inference, scores: Scores) -> list[Inferred]:
 def widened(found: Inferred, without: Array, bounds: tuple[float, float]) -> Inferred:
     """A figure over origins widened by its trials, of which ``without`` [K] holds the figure without each."""
     e, K = found.estimate, len(without)
-    variance = (K - 1) * float(without.var())
+    scaled, exponent = of_order_one(without)
+    error = math.ldexp(math.sqrt(K - 1) * float(scaled.std()), exponent)
     bias = (K - 1) * (float(without.mean()) - e.value)
-    reach = float(scipy.special.stdtrit(K - 1, (1 + e.level) / 2)) * math.sqrt(variance)
+    reach = float(scipy.special.stdtrit(K - 1, (1 + e.level) / 2)) * error
     low = e.value - math.hypot(e.value - e.low, reach) - max(0.0, bias)
     high = e.value + math.hypot(e.high - e.value, reach) + max(0.0, -bias)
     low, high = (float(np.clip(end, *bounds)) for end in (low, high))
-    total = found.error**2 + variance
+    total = math.hypot(found.error, error)
     # Satterthwaite (1946); a figure without any error has none to share out
-    parts = found.error**4 / found.freedom + variance**2 / (K - 1)
-    freedom = total**2 / parts if parts > 0 else math.inf
-    return Inferred(replace(e, low=low, high=high), math.sqrt(total), freedom)
+    parts = (found.error / total) ** 4 / found.freedom + (error / total) ** 4 / (K - 1) if total > 0 else 0.0
+    return Inferred(replace(e, low=low, high=high), total, 1 / parts if parts > 0 else math.inf)

@@ -263,3 +263,25 @@ def test_equal_means_of_rounded_scores_are_ties_in_any_order_of_the_trials() -> 
 def test_scores_that_differ_by_more_than_rounding_do_not_tie() -> None:
     scores = 1 + np.arange(50.0) * 1e-14 + np.zeros((3, 1))
     assert spearman(scores, np.arange(50.0)).value == pytest.approx(1)
+
+
+@pytest.mark.parametrize("exponent", [-1010, -600, 600, 1010])
+def test_numbers_of_any_size_have_their_spread_and_their_p(exponent: int) -> None:
+    """Squares of likelihoods such as 1e-200 are nil: a mean had no spread then, and every difference p = 0."""
+    from mcdo.stats import group_differences, mean, mean_differences, t_mean
+
+    rng = np.random.default_rng(0)
+    scores = rng.exponential(size=(6, 60))
+
+    def found(scores: Array, exponent: int) -> list[float]:
+        first, second = scores[:, :30], scores[:, 30:] * 1.2
+        groups = [
+            group_differences({"a": first, "b": second}, shared_noise=shared, permutations=99, resamples=50)["a", "b"]
+            for shared in (False, True)
+        ]
+        pair = mean_differences({"a": scores[0], "b": scores[1]}, "b")["a"]
+        with_units = [t_mean(scores[0]), mean(scores, shared_noise=True, resamples=50), pair.estimate]
+        ends = np.ldexp([end for e in with_units for end in (e.value, e.low, e.high)], -exponent)
+        return [*ends, pair.p_value, *(each.p_value for each in groups)]
+
+    assert found(np.ldexp(scores, exponent), exponent) == pytest.approx(found(scores, 0), rel=1e-9)
