@@ -10,7 +10,7 @@ thousand resamples cost one sort.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral, Real
@@ -35,6 +35,8 @@ LEAST_UNITS = 5
 
 That of a normal mean covers .52, .75 and .79 with two to four, .82 with five and .90 with ten in simulation.
 """
+MOST_HELD = 2**27
+"""Multiplicities held at once (1 GB): a thousand resamples of a million images would be eight."""
 _BLOCK = 320_000  # numbers held at once (2.5 MB): larger blocks fall out of the cache
 _SMALL = 2**21  # numbers (16 MB) up to which the resamples of four samples are held, beyond which those of one
 _THREADS_FROM = 300_000  # ranks, a millisecond or two: fewer are summed before threads have started
@@ -257,6 +259,19 @@ class Units:
         of = _of_four if resamples * len(self.members) <= _SMALL else _of_one
         return of(self.members.tobytes(), self.n, resamples, seed)
 
+    def in_blocks(self, resamples: int, seed: int, images: int | None = None) -> Iterator[Array]:
+        """:meth:`multiplicities`, of which no more is held at once than :data:`MOST_HELD` numbers, each time as many
+        resamples; ``images``: of another set that is drawn beside it, if that has more.
+        """
+        N = len(self.members)
+        step = max(1, MOST_HELD // max(N, images or 0))
+        if resamples <= step:
+            yield self.multiplicities(resamples, seed)
+            return
+        rng = generator(seed)
+        for start in range(0, resamples, step):
+            yield _drawn(self.members, self.n, min(step, resamples - start), rng)
+
     def sum(self, values: Array) -> Array:
         """Sum over the images of each unit, ``[..., N] -> [..., n]``."""
         order = np.argsort(self.members, kind="stable")
@@ -269,12 +284,20 @@ class Units:
 
 
 def _multiplicities(members: bytes, n: int, resamples: int, seed: int) -> Array:
-    drawn = generator(seed).integers(0, n, size=(resamples, n))
-    cells = (drawn + n * np.arange(resamples)[:, None]).ravel()
-    counts = np.bincount(cells, minlength=resamples * n).reshape(resamples, n).astype(np.float64)
-    counts = np.take(counts, np.frombuffer(members, dtype=np.intp), axis=1)  # rows that lie in one piece
-    counts.setflags(write=False)
-    return counts
+    return _drawn(np.frombuffer(members, dtype=np.intp), n, resamples, generator(seed))
+
+
+def _drawn(members: NDArray[np.intp], n: int, resamples: int, rng: np.random.Generator) -> Array:
+    """The next resamples of ``rng``, which are the same however many are drawn at once."""
+    found = np.empty((resamples, len(members)))
+    step = max(1, _BLOCK // n)
+    for start in range(0, resamples, step):
+        part = found[start : start + step]
+        cells = rng.integers(0, n, size=(len(part), n)) + n * np.arange(len(part))[:, None]
+        counts = np.bincount(cells.ravel(), minlength=len(part) * n).reshape(len(part), n)
+        np.take(counts.astype(np.float64), members, axis=1, out=part, mode="clip")  # "raise" holds a copy
+    found.setflags(write=False)
+    return found
 
 
 _of_one, _of_four = (lru_cache(size)(_multiplicities) for size in (1, 4))

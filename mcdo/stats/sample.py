@@ -72,8 +72,11 @@ class Sample:
 
         ``size``: numbers that ``figures`` needs at once for one resample, where it does not bound its memory itself.
         """
-        weights = self.units.multiplicities(self._resamples, self._seed)
-        return self.whole(figures), blockwise(figures, weights, size) if size else figures(weights)
+        drawn = [
+            blockwise(figures, weights, size) if size else figures(weights)
+            for weights in self.units.in_blocks(self._resamples, self._seed)
+        ]
+        return self.whole(figures), np.concatenate(drawn)
 
     def whole(self, figures: Figures) -> Array:
         """``figures`` of the sample as it is [F]."""

@@ -105,10 +105,9 @@ def fpr95(
     value = float(_passed(a, b, *(np.ones((1, len(each))) for each in (a, b)))[0])
     if n < LEAST_CLASS:
         return Estimate(value, math.nan, math.nan, n, level, f"{n} origins of a kind; {LEAST_CLASS} are needed")
-    weights = [
-        sample.units.multiplicities(resamples, seed + place).astype(np.float64) for place, sample in enumerate(samples)
-    ]
-    draws = _passed(a, b, *weights)
+    most = 32 * max(len(a), len(b))  # what is made of the weights is several times as large
+    weights = (sample.units.in_blocks(resamples, seed + place, most) for place, sample in enumerate(samples))
+    draws = np.concatenate([_passed(a, b, *each) for each in zip(*weights, strict=True)])
     if 0 < value < 1:
         worth = min(sample.units.effective for sample in samples)
         return _on_logits(value, draws, n, worth, level, least=1 / (2 * len(b))).estimate

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
-from mcdo.stats import Estimate, bootstrap, holm, permutation_p, proportion
-from mcdo.stats.resampling import correlation, multiplicities, quantiles, rank_covariance
+from mcdo.stats import Estimate, bootstrap, holm, permutation_p, proportion, spearman
+from mcdo.stats.resampling import Units, correlation, multiplicities, quantiles, rank_covariance
+from mcdo.stats.selective import augrc, fpr95
 
 few_values = hnp.arrays(np.float64, (3, 8), elements=st.integers(0, 4).map(float))
 
@@ -71,6 +73,25 @@ def test_rank_covariance_by_any_multiplicities_is_that_of_the_repeated_sample(ce
     repeated = np.repeat(np.stack(rows), counts.astype(int), axis=1)
     ranks = scipy.stats.rankdata(repeated, axis=1) - (repeated.shape[1] + 1) / 2
     np.testing.assert_array_equal(rank_covariance(np.stack(rows), counts[None])[0], ranks @ ranks.T)
+
+
+def test_resamples_of_many_images_are_held_in_blocks_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All thousand of a million images are 8 GB, and judging them took several times as much."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 90))
+    origins, wrong = np.arange(90) // 3 % 23, rng.random(90) < 0.4
+
+    def found() -> list[Estimate]:
+        how: dict[str, Any] = {"origins": origins, "resamples": 50}
+        passed = fpr95(x, y[:60], known_origins=origins, foreign_origins=origins[:60], resamples=50)
+        return [spearman(x, y, **how), augrc(x, wrong, **how), passed]
+
+    whole, weights = found(), Units.of(origins, 90).multiplicities(50, 0)
+    monkeypatch.setattr("mcdo.stats.resampling.MOST_HELD", 7 * 90)
+    blocks = list(Units.of(origins, 90).in_blocks(50, 0))
+    assert max(map(len, blocks)) == 7
+    np.testing.assert_array_equal(np.concatenate(blocks), weights)
+    assert found() == whole
 
 
 def test_multiplicities_are_draws_with_replacement_and_read_only() -> None:
