@@ -107,7 +107,7 @@ def _from_npz(path: Path) -> tuple[list[str], dict[str, Array]]:
     ids = held.pop("ids")
     if ids.ndim != 1 or len(ids) > MOST_ROWS:
         raise ValueError(f"its ids have shape {ids.shape}, not [N] with N up to {MOST_ROWS}")
-    names = ids.astype(str).tolist()
+    names = (np.char.decode(ids, "utf-8") if ids.dtype.kind == "S" else ids.astype(str)).tolist()
     scores = {key: each for key, each in held.items() if may_hold_scores(key) and each.dtype.kind not in _NO_SCORES}
     for key, each in scores.items():
         if each.dtype.kind not in "fiu":

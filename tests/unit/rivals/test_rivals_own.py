@@ -183,6 +183,12 @@ def test_every_kind_of_number_is_read_and_text_and_dates_are_no_scores(tmp_path:
     assert found["trials"][1].tolist() == [3, 4, 5]
 
 
+def test_ids_in_bytes_are_names_of_files(tmp_path: Path) -> None:
+    names = ("ä.png", "b.png")
+    np.savez(tmp_path / "mine.npz", ids=np.array([name.encode() for name in reversed(names)]), mine=np.arange(2))
+    assert read_scores(tmp_path / "mine.npz", names)["mine"].tolist() == [[1, 0]]
+
+
 def test_a_column_of_parquet_of_another_type_than_numbers_is_not_passed_over(tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "mine.parquet"
