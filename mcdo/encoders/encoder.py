@@ -365,7 +365,7 @@ class Encoder:
         if not prompts:
             raise McdoError(f"{self.key}: there are no prompts to encode")
         # no_grad and not inference_mode, so that the zero-shot head can be differentiated with respect to the image.
-        with torch.no_grad():
+        with torch.no_grad(), refused_as(f"{self.key}: its text tower fails on prompts"):
             starts = range(0, len(prompts), batch_size)
             return torch.cat([self.forward_text(self.tokenize(prompts[i : i + batch_size])) for i in starts])
 

@@ -40,7 +40,8 @@ def load_encoder(
     registered encoder's HuggingFace checkpoint instead of the open_clip one. ``precision`` other than float32 carries
     linear maps out in it (autocast); weights, features and moments stay float32 or better.
     Raises McdoError for an unknown key (with the nearest), for weights that are not on this disk (with the command
-    that gets them), and for weights that do not fit the model or would have to be unpickled.
+    that gets them), for weights that do not fit the model or would have to be unpickled, and for an own configuration
+    whose image tower fails on a picture.
     """
     arguments.instance("key", key, str, "give a registered key, local-dir:PATH, hf-hub:ID or hf:ID_OR_PATH")
     seed = arguments.seed(seed)
@@ -67,7 +68,16 @@ def load_encoder(
 
         encoder = open_clip_backend.load(spec, random=weights == "random", seed=seed, device=target)
     encoder.precision = precision
+    if key not in REGISTRY:
+        _try(encoder)
     return encoder
+
+
+def _try(encoder: Encoder) -> None:
+    """Raise McdoError for an image tower that fails on a picture: libraries build some that cannot be carried out."""
+    what = f"{encoder.key}: the image tower that its configuration describes fails on a picture"
+    with torch.no_grad(), refused_as(what):
+        encoder.forward_image(encoder.blank(1))
 
 
 def located(key: str) -> str:

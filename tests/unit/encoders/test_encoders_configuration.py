@@ -187,6 +187,24 @@ def test_an_adapter_beside_the_weights_is_not_passed_over(name: str, tmp_path: P
         load_encoder(f"local-dir:{folder}")
 
 
+@pytest.mark.parametrize("pooling", ["cascade", "parallel"])
+def test_an_image_tower_that_cannot_be_carried_out_is_refused_when_it_is_loaded(pooling: str, tmp_path: Path) -> None:
+    def change(contents: dict[str, Any]) -> None:
+        model(embed_dim=32)(contents)  # not the width of the tower, for which open_clip takes it
+        vision(attentional_pool=pooling, attn_pooler_queries=4, attn_pooler_heads=2)(contents)
+
+    folder = copied("clip_tiny", tmp_path, change)
+    with pytest.raises(McdoError, match=r"image tower that its configuration describes fails on a picture: RuntimeErr"):
+        load_encoder(f"local-dir:{folder}", weights="random")
+
+
+def test_a_text_tower_that_cannot_be_carried_out_is_refused_when_text_is_wanted(tmp_path: Path) -> None:
+    folder = copied("clip_tiny", tmp_path, text(block_type="custom", scaled_cosine_attn=True))
+    encoder = load_encoder(f"local-dir:{folder}", weights="random")
+    with pytest.raises(McdoError, match="its text tower fails on prompts: RuntimeError"):
+        encoder.encode_text(["a"])
+
+
 def test_absent_tokenizer_files_are_an_error_when_text_is_wanted(tmp_path: Path) -> None:
     folder = copied("clip_tiny", tmp_path)
     for file in folder.glob("token*"):
