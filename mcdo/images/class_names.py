@@ -2,7 +2,8 @@
 
 ImageNet synset IDs (``n01484850``) are looked up in the tables that open_clip (names curated for prompts, 1000
 classes) and timm (WordNet lemmas and definitions, all of ImageNet) ship. Other directory names speak for themselves,
-without a number or an ID that stands before each (``001.Black_footed_Albatross``, ``n02085620-Chihuahua``).
+in composed letters (NFC), without a number or an ID that stands before each (``001.Black_footed_Albatross``,
+``n02085620-Chihuahua``).
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def _as_read(name: str) -> str:
 def _candidates(root: Path, directory: str) -> list[str]:
     """The possible names of one class, the preferred one first."""
     if not _SYNSET.fullmatch(directory):
-        return [directory.replace("_", " ").strip()]
+        # composed, for tokenizers of SigLIP's kind read other tokens in what a Mac's archive decomposed
+        return [unicodedata.normalize("NFC", directory).replace("_", " ").strip()]
     lemmas, definitions = _wordnet()
     if directory not in lemmas:
         raise McdoError(

@@ -71,6 +71,10 @@ def test_all_classes_of_every_table_have_different_names() -> None:
         assert len(set(class_names(ROOT, synsets))) == len(synsets)
 
 
+def test_names_are_composed_whichever_system_wrote_the_directory() -> None:
+    assert class_names(Path(), ["cafe\u0301_noir", "tea"]) == ("caf\u00e9 noir", "tea")
+
+
 @pytest.mark.parametrize("name", ["", " ", "_", "\u3164", "\u200b"])
 def test_a_class_without_a_name_is_refused(name: str) -> None:
     with pytest.raises(McdoError, match=r"class 1 has no name"):
