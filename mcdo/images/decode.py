@@ -5,7 +5,8 @@ depth; transparency, composited on white. Refused: files that are not whole imag
 meant?), 32-bit integer or float pixels (which value is white?), and more pixels than Pillow's own safety limit.
 
 The EXIF orientation is *not* applied. The training pipelines of the encoders and the published accuracies and
-uncertainty figures were made without applying it, so an image turned upright here would not be the image they saw.
+uncertainty figures were made without applying it, so an image turned upright here would not be the image they saw. That
+of a TIFF is, for Pillow applies it itself, in those pipelines as well.
 """
 
 from __future__ import annotations

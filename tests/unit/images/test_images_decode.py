@@ -158,10 +158,15 @@ def test_the_first_picture_of_an_mpo_is_the_photograph() -> None:
     assert np.abs(pixels(decode(content)).astype(int) - RED).max() <= 2
 
 
-def test_the_exif_orientation_is_not_applied() -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_exif_orientation_is_applied_where_pillow_itself_applies_it_alone(kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # "turn by 90 degrees"
-    assert decode(encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif)).size == (8, 4)
+    content = encoded(noise(8).crop((0, 0, 8, 4)), kind, exif=exif)
+    with Image.open(io.BytesIO(content)) as image:
+        theirs = image.convert("RGB")
+    assert theirs.size == ((4, 8) if kind == "TIFF" else (8, 4))
+    assert np.array_equal(pixels(decode(content)), pixels(theirs))
 
 
 def test_a_broken_link_a_missing_file_and_a_directory_each_say_what_they_are(tmp_path: Path) -> None:
