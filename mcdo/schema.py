@@ -17,7 +17,7 @@ import reprlib
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -58,6 +58,8 @@ Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])|NaN|Infinity|[0-9]{16}|[eE][+]?[0-9]{3}")
 _SIGN, _GROUPED = r"[-+\u2212]?", r"\d{1,3}(?:[.,'\u2019\s]\d{3})+(?:[.,]\d+)?"
 _OTHER_NUMBER = re.compile(rf"\s*{_SIGN}(?:{_GROUPED}|\d*[.,]?\d+)(?:[eE]{_SIGN}\d+)?\s*%?\s*")
+_LONG_WHOLE = re.compile(r"[-+]?[0-9]{16,300}")
+"""Whole numbers that float64 may round."""
 _UNKNOWN = re.compile(r"Object contains unknown field `")
 _STEP = re.compile(r"\[(\d+)\]|\.([^.\[]+)")
 _BROKEN = re.compile("[\0\ud800-\udfff]")
@@ -187,6 +189,17 @@ def numbers_of(cells: Mapping[int, str]) -> list[float]:
     """
     found = [_number(cell) for cell in cells.values()]
     return [] if all(each is None for each in found) else [math.nan if each is None else each for each in found]
+
+
+def tied_whole_numbers(cells: Iterable[str]) -> tuple[str, str] | None:
+    """The first two whole numbers that differ and are one number in float64, as ids and hashes of 64 bits are."""
+    by_value: dict[float, str] = {}
+    for cell in map(str.strip, cells):
+        if _LONG_WHOLE.fullmatch(cell):
+            first = by_value.setdefault(float(cell), cell)
+            if int(first) != int(cell):
+                return first, cell
+    return None
 
 
 def _number(cell: str) -> float | None:

@@ -218,9 +218,13 @@ def _column(columns: Mapping[str, Cells], name: str, path: Path) -> Cells:
 def _numbers(cells: Cells, name: str, path: Path) -> Any:
     import numpy as np
 
-    from mcdo.schema import numbers_of
+    from mcdo.schema import numbers_of, tied_whole_numbers
 
     found = numbers_of(cells) or [math.nan] * len(cells)
+    tied = tied_whole_numbers(cells.values())
+    if tied is not None:
+        said = f"{path}, {name}: {' and '.join(tied)} are one number in float64; are they ids or hashes?"
+        raise McdoError(f"{said} Name the columns to judge with --scores")
     for (line, cell), value in zip(cells.items(), found, strict=True):
         if not math.isfinite(value):
             said = f"{path}, line {line}, {name}: {cell!r} is no finite number"

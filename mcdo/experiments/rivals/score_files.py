@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError, refused_as
 from mcdo.report.files import read_npz
-from mcdo.schema import LIST_LIMIT, MOST_ROWS, check_regular, numbers_of, read_columns
+from mcdo.schema import LIST_LIMIT, MOST_ROWS, check_regular, numbers_of, read_columns, tied_whole_numbers
 
 Array = NDArray[np.float64]
 ID_COLUMNS = ("id", "path", "image", "image_id")
@@ -97,6 +98,8 @@ def _from_csv(path: Path) -> tuple[list[str], dict[str, Array]]:
     held = read_columns(path)
     names = list(held.pop(_id_column(list(held))).values())
     columns = {name: np.array(numbers_of(cells)) for name, cells in held.items()}
+    for name in filter(may_hold_scores, held):
+        _refuse_ties(name, tied_whole_numbers(held[name].values()))
     return names, {name: values for name, values in columns.items() if len(values)}
 
 
@@ -114,12 +117,24 @@ def _from_npz(path: Path) -> tuple[list[str], dict[str, Array]]:
             raise _of_another_type(key, each.dtype)
         if each.shape[-1:] != ids.shape or each.ndim > 2 or not len(each):
             raise ValueError(f"its {key} has shape {each.shape}, not [N] or [K, N] with N = {len(ids)}")
+        _refuse_ties(key, _tied(each))
     return names, {key: each.astype(np.float64) for key, each in scores.items()}
 
 
 def _of_another_type(name: str, found: object) -> ValueError:
     """bfloat16, of which an npz holds the bytes alone, complex numbers, flags, lists."""
     return ValueError(f"its {name} is of type {found}; write scores as float64, and leave out what is none")
+
+
+def _tied(values: NDArray[Any]) -> tuple[str, str] | None:
+    long = values[(values > 2**53) | (values < -(2**53))] if values.dtype.kind in "iu" else values[:0]
+    return tied_whole_numbers(map(str, long.ravel().tolist()))
+
+
+def _refuse_ties(name: str, tied: tuple[str, str] | None) -> None:
+    if tied is not None:
+        said = f"its {name} has {' and '.join(tied)}, which are one number in float64"
+        raise ValueError(f"{said}; are they ids or hashes? Leave the column out")
 
 
 def _from_parquet(path: Path) -> tuple[list[str], dict[str, Array]]:
@@ -148,7 +163,10 @@ def _from_parquet(path: Path) -> tuple[list[str], dict[str, Array]]:
         names += [str(known[i]) for i in at if i is not None and known[i] is not None]
     if len(names) < table.num_rows:
         raise ValueError(f"{table.num_rows - len(names)} rows have no {key}")
-    return names, {name: table.column(name).to_numpy().astype(np.float64) for name in numbers if name != key}
+    columns = {name: table.column(name).to_numpy() for name in numbers if name != key}
+    for name in filter(may_hold_scores, columns):
+        _refuse_ties(name, _tied(columns[name]))
+    return names, {name: values.astype(np.float64) for name, values in columns.items()}
 
 
 def _id_column(header: list[str]) -> str:

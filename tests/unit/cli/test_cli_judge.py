@@ -197,6 +197,14 @@ def test_a_column_of_numbers_with_a_word_in_it_is_not_passed_over(
     assert "line 4, mine: '0;5' is no finite number; name the columns to judge" in capsys.readouterr().err
 
 
+def test_a_column_of_hashes_is_no_score(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{head},hash", *(f"{row},{2**62 + i}" for i, row in enumerate(rows))]))
+    assert main(["judge", str(table), "--error=wrong"]) == 2
+    assert f"hash: {2**62} and {2**62 + 1} are one number in float64; are they ids" in capsys.readouterr().err
+    assert main(["judge", str(table), "--error=wrong", "--scores=mine"]) == 0
+
+
 @pytest.mark.parametrize(
     "many", ["1,234.5", "1.234,5", "1,234,567", "1\u00a0234", "1\u2019234.5", "\u22120.5", "1e\u22123"]
 )

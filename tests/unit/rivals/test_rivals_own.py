@@ -226,6 +226,26 @@ def test_what_stands_beside_the_columns_of_a_parquet_file_is_not_looked_at(tmp_p
         read_scores(path, IDS)
 
 
+@pytest.mark.parametrize("form", ["csv", "npz", "parquet"])
+def test_whole_numbers_that_float64_makes_ties_of_are_ids_and_no_scores(tmp_path: Path, form: str) -> None:
+    path, hashes = tmp_path / f"mine.{form}", [2**62, 2**62 + 1, 5]
+
+    def write(numbers: list[int]) -> None:
+        if form == "csv":
+            path.write_text("id,mine\n" + "".join(f"{name},{n}\n" for name, n in zip(IDS, numbers, strict=True)))
+        elif form == "npz":
+            np.savez(path, ids=np.array(IDS), mine=np.array(numbers, dtype=np.uint64))
+        else:
+            pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+            pq.write_table(pa.table({"id": IDS, "mine": numbers}), path)
+
+    write(hashes)
+    with pytest.raises(McdoError, match=f"its mine has {2**62} and {2**62 + 1}, which are one number in float64"):
+        read_scores(path, IDS)
+    write([2**62, 2**62, 5])
+    assert read_scores(path, IDS)["mine"].tolist() == [[2.0**62, 2.0**62, 5.0]], "equal numbers are ties anyway"
+
+
 def test_a_pickle_in_an_npz_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     np.savez(path, ids=np.array(IDS), mine=np.array([{}, {}, {}], dtype=object))
