@@ -2,7 +2,8 @@
 
 Converted, because the meaning is clear: CMYK; palettes; grey of 1 to 16 bits, scaled from the full range of its bit
 depth; transparency, composited on white. Refused: files that are not whole images, several frames (which one is
-meant?), 32-bit integer or float pixels (which value is white?), and more pixels than Pillow's own safety limit.
+meant?), 32-bit integer or float pixels (which value is white?), a transparent colour of 16 bits a channel (Pillow gives
+8 of them), and more pixels than Pillow's own safety limit.
 
 The EXIF orientation is *not* applied. The training pipelines of the encoders and the published accuracies and
 uncertainty figures were made without applying it, so an image turned upright here would not be the image they saw. That
@@ -37,6 +38,8 @@ _BYTES_PER_PIXEL = 16
 """Of a picture and its copies on the way to RGB: four channels of one byte, twice composed, or grey of four bytes."""
 _SUBFILE_TYPE = 254
 """A tag of TIFF; its lowest bit marks a picture of reduced resolution."""
+_STEPS = {"L;2": 85, "L;4": 17}
+"""Of 255, what Pillow makes of one level of a PNG's grey, by its raw mode."""
 
 
 class UnreadableImageError(McdoError):
@@ -100,6 +103,8 @@ def decode(source: Path | bytes, name: str | None = None, background: str = "whi
     try:
         with _quiet, Image.open(io.BytesIO(source), formats=formats()) as image:
             _refuse(image, name)
+            if image.format == "PNG" and "transparency" in image.info:
+                _scale_transparent(image, name)
             with _room.taken(image.width * image.height * _BYTES_PER_PIXEL):
                 image.load()
                 return _to_rgb(image, name, background)
@@ -129,6 +134,17 @@ def _refuse(image: Image.Image, name: str) -> None:
     # The first picture of an MPO, as many cameras write it, is the photograph; the others are previews or depth.
     if several and image.format != "MPO":
         raise UnreadableImageError(name, "several frames or pages; save the one that is meant as a file of its own")
+
+
+def _scale_transparent(image: Image.Image, name: str) -> None:
+    """Pillow scales a PNG's pixels to 8 bits as it loads them, and leaves the transparent level as the file has it."""
+    raw = image.tile[0][3]
+    if raw == "RGB;16B":
+        raise UnreadableImageError(
+            name, "a transparent colour of 16 bits a channel, of which Pillow reads 8; save it with 8, or with alpha"
+        )
+    if raw in _STEPS:
+        image.info["transparency"] *= _STEPS[raw]
 
 
 def _to_rgb(image: Image.Image, name: str, background: str) -> Image.Image:

@@ -38,9 +38,9 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png(width: int, height: int, *extra: bytes, rows: bytes = b"") -> bytes:
-    """A grey 8-bit PNG written by hand, so that a gigantic one costs nothing."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+def png(width: int, height: int, *extra: bytes, rows: bytes = b"", bits: int = 8, colour: int = 0) -> bytes:
+    """A PNG, of 8-bit grey unless told, written by hand, so that a gigantic one costs nothing."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     chunks = [chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
@@ -84,6 +84,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "gigantic-png": (lambda: png(9500, 9500), "90250000 pixels, more than the limit of 89478485"),
     "bomb-png": (lambda: png(100_000, 100_000), "10000000000 pixels"),
     "float-tiff": (lambda: encoded(Image.new("F", (2, 2), 0.5), "TIFF"), "float pixels have no agreed white level"),
+    "colour-key-16-bit-png": (
+        lambda: png(1, 1, chunk(b"tRNS", b"\1\0" * 3), rows=b"\0" + b"\1\0" * 3, bits=16, colour=2),
+        "a transparent colour of 16 bits a channel",
+    ),
     "int32-tiff": (lambda: encoded(Image.new("I", (2, 2), 70_000), "TIFF"), "32-bit integer pixels"),
 }
 
@@ -94,6 +98,14 @@ CONVERTED: dict[str, tuple[Callable[[], bytes], list[tuple[int, int, int]]]] = {
     "one-bit-png": (lambda: encoded(GREY_LINE.convert("1"), "PNG"), [(0, 0, 0), (255, 255, 255)]),
     "palette-transparent-png": (palette_png, [RED, (255, 255, 255)]),
     "colour-key-png": (lambda: encoded(GREY_LINE, "PNG", transparency=0), [(255, 255, 255), (255, 255, 255)]),
+    "2-bit-level-png": (  # levels 0 to 3, of which 2 is transparent
+        lambda: png(4, 1, chunk(b"tRNS", b"\0\2"), rows=b"\0\x1b", bits=2),
+        [(0,) * 3, (85,) * 3, (255,) * 3, (255,) * 3],
+    ),
+    "4-bit-level-png": (  # levels 1 and 2, of which 1 is transparent
+        lambda: png(2, 1, chunk(b"tRNS", b"\0\1"), rows=b"\0\x12", bits=4),
+        [(255,) * 3, (34,) * 3],
+    ),
     "rgba-half-png": (lambda: encoded(Image.new("RGBA", (1, 1), (255, 0, 0, 51)), "PNG"), [(255, 204, 204)]),
     "la-clear-png": (lambda: encoded(Image.new("LA", (1, 1), (0, 0)), "PNG"), [(255, 255, 255)]),
     "16-bit-png": (lambda: encoded(grey16(32768), "PNG"), [(128, 128, 128)] * 4),
