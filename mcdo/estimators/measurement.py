@@ -23,6 +23,7 @@ from mcdo.estimators.moments import accumulator_dtype
 from mcdo.estimators.overflow import advice, check_finite
 from mcdo.estimators.progress import Progress, SoFar
 from mcdo.estimators.resumption import Keeper, check_columns
+from mcdo.estimators.rounding import check_rounding
 from mcdo.estimators.run import MonteCarloConfig, MonteCarloRun, Scores
 from mcdo.estimators.score_table import geometry_scores, moment_scores
 from mcdo.estimators.scores import EIGENVALUES, DimensionWeights, PassMoments
@@ -171,7 +172,13 @@ class Measurement:
         return None if found is None else (found[:, done], [self.images.origins[i] for i in done])
 
     def run(self, bar: Progress, keeper: Keeper) -> None:
-        """Measure what was not restored."""
+        """Measure what was not restored.
+
+        Raises:
+            McdoError: where rounding is a large part of the variance over passes, or as :meth:`_images`.
+
+        """
+        check_rounding(self.encoder, self.config.dropout, self.config.seed, self.pixels, self.keys)
         with perturbed(self.encoder, self.config.dropout, self.config.seed) as tower:
             tower.before_map = self.loop.check_wanted
             passes = self.config.trials * self.config.passes[-1]

@@ -25,6 +25,7 @@ from mcdo.estimators.blocks import BlockLoop, prepared
 from mcdo.estimators.progress import Reporting, progress_of
 from mcdo.estimators.provenance import identity
 from mcdo.estimators.resumption import Keeper, check_columns, measured_once
+from mcdo.estimators.rounding import check_rounding
 from mcdo.estimators.rows import pixel_rows
 from mcdo.estimators.run import MonteCarloConfig
 from mcdo.images import ImageSet, Pixels
@@ -160,6 +161,7 @@ class _Measurement:
 
     def run(self, progress: Reporting) -> PassCovariance:
         self._restore(self._parts.parts(self._check_part) if self._parts else ())
+        check_rounding(self.encoder, self.config.dropout, self.config.seed, self.pixels, self.keys)
         passes = self.config.trials * self.config.passes[-1]
         keeper = Keeper(self._parts, self._part, {"label": _label(self.encoder, self.images, self.config)})
         what = f"{self.encoder.key} on {self.images.name}, covariance"

@@ -23,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from mcdo.errors import McdoError
 from mcdo.images.signatures import HEAD, unreadable
@@ -136,7 +136,7 @@ def _refuse(image: Image.Image, name: str) -> None:
         raise UnreadableImageError(name, "several frames or pages; save the one that is meant as a file of its own")
 
 
-def _scale_transparent(image: Image.Image, name: str) -> None:
+def _scale_transparent(image: ImageFile.ImageFile, name: str) -> None:
     """Pillow scales a PNG's pixels to 8 bits as it loads them, and leaves the transparent level as the file has it."""
     raw = image.tile[0][3]
     if raw == "RGB;16B":
