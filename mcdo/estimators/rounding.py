@@ -46,7 +46,7 @@ def check_rounding(encoder: Encoder, kind: Perturbation, seed: int, pixels: Prep
     added, moved = float((low - high).var(dim=1).sum()), float(high.var(dim=1).sum())
     if added > MOST * moved:
         raise McdoError(
-            f"{encoder.key}: rounding to {encoder.precision} adds {added / moved:.0%} to the variance that {kind} has in "
-            f"float32, more than {MOST:.0%}: it adds as much whatever p is, so the scores would be of rounding in part. "
-            "Take precision=float32 (--precision=float32), float16 where that holds the numbers, or a larger p"
+            f"{encoder.key}: rounding to {encoder.precision} adds {added / moved:.0%} to the variance that {kind} has "
+            f"in float32, more than {MOST:.0%}: it adds as much whatever p is, so the scores would be of rounding in "
+            "part. Take precision=float32 (--precision=float32), float16 where that holds the numbers, or a larger p"
         )

@@ -81,8 +81,8 @@ class SiteTable:
     that are not watched and whose role is unknown: they may belong to any group. ``by_hand`` names, for each attention
     whose probabilities cannot be reached, the maps before it; ``wrapped`` the ends of branches that are parts of one
     layer; ``added`` the maps whose output is added to other activations; ``added_behind`` those of which that is added
-    which a norm or a nonlinearity made of their output. ``written`` is for who takes derivatives: names of sites into
-    whose output the tower was seen to write.
+    which a norm or a nonlinearity made of their output; ``fixed`` those whose weight is no Parameter. ``written`` is
+    for who takes derivatives: names of sites into whose output the tower was seen to write.
     """
 
     sites: tuple[Site, ...]
@@ -96,6 +96,7 @@ class SiteTable:
     wrapped: frozenset[str] = frozenset()
     added: frozenset[str] = frozenset()
     added_behind: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
     written: set[str] = field(default_factory=set)
 
     def at(self, weight: Tensor, part: str) -> Site | None:
@@ -104,9 +105,10 @@ class SiteTable:
 
     def select_for(self, kind: Perturbation) -> tuple[Site, ...]:
         """The sites that ``kind`` asks for; see :meth:`select`."""
+        if kind.residual:
+            return tuple(site for site in self._branches(kind) if self._residual(site, kind.sites))
         if kind.where != "probabilities":
-            chosen = self.select(kind.sites)
-            return tuple(site for site in chosen if self._residual(site, kind.sites)) if kind.residual else chosen
+            return self.select(kind.sites)
         if kind.sites == "all":
             return self.attentions
         return tuple(site for site in self.attentions if site.name in kind.sites)
@@ -127,6 +129,15 @@ class SiteTable:
         if not chosen:
             raise McdoError(f"sites {words} only leave out: say of what, such as ('all', {words[0]!r})")
         return tuple(site for site in self.sites if site.name in chosen - left_out)
+
+    def _branches(self, kind: Perturbation) -> tuple[Site, ...]:
+        try:
+            return self.select(kind.sites)
+        except McdoError as error:
+            added = {site.role.value for site in self.sites if site.name in self.added}
+            left, name = [word for word in kind.sites if word in added], type(kind).__name__
+            way = f"at the branches that it has: {name}({kind.p}).at({left[0]!r})" if left else "for another kind"
+            raise McdoError(f"{name} of {error}. Ask {way}") from error
 
     def _residual(self, site: Site, wanted: str | Sequence[str]) -> bool:
         """Whether a site ends a residual branch, alone or as a part of it, or was asked for by its own name."""
@@ -277,6 +288,7 @@ def _table(encoder: Encoder) -> SiteTable:
         wrapped=wrapped({name: each.place for name, each in seen.maps.items()}, found),
         added=seen.added,
         added_behind=seen.added_behind,
+        fixed=frozenset(name for name, each in seen.maps.items() if each.fixed),
     )
 
 
@@ -297,6 +309,8 @@ def _site(name: str, seen: SeenMap, role: Role, missed: str) -> Site:
         )
     elif missed:
         obstacle = _hidden(missed)
+    elif seen.complex:
+        obstacle = "its output is complex, for which neither noise nor a derivative is defined here"
     elif seen.shape is None and not seen.place.image:
         role = Role.CONSTANT if role is not Role.ATTENTION_PROBABILITIES else role
         obstacle = f"its output {output} is the same whatever the image, so that no image's masks fit it"
@@ -317,6 +331,15 @@ def _warn(encoder: Encoder, table: SiteTable) -> None:
         names = [site.name for site in table.sites if site.role is role and site.calls]
         if names:
             warnings.warn(f"{encoder.key}: {what}: {', '.join(names)}", SiteWarning, stacklevel=3)
+    names = [site.name for site in table.sites if site.name in table.fixed and site.role in GROUPS["all"]]
+    if names:
+        warnings.warn(
+            f"{encoder.key}: their weights are no Parameters, so these may be filters that nobody learned, such as a "
+            f"blur's, and 'all' takes them all the same: {', '.join(names)}. To leave them out: "
+            f"{table.leaving_out(names)}",
+            SiteWarning,
+            stacklevel=3,
+        )
 
 
 def count_by_role(sites: Sequence[Site]) -> dict[str, int]:

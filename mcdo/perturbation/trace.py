@@ -34,7 +34,8 @@ class SeenMap:
     """A map or an attention's probabilities, as seen.
 
     ``shape`` and ``input_shape`` are for one image; None where the first axis does not hold image after image.
-    ``output`` is the whole shape of the output, ``weight`` that of the weight.
+    ``output`` is the whole shape of the output, ``weight`` that of the weight. ``fixed`` says that the weight was made
+    of no Parameter, ``complex`` that the output is.
     """
 
     output: tuple[int, ...]
@@ -43,6 +44,8 @@ class SeenMap:
     place: Place
     weight: tuple[int, ...] = ()
     registered: bool = True
+    fixed: bool = False
+    complex: bool = False
 
 
 @dataclass
@@ -175,7 +178,10 @@ class _Tracer(LinearMaps):
             shape = (*shape, 1)
         name = _next_free(name, self.seen.maps)
         registered = id(weight) in self._names or (bool(made_of) and not made_of & self._flow.strange)
-        self.seen.maps[name] = SeenMap(tuple(y.shape), shape, input_shape, place, tuple(weight.shape), registered)
+        fixed = bool(made_of) and not made_of & self._parameters
+        self.seen.maps[name] = SeenMap(
+            tuple(y.shape), shape, input_shape, place, tuple(weight.shape), registered, fixed, y.is_complex()
+        )
         self.seen.keys[map_key(weight, part)] = name
         self._flow.put_out(y, name, (inputs[0], weight), image)
         return y

@@ -26,12 +26,14 @@ from toy_towers import (
 )
 
 from mcdo.encoders import Encoder
-from mcdo.errors import McdoError
+from mcdo.errors import McdoError, SiteWarning
 from mcdo.estimators.jacobian import SiteGraph
 from mcdo.perturbation import (
     AttentionDropout,
     Dropout,
+    Gaussian,
     HiddenDropout,
+    StochasticDepth,
     TiedDropout,
     check_alive,
     deterministic_features,
@@ -328,6 +330,45 @@ def test_a_map_that_is_not_watched_is_named_and_refused_until_it_is_excluded_by_
     assert [site.name for site in named] == ["visual.mlp.c_proj"]
     with pytest.raises(McdoError, match=r"not watched|held by no module"):
         check_alive(encoder, pixels, Dropout(0.1, (min(names),)))
+
+
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+@pytest.mark.filterwarnings("ignore:Casting complex values:UserWarning")
+@pytest.mark.parametrize("kind", [Dropout, Gaussian])
+def test_a_map_of_complex_output_is_refused_until_it_is_left_out(kind: Any) -> None:
+    """Noise there ended in a traceback, and first order took the modulus of a product where its real part moves."""
+    encoder = with_extra(lambda: Extra(lambda m, x: (x.to(torch.complex64) @ torch.complex(m.w, m.w)).real))
+    with pytest.raises(McdoError, match=rf"{EXTRA}\.w: its output is complex"):
+        check_alive(encoder, pixels_for(encoder, 1), kind(0.1))
+    assert len(check_alive(encoder, pixels_for(encoder, 1), kind(0.1, ("all", f"-{EXTRA}.w")))) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*role is not known:mcdo.errors.SiteWarning")
+def test_a_filter_held_as_a_buffer_is_a_site_and_is_said_to_be_one() -> None:
+    """A blur nobody learned was disturbed under "all" without a word."""
+    encoder = with_extra(as_buffer)
+    with pytest.warns(SiteWarning, match=rf"no Parameters.*: {EXTRA}\.frozen\. To leave .*-{EXTRA}\.frozen"):
+        assert f"{EXTRA}.frozen" in [site.name for site in find_sites(encoder).select("all")]
+
+
+class Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+def test_a_tower_without_attention_is_told_at_which_branches_stochastic_depth_acts() -> None:
+    encoder = with_extra(Branch)
+    pixels = pixels_for(encoder, 1)
+    with pytest.raises(
+        McdoError, match=r"StochasticDepth of .* at the branches .*: StochasticDepth\(0\.1\)\.at\('fc2'\)"
+    ):
+        check_alive(encoder, pixels, StochasticDepth(0.1))
+    acting = check_alive(encoder, pixels, StochasticDepth(0.1).at("fc2"))
+    assert [site.name for site in acting] == [f"{EXTRA}.fc2"]
 
 
 @pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
