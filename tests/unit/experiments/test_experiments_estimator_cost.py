@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,10 +9,28 @@ import pytest
 import torch
 from made_up_inputs import inputs_of
 
+from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.cost import estimator_cost as cost
-from mcdo.experiments.cost.pass_cost import DETERMINISTIC, FIRST_ORDER, NATIVE, SPARSE, Cost, PassCost, Times, timed
+from mcdo.experiments.cost.pass_cost import (
+    DETERMINISTIC,
+    DIFFERENCES,
+    FIRST_ORDER,
+    LINEAR,
+    NATIVE,
+    SIGNS,
+    SPARSE,
+    TIED,
+    TIED_OVER_IMAGES,
+    Cost,
+    PassCost,
+    Times,
+    timed,
+    with_probes,
+    within,
+)
 from mcdo.experiments.cost.peer_cost import LaplaceTimes, PeerCost
 from mcdo.harness import Images, Request, Session, Settings
+from mcdo.perturbation import Dropout
 from mcdo.stats import reliability
 
 CPU = torch.device("cpu")
@@ -110,3 +129,43 @@ def test_passes_are_chosen_on_images_of_no_original_that_is_shown() -> None:
     assert others is not None
     assert len(others) == 10
     assert not set(others.origins) & set(session.image_set(Images(20)).origins)
+
+
+@dataclass(frozen=True)
+class MadeUpRun:
+    """Stands in for what a request of scores gives."""
+
+    config: MonteCarloConfig
+    origins: tuple[str, ...]
+
+    def scores(self, name: str, at: float = 0.0) -> Any:
+        return np.random.default_rng(0).normal(size=(2, len(self.origins)))
+
+
+def test_what_every_way_costs_an_image_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deterministic pass, the noise basis, the choice of passes, first order as control and the linear part."""
+    for name, value in {"CALIBRATION_IMAGES": 10, "CALIBRATION_PASSES": 6, "CANDIDATES": 4}.items():
+        monkeypatch.setattr(cost, name, value)
+    monkeypatch.setattr(cost, "PairedRun", lambda run, part: run)
+    monkeypatch.setattr(cost, "MultiFidelityRun", lambda pair, linear: linear)
+    run = MadeUpRun(MonteCarloConfig(Dropout(), (4,), 2, 42), tuple("abcdefghijklmnopqrst"))
+
+    def value(request: Request[Any]) -> Any:
+        return {"trace_pre": run.scores("trace_pre")} if isinstance(request, cost.Differences) else run
+
+    ratios = {
+        SPARSE: 2, NATIVE: 3, TIED: 5, TIED_OVER_IMAGES: 7, SIGNS: 11, LINEAR: 13,
+        with_probes(8): 17, with_probes(cost.CONTROL_PROBES): 19, within(8): 23,
+    }  # fmt: skip
+    costs = {way: Cost(float(ratio), ratio, ratio, 1.0, 1) for way, ratio in ratios.items()}
+    experiment = cost.EstimatorCost(
+        n=20, p=(0.01,), passes=(4,), paired_passes=(4,), probes=(8,), forwards=(8,), calibration=10
+    )
+    found = {q.way: (q.cost, q.kept) for q in experiment._points(inputs_of(value), "trace_pre", costs)}
+    basis, choice = 2.0 * 10 * 6 / 20, 23.0 * 4 * 10 / 20  # spread over the 20 images
+    assert found == {
+        SPARSE: (1 + 4 * 2, 0), NATIVE: (1 + 4 * 3, 0), cost.COMMON: (1 + 4 * 2, 0), TIED: (1 + 4 * 5, 0),
+        TIED_OVER_IMAGES: (1 + 4 * 7, 0), SIGNS: (1 + 4 * 11, 0), FIRST_ORDER: (17 + basis, basis),
+        DIFFERENCES: (23, 0), cost.CHOSEN: (23 + choice, choice),
+        cost.MULTI_FIDELITY: (4 * (2 + 13) + 19 + basis, basis),
+    }  # fmt: skip
