@@ -21,11 +21,16 @@ ENCODERS = {"clip_tiny": SimpleNamespace(feature_dim=512)}
 
 
 def sweep(
-    scramble_from: float = 1.0, curve: float = 0.0, degrees: int = 63, variants: int = 1, probes: ArrayLike = 1.0
+    scramble_from: float = 1.0,
+    curve: float = 0.0,
+    degrees: int = 63,
+    variants: int = 1,
+    probes: ArrayLike = 1.0,
+    norm_is: float | None = None,
 ) -> StabilityResult:
     """Scores that follow first order, but for a factor 1 + curve·p and, from ``scramble_from`` on, another ranking.
 
-    ``probes`` are factors [5, 1] of the trials of first order.
+    ``probes`` are factors [5, 1] of the trials of first order; ``norm_is`` the p whose mean score the norm is.
     """
     rng = np.random.default_rng(0)
     true, other = np.exp(0.5 * rng.normal(size=(2, N)))
@@ -41,6 +46,8 @@ def sweep(
         return made_up_run({"trace_pre": noisy(p / (1 - p) * (1 + curve * p) * ranked, 3, rng, degrees)}, norm=norm)
 
     runs = {p: passes(p) for p in EXPERIMENT.p}
+    if norm_is is not None:
+        norm = runs[norm_is].scores("trace_pre").mean(axis=0)
 
     def value(request: Request[Any]) -> Any:
         if isinstance(request, FirstOrder):
@@ -79,6 +86,12 @@ def test_pairs_are_stable_with_and_without_the_noise_of_their_trials() -> None:
     outcomes = {claim.name: claim.judge(noise).outcome for claim in EXPERIMENT.claims()}
     by_pair = {f"stable/p={max(pair):g}": outcome for pair, outcome in noise.stable().items() if min(pair) == 0.01}
     assert {name: outcomes[name] for name in by_pair} == by_pair
+
+
+def test_the_norm_is_beside_the_mean_score_of_all_trials() -> None:
+    norm = sweep(degrees=4, norm_is=0.01).norm
+    assert norm[0.01].value == pytest.approx(1)
+    assert norm[0.02].value < 0.9
 
 
 def test_a_ranking_that_changes_is_told_from_one_that_is_noisy_and_a_curved_mean_is_seen(

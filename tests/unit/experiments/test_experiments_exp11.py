@@ -308,6 +308,17 @@ def test_probes_that_all_images_share_are_part_of_the_interval() -> None:
     assert covered[False] < 33, "a bootstrap over images alone does not see the probes"
 
 
+def test_a_difference_may_be_twice_as_large_as_an_objective() -> None:
+    """Between a score that follows every target and one that runs against them."""
+    held = {name: np.arange(60.0) for name in WEIGHTS}
+    along = np.arange(60.0) + 1e-3 * np.random.default_rng(0).normal(size=(5, 60))
+    values, differences = compare({"a": along, "b": -along}, held, names(60), shared_noise=True, resamples=50)
+    most = sum(WEIGHTS.values())
+    assert values["a"].value == pytest.approx(most + ICC_WEIGHT, abs=0.01)
+    gap = differences["b - a"].estimate
+    assert gap.low <= gap.value <= gap.high <= -1.9 * most
+
+
 def test_too_few_trials_to_show_shared_noise_are_refused() -> None:
     choosing, reporting = halves(60, 0)
     with pytest.raises(McdoError, match="at least 5 are needed"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mcdo.errors import McdoError
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
 from mcdo.harness import Claim, Experiment, Images, Inputs, Passes, Request, Session, Settings, View
 from mcdo.harness.pilot import Missing, Planned, forecasts, planned
@@ -171,3 +172,22 @@ def test_forecasts_are_those_of_the_largest_run_over_its_originals(monkeypatch: 
         assert [each.measured.n_origins for each in found] == [N // 4] * 2
     _stand_in(monkeypatch, MadeUp(runs=(pair,)))
     assert forecasts(Settings(("clip_tiny",)), "clip_tiny") == ()
+
+
+@pytest.mark.parametrize("held", [("full", "quick"), ("quick",)])
+def test_a_pilot_of_the_full_protocol_comes_before_one_of_the_quick(
+    held: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_protocol = {"full": asked(5, (8, 32)), "quick": asked(5, (8, 64))}
+    configured = classmethod(lambda cls, settings: MadeUp(runs=(by_protocol[settings.protocol],)))
+    kind = type("Kind", (MadeUp,), {"configured": configured})
+
+    def measure(session: Session, request: Passes) -> MonteCarloRun:
+        if request not in [by_protocol[protocol] for protocol in held]:
+            raise McdoError("the store does not hold it")
+        return measured(request)
+
+    monkeypatch.setattr("mcdo.harness.pilot.experiments_of", lambda phase: (kind,))
+    monkeypatch.setattr(Session, "measure", measure)
+    found = forecasts(Settings(("clip_tiny",), protocol="quick"), "clip_tiny")
+    assert [each.passes for each in found] == [by_protocol[held[0]].config.passes[-1]] * 2
