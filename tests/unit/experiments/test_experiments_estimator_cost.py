@@ -144,8 +144,8 @@ class MadeUpRun:
 
 def test_what_every_way_costs_an_image_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """The deterministic pass, the noise basis, the choice of passes, first order as control and the linear part."""
-    for name, value in {"CALIBRATION_IMAGES": 10, "CALIBRATION_PASSES": 6, "CANDIDATES": 4}.items():
-        monkeypatch.setattr(cost, name, value)
+    for name, number in {"CALIBRATION_IMAGES": 10, "CALIBRATION_PASSES": 6, "CANDIDATES": 4}.items():
+        monkeypatch.setattr(cost, name, number)
     monkeypatch.setattr(cost, "PairedRun", lambda run, part: run)
     monkeypatch.setattr(cost, "MultiFidelityRun", lambda pair, linear: linear)
     run = MadeUpRun(MonteCarloConfig(Dropout(), (4,), 2, 42), tuple("abcdefghijklmnopqrst"))
