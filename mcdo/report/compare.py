@@ -2,8 +2,10 @@
 
 Scores by image are compared on the images that both hold, image by image; where they hold too few in common, as two
 samples. A claim's figure is compared as of two samples also where the images are the same, which is cautious: what
-they share would only narrow the interval. p-values are corrected by Holm over all figures that are compared. Scores of
-the same images that are equal but for rounding do not differ, however sure their difference is.
+they share would only narrow the interval. Noise that the images of a trial share is in the intervals of scores where
+three trials or more show it; runs of fewer that share noise are compared under one seed. p-values are corrected by Holm
+over all figures that are compared. Scores of the same images that are equal but for rounding do not differ, however
+sure their difference is.
 """
 
 from __future__ import annotations
@@ -22,9 +24,15 @@ from mcdo.report.results import Reported, Reports
 from mcdo.report.stored_runs import StoredRun
 from mcdo.report.terminal import Table
 from mcdo.stats import Estimate, mean
+from mcdo.stats._checks import of_order_one
 from mcdo.stats.comparison import holm_of_defined
 from mcdo.stats.independent import difference
-from mcdo.stats.mean_differences import mean_differences
+from mcdo.stats.mean_differences import t_inferred
+from mcdo.stats.reliability import SHARING_ALPHA
+from mcdo.stats.resampling import Units
+from mcdo.stats.sample import Inferred
+from mcdo.stats.sharing import noise_sharing
+from mcdo.stats.trials import widened
 
 LEAST_ORIGINS = 10
 """Origins in common below which scores are compared as two samples."""
@@ -242,22 +250,50 @@ def _score(first: PerImage, second: PerImage, seed: int) -> Change | None:
         return None if all(undefined) else _not_finite(first, second, undefined, seed)
     logarithms = all((each > 0).all() for each in values)
     a, b = (np.log(each) if logarithms else each for each in values)
+    # what single trials add to them
+    before, after = (
+        score.values / each if logarithms else score.values for score, each in zip((first, second), values, strict=True)
+    )
     _, here, there = np.intersect1d(first.ids, second.ids, return_indices=True)
     name = f"mean {'log ' if logarithms else ''}{first.score} ({first.file})"
     origins = first.origins[here]
+
+    def sides(here: Any, there: Any) -> tuple[Estimate, Estimate]:
+        both = ((a, before, first.origins, here), (b, after, second.origins, there))
+        one, other = (
+            _over_trials(Inferred(mean(x[at], origins=of[at], seed=seed), math.nan), [trials[:, at]], of[at]).estimate
+            for x, trials, of, at in both
+        )
+        return one, other
+
     if len(set(origins.tolist())) >= LEAST_ORIGINS:
-        found = mean_differences({"first": a[here], "second": b[there]}, "first", origins=origins)["second"]
-        sides = (mean(a[here], origins=origins, seed=seed), mean(b[there], origins=origins, seed=seed))
-        how, p = f"paired over {len(here)} images", found.p_value
-        before, after = values[0][here], values[1][there]
-        if np.allclose(before, after, rtol=ROUNDING, atol=ROUNDING * np.abs(after).mean()):
+        found = t_inferred(b[there] - a[here], Units.of(origins, len(here)))
+        moved = [-before[:, here], after[:, there]]
+        if len(before) == len(after):  # what both share in a trial, as under one seed, is no difference
+            moved = [moved[0] + moved[1]]
+        apart = _over_trials(found, moved, origins)
+        how, p = f"paired over {len(here)} images", apart.p_value
+        old, new = values[0][here], values[1][there]
+        if np.allclose(old, new, rtol=ROUNDING, atol=ROUNDING * np.abs(new).mean()):
             how, p = f"{how}, equal but for rounding", 1.0
-        return Change(*first.key[:2], name, *sides, found.estimate, p, how)
+        return Change(*first.key[:2], name, *sides(here, there), apart.estimate, p, how)
     if min(len(set(each.origins.tolist())) for each in (first, second)) < LEAST_ORIGINS:
         return None
-    sides = (mean(a, origins=first.origins, seed=seed), mean(b, origins=second.origins, seed=seed))
-    apart = difference(sides[1], sides[0])
-    return Change(*first.key[:2], name, *sides, apart.estimate, apart.p_value, "two samples")
+    every = slice(None)
+    ends = sides(every, every)
+    apart = difference(ends[1], ends[0])
+    return Change(*first.key[:2], name, *ends, apart.estimate, apart.p_value, "two samples")
+
+
+def _over_trials(found: Inferred, moved: Sequence[Any], origins: Any) -> Inferred:
+    """A mean over images with what other trials would have given, where trials ([K, N] each) show that images of one
+    share their noise. Two or fewer trials show nothing.
+    """
+    for trials in moved:
+        if noise_sharing(of_order_one(trials)[0], Units.of(origins, len(origins))).p < SHARING_ALPHA:
+            left = (trials.mean(axis=0) - trials).mean(axis=1) / (len(trials) - 1)
+            found = widened(found, found.estimate.value + left, (-math.inf, math.inf))
+    return found
 
 
 def _not_finite(first: PerImage, second: PerImage, undefined: Sequence[int], seed: int) -> Change:

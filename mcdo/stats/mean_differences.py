@@ -28,12 +28,13 @@ from mcdo.errors import McdoError, nearest
 from mcdo.stats._checks import Array, images, of_order_one
 from mcdo.stats.comparison import Difference, corrected
 from mcdo.stats.resampling import Estimate, Origins, Units, check_resampling
+from mcdo.stats.sample import Inferred
 
 
 def t_mean(values: ArrayLike, *, origins: Origins | None = None, level: float = 0.95) -> Estimate:
     """Mean of ``values`` [N], N >= 2, with Student's interval over the origins."""
     (held,) = images(2, values=values)
-    return _inferred(held, Units.of(origins, len(held)), level)[0]
+    return t_inferred(held, Units.of(origins, len(held)), level).estimate
 
 
 def mean_differences(
@@ -54,12 +55,12 @@ def mean_differences(
     held = dict(zip(values, images(2, **values), strict=True))
     base = held.pop(reference)
     units = Units.of(origins, len(base))
-    tests = {name: _inferred(of - base, units, level) for name, of in held.items()}
-    return corrected({name: Difference(estimate, p, p) for name, (estimate, p) in tests.items()})
+    tests = {name: t_inferred(of - base, units, level) for name, of in held.items()}
+    return corrected({name: Difference(one.estimate, one.p_value, one.p_value) for name, one in tests.items()})
 
 
-def _inferred(values: Array, units: Units, level: float) -> tuple[Estimate, float]:
-    """The mean with its interval, and p of "it is zero"."""
+def t_inferred(values: Array, units: Units, level: float = 0.95) -> Inferred:
+    """The mean of ``values`` [N] with its interval, and the error and degrees of freedom behind it."""
     check_resampling(1, level)
     n, N = units.n, len(values)
     # relative to the first value, so that equal values have exactly no spread
@@ -72,5 +73,4 @@ def _inferred(values: Array, units: Units, level: float) -> tuple[Estimate, floa
     freedom = max(1.0, units.effective - 1)
     value = float(values[0]) + centre
     reach = error * float(scipy.special.stdtrit(freedom, (1 + level) / 2))
-    p = 1.0 if value == 0 else float(2 * scipy.special.stdtr(freedom, -abs(value) / error)) if error > 0 else 0.0
-    return Estimate(value, value - reach, value + reach, n, level), p
+    return Inferred(Estimate(value, value - reach, value + reach, n, level), error, freedom)

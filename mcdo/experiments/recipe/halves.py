@@ -16,9 +16,11 @@ import scipy
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
-from mcdo.stats import Estimate, Inferred, mean_shares, t_mean
+from mcdo.stats import Estimate, Inferred, mean_shares
+from mcdo.stats.mean_differences import t_inferred
 from mcdo.stats.paired import rise
 from mcdo.stats.rank_influence import spearman_influence
+from mcdo.stats.resampling import Units
 from mcdo.stats.signal_noise import icc_from_snr, signal_noise
 from mcdo.stats.status import status_of
 from mcdo.stats.trials import widened
@@ -136,10 +138,8 @@ def shares_raised(raised: Array, half: Half, level: float = 0.95) -> list[Estima
 def difference(raised: Array, other: Array, half: Half, level: float = 0.95) -> Inferred:
     """The mean of ``raised`` [K, n] less that of ``other`` ([K, n], or [1, n] of a score without trials), paired."""
     paired = raised - other
-    estimate = t_mean(paired.mean(axis=0), origins=half.origins, level=level)
-    freedom = estimate.n - 1
-    error = (estimate.high - estimate.value) / float(scipy.special.stdtrit(freedom, (1 + level) / 2))
-    return _over_trials(Inferred(estimate, error, freedom), paired, half, (-1.0, 1.0))
+    found = t_inferred(paired.mean(axis=0), Units.of(half.origins, paired.shape[1]), level)
+    return _over_trials(found, paired, half, (-1.0, 1.0))
 
 
 def _over_trials(found: Inferred, values: Array, half: Half, bounds: tuple[float, float]) -> Inferred:
