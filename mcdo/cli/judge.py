@@ -143,8 +143,8 @@ def _uneven(origins: Any) -> list[str]:
     if units.effective >= units.n / 2:
         return []
     return [
-        f"{units.n} originals count as {units.effective:.0f}, for few of them have most of the rows: 95 % intervals "
-        "of ρ cover about .90 then, and those of the other measures are wider for it. Leave out rows of the largest"
+        f"{units.n} originals count as {units.effective:.0f}, for few of them have most of the rows: intervals "
+        "are wider for it. Leave out rows of the largest"
     ]
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,12 +24,28 @@ from numpy.typing import ArrayLike
 from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, images, numbers
-from mcdo.stats.resampling import Estimate, Origins, correlation, generator, rank_covariance
-from mcdo.stats.sample import Figures, Sample
+from mcdo.stats.detection import LEAST_CLASS
+from mcdo.stats.resampling import Estimate, Origins, Units, correlation, generator, rank_covariance
+from mcdo.stats.sample import Figures, Inferred, Sample
 from mcdo.stats.trials import Resampled, Scores, infer
 
-RankFigure = Callable[[Array], Array]
-"""A figure of rank covariances: [R, M, M] to [R]."""
+_PERFECT = 1e-12  # rounding of a correlation of one
+
+
+@dataclass(frozen=True)
+class RankFigure:
+    """A figure of rank covariances.
+
+    Attributes:
+        of: [R, M, M] to [R].
+        rows: what it sets beside each other, without what is held fixed.
+        most: how large it can be; smallest is minus that.
+
+    """
+
+    of: Callable[[Array], Array]
+    rows: tuple[int, ...]
+    most: float = 1.0
 
 
 def spearman(
@@ -114,18 +131,28 @@ class RankFigures(Resampled):
 
             def from_covariance(weights: Array) -> Array:
                 covariance = rank_covariance(rows, weights)
-                return np.stack([figure(covariance) for figure in figures], axis=1)
+                return np.stack([figure.of(covariance) for figure in figures], axis=1)
 
             return from_covariance
 
-        super().__init__(sample, of, (-1.0, 1.0))
+        most = max((figure.most for figure in figures), default=1.0)
+        super().__init__(sample, of, (-most, most))
+        self._figures, self._fixed = figures, fixed
+
+    def inferred(self, scores: Array) -> list[Inferred]:
+        """The figures with intervals; none where a row is one value in nearly all origins."""
+        rows, units = np.concatenate([scores, self._fixed]), self.sample.units
+        coarse = {row: nearly_constant([rows[row]], units) for figure in self._figures for row in figure.rows}
+        reasons = [next(filter(None, map(coarse.__getitem__, figure.rows)), "") for figure in self._figures]
+        found = super().inferred(scores)
+        return [as_ranks(one, units, reason) for one, reason in zip(found, reasons, strict=True)]
 
 
 def among(*rows: int) -> RankFigure:
     """The rank correlation of the first two of ``rows``, given the rest if there are any."""
     picked = list(rows)
     of = _partial if len(picked) > 2 else _plain
-    return lambda covariance: of(covariance[:, picked][:, :, picked])
+    return RankFigure(lambda covariance: of(covariance[:, picked][:, :, picked]), rows[:2])
 
 
 def contrast(row: int, reference: int, target: int) -> RankFigure:
@@ -135,7 +162,43 @@ def contrast(row: int, reference: int, target: int) -> RankFigure:
         rho = correlation(covariance)[:, :, target]
         return np.asarray(rho[:, row] - rho[:, reference])
 
-    return difference
+    return RankFigure(difference, (row, reference, target), most=2.0)
+
+
+def nearly_constant(rows: Sequence[Array], units: Units) -> str:
+    """Why ranks of ``rows`` [N] each have no interval, or "".
+
+    Where more than half of the images have one value, what the others follow is what few of them happen to: intervals
+    of independent scores left out zero in .85, .42, .21 and .12 of data sets with 1, 2, 3 and 4 others among 200.
+    """
+    for values in rows:
+        same, counts = np.unique(values, return_counts=True)
+        most = counts.argmax()
+        others = len(np.unique(units.members[values != same[most]]))
+        if 2 * counts[most] > len(values) and 0 < others < LEAST_CLASS:
+            return f"{others} originals have another value than {same[most]:g}; an interval needs {LEAST_CLASS}"
+    return ""
+
+
+def as_ranks(found: Inferred, units: Units, reason: str) -> Inferred:
+    """A rank correlation or a difference of two: without interval for a ``reason``, and else with what a perfect order
+    leaves open.
+
+    Such an order is one in all resamples, which is not to say that it is one in another sample. It is taken one
+    exchange of neighbours short of that, with the standard error of normal scores (Bonett & Wright 2000) and Student's
+    t on Fisher's z, as in :mod:`mcdo.stats.rank_influence`. A difference is that of two such orders.
+    """
+    one, n = found.estimate, units.effective
+    if reason and one.has_interval:
+        return Inferred(replace(one, low=math.nan, high=math.nan, reason=reason), math.nan)
+    size, freedom = abs(one.value), max(1.0, n - 1)
+    if not one.high - one.low < _PERFECT or min(abs(size - 1), abs(size - 2)) > _PERFECT:
+        return found
+    near = max(0.0, 1 - 12 / (n * (n**2 - 1)))
+    z, error = math.atanh(near), math.sqrt((1 + near**2 / 2) / (n - 3)) if n > 3 else math.inf
+    arm = 1 - math.tanh(z - float(scipy.special.stdtrit(freedom, (1 + one.level) / 2)) * error)
+    low, high = sorted((one.value, math.copysign(size - math.sqrt(round(size)) * arm, one.value)))
+    return Inferred(replace(one, low=low, high=high), size * error / z if z > 0 else math.inf, freedom)
 
 
 def _plain(covariance: Array) -> Array:

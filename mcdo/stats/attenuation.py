@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array, images, trials
+from mcdo.stats._checks import Array, images, trial_mean, trials
+from mcdo.stats.association import as_ranks, nearly_constant
 from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
 from mcdo.stats.sample import Figures, Inferred, Sample
 from mcdo.stats.trials import shared_trials, widened, without_each
@@ -80,7 +81,7 @@ def disattenuated_spearman(
         return of
 
     sample = Sample(len(truth), origins, seed, resamples, level)
-    return _inferred(figure, {"scores": held}, sample, shared_noise, (-math.inf, math.inf)).estimate
+    return _inferred(figure, {"scores": held}, sample, shared_noise, (-math.inf, math.inf), truth).estimate
 
 
 def trial_spearman(
@@ -120,15 +121,17 @@ def _inferred(
     sample: Sample,
     shared_noise: bool,
     bounds: tuple[float, float],
+    *exact: Array,
 ) -> Inferred:
-    """The figure of trials ``held`` ([K, N] each); undefined where too many of its draws are."""
+    """The figure of trials ``held`` ([K, N] each) and ``exact`` [N]; undefined where too many of its draws are."""
     trials = list(held.values())
     if shared_noise:
         shared_trials({name: len(array) for name, array in held.items()})
     whole, draws = sample.both(figure(trials))
     if np.isnan(draws).mean() > (1 - sample.level) / 2:
         return sample.undefined(no_correction(held) if len(held) == 1 else "")
-    found = sample.inferred(whole[0], draws[:, 0])
+    reason = nearly_constant([*map(trial_mean, trials), *exact], sample.units)
+    found = as_ranks(sample.inferred(whole[0], draws[:, 0]), sample.units, reason)
     if not shared_noise:
         return found
     without = [sample.whole(figure(left))[0] for left in without_each(trials)]

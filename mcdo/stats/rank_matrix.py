@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, trial_mean, trials
+from mcdo.stats.association import as_ranks, nearly_constant
 from mcdo.stats.attenuation import no_correction
 from mcdo.stats.comparison import Difference, differences
 from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
@@ -108,24 +109,27 @@ def rank_matrix(
     left = [dict(zip(names, each, strict=True)) for each in without_each([*held.values()])] if shared_noise else []
     without = [_Figures(sample.whole(_correlating(each)), _spans(each)) for each in left]
 
-    def inferred(pick: Callable[[_Figures], Array], bounds: tuple[float, float]) -> Inferred:
-        found = sample.inferred(float(pick(whole)), pick(drawn))
+    coarse = {name: nearly_constant([trial_mean(array)], sample.units) for name, array in held.items()}
+
+    def inferred(pick: Callable[[_Figures], Array], bounds: tuple[float, float], *names: str) -> Inferred:
+        reason = next((coarse[name] for name in names if coarse[name]), "")
+        found = as_ranks(sample.inferred(float(pick(whole)), pick(drawn)), sample.units, reason)
         return widened(found, np.array([pick(one) for one in without]), bounds) if without else found
 
     def raw(a: str, b: str) -> Estimate:
-        return inferred(lambda figures: figures.means(a, b), (-1, 1)).estimate
+        return inferred(lambda figures: figures.means(a, b), (-1, 1), a, b).estimate
 
     def corrected(a: str, b: str) -> Estimate:
         if np.isnan(drawn.corrected(a, b)).mean() > (1 - level) / 2:
             weak = [name for name in (a, b) if np.mean(drawn.within(name) > 0) < (1 + level) / 2]
             return sample.undefined(no_correction(weak or [a, b])).estimate
-        return inferred(lambda figures: figures.corrected(a, b), (-math.inf, math.inf)).estimate
+        return inferred(lambda figures: figures.corrected(a, b), (-math.inf, math.inf), a, b).estimate
 
     def within(name: str) -> Estimate:
-        return inferred(lambda figures: figures.within(name), (-1, 1)).estimate
+        return inferred(lambda figures: figures.within(name), (-1, 1), name).estimate
 
     def gap(first: str, second: str) -> Inferred:
-        return inferred(lambda figures: figures.within(second) - figures.within(first), (-2, 2))
+        return inferred(lambda figures: figures.within(second) - figures.within(first), (-2, 2), first, second)
 
     pairs = list(itertools.combinations(names, 2))
     return RankMatrix(

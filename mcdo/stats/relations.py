@@ -141,13 +141,13 @@ def advantages(
 
 
 def _directed(score: int, baseline: int, target: int, sign: int) -> RankFigure:
-    """ρ(score) − ``sign`` ρ(baseline) as a function of rank covariances [R, M, M]."""
+    """ρ(score) − ``sign`` ρ(baseline)."""
 
     def difference(covariance: Array) -> Array:
         rho = correlation(covariance)[:, :, target]
         return np.asarray(rho[:, score] - sign * rho[:, baseline])
 
-    return difference
+    return RankFigure(difference, (score, baseline, target), most=2.0)
 
 
 def _scores(roles: Mapping[str, Mapping[str, ArrayLike]], shared_noise: bool) -> Scores:

@@ -163,14 +163,16 @@ def quotients(above: Array, below: Array, whole: float, level: float) -> Array:
     return np.where(lost, np.copysign(math.inf, above) * np.sign(whole), above / np.where(lost, 1.0, below))
 
 
-def percentile_estimate(value: float, draws: ArrayLike, n: int, level: float) -> Estimate:
+def percentile_estimate(value: float, draws: ArrayLike, n: int, level: float, lengthened: float = 1.0) -> Estimate:
     """``value`` with the equal-tailed percentile interval of its bootstrap ``draws`` (Efron 1979).
 
-    None where fewer than :data:`LEAST_UNITS` units were drawn from.
+    ``lengthened``: by how much its normal quantile is, as of an expanded percentile interval (Hesterberg 2015). None
+    where fewer than :data:`LEAST_UNITS` units were drawn from.
     """
     if n < LEAST_UNITS:
         return Estimate(float(value), math.nan, math.nan, n, level, too_few(n))
-    low, high = quantiles(draws, [(1 - level) / 2, (1 + level) / 2])
+    tail = float(scipy.special.ndtr(lengthened * scipy.special.ndtri((1 - level) / 2)))
+    low, high = quantiles(draws, [tail, 1 - tail])
     return Estimate(float(value), float(low), float(high), n, level)
 
 

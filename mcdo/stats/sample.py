@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy
@@ -27,6 +28,7 @@ from mcdo.stats.resampling import (
 
 Figures = Callable[[Array], Array]
 """F figures in each of R resamples, from the multiplicities of N images: [R, N] to [R, F]."""
+_MOST_LENGTHENED = 1000  # origins whose size is reckoned with, the largest: those of the others are alike
 
 
 @dataclass(frozen=True)
@@ -84,25 +86,57 @@ class Sample:
 
     def estimate(self, value: float, draws: Array) -> Estimate:
         """``value`` with the percentile interval of its ``draws`` [R]; NaN throughout where the value is undefined."""
-        return resampled(value, draws, self.n, self.level).estimate
+        return self.inferred(value, draws).estimate
 
     def inferred(self, value: float, draws: Array) -> Inferred:
         """:meth:`estimate`, with the spread of the draws as its error; neither from too few origins."""
-        return resampled(value, draws, self.n, self.level)
+        return resampled(value, draws, self.n, self.level, self._lengthened(draws))
+
+    @cached_property
+    def _largest(self) -> tuple[Array, Array]:
+        """Of the largest origins, at most :data:`_MOST_LENGTHENED`: their shares of the images [M], and how often each
+        is in each resample [R, M].
+        """
+        _, first, sizes = np.unique(self.units.members, return_index=True, return_counts=True)
+        largest = np.argsort(-sizes, kind="stable")[:_MOST_LENGTHENED]
+        drawn = [weights[:, first[largest]] for weights in self.units.in_blocks(self._resamples, self._seed)]
+        return sizes[largest] / self.images, np.concatenate(drawn)
+
+    def _lengthened(self, draws: Array) -> float:
+        """By how much the spread of ``draws`` [R] is too small for origins of unequal sizes, at least 1.
+
+        A figure lies nearer to an origin than it would without it, the nearer the larger the origin's share w of the
+        images; leaving it out moves the figure by its influence over 1 − w, and the squares of that are the jackknife's
+        variance. Influence is the covariance of the draws with how often the origin was drawn (Efron 2014), less what
+        its square has by chance. Exactly 1 where all origins have as many images.
+        """
+        sizes = np.bincount(self.units.members)
+        held = np.isfinite(draws)
+        if sizes.min() == sizes.max() or len(draws) != self._resamples or held.sum() < 2:
+            return 1.0
+        shares, counts = self._largest
+        moved = of_order_one(draws[held] - draws[held].mean())[0]
+        variance = float(moved @ moved) / len(moved)
+        if not variance > 0:
+            return 1.0
+        influence = moved @ (counts[held] - 1) / len(moved)
+        more = (influence**2 - variance / len(moved)) @ (((1 - 1 / self.n) / (1 - shares)) ** 2 - 1)
+        return math.sqrt(max(1.0, 1 + float(more) / variance))
 
     def undefined(self, reason: str = "") -> Inferred:
         """What an absent figure is."""
         return Inferred(Estimate(math.nan, math.nan, math.nan, self.n, self.level, reason), math.nan)
 
 
-def resampled(value: float, draws: Array, n: int, level: float) -> Inferred:
-    """``value`` with the percentile interval of its ``draws`` [R] from n units, and their spread as its error.
+def resampled(value: float, draws: Array, n: int, level: float, lengthened: float = 1.0) -> Inferred:
+    """``value`` with the percentile interval of its ``draws`` [R] from n units, and their spread as its error, both
+    ``lengthened``.
 
     NaN throughout where the value is undefined; no interval and no error from too few units.
     """
     value = float(value)
-    estimate = percentile_estimate(value, np.full(1, math.nan) if math.isnan(value) else draws, n, level)
-    return Inferred(estimate, spread(draws) if n >= LEAST_UNITS else math.nan)
+    estimate = percentile_estimate(value, np.full(1, math.nan) if math.isnan(value) else draws, n, level, lengthened)
+    return Inferred(estimate, spread(draws) * lengthened if n >= LEAST_UNITS else math.nan)
 
 
 def spread(draws: ArrayLike) -> float:

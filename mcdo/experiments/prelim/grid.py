@@ -146,9 +146,9 @@ def figures(cell: Measured, score: str, sample: Sample) -> dict[str, Array]:
         return np.column_stack(
             [
                 np.median(pairs, axis=1) if len(i) else np.full(len(weights), math.nan),
-                among(0, 1)(ranks),
-                among(0, 1, 3)(ranks),
-                among(0, 2)(ranks),
+                among(0, 1).of(ranks),
+                among(0, 1, 3).of(ranks),
+                among(0, 2).of(ranks),
                 weights @ more.T / weights.sum(axis=1, keepdims=True),
             ]
         )

@@ -12,7 +12,17 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
-from mcdo.stats import partial_spearman, spearman, spearman_permutation_p
+from mcdo.stats import (
+    advantages,
+    disattenuated_spearman,
+    partial_spearman,
+    rank_matrix,
+    rank_relations,
+    spearman,
+    spearman_differences,
+    spearman_permutation_p,
+    trial_spearman,
+)
 
 law = settings(derandomize=True, deadline=None, max_examples=25)
 tied = hnp.arrays(np.float64, (3, 12), elements=st.integers(0, 6).map(float))
@@ -108,3 +118,50 @@ def test_the_interval_covers_the_true_correlation(variants: int) -> None:
 def test_malformed_input_is_named(call: Any, message: str) -> None:
     with pytest.raises(McdoError, match=message):
         call()
+
+
+def test_a_perfect_order_of_few_origins_has_an_interval_with_width() -> None:
+    """It is one in all resamples: of true ρ .89 every fourth sample of five had [1, 1], and p = 0."""
+    rng, covered, runs, truth = np.random.default_rng(0), 0, 150, 6 / math.pi * math.asin(0.9 / 2)
+    for seed in range(runs):
+        x, noise = rng.normal(size=(2, 5))
+        found = spearman(x, 0.9 * x + math.sqrt(0.19) * noise, resamples=100, seed=seed)
+        covered += found.low <= truth <= found.high
+    assert covered / runs > 0.92
+    many = rng.normal(size=500)
+    assert 0.999999 < spearman(many, np.exp(many), resamples=100).low < 1
+    assert rank_relations({"x": [1, 2, 3, 4, 5]}, {"y": [1, 2, 3, 4, 5]})["x", "y"].p_value > 1 / 60
+    apart = spearman_differences({"x": many[:9], "away": -many[:9]}, "away", many[:9], resamples=100)["x"].estimate
+    assert (apart.value, apart.high) == (2, 2)
+    assert 1 < apart.low < 2
+
+
+def test_what_nearly_all_images_have_in_common_has_no_ranks_to_infer_from() -> None:
+    """Of one image that stands out among 200, intervals of independent scores left out zero in .85 of samples."""
+    y = np.random.default_rng(0).normal(size=200)
+    trials = np.exp(y) * np.random.default_rng(1).lognormal(0, 0.1, (5, 200))
+    for others, known in ((9, False), (10, True)):
+        x = np.where(np.arange(200) < others, 1.0 + np.arange(200), 0.0)
+        figures = [
+            spearman(x, y), partial_spearman(y, x, trials[0]), disattenuated_spearman(trials, x),
+            spearman(trials * x, y, shared_noise=True), trial_spearman(trials * x, trials),
+            rank_matrix({"x": trials * x, "y": trials}).pair("raw", "x", "y"),
+        ]  # fmt: skip
+        relation = rank_relations({"x": x}, {"y": y})["x", "y"]
+        assert [figure.has_interval for figure in (*figures, relation.rho)] == [known] * 7
+        assert math.isnan(relation.p_value) != known
+        assert all(known or "9 originals have another value than 0" in figure.reason for figure in figures)
+    five = np.repeat([1.0, 2.0, 0.0], [45, 5, 150])
+    assert spearman(five, y).has_interval
+    assert not spearman(five, y, origins=np.arange(200) // 6).has_interval, "ten images of nine originals"
+
+
+def test_a_difference_may_be_larger_than_one_where_trials_share_noise() -> None:
+    """It was held to [-1, 1], so that the interval of a difference of 1.97 was [1, 1]."""
+    t = np.random.default_rng(0).normal(size=60)
+    up, down = (np.random.default_rng(1).normal(side * t, 0.3, (2, 6, 60)) for side in (1, -1))
+    ahead = spearman_differences({"up": up[0], "down": down[0]}, "down", t, shared_noise=True)["up"].estimate
+    behind = advantages({"up": down[1]}, {"base": up[1]}, follows={"t": t}, detects={}, shared_noise=True)
+    for found in (ahead, behind["up", "base", "t"].estimate):
+        assert found.low < found.value < found.high
+        assert abs(found.value) > 1.5
