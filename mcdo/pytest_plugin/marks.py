@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from contextlib import suppress
 
 import pytest
@@ -13,6 +14,7 @@ from mcdo.errors import McdoError, nearest
 from mcdo.harness.catalogue import phases
 from mcdo.names import is_unicode, printable
 from mcdo.pytest_plugin.option_names import option_of
+from mcdo.pytest_plugin.state import NOTED
 
 TIERS = ("cpu", "mps", "cuda")
 LATER_PHASES = ("phase2", "phase3", "phase4")
@@ -55,6 +57,8 @@ WARNINGS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if sys.flags.optimize:
+        raise pytest.UsageError("python -O leaves assertions out, and gates rest on them: leave out -O, PYTHONOPTIMIZE")
     try:
         marks = every_mark(config)
     except McdoError as error:
@@ -107,4 +111,5 @@ def check_tier(item: pytest.Item) -> None:
         message = f"needs {' or '.join(sorted(wanted))}; found {', '.join(sorted(present))}"
         if wanted & set(option_of(item.config, "--require-tier")):
             pytest.fail(f"{message} (--require-tier)", pytrace=False)
+        item.stash[NOTED] = ""  # it takes away no GO
         pytest.skip(message)

@@ -16,14 +16,14 @@ from _pytest.terminal import TerminalReporter
 from mcdo.errors import CriterionNotMetError, McdoError, NotApplicableError, NoTextTowerError
 from mcdo.harness import ALL_MODELS, Subject, View
 from mcdo.harness.catalogue import phases
-from mcdo.harness.decision import FILE, UNJUDGED, Verdict, closing, refusal, tables
+from mcdo.harness.decision import FILE, NOT_RUN, UNJUDGED, Verdict, closing, refusal, tables
 from mcdo.names import encodable, message, printable
 from mcdo.pytest_plugin.ci import add_run_properties, write_job_summary
 from mcdo.pytest_plugin.collection import is_about_models
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
 from mcdo.pytest_plugin.option_names import option_of
 from mcdo.pytest_plugin.options import session_id, temporary_store
-from mcdo.pytest_plugin.state import GATES, MEASURING, REFUSAL, SESSION, VERDICT
+from mcdo.pytest_plugin.state import GATES, MEASURING, NOTED, REFUSAL, SESSION, VERDICT
 from mcdo.report.files import write_json
 from mcdo.report.made import made
 from mcdo.report.results import RUN
@@ -64,8 +64,21 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         and report.outcome == "failed"
     ):
         report.longrepr = str(call.excinfo.value)
+    _note(item, call, report)
     _make_printable(report)
     return report
+
+
+def _note(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
+    """Note on a report what its outcome does not say of a gate of the harness's own; a controller is told as well.
+
+    What runs a test again may report the last try alone, or call the first by another name. A failure that somebody
+    expects (``xfail``) is one, and a gate that somebody skips was left out, as by ``-k``.
+    """
+    if report.failed or (report.skipped and hasattr(report, "wasxfail")):
+        item.stash[NOTED] = "failed"
+    others = report.when == "setup" and call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception)
+    report.mcdo_noted = item.stash.get(NOTED, NOT_RUN if others else "")
 
 
 def _may_be_skipped(item: pytest.Item, error: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Literal
 
 import pytest
 
@@ -14,8 +14,8 @@ SESSION_ID = pytest.StashKey[str]()
 SESSION = pytest.StashKey[Session]()
 RUNNER = pytest.StashKey[Runner]()
 
-
-_RERUN: Final[str] = "rerun"  # what pytest-rerunfailures calls a failure that it gives another try
+NOTED = pytest.StashKey[str]()
+"""Of a test: "failed" where it did, whatever it is reported as after another try; "" where its hardware is missing."""
 
 
 class OwnGates:
@@ -24,9 +24,9 @@ class OwnGates:
     Attributes:
         wanted: every one that this run is to carry out, and those about its models that its options (-k, --deselect,
             --lf, node ids) leave out; not known to a controller.
-        outcomes: "passed", "failed" or "skipped", of those that ended.
+        outcomes: "passed", "failed" or "skipped", of those that ended; "not run" of one that somebody else skips.
         skipped: why, of those that were.
-        failed: all tests that failed, if only once before pytest-rerunfailures ran them again; xdist reports one that
+        failed: all tests that failed, if only once before something ran them again; xdist reports one that
             its worker died of without marks.
 
     """
@@ -40,10 +40,11 @@ class OwnGates:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the outcome of a gate: its call's, or a setup or teardown that went wrong."""
         ended = report.when == "call" or not report.passed
-        if report.failed or report.outcome == _RERUN:
+        noted = getattr(report, "mcdo_noted", "")
+        if "failed" in (report.outcome, noted):
             self.failed.add(report.nodeid)
         if "own_gate" in report.keywords and ended and self.outcomes.get(report.nodeid) != "failed":
-            self.outcomes[report.nodeid] = report.outcome
+            self.outcomes[report.nodeid] = NOT_RUN if noted == NOT_RUN else report.outcome
             if report.skipped and isinstance(report.longrepr, tuple):  # file, line, reason
                 self.skipped[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
 

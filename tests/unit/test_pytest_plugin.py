@@ -8,6 +8,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from PIL import Image
 from pytest_child import ROOT, collected, run_mcdo, run_pytest
 
 from mcdo.harness import first_model
-from mcdo.pytest_plugin.state import OwnGates
+from mcdo.pytest_plugin import marks
 
 MISTYPED = {
     "mark": (["-m", "phase11"], "unknown mark 'phase11' in -m; the nearest: phase1"),
@@ -538,14 +539,81 @@ def test_gates_that_options_leave_out_leave_no_go(
     assert json.loads((suite / "reports/phase1/verdict.json").read_text())["decision"] == decision
 
 
-def test_a_gate_that_failed_once_has_failed_though_it_was_run_again() -> None:
-    """As pytest-rerunfailures reports it: what a gate asks has one answer, and two mean that something is not kept."""
-    gates = OwnGates()
-    for outcome in ("rerun", "passed"):
-        report = pytest.TestReport("test_gate", ("test.py", 1, "t"), {"own_gate": 1}, "passed", None, "call")
-        report.outcome = outcome  # type: ignore[assignment]
-        gates.pytest_runtest_logreport(report)
-    assert gates.ended() == {"test_gate": "failed"}
+FLIPS = """
+import pytest
+
+tries = []
+
+@pytest.mark.own_gate
+def test_flips():
+    tries.append(1)
+    assert len(tries) > 1
+
+@pytest.mark.own_gate
+@pytest.mark.cuda
+def test_of_a_gpu():
+    pass
+
+@pytest.mark.own_gate
+def test_passes():
+    pass
+"""
+OTHERS = {
+    "run again, and the last try reported": """
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    for _ in range(2):
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    return True
+""",
+    "called by another name": """
+import pytest
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport():
+    report = yield
+    report.outcome = {"failed": "passed"}.get(report.outcome, report.outcome)
+    return report
+""",
+    "expected": """
+import pytest
+
+def pytest_collection_modifyitems(items):
+    items[0].add_marker(pytest.mark.xfail(reason="we know"))
+""",
+    "skipped": """
+import pytest
+
+def pytest_collection_modifyitems(items):
+    items[0].add_marker(pytest.mark.skip(reason="we know"))
+""",
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_gate_that_others_run_again_expect_to_fail_or_skip_leaves_no_go(what: str, suite: Path) -> None:
+    """As pytest-rerunfailures, pytest-retry and flaky do, or a conftest: what a gate asks has one answer."""
+    import torch
+
+    with (suite / "conftest.py").open("a") as conftest:
+        conftest.write(OTHERS[what])
+    (suite / "test_1_gate.py").write_text(FLIPS)
+    (suite / "test_2_decision.py").write_text(DECISION.partition("def test_is_interrupted")[0])
+    done = run_pytest(f"--reports={suite / 'reports'}", cwd=suite)
+    said = "did not run to their end" if what == "skipped" else "failed"
+    assert f"UNDECIDED: 1 of the harness's own gates {said} (test_flips)" in done.stdout, done.stdout
+    assert torch.cuda.is_available() or "skipped: test_of_a_gpu: needs cuda" in done.stdout
+    assert done.returncode == 0, done.stdout
+
+
+def test_assertions_that_are_left_out_are_refused(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With python -O what pytest does not rewrite asserts nothing: some gates would pass whatever they find."""
+    monkeypatch.setattr("mcdo.pytest_plugin.marks.sys.flags", SimpleNamespace(optimize=1))
+    with pytest.raises(pytest.UsageError, match="leave out -O"):
+        marks.pytest_configure(pytestconfig)
 
 
 def test_names_of_models_reach_no_report_raw(suite: Path) -> None:
