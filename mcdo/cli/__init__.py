@@ -48,8 +48,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _findings(asked: argparse.Namespace) -> int:
     from mcdo.cli.findings import fill_claims, write_page  # the store's commands need no experiments
+    from mcdo.report.caveats import caveats
+    from mcdo.report.results import Reports
 
     say(str(write_page(asked.reports, asked.page)))
     for page in fill_claims(asked.reports, asked.page.parent / "experiments"):
         say(str(page))
+    for line in caveats(Reports.read(asked.reports)):
+        say(line, sys.stderr)
     return 0

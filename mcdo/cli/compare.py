@@ -24,13 +24,14 @@ def add_command(rooms: Any) -> None:
         choices=("worse", "different"),
         default=None,
         help="exit with 1 where a claim or the verdict is worse beyond noise or a claim that was met cannot be decided "
-        "any more, or where any figure differs or has become undefined",
+        "any more, or where any figure differs or has become undefined; and where the second's run did not end whole",
     )
     parser.set_defaults(run=run)
 
 
 def run(asked: argparse.Namespace) -> int:
     """Compare; the exit status is 1 for what ``--fail-on`` names."""
+    from mcdo.report.caveats import caveats
     from mcdo.report.compare import compare, compare_runs, tables
     from mcdo.report.page import check_page, write_comparison
     from mcdo.report.results import Reports
@@ -40,7 +41,11 @@ def run(asked: argparse.Namespace) -> int:
     if asked.html is not None:
         check_page(asked.html)
     if asked.store is None:
-        found = compare(Reports.read(Path(asked.first)), Reports.read(Path(asked.second)))
+        first, second = Reports.read(Path(asked.first)), Reports.read(Path(asked.second))
+        for name, reports in ((asked.first, first), (asked.second, second)):
+            for line in caveats(reports):
+                say(f"{name}: {line}", sys.stderr)
+        found = compare(first, second)
     else:
         found = compare_runs(StoredRun.find(asked.store, asked.first), StoredRun.find(asked.store, asked.second))
     for line in lines(tables(found), [f"{asked.first} and {asked.second}: {found.conclusion()}"], sys.stdout.encoding):

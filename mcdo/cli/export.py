@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from mcdo.names import say_text
+from mcdo.names import say, say_text
 
 
 def add_command(rooms: Any) -> None:
@@ -21,10 +22,13 @@ def add_command(rooms: Any) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Write the table; or print it."""
+    from mcdo.report.caveats import caveats
     from mcdo.report.export import CLAIM_COLUMNS, SCORE_COLUMNS, claims, export, scores
     from mcdo.report.results import Reports
 
     reports = Reports.read(asked.reports)
+    for line in caveats(reports):
+        say(line, sys.stderr)
     kinds = {"claims": (claims, CLAIM_COLUMNS), "scores": (lambda held: list(scores(held)), SCORE_COLUMNS)}
     rows, columns = kinds[asked.what]
     say_text(export(rows(reports), columns, asked.format, asked.out))

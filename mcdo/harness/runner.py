@@ -136,10 +136,11 @@ def _is_shared(request: Passes) -> bool:
 
 
 def provenance(experiment: Experiment[Any], inputs: Inputs) -> dict[str, Any]:
-    """What stands in every summary: configuration, image set, sites, seed, device, versions; by model if several."""
-    config, models = experiment.as_dict(), inputs.subject.models
+    """What stands in every summary: configuration, sizes, image set, sites, device, versions; by model if several."""
+    config, models, settings = experiment.as_dict(), inputs.subject.models, inputs.settings
     shown = (getattr(request, "shown", None) for request in inputs.requests)
-    named = {"image_set": inputs.settings.images} if any(isinstance(each, Images) for each in shown) else {}
+    named: dict[str, Any] = {"protocol": settings.protocol, "sizes": settings.sizes.as_dict()}
+    named |= {"image_set": settings.images} if any(isinstance(each, Images) for each in shown) else {}
     runs: dict[str, list[EncoderRun]] = {}
     for request in inputs.requests:
         if isinstance(request, Passes | FirstOrder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(config, "workerinput"):
         return
     add_run_properties(config)
-    _note_end(config, exitstatus, measured.settings.reports)
+    _note_end(session, exitstatus, measured.settings.reports)
     if option_of(config, "--store") == "temporary":
         shutil.rmtree(temporary_store(config), ignore_errors=True)
     found = _of_session(config, UNJUDGED)
@@ -134,19 +134,38 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             (_folder(config) / UNJUDGED).unlink()
 
 
-def _note_end(config: pytest.Config, exitstatus: int, reports: Path) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Note that a run of experiments began: one that is killed has no other way to say so on its page."""
+    reports = session.config.stash[SESSION].settings.reports
+    if _ours(session) and reports.is_dir():
+        _write_run(reports, interrupted=True)
+
+
+def _ours(session: pytest.Session) -> set[str]:
+    """Ids of the tests of experiments that a run is to carry out; a controller of workers knows none."""
+    if session.config.getoption("collectonly") or MEASURING in session.config.stash:
+        return set()
+    return {item.nodeid for item in session.items if any(map(item.get_closest_marker, phases()))}
+
+
+def _write_run(reports: Path, *, interrupted: bool, errors: Iterable[str] = ()) -> None:
+    with suppress(McdoError):
+        write_json(reports / RUN, {"interrupted": interrupted, "errors": [*errors], "made": made()})
+
+
+def _note_end(session: pytest.Session, exitstatus: int, reports: Path) -> None:
     """Write how a run of experiments ended, for the page that is made of its reports."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or config.getoption("collectonly") or MEASURING in config.stash or not reports.is_dir():
+    config = session.config
+    if config.getoption("collectonly") or MEASURING in config.stash or not reports.is_dir():
         return
-    ours = set(phases())
-    every = ((outcome, each) for outcome, of in reporter.stats.items() for each in of)
+    reporter, ours = config.pluginmanager.get_plugin("terminalreporter"), set(phases())
+    every = ((outcome, each) for outcome, of in getattr(reporter, "stats", {}).items() for each in of)
     ended = [each for each in every if isinstance(each[1], pytest.TestReport) and ours & set(each[1].keywords)]
-    interrupted = exitstatus == pytest.ExitCode.INTERRUPTED
-    if ended or interrupted:
-        errors = list(dict.fromkeys(str(each.nodeid) for outcome, each in ended if outcome == "error"))
-        with suppress(McdoError):
-            write_json(reports / RUN, {"interrupted": interrupted, "errors": errors, "made": made()})
+    left = _ours(session) - {str(each.nodeid) for _, each in ended} if reporter is not None else set()
+    interrupted = exitstatus == pytest.ExitCode.INTERRUPTED or bool(left)
+    if ended or interrupted or _ours(session):
+        _write_run(reports, interrupted=interrupted, errors=dict.fromkeys(e.nodeid for o, e in ended if o == "error"))
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int, config: pytest.Config) -> None:

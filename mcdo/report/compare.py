@@ -118,6 +118,7 @@ class Comparison:
         settings: what was set otherwise: experiment and subject, setting, first, second.
         only: what stands in one of them alone: experiment, subject with the claim where the experiment is in both, and
             "first" or "second".
+        unfinished: whether the run into the second folder did not come to its end, or tests of it ended with an error.
 
     """
 
@@ -125,6 +126,7 @@ class Comparison:
     changes: tuple[Change, ...]
     settings: tuple[tuple[str, str, str, str], ...]
     only: tuple[tuple[str, str, str], ...]
+    unfinished: bool = False
 
     @property
     def beyond_noise(self) -> tuple[Change, ...]:
@@ -133,15 +135,18 @@ class Comparison:
 
     @property
     def different(self) -> bool:
-        """Whether any figure differs by more than noise, or is in one alone of two reports that hold it both."""
-        return any(change.beyond_noise or change.one_sided for change in self.changes)
+        """Whether any figure differs by more than noise, or is in one alone of two reports that hold it both.
+
+        Of a run that did not end whole nobody knows: what it did not measure may stand there from an earlier one.
+        """
+        return self.unfinished or any(change.beyond_noise or change.one_sided for change in self.changes)
 
     @property
     def worse(self) -> bool:
-        """Whether a claim or the verdict is worse in the second."""
-        before, after = (None if each is None else DECISIONS.get(each) for each in self.decisions)
-        fell = before is not None and after is not None and after < before
-        return fell or any(change.worse for change in self.changes)
+        """Whether a claim or the verdict is worse in the second, a GO is not there any more, or nobody knows."""
+        before, after = (-1 if each is None else DECISIONS[each] for each in self.decisions)
+        fell = -1 < after < before or (self.decisions[0] == "GO" and self.decisions[1] is None)
+        return self.unfinished or fell or any(change.worse for change in self.changes)
 
     def conclusion(self) -> str:
         """One line: whether anything differs, and the verdicts."""
@@ -175,6 +180,7 @@ def compare(first: Reports, second: Reports, seed: int = 0) -> Comparison:
         changes=_corrected(found),
         settings=tuple(row for key in common for row in _settings(before[key], after[key])),
         only=tuple(only),
+        unfinished=second.last_run is not None and not second.last_run.whole,
     )
 
 

@@ -37,7 +37,7 @@ class LastRun:
     """How the last run of experiments into a folder ended, whose page may hold results of earlier ones.
 
     Attributes:
-        interrupted: by the user or a signal.
+        interrupted: by the user, a signal or a limit of failures; or it still runs, or was killed.
         errors: ids of tests that ended with an error, so that what they judge was not measured.
         made: when and by what.
 
@@ -49,6 +49,11 @@ class LastRun:
 
     def __post_init__(self) -> None:
         _check_made(self.made)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it measured all that it was asked for."""
+        return not (self.interrupted or self.errors)
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,8 @@ class _Summary(OpenRecord, frozen=True):
     provenance: _Measured
     files: _Files
     made: _Made | msgspec.UnsetType = msgspec.UNSET
+    protocol: str = ""
+    sizes: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class _Score(OpenRecord, frozen=True):
@@ -160,6 +167,10 @@ class _Validity(_Score, frozen=True):
     outcome: str
 
 
+class _Identity(OpenRecord, frozen=True):
+    encoders: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+
+
 class _Verdict(OpenRecord, frozen=True):
     decision: Literal["GO", "NO-GO", "UNDECIDED"]
     reason: str
@@ -170,6 +181,8 @@ class _Verdict(OpenRecord, frozen=True):
     validity: tuple[_Validity, ...] = ()
     models: tuple[str, ...] = ()
     sites: str | tuple[str, ...] = ()
+    sizes: dict[str, Any] = msgspec.field(default_factory=dict)
+    identity: _Identity = _Identity()
 
 
 class _Tile(OpenRecord, frozen=True, rename={"name": "class"}):

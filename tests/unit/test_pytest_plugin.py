@@ -269,6 +269,12 @@ def test_how_a_run_ended_is_kept_for_its_page(tmp_path: Path) -> None:
     assert ended("-k", "other") == first, "no experiment was asked for"
     whole = ended("-k", "not_met")
     assert (whole["interrupted"], whole["errors"]) == (False, [])
+    assert ended("-k", "not_met or stopped", "--maxfail=1")["interrupted"], "not all were run"
+    assert not ended("-k", "not_met", "--maxfail=1")["interrupted"]
+    (tmp_path / "test_some.py").write_text(
+        "import os\n\nimport pytest\n\n\n@pytest.mark.phase1\ndef test_killed() -> None:\n    os._exit(9)\n"
+    )
+    assert ended()["interrupted"]
 
 
 def test_an_unreadable_image_is_named_before_any_pass(tmp_path: Path) -> None:

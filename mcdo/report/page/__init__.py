@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from mcdo.errors import McdoError
-from mcdo.names import few_of, printable
+from mcdo.names import printable
+from mcdo.report.caveats import caveats, flat, moment, provenances
 from mcdo.report.compare import Comparison, tables
 from mcdo.report.files import check_writable, write_text
 from mcdo.report.judgement import Judgement
-from mcdo.report.results import LastRun, Reported, Reports
+from mcdo.report.results import Reported, Reports
 from mcdo.schema import LIMIT, read_bytes
 from mcdo.stats import Estimate
 from mcdo.stats.status import THRESHOLDS
@@ -28,8 +29,6 @@ LARGEST = 10_000_000
 """Bytes of a page; beyond that, thumbnails are left out, and the page says so."""
 MOST_FIGURES = 200
 """Estimates of one summary that are listed; the rest is in the file that the page names."""
-MOST_NAMED = 5
-"""Tests with an error that are named."""
 PHASES = ("phase1", "prelim", "phase2", "phase3", "phase4", "rivals", "recipe", "perf")
 
 WORDS = (
@@ -128,7 +127,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["moment"] = _moment
+    environment.filters["moment"] = moment
     environment.finalize = lambda value: printable(value, "\n\t") if type(value) is str else value
     return environment
 
@@ -321,24 +320,18 @@ def _facts(folder: Path, reported: Reported) -> tuple[tuple[str, str], ...]:
     s = reported.summary
     files = {"summary": str(reported.file.relative_to(folder)), **s.get("files", {})}
     said = {
-        "configuration": _flat(s["config"]),
+        "configuration": flat(s["config"]),
         "images": f"{s['num_images']} of {s['num_origins']} originals"
         if s.keys() >= {"num_images", "num_origins"}
         else "",
-        "image set": _flat(s.get("image_set", "")),
+        "image set": flat(s.get("image_set", "")),
         "sites": _sites(s.get("sites")),
-        "device": _flat({k: v for k, v in s["provenance"].items() if k in ("device", "dtype", "machine")}),
-        "versions": _flat(s["provenance"].get("versions", {})),
-        "made": _flat(s.get("made", {})),
-        "files": _flat(files),
+        "device": flat({k: v for k, v in s["provenance"].items() if k in ("device", "dtype", "machine")}),
+        "versions": flat(s["provenance"].get("versions", {})),
+        "made": flat(s.get("made", {})),
+        "files": flat(files),
     }
     return tuple((name, text) for name, text in said.items() if text)
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_flat(each)}" for key, each in value.items() if each not in (None, "", [], {}))
-    return ", ".join(map(_flat, value)) if isinstance(value, list) else str(value)
 
 
 def _sites(sites: Any) -> str:
@@ -349,7 +342,7 @@ def _sites(sites: Any) -> str:
     if "requested" not in sites:  # by model
         return "; ".join(f"{model} {_sites(each)}" for model, each in sites.items())
     live = sites.get("live")
-    return f"{_flat(sites.get('requested', ''))}" + (f": {len(live)} linear maps" if isinstance(live, list) else "")
+    return f"{flat(sites.get('requested', ''))}" + (f": {len(live)} linear maps" if isinstance(live, list) else "")
 
 
 # ---- what the head of the page says
@@ -401,26 +394,26 @@ def _costs(reports: Reports) -> list[dict[str, Any]]:
 
 def _measured(reports: Reports) -> list[tuple[str, str]]:
     verdict = reports.verdict or {}
-    provenances = [facts for each in reports.experiments for facts in _provenances(each)]
+    made_by = [facts for each in reports.experiments for facts in provenances(each)]
     made = [each.summary["made"] for each in reports.experiments if "made" in each.summary]
 
     def every(key: str, of: Iterable[Mapping[str, Any]]) -> str:
-        return ", ".join(dict.fromkeys(_flat(facts[key]) for facts in of if facts.get(key)))
+        return ", ".join(dict.fromkeys(flat(facts[key]) for facts in of if facts.get(key)))
 
     times = sorted(facts["time"] for facts in made)
     said = {
-        "encoders": ", ".join(dict.fromkeys(m for m in verdict.get("models", ()))) or every("encoder", provenances),
-        "images": _flat(verdict.get("images", "")),
-        "originals": _flat(verdict.get("originals", "")),
-        "perturbation": f"{_kind(reports)}p = {verdict['dropout']}, sites {_flat(verdict['sites'])}"
+        "encoders": ", ".join(dict.fromkeys(m for m in verdict.get("models", ()))) or every("encoder", made_by),
+        "images": flat(verdict.get("images", "")),
+        "originals": flat(verdict.get("originals", "")),
+        "perturbation": f"{_kind(reports)}p = {verdict['dropout']}, sites {flat(verdict['sites'])}"
         if "dropout" in verdict
         else "",
         "passes": _passes(verdict.get("cells", ())),
-        "protocol": _flat(verdict.get("protocol", "")),
-        "device": every("device", provenances),
-        "versions": _versions(provenances),
+        "protocol": flat(verdict.get("protocol", "")),
+        "device": every("device", made_by),
+        "versions": _versions(made_by),
         "mcdo": every("mcdo", made) + (f" ({every('commit', made)})" if every("commit", made) else ""),
-        "time": " to ".join(dict.fromkeys(map(_moment, (times[0], times[-1])))) if times else "",
+        "time": " to ".join(dict.fromkeys(map(moment, (times[0], times[-1])))) if times else "",
     }
     return [(name, text) for name, text in said.items() if text]
 
@@ -441,11 +434,6 @@ def _kind(reports: Reports) -> str:
     return next((f"{each['kind']}, " for each in held if isinstance(each, dict) and "kind" in each), "")
 
 
-def _moment(time: str) -> str:
-    """``2026-01-02 03:04:05 UTC``, of what the files say."""
-    return time.replace("T", " ").replace("+00:00", " UTC")
-
-
 def _passes(cells: Sequence[Mapping[str, Any]]) -> str:
     """Numbers of passes and trials that the verdict rests on."""
     T = sorted({cell["passes"] for cell in cells if cell["estimator"] == "mc"})
@@ -453,12 +441,6 @@ def _passes(cells: Sequence[Mapping[str, Any]]) -> str:
     K = sorted({cell["n_trials"] for cell in cells})
     said = [f"{name} = {', '.join(map(str, of))}" for name, of in (("T", T), ("R (first order)", R)) if of]
     return f"{'; '.join(said)}; each measured {' or '.join(map(str, K))} times" if said else ""
-
-
-def _provenances(reported: Reported) -> list[Mapping[str, Any]]:
-    """Of the summary, and of each of its models where there are several."""
-    facts = reported.summary["provenance"]
-    return [facts, *facts.get("models", {}).values()]
 
 
 def _not_said(reports: Reports) -> list[str]:
@@ -474,15 +456,14 @@ def _not_said(reports: Reports) -> list[str]:
         )
         said.append("Nothing about other encoders, images, sites or perturbations: each has to be measured.")
         if verdict.get("less"):
-            said.append(f"Nothing final: less than the published protocol was measured ({_flat(verdict['less'])}).")
+            said.append(f"Nothing final: less than the published protocol was measured ({flat(verdict['less'])}).")
         elif verdict.get("protocol") == "quick":
             said.append("Nothing final: the quick protocol is smaller than the published one.")
-    said += [*_of_several_runs(reports), *_of_several_perturbations(reports)]
-    said += _unfinished(reports.last_run)
+    said += caveats(reports)
     random = sorted({
         str(facts.get("encoder", each.subject))
         for each in reports.experiments
-        for facts in _provenances(each)
+        for facts in provenances(each)
         if facts.get("random_weights")
     })  # fmt: skip
     if random:
@@ -493,60 +474,6 @@ def _not_said(reports: Reports) -> list[str]:
             f"Nothing either way about {undecided} undecided claims: their intervals hold their bars, and more "
             "images or trials would have to decide."
         )
-    return said
-
-
-def _of_several_runs(reports: Reports) -> list[str]:
-    """What earlier runs left here that were about other images, or another seed, than the rest."""
-    of: dict[tuple[str, str], list[str]] = {}
-    verdict = reports.verdict or {}
-    if verdict.keys() >= {"images", "seed"}:
-        of[_flat(verdict["images"]), _flat(verdict["seed"])] = ["the verdict"]
-    shown: dict[tuple[str, ...], set[str]] = {}
-    for each in reports.experiments:
-        config, name = each.summary["config"], each.summary.get("image_set")
-        if not name:  # by an older version, or it looks at none of the session's images
-            continue
-        key = _flat(name), _flat(config.get("seed"))
-        of.setdefault(key, []).append(f"{each.experiment['name']} {each.subject}")
-        prints = {str(facts["images"]) for facts in _provenances(each) if facts.get("images")}
-        if each.experiment["phase"] == "phase1" and len(prints) == 1:  # which shows every model the same
-            shown.setdefault((each.experiment["name"], *key, _flat(config)), set()).update(prints)
-    said = []
-    if len(of) > 1:
-        named = "; ".join(f"{images}, seed {seed}: {few_of(whose)}" for (images, seed), whose in of.items())
-        said.append(f"Nothing of one run: what stands here was measured on several image sets or seeds ({named}).")
-    if others := [f"{name} ({images})" for (name, images, *_), prints in shown.items() if len(prints) > 1]:
-        said.append(
-            f"Nothing of the same images: they changed between the models, under the same name: {few_of(others)}."
-        )
-    return said
-
-
-def _of_several_perturbations(reports: Reports) -> list[str]:
-    """Which results are about another perturbation than the rest: the head of the page names one alone."""
-    of: dict[str, list[str]] = {}
-    for each in reports.experiments:
-        if kind := each.summary["config"].get("dropout"):  # what perturbs nothing has none
-            of.setdefault(_flat(kind), []).append(f"{each.experiment['name']} {each.subject}")
-    named = "; ".join(f"{kind}: {few_of(whose)}" for kind, whose in of.items())
-    return [f"Nothing of one perturbation: several were measured ({named})."] if len(of) > 1 else []
-
-
-def _unfinished(last: LastRun | None) -> list[str]:
-    """What the last run did not come to measure."""
-    if last is None or not (last.interrupted or last.errors):
-        return []
-    missing = "is missing here, or was measured by an earlier run"
-    said = []
-    if last.interrupted:
-        when = _moment(last.made["time"])
-        said.append(f"Nothing whole: the last run ({when}) was interrupted, and what it had not finished {missing}.")
-    if last.errors:
-        tests = "1 test" if len(last.errors) == 1 else f"{len(last.errors)} tests"
-        named = ", ".join(name.rpartition("::")[2] for name in last.errors[:MOST_NAMED])
-        more = ", …" if len(last.errors) > MOST_NAMED else ""
-        said.append(f"Nothing of {tests} that ended with an error, whose result {missing}: {named}{more}.")
     return said
 
 

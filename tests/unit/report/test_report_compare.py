@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from looked_at import looked_at
 from numpy.typing import NDArray
-from reports_folder import NAME, VERDICT, summary, write
+from reports_folder import NAME, RATE, VERDICT, summary, write
 
 from mcdo.cli import main
 from mcdo.report.compare import _score, compare, compare_runs
 from mcdo.report.judgement import Judgement, Outcome
 from mcdo.report.per_image import PerImage
-from mcdo.report.results import Reports
+from mcdo.report.results import RUN, Reports
 from mcdo.report.stored_runs import StoredRun
 from mcdo.stats import Estimate, mean, spearman
 
@@ -130,6 +130,22 @@ def test_a_worse_claim_and_a_lost_go_end_with_1(tmp_path: Path, capsys: pytest.C
     (after / "phase1" / "verdict.json").write_text(json.dumps(VERDICT))
     assert main(["compare", str(before), str(after), "--fail-on=worse"]) == 1
     assert main(["compare", str(after), str(before), "--fail-on=worse"]) == 0, "better is not worse"
+
+
+@pytest.mark.parametrize("what", ["no verdict", "interrupted", "errors"])
+def test_a_run_that_did_not_end_whole_is_no_better(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it did not measure is that of the run before, and equal to it."""
+    before, after = write(tmp_path / "before"), write(tmp_path / "after")
+    if what == "no verdict":
+        (after / "phase1" / "verdict.json").unlink()
+    else:
+        ended = {"interrupted": what == "interrupted", "errors": ["test_a"] if what == "errors" else []}
+        (after / RUN).write_text(json.dumps({**ended, "made": RATE["made"]}))
+    assert main(["compare", str(before), str(after), "--fail-on=worse"]) == 1
+    assert ("an earlier run" in capsys.readouterr().err) is (what != "no verdict")
+    assert main(["compare", str(after), str(before), "--fail-on=worse"]) == 0
 
 
 def test_what_stands_in_one_alone_is_named(tmp_path: Path) -> None:

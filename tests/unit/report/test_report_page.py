@@ -140,7 +140,7 @@ def test_a_run_that_did_not_end_whole_is_said(tmp_path: Path) -> None:
     errors = [f"tests/phase1/test_a.py::test_{i}[clip_tiny]" for i in range(7)]
     (folder / RUN).write_text(json.dumps({**whole, "interrupted": True, "errors": errors}))
     text = page_of(folder, tmp_path).text
-    assert "the last run (2026-01-02 03:04:05 UTC) was interrupted" in text
+    assert "the last run (2026-01-02 03:04:05 UTC) did not come to its end" in text
     assert "Nothing of 7 tests that ended with an error" in text
     assert "test_4[clip_tiny], …" in text
     (folder / RUN).write_text("{}")
@@ -156,6 +156,31 @@ def test_what_runs_of_another_perturbation_left_is_said(tmp_path: Path) -> None:
     assert "Nothing of one perturbation" not in shown("siglip_tiny"), "one that perturbs nothing is of no other"
     said = f"(kind Dropout, p 0.01: {NAME} clip_tiny; kind Dropout, p 0.05: {NAME} siglip_tiny)"
     assert f"several were measured {said}" in shown("siglip_tiny", dropout={"kind": "Dropout", "p": 0.05})
+
+
+OTHERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "protocol": ("full", "full, num_images 60", {"protocol": "full", "sizes": {"num_images": 60}}),
+    "precision": ("float32", "bfloat16", {"dtype": "bfloat16"}),
+    "encoder clip_tiny": ("weights aa, preprocessing 32 px", "weights bb", {"weights": "bb", "preprocessing": ""}),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_what_runs_of_other_sizes_precision_or_weights_left_is_said(what: str, tmp_path: Path) -> None:
+    its, other, changed = OTHERS[what]
+    made_by = {"encoder": "clip_tiny", "weights": "aa", "preprocessing": "32 px", "dtype": "float32"}
+
+    def shown(model: str, **changed: Any) -> str:
+        facts = {**summary(model)["provenance"], **{name: changed.get(name, made) for name, made in made_by.items()}}
+        sizes = {"protocol": "full", "sizes": changed.get("sizes", {})}
+        folder = write(tmp_path / "reports", model, provenance=facts, **sizes)
+        identity = {"precision": "float32", "encoders": {"clip_tiny": made_by}}
+        write_json(folder / "phase1" / "verdict.json", {**VERDICT, "protocol": "full", "identity": identity})
+        return page_of(folder, tmp_path).text
+
+    assert "Nothing of one" not in shown("clip_tiny") + shown("siglip_tiny")
+    said = f"Nothing of one {what}: several were measured ({its}: the verdict, {NAME} clip_tiny; {other}: {NAME} siglip"
+    assert said in shown("siglip_tiny", **changed)
 
 
 def test_what_runs_of_other_images_or_seeds_left_is_said(tmp_path: Path) -> None:
