@@ -17,12 +17,14 @@ from mcdo.harness.experiment import Experiment, Inputs, Subject, View, foreseen,
 from mcdo.harness.requests import FirstOrder, Images, Logits, Passes, Request
 from mcdo.harness.session import Session
 from mcdo.names import file_name
-from mcdo.report.files import add_to_json, write_json, write_npz, write_text
+from mcdo.report.files import add_to_json, read_json, write_json, write_npz, write_text
 from mcdo.report.judgement import Judgement
 from mcdo.report.made import made
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from mcdo.harness.sheets import Sheet
 
 Result = TypeVar("Result")
 
@@ -201,12 +203,22 @@ def _written(judged: Completed[Any]) -> tuple[list[Path], Figure | None]:
     if sections:
         written.append(place(files.overall))
     figure = _figure(judged)
+    formats: tuple[str, ...] = ()
     if figure is not None:
         from mcdo.report.figures import FORMATS, save_figure
 
         formats = tuple(FORMATS) if settings.vector_figures else ("png",)
         written.append(save_figure(figure, place(files.figure), formats))
+    for form in ("png", "svg", "pdf") if files.figure else ():
+        if form not in formats:
+            _removed(place(files.figure).with_suffix(f".{form}"))
     return written, figure
+
+
+def _removed(path: Path) -> None:
+    """What an earlier run wrote and this one does not: a page would show it beside the figures of this one."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _figure(judged: Completed[Any]) -> Figure | None:
@@ -220,13 +232,27 @@ def _figure(judged: Completed[Any]) -> Figure | None:
 
 
 def _sheets(session: Session, judged: Completed[Any]) -> list[Path]:
-    """Contact sheets; with ``--from-store`` no encoder is there to say what it would be shown."""
+    """Contact sheets; with ``--from-store``, where no encoder says what it is shown, those that say the same stay."""
     experiment, inputs, settings = judged.experiment, judged.inputs, judged.inputs.settings
-    sheets = experiment.sheets(inputs, judged.result) if settings.thumbnails and not settings.from_store else ()
-    if not sheets:
-        return []
-    from mcdo.harness.sheets import drawn
-
+    sheets = experiment.sheets(inputs, judged.result) if settings.thumbnails else ()
     about, folder = inputs.subject, experiment.place(settings.reports)
-    value = {"model": about.name, "sheets": drawn(session, about.model, sheets)}
-    return [write_json(folder / f"{file_name(about.name)}_sheets.json", value)]
+    path = folder / f"{file_name(about.name)}_sheets.json"
+    if sheets and not settings.from_store:
+        from mcdo.harness.sheets import drawn
+
+        return [write_json(path, {"model": about.name, "sheets": drawn(session, about.model, sheets)})]
+    if path.is_file() and not (sheets and _says(path, session, sheets)):
+        _removed(path)
+    return []
+
+
+def _says(path: Path, session: Session, sheets: Iterable[Sheet]) -> bool:
+    """Whether contact sheets that were drawn show these images in this order, with these words."""
+    from mcdo.harness.sheets import words
+
+    try:
+        held = read_json(path, "")["sheets"]
+        found = [(sheet["title"], [(t["id"], t["caption"]) for t in sheet["tiles"]]) for sheet in held]
+    except (McdoError, KeyError, TypeError):
+        return False
+    return found == words(session, sheets)

@@ -73,6 +73,11 @@ def drawn(session: Session, model: str, sheets: Iterable[Sheet]) -> list[dict[st
     ]
 
 
+def words(session: Session, sheets: Iterable[Sheet]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Titles of sheets, and the id of each image and the words beneath it: all but the pictures."""
+    return [(s.title, [(session.image_set(t.shown).ids[t.index], t.caption) for t in s.tiles]) for s in sheets]
+
+
 def _pictures(session: Session, model: str, shown: Images, indices: list[int]) -> Mapping[int, dict[str, str]]:
     images = session.image_set(shown)
     chosen = images.select(indices)

@@ -27,6 +27,7 @@ from mcdo.harness import (
     Subject,
     View,
 )  # fmt: skip
+from mcdo.harness.sheets import Sheet, Tile
 from mcdo.perturbation import Dropout
 from mcdo.stats import Estimate, mean
 
@@ -100,6 +101,37 @@ def test_an_experiment_is_measured_computed_judged_and_written_once(tmp_path: Pa
     overall = json.loads((folder / "norms_overall.json").read_text())
     assert overall["results"]["clip_tiny"] == summary
     assert overall["provenance"]["clip_tiny"]["made"] == summary["made"]
+
+
+@dataclass(frozen=True)
+class WithPictures(FeatureNorms):
+    """One that shows an image, and draws nothing of many."""
+
+    def panels(self, inputs: Inputs, result: Estimate) -> Sequence[Any]:
+        return super().panels(inputs, result) if self.n < 10 else ()
+
+    def sheets(self, inputs: Inputs, result: Estimate) -> Sequence[Sheet]:
+        return (Sheet("the first", (Tile(Images(self.n), 0, f"of {self.n}"),)),)
+
+
+def test_no_figure_and_no_picture_of_an_earlier_run_stays_beside_a_later_one(tmp_path: Path) -> None:
+    folder, store = tmp_path / "reports" / "phase2" / "feature_norms", tmp_path / "store"
+    sheets, figure, earlier = (
+        folder / name for name in ("clip_tiny_sheets.json", "clip_tiny/norms.png", "clip_tiny/norms.svg")
+    )
+
+    def left(n: int, **settings: Any) -> set[Path]:
+        earlier.parent.mkdir(parents=True, exist_ok=True)
+        earlier.touch()
+        runner(tmp_path, store=store, **settings).run(WithPictures(n=n), MODEL)
+        return {path for path in (sheets, figure, earlier) if path.exists()}
+
+    assert left(8, vector_figures=False) == {sheets, figure}
+    assert left(8, from_store=True) == {sheets, figure}, "the same images with the same words"
+    assert left(9) == {sheets, figure}
+    assert left(8, from_store=True) == {figure}, "it was of nine images"
+    assert left(10) == {sheets}
+    assert left(10, thumbnails=False) == set()
 
 
 def test_what_was_not_requested_is_refused(tmp_path: Path) -> None:
