@@ -5,11 +5,12 @@ its exponential and error function; the probabilities of an attention among few 
 forms anew each time, for it is made for many; and the input of a norm in the order in which it is read, which after a
 convolution is not the one it lies in. And gradients of queries, keys and values that are views of one output (as timm
 has them) are laid side by side at once, where autograd stacks them and copies that in strides. Values are those of the
-tower, bit for bit, and derivatives those of PyTorch to rounding.
+tower, bit for bit, and derivatives those of PyTorch to rounding, but for what it gets wrong.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,13 +29,21 @@ class DifferentiatedMaps(LinearMaps):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         own = {F.gelu: ("_gelu", ()), F.layer_norm: ("_normalise", ()), F.scaled_dot_product_attention: ("_attend", ())}
-        self._watched = {**own, **self._watched}  # which may form the probabilities itself
+        in_order = {norm: ("_in_order", (norm,)) for norm in (F.batch_norm, F.instance_norm)}
+        self._watched = {**own, **in_order, **self._watched}  # which may form the probabilities itself
 
     def _gelu(self, input: Tensor, approximate: str = "none") -> Tensor:
         return _Gelu.apply(input, approximate)  # type: ignore[no-any-return]
 
     def _normalise(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return F.layer_norm(input.contiguous(), *args, **kwargs)
+
+    def _in_order(self, norm: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Numbers and gradient in one order: where these differ, PyTorch 2.15 mixes up the channels of one image."""
+        y = norm(input.contiguous(), *args, **kwargs)
+        if y.requires_grad:
+            y.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+        return y
 
     def _attend(
         self,

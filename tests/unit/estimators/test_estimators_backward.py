@@ -135,6 +135,23 @@ def own_steps(tower: Callable[[Tensor], Tensor], maps: LinearMaps) -> set[str]:
     return names & {"_Gelu", "_Attention", "_Unpack"}
 
 
+@pytest.mark.parametrize("by_channel", [True, False])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_a_norm_of_one_image_has_the_same_derivative_in_whatever_order_numbers_lie(
+    norm: Callable[[int], nn.Module], by_channel: bool
+) -> None:
+    """Tokens of channels give the gradient in another order than a convolution its output."""
+    generator = torch.Generator().manual_seed(0)
+    x, direction = (torch.randn(1, 4, 9, generator=generator) for _ in range(2))
+    x = (x if by_channel else x.mT.contiguous().mT).view(1, 4, 3, 3).requires_grad_()
+    with DifferentiatedMaps():
+        y = norm(4).eval()(x)
+    (moved,) = torch.autograd.grad(y.flatten(2).mT, x, direction.mT.contiguous(), retain_graph=True)
+    same_order = torch.empty_like(y).copy_(direction.view(1, 4, 3, 3))
+    (expected,) = torch.autograd.grad(y, x, same_order)
+    assert torch.allclose(moved, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(("maps", "in_order"), [(DifferentiatedMaps, True), (LinearMaps, False)])
 def test_what_a_norm_reads_is_brought_into_its_order_once_for_all_products(
     maps: type[LinearMaps], in_order: bool
