@@ -44,6 +44,9 @@ _SCALINGS = _ops("mul div")
 
 _SUMS = _ops("sum mean nansum nanmean")
 
+_TRANSFORMS = _ops("_fft_r2c _fft_c2c _fft_c2r")
+"""Sums over all places of an axis, so that a scaling before one is a map: a convolution over the whole picture."""
+
 _RESHAPED = _ops(
     "view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze expand slice select split "
     "split_with_sizes unbind narrow alias detach flip roll"
@@ -371,6 +374,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return {_place(results[0]): tuple(found)}
         if op in _SUMS:
             return {_place(results[0]): tuple(self._summed(func, args, kwargs, each) for own in held for each in own)}
+        if op in _TRANSFORMS:
+            left = [self._summed(func, (*args[:2], True), {}, each) for each in held[0]]
+            return {_place(results[0]): tuple((names, places.expand(results[0].shape)) for names, places in left)}
         if op in _RESHAPED and held[0]:
             moved = [(names, tree_leaves(func(places.contiguous(), *args[1:], **kwargs))) for names, places in held[0]]
             return {_place(y): tuple((names, new[i]) for names, new in moved) for i, y in enumerate(results)}

@@ -124,6 +124,16 @@ def turned_multiplier() -> nn.Module:
     )
 
 
+def filtered() -> nn.Module:
+    """A global filter: each frequency times a weight of its own, which is a convolution over all tokens."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        out: Tensor = torch.fft.irfft(torch.fft.rfft(x, dim=1) * torch.view_as_complex(m.w), n=4, dim=1)
+        return out
+
+    return Extra(forward, (3, 1, 2))
+
+
 def plain_multiplier() -> nn.Module:
     return without_parameter(Extra(lambda m, x: (x[..., None, :] * m.plain).sum(-1)))
 
@@ -161,6 +171,7 @@ HIDDEN: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "multiplied and summed along one axis": (lone_multiplier, {f"{EXTRA}.w"}),
     "multiplied, turned and averaged": (turned_multiplier, {f"{EXTRA}.w"}),
     "multiplied with a plain tensor and summed": (plain_multiplier, {f"{EXTRA}.plain"}),
+    "multiplied among frequencies": (filtered, {f"{EXTRA}.w"}),
     "vector in einsum": (
         lambda: Extra(lambda m, x: torch.einsum("btd,d->bt", x, m.w)[..., None], (WIDTH,)),
         {f"{EXTRA}.w"},
@@ -398,6 +409,7 @@ class Harmless(nn.Module):
         x = self.norm(x) * torch.cos(self.angles) * self.each  # type: ignore[arg-type]
         x = x + self.scale[0, 0] * F.gelu(x).mean(1, keepdim=True) + torch.ones(5, 5) @ x
         x = (x - x.mean(-1, keepdim=True)) + (x * self.scale).mean(1, keepdim=True)
+        x = x + torch.fft.ifft(torch.fft.fft(x, dim=1) * self.scale, dim=1).real
         which = (x[:, 0, 0] > 0).long()
         out: Tensor = torch.where(x > 3, self.token, x)[:, 1:] + self.lookup(which)[:, None]
         return out
