@@ -26,6 +26,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo import arguments
+from mcdo.compiled import compiled, in_parts
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, finite, flags, images, numbers
 from mcdo.stats.detection import LEAST_CLASS, too_few_of_a_class
@@ -33,7 +34,7 @@ from mcdo.stats.resampling import Estimate, Origins, percentile_estimate, propor
 from mcdo.stats.sample import Figures, Inferred, Sample, spread
 from mcdo.stats.trials import Resampled, Scores, infer
 
-AREAS = ("risk", "excess", "generalised")
+AREAS = ("aurc", "excess_aurc", "augrc")
 _ROUNDING = 1e-12
 KEPT = 0.95
 """Share of the known images that FPR95 lets through."""
@@ -50,7 +51,10 @@ def aurc(
     level: float = 0.95,
 ) -> Estimate:
     """Area under the risk-coverage curve of ``score`` ([N], or [K, N], then of its mean) for ``error`` [N] of 0/1."""
-    return _area("risk", score, error, origins, shared_noise, seed, resamples, level)
+    found = risk_areas(
+        score, error, origins=origins, shared_noise=shared_noise, seed=seed, resamples=resamples, level=level
+    )
+    return found["aurc"]
 
 
 def excess_aurc(
@@ -64,7 +68,10 @@ def excess_aurc(
     level: float = 0.95,
 ) -> Estimate:
     """AURC less that of the oracle, which puts all errors last: 0 for a perfect order."""
-    return _area("excess", score, error, origins, shared_noise, seed, resamples, level)
+    found = risk_areas(
+        score, error, origins=origins, shared_noise=shared_noise, seed=seed, resamples=resamples, level=level
+    )
+    return found["excess_aurc"]
 
 
 def augrc(
@@ -78,7 +85,34 @@ def augrc(
     level: float = 0.95,
 ) -> Estimate:
     """Area under the generalised risk-coverage curve: risk of an undetected error, averaged over coverage."""
-    return _area("generalised", score, error, origins, shared_noise, seed, resamples, level)
+    found = risk_areas(
+        score, error, origins=origins, shared_noise=shared_noise, seed=seed, resamples=resamples, level=level
+    )
+    return found["augrc"]
+
+
+def risk_areas(
+    score: ArrayLike,
+    error: ArrayLike,
+    *,
+    origins: Origins | None = None,
+    shared_noise: bool = False,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> dict[str, Estimate]:
+    """:func:`aurc`, :func:`excess_aurc` and :func:`augrc` by these names, from the same resamples."""
+    scores = Scores.of({"score": score}, shared_noise=shared_noise, least=1)
+    N = scores.means.shape[1]
+    wrong = flags("error", images(1, score=scores.means[0], error=error)[1])
+    sample = Sample(N, origins, seed, resamples, level)
+    areas = _Areas(sample, lambda held: _areas(held[0], wrong), (0.0, 1.0))
+    if reason := too_few_of_a_class(wrong, sample.units, "errors", "right ones"):
+        values = areas.values(scores.means).tolist()
+        found = [Estimate(value, math.nan, math.nan, sample.n, level, reason) for value in values]
+    else:
+        found = [each.estimate for each in infer(areas, scores)]
+    return dict(zip(AREAS, found, strict=True))
 
 
 def fpr95(
@@ -126,27 +160,6 @@ def _passed(known: Array, foreign: Array, known_weights: Array, foreign_weights:
     return np.asarray((through * foreign_weights).sum(axis=1) / foreign_weights.sum(axis=1))
 
 
-def _area(
-    name: str,
-    score: ArrayLike,
-    error: ArrayLike,
-    origins: Origins | None,
-    shared_noise: bool,
-    seed: int,
-    resamples: int,
-    level: float,
-) -> Estimate:
-    scores = Scores.of({"score": score}, shared_noise=shared_noise, least=1)
-    N = scores.means.shape[1]
-    wrong = flags("error", images(1, score=scores.means[0], error=error)[1])
-    sample = Sample(N, origins, seed, resamples, level)
-    areas = _Areas(sample, lambda held: _areas(held[0], wrong), (0.0, 1.0), size=8 * N)
-    place = AREAS.index(name)
-    if reason := too_few_of_a_class(wrong, sample.units, "errors", "right ones"):
-        return Estimate(float(areas.values(scores.means)[place]), math.nan, math.nan, sample.n, level, reason)
-    return infer(areas, scores)[place].estimate
-
-
 class _Areas(Resampled):
     def inferred(self, scores: Array) -> list[Inferred]:
         whole, draws = self.sample.both(self.of(scores), self.size)
@@ -180,26 +193,48 @@ def _areas(score: Array, wrong: NDArray[np.bool_]) -> Figures:
     harmonic numbers; the oracle's N − E right and E wrong ones add up to E − (N − E)(H(N) − H(N − E)).
     """
     order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=-math.inf))
+    last = np.append(score[order[1:]] != score[order[:-1]], True)  # of its group
+    short, errors = order.astype(np.int32), wrong[order]
 
     def of(weights: Array) -> Array:
-        held = weights[:, order]
-        m, e = (np.add.reduceat(part, starts, axis=1) for part in (held, held * wrong[order]))
-        upto, errors = np.cumsum(m, axis=1), np.cumsum(e, axis=1)
-        n, s, N, E = upto - m, errors - e, upto[:, -1], errors[:, -1]
-        rate = np.divide(e, m, where=m > 0, out=np.zeros_like(m))
+        held = np.ascontiguousarray(weights, dtype=np.float64)
+        N, E = held.sum(axis=1), held @ wrong
         H = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, N.max() + 1))])
+        found = np.zeros((2, len(held)))
 
-        def between(first: Array, last: Array) -> Array:
-            return np.asarray(H[last.astype(np.intp)] - H[first.astype(np.intp)])
+        def add(part: slice) -> None:
+            _add_areas(short, last, errors, held[part], H, found[:, part])
 
-        risk = (E + ((s - rate * n) * between(n, upto)).sum(axis=1)) / N
-        oracle = (E - (N - E) * between(N - E, N)) / N
-        generalised = (m * s + e * (m + 1) / 2).sum(axis=1) / N**2
+        add(slice(0))  # compiles it, once for all threads
+        in_parts(add, len(held))
+        risk, generalised = (E + found[0]) / N, found[1] / N**2
+        oracle = (E - (N - E) * (H[N.astype(np.intp)] - H[(N - E).astype(np.intp)])) / N
         excess = np.where(risk - oracle < _ROUNDING, 0.0, risk - oracle)  # a perfect order is the oracle's
         return np.stack([risk, excess, generalised], axis=1)
 
     return of
+
+
+@compiled()
+def _add_areas(
+    order: NDArray[np.int32], last: NDArray[np.bool_], wrong: NDArray[np.bool_], weights: Array, H: Array, found: Array
+) -> None:
+    """The two sums over groups of equal score, a resample at a time."""
+    for draw in range(len(weights)):
+        weight = weights[draw]
+        n, s, m, e = 0, 0.0, 0.0, 0.0
+        risk, generalised = 0.0, 0.0
+        for place in range(len(order)):
+            mass = weight[order[place]]
+            m += mass
+            if wrong[place]:
+                e += mass
+            if last[place] and m > 0:
+                upto = n + int(m)
+                risk += (s - n * e / m) * (H[upto] - H[n])
+                generalised += m * s + e * (m + 1) / 2
+                n, s, m, e = upto, s + e, 0.0, 0.0
+        found[0, draw], found[1, draw] = risk, generalised
 
 
 def retrieval_correct(features: ArrayLike, labels: ArrayLike, origins: Origins | None = None) -> NDArray[np.bool_]:

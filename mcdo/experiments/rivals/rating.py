@@ -23,7 +23,7 @@ from mcdo.stats import (
 )
 from mcdo.stats.comparison import corrected
 from mcdo.stats.paired import rise
-from mcdo.stats.selective import augrc, excess_aurc, fpr95
+from mcdo.stats.selective import fpr95, risk_areas
 from mcdo.stats.trials import LEAST_TRIALS
 
 Flags = NDArray[np.bool_]
@@ -119,8 +119,8 @@ def rated(scored: Scored, truth: Truth, seed: int = 0, resamples: int = 1000) ->
             found["rho_entropy_given_norm"] = partial_spearman(judged, truth.entropy, truth.norm, **how)
     if truth.error is not None:
         found["auroc_error"] = auroc(judged, truth.error, **noise)
-        found["excess_aurc"] = excess_aurc(judged, truth.error, **how)
-        found["augrc"] = augrc(judged, truth.error, **how)
+        areas = risk_areas(judged, truth.error, **how)
+        found |= {name: areas[name] for name in ("excess_aurc", "augrc")}
     if truth.misplaced is not None:
         found["auroc_misplaced"] = auroc(judged, truth.misplaced, **noise)
     if scored.foreign is not None and truth.foreign_origins is not None:

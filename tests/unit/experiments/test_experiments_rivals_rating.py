@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 
 from mcdo.experiments.rivals.rating import Scored, Truth, ahead_of_trivial, beside, rated
 from mcdo.stats import holm, reliability
+from mcdo.stats.sample import Sample
+from mcdo.stats.selective import augrc, excess_aurc
 
 
 def truth(n: int = 200, foreign: int = 60, seed: int = 0) -> tuple[Truth, np.ndarray]:
@@ -97,3 +102,21 @@ def test_noise_is_rarely_ahead_of_noise() -> None:
         found = ahead_of_trivial(scores, trivial, of, resamples=50)
         wrong += any(each.difference.p_holm < 0.05 and each.difference.estimate.value > 0 for each in found.values())
     assert wrong <= 40 * 0.05 + 3 * (40 * 0.05 * 0.95) ** 0.5
+
+
+def test_the_areas_of_risk_are_resampled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are two measures of one pass through the resamples, which a table of a million rows waits for."""
+    rng, passes = np.random.default_rng(0), []
+    score, both = rng.normal(size=120), Sample.both
+    error = score + rng.normal(size=120) > 0.5
+
+    def counted(sample: Sample, *rest: Any) -> Any:
+        passes.append(rest)
+        return both(sample, *rest)
+
+    monkeypatch.setattr(Sample, "both", counted)
+    origins = np.arange(120)
+    found = rated(Scored(score[None], math.nan), Truth(origins, error=error), resamples=50)
+    assert len(passes) == 1
+    assert found["excess_aurc"] == excess_aurc(score, error, origins=origins, resamples=50)
+    assert found["augrc"] == augrc(score, error, origins=origins, resamples=50)
