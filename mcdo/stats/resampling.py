@@ -107,10 +107,11 @@ class Estimate:
 
     @property
     def without_n(self) -> str:
-        """As text, for where n stands elsewhere: ``0.42 [0.40, 0.44]``."""
+        """As text, for where n stands elsewhere: ``0.42 [0.40, 0.44]``, with its level where that is not 95 %."""
         digits = self.decimals
         if self.has_interval:
-            return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+            at = "" if self.level == 0.95 else f" at {100 * self.level:.5g} %"
+            return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]{at}"
         what = "undefined" if math.isnan(self.value) else f"{self.value:.{digits}f}, no interval"
         return f"{what} ({self.reason})" if self.reason else what
 

@@ -218,6 +218,7 @@ def test_holm_matches_the_hand_computed_steps() -> None:
     ("estimate", "text"),
     [
         (Estimate(0.42, 0.4, 0.44, 12), "0.42 [0.40, 0.44]"),
+        (Estimate(0.42, 0.4, 0.44, 12, level=0.9975), "0.42 [0.40, 0.44] at 99.75 %"),
         (Estimate(0.42, math.nan, math.nan, 12), "0.42, no interval"),
         (Estimate(0.42, math.nan, math.nan, 12, reason="one trial"), "0.42, no interval (one trial)"),
         (Estimate(math.nan, math.nan, math.nan, 0), "undefined"),
