@@ -110,7 +110,8 @@ def rated(scored: Scored, truth: Truth, seed: int = 0, resamples: int = 1000) ->
     how: dict[str, Any] = {**noise, "seed": seed, "resamples": resamples}
     found: dict[str, Estimate] = {}
     if len(scored.values) > 1:
-        found["reliability"] = reliability(scored.values, origins=origins, seed=seed).estimate("spearman")
+        repeated = reliability(scored.values, origins=origins, shared_noise=shared or None, seed=seed)
+        found["reliability"] = repeated.estimate("spearman")
     if not scored.can_be_judged:
         return found
     if truth.entropy is not None:

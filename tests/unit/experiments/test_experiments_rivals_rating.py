@@ -34,6 +34,10 @@ def test_a_row_has_what_its_images_allow() -> None:
     assert row["auroc_foreign"].value == pytest.approx(roc_auc_score(kinds, np.concatenate([values[0], foreign])))
     assert row["raised/blur"].value == 1
     assert row["reliability"] == reliability(values, origins=of.origins).estimate("spearman")
+    few = rated(Scored(values, 3.0, shared_noise=True), of)
+    known = reliability(values, origins=of.origins, shared_noise=True).estimate("spearman")
+    assert few == {"reliability": known}, "noise known to be shared is not asked for in three trials"
+    assert known.low < row["reliability"].low
     bare = rated(Scored(values[:1], 1.0), Truth(of.origins))
     assert bare == {}, "nothing is known of these images, and a single trial has no reliability"
 
