@@ -415,24 +415,24 @@ def _validity_table(verdict: Verdict) -> Table:
 
 
 def refusal(about: View, reports: Path, *, loaded: bool = True) -> str | None:
-    """Why a later phase must not run on these models and images, or None if it may.
+    """Why a later phase must not run on the subject's models and these images, or None if it may.
 
     With ``loaded=False`` the encoders are left alone, and only what the verdict itself says is looked at.
     """
-    path, settings = reports / FILE, about.settings
+    path, settings, models = reports / FILE, about.settings, about.subject.models
     hint = "run pytest -m phase1 with the same options first, or pass --force"
     if not path.exists():
         return f"there is no Phase 1 verdict at {path}; {hint}"
     try:
         verdict = Verdict.read(reports)
-        if verdict.images != settings.images or not set(settings.models) <= set(verdict.models):
+        if verdict.images != settings.images or not set(models) <= set(verdict.models):
             return f"the Phase 1 verdict at {path} is for {', '.join(verdict.models)} on {verdict.images}; {hint}"
         if verdict.decision != "GO":
             return f"Phase 1 ended with {verdict.decision}: {verdict.reason}; pass --force to go on all the same"
         if not loaded:
             return None
         shown = [Images(n) for n, _ in verdict.identity["images"]]
-        differs = _difference(verdict.identity, identity_of(about, settings.models, shown))
+        differs = _difference(verdict.identity, identity_of(about, models, shown))
     except (KeyError, TypeError, ValueError) as error:
         return f"the Phase 1 verdict at {path} does not say what it holds for ({error}); {hint}"
     except McdoError as error:

@@ -175,7 +175,7 @@ def preflight(
         if alone:
             if seen is not None:
                 found += (*_classless(session, ready, seen), *_alike(session, seen), *_single(session, seen))
-            found += _no_go(session, loaded=True) if later and not decides and not absent else []
+            found += _no_go(session, every, loaded=True) if later and not decides and not absent else []
             needed = LEAST_FREE + _bytes_stored(session)
             found += [each for each in places(settings.store, folder, needed) if each.state == "wrong"]
         if alone and not any(each.state == "wrong" for each in found) and not settings.from_store:
@@ -226,7 +226,7 @@ def _without_encoders(
         found += _few(seen) if decides else ()
         found += _classless(unloaded, asked, seen) if alone else ()
     if later and not decides:
-        found += _no_go(unloaded, loaded=False)
+        found += _no_go(unloaded, every, loaded=False)
     found += places(settings.store, reports)
     return found, seen
 
@@ -429,9 +429,10 @@ def _of_session(request: Request[Any]) -> bool:
     return isinstance(shown, Images) and shown.source is None
 
 
-def _no_go(session: Session, *, loaded: bool) -> list[Finding]:
+def _no_go(session: Session, models: Sequence[str], *, loaded: bool) -> list[Finding]:
     path = session.settings.reports / "phase1" / FILE
-    about = View(session, Subject(ALL_MODELS, session.settings.models))
+    chosen = tuple(model for model in session.settings.models if model in models)
+    about = View(session, Subject(ALL_MODELS, chosen or session.settings.models))
     said = refusal(about, path.parent, loaded=loaded)
     return [] if said is None else [Finding("later phases", "wrong", said)]
 

@@ -23,7 +23,7 @@ from mcdo.pytest_plugin.collection import is_about_models
 from mcdo.pytest_plugin.marks import LATER_PHASES, check_tier
 from mcdo.pytest_plugin.option_names import option_of
 from mcdo.pytest_plugin.options import session_id, temporary_store
-from mcdo.pytest_plugin.state import GATES, MEASURING, NOTED, REFUSAL, SESSION, VERDICT
+from mcdo.pytest_plugin.state import GATES, MEASURING, MODELS, NOTED, REFUSAL, SESSION, VERDICT
 from mcdo.report.files import write_json
 from mcdo.report.made import made
 from mcdo.report.results import RUN
@@ -43,7 +43,8 @@ def _refusal(config: pytest.Config) -> str | None:
     path, session = _folder(config) / FILE, config.stash[SESSION]
     written = path.stat().st_mtime_ns if path.exists() else 0
     if REFUSAL not in config.stash or config.stash[REFUSAL][0] != written:
-        about = View(session, Subject(ALL_MODELS, session.settings.models))
+        chosen = tuple(m for m in session.settings.models if m in config.stash[MODELS])
+        about = View(session, Subject(ALL_MODELS, chosen or session.settings.models))
         config.stash[REFUSAL] = written, refusal(about, path.parent)
     return config.stash[REFUSAL][1]
 

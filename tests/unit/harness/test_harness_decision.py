@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mcdo.errors import McdoError
-from mcdo.harness import Images, Settings, Sizes
+from mcdo.harness import Images, Settings, Sizes, Subject
 from mcdo.harness.decision import (
     LEAST_ORIGINS,
     Cell,
@@ -198,8 +198,10 @@ def verdict(decision: str = "GO", gates: dict[str, str] | None = None) -> Verdic
 def about(weights: str = "w", pictures: str = "f", **settings: Any) -> Any:
     """A session about two models; what they are and what the images hold is said here."""
     facts = {"weights_hash": weights, "random_weights": False, "architecture": "a", "probe": "p", "preprocess_id": "s"}
+    said = Settings(**{"models": ("a",), **settings})
     return SimpleNamespace(
-        settings=Settings(**{"models": ("a",), **settings}),
+        settings=said,
+        subject=Subject("all_models", said.models),
         encoder=lambda model: SimpleNamespace(**facts),
         images=lambda shown: SimpleNamespace(fingerprint=f"{pictures} {shown.n}"),
     )
@@ -237,6 +239,9 @@ def test_later_phases_run_after_a_go_on_the_same_models_and_images(tmp_path: Pat
     verdict().write(tmp_path)
     assert refusal(about(), tmp_path) is None
     assert refusal(about(models=("a", "b")), tmp_path) is None
+    of_one = about(models=("a", "c"))
+    of_one.subject = Subject("all_models", ("a",))
+    assert refusal(of_one, tmp_path) is None, "a mark leaves the other out"
     assert refusal(about(protocol="quick"), tmp_path) is None, "what holds at full size holds at a small one"
     assert refusal(about(sizes=Sizes(num_images=50)), tmp_path) is None
 
