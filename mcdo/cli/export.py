@@ -24,8 +24,11 @@ def run(asked: argparse.Namespace) -> int:
     """Write the table; or print it."""
     from mcdo.report.caveats import caveats
     from mcdo.report.export import CLAIM_COLUMNS, SCORE_COLUMNS, claims, export, scores
+    from mcdo.report.files import check_file
     from mcdo.report.results import Reports
 
+    if asked.out is not None:
+        check_file(asked.out)
     reports = Reports.read(asked.reports)
     for line in caveats(reports):
         say(line, sys.stderr)

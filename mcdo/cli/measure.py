@@ -186,7 +186,7 @@ def _in_pytest(arguments: Sequence[str], do: Callable[[Work], int], looks_at: Lo
     code = pytest.main([*arguments, *quiet], plugins=[plugin])
     if plugin.error is not None:
         raise plugin.error
-    if code == pytest.ExitCode.USAGE_ERROR and not plugin.configured:
+    if code == pytest.ExitCode.USAGE_ERROR and not plugin.loaded:
         raise McdoError(
             f"no test in {Path.cwd()} is mcdo's, so pytest knows none of its options: `mcdo init` writes some, "
             "or go where pytest finds them"
@@ -201,14 +201,16 @@ class _Measuring:
         self.do, self.looks_at = do, looks_at
         self.status: int | None = None
         self.error: McdoError | SystemExit | None = None
-        self.configured = False
+        self.loaded = False
+
+    def pytest_plugin_registered(self, plugin_name: str) -> None:
+        self.loaded |= plugin_name == "mcdo.pytest_plugin"
 
     def pytest_configure(self, config: pytest.Config) -> None:
         import pytest
 
         from mcdo.pytest_plugin.state import MEASURING
 
-        self.configured = config.pluginmanager.hasplugin("mcdo.pytest_plugin")
         config.stash[MEASURING] = self.looks_at
         if config.getoption("--store", None) is None:
             raise pytest.UsageError("mcdo's plug-in is not loaded")

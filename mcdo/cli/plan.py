@@ -75,10 +75,12 @@ def add_command(rooms: Any) -> None:
 def run(asked: argparse.Namespace) -> int:
     """Print the plan."""
     from mcdo import arguments
-    from mcdo.report.files import write_json
+    from mcdo.report.files import check_file, write_json
     from mcdo.report.terminal import lines
     from mcdo.stats.planning import MOST, POWER
 
+    if asked.out is not None:
+        check_file(asked.out)
     power = POWER if asked.power is None else asked.power
     most = MOST if asked.most is None else arguments.whole("--most", asked.most, least=_FEWEST)
     settings = _settings(asked)

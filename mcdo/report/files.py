@@ -37,19 +37,23 @@ class UnwrittenReportWarning(UnwrittenWarning):
 
 def check_writable(folder: Path) -> None:
     """Raise McdoError unless reports can be written here: to be asked before a measurement is paid for."""
+    _check_folder(folder, "reports cannot be written", "Name another folder with --reports")
+
+
+def _check_folder(folder: Path, what: str, remedy: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder, prefix=".", suffix=".part"):
             pass
     except OSError as error:
-        raise McdoError(f"reports cannot be written: {error}. Name another folder with --reports") from error
+        raise McdoError(f"{what}: {error}. {remedy}") from error
 
 
 def check_file(path: Path) -> None:
     """Raise McdoError unless a file of this name can be written: to be asked before a measurement is paid for."""
     if path.is_dir():
         raise McdoError(f"{path} is a folder; name a file in it")
-    check_writable(path.absolute().parent)
+    _check_folder(path.absolute().parent, f"{path} cannot be written", "Name another file")
 
 
 def written(path: Path, write: Callable[[Path], object]) -> Path:

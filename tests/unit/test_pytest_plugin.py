@@ -715,3 +715,15 @@ def test_measuring_where_no_test_is_mcdo_s_says_what_to_do(tmp_path: Path) -> No
         refused = run_mcdo("measure", "-m", "phase1", *further, cwd=tmp_path)
         assert refused.returncode == 2
         assert "is mcdo's, so pytest knows none of its options: `mcdo init` writes some" in refused.stdout
+
+
+@pytest.mark.parametrize(
+    ("mistyped", "said"),
+    [("--modells=clip_tiny", "unrecognized arguments: --modells"), ("-m phase11", "unknown mark 'phase11'")],
+    ids=["option", "mark"],
+)
+def test_what_measuring_was_mistold_is_not_blamed_on_the_tests(mistyped: str, said: str, suite: Path) -> None:
+    refused = run_mcdo("measure", *mistyped.split(), cwd=suite)
+    assert refused.returncode == 4
+    assert said in refused.stdout
+    assert "no test in" not in refused.stdout

@@ -15,7 +15,7 @@ from mcdo.errors import McdoError
 from mcdo.names import printable
 from mcdo.report.caveats import caveats, flat, moment, provenances
 from mcdo.report.compare import Comparison, tables
-from mcdo.report.files import check_writable, write_text
+from mcdo.report.files import check_file, write_text
 from mcdo.report.judgement import Judgement
 from mcdo.report.results import Reported, Reports
 from mcdo.schema import LIMIT, read_bytes
@@ -481,5 +481,5 @@ def check_page(page: Path) -> Path:
     """Raise McdoError unless a page can be written here: to be asked before a measurement is paid for."""
     if page.is_dir():
         raise McdoError(f"{page} is a folder; name a file for the page, such as {page / 'report.html'}")
-    check_writable(page.absolute().parent)
+    check_file(page)
     return page

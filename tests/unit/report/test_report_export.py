@@ -106,6 +106,19 @@ def test_parquet_or_the_command_that_brings_it(
     assert pd.read_parquet(out)["value"].tolist()[:3] == [0.5, 0.1, 0.3]
 
 
+@pytest.mark.parametrize("command", ["export claims", "plan --assume=spearman=0.7,passes=64 --models=clip_tiny"])
+@pytest.mark.parametrize("name", ["", "file/x.csv"], ids=["a folder", "below a file"])
+def test_a_place_that_is_no_file_is_refused(
+    command: str, name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It went to a temporary folder, or was told of as if it were the reports."""
+    (tmp_path / "file").touch()
+    assert main([*command.split(), f"--out={tmp_path / name}"]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / name} {'cannot be written' if name else 'is a folder; name a file in it'}" in said
+    assert "--reports" not in said
+
+
 def test_a_format_that_is_no_text_wants_a_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "claims", "--format=parquet", "--reports", str(folder)]) == 2
     assert "name a file with --out" in capsys.readouterr().err
