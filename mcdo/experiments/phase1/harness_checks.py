@@ -109,11 +109,16 @@ class TowerChecks(StoredArrays):
             "sites": np.frombuffer(json.dumps(named).encode(), np.uint8),
             "calls": np.array([record.calls for record in records]),
             "variance": np.array([record.variance for record in records]),
-            "p_zero": (unperturbed == plain[:, None]).all(dim=(1, 2)).cpu().numpy(),
+            "p_zero": _as_plain(unperturbed, plain).cpu().numpy(),
             "watched": np.array([float((plain - own).abs().max()), float(own.abs().max())]),
             "restored": np.array(_restored(encoder, self.dropout, pixels[:2], keys[:2])),
             "batches": np.array(_by_batch(encoder, images, self.dropout, session.parts)),
         }
+
+
+def _as_plain(passes: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
+    """Of each image, whether all of its passes [B, P, D] are its features [B, D], to the bit."""
+    return (passes == plain[:, None]).all(dim=(1, 2))
 
 
 def _restored(encoder: Encoder, dropout: Perturbation, pixels: torch.Tensor, keys: torch.Tensor) -> list[bool]:

@@ -13,6 +13,7 @@ from made_up_inputs import inputs_of
 from made_up_runs import ROLES, Array, made_up_run, noisy
 
 from mcdo.estimators import FirstOrderConfig, FirstOrderRun
+from mcdo.experiments.phase1 import exp0_first_order
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability, FirstOrderResult
 from mcdo.harness import FirstOrder, Inputs, Passes, Request
 from mcdo.perturbation import LinearPart
@@ -27,11 +28,11 @@ EXPERIMENT = FirstOrderReliability(n=N, subset=N, trials=5, site_images=N)
 SITES = tuple((f"block.{role}", role) for role in ROLES)
 
 
-def world() -> Inputs:
+def world(width: int = D) -> Inputs:
     """Each site has a ranking of its own; fc2 contributes most, and passes at it alone are a third of first order.
 
     Each original stands twice. R probes, the same for all images of a trial, leave noise that falls with R. Passes are
-    noisy, so that raw rank correlations lie below the bar.
+    noisy, so that raw rank correlations lie below the bar. Features of more than D dimensions take no D + 1 probes.
     """
     rng = np.random.default_rng(0)
     variance = np.repeat(np.exp(0.5 * rng.normal(size=(ORIGINALS, len(ROLES)))) * [1, 2, 1, 4], 2, axis=0)
@@ -43,7 +44,9 @@ def world() -> Inputs:
     def first_order(request: FirstOrder) -> FirstOrderRun:
         probes = rng.normal(size=(request.trials, request.probes, 3))
         noise = (
-            np.ones((1, N)) if request == EXPERIMENT.reference(about) else np.square(probes @ seen_from.T).mean(axis=1)
+            np.ones((1, N))
+            if request == EXPERIMENT.reference(about) and request.trials == 1
+            else np.square(probes @ seen_from.T).mean(axis=1)
         )
         features = np.tile(np.eye(D, dtype=np.float32)[0], (N, 1))
         along = variance.astype(np.float32)
@@ -77,7 +80,7 @@ def world() -> Inputs:
             runs[request] = first_order(request) if isinstance(request, FirstOrder) else passes(request)
         return runs[request]
 
-    about = inputs_of(value, encoders={"clip_tiny": SimpleNamespace(feature_dim=D)})
+    about = inputs_of(value, encoders={"clip_tiny": SimpleNamespace(feature_dim=width)})
     return about
 
 
@@ -130,6 +133,16 @@ def test_probes_are_noise_that_all_images_share(measured: tuple[Inputs, FirstOrd
     for by_space in measured[1].reliability.values():
         for found in by_space.values():
             assert found.snr_confidence.shared > 0.05
+
+
+@pytest.mark.parametrize(("width", "shared"), [(D, False), (512, True)])
+def test_probes_of_the_reference_are_shared_noise_where_not_all_are_taken(
+    width: int, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set[bool]()
+    monkeypatch.setattr(exp0_first_order, "agreement", lambda *_, shared_noise, **how: seen.add(shared_noise))
+    EXPERIMENT.compute(world(width))
+    assert seen == {shared}
 
 
 def test_images_of_one_original_are_one_draw(measured: tuple[Inputs, FirstOrderResult]) -> None:

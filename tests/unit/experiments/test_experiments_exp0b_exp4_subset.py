@@ -12,7 +12,7 @@ from made_up_inputs import inputs_of
 from made_up_runs import Array, made_up_run, noisy
 
 from mcdo.estimators import MonteCarloRun
-from mcdo.experiments.phase1.exp0b_norm_geometry import ARRAYS, COUPLED, PAIRS, GeometryResult, NormGeometry
+from mcdo.experiments.phase1.exp0b_norm_geometry import ARRAYS, COUPLED, GeometryResult, NormGeometry
 from mcdo.experiments.phase1.exp4_subset_recipe import RecipeResult, SubsetRecipe
 
 N, K, ORIGINALS = 120, 5, 40
@@ -27,7 +27,7 @@ def run() -> MonteCarloRun:
     true = np.repeat(np.exp(0.5 * rng.normal(size=ORIGINALS)), 3)
     scores = {score: rng.random((K, N)) * np.linspace(1, 2, K)[:, None] for score in ARRAYS.values()}
     scores["trace_pre"], scores["angular_var"] = noisy(true, K, rng), noisy(true, K, rng, 4)
-    scores["trace_post"] = scores["trace_pre"] ** 2
+    scores["trace_post"] = scores["trace_pre"] ** 2 + scores["trace_post"]
     eigenvalues = rng.random((K, N, 10)) * np.linspace(1, 2, K)[:, None, None]
     return replace(made_up_run(scores, origins=ORIGINS), _eigenvalues={64: eigenvalues})
 
@@ -52,6 +52,11 @@ def test_means_and_eigenvalues_are_over_all_trials(run: MonteCarloRun, geometry:
     assert geometry.eigenvalues == pytest.approx(run.eigenvalues(64).mean(axis=(0, 1)))
 
 
+def test_every_name_is_that_of_its_score() -> None:
+    for name, score in ARRAYS.items():
+        assert score == name.removesuffix("_per_d").replace("offdiag_p", "offdiag_l1_p")
+
+
 def test_off_diagonal_mass_is_less_its_floor_image_by_image(run: MonteCarloRun, geometry: GeometryResult) -> None:
     for name in COUPLED:
         mass, floor = (run.scores(ARRAYS[of]) for of in (name, f"{name}_floor"))
@@ -61,10 +66,13 @@ def test_off_diagonal_mass_is_less_its_floor_image_by_image(run: MonteCarloRun, 
 
 
 def test_correlations_are_means_of_those_within_each_trial(run: MonteCarloRun, geometry: GeometryResult) -> None:
-    for name, (one, other) in PAIRS.items():
+    pairs = {"pre_angular": ("trace_pre", "angular_var"), "post_angular": ("trace_post", "angular_var")}
+    pairs = {f"corr_trace_{name}": pair for name, pair in {**pairs, "pre_post": ("trace_pre", "trace_post")}.items()}
+    assert geometry.correlations.keys() == pairs.keys()
+    for name, (one, other) in pairs.items():
         by_trial = [rho(a, b) for a, b in zip(run.scores(one), run.scores(other), strict=True)]
         assert geometry.correlations[name].value == pytest.approx(np.mean(by_trial)), name
-        assert np.ptp(by_trial) > 0 or name == "corr_trace_pre_post"
+        assert np.ptp(by_trial) > 0
 
 
 def test_the_trace_is_ahead_where_its_trials_agree_more(run: MonteCarloRun, subset: RecipeResult) -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from made_up_inputs import inputs_of
 
 from mcdo.encoders import load_encoder
@@ -39,6 +41,28 @@ def test_scores_of_each_way_of_batching_are_kept(tmp_path: Path, monkeypatch: py
     assert calls == [128, 1, 3, 8, 8, 128, 128]
     assert found == harness_checks._by_batch(encoder, images, dropout, None)
     assert all(0 <= each < 1e-4 for each in found)
+
+
+def test_one_number_of_one_pass_is_enough_to_be_perturbed() -> None:
+    plain = torch.rand(2, 5)
+    passes = plain[:, None].repeat(1, 3, 1)
+    passes[1, 2, 4] += 1e-6
+    assert harness_checks._as_plain(passes, plain).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("left", ["nothing", "a weight", "a hook"])
+def test_what_a_pass_leaves_behind_is_seen(left: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder: Any = SimpleNamespace(model=torch.nn.Sequential(torch.nn.Linear(2, 2)))
+
+    def tower(*given: Any, **named: Any) -> None:
+        if left == "a weight":
+            encoder.model[0].weight.data += 1
+        if left == "a hook":
+            encoder.model[0].register_forward_hook(lambda *_: None)
+
+    monkeypatch.setattr(harness_checks, "perturbed", lambda *_, **__: nullcontext(tower))
+    found = harness_checks._restored(encoder, Dropout(0.1), torch.zeros(1), torch.zeros(1))
+    assert found == [left == "nothing"] * 2
 
 
 def result_of(classes: tuple[str, ...], alike: float, varied: float) -> ChecksResult:

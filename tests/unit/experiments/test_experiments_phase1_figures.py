@@ -107,7 +107,7 @@ def test_exp5_holds_each_score_against_the_softmax_entropy_and_the_norm(world: A
         area = BARS["auroc_high_entropy"][0]
         assert (row.rho, row.rho_given_norm) == (figures[BARS["rho_entropy"][0]], figures[BEYOND_NORM])
         assert (row.auroc, row.auroc_given_norm) == (figures[area], figures[f"{area}_given_norm"])
-    targets = ambiguity_targets(logits, inputs.images(None).labels)  # type: ignore[arg-type]
+    targets = ambiguity_targets(logits, inputs.images(None).labels)
     how: dict[str, Any] = {"origins": run.origins, "seed": 42}
     shared = ambiguity_table({"trace_pre": trials}, targets, norm, shared_noise=True, **how)["trace_pre"]
     linear = found.of("trace_pre", "first_order")
@@ -186,7 +186,10 @@ def test_the_sweep_is_decided_together_with_the_cells_that_it_follows(monkeypatc
         next(r for r in (trials_of(0.86, i) for i in range(99)) if 0.02 < r.p_usable < 0.049),
     )
     spaces = dict.fromkeys(NESTED.spaces, weak)
-    results = {"exp0": {"reliability": {64: spaces}}, "convergence": {"score": "trace_pre", "measured": {512: near}}}
+    results: dict[str, dict[str, Any]] = {
+        "exp0": {"reliability": {64: spaces}},
+        "convergence": {"score": "trace_pre", "measured": {512: near}},
+    }
     inputs: Any = SimpleNamespace(
         settings=Settings(("a",)),
         subject=Subject(ALL_MODELS, ("a",)),

@@ -116,6 +116,25 @@ def test_met_passes_not_met_fails_and_undecided_is_skipped() -> None:
         settle("other", 0.2, 0.4)
 
 
+@pytest.mark.parametrize(
+    ("how", "bars", "low", "high"),
+    [
+        ("above", (0.3,), 0.31, 0.4),
+        ("below", (0.3,), 0.1, 0.29),
+        ("at_least", (0.3,), 0.3, 0.4),
+        ("within", (0.3, 0.4), 0.3, 0.4),
+    ],
+)
+def test_a_judge_in_a_test_decides_by_the_bar_that_it_is_named_after(
+    how: str, bars: tuple[float, ...], low: float, high: float
+) -> None:
+    request: Any = FakeRequest()
+    judge = Judge("exp5", "clip_tiny", Settings(models=("clip_tiny",)), KnownNegatives(()), request)
+    getattr(judge, how)("x", estimate(low, high), *bars)
+    with pytest.raises(CriterionNotMetError):
+        getattr(judge, how)("x", estimate(0.5, 0.6) if how in ("below", "within") else estimate(0.1, 0.2), *bars)
+
+
 def test_a_known_negative_is_a_strict_xfail_that_says_why() -> None:
     (mark,) = settle("rho", 0.4, 0.5).marks
     assert (mark.name, mark.kwargs["strict"], mark.kwargs["raises"]) == ("xfail", True, AssertionError)

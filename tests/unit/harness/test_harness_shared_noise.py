@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mcdo.errors import McdoError
+from mcdo.estimators import MonteCarloConfig
 from mcdo.experiments.phase1.exp0_first_order import FirstOrderReliability
 from mcdo.experiments.phase1.exp0_nested_mc import NestedPasses
 from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
-from mcdo.harness import Runner, Session, Settings, Subject
+from mcdo.harness import Images, Passes, Runner, Session, Settings, Subject
+from mcdo.harness.runner import _check_noise
 from mcdo.perturbation import Dropout, Rademacher, TiedDropout
 
 
@@ -29,6 +32,13 @@ def test_an_experiment_whose_intervals_are_over_images_is_not_run_under_noise_th
         McdoError, match=r"exp0_first_order: TiedDropout\(.*over_images=True\) gives all images of a pass"
     ):
         Runner(Session(settings)).run(experiment, Subject("clip_tiny", ("clip_tiny",)))
+
+
+def test_common_masks_are_noise_that_images_share_whatever_the_kind() -> None:
+    run = Passes("clip_tiny", Images(20), MonteCarloConfig(Dropout(), (4,), 2))
+    _check_noise(FirstOrderReliability(), [run])
+    with pytest.raises(McdoError, match="gives all images of a pass the same noise"):
+        _check_noise(FirstOrderReliability(), [replace(run, shown=Images(20, common_masks=True))])
 
 
 def test_the_gate_s_intervals_hold_the_noise_that_signs_give_all_images(tmp_path: Path) -> None:
