@@ -22,6 +22,7 @@ from mcdo.experiments.phase2.exp2_synthetic import (
     SyntheticResult,
 )
 from mcdo.harness import Images, Inputs, Request, Settings
+from mcdo.harness.runner import provenance
 from mcdo.stats import group_differences, reliability
 
 EXPERIMENT = SyntheticNatural()
@@ -50,6 +51,14 @@ def categories(levels: dict[str, float], n: int = 40, variants: int = 1) -> dict
             origins=[f"{name}{i // each}" for i in range(n)],
         )
     return runs
+
+
+def test_the_summary_counts_the_natural_images() -> None:
+    """The first of several runs of a model."""
+    held: Any = inputs({**categories({}), NATURAL: categories({}, n=60, variants=2)[NATURAL]})
+    held.requests = tuple(EXPERIMENT.requests(held))
+    found = provenance(EXPERIMENT, held)
+    assert (found["num_images"], found["num_origins"]) == (60, 30)
 
 
 def outcomes(result: SyntheticResult) -> dict[str, str]:

@@ -13,7 +13,16 @@ from mcdo.errors import McdoError
 from mcdo.experiments.phase1.exp5_subset_ambiguity import RHO_ENTROPY_BAR
 from mcdo.experiments.phase2.exp3_dropout_types import FOLLOWS, TYPES, DropoutTypes, DropoutTypesResult, least_disturbed
 from mcdo.harness import Inputs, Logits, Request, Settings, Subject
-from mcdo.perturbation import AttentionDropout, Dropout, HiddenDropout, Perturbation, StochasticDepth
+from mcdo.perturbation import (
+    AttentionDropout,
+    Dropout,
+    Gaussian,
+    HiddenDropout,
+    Multiplicative,
+    Perturbation,
+    StochasticDepth,
+    TiedDropout,
+)
 from mcdo.rivals.logits import entropy
 
 N = 120
@@ -86,6 +95,7 @@ def test_types_are_those_of_the_plan() -> None:
     assert kinds["B"] == HiddenDropout(0.02)
     assert kinds["C"] == StochasticDepth(0.02)
     assert kinds["D"] == Dropout(0.02, "projection"), "the published D was the MLP of block 9"
+    assert [type(kinds[kind]) for kind in "EGSW"] == [Dropout, Gaussian, Multiplicative, TiedDropout]
     assert {kind: kinds[kind].sites for kind in "EGSW"} == dict.fromkeys("EGSW", "mlp")
     assert not any(kind.shared_by_images for kind in kinds.values()), "every image has masks of its own"
 
@@ -127,7 +137,8 @@ def test_the_session_s_own_perturbation_stands_for_the_summary(clip: DropoutType
 
 def test_a_dead_type_is_no_low_score() -> None:
     """Published type A had a trace of 9e-17, which was then ranked."""
-    alive = made_up_run({"trace_pre": np.full((5, N), 0.02)}, norm=np.full(N, 2.0))
+    by_trial = np.full((5, N), 0.02) * np.linspace(0.5, 1.5, 5)[:, None]
+    alive = made_up_run({"trace_pre": by_trial}, norm=np.full(N, 2.0))
     assert least_disturbed("E", alive) == pytest.approx(0.005)
     many = made_up_run({"trace_pre": np.full((5, N), 0.02)}, 1024, norm=np.full(N, 2.0))
     assert least_disturbed("E", many) == pytest.approx(0.005), "none is untouched, however unlikely one would be"
@@ -157,6 +168,12 @@ def test_validity_of_the_norm_is_that_of_the_norm(clip: DropoutTypesResult) -> N
     norm, logits = EXPERIMENT.runs(held)["E"].feature_norm, held[EXPERIMENT.logits("clip_tiny")]["logits"][0]
     rho = scipy.stats.spearmanr(norm, entropy(logits)).statistic
     assert clip.norm_validity[FOLLOWS].value == pytest.approx(rho)
+
+
+def test_the_norm_is_beside_the_mean_of_all_trials(clip: DropoutTypesResult) -> None:
+    for kind, run in EXPERIMENT.runs(inputs()).items():
+        rho = scipy.stats.spearmanr(run.scores("trace_pre").mean(axis=0), run.feature_norm).statistic
+        assert clip.norm[kind].value == pytest.approx(rho)
 
 
 def test_variants_of_an_original_are_one_draw(siglip: DropoutTypesResult) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,9 @@ from pytest_child import run_pytest
 
 from mcdo.errors import McdoError
 from mcdo.harness import tests_of
-from mcdo.harness.tests import check_shuffled, check_spread
+from mcdo.harness.tests import check_drift, check_shuffled, check_spread
 from mcdo.images.sampling import spread_order
-from mcdo.stats import Reliability, reliability
+from mcdo.stats import Estimate, Reliability, reliability
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 INSTALLED = any(each.value == "mcdo.pytest_entry" for each in entry_points(group="pytest11"))
@@ -165,6 +167,30 @@ def test_shuffled_trials_of_few_telling_images_are_no_signal(monkeypatch: pytest
     monkeypatch.setattr("mcdo.harness.tests.reliability", summed)
     with pytest.raises(AssertionError, match=r"SNR tends to 1/K = 0.333, and is 0.980"):
         check_shuffled(scores, 0)
+
+
+def test_shuffled_trials_whose_signal_is_too_small_are_a_fault_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = SimpleNamespace(status="failed", spearman=0.0, snr=0.0)
+    monkeypatch.setattr("mcdo.harness.tests.reliability", lambda *_, **__: none)
+    with pytest.raises(AssertionError, match=r"SNR tends to 1/K = 0.333, and is 0.000"):
+        check_shuffled(np.ones((3, 500)), 0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "n", "ends"),
+    [
+        (-0.1, 0.1, 50, nullcontext()),
+        (0.1, 0.3, 50, pytest.raises(AssertionError, match="drift from trial to trial")),
+        (-0.3, -0.1, 50, pytest.raises(AssertionError, match="drift from trial to trial")),
+        (-0.1, 0.6, 50, pytest.raises(pytest.skip.Exception, match="cannot tell stacked dropouts")),
+        (0.1, 0.3, 20, pytest.raises(pytest.skip.Exception, match="of fewer than 30 originals")),
+    ],
+    ids=["none", "growing", "shrinking", "wide", "few"],
+)
+def test_trials_drift_where_the_interval_misses_zero(low: float, high: float, n: int, ends: Any) -> None:
+    """Of three trials stacked dropouts grow by 0.5 a trial."""
+    with ends:
+        check_drift({"pre": Estimate(0.0, 0.0, 0.0, 50), "post": Estimate((low + high) / 2, low, high, n)}, 3)
 
 
 @pytest.mark.parametrize("n", [40, 100, 160])
