@@ -80,6 +80,7 @@ class Encoder:
         device: torch.device,
         precision: Precision = "float32",
     ) -> None:
+        _check_default_type(spec.key)
         self.spec, self.key = spec, spec.key
         self.precision = precision
         refuse_packed(spec.key, model)
@@ -398,7 +399,11 @@ class Encoder:
         return float((units.sum(0).square().sum() - units.square().sum()) / (n * (n - 1)))
 
     def check_as_loaded(self) -> None:
-        """Raise McdoError for a model that was converted, moved or put into training mode since it was loaded."""
+        """Raise McdoError for a model that was converted, moved or put into training mode since it was loaded.
+
+        And for a default type of torch below float32.
+        """
+        _check_default_type(self.key)
         training = next((name or "the model" for name, module in self.model.named_modules() if module.training), None)
         if training is not None:
             raise McdoError(
@@ -415,6 +420,16 @@ class Encoder:
                     f"{self.key}: the model was moved to {value.device} ({name}), but was loaded for {self.device}; "
                     f"load it anew with device='{value.device}'"
                 )
+
+
+def _check_default_type(key: str) -> None:
+    """Raise McdoError where torch makes new numbers coarser than float32: libraries load weights into such."""
+    default = torch.get_default_dtype()
+    if torch.finfo(default).bits < 32:
+        raise McdoError(
+            f"{key}: torch.get_default_dtype() is {default}, to which weights and sums would be rounded; call "
+            "torch.set_default_dtype(torch.float32), and give precision='float16' or 'bfloat16' for linear maps in it"
+        )
 
 
 def eagerly(model: nn.Module) -> AbstractContextManager[object]:

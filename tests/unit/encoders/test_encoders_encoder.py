@@ -215,3 +215,17 @@ def test_a_bare_text_is_not_taken_for_its_letters() -> None:
             call("a seven")
     with pytest.raises(McdoError, match="'seven' is one name and not a list of them"):
         encoder.zero_shot_logits(torch.zeros(1, 48), "seven", "a {}")
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float16])
+def test_a_coarse_default_type_of_torch_is_refused(default: torch.dtype) -> None:
+    """Weights had been rounded to it as they were loaded, and sums over probes as they were taken."""
+    loaded = encoder_of("clip_tiny")
+    torch.set_default_dtype(default)
+    try:
+        with pytest.raises(McdoError, match="get_default_dtype"):
+            load_encoder("clip_tiny")
+        with pytest.raises(McdoError, match="get_default_dtype"):
+            loaded.check_as_loaded()
+    finally:
+        torch.set_default_dtype(torch.float32)
