@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, finite, numbers
 from mcdo.stats.resampling import Estimate, Origins, holm, percentile_estimate
-from mcdo.stats.sample import Sample, normal_p
+from mcdo.stats.sample import Sample
 
 Shape = Literal["rising", "flat", "not monotone"]
 
@@ -112,7 +112,7 @@ def response_curve(
     means, drawn = sample.both(lambda weights: weights @ y.T / weights.sum(axis=1, keepdims=True))
     fit, fits = _isotonic(means[None])[0], _isotonic(drawn)
     rise = sample.estimate(means[-1] - means[0], drawn[:, -1] - drawn[:, 0])
-    shape, reason = _shape(x, means, drawn, rise, logarithms)
+    shape, reason = _shape(x, means, drawn, rise, logarithms, sample)
     return ResponseCurve(
         severities=x,
         measured=tuple(sample.estimate(mean, drawn[:, i]) for i, mean in enumerate(means)),
@@ -155,11 +155,13 @@ def _isotonic(rows: Array) -> Array:
     return np.asarray(np.maximum.accumulate(fitted, axis=1))
 
 
-def _shape(x: tuple[float, ...], means: Array, drawn: Array, rise: Estimate, logarithms: bool) -> tuple[Shape, str]:
+def _shape(
+    x: tuple[float, ...], means: Array, drawn: Array, rise: Estimate, logarithms: bool, sample: Sample
+) -> tuple[Shape, str]:
     if rise.reason:
         return "flat", rise.reason
     pairs = list(itertools.combinations(range(len(x)), 2))
-    p = holm([normal_p(float(means[j] - means[i]), drawn[:, j] - drawn[:, i]) for i, j in pairs])
+    p = holm([sample.inferred(means[j] - means[i], drawn[:, j] - drawn[:, i]).p_value for i, j in pairs])
     falls = [(i, j) for (i, j), at in zip(pairs, p, strict=True) if means[j] < means[i] and at < 1 - rise.level]
     if falls:
         i, j = max(falls, key=lambda pair: means[pair[0]] - means[pair[1]])

@@ -130,13 +130,15 @@ class Sample:
 
 def resampled(value: float, draws: Array, n: int, level: float, lengthened: float = 1.0) -> Inferred:
     """``value`` with the percentile interval of its ``draws`` [R] from n units, and their spread as its error, both
-    ``lengthened``.
+    ``lengthened``; a spread of n units about their own mean is short by √((n − 1)/n), and has n − 1 degrees of freedom.
 
     NaN throughout where the value is undefined; no interval and no error from too few units.
     """
     value = float(value)
     estimate = percentile_estimate(value, np.full(1, math.nan) if math.isnan(value) else draws, n, level, lengthened)
-    return Inferred(estimate, spread(draws) * lengthened if n >= LEAST_UNITS else math.nan)
+    if n < LEAST_UNITS:
+        return Inferred(estimate, math.nan)
+    return Inferred(estimate, spread(draws) * lengthened * math.sqrt(n / (n - 1)), n - 1)
 
 
 def spread(draws: ArrayLike) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -151,7 +151,8 @@ def ahead_of_trivial(
 ) -> dict[tuple[str, str], Advantage]:
     """By score and task ("error", "foreign"): AUROC less that of the best trivial score, read whichever way is better.
 
-    The best is chosen on the same images, which favours it. Holm runs over the whole table.
+    The best is chosen on the same images, which favours it: p of a score that is behind is that of the comparison times
+    the number of trivial scores, that of one ahead the largest of them. Holm runs over the whole table.
     """
     how: dict[str, Any] = {"seed": seed, "resamples": resamples}
     families: dict[str, dict[tuple[str, str, str], Difference]] = {}
@@ -169,7 +170,9 @@ def ahead_of_trivial(
             defined = {name: d for name, d in against.items() if np.isfinite(d.estimate.value)}
             if defined:
                 best = min(defined, key=lambda name: defined[name].estimate.value)
-                found[score, task] = Advantage(best, defined[best])
+                chosen, ps = defined[best], [d.p_value for d in defined.values()]
+                p = np.max(ps) if chosen.estimate.value > 0 else np.minimum(1.0, len(ps) * chosen.p_value)
+                found[score, task] = Advantage(best, replace(chosen, p_value=float(p)))
     joined = corrected({key: each.difference for key, each in found.items()})
     return {key: Advantage(each.baseline, joined[key]) for key, each in found.items()}
 

@@ -108,6 +108,20 @@ def test_noise_is_rarely_ahead_of_noise() -> None:
     assert wrong <= 40 * 0.05 + 3 * (40 * 0.05 * 0.95) ** 0.5
 
 
+def test_p_of_a_score_behind_counts_the_trivial_ones_of_which_the_best_was_chosen() -> None:
+    """Of a score that is as good as ten trivial ones every eighth was told to be behind them."""
+    of, hard = truth(600)
+    noises = np.random.default_rng(3).normal(size=(4, 600))
+    cheap = {f"cheap {i}": Scored((hard + noise)[None], 0.0) for i, noise in enumerate(noises[:3])}
+    scores = {"same": Scored((hard + 1.5 * noises[3])[None], 1.0)}
+    found = ahead_of_trivial(scores, cheap, of)["same", "error"]
+    alone = [ahead_of_trivial(scores, {name: each}, of)["same", "error"].difference for name, each in cheap.items()]
+    least = min(alone, key=lambda each: each.estimate.value)
+    assert found.difference.estimate == least.estimate
+    assert least.estimate.value < 0
+    assert found.difference.p_value == pytest.approx(min(1, 3 * least.p_value))
+
+
 def test_the_areas_of_risk_are_resampled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are two measures of one pass through the resamples, which a table of a million rows waits for."""
     rng, passes = np.random.default_rng(0), []

@@ -36,7 +36,8 @@ def test_spearman_difference_and_interval_are_those_of_explicit_resamples() -> N
     draws = np.sort([difference(index) for index in resamples(200, 3)])
     assert found.estimate.value == pytest.approx(difference(np.arange(N)), abs=1e-12)
     assert (found.estimate.low, found.estimate.high) == pytest.approx((draws[4], draws[194]), abs=1e-12)
-    assert found.p_value == pytest.approx(2 * scipy.stats.norm.sf(found.estimate.value / draws.std(ddof=1)))
+    error = draws.std(ddof=1) * math.sqrt(N / (N - 1))
+    assert found.p_value == pytest.approx(2 * scipy.stats.t.sf(found.estimate.value / error, N - 1))
 
 
 def test_a_clearly_better_score_is_found_and_an_equal_one_is_not() -> None:
