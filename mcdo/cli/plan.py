@@ -184,7 +184,7 @@ def _assumed(asked: argparse.Namespace, power: float, most: int) -> Iterator[Pla
     from mcdo import arguments
     from mcdo.harness.pilot import Planned
     from mcdo.stats import Estimate
-    from mcdo.stats.planning import AssumedForecast, Size, needed_for_usable, needed_images, normal_error
+    from mcdo.stats.planning import AssumedForecast, needed_for_assumed, needed_for_usable
 
     values = _assumptions(asked.assume)
     passes = arguments.whole("--assume: passes", values.pop("passes", 64), least=2)
@@ -193,14 +193,9 @@ def _assumed(asked: argparse.Namespace, power: float, most: int) -> Iterator[Pla
         if kind is None:
             forecast = AssumedForecast(value, passes)
             need = needed_for_usable(forecast, power=power, most=most)
-            estimate = Estimate(value, value, value, 0)
         else:
-            n = 1000
-            arm = 1.959964 * normal_error(kind, value, n)
-            estimate = Estimate(value, value - arm, value + arm, n)
-            at = [float(bar.split()[-1])]
-            need = needed_images(estimate, at, Size(n, 1, passes), power=power, most=most, assumed=True)
-            estimate = Estimate(value, value, value, 0)
+            need = needed_for_assumed(kind, value, float(bar.split()[-1]), passes, power=power, most=most)
+        estimate = Estimate(value, value, value, 0)
         yield Planned("assumed", f"T={passes}", name, estimate, bar, need)
 
 

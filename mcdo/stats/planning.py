@@ -34,10 +34,11 @@ import scipy
 from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.stats.confidence import Confidence
+from mcdo.stats.detection import LEAST_CLASS
 from mcdo.stats.growth import ENDS
 from mcdo.stats.pilot import Pilot, Run, normal_spearman
 from mcdo.stats.reliability import SHARING_ALPHA, Reliability
-from mcdo.stats.resampling import Direction, Estimate, IntervalOutcome, Origins
+from mcdo.stats.resampling import LEAST_UNITS, Direction, Estimate, IntervalOutcome, Origins
 from mcdo.stats.signal_noise import odds_of, snr_from_icc
 from mcdo.stats.status import THRESHOLDS, Thresholds
 
@@ -119,7 +120,6 @@ def needed_images(
     power: float = POWER,
     most: int = MOST,
     least: int = 3,
-    assumed: bool = False,
     direction: Direction = ">=",
 ) -> Need:
     """Originals that decide a claim about one figure, at the trials and passes of the pilot.
@@ -133,7 +133,6 @@ def needed_images(
         power: probability with which the planned run decides.
         most: originals above which the claim is out of reach.
         least: originals that are planned for at least.
-        assumed: the value is certain, and the interval only says what error so many originals have.
         direction: in which the claim lies from its one bar.
 
     Raises:
@@ -146,17 +145,16 @@ def needed_images(
     outcome = _outcome(estimate, bars, direction)
     nearest = min(bars, key=lambda bar: abs(estimate.value - bar))
     distance = abs(estimate.value - nearest)
-    if outcome != "undecided" and not assumed:
+    if outcome != "undecided":
         return Need("decided", outcome, measured, 1.0, distance)
     if not estimate.has_interval or not math.isfinite(estimate.high - estimate.low):
         why = estimate.reason or "an interval is needed to plan with"
         return Need("out of reach", "undecided", None, 0.0, distance, f"the pilot gives no interval: {why}")
     arm = estimate.value - estimate.low if nearest < estimate.value else estimate.high - estimate.value
-    of_pilot = arm / float(scipy.special.ndtri((1 + estimate.level) / 2))
-    known = 0.0 if assumed else of_pilot
+    known = arm / float(scipy.special.ndtri((1 + estimate.level) / 2))
 
     def chance(n: int) -> float:
-        return chance_decided(estimate.value, known, of_pilot * math.sqrt(estimate.n / n), bars, estimate.level)
+        return chance_decided(estimate.value, known, known * math.sqrt(estimate.n / n), bars, estimate.level)
 
     n = _smallest(lambda n: chance(n) >= power, least, most)
     if n is None:
@@ -187,6 +185,51 @@ def normal_error(figure: Literal["rho", "share", "auroc"], value: float, n: int,
     ones, zeros = positive * n, (1 - positive) * n
     both, other = value / (2 - value) - value**2, 2 * value**2 / (1 + value) - value**2
     return math.sqrt((value * (1 - value) + (ones - 1) * both + (zeros - 1) * other) / (ones * zeros))
+
+
+def needed_for_assumed(
+    figure: Literal["rho", "share", "auroc"],
+    value: float,
+    bar: float,
+    passes: int,
+    *,
+    power: float = POWER,
+    most: int = MOST,
+    positive: float = 0.1,
+    direction: Direction = ">=",
+) -> Need:
+    """Originals that decide a claim about a figure of which only the ``value`` is assumed, in runs of ``passes``.
+
+    Far from the bar few originals decide, and intervals of few are not the value and a normal error on either side. A
+    correlation is planned for on Fisher's z and an AUROC on the logit scale, as their intervals are; Wilson's interval
+    of a share is clear of the bar where a share at the bar would seldom have come out so, by the bar's own error.
+
+    Raises:
+        McdoError: as :func:`normal_error`, and for a power outside (0, 1) or a bar that the figure cannot have.
+
+    """
+    _check(power)
+    normal_error(figure, bar, LEAST_UNITS, positive)
+    scale = {"rho": math.atanh, "auroc": scipy.special.logit, "share": float}[figure]
+    slope = {"rho": 1 - value**2, "auroc": value * (1 - value), "share": 1.0}[figure]
+    at, goal = float(scale(value)), float(scale(bar))
+    counting = min(positive, 1 - positive) if figure == "auroc" else 1.0  # share of the originals
+    least = math.ceil(LEAST_CLASS / counting - 1e-9) if figure == "auroc" else LEAST_UNITS
+
+    def chance(n: int) -> float:
+        error = normal_error(figure, value, n, positive) / slope
+        if figure == "share":
+            arm = float(scipy.special.ndtri(0.975)) * normal_error(figure, bar, n)
+        else:
+            arm = float(scipy.special.stdtrit(counting * n - 1, 0.975)) * error
+        return _above(at, error, goal + arm) + _below(at, error, goal - arm)
+
+    assumed, n = Estimate(value, value, value, 0), _smallest(lambda n: chance(n) >= power, least, most)
+    if n is None:
+        reason = _near(abs(value - bar), assumed, bar, most)
+        return Need("out of reach", "undecided", None, chance(most), abs(value - bar), reason)
+    likely = _likely(value, [bar], direction)
+    return Need("attainable", likely, Size(n, 1, passes), chance(n), abs(value - bar))
 
 
 @dataclass(frozen=True)

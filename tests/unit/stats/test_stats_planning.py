@@ -12,7 +12,7 @@ import scipy
 from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
-from mcdo.stats import Estimate, predicted_reliability, reliability, share
+from mcdo.stats import Estimate, predicted_reliability, proportion, reliability, share, spearman
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.planning import (
     AssumedForecast,
@@ -25,6 +25,7 @@ from mcdo.stats.planning import (
     chance_judged,
     chance_unusable,
     chance_usable,
+    needed_for_assumed,
     needed_for_usable,
     needed_images,
     normal_error,
@@ -354,3 +355,36 @@ def test_no_error_is_assumed_of_three_originals_nor_of_one_class() -> None:
         normal_error("rho", 0.7, 3)
     with pytest.raises(McdoError, match="positive"):
         normal_error("auroc", 0.7, 100, positive=0.0)
+
+
+@pytest.mark.parametrize(("value", "bar"), [(0.9, 0.75), (0.98, 0.9), (0.5, 0.75), (0.999, 0.75)])
+def test_an_assumed_share_is_decided_as_often_as_it_says(value: float, bar: float) -> None:
+    """Counted: Wilson's interval of every count. Of .98 against .9 no run of the 28 originals once planned decided."""
+    size = needed_for_assumed("share", value, bar, 64).size
+    assert size is not None
+    counts = np.arange(size.images + 1)
+    ends = [proportion(int(k), size.images) for k in counts]
+    decided = np.array([bar <= end.low or end.high < bar for end in ends])
+    assert scipy.stats.binom.pmf(counts, size.images, value)[decided].sum() > 0.8
+
+
+@pytest.mark.parametrize("value", [0.99, 0.9, 0.7])
+def test_an_assumed_correlation_is_decided_as_often_as_it_says(value: float) -> None:
+    """Of .9 against .3, 3 originals were planned, which have no interval; of .7 19, of which half decided."""
+    size = needed_for_assumed("rho", value, 0.3, 64).size
+    assert size is not None
+    assert size.images < 60
+    rng, decided, runs, r = np.random.default_rng(0), 0, 100, 2 * math.sin(math.pi * value / 6)
+    for seed in range(runs):
+        x, noise = rng.normal(size=(2, size.images))
+        found = spearman(x, r * x + math.sqrt(1 - r * r) * noise, resamples=100, seed=seed)
+        decided += found.outcome(0.3) != "undecided"
+    assert decided / runs > 0.75
+
+
+def test_an_assumed_area_has_the_originals_of_each_class_that_an_interval_takes() -> None:
+    """Of .9 against .6, 44 originals were planned, four of them positive."""
+    for value in (0.99, 0.9, 0.2):
+        size = needed_for_assumed("auroc", value, 0.6, 64).size
+        assert size is not None
+        assert size.images >= 100
