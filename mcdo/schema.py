@@ -230,9 +230,16 @@ def _rows(path: Path, remedy: str, known: Sequence[str] = ()) -> Iterator[tuple[
         raise McdoError(f"{path}, line {reader.line_num} is not CSV: {error}") from error
 
 
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+"""What spreadsheets write in the place of commas, some by the language of their user."""
+
+
 def _check_head(path: Path, head: list[str], known: Sequence[str]) -> None:
     if len(head) > _MOST_COLUMNS:
         raise McdoError(f"{path}, line 1 has {len(head)} columns; at most {_MOST_COLUMNS} are read")
+    other = next((mark for mark in _SEPARATORS if len(head) == 1 and mark in head[0]), "")
+    if other:
+        raise McdoError(f"{path}, line 1: columns are separated by {_SEPARATORS[other]}; save it with commas")
     twice = sorted(name for name, count in Counter(head).items() if count > 1)
     if twice:
         raise McdoError(f"{path}, line 1: the column {twice[0]!r} occurs twice")

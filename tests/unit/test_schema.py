@@ -134,6 +134,8 @@ def test_toml_that_is_refused(content: str, said: str, tmp_path: Path) -> None:
         ("name,rate\na,1,2", ", line 2 has 3 cells under 2 columns"),
         ("name,rate,rate\na,1,2", ", line 1: the column 'rate' occurs twice"),
         ("name,rata\na,1", ", line 1: the column rate is missing; the nearest there: rata"),
+        ("name;rate\na;1,5", ", line 1: columns are separated by semicolons; save it with commas"),
+        ("name\trate\na\t1", ", line 1: columns are separated by tabs"),
         ("", ", line 1: the column name is missing; the nearest there: no line at all"),
         ('name,rate\n"a,1', ", line 2 is not CSV"),
         ("name,rate\n" + "a" * 200_000 + ",1", " is not CSV: field larger than field limit"),
