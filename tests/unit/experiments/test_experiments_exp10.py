@@ -328,6 +328,8 @@ def test_claims_are_judged_by_their_intervals() -> None:
     outcomes = {c.name: c.judge(result_of(by_length=1.0)).outcome for c in EXPERIMENT.claims()}
     assert outcomes["repeats/trace_pre"] == "met"
     assert outcomes["specificity_given_length/trace_pre"] != "met"
+    (claim,) = (c for c in EXPERIMENT.claims() if c.name == "specificity_given_length/trace_pre")
+    assert claim.estimate(result_of(by_length=1.0)) == result_of(by_length=1.0).specific["trace_pre"].given
     assert outcomes["generic_at_same_length/trace_pre"] != "met"
     none = dataclasses.replace(result_of(by_length=1.0), generic={})
     judged = {c.name: c.judge(none) for c in EXPERIMENT.claims()}["generic_at_same_length/trace_pre"]

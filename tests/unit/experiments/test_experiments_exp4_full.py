@@ -66,6 +66,9 @@ def test_the_weakest_pair_decides(mixed: AgreementResult) -> None:
     assert outcome(agreeing) == "met"
     assert MODELS[2] in (mixed.weakest("trace_pre") or ())
     assert outcome(mixed) == "undecided"
+    (claim,), pair = ModelAgreement().claims(), mixed.weakest("trace_pre")
+    assert pair is not None
+    assert claim.estimate(mixed) == mixed.matrices["trace_pre"].disattenuated[pair], "corrected for noise"
     opposed = dict(runs)
     scores = -runs[MODELS[0]].scores("trace_pre")
     opposed[MODELS[2]] = made_up_run({"trace_pre": scores, "angular_var": scores}, encoder=MODELS[2])

@@ -13,6 +13,7 @@ from mcdo.experiments.phase2.exp5_retrieval import (
     OPTION,
     CaptionRetrieval,
     RetrievalResult,
+    figures,
     gap_and_rank,
     prompts,
 )
@@ -47,6 +48,13 @@ def test_rank_and_order_of_gaps_do_not_depend_on_norms() -> None:
     scaled = gap_and_rank(ITEMS, images * np.float32(7), texts * np.float32(0.5))
     np.testing.assert_allclose(scaled[0], gap, atol=1e-6)
     assert scaled[1].tolist() == rank.tolist()
+
+
+def test_a_wrong_caption_is_any_but_the_first() -> None:
+    score, rank = np.random.default_rng(0).normal(size=40), np.repeat([1, 2, 1, 3], 10)
+    found = figures(score, np.linspace(1, 2, 40), rank, None)
+    above = score[rank > 1][:, None] > score[rank == 1]
+    assert found["auroc_wrong_caption"].value == pytest.approx(above.mean())
 
 
 def test_captions_that_the_text_tower_cannot_tell_apart_are_refused_by_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,7 @@ from mcdo.experiments.phase3.exp8_semantic.subspace import (
     without,
 )
 from mcdo.harness import Inputs, Logits, Passes, Request, Subject, TextFeatures
+from mcdo.stats import Estimate
 
 K, N, T, D = 3, 40, 30, 24
 EXPERIMENT = SemanticSpace(n=N, passes=T, trials=K, subspaces=200)
@@ -171,6 +173,16 @@ def test_variance_among_texts_is_told_from_variance_anywhere(isotropic: tuple[Se
     assert outcomes[0] == "met"
     assert outcomes[1] != "met"
     assert outcomes[2] == "not met"
+
+
+def test_a_share_above_chance_is_undecided_below_what_random_subspaces_reach(
+    isotropic: tuple[SemanticResult, Array, Array],
+) -> None:
+    share = replace(isotropic[0].shares["raw"], observed=Estimate(0.32, 0.3, 0.34, N), chance=0.25, null=(0.15, 0.35))
+    (claim,) = (claim for claim in EXPERIMENT.claims() if claim.name == "parallel_share/raw")
+    for high, outcome in ((0.35, "undecided"), (0.29, "met")):
+        shares = {**isotropic[0].shares, "raw": replace(share, null=(0.15, high))}
+        assert claim.judge(replace(isotropic[0], shares=shares)).outcome == outcome
 
 
 def test_images_of_one_original_are_one_draw() -> None:
