@@ -37,7 +37,8 @@ import scipy
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError, nearest
-from mcdo.stats._checks import Array, jsonable, of_order_one, trials
+from mcdo.stats._checks import Array, jsonable, of_order_one, trial_mean, trials
+from mcdo.stats.association import nearly_constant
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.rank_influence import spearman_confidence, spearman_influence
 from mcdo.stats.resampling import Estimate, IntervalOutcome, Origins, Units, check_resampling
@@ -48,10 +49,8 @@ from mcdo.stats.status import THRESHOLDS, Status, Thresholds, status_of
 Interval = tuple[float, float]
 SHARING_ALPHA = 0.1
 """Noise counts as shared within trials where independence has a p below this."""
-_DEGENERATE = {
-    "SNR": "the mean over trials is the same for every image",
-    "Spearman": "a trial gives every image the same score, which is no ranking",
-}
+_NO_RATIO = "the mean over trials is the same for every image"
+_NO_RANKING = "a trial gives every image the same score, which is no ranking"
 _UNKNOWN = Confidence(math.nan, math.nan, math.nan, 1, "z", 1)
 
 
@@ -193,7 +192,8 @@ def reliability(
     1979), with MSB = K·signal and MSW = noise; spearman = median (and quartiles) of the rank correlation, ties at
     their mean rank, over all K(K − 1)/2 pairs of trials. Intervals as the module's first page says.
 
-    Edges: K = 1 gives NaN. A trial that is constant over images has no ranking: spearman is NaN. No noise and some
+    Edges: K = 1 gives NaN. A trial that is constant over images has no ranking: spearman is NaN. Where more than half
+    of the images have one score and fewer than ten originals another, spearman has no interval. No noise and some
     signal: snr infinite, icc 1; neither: NaN. Any NaN among the three gives "insufficient_trials".
 
     Args:
@@ -225,11 +225,12 @@ def reliability(
     if not reason:
         in_scores, in_ranks = (_shared(x, units, shared_noise) for x in (array, scipy.stats.rankdata(array, axis=1)))
         ratio = _ratio_confidence(array, units, snr, in_scores, resamples, seed)
-        if defined:
+        few = nearly_constant([trial_mean(array)], units)
+        if defined and not few:
             moves = units.sum(influence) / N
             ranking = spearman_confidence(pairs, moves, units.effective, K, in_ranks, resamples, seed)
-        undefined = {"SNR": ratio, "Spearman": ranking}
-        reason = "; ".join(_DEGENERATE[name] for name, known in undefined.items() if math.isnan(known.centre))
+        undefined = {_NO_RATIO: ratio, few or _NO_RANKING: ranking}
+        reason = "; ".join(why for why, known in undefined.items() if math.isnan(known.centre))
     return Reliability(
         spearman=rho,
         spearman_q25=q25,
