@@ -24,7 +24,7 @@ from mcdo.stats.resampling import (
     check_resampling,
     generator,
 )
-from mcdo.stats.sample import Inferred, resampled
+from mcdo.stats.sample import Drawn, Inferred, lengthened, resampled, uneven
 from mcdo.stats.trials import Scores, shared_trials, widened
 
 
@@ -177,9 +177,11 @@ def _inferred(
     a, b = (units.multiplicities(resamples, int(rng.integers(2**63))) for units in (x_units, y_units))
     ones = np.ones((1, len(x))), np.ones((1, len(y)))
     n, fewest = x_units.n + y_units.n, min(x_units.n, y_units.n)
+    apart = [Drawn.of(units, [drawn]) for units, drawn in ((x_units, a), (y_units, b)) if uneven(units)]
 
     def inferred(figure: Callable[..., Array], bounds: tuple[float, float]) -> Inferred:
-        found = resampled(float(figure(x, y, *ones)[0]), figure(x, y, a, b), fewest, level)
+        draws = figure(x, y, a, b)
+        found = resampled(float(figure(x, y, *ones)[0]), draws, fewest, level, lengthened(draws, apart))
         found = replace(found, estimate=replace(found.estimate, n=n))
         if one.without is None or other.without is None:
             return found

@@ -7,7 +7,7 @@ its two terms share.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -93,52 +93,75 @@ class Sample:
         return resampled(value, draws, self.n, self.level, self._lengthened(draws))
 
     @cached_property
-    def _largest(self) -> tuple[Array, Array]:
-        """Of the largest origins, at most :data:`_MOST_LENGTHENED`: their shares of the images [M], and how often each
-        is in each resample [R, M].
-        """
-        _, first, sizes = np.unique(self.units.members, return_index=True, return_counts=True)
-        largest = np.argsort(-sizes, kind="stable")[:_MOST_LENGTHENED]
-        drawn = [weights[:, first[largest]] for weights in self.units.in_blocks(self._resamples, self._seed)]
-        return sizes[largest] / self.images, np.concatenate(drawn)
+    def _drawn(self) -> Drawn:
+        return Drawn.of(self.units, self.units.in_blocks(self._resamples, self._seed))
 
     def _lengthened(self, draws: Array) -> float:
-        """By how much the spread of ``draws`` [R] is too small for origins of unequal sizes, at least 1.
-
-        A figure lies nearer to an origin than it would without it, the nearer the larger the origin's share w of the
-        images; leaving it out moves the figure by its influence over 1 − w, and the squares of that are the jackknife's
-        variance. Influence is the covariance of the draws with how often the origin was drawn (Efron 2014), less what
-        its square has by chance. Exactly 1 where all origins have as many images.
-        """
-        sizes = np.bincount(self.units.members)
-        held = np.isfinite(draws)
-        if sizes.min() == sizes.max() or len(draws) != self._resamples or held.sum() < 2:
-            return 1.0
-        shares, counts = self._largest
-        moved = of_order_one(draws[held] - draws[held].mean())[0]
-        variance = float(moved @ moved) / len(moved)
-        if not variance > 0:
-            return 1.0
-        influence = moved @ (counts[held] - 1) / len(moved)
-        more = (influence**2 - variance / len(moved)) @ (((1 - 1 / self.n) / (1 - shares)) ** 2 - 1)
-        return math.sqrt(max(1.0, 1 + float(more) / variance))
+        return lengthened(draws, [self._drawn]) if uneven(self.units) and len(draws) == self._resamples else 1.0
 
     def undefined(self, reason: str = "") -> Inferred:
         """What an absent figure is."""
         return Inferred(Estimate(math.nan, math.nan, math.nan, self.n, self.level, reason), math.nan)
 
 
-def resampled(value: float, draws: Array, n: int, level: float, lengthened: float = 1.0) -> Inferred:
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Of the largest of ``n`` origins, at most :data:`_MOST_LENGTHENED`: their ``shares`` of the images [M], and how
+    often each is in each resample, ``counts`` [R, M].
+    """
+
+    shares: Array
+    counts: Array
+    n: int
+
+    @classmethod
+    def of(cls, units: Units, weights: Iterable[Array]) -> Drawn:
+        """From the multiplicities of the images, [R, N] in blocks of resamples."""
+        _, first, sizes = np.unique(units.members, return_index=True, return_counts=True)
+        largest = np.argsort(-sizes, kind="stable")[:_MOST_LENGTHENED]
+        counts = np.concatenate([block[:, first[largest]] for block in weights])
+        return cls(sizes[largest] / len(units.members), counts, units.n)
+
+
+def uneven(units: Units) -> bool:
+    """Whether origins have different numbers of images."""
+    return len(set(np.bincount(units.members).tolist())) > 1
+
+
+def lengthened(draws: Array, samples: Sequence[Drawn]) -> float:
+    """By how much the spread of ``draws`` [R] is too small for origins of unequal sizes in ``samples``, at least 1.
+
+    A figure lies nearer to an origin than it would without it, the nearer the larger the origin's share w of the
+    images; leaving it out moves the figure by its influence over 1 − w, and the squares of that are the jackknife's
+    variance. Influence is the covariance of the draws with how often the origin was drawn (Efron 2014), less what its
+    square has by chance. Exactly 1 where all origins have as many images.
+    """
+    held = np.isfinite(draws)
+    if held.sum() < 2:
+        return 1.0
+    moved = of_order_one(draws[held] - draws[held].mean())[0]
+    variance = float(moved @ moved) / len(moved)
+    if not variance > 0:
+        return 1.0
+    more = 0.0
+    for each in samples:
+        influence = moved @ (each.counts[held] - 1) / len(moved)
+        larger = ((1 - 1 / each.n) / (1 - each.shares)) ** 2 - 1
+        more += float((influence**2 - variance / len(moved)) @ larger)
+    return math.sqrt(max(1.0, 1 + more / variance))
+
+
+def resampled(value: float, draws: Array, n: int, level: float, longer: float = 1.0) -> Inferred:
     """``value`` with the percentile interval of its ``draws`` [R] from n units, and their spread as its error, both
-    ``lengthened``; a spread of n units about their own mean is short by √((n − 1)/n), and has n − 1 degrees of freedom.
+    ``longer``; a spread of n units about their own mean is short by √((n − 1)/n), and has n − 1 degrees of freedom.
 
     NaN throughout where the value is undefined; no interval and no error from too few units.
     """
     value = float(value)
-    estimate = percentile_estimate(value, np.full(1, math.nan) if math.isnan(value) else draws, n, level, lengthened)
+    estimate = percentile_estimate(value, np.full(1, math.nan) if math.isnan(value) else draws, n, level, longer)
     if n < LEAST_UNITS:
         return Inferred(estimate, math.nan)
-    return Inferred(estimate, spread(draws) * lengthened * math.sqrt(n / (n - 1)), n - 1)
+    return Inferred(estimate, spread(draws) * longer * math.sqrt(n / (n - 1)), n - 1)
 
 
 def spread(draws: ArrayLike) -> float:
