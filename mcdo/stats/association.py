@@ -197,7 +197,7 @@ def as_ranks(found: Inferred, units: Units, reason: str) -> Inferred:
     near = max(0.0, 1 - 12 / (n * (n**2 - 1)))
     z, error = math.atanh(near), math.sqrt((1 + near**2 / 2) / (n - 3)) if n > 3 else math.inf
     arm = 1 - math.tanh(z - float(scipy.special.stdtrit(freedom, (1 + one.level) / 2)) * error)
-    low, high = sorted((one.value, math.copysign(size - math.sqrt(round(size)) * arm, one.value)))
+    low, high = sorted((one.value, math.copysign(1.0, one.value) * (size - math.sqrt(round(size)) * arm)))
     return Inferred(replace(one, low=low, high=high), size * error / z if z > 0 else math.inf, freedom)
 
 

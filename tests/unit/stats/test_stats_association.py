@@ -130,7 +130,9 @@ def test_a_perfect_order_of_few_origins_has_an_interval_with_width() -> None:
     assert covered / runs > 0.92
     many = rng.normal(size=500)
     assert 0.999999 < spearman(many, np.exp(many), resamples=100).low < 1
-    assert rank_relations({"x": [1, 2, 3, 4, 5]}, {"y": [1, 2, 3, 4, 5]})["x", "y"].p_value > 1 / 60
+    five = rank_relations({"x": [1, 2, 3, 4, 5]}, {"y": [1, 2, 3, 4, 5]})["x", "y"]
+    assert five.p_value > 1 / 60
+    assert five.rho.low < 0, "as p says"
     apart = spearman_differences({"x": many[:9], "away": -many[:9]}, "away", many[:9], resamples=100)["x"].estimate
     assert (apart.value, apart.high) == (2, 2)
     assert 1 < apart.low < 2
