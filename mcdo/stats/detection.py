@@ -156,7 +156,7 @@ def inferred_area(of: Components, positive: NDArray[np.bool_], sample: Sample, *
         place, slope = scipy.special.logit(of.area), of.area * (1 - of.area)
         low, high = (float(scipy.special.expit(place + side * reach / slope)) for side in (-1, 1))
     else:
-        low, high = _apart(of.area, m, k, sample.level)
+        low, high = wholly_apart(of.area, m, k, sample.level)
     return Inferred(Estimate(of.area, low, high, sample.n, sample.level), error, freedom)
 
 
@@ -183,7 +183,7 @@ def _origins_of(positive: NDArray[np.bool_], units: Units) -> tuple[int, int]:
     return first, second
 
 
-def _apart(area: float, m: int, k: int, level: float) -> tuple[float, float]:
+def wholly_apart(area: float, m: int, k: int, level: float) -> tuple[float, float]:
     """Interval of an area without variance: 0 or 1, classes wholly apart, or 1/2, a constant score."""
     if 0 < area < 1:
         return area, area

@@ -16,6 +16,7 @@ from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, of_order_one
 from mcdo.stats.comparison import holm_of_defined
+from mcdo.stats.detection import wholly_apart
 from mcdo.stats.resampling import (
     Estimate,
     Origins,
@@ -188,7 +189,12 @@ def _inferred(
         left = [figure(*rows, *ones)[0] for rows in zip(one.without[:, 0], other.without[:, 0], strict=True)]
         return widened(found, np.array(left), bounds)
 
-    return inferred(_difference, (-math.inf, math.inf)), inferred(_exceedance, (0.0, 1.0))
+    exceedance = inferred(_exceedance, (0.0, 1.0))
+    e = exceedance.estimate
+    if e.low == e.high and e.value in (0, 1):  # wholly apart, and so in all resamples
+        low, high = wholly_apart(e.value, x_units.n, y_units.n, level)
+        exceedance = replace(exceedance, estimate=replace(e, low=low, high=high))
+    return inferred(_difference, (-math.inf, math.inf)), exceedance
 
 
 def _difference(x: Array, y: Array, a: Array, b: Array) -> Array:

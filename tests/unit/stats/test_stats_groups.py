@@ -133,3 +133,12 @@ def test_origins_of_unequal_sizes_lengthen_the_intervals() -> None:
         ).values()
         held += found.difference.low <= 0 <= found.difference.high
     assert held / runs > 0.93
+
+
+def test_groups_that_are_wholly_apart_may_not_be_in_another_sample() -> None:
+    """Of five images each the exceedance was 1 [1, 1]; a true .9 comes out so in three of ten."""
+    for one, other in ((0, 10), (10, 0)):
+        groups = {"one": one + np.arange(5.0), "other": other + np.arange(5.0)}
+        (found,) = group_differences(groups, permutations=10, resamples=50).values()
+        assert found.exceedance.value in (0, 1)
+        assert 0.2 < found.exceedance.high - found.exceedance.low < 0.7
