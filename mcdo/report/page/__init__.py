@@ -409,7 +409,7 @@ def _measured(reports: Reports) -> list[tuple[str, str]]:
         if "dropout" in verdict
         else "",
         "passes": _passes(verdict.get("cells", ())),
-        "protocol": flat(verdict.get("protocol", "")),
+        "protocol": ", ".join(filter(None, (flat(verdict.get("protocol", "")), flat(verdict.get("sizes", {}))))),
         "device": every("device", made_by),
         "versions": _versions(made_by),
         "mcdo": every("mcdo", made) + (f" ({every('commit', made)})" if every("commit", made) else ""),

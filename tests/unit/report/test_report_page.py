@@ -207,6 +207,12 @@ def test_what_runs_of_other_images_or_seeds_left_is_said(tmp_path: Path) -> None
     )
 
 
+def test_sizes_are_said_beside_the_protocol(tmp_path: Path) -> None:
+    folder = write(tmp_path / "reports")
+    write_json(folder / "phase1" / "verdict.json", {**VERDICT, "sizes": {"num_images": 60, "passes": [4, 64]}})
+    assert "quick, num_images 60, passes 4, 64" in page_of(folder, tmp_path).text
+
+
 def test_versions_of_all_results_are_said(tmp_path: Path) -> None:
     folder = write(tmp_path / "reports")
     write(
