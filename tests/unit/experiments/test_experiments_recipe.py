@@ -273,6 +273,20 @@ def test_the_best_baseline_is_read_in_the_better_direction() -> None:
     assert (found.label, found.share) == ("sharpness down", 1.0)
 
 
+def test_the_best_baseline_is_that_of_the_half_that_chooses() -> None:
+    data = world({})
+    clean = data.baselines["sharpness"].clean
+    after = dict.fromkeys(data.baselines["sharpness"].degraded, clean + np.where(data.second, -1, 1))
+    found = Trivial.on(replace(data, baselines={"sharpness": Baseline(clean, after)}))
+    assert (found.label, found.share) == ("sharpness up", 1.0)
+
+
+def test_a_relative_rise_is_of_the_sum_over_all_sites() -> None:
+    """Clean 1 and 3, degraded 2 and 5 at two sites: (1, 2) over 4 + 7."""
+    half = Half(np.array([[[1.0, 3.0]]]), {"blur:4%": np.array([[[1.0, 2.0]]])}, ("a",))
+    np.testing.assert_allclose(half.relative_rise("blur:4%"), [[1 / 11, 2 / 11]])
+
+
 def test_nothing_is_gained_among_exchanged_copies() -> None:
     """Also where sites see the damage: at most .05 of the repetitions, by their exact interval."""
     for seeing, variants in (({}, 1), ({"fc2": 0.5}, 2)):
@@ -317,6 +331,10 @@ def test_a_choice_reported_where_it_was_made_is_caught_by_the_null(monkeypatch: 
     assert false / 30 > 0.1
 
 
-def test_other_halves_say_how_much_better_a_choice_looks_where_it_was_made() -> None:
-    found = resplit(world({}, n=40), CANDIDATES, 6)
+def test_other_halves_say_how_much_better_a_choice_looks_where_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds, data = list[int](), world({}, n=40)
+    anew = choosing.Data.split_anew
+    monkeypatch.setattr(choosing.Data, "split_anew", lambda self, seed: seeds.append(seed) or anew(self, seed))
+    found = resplit(data, CANDIDATES, 6)
+    assert len(set(seeds) - {data.seed}) == 6, "none is the half that chose"
     assert np.mean([each.inside - each.outside for each in found]) > 0.05

@@ -187,6 +187,15 @@ def inputs_of(inputs: Inputs, kind: type[Passes]) -> list[float]:
     return [request.config.dropout.p for request in asked if isinstance(request, kind)]
 
 
+def test_first_order_is_held_against_passes_at_their_own_p(ranked: tuple[Inputs, RecipeResult]) -> None:
+    inputs, _ = ranked
+    domains = EXPERIMENT.domains(inputs)
+    assert set(domains) == {0.01, 0.001}
+    for by_score in domains.values():
+        for found in by_score.values():
+            assert found.ratio.value == pytest.approx(1, rel=0.05)
+
+
 def test_the_map_says_which_sites_see_the_damage(ranked: tuple[Inputs, RecipeResult]) -> None:
     _, result = ranked
     found = result.maps["trace_post"]

@@ -50,6 +50,12 @@ def test_a_score_that_knows_is_ahead_and_one_that_does_not_is_not() -> None:
     found = ahead_of_trivial(scores, trivial, of, resamples=100)
     assert set(found) == {("knows", "error"), ("noise", "error")}, "no score was taken of foreign images"
     assert found["knows", "error"].difference.p_holm < 0.001
+    assert of.error is not None
+    wrong, error = {}, of.error
+    for name, each in trivial.items():
+        above = (each.values[0][error][:, None] > each.values[0][~error]).mean()
+        wrong[name] = max(above, 1 - above)
+    assert {each.baseline for each in found.values()} == {max(wrong, key=lambda name: wrong[name])}, "the best of them"
     assert found["noise", "error"].difference.estimate.value < 0.05
     tests = [each.difference for each in found.values()]
     assert [each.p_holm for each in tests] == pytest.approx(holm([each.p_value for each in tests]))
