@@ -76,6 +76,20 @@ def test_the_order_of_requests_does_not_matter(asked: list[Request[Any]], random
     assert set(merged(asked)) == set(merged(shuffled))
 
 
+def test_runs_of_other_masks_images_or_weights_do_not_serve_each_other() -> None:
+    one = _passes("a", 5, (4, 8), 2, 0.01, None)
+    config = one.config
+    for other in (
+        replace(one, config=replace(config, seed=7)),
+        replace(one, config=replace(config, dropout=Dropout(0.02))),
+        replace(one, shown=Images(6)),
+        replace(one, calibration=Images(6)),
+        replace(one, model="b"),
+    ):
+        assert one.union(other) is None
+        assert merged([one, other]) == [one, other]
+
+
 def test_a_request_is_given_what_it_alone_would_have_measured() -> None:
     """The same numbers whichever other tests are selected: a larger run is seen as if it had been the smaller one."""
     encoder, images = mcdo.load_encoder("clip_tiny", device="cpu"), mcdo.load_images("digits", 4)
