@@ -3,7 +3,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from mcdo.harness import (
     View,
 )
 from mcdo.harness.requests import Arrays, merged
+from mcdo.images.sampling import second_half
 from mcdo.perturbation import Dropout
 from mcdo.store.upkeep import entries
 
@@ -146,6 +148,55 @@ class Doubled(StoredArrays):
 
 
 MADE: list[int] = []
+
+
+def test_the_half_that_is_asked_for_is_the_one_that_experiments_report_on() -> None:
+    """They take their own columns by the same halving, so the other half would be other images."""
+    session = Session(Settings(("clip_tiny",)))
+    whole, half = (session.image_set(Images(20, half=half)) for half in (None, (3, 1)))
+    second = second_half(whole.origins, 3)
+    assert half.ids == whole.select(np.flatnonzero(second)).ids
+    within = session.image_set(Images(20, half=(3, 1), fold=(4, 0)))
+    assert within.ids == half.select(np.flatnonzero(~second_half(half.origins, 4))).ids
+
+
+def test_common_masks_are_those_of_one_name() -> None:
+    session = Session(Settings(("clip_tiny",)))
+    own, common = (session.image_set(Images(6, common_masks=common)).mask_ids for common in (False, True))
+    assert (len(set(own)), len(set(common))) == (6, 1)
+
+
+def seen_as(fingerprint: str = "f", classes: tuple[str, ...] = ("a", "b")) -> Any:
+    """A session whose images all have one name."""
+    images = SimpleNamespace(name="digits", fingerprint=fingerprint, class_names=classes)
+    return SimpleNamespace(image_set=lambda shown: images)
+
+
+@pytest.mark.parametrize("request_", [Features("a", Images(5)), Logits("a", Images(5))], ids=["features", "logits"])
+def test_what_is_stored_is_of_the_content_of_its_images_and_of_its_classes(request_: Any) -> None:
+    held = request_.identity(seen_as())
+    assert request_.identity(seen_as()) == held
+    assert request_.identity(seen_as(fingerprint="g")) != held
+    assert (request_.identity(seen_as(classes=("a", "c"))) != held) is isinstance(request_, Logits)
+
+
+def test_pixels_are_kept_by_the_content_of_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published cache handed out one set's pixels for another's."""
+    monkeypatch.setattr("mcdo.harness.session.prepared", lambda encoder, images: images.fingerprint)
+    session: Any = Session(Settings(("clip_tiny",)))
+    monkeypatch.setattr(session, "image_set", lambda shown: SimpleNamespace(name="digits", fingerprint=shown.source))
+    monkeypatch.setattr(session, "encoder", lambda model: None)
+    assert [session.pixels("clip_tiny", Images(5, source)) for source in "aba"] == ["a", "b", "a"]
+
+
+def test_whether_a_head_reads_is_asked_of_the_images_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Degraded ones may be beyond any head."""
+    asked, session = list[Images](), cast("Any", Session(Settings(("clip_tiny",))))
+    monkeypatch.setattr("mcdo.harness.heads.read_head", lambda *_: SimpleNamespace(head_reason="why"))
+    monkeypatch.setattr(session, "image_set", lambda shown: None)
+    monkeypatch.setattr(session, "measure", lambda request: asked.append(request.shown))
+    assert session.head_reason(Logits("clip_tiny", Images(5, degradation="blur:50%"))) == "why"
+    assert asked == [Images(5)]
 
 
 def test_arrays_of_no_encoder_are_stored_too(tmp_path: Path) -> None:
