@@ -30,9 +30,11 @@ from mcdo.harness import (
     Subject,
     View,
 )
+from mcdo.harness.heads import ReadHead
 from mcdo.harness.requests import Arrays, merged
 from mcdo.images.sampling import second_half
 from mcdo.perturbation import Dropout
+from mcdo.stats import Estimate
 from mcdo.store.upkeep import entries
 
 
@@ -197,6 +199,22 @@ def test_whether_a_head_reads_is_asked_of_the_images_as_they_are(monkeypatch: py
     monkeypatch.setattr(session, "measure", lambda request: asked.append(request.shown))
     assert session.head_reason(Logits("clip_tiny", Images(5, degradation="blur:50%"))) == "why"
     assert asked == [Images(5)]
+
+
+@pytest.mark.parametrize(("low", "reads"), [(0.01, True), (-0.01, False)])
+def test_a_head_reads_where_its_whole_interval_lies_above_a_constant_answer(low: float, reads: bool) -> None:
+    ahead = Estimate(0.05, low, 0.11, 100)
+    assert (ReadHead({}, Estimate(0.5, 0.4, 0.6, 100), ahead).head_reason == "") is reads
+
+
+def test_random_weights_are_those_of_the_session_s_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = list[tuple[int, str]]()
+    monkeypatch.setattr(
+        "mcdo.harness.session.load_encoder", lambda *_, weights, seed, precision: seeds.append((seed, weights))
+    )
+    session = Session(Settings(("clip_b32",), random_weights=frozenset({"clip_b32"}), seed=7, store=None))
+    session.encoder("clip_b32")
+    assert seeds == [(7, "random")]
 
 
 def test_arrays_of_no_encoder_are_stored_too(tmp_path: Path) -> None:
