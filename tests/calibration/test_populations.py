@@ -18,7 +18,7 @@ def signal_and_noise(sample: Sample) -> tuple[float, float]:
 def test_signal_noise_and_spearman_are_those_of_large_samples(name: str) -> None:
     population, K = POPULATIONS[name], 4
     draws = 400 if population.shared else 4
-    samples = list(population.samples(draws, K, 100_000 // draws * 4, seed=1))
+    samples = list(population.samples(draws, K, 100_000 // draws, seed=1))
     signal, noise = np.mean([signal_and_noise(sample) for sample in samples], axis=0)
     heavy = "heavy" in name  # a variance from t3 converges slowly
     assert signal / noise == pytest.approx(population.snr(K), rel=0.1 if heavy else 0.04)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
-from mcdo.harness import Images, Inputs, Request, Settings, Subject
+from mcdo.harness import Experiment, Images, Inputs, Request, Settings, Subject
 from mcdo.images import ImageSet
 
 
@@ -50,3 +50,8 @@ class MadeUpInputs:
 def inputs_of(value: Callable[[Request[Any]], Any], **parts: Any) -> Inputs:
     """Typed as the real thing."""
     return cast("Inputs", MadeUpInputs(value, **parts))
+
+
+def outcomes_of(experiment: Experiment[Any], result: Any) -> dict[str, str]:
+    """How the claims end, by name."""
+    return {claim.name: claim.judge(result).outcome for claim in experiment.claims()}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import Array, MadeUpFirstOrder, made_up_run, noisy
 from numpy.typing import ArrayLike
 
@@ -83,7 +83,7 @@ def test_pairs_are_stable_with_and_without_the_noise_of_their_trials() -> None:
     noise = sweep(degrees=4)
     assert "met" in noise.stable().values()
     assert set(noise.stable("raw").values()) == {"not met"}
-    outcomes = {claim.name: claim.judge(noise).outcome for claim in EXPERIMENT.claims()}
+    outcomes = outcomes_of(EXPERIMENT, noise)
     by_pair = {f"stable/p={max(pair):g}": outcome for pair, outcome in noise.stable().items() if min(pair) == 0.01}
     assert {name: outcomes[name] for name in by_pair} == by_pair
 
@@ -140,7 +140,7 @@ def test_claims_are_judged_by_their_intervals(sound: StabilityResult, scrambled:
     relative = replace(sound, matrices={**sound.matrices, "trace_pre_relative": scrambled.matrices["trace_pre"]})
     for result in (sound, relative):
         assert {claim.judge(result).outcome for claim in EXPERIMENT.claims()} == {"met"}
-    outcomes = {claim.name: claim.judge(scrambled).outcome for claim in EXPERIMENT.claims()}
+    outcomes = outcomes_of(EXPERIMENT, scrambled)
     assert outcomes["stable/p=0.02"] == "met"
     assert outcomes["stable/p=0.1"] == "not met"
     assert outcomes["first_order_mean/smallest_p"] == "met", "where p tends to 0, not where the mean is curved"

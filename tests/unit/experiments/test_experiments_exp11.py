@@ -10,7 +10,7 @@ import pytest
 import scipy
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import made_up_run
 from numpy.typing import NDArray
 
@@ -513,7 +513,7 @@ def test_what_adds_up_is_confirmed_and_claims_are_judged_by_intervals(whole: Pro
     first_order = whole.searched["trace_pre"].differences[f"{GRADIENT} - {UNIFORM}"].estimate
     assert confirmed.differences[f"{GRADIENT} - {UNIFORM}"].estimate.value == pytest.approx(first_order.value)
     assert confirmed.additivity.n == len(set(whole.origins)) == 40
-    outcomes = {claim.name: claim.judge(whole).outcome for claim in EXPERIMENT.claims()}
+    outcomes = outcomes_of(EXPERIMENT, whole)
     assert outcomes["gain/gradient/trace_pre"] == outcomes["gain/monte_carlo/trace_pre"] == "met"
     assert outcomes["groups_add_up/above"] == outcomes["groups_add_up/below"] == "met"
     ahead = next(claim for claim in EXPERIMENT.claims() if claim.name == "gradient_over_random/trace_post")
@@ -525,7 +525,7 @@ def test_what_adds_up_is_confirmed_and_claims_are_judged_by_intervals(whole: Pro
     )
     nothing = dataclasses.replace(confirmed, additivity=dataclasses.replace(confirmed.additivity, low=0.7, high=0.8))
     doubted = dataclasses.replace(whole, confirmed=nothing)
-    outcomes = {claim.name: claim.judge(doubted).outcome for claim in EXPERIMENT.claims()}
+    outcomes = outcomes_of(EXPERIMENT, doubted)
     assert outcomes["groups_add_up/above"] == "not met"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import made_up_run, noisy
 
 from mcdo.errors import McdoError
@@ -61,10 +61,6 @@ def test_the_summary_counts_the_natural_images() -> None:
     assert (found["num_images"], found["num_origins"]) == (60, 30)
 
 
-def outcomes(result: SyntheticResult) -> dict[str, str]:
-    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
-
-
 LEVELS: dict[str, dict[str, float]] = {
     "lowest": {"natural": 0.3, "gradient": 0.6, "noise": 1.2, "solid": 2.4},
     "highest": {"natural": 2.0},
@@ -83,7 +79,7 @@ def result_of(case: str) -> SyntheticResult:
     ("case", "verdict"), zip(LEVELS, ("met", "not met", "undecided", "undecided", "not met"), strict=True)
 )
 def test_familiarity_needs_all_three_differences(case: str, verdict: str) -> None:
-    assert outcomes(result_of(case))["natural_lowest/trace_pre"] == verdict
+    assert outcomes_of(EXPERIMENT, result_of(case))["natural_lowest/trace_pre"] == verdict
 
 
 def test_the_figure_is_the_chance_that_a_natural_image_lies_above_one_of_the_lowest_synthetic_kind() -> None:
@@ -129,7 +125,7 @@ def test_a_score_that_grows_with_the_norm_is_seen_through_by_its_control() -> No
         runs[name] = made_up_run({"trace_pre": scores, "trace_post": scores}, norm=norm, origins=origins)
     result = EXPERIMENT.compute(inputs(runs))
     assert result.order("trace_pre")[-1] == "natural"
-    ends = outcomes(result)
+    ends = outcomes_of(EXPERIMENT, result)
     assert ends["natural_lowest/trace_pre"] == "not met"
     assert ends["natural_lowest/trace_pre_relative"] == "undecided"
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import made_up_run, noisy
 
 from mcdo.errors import McdoError
@@ -68,10 +68,6 @@ def siglip() -> DropoutTypesResult:
     return EXPERIMENT.compute(inputs("siglip_tiny", variants=3))
 
 
-def outcomes(result: DropoutTypesResult) -> dict[str, str]:
-    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
-
-
 def test_reliable_valid_and_drifting_types_are_told_apart(clip: DropoutTypesResult) -> None:
     assert clip.validity["trace_pre"]["E"][FOLLOWS].outcome(RHO_ENTROPY_BAR, ">") == "met"
     assert clip.reliability["trace_pre"]["D"].status == "failed"
@@ -80,7 +76,7 @@ def test_reliable_valid_and_drifting_types_are_told_apart(clip: DropoutTypesResu
     assert drifting == ["C"]
     assert {drift.level for drift in clip.drift.values()} == {1 - 0.01 / 8}, "no type, of eight, in 99 % of cases"
     assert clip.matrices["trace_pre"].pair("disattenuated", "A", "B").value == pytest.approx(1, abs=0.05)
-    ends = outcomes(clip)
+    ends = outcomes_of(EXPERIMENT, clip)
     assert (ends["rho_entropy/E"], ends["rho_entropy/D"]) == ("met", "not met")
     (plain,) = (claim.judge(clip).estimate for claim in EXPERIMENT.claims() if claim.name == "rho_entropy/E")
     assert plain == clip.validity["trace_pre"]["E"][FOLLOWS], "not given the norm, which stands beside it"

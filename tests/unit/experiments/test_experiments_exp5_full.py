@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import Array, made_up_run
 from numpy.typing import NDArray
 
@@ -50,10 +50,6 @@ def inputs(follow: float = 1.0, trials: int = 1, *, labelled: bool = True, train
     return inputs_of(value, image_set=images)
 
 
-def outcomes(result: FullAmbiguityResult) -> dict[str, str]:
-    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
-
-
 @pytest.fixture(scope="module")
 def result() -> FullAmbiguityResult:
     return EXPERIMENT.compute(inputs())
@@ -62,7 +58,7 @@ def result() -> FullAmbiguityResult:
 def test_a_head_that_is_no_better_than_a_constant_answer_gives_no_validity() -> None:
     result = EXPERIMENT.compute(inputs(follow=1e6, trained=False))
     assert "more than always naming the largest class, as random weights would at best" in result.head_reason
-    assert set(outcomes(result).values()) == {"not applicable"}
+    assert set(outcomes_of(EXPERIMENT, result).values()) == {"not applicable"}
 
 
 def test_figures_count_originals_and_the_score_is_compared_with_the_norm(result: FullAmbiguityResult) -> None:
@@ -75,7 +71,7 @@ def test_figures_count_originals_and_the_score_is_compared_with_the_norm(result:
     assert score.value == pytest.approx(scipy.stats.spearmanr(run.scores("trace_pre")[0], entropy(logits[0])).statistic)
     assert result.gain["trace_pre"].estimate.value == pytest.approx(score.value - norm.value)
     assert result.gain["trace_pre"].p_holm < 0.05
-    assert outcomes(result)["beats_norm/trace_pre"] == "not met", "the norm is the better score"
+    assert outcomes_of(EXPERIMENT, result)["beats_norm/trace_pre"] == "not met", "the norm is the better score"
     assert result.accuracy is not None
     assert result.accuracy.value == pytest.approx(np.mean(logits[0].argmax(axis=1) == labels))
     assert result.accuracy.n == result.entropy.n == ORIGINALS
@@ -83,7 +79,7 @@ def test_figures_count_originals_and_the_score_is_compared_with_the_norm(result:
 
 
 def test_a_score_that_is_the_entropy_beats_the_norm() -> None:
-    ends = outcomes(EXPERIMENT.compute(inputs(follow=1e6)))
+    ends = outcomes_of(EXPERIMENT, EXPERIMENT.compute(inputs(follow=1e6)))
     assert set(ends.values()) == {"met"}
     assert set(ends) == {
         f"{bar}/{score}"

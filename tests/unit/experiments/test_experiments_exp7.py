@@ -12,7 +12,7 @@ import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import made_up_run
 from PIL import Image
 
@@ -178,11 +178,11 @@ def test_views_of_one_original_are_one_draw(result: AleatoricResult) -> None:
 
 
 def test_claims_are_judged_by_their_intervals(result: AleatoricResult) -> None:
-    outcomes = {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+    outcomes = outcomes_of(EXPERIMENT, result)
     assert EXPERIMENT.claims()[0].estimate(result) == result.relations["aleatoric_rank"].rho
     assert outcomes["distinct"] in ("undecided", "not met"), "the mean rank holds what both share"
     unlabelled = EXPERIMENT.compute(inputs(labels=False))
-    outcomes = {claim.name: claim.judge(unlabelled).outcome for claim in EXPERIMENT.claims()}
+    outcomes = outcomes_of(EXPERIMENT, unlabelled)
     assert outcomes["combined_better/error"] == "not applicable"
 
 

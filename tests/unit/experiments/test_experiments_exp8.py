@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import Array, made_up_run
 
 from mcdo.encoders.zero_shot import unit
@@ -166,10 +166,7 @@ def test_variance_among_texts_is_told_from_variance_anywhere(isotropic: tuple[Se
         EXPERIMENT.compute(measured(lambda noise, Q=Q: noise @ Q)[0])  # type: ignore[misc]
         for Q in (0.1 * P + basis.T @ basis, P - 0.9 * basis.T @ basis)
     )
-    outcomes = [
-        {claim.name: claim.judge(r).outcome for claim in EXPERIMENT.claims()}["parallel_share/raw"]
-        for r in (inside, isotropic[0], outside)
-    ]
+    outcomes = [outcomes_of(EXPERIMENT, r)["parallel_share/raw"] for r in (inside, isotropic[0], outside)]
     assert outcomes[0] == "met"
     assert outcomes[1] != "met"
     assert outcomes[2] == "not met"

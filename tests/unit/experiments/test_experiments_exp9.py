@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import made_up_run
 
 from mcdo.errors import McdoError
@@ -365,7 +365,7 @@ def test_every_score_of_the_encoder_divides_the_appearance_cost() -> None:
 
 
 def test_claims_about_synthetic_sequences_are_decided_by_intervals(result: TrackingResult) -> None:
-    assert {claim.name: claim.judge(result).outcome for claim in CONFIG.claims()} == {
+    assert outcomes_of(CONFIG, result) == {
         "gain/oracle": "met", "gain/adaptive": "met", "no_gain/shuffled": "met",
     }  # fmt: skip
     few = CONFIG.at_published_weights(sequences()[:2])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import made_up_run
 from numpy.typing import NDArray
 
@@ -68,10 +68,6 @@ def result() -> AnglesResult:
     return EXPERIMENT.compute(world(follows()))
 
 
-def outcomes(result: AnglesResult) -> dict[str, str]:
-    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
-
-
 def test_a_score_that_is_the_entropy_follows_it_wholly_and_is_the_strongest(result: AnglesResult) -> None:
     for angle in (1, 2):
         assert result.metrics[angle]["trace_pre", "entropy"].rho.value == pytest.approx(1)
@@ -81,7 +77,7 @@ def test_a_score_that_is_the_entropy_follows_it_wholly_and_is_the_strongest(resu
     assert result.outlier["trace_pre"].estimate.value == pytest.approx(
         result.correlates["trace_pre", "centroid_distance"].rho.value - 1
     )
-    ends = outcomes(result)
+    ends = outcomes_of(EXPERIMENT, result)
     assert ends.pop("outlier_detector") == "not applicable", "S1 says it of SigLIP's family"
     assert set(ends.values()) == {"met"}
 
@@ -90,7 +86,7 @@ def test_a_score_that_is_the_centroid_distance_is_what_is_said_of_a_siglip() -> 
     features = np.random.default_rng(1)
     features.random((len(METRICS), 1, N))  # as world does before it draws the features
     drawn = features.normal(size=(N, 4)).astype(np.float32) + np.float32(1)
-    ends = outcomes(EXPERIMENT.compute(world(centroid_distance(drawn[:N]), model="siglip_tiny")))
+    ends = outcomes_of(EXPERIMENT, EXPERIMENT.compute(world(centroid_distance(drawn[:N]), model="siglip_tiny")))
     assert ends["ambiguity_detector"] == "not applicable"
     assert ends["outlier_detector"] == "met"
     assert ends["trace_pre_strongest"] != "met"
@@ -99,7 +95,7 @@ def test_a_score_that_is_the_centroid_distance_is_what_is_said_of_a_siglip() -> 
 def test_a_rival_that_is_reliably_stronger_decides(result: AnglesResult) -> None:
     """Undecided is not the same as beaten: noise beside noise leaves it open."""
     noise = EXPERIMENT.compute(world(np.random.default_rng(9).random(N)))
-    assert outcomes(noise)["trace_pre_strongest"] == "undecided"
+    assert outcomes_of(EXPERIMENT, noise)["trace_pre_strongest"] == "undecided"
     beaten = replace(noise, strongest={2: {n: _negated(d) for n, d in result.strongest[2].items()}})
     claim = next(claim for claim in EXPERIMENT.claims() if claim.name == "trace_pre_strongest")
     assert claim.judge(beaten).outcome == "not met"

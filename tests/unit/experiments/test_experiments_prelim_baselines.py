@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import made_up_run
 from numpy.typing import NDArray
 from PIL import Image
@@ -58,10 +58,6 @@ def result_of(score: Array, norm: Array | None = None, *, labelled: bool = True,
     return EXPERIMENT.compute(inputs_of(value, image_set=images))
 
 
-def outcomes(result: BaselinesResult) -> dict[str, str]:
-    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
-
-
 def test_a_score_that_is_the_entropy_beats_all_but_the_entropy() -> None:
     rng = np.random.default_rng(1)
     result = result_of(1 + entropy(logits()[0]), norm=rng.random(N) + 1)
@@ -71,7 +67,7 @@ def test_a_score_that_is_the_entropy_beats_all_but_the_entropy() -> None:
     assert result.advantages["trace_pre", ZERO_SHOT, "error"].estimate.value == pytest.approx(0)
     assert result.errors == 60
     assert result.error["trace_pre"].value == pytest.approx(1)
-    ends = outcomes(result)
+    ends = outcomes_of(EXPERIMENT, result)
     assert ends["beats/feature_norm/entropy"] == "met"
     assert ends["beats/zero_shot_entropy/error"] == "not met", "it is the same score, on every image"
 
@@ -112,7 +108,7 @@ def test_without_labels_nothing_is_said_of_errors() -> None:
     result = result_of(1 + np.random.default_rng(1).random(N), labelled=False)
     assert {t for _, _, t in result.advantages} == {"entropy", "negative_margin"}
     assert np.isnan(result.error["trace_pre"].value)
-    ends = outcomes(result)
+    ends = outcomes_of(EXPERIMENT, result)
     assert {end for name, end in ends.items() if name.endswith("/error")} == {"not applicable"}
     assert "not applicable" not in {end for name, end in ends.items() if name.endswith("/entropy")}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import made_up_run
 from numpy.typing import NDArray
 from PIL import Image
@@ -97,10 +97,6 @@ def falling() -> DegradationResult:
     return EXPERIMENT.compute(world(-0.9))
 
 
-def outcomes(result: DegradationResult) -> dict[str, str]:
-    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
-
-
 def test_the_published_four_and_all_grades_are_measured_each_once() -> None:
     for size, first in (((32, 32), "blur:1.33%"), ((500, 375), PUBLISHED[0])):
         specs = EXPERIMENT.degradations(size)
@@ -135,7 +131,7 @@ def test_a_score_that_rises_is_more_uncertain_everywhere_and_can_be_read(rising:
         assert curve.response.shape == "rising"
         assert curve.reading.high < 0, "images differ by 1, and so does the largest severity from none"
         assert rising.turning[family].high < 0
-    ends = outcomes(rising)
+    ends = outcomes_of(EXPERIMENT, rising)
     assert {ends[f"{claim}/blur/trace_pre"] for claim in ("rises", "reads")} == {"met"}
     assert ends["turns_the_feature/blur"] == "met"
     assert ends["increases/down:4.8/trace_pre"] == "met"
@@ -145,7 +141,7 @@ def test_where_nothing_reads_classes_all_but_entropy_and_accuracy_is_judged(risi
     inputs = world(unread="no text")
     assert not any(isinstance(request, Logits) for request in EXPERIMENT.requests(inputs))
     result = EXPERIMENT.compute(inputs)
-    assert outcomes(result) == outcomes(rising)
+    assert outcomes_of(EXPERIMENT, result) == outcomes_of(EXPERIMENT, rising)
     assert {spec: damage.p_holm for spec, damage in result.damage.items()} == {
         spec: damage.p_holm for spec, damage in rising.damage.items()
     }
@@ -162,7 +158,7 @@ def test_a_score_that_falls_is_refused_a_reading_and_fails(falling: DegradationR
     assert math.isnan(curve.reading.value)
     written = EXPERIMENT.summary(falling)["curves"]["noise/trace_post"]
     assert "not monotone" in written["equivalents"]["refused"]
-    ends = outcomes(falling)
+    ends = outcomes_of(EXPERIMENT, falling)
     assert ends["increases/blur:4%/trace_pre"] == "not met"
     assert ends["rises/noise/trace_pre"] == "not met"
     assert ends["reads/noise/trace_pre"] == "not applicable"
@@ -170,7 +166,7 @@ def test_a_score_that_falls_is_refused_a_reading_and_fails(falling: DegradationR
 
 def test_small_pictures_have_the_counterparts_of_the_published_four(rising: DegradationResult) -> None:
     """Also where one of the published levels is among their grades, as down:8 is."""
-    ends = outcomes(rising)
+    ends = outcomes_of(EXPERIMENT, rising)
     assert {ends[f"increases/{spec}/trace_pre"] for spec in PUBLISHED} == {"not applicable"}
     claim = next(claim for claim in EXPERIMENT.claims() if claim.name == "increases/down:8/trace_pre")
     assert "pictures of 32 x 32 get blur:1.33%" in claim.judge(rising).beside

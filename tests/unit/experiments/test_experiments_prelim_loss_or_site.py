@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import made_up_run, noisy
 from numpy.typing import NDArray
 
@@ -72,7 +72,7 @@ def world(decides: str) -> GridAnalysis:
 
 def judged(grid: GridAnalysis) -> dict[str, str]:
     result = LossOrSiteResult(dict.fromkeys(TRACES, grid), {})
-    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+    return outcomes_of(EXPERIMENT, result)
 
 
 @pytest.mark.parametrize("factor", list(FACTORS))

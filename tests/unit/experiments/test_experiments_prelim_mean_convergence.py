@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up_inputs import inputs_of
+from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import made_up_run
 
 from mcdo.estimators import MonteCarloConfig, MonteCarloRun
@@ -32,10 +32,6 @@ def result_of(run: MonteCarloRun) -> MeanConvergenceResult:
     return EXPERIMENT.compute(inputs_of(lambda _: run))
 
 
-def outcomes(result: MeanConvergenceResult) -> dict[str, str]:
-    return {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
-
-
 def test_bias_and_noise_of_a_simulation_come_back() -> None:
     result = result_of(simulated(0.11, 0.04))
     assert result.fit.bias.low <= 0.11 <= result.fit.bias.high
@@ -43,13 +39,13 @@ def test_bias_and_noise_of_a_simulation_come_back() -> None:
     assert result.fit.noise.value == pytest.approx(result.predicted_noise.value, rel=0.05)
     assert result.direct_bias_squared.value == pytest.approx(0.11**2, rel=0.05)
     assert result.fit.slope.value > -0.2, "which was read as convergence"
-    assert outcomes(result) == {"bias": "met", "slope": "not met"}
+    assert outcomes_of(EXPERIMENT, result) == {"bias": "met", "slope": "not met"}
 
 
 def test_without_bias_the_direct_estimate_holds_zero() -> None:
     result = result_of(simulated(0.0, 0.3))
     assert result.direct_bias_squared.low <= 0 <= result.direct_bias_squared.high
-    assert outcomes(result) == {"bias": "undecided", "slope": "met"}
+    assert outcomes_of(EXPERIMENT, result) == {"bias": "undecided", "slope": "met"}
 
 
 def test_variants_of_one_original_count_once() -> None:

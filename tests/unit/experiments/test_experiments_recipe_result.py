@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from made_up_inputs import MadeUpInputs
+from made_up_inputs import MadeUpInputs, outcomes_of
 from made_up_runs import noisy
 from numpy.typing import NDArray
 from recipe_world import SITES
@@ -172,7 +172,7 @@ def test_where_first_order_ranks_it_judges_and_passes_confirm(ranked: tuple[Inpu
     assert result.confirmation.domain is not None
     assert result.confirmation.domain.ranking == "met"
     assert result.confirmation.domain.level == "met", "weights that are steps of the odds keep the level"
-    outcomes = {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+    outcomes = outcomes_of(EXPERIMENT, result)
     assert outcomes["gain/all_sites"] == outcomes["confirmed/all_sites"] == "met"
     assert set(inputs_of(inputs, Passes)) <= {0.01, 0.001} | {w * 0.01 for w in (0.25, 0.5, 0.75)} | set(steps())
 
@@ -307,7 +307,7 @@ def test_where_its_ranking_fails_groups_are_measured_by_passes() -> None:
     assert set(result.weights) == {name for name, role in SITES if role == "attention_output"}
     assert result.confirmation.p == 0.001
     assert ("chosen", UNSEEN) not in result.reported.shares
-    outcomes = {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+    outcomes = outcomes_of(EXPERIMENT, result)
     assert outcomes["gain_unseen/all_sites"] == outcomes["domain_ranking/chosen"] == "not applicable"
     assert outcomes["gain/all_sites"] == "met"
     recipe = recipe_of(inputs, result)
@@ -324,7 +324,7 @@ def test_where_its_level_is_off_and_its_ranking_holds_first_order_judges() -> No
     """As on a real tower, where passes had .64 of its level at a rank correlation of .98."""
     result = EXPERIMENT.compute(made_up(agrees=True, level=0.64))
     assert (result.judge, result.p) == ("first order", 0.01)
-    outcomes = {claim.name: claim.judge(result).outcome for claim in EXPERIMENT.claims()}
+    outcomes = outcomes_of(EXPERIMENT, result)
     assert (outcomes["domain_ranking/chosen"], outcomes["domain_level/chosen"]) == ("met", "not met")
     assert outcomes["gain/all_sites"] == outcomes["confirmed/all_sites"] == "met"
 
