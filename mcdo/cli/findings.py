@@ -32,6 +32,7 @@ OUTCOMES = {
     "rho_entropy": "ρ(entropy)",
     "rho_entropy_given_norm": "ρ(entropy) given norm",
 }
+EFFECT = ["effect", *OUTCOMES.values()]
 
 
 def write_page(reports: Path, page: Path) -> Path:
@@ -209,17 +210,11 @@ def _loss_or_site(summary: dict[str, Any]) -> list[str]:
         head = ["loss", "tower", "sites", *OUTCOMES.values(), f"share raised by {degraded[-1].partition('/')[2]}"]
         rows = [[*cell.split("/"), *(interval(of[name]) for name in shown)] for cell, of in found["cells"].items()]
         lines += table(head, rows)
-        head = ["effect", *OUTCOMES.values()]
-        effects = {name: found["analysis"][name]["effects"] for name in OUTCOMES}
-        rows = [
-            [contrast, *(_effect(effects[name][contrast]) for name in OUTCOMES)]
-            for contrast in next(iter(effects.values()))
-        ]
         lines += [
             "Differences of cell means. Between sites: within encoders, with their spread over the four in interval "
             "and p (Holm within a column). Between losses and towers: of these four encoders, over images, no test.",
             "",
-            *table(head, rows),
+            *table(EFFECT, _effects(found["analysis"])),
         ]
         shares = {name: found["analysis"][name]["shares"] for name in OUTCOMES}
         rows = [[factor, *(interval(shares[name][factor]) for name in OUTCOMES)] for factor in shares["reliability"]]
@@ -232,27 +227,22 @@ def _replicates(file: Path) -> list[str]:
     summary = _read(file) if file.is_file() else {}
     lines = ["### With several trainings of each", ""]
     if "scores" not in summary:
-        return [
-            *lines,
-            "Not among these reports: `make replicates` trains them; its page holds what was found.",
-            "",
-        ]
+        return [*lines, "Not among these reports: `make replicates` trains them; its page holds what was found.", ""]
     for score in ("trace_pre", "trace_post"):
         found = summary["scores"][score]
-        head = ["effect", *OUTCOMES.values()]
-        effects = {name: found[name]["effects"] for name in OUTCOMES}
-        rows = [
-            [contrast, *(_effect(effects[name][contrast]) for name in OUTCOMES)]
-            for contrast in next(iter(effects.values()))
-        ]
-        rows.append(["sd between trainings", *(interval(found[name]["sd_between_trainings"]) for name in OUTCOMES)])
+        spread = ["sd between trainings", *(interval(found[name]["sd_between_trainings"]) for name in OUTCOMES)]
         lines += [
             f"**{score}**, {len(summary['trainings'])} trainings, n = {summary['num_images']}: intervals over "
             "trainings and images, Holm over the three contrasts of a kind.",
             "",
-            *table(head, rows),
+            *table(EFFECT, [*_effects(found), spread]),
         ]
     return lines
+
+
+def _effects(analysis: Mapping[str, Any]) -> list[Row]:
+    of = [analysis[name]["effects"] for name in OUTCOMES]
+    return [[contrast, *(_effect(effects[contrast]) for effects in of)] for contrast in of[0]]
 
 
 def _decided(score: str, analysis: Mapping[str, Any]) -> list[str]:
