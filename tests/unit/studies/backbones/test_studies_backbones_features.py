@@ -135,17 +135,6 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
         read_features(tmp_path / "none.h5")
 
 
-def test_a_file_that_lost_an_image_is_refused(tmp_path: Path) -> None:
-    import h5py
-
-    path = write_features(tmp_path / "f.h5", _features(View("p", 0, "top"), View("q", 0, "top")))
-    with h5py.File(path, "a") as file:
-        del file["q/0/top"]
-    seal(path)
-    with pytest.raises(McdoError, match="holds 1 images, but was written with 2"):
-        read_features(path)
-
-
 Change = Callable[[Any, Path], object]
 
 
@@ -173,6 +162,7 @@ def _outside(file: Any, folder: Path) -> None:
 
 
 FOREIGN: dict[str, Change] = {
+    "an image that was lost": lambda file, folder: file.__delitem__("q/0/top"),
     "another shape": _replaced("q/0/top", data=np.zeros(4, np.float32)),
     "another type": _replaced("q/0/top", data=np.zeros(3)),
     "not finite": _replaced("q/0/top", data=np.array([0, np.nan, 1], np.float32)),
@@ -194,7 +184,8 @@ def test_what_was_not_written_here_is_refused(change: Change, tmp_path: Path) ->
     with pytest.raises(McdoError, match=r"f\.h5 is damaged \(its checksum is wrong\)"):
         read_features(path)
     seal(path)
-    with pytest.raises(McdoError, match=r"f\.h5 is damaged"):
+    lost = change is FOREIGN["an image that was lost"]
+    with pytest.raises(McdoError, match="holds 1 images, but was written with 2" if lost else r"f\.h5 is damaged"):
         read_features(path)
 
 
