@@ -91,7 +91,7 @@ def test_a_score_that_is_the_entropy_beats_the_norm() -> None:
 def test_without_a_significant_difference_no_score_beats_the_norm() -> None:
     sure = EXPERIMENT.compute(inputs(follow=1e6))
     doubted = replace(sure, gain={name: replace(each, p_holm=0.2) for name, each in sure.gain.items()})
-    assert outcomes(doubted)["beats_norm/trace_pre"] == "undecided"
+    assert outcomes_of(EXPERIMENT, doubted)["beats_norm/trace_pre"] == "undecided"
 
 
 def test_variants_of_an_original_are_one_draw(result: FullAmbiguityResult) -> None:

@@ -334,7 +334,12 @@ def test_a_choice_reported_where_it_was_made_is_caught_by_the_null(monkeypatch: 
 def test_other_halves_say_how_much_better_a_choice_looks_where_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds, data = list[int](), world({}, n=40)
     anew = choosing.Data.split_anew
-    monkeypatch.setattr(choosing.Data, "split_anew", lambda self, seed: seeds.append(seed) or anew(self, seed))
+
+    def noted(self: choosing.Data, seed: int) -> choosing.Data:
+        seeds.append(seed)
+        return anew(self, seed)
+
+    monkeypatch.setattr(choosing.Data, "split_anew", noted)
     found = resplit(data, CANDIDATES, 6)
     assert len(set(seeds) - {data.seed}) == 6, "none is the half that chose"
     assert np.mean([each.inside - each.outside for each in found]) > 0.05
