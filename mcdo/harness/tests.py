@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mcdo.errors import CriterionNotMetError
+from mcdo.errors import CriterionNotMetError, McdoError
 from mcdo.harness.catalogue import experiments_of
 from mcdo.harness.claim import Claim
 from mcdo.harness.decision import Verdict
 from mcdo.harness.experiment import Experiment
 from mcdo.harness.judge import Judges
+from mcdo.harness.negatives import KnownNegatives
 from mcdo.harness.runner import Completed, Runner
 from mcdo.harness.session import Session
 from mcdo.stats import Estimate, reliability, stacked_drift
@@ -46,8 +47,33 @@ def of_experiment(experiment: type[Experiment[Any]]) -> list[pytest.MarkDecorato
 
 
 def about(experiment: type[Experiment[Any]]) -> pytest.MarkDecorator:
-    """The mark alone; ``pytest.mark.experiment(Class)`` would decorate the class."""
+    """The mark alone; ``pytest.mark.experiment(Class)`` would decorate the class.
+
+    Raises:
+        McdoError: for one from outside that goes by the names of another.
+
+    """
+    if not experiment.__module__.startswith("mcdo."):
+        _check_names(experiment)
     return pytest.mark.experiment.with_args(experiment)
+
+
+def _check_names(kind: type[Experiment[Any]]) -> None:
+    """Its reports would replace those of the other, and what is known of the other's claims be said of its own."""
+
+    def place(of: type[Experiment[Any]]) -> tuple[str, str]:
+        return of.folder or of.phase, of.name
+
+    for other in kind.__mro__[1:]:
+        if not issubclass(other, Experiment) or not all(hasattr(other, name) for name in ("key", "name", "phase")):
+            continue
+        if place(kind) == place(other) or (kind.key == other.key and other.__module__.startswith("mcdo.")):
+            raise McdoError(
+                f"{kind.__name__} goes by the key or the name of {other.__name__}, on which it is built: give it a key "
+                "and a name of its own, or its reports replace those"
+            )
+    if kind.key in {known.experiment for known in KnownNegatives.load().all}:
+        raise McdoError(f"{kind.__name__}: {kind.key!r} is the key of one of mcdo's experiments; give it another")
 
 
 def claims_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pytest_child import run_pytest
 
 from mcdo.errors import McdoError
+from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
 from mcdo.harness import tests_of
 from mcdo.harness.tests import check_drift, check_shuffled, check_spread
 from mcdo.images.sampling import spread_order
@@ -49,6 +50,27 @@ def test_a_repository_elsewhere_collects_what_the_checkout_does(tmp_path: Path) 
 def test_a_phase_that_nobody_knows_is_named() -> None:
     with pytest.raises(McdoError, match=r"no experiment of phase 'phase0'.*phase1"):
         tests_of("phase0")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({}, "goes by the key or the name of SubsetAmbiguity"),
+        ({"key": "ours"}, "goes by the key or the name of SubsetAmbiguity"),
+        ({"name": "ours"}, "goes by the key or the name of SubsetAmbiguity"),
+        ({"key": "exp6", "name": "ours"}, "'exp6' is the key of one of mcdo's experiments"),
+        ({"key": "ours", "name": "ours"}, ""),
+    ],
+    ids=["none", "key", "name", "another's", "both"],
+)
+def test_an_experiment_built_on_another_has_names_of_its_own(names: dict[str, str], said: str) -> None:
+    """Or its claims are judged by what is known of the other's, and its reports take their place."""
+    ours = type("Ours", (SubsetAmbiguity,), {**names, "__module__": "test_ours"})
+    if not said:
+        tests_of(ours)
+        return
+    with pytest.raises(McdoError, match=said):
+        tests_of(ours)
 
 
 def test_a_module_that_imports_it_by_another_is_refused_rather_than_passed_over(tmp_path: Path) -> None:
