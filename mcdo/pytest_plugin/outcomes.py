@@ -147,7 +147,8 @@ def _ours(session: pytest.Session) -> set[str]:
     """Ids of the tests of experiments that a run is to carry out; a controller of workers knows none."""
     if session.config.getoption("collectonly") or MEASURING in session.config.stash:
         return set()
-    return {item.nodeid for item in session.items if any(map(item.get_closest_marker, phases()))}
+    named = phases().keys()
+    return {item.nodeid for item in session.items if any(map(item.get_closest_marker, named))}
 
 
 def _write_run(reports: Path, *, interrupted: bool, errors: Iterable[str] = ()) -> None:
@@ -163,9 +164,10 @@ def _note_end(session: pytest.Session, exitstatus: int, reports: Path) -> None:
     reporter, ours = config.pluginmanager.get_plugin("terminalreporter"), set(phases())
     every = ((outcome, each) for outcome, of in getattr(reporter, "stats", {}).items() for each in of)
     ended = [each for each in every if isinstance(each[1], pytest.TestReport) and ours & set(each[1].keywords)]
-    left = _ours(session) - {str(each.nodeid) for _, each in ended} if reporter is not None else set()
+    asked = _ours(session)
+    left = asked - {str(each.nodeid) for _, each in ended} if reporter is not None else set()
     interrupted = exitstatus == pytest.ExitCode.INTERRUPTED or bool(left)
-    if ended or interrupted or _ours(session):
+    if ended or interrupted or asked:
         _write_run(reports, interrupted=interrupted, errors=dict.fromkeys(e.nodeid for o, e in ended if o == "error"))
 
 
