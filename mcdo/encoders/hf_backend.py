@@ -171,6 +171,8 @@ def _class_of(config: Any) -> tuple[Any, dict[str, Any]]:
     """Class of transformers that builds the model, and arguments of it."""
     if _projects(config):
         return getattr(transformers, config.architectures[0]), {}
+    if config.model_type == "metaclip_2_vision_model":  # which AutoModel does not know
+        return transformers.MetaClip2VisionModel, {}
     return AutoModel, {"add_pooling_layer": False} if config.model_type == "vit" else {}
 
 

@@ -135,6 +135,7 @@ HF: dict[str, tuple[str, str, dict[str, Any], Callable[[Any], Tensor]]] = {
     "siglip": ("SiglipVision", "Model", {"patch_size": 8}, lambda out: out.pooler_output),
     "dinov3 convnext": ("DINOv3ConvNext", "Model", CONVNEXT, lambda out: out.pooler_output),
     "metaclip 2": ("MetaClip2Vision", "ModelWithProjection", {"patch_size": 8}, lambda out: out.image_embeds),
+    "metaclip 2 without projection": ("MetaClip2Vision", "Model", {"patch_size": 8}, lambda out: out.pooler_output),
     "aimv2": ("Aimv2Vision", "Model", {"patch_size": 8}, lambda out: out.pooler_output),
     "siglip2 naflex": ("Siglip2Vision", "Model", {"patch_size": 8, "num_patches": 16}, lambda o: o.pooler_output),
 }  # fmt: skip
