@@ -311,7 +311,10 @@ def _pooled(forward: Any, argument: str) -> Any:
 def _features(result: Any) -> Tensor:
     features: Tensor | None = result if isinstance(result, Tensor) else result.pooler_output
     if features is None:
-        raise McdoError("the configuration leaves out the pooling head of the tower, so there is no feature [B, D]")
+        raise McdoError(
+            "the configuration leaves out the pooling head of the tower, so there is no feature [B, D]; give the "
+            "module to mcdo.Encoder.of, with features= as it was trained: lambda out: out.last_hidden_state.mean(1)"
+        )
     return features
 
 
