@@ -147,17 +147,17 @@ def _union(trails: Iterable[Trail]) -> Trail:
 
 
 BATCH = 3
-"""Inputs of a traced pass; the first and the last are the same."""
+"""Inputs of a traced pass; the first two are the same, so that a batch that is turned round shows."""
 
 
 def distances(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How far the numbers of the other and of the last input are from the first's, and what rounding makes of that."""
-    first, other, again = x.detach().reshape(BATCH, -1).float()
+    """How far the numbers of the other and of the same input are from the first's, and what rounding makes of that."""
+    first, again, other = x.detach().reshape(BATCH, -1).float()
     return (other - first).abs().amax(), (again - first).abs().amax(), 1e-6 * first.abs().amax()
 
 
 def sees(x: Tensor) -> bool:
-    """Whether numbers say that they depend on the input: those of the first and last agree, the other's do not."""
+    """Whether numbers say that they depend on the input: those of the first two agree, the other's do not."""
     if x.dim() == 0 or not x.numel() or len(x) % BATCH:
         return False
     apart, twins, rounding = distances(x)

@@ -151,6 +151,14 @@ class ThreeTokensFirst(LinearTower):
         return out.mean(0)
 
 
+class TurnedRound(LinearTower):
+    """The batch is turned round for the MLP, so that each image would have the masks of another."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        out: Tensor = self.mlp(self.conv1(pixels).flatten(2).mT.flip(0))
+        return out.flip(0).mean(1)
+
+
 class ChannelsLast(nn.Module):
     """A convolution whose output is stored channels last."""
 
@@ -191,7 +199,10 @@ def test_masks_over_windows_are_the_same_in_reduced_precision(kind: Perturbation
     torch.testing.assert_close(*passes, rtol=0.01, atol=0.005)
 
 
-@pytest.mark.parametrize(("build", "said"), [(WindowsFirst, r"\(6, 2, 12\)"), (ThreeTokensFirst, r"\(3, 3, 12\)")])
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [(WindowsFirst, r"\(6, 2, 12\)"), (ThreeTokensFirst, r"\(3, 3, 12\)"), (TurnedRound, r"\(3, 4, 12\)")],
+)
 def test_sites_without_images_in_their_first_axis_are_refused_by_name_and_the_others_are_not(
     build: type[nn.Module], said: str
 ) -> None:
