@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,7 +131,9 @@ def test_a_judge_in_a_test_decides_by_the_bar_that_it_is_named_after(
 ) -> None:
     request: Any = FakeRequest()
     judge = Judge("exp5", "clip_tiny", Settings(models=("clip_tiny",)), KnownNegatives(()), request)
-    getattr(judge, how)("x", estimate(low, high), *bars)
+    with suppress(pytest.skip.Exception):  # which would skip this test
+        getattr(judge, how)("x", estimate(low, high), *bars)
+    assert request.recorded["outcome"] == "met"
     with pytest.raises(CriterionNotMetError):
         getattr(judge, how)("x", estimate(0.5, 0.6) if how in ("below", "within") else estimate(0.1, 0.2), *bars)
 
