@@ -118,3 +118,15 @@ def test_the_interval_of_a_mean_of_four_tests_covers(n: int, shared: float, p: f
 def test_what_is_no_mean_of_shares_is_refused(values: list[list[float]], said: str) -> None:
     with pytest.raises(McdoError, match=said):
         mean_shares(values)
+
+
+def test_a_rare_share_of_origins_of_unequal_sizes_is_covered() -> None:
+    """Hits in small origins say nothing of large ones: .76 of these intervals held .02."""
+    rng, held, runs = np.random.default_rng(0), 0, 200
+    for _ in range(runs):
+        sizes = np.exp(rng.normal(np.log(5), 1.5, 60)).round().clip(1, 200).astype(int)
+        origins = np.repeat(np.arange(60), sizes)
+        latent = 0.95 * rng.normal(size=60)[origins] + 0.31 * rng.normal(size=len(origins))
+        found = share(latent > 2.054 * np.hypot(0.95, 0.31), origins=origins)
+        held += found.low <= 0.02 <= found.high
+    assert held / runs > 0.86
