@@ -54,6 +54,7 @@ NUMBERS := tests/calibration $(addprefix tests/unit/,estimators perturbation sta
 ROOMS := $(addprefix tests/unit/,cli encoders experiments images recipes report rivals)
 
 test: env  ## the test suite, with every experiment and study at its quick sizes, on two cores
+	rm -rf reports/quick reports/quick-*  # feature files of another commit are refused
 	$(MAKE) --no-print-directory -j4 $(PARTS)
 
 test-experiments: env  # one process, since phases 2-4 want the verdict of phase 1
