@@ -54,6 +54,9 @@ def threads() -> int:
 def in_parts(do: Callable[[slice], object], count: int) -> None:
     """``do`` every one of ``count`` things, in as many parts as there are threads, each in one of its own."""
     workers = threads()
+    if workers == 1:
+        do(slice(0, count))
+        return
     step = -(-count // workers)
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(do, [slice(start, start + step) for start in range(0, count, step)]))  # raises what one raised

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,33 @@ def scores_of(least: int, scores: Mapping[str, ArrayLike]) -> dict[str, Array]:
     return {name: np.atleast_2d(array) for name, array in held.items()}
 
 
+@lru_cache(4)
+def places_of_pairs(K: int, apart: int = 1) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Of all pairs of K things the first and the second, [P]; ``apart`` 0: also each with itself."""
+    first, second = np.triu_indices(K, apart)
+    for places in (first, second):
+        places.setflags(write=False)
+    return first, second
+
+
+def mid_ranks(values: Array) -> Array:
+    """Ranks from 1 on along the last axis of ``values`` [..., N], ties at their mean: SciPy's, without its overhead."""
+    rows = values.reshape(-1, values.shape[-1])
+    found = np.empty(rows.shape)
+    for row, ranks in zip(rows, found, strict=True):
+        order, upto = ordered(row)
+        ranks[order] = (upto[:-1] + upto[1:] + 1).repeat(np.diff(upto)) / 2
+    return found.reshape(values.shape)
+
+
+def ordered(values: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The ascending order of ``values`` [N], and the edges of its groups of equal ones: 0, …, N."""
+    order = np.argsort(values, kind="stable")
+    ascending = values[order]
+    new = np.flatnonzero(ascending[1:] != ascending[:-1]) + 1
+    return order, np.concatenate([[0], new, [len(values)]])
+
+
 def trial_mean(array: Array) -> Array:
     """Mean over the trials of ``array`` [K, N], in which what is equal but for rounding is equal.
 
@@ -106,7 +134,10 @@ def without_rounding(values: Array, size: Array, terms: int) -> Array:
     """``values`` [N], means of ``terms`` numbers of mean ``size`` [N], each run that rounding may part as its least."""
     order = np.argsort(values, kind="stable")
     ascending, slack = values[order], (terms + 1) * np.finfo(np.float64).eps * size[order]
-    first = np.r_[True, np.diff(ascending) > slack[1:]]
+    apart = np.diff(ascending) > slack[1:]
+    if apart.all():
+        return values
+    first = np.concatenate([[True], apart])
     found = np.empty_like(values)
     found[order] = ascending[np.flatnonzero(first)][np.cumsum(first) - 1]
     return found

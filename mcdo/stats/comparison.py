@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
-import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.errors import McdoError, nearest
-from mcdo.stats._checks import Array, flags, images, jsonable
+from mcdo.stats._checks import Array, flags, images, jsonable, mid_ranks
 from mcdo.stats.association import RankFigures, contrast
 from mcdo.stats.detection import Components, components, inferred_area
 from mcdo.stats.independent import difference
@@ -118,7 +117,7 @@ class AreaDifferences:
     def _inferred(self, scores: Array, score: int, reference: int, positive: NDArray[np.bool_]) -> Inferred:
         own, its = self._both(scores, score, reference, positive)
         found = inferred_area(own.less(its), positive, self.sample, logit=False)
-        alike = found.estimate.value == 0 and np.array_equal(*scipy.stats.rankdata(scores[[score, reference]], axis=1))
+        alike = found.estimate.value == 0 and np.array_equal(*mid_ranks(scores[[score, reference]]))
         if found.error != 0 or alike:
             return found
         # classes wholly apart leave no variance, which is not to say that they are so in another sample

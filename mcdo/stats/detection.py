@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo import arguments
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array, flags, images
+from mcdo.stats._checks import Array, flags, images, mid_ranks
 from mcdo.stats.resampling import Estimate, Origins, Units
 from mcdo.stats.sample import Inferred, Sample
 from mcdo.stats.trials import Scores, infer
@@ -103,9 +103,9 @@ def components(score: Array, positive: NDArray[np.bool_], members: NDArray[np.in
     P, N = int(positive.sum()), int((~positive).sum())
     if not P or not N:
         return Components(math.nan, np.zeros(n), np.zeros(n))
-    everywhere = scipy.stats.rankdata(score)
-    above = (everywhere[positive] - scipy.stats.rankdata(score[positive])) / N
-    below = 1 - (everywhere[~positive] - scipy.stats.rankdata(score[~positive])) / P
+    everywhere = mid_ranks(score)
+    above = (everywhere[positive] - mid_ranks(score[positive])) / N
+    below = 1 - (everywhere[~positive] - mid_ranks(score[~positive])) / P
     area = float(above.mean())
     summed = (
         np.asarray(np.bincount(members[which], (shares - area) / len(shares), n), dtype=np.float64)
@@ -179,7 +179,7 @@ def too_few_of_a_class(positive: NDArray[np.bool_], units: Units, of: str, other
 
 def _origins_of(positive: NDArray[np.bool_], units: Units) -> tuple[int, int]:
     """Numbers of origins with positives and with negatives."""
-    first, second = (len(np.unique(units.members[which])) for which in (positive, ~positive))
+    first, second = (int(np.count_nonzero(np.bincount(units.members[which]))) for which in (positive, ~positive))
     return first, second
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy
 
-from mcdo.stats._checks import Array
+from mcdo.stats._checks import Array, mid_ranks, ordered, places_of_pairs
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.resampling import multiplicities
 
@@ -25,9 +24,9 @@ def spearman_influence(scores: Array) -> tuple[Array, Array]:
     have mean zero. Pairs with a constant row are NaN.
     """
     K, N = scores.shape
-    F = (scipy.stats.rankdata(scores, axis=1) - (N + 1) / 2) / N
+    F = (mid_ranks(scores) - (N + 1) / 2) / N
     moved = np.stack([_moved(scores[k], F) for k in range(K)])
-    first, second = np.triu_indices(K, 1)
+    first, second = places_of_pairs(K)
     both = F[first] * F[second] + moved[first, second] + moved[second, first]
     own = F**2 + 2 * moved[np.arange(K), np.arange(K)]
     both -= both.mean(axis=1, keepdims=True)
@@ -66,10 +65,10 @@ def spearman_confidence(
 
 def _moved(values: Array, F: Array) -> Array:
     """mean_j(1{x_j > x_i} F_lj) for the order of ``values`` [N] and every row l of ``F`` [K, N], ties half; [K, N]."""
-    _, group, size = np.unique(values, return_inverse=True, return_counts=True)
-    order = np.argsort(group, kind="stable")
-    last = np.cumsum(size) - 1
+    order, edges = ordered(values)
     below = np.cumsum(F[:, order], axis=1)
-    upto = below[:, last]  # sum over all values <= that of the group
+    upto = below[:, edges[1:] - 1]  # sum over all values <= that of the group
     inside = np.diff(upto, axis=1, prepend=0.0)
-    return np.asarray(((below[:, -1:] - upto + inside / 2) / F.shape[1])[:, group])
+    found = np.empty_like(F)
+    found[:, order] = ((below[:, -1:] - upto + inside / 2) / F.shape[1]).repeat(np.diff(edges), axis=1)
+    return found

@@ -33,11 +33,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError, nearest
-from mcdo.stats._checks import Array, jsonable, of_order_one, trial_mean, trials
+from mcdo.stats._checks import Array, jsonable, mid_ranks, of_order_one, trial_mean, trials
 from mcdo.stats.association import nearly_constant
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.rank_influence import spearman_confidence, spearman_influence
@@ -223,7 +222,7 @@ def reliability(
     q25, rho, q75 = (float(q) for q in np.quantile(pairs, [0.25, 0.5, 0.75])) if defined else [math.nan] * 3
     ranking, ratio, reason = _UNKNOWN, _UNKNOWN, _refused(K, shared_noise)
     if not reason:
-        in_scores, in_ranks = (_shared(x, units, shared_noise) for x in (array, scipy.stats.rankdata(array, axis=1)))
+        in_scores, in_ranks = (_shared(x, units, shared_noise) for x in (array, mid_ranks(array)))
         ratio = _ratio_confidence(array, units, snr, in_scores, resamples, seed)
         few = nearly_constant([trial_mean(array)], units)
         if defined and not few:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-from mcdo.stats._checks import Array
+from mcdo.stats._checks import Array, places_of_pairs
 from mcdo.stats.resampling import Units
 
 
@@ -43,7 +43,7 @@ def noise_sharing(values: Array, units: Units) -> Sharing:
     if K < 3:
         return Sharing(math.nan, math.nan)
     d = values - values.mean(axis=0)
-    first, second = np.triu_indices(K)
+    first, second = places_of_pairs(K, 0)
     twice = np.where(first == second, 1, 2)  # each pair stands for two cells of G
     cells = units.sum(d[first] * d[second])
     own = (twice @ cells**2 - cells[first == second].sum(axis=0) ** 2 / (K - 1)).sum()

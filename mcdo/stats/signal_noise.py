@@ -13,7 +13,7 @@ import numpy as np
 import scipy
 
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array
+from mcdo.stats._checks import Array, places_of_pairs
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.resampling import Units, multiplicities, quantiles
 
@@ -104,7 +104,7 @@ def _log_ratio(weights: Array, sums: Array) -> tuple[Array, Array]:
     needs only their products.
     """
     n = weights.shape[1]
-    first, second = np.triu_indices(4)
+    first, second = places_of_pairs(4, 0)
     found = weights @ np.concatenate([sums, sums[first] * sums[second]]).T  # at once: weights are read once
     (count, mean, square, noise), products = found[:, :4].T, found[:, 4:]
     mean, noise = mean / count, noise / count

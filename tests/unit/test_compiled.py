@@ -79,9 +79,12 @@ def test_threads_are_as_many_as_torch_takes(asked: str, found: int, monkeypatch:
     assert threads() == found
 
 
+@pytest.mark.parametrize("asked", ["1", "4"])
 @pytest.mark.parametrize("count", [1, 3, 4, 10])
-def test_parts_are_the_whole_and_an_error_in_one_is_raised(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+def test_parts_are_the_whole_and_an_error_in_one_is_raised(
+    count: int, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
     done = np.zeros(count)
 
     def add(part: slice) -> None:
