@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import scipy
-from figures import Group, drawn, truth
+from figures import LARGE, Group, drawn, truth
 from groups import GROUPS
 from populations import POPULATIONS
 
@@ -48,7 +48,15 @@ class Count:
 
 
 def counted(
-    group: Group, name: str, K: int, N: int, runs: int, *, resamples: int = 200, as_images: bool = False, large: int = 3
+    group: Group,
+    name: str,
+    K: int,
+    N: int,
+    runs: int,
+    *,
+    resamples: int = 200,
+    as_images: bool = False,
+    large: int = 3 * LARGE,
 ) -> Mapping[Cell, Count]:
     """The intervals of ``group`` in one population; a data set that is refused has none."""
     population = POPULATIONS[name]

@@ -126,8 +126,12 @@ def names(group: Group) -> tuple[str, ...]:
     return tuple(group.found(drawn(normal, normal.sample(5, 100, 0), 0, 2)))
 
 
-def truth(group: Group, population: Population, K: int, large: int = 3) -> Mapping[str, float]:
-    """By name, for infinitely many images: where no closed form is known, the mean of ``large`` samples of 50 000."""
+LARGE = 50_000
+"""Images of a sample that is taken for an infinite one."""
+
+
+def truth(group: Group, population: Population, K: int, large: int = 3 * LARGE) -> Mapping[str, float]:
+    """By name, for infinitely many images: where no closed form is known, of ``large`` of them."""
     known = {name: of(population, K) for name, of in group.truth.items()}
     if group.complete:
         return known
@@ -140,7 +144,7 @@ def truth(group: Group, population: Population, K: int, large: int = 3) -> Mappi
 @lru_cache
 def _measured(group: Group, population: Population, K: int, large: int) -> Mapping[str, float]:
     found = [
-        group.found(drawn(population, population.sample(K, 50_000, seed), seed, 2, as_images=True))
-        for seed in range(large)
+        group.found(drawn(population, population.sample(K, min(large, LARGE), seed), seed, 2, as_images=True))
+        for seed in range(max(1, large // LARGE))
     ]
     return {name: float(np.mean([one[name].value for one in found])) for name in found[0]}

@@ -7,7 +7,6 @@ passes are disturbed. Runs are nested: T passes are the first T of the same run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -61,7 +60,7 @@ class Passes:
 
     def truth(self, passes: int) -> tuple[float, float]:
         """ρ between two trials, and ICC, on very many images."""
-        return _truth(self)[passes]
+        return _truth(self, passes)
 
     def _energy(self, rng: np.random.Generator, dimension: Array, passes: int, shape: tuple[int, int]) -> Array:
         """Sum over ``passes`` of energies with mean 1."""
@@ -91,9 +90,13 @@ PASSES = {
 
 
 @lru_cache
-def _truth(population: Passes) -> Mapping[int, tuple[float, float]]:
-    runs = [population.run(2, 50_000, seed) for seed in range(4)]
-    return {passes: _figures([run[passes] for run in runs]) for passes in GRID}
+def _truth(population: Passes, passes: int) -> tuple[float, float]:
+    return _figures([run[passes] for run in _large(population)])
+
+
+@lru_cache(1)
+def _large(population: Passes) -> list[dict[int, Array]]:
+    return [population.run(2, 50_000, seed) for seed in range(4)]
 
 
 def _figures(samples: list[Array]) -> tuple[float, float]:

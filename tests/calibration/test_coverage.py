@@ -16,7 +16,7 @@ import errors
 import numpy as np
 import pytest
 from counts import AIM, Cell, Count, counted, plan
-from figures import Group, truth
+from figures import LARGE, Group, truth
 from groups import GROUPS
 from known import KNOWN, REASONS
 from page import shortfalls
@@ -29,7 +29,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 RUNS = 300
 CHANCE = 0.999
 """Level at which few data sets are held against a statement: the reduced suite has dozens of cells."""
-
+FEW = 15_000
+"""Images that give their truth to a fiftieth of what an interval of 100 images is wide."""
 
 OF_OTHERS = {
     "above_chance": "a mean",
@@ -98,7 +99,7 @@ SMALL = [each for each in _FEW if each[1] == "shared_noise" or each[2] == _LEAST
 
 @pytest.mark.parametrize(("group", "name", "K", "N"), SMALL, ids=lambda value: str(getattr(value, "label", value)))
 def test_few_data_sets_are_covered_as_stated(group: Group, name: str, K: int, N: int) -> None:
-    check(counted(group, name, K, N, 60, resamples=100, large=1), CHANCE)
+    check(counted(group, name, K, N, 60, resamples=100, large=FEW), CHANCE)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_few_data_sets_are_covered_as_stated(group: Group, name: str, K: int, N:
 )
 def test_variants_taken_for_independent_images_lose_coverage(group: Group) -> None:
     """What was printed before intervals took ``origins``."""
-    counts = counted(group, "clustered", 5, 100, 60, resamples=100, as_images=True, large=1)
+    counts = counted(group, "clustered", 5, 100, 60, resamples=100, as_images=True, large=FEW)
     least = min(counts.values(), key=lambda count: count.share)
     assert least.range(CHANCE)[1] < AIM[0]
 
@@ -126,7 +127,7 @@ def test_three_trials_that_share_noise_do_not_print_an_interval_over_images_alon
 def test_large_samples_agree_with_closed_forms() -> None:
     """Normal scores of 5 trials: r of their mean is r/√(1 + (1 − icc)/(5 icc)); ρ = (6/π) asin(r/2)."""
     population = POPULATIONS["normal"]
-    found = truth(GROUPS[0], population, 5)
+    found = truth(GROUPS[0], population, 5, 2 * LARGE)
     shrunk = (1 + (1 - population.icc) / (5 * population.icc)) ** -0.5
     assert found["Spearman"] == pytest.approx(normal_spearman(0.5 * shrunk), abs=0.006)
     gap = normal_spearman(0.5 * shrunk) - population.latent_spearman("rival", "target")
