@@ -143,6 +143,7 @@ def _marks(item: pytest.Item) -> set[str]:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     tier = getattr(pytest.mark, tier_of(config))
+    gates, perf = [], set()
     for item in items:
         marks = _marks(item)
         if "experiment" in marks and (kind := experiment_of(item)) is not None:
@@ -153,11 +154,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if gate and not is_about_models(item):  # it is about them all, so that -m finds it with any of them
             for family in dict.fromkeys(find_spec(model).family for model in models_of(config)):
                 item.add_marker(getattr(pytest.mark, family))
-    gates = [item for item in items if isinstance(item, pytest.Function) and "own_gate" in _marks(item)]
+        if gate and isinstance(item, pytest.Function):
+            gates.append(item)
+        if "perf" in marks:
+            perf.add(item)
     uncollected = tuple(_uncollected(gates))
     _deselect_other_estimator(config, items)
     if not option_of(config, "--benchmark"):
-        _deselect(config, items, lambda item: "perf" in _marks(item))
+        _deselect(config, items, perf.__contains__)
     yield
     here = set(items)
     deselected = ((gate.nodeid, frozenset(_models([gate])), gate) for gate in gates if gate not in here)
