@@ -36,6 +36,8 @@ def add_command(rooms: Any) -> None:
 
 def run(asked: argparse.Namespace) -> int:
     """Write what is not there yet, and say what."""
+    if not asked.folder.is_dir():
+        raise McdoError(f"there is no folder {asked.folder} to write {TEST} into: make it first, or name another")
     test, conftest = asked.folder / TEST, asked.folder / CONFTEST
     if test.exists():
         raise McdoError(f"{test} is there already, and stays as it is: name another folder")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from numpy.typing import ArrayLike
 
-from mcdo.encoders import Encoder
-from mcdo.encoders.architecture import fingerprint
 from mcdo.errors import McdoError
-from mcdo.images import ImageSet
 from mcdo.registration import Table
+
+if TYPE_CHECKING:
+    from mcdo.encoders import Encoder
+    from mcdo.images import ImageSet
 
 PREFIX = "python:"
 
@@ -89,6 +90,8 @@ def held_by(name: str) -> str:
     """Digest of all that a scorer holds, weights of modules too, as it was first asked for: a fit may change it."""
     from torch import nn
     from torch.utils._pytree import tree_leaves
+
+    from mcdo.encoders.architecture import fingerprint
 
     scorer = scorer_named(name)
     modules = (each for each in (scorer, *tree_leaves(getattr(scorer, "__dict__", {}))) if isinstance(each, nn.Module))

@@ -9,8 +9,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mcdo.encoders.zero_shot import unit
-
 Array = NDArray[np.float64]
 
 
@@ -30,6 +28,8 @@ class Calibration:
     @cached_property
     def unit(self) -> Array:
         """Features at norm one, [M, D]."""
+        from mcdo.encoders.zero_shot import unit
+
         return unit(self.features)
 
 
@@ -55,4 +55,6 @@ class Seen:
     @cached_property
     def unit(self) -> Array:
         """Features at norm one, [N, D]."""
+        from mcdo.encoders.zero_shot import unit
+
         return unit(self.features)

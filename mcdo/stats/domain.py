@@ -6,20 +6,24 @@ Ranking and level are two domains: where the ranking holds, first order may rank
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mcdo import arguments
 from mcdo.errors import McdoError
-from mcdo.estimators import FirstOrderRun, MonteCarloRun, PairedRun, names_from
 from mcdo.stats.agreement import Agreement, agreement
 from mcdo.stats.means import ratio_of_means
 from mcdo.stats.resampling import Estimate
 
+if TYPE_CHECKING:
+    from mcdo.estimators import FirstOrderRun, MonteCarloRun, PairedRun
+
 
 def compared_scores() -> tuple[str, ...]:
     """Scores that both estimators have, each by a definition of its own."""
+    from mcdo.estimators import names_from
+
     to_first_order = names_from("terms")
     return tuple(name for name in names_from("moments") if name in to_first_order)
 
@@ -37,6 +41,8 @@ def with_domain(linear: FirstOrderRun, *runs: MonteCarloRun, **resampling: Any) 
             probes in fewer than five trials, for then nothing shows what other probes would have said.
 
     """
+    from mcdo.estimators import FirstOrderRun, MonteCarloRun
+
     arguments.instance("linear", linear, FirstOrderRun, "give what mcdo.first_order returns, then runs")
     domain: dict[tuple[str, float, frozenset[str]], Agreement] = dict(linear.domain)  # type: ignore[arg-type]
     shared = linear.config.probes <= linear.features.shape[1]  # D + 1 probes leave no noise

@@ -32,7 +32,7 @@ def difference(first: Estimate, second: Estimate) -> Inferred:
     above = math.hypot(_arm(first.high - first.value), _arm(second.value - second.low))
     estimate = Estimate(value, value - below, value + above, min(first.n, second.n), first.level)
     arm = below if value > 0 else above
-    return Inferred(estimate, arm / float(scipy.stats.norm.ppf((1 + first.level) / 2)))
+    return Inferred(estimate, arm / float(scipy.special.ndtri((1 + first.level) / 2)))
 
 
 def _arm(length: float) -> float:

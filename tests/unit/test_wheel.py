@@ -153,6 +153,11 @@ def test_init_writes_a_module_that_collects_what_the_checkout_does_with_what_it_
     assert ids == {line.rpartition("/")[2].replace(".py::", "::") for line in here.stdout.splitlines() if "::" in line}
 
 
+def test_init_names_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", str(tmp_path / "there")]) == 2
+    assert f"there is no folder {tmp_path / 'there'}" in capsys.readouterr().err
+
+
 def test_init_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = tmp_path / "test_uncertainty.py"
     written.write_text("mine", encoding="utf-8")
