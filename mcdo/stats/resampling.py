@@ -406,8 +406,20 @@ def proportion(
         raise McdoError(f"{successes} of {n} is not a share; give whole numbers, 0 <= successes <= n and n >= 1")
     if method not in ("wilson", "exact"):
         raise McdoError(f"method {method!r}; give wilson or exact")
-    found = scipy.stats.binomtest(int(successes), int(n)).proportion_ci(level, method=method)
-    return Estimate(successes / n, float(found.low), float(found.high), int(n), level)
+    low, high = (_wilson if method == "wilson" else _clopper_pearson)(int(successes), int(n), (1 + level) / 2)
+    return Estimate(successes / n, 0.0 if successes == 0 else low, 1.0 if successes == n else high, int(n), level)
+
+
+def _wilson(successes: int, n: int, tail: float) -> tuple[float, float]:
+    # as scipy.stats.binomtest has it, whose import takes longer than most commands that ask for a share
+    z, p = float(scipy.special.ndtri(tail)), successes / n
+    middle, arm = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+    return (middle - arm) / (1 + z**2 / n), (middle + arm) / (1 + z**2 / n)
+
+
+def _clopper_pearson(successes: int, n: int, tail: float) -> tuple[float, float]:
+    low = scipy.special.betaincinv(successes, n - successes + 1, 1 - tail)
+    return float(low), float(scipy.special.betaincinv(successes + 1, n - successes, tail))
 
 
 @dataclass(frozen=True)

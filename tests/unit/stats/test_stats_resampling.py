@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -190,14 +190,16 @@ def test_what_is_no_number_of_resamples_or_no_level_is_named(option: str, value:
         bootstrap(lambda a: 0.0, np.arange(5), seed=0, **{option: value})  # type: ignore[arg-type]
 
 
-def test_intervals_of_a_share_match_their_closed_forms() -> None:
-    k, n, z = 8, 10, scipy.stats.norm.ppf(0.975)
-    centre, half = (k + z**2 / 2) / (n + z**2), z / (n + z**2) * math.sqrt(k * (n - k) / n + z**2 / 4)
-    wilson, exact = proportion(k, n), proportion(k, n, method="exact")
-    assert (wilson.low, wilson.high) == pytest.approx((centre - half, centre + half))
-    assert (exact.low, exact.high) == pytest.approx(
-        (scipy.stats.beta.ppf(0.025, k, 3), scipy.stats.beta.ppf(0.975, k + 1, 2))
-    )
+@pytest.mark.parametrize("method", ["wilson", "exact"])
+@pytest.mark.parametrize(
+    ("k", "n", "level"), [(0, 1, 0.95), (1, 1, 0.8), (8, 10, 0.95), (0, 30, 0.99), (499, 500, 0.9)]
+)
+def test_intervals_of_a_share_are_scipy_s(k: int, n: int, level: float, method: Literal["wilson", "exact"]) -> None:
+    found, expected = proportion(k, n, level=level, method=method), scipy.stats.binomtest(k, n)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.proportion_ci(level, method)), abs=1e-11)
+
+
+def test_shares_of_none_and_what_is_no_share() -> None:
     assert proportion(0, 20, method="exact").low == 0.0
     assert proportion(0, 20, method="exact").high == pytest.approx(1 - 0.025 ** (1 / 20))
     with pytest.raises(McdoError, match="11 of 10"):
