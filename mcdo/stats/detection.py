@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo import arguments
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array, flags, images, mid_ranks
+from mcdo.stats._checks import Array, flags, images, ordered
 from mcdo.stats.resampling import Estimate, Origins, Units
 from mcdo.stats.sample import Inferred, Sample
 from mcdo.stats.trials import Scores, infer
@@ -103,9 +103,12 @@ def components(score: Array, positive: NDArray[np.bool_], members: NDArray[np.in
     P, N = int(positive.sum()), int((~positive).sum())
     if not P or not N:
         return Components(math.nan, np.zeros(n), np.zeros(n))
-    everywhere = mid_ranks(score)
-    above = (everywhere[positive] - mid_ranks(score[positive])) / N
-    below = 1 - (everywhere[~positive] - mid_ranks(score[~positive])) / P
+    order, edges = ordered(score)
+    group = np.empty(len(score), dtype=np.intp)  # of equal scores, of which half count as below
+    group[order] = np.arange(len(edges) - 1).repeat(np.diff(edges))
+    positives, negatives = (np.bincount(group[which], minlength=len(edges) - 1) for which in (positive, ~positive))
+    above = ((negatives.cumsum() - negatives / 2) / N)[group[positive]]
+    below = (1 - (positives.cumsum() - positives / 2) / P)[group[~positive]]
     area = float(above.mean())
     summed = (
         np.asarray(np.bincount(members[which], (shares - area) / len(shares), n), dtype=np.float64)

@@ -145,7 +145,8 @@ def lengthened(draws: Array, samples: Sequence[Drawn]) -> float:
         return 1.0
     more = 0.0
     for each in samples:
-        influence = moved @ (each.counts[held] - 1) / len(moved)
+        counts = each.counts if held.all() else each.counts[held]  # which are large: no copy where none is needed
+        influence = (moved @ counts - moved.sum()) / len(moved)
         larger = ((1 - 1 / each.n) / (1 - each.shares)) ** 2 - 1
         more += float((influence**2 - variance / len(moved)) @ larger)
     return math.sqrt(max(1.0, 1 + more / variance))
