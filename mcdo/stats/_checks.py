@@ -103,24 +103,6 @@ def places_of_pairs(K: int, apart: int = 1) -> tuple[NDArray[np.intp], NDArray[n
     return first, second
 
 
-def mid_ranks(values: Array) -> Array:
-    """Ranks from 1 on along the last axis of ``values`` [..., N], ties at their mean: SciPy's, without its overhead."""
-    rows = values.reshape(-1, values.shape[-1])
-    found = np.empty(rows.shape)
-    for row, ranks in zip(rows, found, strict=True):
-        order, upto = ordered(row)
-        ranks[order] = (upto[:-1] + upto[1:] + 1).repeat(np.diff(upto)) / 2
-    return found.reshape(values.shape)
-
-
-def ordered(values: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The ascending order of ``values`` [N], and the edges of its groups of equal ones: 0, …, N."""
-    order = np.argsort(values, kind="stable")
-    ascending = values[order]
-    new = np.flatnonzero(ascending[1:] != ascending[:-1]) + 1
-    return order, np.concatenate([[0], new, [len(values)]])
-
-
 def trial_mean(array: Array) -> Array:
     """Mean over the trials of ``array`` [K, N], in which what is equal but for rounding is equal.
 

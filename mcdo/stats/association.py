@@ -25,6 +25,7 @@ from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, images, numbers
 from mcdo.stats.detection import LEAST_CLASS
+from mcdo.stats.ranks import mid_ranks
 from mcdo.stats.resampling import Estimate, Origins, Units, generator, rank_covariance
 from mcdo.stats.sample import Figures, Inferred, Sample
 from mcdo.stats.trials import Resampled, Scores, infer
@@ -106,7 +107,7 @@ def spearman_permutation_p(
     permutations = arguments.whole("permutations", permutations, least=1)
     if alternative not in (sides := ("two-sided", "greater", "less")):
         raise McdoError(f"alternative {alternative!r}; give one of {', '.join(sides)}")
-    a, b = (scipy.stats.rankdata(row) - (len(row) + 1) / 2 for row in images(3, x=x, y=y))
+    a, b = (mid_ranks(row) - (len(row) + 1) / 2 for row in images(3, x=x, y=y))
     if not a.any() or not b.any():
         return math.nan
 

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.errors import McdoError, nearest
-from mcdo.stats._checks import Array, flags, images, jsonable, mid_ranks
+from mcdo.stats._checks import Array, flags, images, jsonable
 from mcdo.stats.association import RankFigures, contrast
 from mcdo.stats.detection import Components, components, inferred_area
 from mcdo.stats.independent import difference
+from mcdo.stats.ranks import mid_ranks
 from mcdo.stats.resampling import Estimate, Origins, holm
 from mcdo.stats.sample import Inferred, Sample
 from mcdo.stats.trials import Scores, infer

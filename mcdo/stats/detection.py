@@ -31,7 +31,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcdo import arguments
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array, flags, images, ordered
+from mcdo.stats._checks import Array, flags, images
+from mcdo.stats.ranks import ordered
 from mcdo.stats.resampling import Estimate, Origins, Units
 from mcdo.stats.sample import Inferred, Sample
 from mcdo.stats.trials import Scores, infer

@@ -11,8 +11,9 @@ import math
 
 import numpy as np
 
-from mcdo.stats._checks import Array, mid_ranks, ordered, places_of_pairs
+from mcdo.stats._checks import Array, places_of_pairs
 from mcdo.stats.confidence import Confidence
+from mcdo.stats.ranks import mid_ranks, ordered
 from mcdo.stats.resampling import multiplicities
 
 

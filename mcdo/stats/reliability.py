@@ -36,10 +36,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError, nearest
-from mcdo.stats._checks import Array, jsonable, mid_ranks, of_order_one, trial_mean, trials
+from mcdo.stats._checks import Array, jsonable, of_order_one, trial_mean, trials
 from mcdo.stats.association import nearly_constant
 from mcdo.stats.confidence import Confidence
 from mcdo.stats.rank_influence import spearman_confidence, spearman_influence
+from mcdo.stats.ranks import mid_ranks
 from mcdo.stats.resampling import Estimate, IntervalOutcome, Origins, Units, check_resampling
 from mcdo.stats.sharing import noise_sharing
 from mcdo.stats.signal_noise import icc_from_snr, signal_noise, snr_confidence, snr_from_icc

@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.stats._checks import Array, flags, images, jsonable
 from mcdo.stats.ambiguity import AmbiguityTargets
 from mcdo.stats.association import RankFigures, among
 from mcdo.stats.detection import Areas
+from mcdo.stats.ranks import mid_ranks
 from mcdo.stats.resampling import Estimate, Origins
 from mcdo.stats.sample import Sample
 from mcdo.stats.trials import Scores, infer
@@ -128,7 +128,7 @@ def _positive(rows: Array, targets: AmbiguityTargets) -> dict[str, NDArray[np.bo
 
 
 def _rank_residual(values: Array, covariate: Array) -> Array:
-    y, z = (scipy.stats.rankdata(row) - (len(row) + 1) / 2 for row in (values, covariate))
+    y, z = (mid_ranks(row) - (len(row) + 1) / 2 for row in (values, covariate))
     slope = (y @ z) / (z @ z) if z.any() else 0.0
     # equal (score, norm) pairs must stay equal after rounding, and rank functions of the norm must vanish
     return np.asarray(np.round(y - slope * z, 9))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.estimators import MonteCarloConfig
@@ -39,6 +38,7 @@ from mcdo.stats import (
     spearman,
     spearman_differences,
 )
+from mcdo.stats.ranks import mid_ranks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -249,7 +249,7 @@ def z_score(values: Array) -> Array:
 
 def rank_score(values: Array) -> Array:
     """Mid-rank over N, ``[N]``."""
-    return np.asarray(scipy.stats.rankdata(values) / len(values))
+    return np.asarray(mid_ranks(values) / len(values))
 
 
 def combined(epistemic: Array, spreads: Mapping[str, Array]) -> dict[str, Array]:

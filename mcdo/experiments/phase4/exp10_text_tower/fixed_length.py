@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from mcdo.experiments.phase4.exp10_text_tower.prompt_bank import GENERIC_STYLE, Prompt
@@ -26,6 +25,7 @@ from mcdo.stats import (
     ratio_of_means,
     t_mean,
 )
+from mcdo.stats.ranks import mid_ranks
 from mcdo.stats.trials import widened
 
 Array = NDArray[np.float64]
@@ -40,7 +40,7 @@ def same_length_ranks(values: ArrayLike, tokens: ArrayLike) -> Array:
     ranks = np.empty(held.shape)
     for length in np.unique(lengths):
         members = lengths == length
-        ranks[..., members] = (scipy.stats.rankdata(held[..., members], axis=-1) - 0.5) / members.sum()
+        ranks[..., members] = (mid_ranks(held[..., members]) - 0.5) / members.sum()
     return ranks
 
 

@@ -28,6 +28,7 @@ from mcdo.experiments.phase4.exp11_concrete_proxy.objective import (
 )
 from mcdo.images.sampling import second_half
 from mcdo.stats import AmbiguityTargets, Difference, Estimate
+from mcdo.stats.ranks import mid_ranks
 
 UNIFORM, RANDOM, GRADIENT = "uniform", "random", "gradient"
 
@@ -165,7 +166,7 @@ class ChoosingHalf(_Half):
 
 def _unit_ranks(values: Array) -> Array:
     """Ranks, centred and of norm one."""
-    ranks = scipy.stats.rankdata(values) - (len(values) + 1) / 2
+    ranks = mid_ranks(values) - (len(values) + 1) / 2
     return np.asarray(ranks / np.linalg.norm(ranks))
 
 
