@@ -49,7 +49,7 @@ PARTS := test-experiments test-numbers test-rooms test-rest
 $(PARTS): export OMP_NUM_THREADS := 1
 unexport PYTHONDONTWRITEBYTECODE
 
-QUICK := $(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary --no-vector-figures
+QUICK := $(PYTEST) $(STRICT) -m "not slow" --protocol quick --store temporary --no-figures
 NUMBERS := tests/calibration $(addprefix tests/unit/,estimators perturbation stats)
 ROOMS := $(addprefix tests/unit/,cli encoders experiments images recipes report rivals)
 

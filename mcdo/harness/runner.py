@@ -204,7 +204,7 @@ def _written(judged: Completed[Any]) -> tuple[list[Path], Figure | None]:
         written.append(place(files.overall))
     figure = _figure(judged)
     formats: tuple[str, ...] = ()
-    if figure is not None:
+    if figure is not None and settings.figures:
         from mcdo.report.figures import FORMATS, save_figure
 
         formats = tuple(FORMATS) if settings.vector_figures else ("png",)

@@ -89,7 +89,8 @@ class Settings:
         scores: names of scores that experiments report beside the published ones.
         session: an id that all workers of a run share.
         thumbnails: keep pictures of the most telling images beside the results.
-        vector_figures: write figures as SVG and PDF beside PNG.
+        figures: write figures.
+        vector_figures: as SVG and PDF beside PNG.
         own_data: files of the user's by option name, such as ``{"--tracking": "a.json"}``; absent where not given.
 
     """
@@ -113,6 +114,7 @@ class Settings:
     scores: tuple[str, ...] = ()
     session: str = ""
     thumbnails: bool = True
+    figures: bool = True
     vector_figures: bool = True
     own_data: Mapping[str, str] = field(default_factory=dict)
 

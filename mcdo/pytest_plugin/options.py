@@ -120,6 +120,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--reports", default="reports", help="where summaries and arrays are written (default: reports)")
     group.addoption("--page", default=None, help="write one HTML page of all that stands in --reports, at the end")
     group.addoption("--no-thumbnails", action="store_true", help="keep no pictures of images beside the results")
+    group.addoption("--no-figures", action="store_true", help="write no figures; their tests look at them all the same")
     group.addoption(
         "--no-vector-figures", action="store_true", help="write figures as PNG alone; the page shows them as SVG only"
     )
@@ -282,6 +283,7 @@ def settings_from(config: pytest.Config) -> Settings:
         precision=option("--precision"),
         session=session_id(config),
         thumbnails=not option("--no-thumbnails"),
+        figures=not option("--no-figures"),
         vector_figures=not option("--no-vector-figures"),
         own_data={name: option(name) for name in OWN_DATA if option(name) is not None},
     )

@@ -132,6 +132,7 @@ def test_no_figure_and_no_picture_of_an_earlier_run_stays_beside_a_later_one(tmp
     assert left(8, from_store=True) == {figure}, "it was of nine images"
     assert left(10) == {sheets}
     assert left(10, thumbnails=False) == set()
+    assert left(8, figures=False) == {sheets}
 
 
 def test_what_was_not_requested_is_refused(tmp_path: Path) -> None:
