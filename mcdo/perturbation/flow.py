@@ -9,16 +9,15 @@ summed along an axis of the weight.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 def _ops(names: str) -> frozenset[str]:
@@ -94,8 +93,7 @@ _BENDING = _ops(
 """Nonlinearities of an MLP."""
 
 
-@dataclass(frozen=True)
-class Trail:
+class Trail(NamedTuple):
     """Where a tensor's numbers come from.
 
     Attributes:
@@ -153,7 +151,11 @@ BATCH = 3
 def distances(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """How far the numbers of the other and of the same input are from the first's, and what rounding makes of that."""
     first, again, other = x.detach().reshape(BATCH, -1).float()
-    return (other - first).abs().amax(), (again - first).abs().amax(), 1e-6 * first.abs().amax()
+    return _largest(other - first), _largest(again - first), 1e-6 * _largest(first)
+
+
+def _largest(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, math.inf)  # type: ignore[no-any-return]
 
 
 def sees(x: Tensor) -> bool:
@@ -196,7 +198,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.added_behind: set[str] = set()
         self._trails: dict[int, tuple[StorageWeakRef, Trail]] = {}
         self._watched: frozenset[str] = frozenset()
-        self._attending = False
+        self._attending = self._aside = False
         self._attentions = 0
         self._logits: set[str] = set()  # attentions by hand that have not met their values yet
         self._doubtful: dict[str, tuple[str, frozenset[str]]] = {}
@@ -251,6 +253,15 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._set(factor, Trail(weights=frozenset({name})))
         return self.of(factor)
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is reckoned here is not of the pass, and not followed."""
+        self._aside = True
+        try:
+            yield
+        finally:
+            self._aside = False
+
     def finish(self) -> None:
         """The pass is over: what was made of weights by a map, met an activation and never a softmax, was a weight."""
         for name, (op, weights) in self._doubtful.items():
@@ -288,18 +299,21 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if self._aside:
+            return out
         op = func.overloadpacket.__name__.rstrip("_")
-        operands = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        operands = [*_tensors(args), *_tensors(kwargs)]
         for x in operands:
             self._look(x)
-        results = [y for y in tree_leaves(out) if isinstance(y, Tensor)]
+        results = _tensors(out)
         trail = self._after(op, operands) if operands else Trail(made=op not in _RANDOM)
         if trail.active:
             trail = self._toward_a_sum(op, operands, trail)
         scaled = self._scaling(op, func, args, kwargs or {}, operands, results) if trail.active else {}
         for y in results:
             self._set(y, trail)
-            self._scaled.pop(_place(y), None)
+            if self._scaled:
+                self._scaled.pop(_place(y), None)
         self._scaled.update(scaled)
         return out
 
@@ -325,13 +339,13 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 del self._doubtful[name]
                 self.feeding |= self.by_hand[name]
         if op in _LOOKUPS and any(t.weights for t in trails):
-            return replace(trail, raw=False)
+            return trail._replace(raw=False)
         if op not in _HARMLESS:
             for x, t in zip(operands, trails, strict=True):
                 if x.dim() > 1 and t.bare:
                     self.miss(op, t.weights - self._others)
         gated = op == "mul" and sum(t.active for t in trails) > 1
-        return replace(trail, bent=True) if op in _BENDING or gated else trail
+        return trail._replace(bent=True) if op in _BENDING or gated else trail
 
     def _toward_a_sum(self, op: str, operands: list[Tensor], trail: Trail) -> Trail:
         """The trail with the maps whose output is on its way to a sum with other activations, which is noted."""
@@ -345,8 +359,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.added_behind |= behind
             return trail
         if op in _ZERO_STAYS:
-            return replace(trail, whole=whole, behind=behind)
-        return replace(trail, behind=whole | behind)
+            return trail._replace(whole=whole, behind=behind)
+        return trail._replace(behind=whole | behind)
 
     def _sums_up(self, operands: list[Tensor]) -> bool:
         """Whether two of them are activations, or tokens of weights as large: a class token, but no bias."""
@@ -358,7 +372,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, op: str, func: Any, args: Any, kwargs: Any, operands: list[Tensor], results: list[Tensor]
     ) -> dict[tuple[object, ...], tuple[Scaled, ...]]:
         """What the results were multiplied with, by their places; a sum along an axis of the weight is a map."""
-        held = [self._scaled.get(_place(x), ()) for x in operands]
+        held = [self._scaled.get(_place(x), ()) for x in operands] if self._scaled else []
         found: list[Scaled] = []
         if op in _SCALINGS:
             for x in operands:
@@ -378,7 +392,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             left = [self._summed(func, (*args[:2], True), {}, each) for each in held[0]]
             return {_place(results[0]): tuple((names, places.expand(results[0].shape)) for names, places in left)}
         if op in _RESHAPED and held[0]:
-            moved = [(names, tree_leaves(func(places.contiguous(), *args[1:], **kwargs))) for names, places in held[0]]
+            moved = [(names, _tensors(func(places.contiguous(), *args[1:], **kwargs))) for names, places in held[0]]
             return {_place(y): tuple((names, new[i]) for names, new in moved) for i, y in enumerate(results)}
         return {}
 
@@ -422,6 +436,14 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 self.feeding |= nearest
         return Trail(image=image, nearest=frozenset({name}))
+
+
+def _tensors(held: object) -> list[Tensor]:
+    """Those among the arguments or results of an operation of ATen: alone, in lists, or by name."""
+    if isinstance(held, Tensor):
+        return [held]
+    values = held.values() if isinstance(held, dict) else held if isinstance(held, (list, tuple)) else ()
+    return [x for each in values for x in _tensors(each)]
 
 
 def _place(x: Tensor) -> tuple[object, ...]:

@@ -168,12 +168,13 @@ class _Tracer(LinearMaps):
             y = compute(before=look)
         self.coarsest = max(self.coarsest, torch.finfo(y.dtype).eps)
         trail = self._flow.of(inputs[0])
-        image = trail.image or sees(y)
+        with self._flow.aside():
+            image = trail.image or sees(y)
+            shape, input_shape = (_per_image(z, image) for z in (y, inputs[0]))
         if made_of and not (image or trail.nearest):  # a weight made of weights
             return y
         self.made_of |= made_of
         place = Place(image, trail.raw, trail.nearest, trail.bent, self._convolving)
-        shape, input_shape = (_per_image(z, image) for z in (y, inputs[0]))
         if shape is not None and weight.dim() == 1:  # a map to one number leaves no axis of features behind
             shape = (*shape, 1)
         name = _next_free(name, self.seen.maps)
@@ -214,7 +215,8 @@ class _Tracer(LinearMaps):
             name = f"{name}.{len(self.seen.attentions)}"
         self.seen.probabilities.append(name)
         image = self._flow.of(probabilities).image
-        shape, place = _per_image(probabilities, image), Place(image, False, frozenset(), False, False)
+        with self._flow.aside():
+            shape, place = _per_image(probabilities, image), Place(image, False, frozenset(), False, False)
         self.seen.attentions[name] = SeenMap(tuple(probabilities.shape), shape, None, place)
         return probabilities
 
