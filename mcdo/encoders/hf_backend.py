@@ -6,8 +6,10 @@ parameters that a checkpoint lacks, so its loading report is read and refused he
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +37,7 @@ from mcdo.encoders.weights import (
 )
 from mcdo.errors import McdoError, nearest, refused_as
 from mcdo.names import utf8_path
+from mcdo.schema import LIMIT, read_bytes
 
 VISION = {
     "clip_vision_model": "clip",
@@ -195,6 +198,13 @@ def _folder(key: str, source: str) -> Path:
 def _config(key: str, source: str) -> Any:
     folder = _folder(key, source)
     path = folder / "config.json"
+    return copy.deepcopy(_parsed(key, source, folder, read_bytes(path, limit=8 * LIMIT)))
+
+
+@lru_cache(maxsize=1)
+def _parsed(key: str, source: str, folder: Path, content: bytes) -> Any:
+    """The configuration of a folder, which holds ``content``: it is asked for again and again while a model loads."""
+    path = folder / "config.json"
     kind = model_type(path)
     if kind not in MODEL_TYPES:
         likely = nearest(kind, MODEL_TYPES)
@@ -270,6 +280,7 @@ def _pretrained(spec: EncoderSpec, folder: Path, config: Any) -> Any:
             weights_only=True,
             torch_dtype=torch.float32,  # transformers 5 would round weights to the type that config.json names
             trust_remote_code=False,
+            config=config,
             **options,
         )
     except McdoError:
