@@ -61,7 +61,7 @@ def others(name: str, value: Any) -> list[Any]:
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
-        return sorted({value + 1, value * 2, value // 2} - {value})
+        return sorted({value // 2, value + 1} - {value})
     if isinstance(value, float):
         return [value * 1.5 + 0.01]
     if isinstance(value, list) and len(value) == 3 and all(isinstance(each, float) for each in value):
@@ -79,6 +79,10 @@ def changed(contents: dict[str, Any], *path: str) -> Iterator[tuple[str, dict[st
             each = copy.deepcopy(contents)
             functools.reduce(dict.__getitem__, path, each)[name] = other
             yield f"{'.'.join(path)}.{name} = {other!r}", each
+
+
+def field_of(what: str) -> str:
+    return what.partition(" =")[0]
 
 
 def keys(encoder: Encoder) -> tuple[str, str]:
@@ -105,8 +109,11 @@ def seen(key: str) -> tuple[tuple[str, str], tuple[torch.Tensor, torch.Tensor]] 
         return None
 
 
-def check(base: str, variants: Iterator[tuple[str, dict[str, Any]]], file: Path) -> set[str]:
-    """Every variant of a configuration is refused, has other keys, or the same features; returns the fields loaded."""
+def check(base: str, variants: Iterator[tuple[str, dict[str, Any]]], file: Path, every: bool = False) -> set[str]:
+    """Every variant of a configuration is refused, has other keys, or the same features; returns those of others.
+
+    Of a field's values only those up to the first that gives other features, unless ``every`` is to be looked at.
+    """
     whole = file.read_text(encoding="utf-8")
     plain, again = seen(base), seen(base)
     assert plain is not None
@@ -114,6 +121,8 @@ def check(base: str, variants: Iterator[tuple[str, dict[str, Any]]], file: Path)
     assert again[0] == plain[0], "the keys of one model differ"
     told = set()
     for what, contents in variants:
+        if not every and field_of(what) in map(field_of, told):
+            continue
         file.write_text(json.dumps(contents), encoding="utf-8")
         found = seen(base)
         if found is None:
@@ -151,8 +160,8 @@ def test_every_field_of_an_open_clip_configuration(key: str, tmp_path: Path) -> 
     parts = (("model_cfg",), ("model_cfg", "vision_cfg"), ("model_cfg", "text_cfg"), ("preprocess_cfg",))
     (folder / CONFIG).write_text(json.dumps(contents), encoding="utf-8")
     variants = (each for part in parts for each in changed(contents, *part))
-    told = check(f"local-dir:{folder}", variants, folder / CONFIG)
-    fields = {what.partition(" =")[0] for what in told}
+    told = check(f"local-dir:{folder}", variants, folder / CONFIG, every=key != "clip_tiny")
+    fields = set(map(field_of, told))
     assert {"model_cfg.text_cfg.heads", "preprocess_cfg.mean", "preprocess_cfg.interpolation"} <= fields
     if key == "clip_tiny":
         assert {"model_cfg.quick_gelu", "model_cfg.vision_cfg.head_width", "model_cfg.text_cfg.norm_kwargs"} <= fields
@@ -164,8 +173,9 @@ def test_every_field_of_a_transformers_configuration(kind: str, tmp_path: Path) 
     file = folder / "config.json"
     contents = json.loads(file.read_text(encoding="utf-8"))
     parts = ((), ("vision_config",), ("text_config",))
-    told = check(f"hf:{folder}", (each for part in parts for each in changed(contents, *part)), file)
-    fields = {what.partition(" =")[0] for what in told}
+    variants = (each for part in parts for each in changed(contents, *part))
+    told = check(f"hf:{folder}", variants, file, every=kind != "clip")
+    fields = set(map(field_of, told))
     assert {f"{part}.{name}" for part in ("vision_config", "text_config") for name in ("hidden_act",)} <= fields
     assert {"vision_config.layer_norm_eps", "vision_config.num_attention_heads"} <= fields
 
@@ -176,18 +186,19 @@ def test_every_field_of_an_image_tower_of_transformers(kind: str, tmp_path: Path
     make_tower(kind, tmp_path)
     for name, expected in (("config.json", {"hidden_act"}), ("preprocessor_config.json", {"image_mean", "resample"})):
         file = tmp_path / name
-        told = check(f"hf:{tmp_path}", changed(json.loads(file.read_text(encoding="utf-8"))), file)
-        assert expected <= {what.partition(" =")[0].removeprefix(".") for what in told}
+        variants = changed(json.loads(file.read_text(encoding="utf-8")))
+        told = check(f"hf:{tmp_path}", variants, file, every=kind != "aimv2")
+        assert expected <= {field_of(what).removeprefix(".") for what in told}
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("kind", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 def test_every_field_of_an_image_processor(kind: str, tmp_path: Path) -> None:
     folder = make_checkpoint(kind, tmp_path)
     file = next(folder / name for name in ("preprocessor_config.json", "processor_config.json")
                 if (folder / name).exists())  # fmt: skip
     contents = json.loads(file.read_text(encoding="utf-8"))
-    told = check(f"hf:{folder}", changed(contents), file)
-    assert {".resample", ".image_mean", ".image_std"} <= {what.partition(" =")[0] for what in told}
+    told = check(f"hf:{folder}", changed(contents), file, every=kind != "clip")
+    assert {".resample", ".image_mean", ".image_std"} <= set(map(field_of, told))
 
 
 def test_every_field_of_a_tokenizer(tmp_path: Path) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
-from cuda_child import kernels_zero_the_units_of_the_cpu
-from forked import begin
 from torch import Tensor
 
 from mcdo.encoders import Encoder, load_encoder
-from mcdo.perturbation import Dropout, KeyedMasks, image_keys, perturbed
+from mcdo.perturbation import PASS_BLOCK, Dropout, KeyedMasks, MaskedSite, image_keys, perturbed
 from mcdo.perturbation.graphs import PassGraphs
 
 
@@ -24,11 +24,47 @@ def encoder() -> Encoder:
 KIND = Dropout(0.01, "fc2")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton, which torch brings on Linux")
-def test_kernels_zero_the_units_of_the_cpu() -> None:
-    child = begin(kernels_zero_the_units_of_the_cpu)
-    child.join()
-    assert child.exitcode == 0
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Any]]:
+    """The kernels under Triton's interpreter: it is chosen as Triton and they are imported, here for once."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("needs triton, which torch brings on Linux")
+
+    def loaded() -> list[str]:
+        kernels = "mcdo.perturbation.cuda_masks"
+        return [n for n in sys.modules if n == kernels or (n.partition(".")[0] == "triton" and "._C" not in n)]
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    before = {name: sys.modules.pop(name) for name in loaded()}
+    yield importlib.import_module("mcdo.perturbation.cuda_masks").CudaMasks
+    for name in loaded():
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+def test_kernels_zero_the_units_of_the_cpu(interpreted: type[Any], encoder: Encoder) -> None:
+    """Site by site, and in a pass of a tower."""
+    keys, trial, block, cpu = image_keys(["x", "y"]), 2, 3, torch.device("cpu")
+    for p in (1e-300, 0.01, 0.9):
+        sites = [MaskedSite("a", 300, p), MaskedSite("b", 3, p), MaskedSite("c", 200, p), MaskedSite("d", 7, p, 5, 2)]
+        masks = KeyedMasks(sites, 5)
+        kernels = interpreted(sites, masks._seed, cpu)
+        started = kernels.start(torch.full((1,), kernels.block_key(trial, block)), keys)
+        for index, site in enumerate(sites):
+            for first, last, dtype in ((0, PASS_BLOCK, torch.float32), (3, 7, torch.bfloat16)):
+                y = torch.randn(len(keys) * (last - first), site.size)
+                expected = masks.zero_(y.clone(), index, trial, block, keys, first, last)
+                found = kernels.zero_(y.to(dtype), index, started, keys, first, last)
+                assert torch.equal(found, expected.to(dtype)), (p, site, dtype)
+
+    pixels = encoder.calibration_inputs(2)
+    with perturbed(encoder, Dropout(0.01, "visual.proj"), 7) as tower:
+        expected, noise = tower(pixels, keys, trial, block, 3, 7), tower._noise
+        assert isinstance(noise, KeyedMasks)
+        tower._kernels = interpreted(noise.sites, noise._seed, cpu)
+        assert torch.equal(tower(pixels, keys, trial, block, 3, 7), expected)
+        tower._kernels = interpreted(noise.sites, noise._seed + 1, cpu)
+        assert not torch.equal(tower(pixels, keys, trial, block, 3, 7), expected)
 
 
 class Again:
