@@ -119,7 +119,7 @@ def check(base: str, variants: Iterator[tuple[str, dict[str, Any]]], file: Path,
     assert plain is not None
     assert again is not None
     assert again[0] == plain[0], "the keys of one model differ"
-    told = set()
+    told: set[str] = set()
     for what, contents in variants:
         if not every and field_of(what) in map(field_of, told):
             continue

@@ -301,8 +301,7 @@ def test_weights_with_any_classifier_and_in_any_wrapping_are_read(
     model = made(lambda: build(7))
     torch.save(WRAPPED[wrapped](half(model.state_dict())), tmp_path / "mine.pth")
     encoder = load_encoder(f"{key}@{tmp_path / 'mine.pth'}")
-    model = model.half().float()
-    pixels = shown(encoder, picture())[None]
+    model, pixels = model.half().float(), torch.rand(1, 3, *2 * [160 if key.startswith("timm") else 64])
     with torch.no_grad():
         if key.startswith("timm"):
             model.reset_classifier(0)
@@ -377,13 +376,17 @@ def test_weights_that_could_be_shown_pictures_in_several_ways_need_a_tag(tmp_pat
         load_encoder(f"timm:resnet18.a1_in1k@{model}")
 
 
-def test_weights_of_timm_that_were_trained_with_quick_gelu_are_refused_under_the_name_with_gelu(tmp_path: Path) -> None:
+def test_weights_of_timm_that_were_trained_with_quick_gelu_are_refused_under_the_name_with_gelu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import timm
 
     from mcdo.encoders import timm_backend
 
     file, name = tmp_path / "model.safetensors", "vit_base_patch32_clip_224"
     file.write_bytes(b"")
+    small = vit()
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: small)
     with pytest.raises(McdoError, match="with QuickGELU; name vit_base_patch32_clip_quickgelu_224 in its place"):
         load_encoder(f"timm:{name}.openai@{file}")
     with pytest.raises(McdoError, match=r"ways, or activated; .*vit_gigantic_patch14_clip_224.metaclip_2pt5b"):
@@ -433,6 +436,11 @@ def test_torchvision_s_own_weights_are_read_as_it_reads_them(
     """googlenet's have the model shift colours first; in densenet's file tensors have names of once."""
     from torchvision import models
 
+    densenet = models.densenet._densenet
+    of_few = (8, (1, 1, 1, 1), 16)
+    monkeypatch.setattr(
+        models.densenet, "_densenet", lambda *given, **options: densenet(*of_few, *given[3:], **options)
+    )
     entry = models.get_model_weights(name).DEFAULT
     options = {"init_weights": False} if name == "googlenet" else {}
     state = made(lambda: models.get_model(name, weights=None, **options)).state_dict()
@@ -443,7 +451,7 @@ def test_torchvision_s_own_weights_are_read_as_it_reads_them(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     model = models.get_model(name, weights=entry).eval()
     setattr(model, "fc" if name == "googlenet" else "classifier", nn.Identity())
-    pixels = entry.transforms()(picture())[None]
+    pixels = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(load_encoder(f"tv:{name}").forward_image(pixels), model(pixels))
     if name == "densenet121":
@@ -459,11 +467,11 @@ def test_torchvision_s_own_weights_are_read_as_it_reads_them(
 # ---- pictures
 
 
-@pytest.mark.parametrize("key", ["clip_tiny", "siglip_tiny", "timm:test_vit", "tv:resnet18"])
+@pytest.mark.parametrize("key", ["clip_tiny", "siglip_tiny", "timm:test_vit", "tv:shufflenet_v2_x0_5"])
 def test_odd_pictures_are_shown_as_by_the_library_and_too_long_ones_refused(key: str) -> None:
     import open_clip
     import timm
-    from torchvision.models import ResNet18_Weights
+    from torchvision.models import ShuffleNet_V2_X0_5_Weights
 
     from mcdo.encoders.spec import MODELS_DIR
 
@@ -472,7 +480,7 @@ def test_odd_pictures_are_shown_as_by_the_library_and_too_long_ones_refused(key:
     if key.startswith("timm"):
         whole = timm.data.create_transform(**timm.data.resolve_model_data_config(vit()), is_training=False)
     elif key.startswith("tv"):
-        whole = ResNet18_Weights.DEFAULT.transforms()
+        whole = ShuffleNet_V2_X0_5_Weights.DEFAULT.transforms()
     else:
         whole = open_clip.create_model_and_transforms(f"local-dir:{MODELS_DIR / key}")[2]
     for shape in SHAPES:

@@ -57,21 +57,21 @@ def test_timm_loads_weights_of_this_disk_and_reads_what_the_classifier_would(tmp
 
 
 def test_torchvision_loads_weights_of_this_disk_and_reads_what_the_classifier_would(tmp_path: Path) -> None:
-    from torchvision.models import ResNet18_Weights, resnet18
+    from torchvision.models import ShuffleNet_V2_X0_5_Weights, shufflenet_v2_x0_5
 
-    model = made(resnet18)
-    file = saved(tmp_path, model)
-    shown = ResNet18_Weights.DEFAULT.transforms()(picture())
+    model = made(shufflenet_v2_x0_5)
+    file, state = saved(tmp_path, model), model.state_dict()
+    shown = ShuffleNet_V2_X0_5_Weights.DEFAULT.transforms()(picture())
     model.fc = nn.Identity()
-    encoder = load_encoder(f"tv:resnet18@{file}")
+    encoder = load_encoder(f"tv:shufflenet_v2_x0_5@{file}")
     with torch.no_grad():
         found = encoder.forward_image(encoder.normalise(encoder.to_uint8(picture())[None]))
         torch.testing.assert_close(found, model(shown[None]), rtol=1e-4, atol=1e-4)
-    assert encoder.feature_dim == 512
-    state, both = made(resnet18).state_dict(), tmp_path / "both.pth"
+    assert encoder.feature_dim == 1024
+    both = tmp_path / "both.pth"
     torch.save({"model": state, "model_ema": {f"module.{name}": value for name, value in state.items()}}, both)
     with pytest.raises(McdoError, match=r"holds model and model_ema, two sets of weights"):
-        load_encoder(f"tv:resnet18@{both}")
+        load_encoder(f"tv:shufflenet_v2_x0_5@{both}")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_interpolated(tmp_pat
     )
     with pytest.raises(McdoError, match="so it would have to be interpolated"):
         load_encoder(f"timm:test_vit@{other}")
-    for key in ("timm:test_resnet", "tv:resnet18"):
+    for key in ("timm:test_resnet", "tv:shufflenet_v2_x0_5"):
         with pytest.raises(McdoError, match="cannot be loaded into this model"):
             load_encoder(f"{key}@{other}")
     lacking = made(timm_vit).state_dict()

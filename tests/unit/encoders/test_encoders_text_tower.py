@@ -158,7 +158,7 @@ def test_dropout_at_each_role_alone_moves_the_feature_and_its_mean_stays(encoder
     tower = TextTower(encoder)
     tokens, keys = Tokens.of(tower, PROMPTS).data, image_keys(PROMPTS.mask_ids, tower.device)
     with perturbed(tower, Dropout(0.02, role), seed=0) as passes:
-        seen = torch.cat([passes(tokens, keys, 0, block) for block in range(32)], dim=1).double()
+        seen = torch.cat([passes(tokens, keys, 0, block) for block in range(8)], dim=1).double()
     plain = encoder.encode_text(PROMPTS.ids).double()
     spread = seen.var(dim=1).sum(-1)
     assert (spread > 0).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.perturbation import Dropout
 
-IMAGES = mcdo.load_images("synthetic:noise:32", n=2)
 PROJECTION = "visual.transformer.resblocks.1.mlp.c_proj"
 
 
@@ -42,6 +42,11 @@ class Adapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base_layer(x)
         return y if self.merged or self.off else y + self.lora_B(self.lora_A(x))
+
+
+@cache
+def images() -> mcdo.ImageSet:
+    return mcdo.load_images("synthetic:noise:32", n=2)
 
 
 def layer(encoder: Encoder) -> Any:
@@ -109,12 +114,12 @@ def of_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def monte_carlo(encoder: Encoder, store: Path | None) -> np.ndarray[Any, Any]:
-    run = mcdo.monte_carlo(encoder, IMAGES, Dropout(), passes=(16,), trials=1, geometry=(), store=store, progress=False)
+    run = mcdo.monte_carlo(encoder, images(), Dropout(), passes=4, trials=1, geometry=(), store=store, progress=False)
     return run.scores("trace_pre")
 
 
 def first_order(encoder: Encoder, store: Path | None) -> np.ndarray[Any, Any]:
-    run = mcdo.first_order(encoder, IMAGES, Dropout(), probes=2, trials=1, store=store, progress=False)
+    run = mcdo.first_order(encoder, images(), Dropout(), probes=2, trials=1, store=store, progress=False)
     return run.scores("trace_pre")
 
 
@@ -140,10 +145,10 @@ def test_the_same_weights_in_other_parameters_give_the_same_numbers_and_serve_fr
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = mcdo.load_encoder("clip_tiny")
-    before, census = monte_carlo(encoder, tmp_path), mcdo.census(encoder, IMAGES, Dropout())
+    before, census = monte_carlo(encoder, tmp_path), mcdo.census(encoder, images(), Dropout())
     assign_the_same(encoder)
     np.testing.assert_array_equal(monte_carlo(encoder, None), before)
-    assert mcdo.census(encoder, IMAGES, Dropout()) == census
+    assert mcdo.census(encoder, images(), Dropout()) == census
 
     def refuse(*_: object) -> None:
         raise AssertionError("measured again")
@@ -167,9 +172,7 @@ def test_an_adapter_that_was_merged_leaves_its_parts_dead_by_name(tmp_path: Path
     plain = mcdo.load_encoder("clip_tiny")
     layer(plain).weight.data.copy_(layer(encoder).base_layer.weight)
     without = Dropout(sites=("all", "-*.lora_*"))
-    run = mcdo.monte_carlo(
-        encoder, IMAGES, without, passes=(16,), trials=1, geometry=(), store=tmp_path, progress=False
-    )
+    run = mcdo.monte_carlo(encoder, images(), without, passes=4, trials=1, geometry=(), store=tmp_path, progress=False)
     assert [name for name, _ in run.sites if "lora" in name] == []
     ratio = run.scores("trace_pre") / monte_carlo(plain, None)
     assert (np.abs(np.log(ratio)) < 1).all()  # one site has another name, so other masks
@@ -209,8 +212,8 @@ def test_an_adapter_that_is_switched_on_between_two_runs_is_noticed_in_the_pass(
     encoder = adapted()
     layer(encoder).off = True
     some = Dropout(sites=("all", "-*.lora_*"))
-    mcdo.monte_carlo(encoder, IMAGES, some, passes=(16,), trials=1, progress=False)
+    mcdo.monte_carlo(encoder, images(), some, passes=4, trials=1, progress=False)
     layer(encoder).off = False
     with pytest.raises(McdoError, match=r"a map of shape \(2, 96\) was carried out anew"):
-        mcdo.monte_carlo(encoder, IMAGES, some, passes=(16,), trials=1, progress=False)
+        mcdo.monte_carlo(encoder, images(), some, passes=4, trials=1, progress=False)
     assert monte_carlo(encoder, None).min() > 0

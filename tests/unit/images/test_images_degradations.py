@@ -193,7 +193,7 @@ def test_noise_has_the_stated_standard_deviation_of_the_range_and_no_bias() -> N
 
 
 @settings(deadline=None)
-@given(st.integers(8, 200), st.integers(8, 200), st.sampled_from([0.02, 0.1, 0.25, 0.5]), st.text(max_size=5))
+@given(st.integers(8, 200), st.integers(8, 200), st.sampled_from([0.02, 0.1, 0.25, 0.5]), st.text("abé", max_size=5))
 def test_the_black_rectangle_covers_the_stated_area_of_any_picture(w: int, h: int, area: float, image_id: str) -> None:
     white = Image.new("RGB", (w, h), (255, 255, 255))
     black = np.asarray(Degradation.parse(f"occlusion:{area}").apply(white, image_id)).max(axis=-1) == 0

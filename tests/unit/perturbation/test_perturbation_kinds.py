@@ -118,7 +118,7 @@ def expected_variance(encoder: Encoder, pixels: torch.Tensor, kind: Perturbation
     ids=lambda kind: f"{name_of(kind)}-{kind.sites}",
 )
 def test_mean_and_variance_of_a_linear_tower_are_those_of_the_closed_form(kind: Perturbation) -> None:
-    encoder, n = linear_encoder(), 8192
+    encoder, n = linear_encoder(), 4096
     pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     copies = 1 if kind.shared_by_images else 16  # passes of one image under several names
     names, shown = [f"image {i}" for i in range(2 * copies)], pixels.repeat_interleave(copies, dim=0)
