@@ -8,8 +8,8 @@ from mcdo.encoders import Encoder, load_encoder
 from mcdo.perturbation import Dropout, check_alive
 
 
-def looked_at(key: str, **options: Any) -> Encoder:
-    """As :func:`load_encoder`."""
-    encoder = load_encoder(key, **options)
+def looked_at(which: str | Encoder, **options: Any) -> Encoder:
+    """An encoder, or of a key as :func:`load_encoder` loads it."""
+    encoder = load_encoder(which, **options) if isinstance(which, str) else which
     check_alive(encoder, encoder.calibration_inputs(1), Dropout())
     return encoder

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_tower import tiny_encoder
 from torch import Tensor
 
 import mcdo
 import mcdo.estimators.resumption
 import mcdo.perturbation.census
-from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators.alive import alive_sites
 from mcdo.estimators.blocks import prepared
@@ -21,8 +22,8 @@ from mcdo.estimators.pass_covariance import pass_covariance
 from mcdo.images import load_images
 from mcdo.perturbation import AttentionDropout, Dropout, Perturbation, Site, StochasticDepth, find_sites
 
-SITES = 13
-"""Of clip_tiny, under all."""
+SITES = 5
+"""Of the tower, under all."""
 
 
 class Looked:
@@ -45,7 +46,7 @@ class Looked:
     def of(self, store: Path | None, kind: Perturbation, encoder: Encoder | None = None) -> tuple[Site, ...]:
         """As a process does that has just begun."""
         self.names.clear()
-        new = load_encoder("clip_tiny") if encoder is None else encoder
+        new = tiny_encoder() if encoder is None else encoder
         return alive_sites(new, prepared(new, load_images("digits", n=3)), kind, store=store, progress=False)
 
 
@@ -57,12 +58,12 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> Looked:
 
 
 def test_a_process_goes_on_where_another_was_ended_and_the_next_looks_at_none(looked: Looked, tmp_path: Path) -> None:
-    looked.most = 5
+    looked.most = 2
     with pytest.raises(KeyboardInterrupt):
         looked.of(tmp_path, Dropout(0.01))
     looked.most = 10**9
     sites = looked.of(tmp_path, Dropout(0.01))
-    assert len(looked.names) == SITES - 5
+    assert len(looked.names) == SITES - 2
     assert looked.of(tmp_path, Dropout(0.01)) == sites == looked.of(None, Dropout(0.01))
     assert len(looked.names) == SITES, "without a store each is looked at"
     assert not list(tmp_path.rglob("*.parts"))
@@ -73,7 +74,7 @@ def test_what_is_known_serves_every_kind_and_choice_of_these_sites(
     kind: Perturbation, looked: Looked, tmp_path: Path
 ) -> None:
     looked.of(tmp_path, Dropout(0.01))
-    assert looked.of(tmp_path, kind) == find_sites(load_encoder("clip_tiny")).select_for(kind)
+    assert looked.of(tmp_path, kind) == find_sites(tiny_encoder()).select_for(kind)
     assert not looked.names
 
 
@@ -83,15 +84,15 @@ def test_more_sites_other_sites_and_other_weights_are_looked_at(looked: Looked, 
     assert len(looked.names) == SITES
     looked.of(tmp_path, AttentionDropout(0.01))
     assert looked.names
-    other: Any = load_encoder("clip_tiny")
+    other: Any = tiny_encoder()
     with torch.no_grad():
-        other.model.visual.proj.mul_(1.5)
+        other.model.proj.weight.mul_(1.5)
     looked.of(tmp_path, Dropout(0.01), other)
     assert len(looked.names) == SITES
 
 
 def test_a_dead_site_is_refused_each_time_and_looked_at_again(looked: Looked, tmp_path: Path) -> None:
-    dead = looked.dead = "visual.proj"
+    dead = looked.dead = "proj"
     for _ in range(2):
         with pytest.raises(McdoError, match=f"dead site {dead}: "):
             looked.of(tmp_path, Dropout(0.01))
@@ -106,13 +107,10 @@ def test_measurements_with_a_store_look_once(looked: Looked, tmp_path: Path, mon
     monkeypatch.setattr("mcdo.estimators.probes.CALIBRATION_PASSES", 8)
     images, kind = load_images("digits", n=3), Dropout(0.01)
 
-    def new() -> Encoder:
-        return load_encoder("clip_tiny")
-
-    mcdo.monte_carlo(new(), images, kind, 4, 2, store=tmp_path, progress=False)
+    mcdo.monte_carlo(tiny_encoder(), images, kind, 4, 2, store=tmp_path, progress=False)
     assert len(looked.names) == SITES
-    mcdo.first_order(new(), images, kind, 4, 2, store=tmp_path, progress=False)
-    mcdo.census(new(), images, kind, store=tmp_path, progress=False)
-    mcdo.forward_differences(new(), images, mcdo.Rademacher(0.01), 6, 2, store=tmp_path, progress=False)
-    pass_covariance(new(), images, kind, np.eye(1, new().feature_dim), 4, 2, store=tmp_path, progress=False)
+    mcdo.first_order(tiny_encoder(), images, kind, 4, 2, store=tmp_path, progress=False)
+    mcdo.census(tiny_encoder(), images, kind, store=tmp_path, progress=False)
+    mcdo.forward_differences(tiny_encoder(), images, mcdo.Rademacher(0.01), 6, 2, store=tmp_path, progress=False)
+    pass_covariance(tiny_encoder(), images, kind, np.eye(1, 8), 4, 2, store=tmp_path, progress=False)
     assert len(looked.names) == SITES

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tiny_tower import tiny_encoder
 from torch import Tensor
 
 import mcdo
 import mcdo.estimators.resumption
-from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders import Encoder
 from mcdo.estimators.blocks import BlockLoop, prepared
 from mcdo.estimators.by_image import of_every_image, of_passes
 from mcdo.estimators.probes import CALIBRATION_PASSES, noise_basis
@@ -29,7 +30,7 @@ N, BATCH = 24, 4
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return load_encoder("clip_tiny")
+    return tiny_encoder()
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,11 @@ def test_the_noise_basis_goes_on_within_an_input_to_the_same_bits(
 def test_a_census_goes_on_where_it_was_and_is_kept(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, dropout, counted = load_images("digits", n=8), Dropout(0.05, "fc1"), Counted(monkeypatch)
+    images, dropout, counted = (
+        load_images("digits", n=8),
+        Dropout(0.05, ["qkv", "mlp.0", "mlp.2"]),
+        Counted(monkeypatch),
+    )
     whole = counted.of(lambda: mcdo.census(encoder, images, dropout, progress=False))
     each = counted.calls // len(whole)
     with pytest.raises(KeyboardInterrupt):
@@ -170,7 +175,7 @@ def test_a_census_of_many_passes_goes_on_within_a_site_to_the_same_bits(
 ) -> None:
     """256 passes of each of two sites, 16 at once."""
     images, counted = load_images("digits", n=2), Counted(monkeypatch)
-    rare = Dropout(1e-5, [f"visual.transformer.resblocks.{i}.mlp.c_proj" for i in range(2)])
+    rare = Dropout(1e-5, ["mlp.0", "mlp.2"])
     whole = counted.of(lambda: mcdo.census(encoder, images, rare, progress=False))
     assert counted.calls == 2 * 256 // 16
     with pytest.raises(KeyboardInterrupt):

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_tower import tiny_encoder
 
-from mcdo.encoders import Encoder, load_encoder
+from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.estimators import monte_carlo
 from mcdo.estimators.pass_covariance import PassCovariance, _Measurement, pass_covariance
@@ -17,12 +18,12 @@ from mcdo.images import ImageSet, load_images, prepare_pixels
 from mcdo.perturbation import Dropout, image_keys, perturbed
 from mcdo.store import Store
 
-KEY, N, T, K = "clip_tiny", 12, 20, 2
+N, T, K = 12, 20, 2
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return load_encoder(KEY, "cpu")
+    return tiny_encoder()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_a_direction_outside_the_span_is_refused(encoder: Encoder, images: Image
 
 
 def test_bad_requests_are_refused(encoder: Encoder, images: ImageSet, directions: np.ndarray) -> None:
-    with pytest.raises(McdoError, match=r"shape \[5, 3\]: give \[n, 48\]"):
+    with pytest.raises(McdoError, match=r"shape \[5, 3\]: give \[n, 8\]"):
         measured(encoder, images, directions[:, :3])
     with pytest.raises(McdoError, match="finite"):
         measured(encoder, images, np.full_like(directions, np.nan))

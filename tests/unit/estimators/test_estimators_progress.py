@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from looked_at import looked_at
+from tiny_tower import tiny_encoder
 
 from mcdo.estimators import monte_carlo
 from mcdo.estimators.progress import PLAIN_EVERY_S, Progress
@@ -117,11 +118,11 @@ def test_a_measurement_counts_every_pass_once_and_is_silent_when_told(
         plain(self, passes)
 
     monkeypatch.setattr(Progress, "update", update)
-    encoder, images = looked_at("clip_tiny", weights="random"), load_images("digits", n=5)
+    encoder, images = looked_at(tiny_encoder()), load_images("digits", n=5)
     monte_carlo(encoder, images, Dropout(0.1), (4, 20), 3, batch_size=32)
     assert sum(seen) == 5 * 20 * 3
     assert max(seen) == 32  # each forward pass for itself, not a block of images with all their trials
-    assert "clip_tiny on digits: 100% at" in capsys.readouterr().err
+    assert "tiny on digits: 100% at" in capsys.readouterr().err
     monte_carlo(encoder, images, Dropout(0.1), (4, 20), 3, progress=False)
     assert capsys.readouterr() == ("", "")
 
@@ -137,7 +138,7 @@ def test_what_is_done_again_for_lack_of_memory_is_counted_once(monkeypatch: pyte
         return plain(self, *where)
 
     monkeypatch.setattr(PerturbedTower, "__call__", short_of_memory)
-    encoder, images = looked_at("clip_tiny", weights="random"), load_images("digits", n=5)
+    encoder, images = looked_at(tiny_encoder()), load_images("digits", n=5)
     monte_carlo(encoder, images, Dropout(0.1), 20, 3, batch_size=64)
     assert sum(seen) == 5 * 20 * 3
     assert min(seen) < 0
@@ -159,11 +160,11 @@ def test_an_interrupt_ends_a_measurement_within_a_batch_and_says_how_far_it_was(
             signal.pthread_kill(main, signal.SIGINT)
 
     monkeypatch.setattr(Progress, "update", update)
-    encoder, images = looked_at("clip_tiny", weights="random"), load_images("digits", n=8)
+    encoder, images = looked_at(tiny_encoder()), load_images("digits", n=8)
     with pytest.raises(KeyboardInterrupt):
         monte_carlo(encoder, images, Dropout(0.1), 16_000, 10, batch_size=64)
     assert len(ticks) < 200  # where the two blocks that had begun would take 10 000
-    assert "clip_tiny on digits: interrupted at 0." in capsys.readouterr().err
+    assert "tiny on digits: interrupted at 0." in capsys.readouterr().err
 
 
 def test_many_short_measurements_say_a_line_as_often_as_a_long_one(wait: Callable[[float], None]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from looked_at import looked_at
+from tiny_tower import tiny_encoder
 
 import mcdo.estimators.resumption
 from mcdo.encoders import Encoder
@@ -156,7 +157,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return looked_at("clip_tiny", weights="random")
+    return looked_at(tiny_encoder())
 
 
 def measure(encoder: Encoder, store: Path | None, **options: Any) -> Any:
@@ -267,7 +268,7 @@ def test_a_resumed_run_says_so_and_counts_what_is_left(encoder: Encoder, blocks:
         measure(encoder, tmp_path, progress=Counting)
     blocks.clear()
     measure(encoder, tmp_path, progress=Counting)
-    assert totals == [(320, "clip_tiny on digits"), (128, "clip_tiny on digits (resumed, 4 images left)")]
+    assert totals == [(320, "tiny on digits"), (128, "tiny on digits (resumed, 4 images left)")]
 
 
 # ---- a block that ends early
@@ -291,7 +292,7 @@ class Batches:
 
 
 PASS = PerturbedTower.__call__
-DIRECTIONS = np.eye(3, 48)
+DIRECTIONS = np.eye(3, 8)
 
 
 def covariance(encoder: Encoder, store: Path | None) -> dict[str, Any]:
