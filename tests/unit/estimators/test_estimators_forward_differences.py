@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy
 import torch
+from tiny_tower import tiny_encoder
 from torch import nn
 
 import mcdo
@@ -28,9 +29,9 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def clip() -> Encoder:
+def tiny() -> Encoder:
     """Where the tower does not matter."""
-    return mcdo.load_encoder("clip_tiny", "cpu")
+    return tiny_encoder()
 
 
 @pytest.fixture(scope="module")
@@ -104,17 +105,17 @@ def test_no_more_passes_than_are_paid_for(encoder: Encoder) -> None:
         tower.allotted(2)
 
 
-def test_a_run_is_kept_and_found(clip: Encoder, images: mcdo.ImageSet, tmp_path: Path) -> None:
+def test_a_run_is_kept_and_found(tiny: Encoder, images: mcdo.ImageSet, tmp_path: Path) -> None:
     few = images.select(np.arange(5))
-    run = forward_differences(clip, few, KIND, 8, 2, store=tmp_path, progress=False)
-    again = forward_differences(clip, few, KIND, 8, 2, store=tmp_path, progress=False)
+    run = forward_differences(tiny, few, KIND, 8, 2, store=tmp_path, progress=False)
+    again = forward_differences(tiny, few, KIND, 8, 2, store=tmp_path, progress=False)
     assert isinstance(again, ForwardDifferencesRun)
     assert (again.passes, again.stages, again.sites) == (run.passes, run.stages, run.sites)
     np.testing.assert_array_equal(again.scores("trace_post"), run.scores("trace_post"))
     with pytest.raises(McdoError, match="no score"):
         run.scores("entropy_of_nothing")
     with pytest.raises(McdoError, match="Rademacher"):
-        forward_differences(clip, few, mcdo.Dropout(0.01), progress=False)  # type: ignore[arg-type]
+        forward_differences(tiny, few, mcdo.Dropout(0.01), progress=False)  # type: ignore[arg-type]
 
 
 def test_threads_share_the_tower_and_not_each_others_rows(encoder: Encoder, images: mcdo.ImageSet) -> None:
@@ -174,7 +175,8 @@ def test_weights_are_held_near_one_as_images_left_out_say_best() -> None:
     assert (near_one(np.c_[goal, -3 * goal], goal) >= 0).all()
 
 
-def test_passes_chosen_on_other_images_rank_better_at_the_same_cost_and_keep_the_level(clip: Encoder) -> None:
+def test_passes_chosen_on_other_images_rank_better_at_the_same_cost_and_keep_the_level() -> None:
+    clip = mcdo.load_encoder("clip_tiny", "cpu")
     held = mcdo.load_images("digits", n=80)
     scored, others = held.select(np.arange(40, 80)), held.select(np.arange(40))
     exact = mcdo.first_order(clip, scored, mcdo.Dropout(0.01), clip.feature_dim + 1, 1, progress=False)
@@ -196,14 +198,14 @@ def test_passes_chosen_on_other_images_rank_better_at_the_same_cost_and_keep_the
 
 
 def test_passes_are_chosen_once_for_all_images_and_every_p(
-    clip: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = mcdo.load_images("digits", n=32)
     others, here, there = (held.select(np.arange(i, j)) for i, j in ((0, 16), (16, 20), (20, 32)))
 
     def run(shown: mcdo.ImageSet, p: float, store: Path | None, seed: int = 1) -> ForwardDifferencesRun:
         kind = Rademacher(p)
-        return forward_differences(clip, shown, kind, 6, 2, seed, calibration=others, store=store, progress=False)
+        return forward_differences(tiny, shown, kind, 6, 2, seed, calibration=others, store=store, progress=False)
 
     expected = run(there, 0.2, None)
     run(here, 0.01, tmp_path)
