@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,14 @@ def changed(held: Any, **fields: Any) -> Any:
     return msgspec.structs.replace(held, **fields)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def of_few_passes() -> Iterator[None]:
+    """A basis from an eighth of the passes, which serves where it does not matter how good it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mcdo.estimators.probes.CALIBRATION_PASSES", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
 def encoder() -> mcdo.Encoder:
     return mcdo.load_encoder("clip_tiny", device="cpu")
@@ -61,7 +69,7 @@ def encoder() -> mcdo.Encoder:
 @pytest.fixture(scope="module")
 def applied(encoder: mcdo.Encoder) -> AppliedRecipe:
     """All sites and all probes."""
-    digits = mcdo.load_images("digits", 30)
+    digits = mcdo.load_images("digits", 20)
     return AppliedRecipe(default_recipe(encoder, digits, spec="digits", families=("blur", "noise")))
 
 

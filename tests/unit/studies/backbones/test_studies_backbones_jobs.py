@@ -13,6 +13,7 @@ from mcdo.studies.backbones.features import read_features
 from mcdo.studies.backbones.jobs import stages, submit
 from mcdo.studies.backbones.steps import feature_path
 from mcdo.studies.backbones.study import collect, run_study
+from mcdo.studies.backbones.table import Table
 
 pytestmark = pytest.mark.backbones
 
@@ -32,12 +33,16 @@ def small() -> BackbonesConfig:
     )
 
 
-def test_jobs_give_the_table_of_one_process(small: BackbonesConfig, tmp_path: Path) -> None:
+def test_jobs_give_the_table_of_one_process(
+    small: BackbonesConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = list[Table]()
+    monkeypatch.setattr("mcdo.studies.backbones.jobs.collect", lambda *given: tables.append(collect(*given)))
     planned = stages(small, tmp_path / "jobs")
     assert [len(stage.arguments) for stage in planned] == [2 * 2, 2 * 3, 1]
     ids = submit(planned, tmp_path / "jobs", "debug")
     assert [len(held) for held in ids.values()] == [4, 6, 1]
-    by_jobs, here = collect(small, tmp_path / "jobs"), run_study(replace(small, shards=1), tmp_path / "here")
+    (by_jobs,), here = tables, run_study(replace(small, shards=1), tmp_path / "here")
     for row in here.rows:
         for figure, values in row.folds.items():
             np.testing.assert_allclose(by_jobs.row(row.backbone).folds[figure], values, atol=1e-6)
