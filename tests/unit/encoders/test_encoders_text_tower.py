@@ -154,7 +154,9 @@ def test_all_text_towers_can_be_perturbed_at_the_same_roles() -> None:
 
 
 @pytest.mark.parametrize("role", MATCHED)
-def test_dropout_at_each_role_alone_moves_the_feature_and_its_mean_stays(encoder: Encoder, role: str) -> None:
+@pytest.mark.parametrize("kind", ["plain", "siglip_tiny", "hf_clip"])
+def test_dropout_at_each_role_alone_moves_the_feature_and_its_mean_stays(kind: str, role: str) -> None:
+    encoder = encoder_of(kind)
     tower = TextTower(encoder)
     tokens, keys = Tokens.of(tower, PROMPTS).data, image_keys(PROMPTS.mask_ids, tower.device)
     with perturbed(tower, Dropout(0.02, role), seed=0) as passes:

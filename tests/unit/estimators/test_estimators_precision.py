@@ -185,14 +185,14 @@ def test_a_pass_that_overflows_is_named_with_its_image_and_what_to_do(geometry: 
     """It used to end in a LinAlgError of the spectrum, or in NaN."""
     encoder, images = overflowing()
     with pytest.raises(McdoError) as refused:
-        mcdo.monte_carlo(encoder, images, Dropout(0.6), passes=(16,), trials=2, geometry=geometry, progress=False)
+        mcdo.monte_carlo(encoder, images, Dropout(0.6), passes=(16,), trials=1, geometry=geometry, progress=False)
     said = str(refused.value)
     assert "siglip_tiny: pass " in said
     assert any(f"of {name} in trial 0 is not finite" in said for name in images.ids)
     assert "--precision=bfloat16" in said
     run = mcdo.monte_carlo(
         large("bfloat16", encoder.model.get_submodule("visual.trunk.blocks.1.mlp.fc2").factor),  # type: ignore[arg-type]
-        images, Dropout(0.6), passes=(16,), trials=2, geometry=geometry, progress=False,
+        images, Dropout(0.6), passes=(16,), trials=1, geometry=geometry, progress=False,
     )  # fmt: skip
     assert np.isfinite(run.scores("trace_pre")).all()
 

@@ -13,7 +13,7 @@ from mcdo.estimators.census import site_variances
 from mcdo.perturbation import Dropout, check_alive, find_sites, perturbed
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["open_clip_pooled", "hf_siglip2", "clip_tiny"])  # of the others all vary, below
 def test_every_site_of_every_tower_is_alive(kind: str) -> None:
     encoder, sites = tower(kind), ("all", "patch_embedding")
     wanted = find_sites(encoder).select(sites)
