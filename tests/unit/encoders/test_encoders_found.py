@@ -313,7 +313,7 @@ def test_weights_with_any_classifier_and_in_any_wrapping_are_read(
             model.reset_classifier(0)
         else:
             model.fc = nn.Identity()
-        torch.testing.assert_close(encoder.forward_image(pixels), model.eval()(pixels), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(encoder.forward_image(pixels), model.eval()(pixels), rtol=1e-4, atol=1e-7)
 
 
 STATED = {
@@ -457,9 +457,10 @@ def test_torchvision_s_own_weights_are_read_as_it_reads_them(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     model = models.get_model(name, weights=entry).eval()
     setattr(model, "fc" if name == "googlenet" else "classifier", nn.Identity())
-    pixels = torch.rand(1, 3, 64, 64)
+    pixels, close = torch.rand(1, 3, 64, 64), {"rtol": 1e-4, "atol": 1e-9}  # untrained, features are tiny
     with torch.no_grad():
-        torch.testing.assert_close(load_encoder(f"tv:{name}").forward_image(pixels), model(pixels))
+        expected = model(pixels)
+        torch.testing.assert_close(load_encoder(f"tv:{name}").forward_image(pixels), expected, **close)
     if name == "densenet121":
         return
     other = file.rename(tmp_path / "mine.pth")
@@ -467,7 +468,7 @@ def test_torchvision_s_own_weights_are_read_as_it_reads_them(
         load_encoder(f"tv:{name}@{other}")
     with torch.no_grad():
         found = load_encoder(f"tv:{name}.IMAGENET1K_V1@{other}").forward_image(pixels)
-        torch.testing.assert_close(found, model(pixels))
+        torch.testing.assert_close(found, expected, **close)
 
 
 # ---- pictures

@@ -66,7 +66,7 @@ def test_torchvision_loads_weights_of_this_disk_and_reads_what_the_classifier_wo
     encoder = load_encoder(f"tv:shufflenet_v2_x0_5@{file}")
     with torch.no_grad():
         found = encoder.forward_image(encoder.normalise(encoder.to_uint8(picture())[None]))
-        torch.testing.assert_close(found, model(shown[None]), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, model(shown[None]), rtol=1e-3, atol=1e-3 * float(found.std()))
     assert encoder.feature_dim == 1024
     both = tmp_path / "both.pth"
     torch.save({"model": state, "model_ema": {f"module.{name}": value for name, value in state.items()}}, both)
