@@ -259,7 +259,7 @@ def _live_until_the_end() -> None:
     Libraries of encoders come later, and are left to it: Triton complains of each object that it has not visited, so
     nothing is spared where a key has brought it in already.
     """
-    if not gc.get_freeze_count() and "triton" not in sys.modules:  # a session inside a test would keep its garbage
+    if "triton" not in sys.modules and not gc.get_freeze_count():  # a session inside a test would keep its garbage
         gc.freeze()
 
 
