@@ -24,7 +24,7 @@ from mcdo.images import load_images
 from mcdo.perturbation import Dropout
 
 N, BLOCK = 48, 4
-RUN: dict[str, Any] = {"passes": (2, 4, 8, 16), "trials": 3, "batch_size": 16 * BLOCK, "progress": True}
+RUN: dict[str, Any] = {"passes": (2, 4, 6, 8), "trials": 3, "batch_size": 16 * BLOCK, "progress": True}
 
 
 @cache

@@ -204,15 +204,16 @@ def recorded(junit: ET.ElementTree[Any], test: str) -> dict[str, str]:
 
 def test_junit_carries_the_figures_and_what_was_run(tmp_path: Path) -> None:
     experiment = "tests/experiments/phase1/test_exp4_subset_recipe.py"
-    asked = ("--models=clip_tiny", "--protocol=quick", "--num-images=60", f"--reports={tmp_path}")
+    sizes = ("--protocol=quick", "--num-images=30", "--passes=8", "--trials=3")
+    asked = ("-k", "both_scores or angular", "--models=clip_tiny", *sizes, f"--reports={tmp_path}")
     done = run_pytest(experiment, *asked, f"--junitxml={tmp_path / 'junit.xml'}")
     assert done.returncode == 0, done.stdout
     junit = ET.parse(tmp_path / "junit.xml")
     figures = recorded(junit, "test_both_scores_are_reported[clip_tiny]")
-    assert re.match(r"0\.\d+ \[0\.\d+, 0\.\d+\] n=60", figures["trace spearman"])
+    assert re.match(r"0\.\d+ \[0\.\d+, 0\.\d+\] n=30", figures["trace spearman"])
     claim = recorded(junit, "test_claims[clip_tiny-trace_more_reliable_than_angular]")
     assert float(claim["low"]) < float(claim["value"]) < float(claim["high"])
-    assert claim["n"] == "60"
+    assert claim["n"] == "30"
     of_the_run = {str(each.get("name")): each.get("value") for each in junit.iterfind("./testsuite/properties/*")}
     assert {"models", "images", "protocol", "seed", "mcdo", "python", "time"} <= of_the_run.keys()
     assert of_the_run["protocol"] == "quick"
@@ -283,7 +284,8 @@ def test_an_unreadable_image_is_named_before_any_pass(tmp_path: Path) -> None:
         for i in range(4):
             Image.new("RGB", (40, 40), (60 * i, 90, 200)).save(tmp_path / "images" / name / f"{i}.png")
     (tmp_path / "images" / "cats" / "torn.png").write_bytes(b"")
-    select = ["tests/experiments/phase1", "-k", "exp0_nested_mc and clip_tiny", "--protocol=quick"]
+    few = ["--models=clip_tiny", "--num-images=9", "--passes=4", "--trials=2"]
+    select = ["tests/experiments/phase1/test_exp0_nested_mc.py", "-k", "contract", *few]
     done = run_pytest(*select, f"--images=folder:{tmp_path / 'images'}", f"--reports={tmp_path / 'r'}")
     assert done.returncode == 4
     assert "torn.png" in done.stdout
@@ -657,13 +659,16 @@ def test_workers_are_told_nothing_that_is_no_utf8(suite: Path) -> None:
 def test_an_unmet_criterion_and_few_images_take_one_line_each(tmp_path: Path) -> None:
     """Of a verdict that cannot be had, and of an experiment that twelve images are too few for."""
     tiny = ("--num-images=12", "--passes=4", "--trials=2", "--models=clip_tiny", "--store=temporary")
-    run = run_pytest("tests/gates", "tests/experiments/phase1", "-m", "phase1", *tiny, f"--reports={tmp_path}")
+    looks_at_all = ("-k", "go_or_no_go or permuted or norm_plus")
+    run = run_pytest("tests/gates", "-m", "phase1", *looks_at_all, *tiny, f"--reports={tmp_path}")
     assert run.returncode == 1
     failures = run.stdout.partition("= FAILURES =")[2].partition("short test summary")[0]
     assert "\nUNDECIDED: 12 originals are too few" in failures
+    assert "1 failed, 3 skipped" in run.stdout, "no other gate fails of so few"
     assert "mcdo/harness" not in failures
     assert "go_or_no_go[all_models] - UNDECIDED" in run.stdout
-    few = run_pytest("tests/experiments/recipe", "-m", "recipe", "--force", "-rs", *tiny, f"--reports={tmp_path}")
+    recipe = ("tests/experiments/recipe", "-k", "contract", "--force", "-rs")
+    few = run_pytest(*recipe, *tiny, f"--reports={tmp_path}")
     assert few.returncode == 0, few.stdout
     assert "12 originals make no recipe: give at least 20" in few.stdout
 
@@ -671,7 +676,7 @@ def test_an_unmet_criterion_and_few_images_take_one_line_each(tmp_path: Path) ->
 def test_what_needs_text_is_skipped_by_name_for_an_encoder_without(tmp_path: Path) -> None:
     run = run_pytest(
         *("tests/gates", "-m", "phase1", "-k", "collapsed", "-rs"),
-        *("--models=python:textless:make", "--protocol=quick", f"--reports={tmp_path}"),
+        *("--models=python:textless:make", "--num-images=12", "--passes=4", "--trials=2", f"--reports={tmp_path}"),
     )
     assert "python:textless:make has no text tower, which prompts need" in run.stdout
     assert re.search(r"= \d+ skipped, \d+ deselected", run.stdout.splitlines()[-1])
@@ -700,7 +705,7 @@ def test_a_fault_does_not_pass_for_what_cannot_be_had_of_an_encoder(suite: Path)
 
 def test_a_store_that_was_filled_without_a_test_gives_the_whole_verdict_without_a_model(tmp_path: Path) -> None:
     """As from a cluster: mcdo measure, then judging alone."""
-    asked = ("-m", "phase1", "--models=siglip_tiny", "--num-images=100", "--passes=16", "--trials=2")
+    asked = ("-m", "phase1", "--models=siglip_tiny", "--num-images=100", "--passes=4", "--trials=2")
     store = f"--store={tmp_path / 'store'}"
     measured = run_mcdo("measure", "tests/gates", *asked, store, "--assert=plain")
     assert measured.returncode == 0, measured.stdout

@@ -71,7 +71,7 @@ def test_a_run_that_is_killed_again_and_again_loses_a_block_of_each_thread_and_n
     for i, log in enumerate(logs[:-1]):
         process = begin(child, store, log, threads=1 + (threads + i) % 2 if threads == 2 else 1)
         wait_until(partial(begun_or_ended, process, log))
-        time.sleep(rng.uniform(0, 0.15))  # anywhere between two blocks, or in the writing of one
+        time.sleep(rng.uniform(0, 0.08))  # anywhere between two blocks, or in the writing of one
         process.kill()
         assert ended(process) in ((-9,) if i == 0 else (-9, 0))
     assert ended(begin(child, store, logs[-1], threads=threads)) == 0

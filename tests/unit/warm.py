@@ -31,7 +31,7 @@ for name in ("cluster_child", "hypothesis", *THEIRS, *OURS):
     importlib.import_module(name)
 
 figures.FORMATS = {"png": figures.FORMATS["png"]}  # as in conftest.py
-measuring_code()
+measuring_code("mcdo.rivals.logits", "mcdo.stats", "mcdo.experiments.phase1")  # compiles what keys and verdicts name
 for table in tables():
     list(table)  # reads what each installed package adds
 torch.set_num_threads(1)  # a pool of threads would not survive the fork
