@@ -22,15 +22,16 @@ SLOW: set[str] = run_path(str(ROOT / "conftest.py"))["SLOW"]
 SOURCES = ("mcdo", "tests/gates", "tests/experiments", "pyproject.toml", "setup.py", "README.md")
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
 LOOK = """
-import json, pytest, sys
+import json, pathlib, pytest, sys
 code = pytest.main(["--collect-only", "-q", "-m", "phase1"])
 slow = sorted(set(sys.argv[1:]) & set(sys.modules))
 import mcdo
 from mcdo.harness.negatives import KnownNegatives
-encoder = mcdo.load_encoder("clip_tiny")
+from mcdo.encoders import REGISTRY
 negatives = KnownNegatives.load().all
-print(json.dumps({"file": mcdo.__file__, "negatives": len(negatives), "random": encoder.random_weights,
-    "slow": slow}))
+embedded = [pathlib.Path(spec.source.partition(":")[2]) for spec in REGISTRY.values() if spec.embedded]
+weights = [folder.name for folder in embedded if (folder / "open_clip_model.safetensors").is_file()]
+print(json.dumps({"file": mcdo.__file__, "negatives": len(negatives), "weights": weights, "slow": slow}))
 raise SystemExit(code)
 """
 BOTH = """
@@ -145,7 +146,7 @@ def test_init_writes_a_module_that_collects_what_the_checkout_does_with_what_it_
     seen = json.loads(last)
     assert Path(seen["file"]).is_relative_to(python.parents[1])
     assert seen["negatives"] > 10
-    assert not seen["random"]
+    assert len(seen["weights"]) == 4
     assert seen["slow"] == [], "collecting waits for them"
     here = run_pytest("tests/gates", "tests/experiments", "--collect-only", "-q", "-m", "phase1")
     ids = {line.partition("::test_phase1::")[2] for line in lines if "::" in line}

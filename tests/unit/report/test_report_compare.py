@@ -20,7 +20,7 @@ from mcdo.report.results import RUN, Reports
 from mcdo.report.stored_runs import StoredRun
 from mcdo.stats import Estimate, mean, spearman
 
-REPETITIONS = 150
+REPETITIONS = 100
 
 
 def reports(
@@ -229,7 +229,7 @@ def test_runs_of_a_store_are_compared_as_reports_are(tmp_path: Path, capsys: pyt
     import mcdo
 
     encoder, images = looked_at("clip_tiny"), mcdo.load_images("digits", n=700, seed=1)
-    protocol: dict[str, Any] = {"passes": (4,), "trials": 2, "store": tmp_path, "progress": False}
+    protocol: dict[str, Any] = {"passes": (2,), "trials": 2, "store": tmp_path, "progress": False}
     for p, seed in ((0.01, 1), (0.01, 2), (0.05, 1)):
         mcdo.monte_carlo(encoder, images, mcdo.Dropout(p), seed=seed, **protocol)
     assert main(["store", "list", f"--store={tmp_path}"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -261,14 +262,26 @@ def _saved(folder: Path, points: Sequence[float], formats: Sequence[str] = ("png
     return {path.suffix: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def test_an_equal_figure_is_not_drawn_again(tmp_path: Path) -> None:
-    first = _saved(tmp_path, [1, 2])
+@pytest.fixture(scope="module")
+def drawn_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    _saved(folder, [1, 2])
+    return folder
+
+
+@pytest.fixture
+def first(drawn_once: Path, tmp_path: Path) -> dict[str, int]:
+    """When each file of the figure of 1 and 2 was written that lies in the folder."""
+    shutil.copytree(drawn_once, tmp_path, dirs_exist_ok=True)
+    return {path.suffix: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_an_equal_figure_is_not_drawn_again(first: dict[str, int], tmp_path: Path) -> None:
     assert set(first) == {".png", ".svg", ".pdf"}
     assert _saved(tmp_path, [1, 2]) == first
 
 
-def test_another_figure_is_drawn_whatever_differs(tmp_path: Path) -> None:
-    first = _saved(tmp_path, [1, 2])
+def test_another_figure_is_drawn_whatever_differs(first: dict[str, int], tmp_path: Path) -> None:
     second = _saved(tmp_path, [1, 2 + 1e-12])
     assert all(second[form] > first[form] for form in first)
     alone = _saved(tmp_path, [1, 2], ("png",))  # which leaves the others as they were
@@ -279,15 +292,13 @@ def test_another_figure_is_drawn_whatever_differs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [".png", ".svg", ".pdf"])
-def test_a_file_of_a_figure_that_is_missing_is_drawn_again(form: str, tmp_path: Path) -> None:
-    first = _saved(tmp_path, [1, 2])
+def test_a_file_of_a_figure_that_is_missing_is_drawn_again(form: str, first: dict[str, int], tmp_path: Path) -> None:
     (tmp_path / f"a{form}").unlink()
     second = _saved(tmp_path, [1, 2])
     assert all(second[form] > first[form] for form in first)
 
 
-def test_a_picture_that_ends_early_is_drawn_again(tmp_path: Path) -> None:
-    first = _saved(tmp_path, [1, 2])
+def test_a_picture_that_ends_early_is_drawn_again(first: dict[str, int], tmp_path: Path) -> None:
     png = tmp_path / "a.png"
     whole = png.read_bytes()
     png.write_bytes(whole[: len(whole) // 2])
@@ -295,6 +306,7 @@ def test_a_picture_that_ends_early_is_drawn_again(tmp_path: Path) -> None:
     assert png.read_bytes() == whole
 
 
+@pytest.mark.usefixtures("first")
 def test_drawing_that_is_stopped_between_two_formats_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,7 +315,6 @@ def test_drawing_that_is_stopped_between_two_formats_is_done_again(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    _saved(tmp_path, [1, 2])
     with monkeypatch.context() as patched:
         patched.setattr(FigureCanvasSVG, "print_svg", stopped)
         with pytest.raises(KeyboardInterrupt):
