@@ -174,8 +174,8 @@ def test_other_public_functions_refuse_mistakes_by_name(call: Callable[[], objec
     ids=["reliability", "drift", "mean", "trial-spearman", "rank-matrix"],
 )
 def test_scores_that_seem_transposed_are_warned_of(statistic: Callable[[Any], object]) -> None:
-    scores = np.random.default_rng(0).normal(size=(10, 60))
-    with pytest.warns(McdoWarning, match=r"read as 60 trials of 10 images; transpose") as said:
+    scores = np.random.default_rng(0).normal(size=(6, 21))
+    with pytest.warns(McdoWarning, match=r"read as 21 trials of 6 images; transpose") as said:
         statistic(scores.T)
     assert len(said) <= 2, "once for each argument"
 

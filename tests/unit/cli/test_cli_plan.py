@@ -22,6 +22,7 @@ from mcdo.stats.planning import Need, Size
 from mcdo.store import Store
 
 SIZES = ["--num-images=80", "--trials=5", "--passes=8,32"]
+SMALL, SMALLER = Sizes(40, (4, 16), 4), ["--num-images=40", "--trials=4", "--passes=4,16"]
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +83,10 @@ def test_without_a_pilot_it_says_how_to_make_one(tmp_path: Path, capsys: pytest.
 def test_the_command_of_a_plan_runs_what_the_pilot_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without its perturbation or seed it would measure something else than what the plan speaks of."""
     other = Dropout(0.05, "mlp")
-    settings = Settings(("siglip_tiny",), store=tmp_path, sizes=Sizes(80, (8, 32), 5), seed=7, dropout=other)
+    settings = Settings(("siglip_tiny",), store=tmp_path, sizes=SMALL, seed=7, dropout=other)
     Session(settings).measure(NestedPasses.configured(settings).run("siglip_tiny"))
     given = ["--device=cpu", "--perturbation=dropout:0.05@mlp", "--seed=7"]
-    assert main(["plan", "--models=siglip_tiny", f"--store={tmp_path}", *given, *SIZES, "--rate=1000"]) == 0
+    assert main(["plan", "--models=siglip_tiny", f"--store={tmp_path}", *given, *SMALLER, "--rate=1000"]) == 0
     (last,) = (line for line in capsys.readouterr().out.splitlines() if "--num-images=" in line)
     assert set(given) < set(shlex.split(last))
     assert main(["plan", "--models=siglip_tiny", "--images=folder:/my photos", "--seed=7"]) == 2
@@ -94,9 +95,9 @@ def test_the_command_of_a_plan_runs_what_the_pilot_ran(tmp_path: Path, capsys: p
 
 def test_a_pilot_in_another_precision_is_another_pilot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Passes in half precision are measurements of their own: without the option there was no pilot of them."""
-    settings = Settings(("siglip_tiny",), store=tmp_path, sizes=Sizes(80, (8, 32), 5), precision="bfloat16")
+    settings = Settings(("siglip_tiny",), store=tmp_path, sizes=SMALL, precision="bfloat16")
     Session(settings).measure(NestedPasses.configured(settings).run("siglip_tiny"))
-    asked = ["plan", "--models=siglip_tiny", "--device=cpu", f"--store={tmp_path}", *SIZES, "--rate=1000"]
+    asked = ["plan", "--models=siglip_tiny", "--device=cpu", f"--store={tmp_path}", *SMALLER, "--rate=1000"]
     assert main([*asked, "--precision=bfloat16"]) == 0
     (last,) = (line for line in capsys.readouterr().out.splitlines() if "--num-images=" in line)
     assert "--precision=bfloat16" in shlex.split(last)
