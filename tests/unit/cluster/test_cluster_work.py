@@ -46,10 +46,15 @@ def loaded_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def measured_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("alone")
     alone(store)
-    return bits(store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def expected(measured_alone: Path) -> dict[str, str]:
+    return bits(measured_alone)
 
 
 def the_same(store: Path, expected: dict[str, str]) -> bool:
@@ -59,7 +64,9 @@ def the_same(store: Path, expected: dict[str, str]) -> bool:
     return found == expected and not left
 
 
-def test_shares_in_any_order_are_one_process(expected: dict[str, str], tmp_path: Path) -> None:
+def test_shares_in_any_order_are_one_process_and_the_store_alone_gives_what_they_measured(
+    measured_alone: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
     store, order = tmp_path / "store", [2, 3, 1]
     said = [measure_share(work(store), Share(number, 3), "plan.json") for number in order]
     assert said == [0] * 3
@@ -68,6 +75,11 @@ def test_shares_in_any_order_are_one_process(expected: dict[str, str], tmp_path:
         measure_share(work(store), Share(number, 3), "plan.json")
     assert the_same(store, expected)
     assert Plan.read(store / "plans" / "plan.json").missing(Store(store)) == {}
+    offline = Runner(Session(settings(store, from_store=True)))
+    results = [offline.run(Toy(), Subject(model, (model,))).result for model in MODELS]
+    assert not offline.session.loads
+    whole = Runner(Session(settings(measured_alone)))
+    assert results == [whole.run(Toy(), Subject(model, (model,))).result for model in MODELS]
 
 
 def test_who_looks_on_knows_which_shares_are_missing(tmp_path: Path) -> None:
@@ -107,17 +119,6 @@ def test_two_arrays_share_the_work(expected: dict[str, str], tmp_path: Path) -> 
     assert [process.exitcode for process in processes] == [0, 0, 0]
     alone(store)
     assert the_same(store, expected)
-
-
-def test_the_store_alone_gives_what_was_measured_in_shares(tmp_path: Path) -> None:
-    for _ in range(2):
-        for number in (1, 2):
-            measure_share(work(tmp_path / "store"), Share(number, 2), "plan.json")
-    offline = Runner(Session(settings(tmp_path / "store", from_store=True)))
-    results = [offline.run(Toy(), Subject(model, (model,))).result for model in MODELS]
-    assert not offline.session.loads
-    whole = Runner(Session(settings(tmp_path / "other")))
-    assert results == [whole.run(Toy(), Subject(model, (model,))).result for model in MODELS]
 
 
 def test_what_cannot_be_measured_is_named_and_the_rest_is(tmp_path: Path) -> None:
