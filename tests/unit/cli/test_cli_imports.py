@@ -15,7 +15,8 @@ def brought_in(statement: str) -> set[str]:
     code = f"import sys; before = {{name.partition('.')[0] for name in sys.modules}}\n{statement}\n{LIST}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names = set(done.stdout.split()) - sys.stdlib_module_names
-    return {name for name in names if "cython" not in name}  # parts of numpy 1
+    own = ("cython", "_cyutility", "_sysconfigdata")  # parts of numpy, of scipy and of Python
+    return {name for name in names if not any(part in name for part in own)}
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,10 @@ def brought_in(statement: str) -> set[str]:
     [
         ("import mcdo", {"mcdo"}),
         ("import mcdo.cli", {"mcdo", "numpy", "filelock", "safetensors"}),
+        (
+            "import mcdo.report.compare, mcdo.report.export, mcdo.report.page, mcdo.report.stored_runs",
+            {"mcdo", "numpy", "scipy", "filelock", "msgspec", "safetensors", "typing_extensions"},  # and no torch
+        ),
     ],
 )
 def test_what_an_import_brings_in(statement: str, allowed: set[str]) -> None:
