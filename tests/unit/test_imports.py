@@ -70,31 +70,6 @@ def test_nothing_but_a_backend_imports_a_slow_library_at_once() -> None:
     assert {path: names for path, names in found.items() if names and path not in allowed} == {}
 
 
-def brought_in_by(start: str) -> set[str]:
-    """All that a module of ours imports at once, and what that imports in turn, packages above it included."""
-    trees = {module_of(path): tree for path, tree in parsed("mcdo")}
-    found, left = set(), {start}
-    while left:
-        name = left.pop()
-        above = {name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)}
-        found.add(name)
-        left |= (above | (set(imported_at_once(trees[name])) if name in trees else set())) - found
-    return found
-
-
-def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-@pytest.mark.parametrize(
-    "room", ["mcdo.stats", "mcdo.report", "mcdo.report.page", "mcdo.store", "mcdo.experiments.rivals.rating"]
-)
-def test_what_looks_at_numbers_that_are_there_does_not_wait_for_torch(room: str) -> None:
-    """``mcdo report``, ``compare``, ``export`` and ``judge`` load no encoder, and torch takes most of a start."""
-    assert "torch" not in brought_in_by(room)
-    assert "torch" in brought_in_by("mcdo.encoders")
-
-
 @pytest.mark.parametrize("line", ["import timm.models", "from mcdo.encoders import Encoder, open_clip_backend"])
 def test_a_slow_import_is_seen(line: str) -> None:
     late = "def late():\n    import sklearn\n"

@@ -25,7 +25,8 @@ def brought_in(statement: str) -> set[str]:
         ("import mcdo", {"mcdo"}),
         ("import mcdo.cli", {"mcdo", "numpy", "filelock", "safetensors"}),
         (
-            "import mcdo.report.compare, mcdo.report.export, mcdo.report.page, mcdo.report.stored_runs",
+            "import mcdo.report.compare, mcdo.report.export, mcdo.report.page, mcdo.report.stored_runs, "
+            "mcdo.experiments.rivals.rating",
             {"mcdo", "numpy", "scipy", "filelock", "msgspec", "safetensors", "typing_extensions"},  # and no torch
         ),
     ],
