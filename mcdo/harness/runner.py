@@ -67,10 +67,16 @@ class Runner:
         return foreseen(self.session, experiment, subject) if loaded else []
 
     def run(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
-        """Measured or looked up, computed, judged and written."""
+        """Measured or looked up, computed, judged and written.
+
+        Where an experiment is about one model, what another asks of it about a further one is not written: its files
+        have one name, and hold what its own tests say.
+        """
         key = (experiment, subject)
         if key not in self._completed:
             judged = self.judged(experiment, subject)
+            if experiment.of_one_model and subject not in experiment.subjects(self.session.settings):
+                return self._completed.setdefault(key, judged)
             files, figure = _written(judged)
             self._completed[key] = replace(judged, files=(*files, *_sheets(self.session, judged)))
             self._drawn = self._completed[key], figure

@@ -135,6 +135,25 @@ def test_no_figure_and_no_picture_of_an_earlier_run_stays_beside_a_later_one(tmp
     assert left(8, figures=False) == {sheets}
 
 
+@dataclass(frozen=True)
+class OfTheFirst(FeatureNorms):
+    """About the first model, in files of one name."""
+
+    files = Files(summary="norms.json", figure="norms.png")
+    of_one_model = True
+
+
+def test_what_another_experiment_asks_about_a_further_model_leaves_the_files_about_the_first_alone(
+    tmp_path: Path,
+) -> None:
+    run, folder = runner(tmp_path), tmp_path / "reports" / "phase2" / "feature_norms"
+    first, other = (run.run(OfTheFirst(), Subject(m, (m,))) for m in ("clip_tiny", "siglip_tiny"))
+    assert json.loads((folder / "norms.json").read_text())["model"] == "clip_tiny"
+    assert first.files
+    assert not other.files
+    assert other.result.value != first.result.value
+
+
 def test_what_was_not_requested_is_refused(tmp_path: Path) -> None:
     with pytest.raises(McdoError, match="was computed with but not requested"):
         runner(tmp_path).run(FeatureNorms(undeclared=True), MODEL)
