@@ -33,6 +33,7 @@ from mcdo.estimators.resumption import Keeper, check_columns, measured_once
 from mcdo.estimators.rows import graph_images
 from mcdo.estimators.scores import DimensionWeights
 from mcdo.estimators.shown import Prepared, Shown
+from mcdo.estimators.slope import check_slope
 from mcdo.perturbation import Perturbation, Site
 from mcdo.store import Arrays, Store, Unfinished, canonical_json, check_shapes
 
@@ -71,8 +72,9 @@ def first_order(
         progress: report progress.
 
     Raises:
-        McdoError: for a dead site, an impossible protocol, images that ``weights`` were fitted on, features that are
-            not finite or zero, a store that cannot be written, or too little memory for one image.
+        McdoError: for a dead site, features that do not follow their derivative, an impossible protocol, images that
+            ``weights`` were fitted on, features that are not finite or zero, a store that cannot be written, or too
+            little memory for one image.
 
     """
     check_inputs(encoder, images, dropout)
@@ -90,6 +92,7 @@ def first_order(
         shown = prepared(encoder, images, pixels)
         sites = alive_sites(encoder, shown, dropout, store=store, progress=bool(progress))
         measurement = _Measurement(encoder, images, config, shown, sites, batch_size, weighting)
+        check_slope(encoder, dropout, sites)
         basis = noise_basis(encoder, dropout, store=store, progress=bool(progress))
         return measurement.run(basis, parts, progress)
 

@@ -8,7 +8,7 @@ What is disturbed together is summed before squaring.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -83,11 +83,7 @@ class SiteGraph:
         return probabilities if site is None or site not in self._sites else self._reach(site, probabilities)
 
     def _reach(self, site: Site, y: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            raise McdoError(
-                f"{self._encoder}: its forward pass takes gradients off before {site.name} (no_grad, inference_mode or "
-                "checkpointing with use_reentrant=True), so it has none. Take that out, or measure by passes"
-            )
+        self._check_taken(site)
         if not y.requires_grad:  # nothing before it has a gradient: the graph begins here
             own = y.detach().requires_grad_()
             self._begins.append(own)
@@ -108,6 +104,13 @@ class SiteGraph:
         y.register_hook(add)  # type: ignore[no-untyped-call]
         return y
 
+    def _check_taken(self, site: Site) -> None:
+        if not torch.is_grad_enabled():
+            raise McdoError(
+                f"{self._encoder}: its forward pass takes gradients off before {site.name} (no_grad, inference_mode or "
+                "checkpointing with use_reentrant=True), so it has none. Take that out, or measure by passes"
+            )
+
     def terms(self, directions: Tensor, last: bool = False) -> Tensor:
         """Variance along directions of the feature, per unit of p / (1 - p), site by site.
 
@@ -124,9 +127,17 @@ class SiteGraph:
         """
         # each site's gradient is used where it comes up, still in the cache, and let go: see the hooks
         self._terms.clear()
+        self.gradient(self._begins, directions, last)
+        missing = next((site.name for site in self._sites if site not in self._terms), None)
+        if missing is not None:
+            raise McdoError(f"{self._encoder}: the features have no derivative with respect to {missing}")
+        return torch.stack([self._terms[site] for site in self._sites], dim=-1)
+
+    def gradient(self, begins: Sequence[Tensor], directions: Tensor, last: bool = False) -> tuple[Tensor | None, ...]:
+        """Of ``directions`` · features, with respect to what the graph ``begins`` with; see :meth:`terms`."""
         along = directions.expand_as(self.features)
         try:
-            torch.autograd.grad(self.features, self._begins, along, retain_graph=not last, allow_unused=True)
+            return torch.autograd.grad(self.features, begins, along, retain_graph=not last, allow_unused=True)
         except CheckpointError as error:
             raise McdoError(
                 f"{self._encoder}: for a gradient the tower carries parts of its pass out again (checkpointing), "
@@ -139,10 +150,6 @@ class SiteGraph:
                 f"{self._encoder}: the tower writes into numbers that its derivative needs, so it has none: {error}. "
                 "Take that operation out of place, or measure by passes"
             ) from error
-        missing = next((site.name for site in self._sites if site not in self._terms), None)
-        if missing is not None:
-            raise McdoError(f"{self._encoder}: the features have no derivative with respect to {missing}")
-        return torch.stack([self._terms[site] for site in self._sites], dim=-1)
 
 
 def _moved(site: Site, kind: Perturbation, y: Tensor) -> Callable[[Tensor], Tensor]:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -367,10 +367,75 @@ def test_a_site_without_a_derivative_is_named() -> None:
     torch.manual_seed(0)
     shown = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "size": 32, "interpolation": "bilinear"}
     quantised = mcdo.Encoder.of(Quantised(), shown, name="quantised", random_weights=True)
-    with pytest.raises(McdoError, match="quantised: the features have no derivative with respect to first"):
+    with pytest.raises(McdoError, match=r"quantised: .* derivative is zero at first, with which the features change"):
         mcdo.first_order(
             quantised, mcdo.load_images("digits", n=2), Dropout(sites=("first", "second")), 2, 1, progress=False
         )
+
+
+class Bent(nn.Module):
+    """Six blocks, after each of which ``by`` acts; ``gain`` keeps the numbers of their size."""
+
+    def __init__(self, by: Callable[[torch.Tensor], torch.Tensor], gain: float) -> None:
+        super().__init__()
+        self.by = by
+        self.first, self.last = nn.Linear(192, 48), nn.Linear(48, 12)
+        self.blocks = nn.ModuleList([nn.Linear(48, 48) for _ in range(6)])
+        for block in self.blocks:
+            cast("nn.Linear", block).weight.data.mul_(gain)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(functional.adaptive_avg_pool2d(x, 8).flatten(1))
+        for block in self.blocks:
+            hidden = self.by(block(hidden))
+        found: torch.Tensor = self.last(hidden)
+        return found
+
+
+def _bent(by: Callable[[torch.Tensor], torch.Tensor], gain: float = 3.0) -> FirstOrderRun:
+    torch.manual_seed(0)
+    shown = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "size": 32, "interpolation": "bilinear"}
+    encoder = mcdo.Encoder.of(Bent(by, gain), shown, name="bent", random_weights=True)
+    return mcdo.first_order(encoder, mcdo.load_images("digits", n=2), Dropout(), 2, 1, progress=False)
+
+
+def _straight_through(x: torch.Tensor) -> torch.Tensor:
+    return x + (torch.round(x) - x).detach()
+
+
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+@pytest.mark.parametrize(
+    "by",
+    [
+        _straight_through,
+        lambda x: x + (x.sign() - x).detach(),
+        lambda x: x / x.detach().square().mean(1, keepdim=True).sqrt(),
+        lambda x: 0.1 * x + 0.9 * x.detach(),
+    ],
+    ids=["rounded", "signs", "a scale that is held", "a tenth of the gradient"],
+)
+def test_a_tower_whose_gradients_are_not_its_derivative_is_refused(by: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    with pytest.raises(McdoError, match="bent: autograd's derivative is not how its features change"):
+        _bent(by)
+
+
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+@pytest.mark.parametrize(
+    "by",
+    [
+        torch.relu,
+        lambda x: functional.max_pool1d(x[:, None], 3, 1, 1)[:, 0],
+        lambda x: x * torch.sigmoid(1.702 * x),
+        lambda x: (functional.silu(x[:, :24]) * x[:, 24:]).repeat(1, 2),
+        lambda x: x / x.float().square().mean(1, keepdim=True).add(1e-6).sqrt(),
+        lambda x: functional.hardsigmoid(x) * x,
+        lambda x: x.bfloat16().float(),
+        lambda x: 48 * torch.softmax(x, 1),
+    ],
+    ids=["ReLU", "maximum", "quick GELU", "SwiGLU", "RMS", "hard swish", "bfloat16", "softmax"],
+)
+def test_a_tower_of_kinks_gates_and_roundings_is_not(by: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    assert np.isfinite(_bent(by).scores("trace_pre")).all()
 
 
 class Writing(nn.Module):
