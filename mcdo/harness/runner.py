@@ -132,9 +132,15 @@ def _named(name: str, subject: Subject) -> str:
 def _check_noise(experiment: Experiment[Any], requests: Iterable[Request[Any]]) -> None:
     for request in requests:
         if isinstance(request, Passes) and _is_shared(request) and not experiment.knows_shared_noise:
+            kind = request.config.dropout
+            what, way = (
+                (f"{kind}", "a perturbation whose masks are each image's own")
+                if kind.shared_by_images
+                else (f"Images(..., common_masks=True) under {kind}", "the images without common masks")
+            )
             raise McdoError(
-                f"{experiment.name}: {request.config.dropout} gives all images of a pass the same noise, and intervals "
-                "over images would be too narrow; use a perturbation whose masks are each image's own"
+                f"{experiment.name}: {what} gives all images of a pass the same noise, and intervals over images would "
+                f"be too narrow; use {way}"
             )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
+from mcdo.names import few_of
 from mcdo.perturbation.graphs import CudaCapture, PassGraphs
 from mcdo.perturbation.intercept import Compute, Handler, LinearMaps, MapKey, ProbabilityHandler, map_key, refused_in
 from mcdo.perturbation.kinds import Perturbation
@@ -158,9 +159,16 @@ class PerturbedTower:
         def disturb(y: Tensor, index: int, left: float = 0.0) -> Tensor:
             site = noise.sites[index]
             if y.numel() != rows * site.size:
+                pieces = len(y) < rows and y.numel() == len(y) * site.size
+                way = (
+                    "the tower takes its batch in pieces, of which one has no images to key masks by: let it take the "
+                    "batch whole"
+                    if pieces
+                    else f"images must have {self.encoder.resolution} px"
+                )
                 raise McdoError(
                     f"{self.encoder.key}: {self.sites[index].name} has output {tuple(y.shape)} for {rows} rows, not "
-                    f"{site.size} units each; images must have {self.encoder.resolution} px"
+                    f"{site.size} units each; {way}"
                 )
             y = y.contiguous()  # an output may be stored channels last; units are counted in the order of its axes
             if not isinstance(noise, KeyedMasks):
@@ -290,7 +298,7 @@ def live_sites(encoder: Encoder, table: SiteTable, dropout: Perturbation) -> tup
         reasons: dict[str, list[str]] = {}
         for site in hindered:
             reasons.setdefault(site.obstacle, []).append(site.name if site.calls else f"dead site {site.name}")
-        said = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+        said = "; ".join(f"{few_of(names, 10)}: {reason}" for reason, names in reasons.items())
         raise McdoError(
             f"{encoder.key}: {said}. Leave out by name what is not to be disturbed (* stands for anything): "
             f"{table.leaving_out([site.name for site in hindered])}"
@@ -302,7 +310,7 @@ def live_sites(encoder: Encoder, table: SiteTable, dropout: Perturbation) -> tup
     if behind:
         raise McdoError(
             f"{encoder.key}: {kind} drops residual branches where their last map puts them out, but of "
-            f"{', '.join(behind)} a norm or a nonlinearity stands before the sum, so that something would be added all "
+            f"{few_of(behind)} a norm or a nonlinearity stands before the sum, so that something would be added all "
             "the same. Take another kind, or name the branches that end in a map with .at(...)"
         )
     parts = [site.name for site in sites if site.name in table.wrapped]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mcdo.encoders import Encoder
 from mcdo.errors import McdoError, SiteWarning, nearest
+from mcdo.perturbation.flow import BATCH
 from mcdo.perturbation.intercept import MapKey, map_key
 from mcdo.perturbation.kinds import Perturbation
 from mcdo.perturbation.roles import GROUPS, Role, role_of, roles, wrapped
@@ -316,6 +317,8 @@ def _site(name: str, seen: SeenMap, role: Role, missed: str) -> Site:
         obstacle = f"its output {output} is the same whatever the image, so that no image's masks fit it"
     elif seen.shape is None:
         obstacle = f"it has output {output}, without images in its first axis, so that masks cannot be keyed by image"
+        if output and output[0] < BATCH:
+            obstacle += f" (where the tower takes a batch, here of {BATCH}, in pieces: let it take it whole)"
     shape = output[1:] if seen.shape is None else seen.shape
     input_shape = seen.input_shape or ()
     return Site(name, role, math.prod(shape), 1, shape, input_shape, seen.place.convolution, obstacle)

@@ -37,7 +37,7 @@ def test_an_experiment_whose_intervals_are_over_images_is_not_run_under_noise_th
 def test_common_masks_are_noise_that_images_share_whatever_the_kind() -> None:
     run = Passes("clip_tiny", Images(20), MonteCarloConfig(Dropout(), (4,), 2))
     _check_noise(FirstOrderReliability(), [run])
-    with pytest.raises(McdoError, match="gives all images of a pass the same noise"):
+    with pytest.raises(McdoError, match=r"the same noise.*; use the images without common masks"):
         _check_noise(FirstOrderReliability(), [replace(run, shown=Images(20, common_masks=True))])
 
 

@@ -266,6 +266,26 @@ def test_a_call_that_the_masks_do_not_fit_is_refused(call: Callable[[Any, Tensor
         call(drop, pixels_for(encoder))
 
 
+class InPieces(LinearTower):
+    """Takes its batch in pieces of so many images."""
+
+    size = 1
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.cat([super(InPieces, self).forward(piece) for piece in torch.split(pixels, self.size)])
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_tower_that_takes_its_batch_in_pieces_is_told_to_take_it_whole(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InPieces, "size", size)
+    encoder = toy(InPieces)
+    said = pytest.raises(McdoError, match=r"c_fc.* batch.* in pieces.* let it take (it|the batch) whole")
+    with said, perturbed(encoder, Dropout(0.1, ("fc1", "fc2")), 0) as drop:
+        drop(pixels_for(encoder, 6), keys_for(6), 0, 0)
+
+
 @pytest.mark.parametrize("sites", ["", [], ()])
 def test_no_sites_at_all_are_refused(sites: Any) -> None:
     with pytest.raises(McdoError, match="sites are empty"):
