@@ -105,6 +105,7 @@ class Trail(NamedTuple):
         made: the pass made them of nothing (zeros, a range of numbers), by code alone.
         whole: the maps whose output they are, moved and scaled at most.
         behind: the maps of which a norm or a nonlinearity stands in between.
+        under: all maps and attentions that they were made from, with whatever in between.
 
     """
 
@@ -116,6 +117,7 @@ class Trail(NamedTuple):
     made: bool = False
     whole: frozenset[str] = frozenset()
     behind: frozenset[str] = frozenset()
+    under: frozenset[str] = frozenset()
 
     @property
     def active(self) -> bool:
@@ -141,6 +143,7 @@ def _union(trails: Iterable[Trail]) -> Trail:
         nearest=frozenset().union(*(trail.nearest for trail in every)),
         bent=any(trail.bent for trail in every),
         made=all(trail.made for trail in every),
+        under=frozenset().union(*(trail.under for trail in every)),
     )
 
 
@@ -183,7 +186,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         touched: those that took part in anything.
         feeding: maps whose output is an operand of an attention.
         by_hand: for each attention outside :meth:`attention`, what its query and key were made from.
-        added: maps whose output was added to another activation, moved and scaled at most.
+        added: maps whose output was added to another activation, moved and scaled at most, that was not made from it.
         added_behind: maps of which that was added which a norm or a nonlinearity made of their output.
 
     """
@@ -219,9 +222,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def put_out(self, tensor: Tensor, name: str, sources: Iterable[Tensor], image: bool) -> None:
         """Take ``tensor`` for the output of the map or attention ``name`` of these; it depends on the input or not."""
-        weights = frozenset() if image else _union(map(self.of, sources)).weights
-        own = frozenset({name})
-        self._set(tensor, Trail(image=image, weights=weights, nearest=own, whole=own))
+        made_of, own = _union(map(self.of, sources)), frozenset({name})
+        weights = frozenset() if image else made_of.weights
+        self._set(tensor, Trail(image=image, weights=weights, nearest=own, whole=own, under=own | made_of.under))
 
     def made_of(self, weight: Tensor) -> frozenset[str]:
         """Names of the weights that a factor of a product is made of, by no map; empty for an activation."""
@@ -355,8 +358,10 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if op in _PRODUCTS:
             return trail
         if op in _ADDING and self._sums_up(operands):
-            self.added |= whole
-            self.added_behind |= behind
+            for i, own in enumerate(trails):  # what the other was made from is the stream, and the other the branch
+                others = frozenset[str]().union(*(t.under for t in (*trails[:i], *trails[i + 1 :])))
+                self.added |= own.whole - others
+                self.added_behind |= own.behind - others
             return trail
         if op in _ZERO_STAYS:
             return trail._replace(whole=whole, behind=behind)
@@ -413,7 +418,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         bare = frozenset().union(*(t.weights for t in factors if t.bare))
         if bare:
             self.miss(op, bare)
-            return Trail(image=trail.image, nearest=bare)
+            return Trail(image=trail.image, nearest=bare, under=trail.under)
         return self._attention_by_hand(op, [t for t in factors if t.active], trail.image)
 
     def _attention_by_hand(self, op: str, operands: list[Trail], image: bool) -> Trail:
@@ -435,7 +440,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._doubtful[name] = (op, made)
             else:
                 self.feeding |= nearest
-        return Trail(image=image, nearest=frozenset({name}))
+        under = frozenset().union(*(t.under for t in operands))
+        return Trail(image=image, nearest=frozenset({name}), under=under)
 
 
 def _tensors(held: object) -> list[Tensor]:

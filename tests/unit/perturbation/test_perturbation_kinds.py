@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional
 from toy_towers import KINDS, LinearTower, Toy, encoder_of, seeded, tower
 
 import mcdo
@@ -353,6 +354,26 @@ def test_stochastic_depth_drops_branches_and_no_projection_head(token: bool) -> 
     assert bool((is_dropped ^ is_kept).all())
     assert bool(is_dropped.any(1).all() & is_kept.any(1).all())
     assert [site.name for site in find_sites(encoder).select_for(HiddenDropout())] == ["visual.mlp.2", "visual.head.2"]
+
+
+class Staged(Residual):
+    """A stage, a map to the next one, which is added to nothing but has branches added to it, and that one's branch."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Identity())
+        self.down, self.fc2 = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        tokens = self.conv1(pixels).flatten(2).transpose(1, 2)
+        stream = self.down(tokens + self.mlp(self.before(tokens)))
+        features: torch.Tensor = self.head((stream + self.fc2(functional.layer_norm(stream, (8,)))).mean(1))
+        return features
+
+
+@pytest.mark.filterwarnings("ignore::mcdo.errors.SiteWarning")
+def test_stochastic_depth_drops_no_stream_that_branches_are_added_to() -> None:
+    sites = find_sites(encoder_of(Toy(seeded(Staged)), 6)).select_for(StochasticDepth().at("all", "patch_embedding"))
+    assert [site.name for site in sites] == ["visual.mlp.2", "visual.fc2"]
 
 
 @pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.Sequential(nn.Identity(), nn.Tanh())])
