@@ -199,7 +199,7 @@ class MonteCarloRun(EncoderRun):
         """
         passes = self.config.passes[-1] if passes is None else whole("passes", passes)
         if (name, passes) in self._values:
-            return self._values[name, passes]
+            return self._values[name, passes].copy()  # which is the caller's: what it writes there changes no run
         score = SCORES.find(name) if name in SCORES else None
         if score is not None and _follows(score):
             return self._derived(score, lambda other: self.scores(other, passes), self.config.trials)
@@ -220,7 +220,7 @@ class MonteCarloRun(EncoderRun):
         """float64 ``[K, N, 10]``: leading eigenvalues of the pre-norm covariance at ``passes``."""
         if passes not in self._eigenvalues:
             raise McdoError(f"no spectrum at T = {passes}; name it in geometry=")
-        return self._eigenvalues[passes]
+        return self._eigenvalues[passes].copy()
 
     def select(self, columns: NDArray[np.integer] | slice, trials: slice = slice(None)) -> MonteCarloRun:
         """The same run seen on fewer images or trials: masks are keyed, so nothing else changes."""

@@ -6,6 +6,7 @@ Every run knows it by name, ``--scores`` adds it to every experiment that report
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, get_args
 
@@ -372,8 +373,32 @@ def geometry_scores(passes: Tensor, names: Iterable[str] = ()) -> tuple[dict[str
 
 
 def _per_image(score: Score, input: Input, of: object, n: int) -> Tensor:
+    given = _sums(of) if score.outside else {}
     value = score.definitions[input](of)
+    if given:
+        now = _sums(of)
+        written = next((name for name, total in given.items() if not _same(total, now[name])), None)
+        if written is not None:
+            raise McdoError(
+                f"the score {score.name} writes into what it is given ({written}), which other scores are computed "
+                "from: let it work on a copy (no operations in place, whose names end in _, no out=)"
+            )
     if not isinstance(value, Tensor) or value.shape != (n,):
         shape = list(value.shape) if hasattr(value, "shape") else type(value).__name__
         raise McdoError(f"the score {score.name} gave {shape} for {n} images; it must give a tensor [{n}]")
     return value
+
+
+def _sums(of: object) -> dict[str, float]:
+    """Of the tensors that a score is given, by name: they tell whether it wrote into one."""
+    held = {name: value if isinstance(value, tuple) else (value,) for name, value in vars(of).items()}
+    return {
+        f"{name}.{i}" if len(values) > 1 else name: float(value.sum())
+        for name, values in held.items()
+        for i, value in enumerate(values)
+        if isinstance(value, Tensor)
+    }
+
+
+def _same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))

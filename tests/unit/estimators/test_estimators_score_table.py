@@ -153,6 +153,42 @@ def test_a_score_of_another_shape_is_refused_by_name(given: Any, encoder: mcdo.E
         run(encoder, images)
 
 
+def _in_place(input: str, given: str, method: str) -> None:
+    def own(of: Any) -> Tensor:
+        """Writes."""
+        held = getattr(of, given)
+        getattr(held, method)()
+        found: Tensor = held.flatten(1).sum(1)
+        return found
+
+    register_score(input)(own)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("input", "given", "method"),
+    [("moments", "variance", "sqrt_"), ("moments", "mean", "zero_"), ("passes", "pre", "square_"),
+     ("passes", "spectrum", "log1p_")],
+)  # fmt: skip
+def test_a_score_that_writes_into_what_others_are_computed_from_is_refused(
+    input: str, given: str, method: str, encoder: mcdo.Encoder, images: mcdo.ImageSet
+) -> None:
+    _in_place(input, given, method)
+    with pytest.raises(McdoError, match=rf"the score own writes into what it is given \({given}\)"):
+        run(encoder, images)
+
+
+def test_what_is_done_with_the_scores_of_a_run_changes_no_later_ones(
+    encoder: mcdo.Encoder, images: mcdo.ImageSet
+) -> None:
+    found = run(encoder, images, geometry=PASSES)
+    first, spectrum = found.scores("trace_pre"), found.eigenvalues(8)
+    kept = first.copy(), spectrum.copy()
+    first *= -1
+    spectrum *= -1
+    np.testing.assert_array_equal(found.scores("trace_pre"), kept[0])
+    np.testing.assert_array_equal(found.eigenvalues(8), kept[1])
+
+
 def test_every_score_says_what_it_means_and_what_it_takes() -> None:
     assert names_from("terms") == ("trace_pre", "trace_post", "norm_var", *WEIGHTED, "trace_pre_relative")
     assert WEIGHTED == ("weighted_trace", "topk_trace")
