@@ -70,7 +70,7 @@ class EncoderRun:
         ids: image ids, in the order of the columns of every score.
         origins: the sampled unit behind each image, ``[N]``, from the image set and never from the store: they decide
             no score, so what is stored does not hold them.
-        features: float32 ``[N, D]``, deterministic features before normalisation.
+        features: float32 ``[N, D]``, deterministic features before normalisation; read-only, as all arrays of a run.
         sites: requested sites as (name, role); each was checked to be alive.
         provenance: weights, device, versions and the like, for result files.
 
@@ -82,6 +82,11 @@ class EncoderRun:
     features: NDArray[np.float32]
     sites: tuple[tuple[str, str], ...]
     provenance: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for held in vars(self).values():
+            if isinstance(held, np.ndarray):  # scores follow from them, whenever they are asked for
+                held.setflags(write=False)
 
     @property
     def feature_norm(self) -> Scores:

@@ -187,6 +187,8 @@ def test_what_is_done_with_the_scores_of_a_run_changes_no_later_ones(
     spectrum *= -1
     np.testing.assert_array_equal(found.scores("trace_pre"), kept[0])
     np.testing.assert_array_equal(found.eigenvalues(8), kept[1])
+    with pytest.raises(ValueError, match="read-only"):
+        found.features[:] /= 2
 
 
 def test_every_score_says_what_it_means_and_what_it_takes() -> None:
