@@ -3,7 +3,7 @@
 from mcdo.encoders.encoder import Encoder
 from mcdo.encoders.load import find_spec, load_encoder
 from mcdo.encoders.registered import register_encoder
-from mcdo.encoders.registry import REGISTRY, registered_keys
+from mcdo.encoders.registry import REGISTRY
 from mcdo.encoders.spec import EncoderSpec
 from mcdo.encoders.text_tower import Prompts, TextTower, Tokens
 
@@ -17,5 +17,4 @@ __all__ = [
     "find_spec",
     "load_encoder",
     "register_encoder",
-    "registered_keys",
 ]

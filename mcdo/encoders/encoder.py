@@ -153,11 +153,6 @@ class Encoder:
         return self.towers.image_modules
 
     @property
-    def text_modules(self) -> NamedModules:
-        """The roots of the text tower: (dotted name in ``model``, module); see ``Towers`` for what is outside."""
-        return self.towers.text_modules
-
-    @property
     def dtype(self) -> str:
         """Name of the type that linear maps are carried out in; weights and features are float32 all the same."""
         return self.precision

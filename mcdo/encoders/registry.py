@@ -119,8 +119,3 @@ _SPECS = (
 )
 
 REGISTRY: dict[str, EncoderSpec] = {spec.key: spec for spec in _SPECS}
-
-
-def registered_keys() -> tuple[str, ...]:
-    """All keys, the embedded encoders first."""
-    return tuple(REGISTRY)

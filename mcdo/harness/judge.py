@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import pytest
 
 from mcdo.errors import CriterionNotMetError
-from mcdo.harness.claim import Claim
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.harness.settings import Settings
-from mcdo.report.judgement import Judgement, Outcome
-from mcdo.stats import Estimate
+from mcdo.report.judgement import Judgement
 
 
 @dataclass(frozen=True)
@@ -48,45 +46,6 @@ class Judge:
             pytest.skip(f"{judgement.outcome}: {line}")
         if judgement.outcome != "met":
             raise CriterionNotMetError(f"{judgement.outcome}: {line}")
-
-    def above(
-        self, claim: str, estimate: Estimate, bar: float, beside: object = "", p_holm: float | None = None
-    ) -> None:
-        """The claim that ``estimate`` lies above ``bar``; arguments as for :class:`~mcdo.harness.claim.Claim`."""
-        self.settle(self._claim(claim, estimate, beside, p_holm, above=bar).judge(None))
-
-    def below(
-        self, claim: str, estimate: Estimate, bar: float, beside: object = "", p_holm: float | None = None
-    ) -> None:
-        """The claim that ``estimate`` lies below ``bar``."""
-        self.settle(self._claim(claim, estimate, beside, p_holm, below=bar).judge(None))
-
-    def at_least(self, claim: str, estimate: Estimate, bar: float, beside: object = "") -> None:
-        """The claim that ``estimate`` reaches ``bar``."""
-        self.settle(self._claim(claim, estimate, beside, None, at_least=bar).judge(None))
-
-    def within(self, claim: str, estimate: Estimate, low: float, high: float, beside: object = "") -> None:
-        """The claim that ``estimate`` lies between ``low`` and ``high``, by its whole interval."""
-        self.settle(self._claim(claim, estimate, beside, None, within=(low, high)).judge(None))
-
-    def outcome(self, claim: str, outcome: Outcome, measured: object, beside: object = "") -> None:
-        """The claim whose outcome is known; ``measured`` says what it rests on."""
-        self.settle(Judgement(claim, outcome, None, "", "; ".join(str(p) for p in (measured, beside) if str(p))))
-
-    def _claim(
-        self,
-        name: str,
-        estimate: Estimate,
-        beside: object,
-        p_holm: float | None,
-        *,
-        above: float | None = None,
-        at_least: float | None = None,
-        below: float | None = None,
-        within: tuple[float, float] | None = None,
-    ) -> Claim[None]:
-        test = None if p_holm is None else (lambda _: p_holm)
-        return Claim(name, lambda _: estimate, above, at_least, below, within, None, lambda _: beside, test)
 
 
 @dataclass(frozen=True)

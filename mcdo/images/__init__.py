@@ -4,7 +4,7 @@ An :class:`ImageSet` is loaded with :func:`load_images`, checked in full before 
 device tensors once per encoder with :func:`prepare_pixels`.
 """
 
-from mcdo.images.degradations import degraded, severity_at_input
+from mcdo.images.degradations import degraded
 from mcdo.images.image_set import ImageSet, Skipped, Source
 from mcdo.images.listing import TooFewImagesError
 from mcdo.images.load import load_images, read_manifest
@@ -20,5 +20,4 @@ __all__ = [
     "load_images",
     "prepare_pixels",
     "read_manifest",
-    "severity_at_input",
 ]

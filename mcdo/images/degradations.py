@@ -264,11 +264,6 @@ def degraded(images: ImageSet, degradation: str | Degradation) -> ImageSet:
     )
 
 
-def severity_at_input(degradation: str, size: tuple[int, int], resolution: int) -> float:
-    """:meth:`Degradation.severity_at_input` of a specification, for a picture of ``size`` (width, height)."""
-    return Degradation.parse(degradation).severity_at_input(size, resolution)
-
-
 def published(side: int) -> tuple[str, ...]:
     """The four published degradations for pictures with this shorter side, or their counterparts for small ones."""
     return PUBLISHED if side >= SMALL_SIDE else COUNTERPARTS

@@ -87,7 +87,7 @@ class Fixtures:
 
     @pytest.fixture
     def judge(self, settings: Settings, negatives: KnownNegatives, request: pytest.FixtureRequest) -> Judges:
-        """How claims end: ``judge("exp5").above("rho_entropy/trace_pre", estimate, 0.3)``."""
+        """How claims end: ``judge("exp5").settle(judgement)``."""
         return Judges(settings, negatives, request)
 
     @pytest.fixture

@@ -7,15 +7,13 @@ from mcdo.stats.ambiguity import (
     ambiguity_targets,
     prompt_sensitivity,
 )
-from mcdo.stats.association import partial_spearman, spearman, spearman_permutation_p
+from mcdo.stats.association import partial_spearman, spearman
 from mcdo.stats.attenuation import disattenuated, disattenuated_spearman, trial_spearman
 from mcdo.stats.bias import MeanBias, mean_bias
 from mcdo.stats.calibration import (
     ReliabilityDiagram,
     adaptive_calibration_error,
-    brier_score,
     expected_calibration_error,
-    negative_log_likelihood,
     reliability_diagram,
 )
 from mcdo.stats.comparison import Difference, auroc_differences, corrected, corrected_families, spearman_differences
@@ -51,7 +49,7 @@ from mcdo.stats.resampling import (
     proportion,
 )
 from mcdo.stats.response import ResponseCurve, response_curve
-from mcdo.stats.sample import Inferred, Sample, normal_p
+from mcdo.stats.sample import Inferred, Sample
 from mcdo.stats.shares import mean_shares, share
 from mcdo.stats.signal_noise import icc_from_snr
 from mcdo.stats.status import THRESHOLDS, Thresholds, status_of
@@ -97,7 +95,6 @@ __all__ = [
     "auroc_high",
     "auroc_low",
     "bootstrap",
-    "brier_score",
     "compared_scores",
     "corrected",
     "corrected_families",
@@ -117,8 +114,6 @@ __all__ = [
     "mean_differences",
     "mean_shares",
     "median",
-    "negative_log_likelihood",
-    "normal_p",
     "null_pass_rate",
     "partial_spearman",
     "permutation_p",
@@ -137,7 +132,6 @@ __all__ = [
     "smallest_usable_passes",
     "spearman",
     "spearman_differences",
-    "spearman_permutation_p",
     "stacked_drift",
     "status_of",
     "t_mean",

@@ -15,18 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from mcdo import arguments
-from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, images, numbers
 from mcdo.stats.detection import LEAST_CLASS
-from mcdo.stats.ranks import mid_ranks
-from mcdo.stats.resampling import Estimate, Origins, Units, generator, rank_covariance
+from mcdo.stats.resampling import Estimate, Origins, Units, rank_covariance
 from mcdo.stats.sample import Figures, Inferred, Sample
 from mcdo.stats.trials import Resampled, Scores, infer
 
@@ -90,35 +86,6 @@ def partial_spearman(
     sample = Sample(others.shape[1], origins, seed, resamples, level)
     figure = among(*range(2 + len(others)))
     return infer(RankFigures(sample, [figure], others), scores)[0].estimate
-
-
-def spearman_permutation_p(
-    x: ArrayLike,
-    y: ArrayLike,
-    *,
-    alternative: Literal["greater", "less", "two-sided"] = "two-sided",
-    seed: int = 0,
-    permutations: int = 1000,
-) -> float:
-    """Permutation p of Spearman's ρ under independence, by SciPy, with the +1 rule; exact where N! <= permutations.
-
-    Images are exchanged one by one, so each must be an origin of its own.
-    """
-    permutations = arguments.whole("permutations", permutations, least=1)
-    if alternative not in (sides := ("two-sided", "greater", "less")):
-        raise McdoError(f"alternative {alternative!r}; give one of {', '.join(sides)}")
-    a, b = (mid_ranks(row) - (len(row) + 1) / 2 for row in images(3, x=x, y=y))
-    if not a.any() or not b.any():
-        return math.nan
-
-    def products(permuted: Array, axis: int = -1) -> Array:
-        return np.asarray((permuted * b).sum(axis=axis))
-
-    found = scipy.stats.permutation_test(
-        (a,), products, permutation_type="pairings", vectorized=True, alternative=alternative,
-        n_resamples=permutations, random_state=generator(seed),
-    )  # fmt: skip
-    return float(found.pvalue)
 
 
 class RankFigures(Resampled):

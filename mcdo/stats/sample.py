@@ -173,12 +173,3 @@ def spread(draws: ArrayLike) -> float:
         return math.nan
     scaled, exponent = of_order_one(defined)
     return float(np.ldexp(scaled.std(ddof=1), exponent))
-
-
-def normal_p(value: float, draws: ArrayLike) -> float:
-    """Two-sided p of "the true value is zero": the estimate over the standard error of its bootstrap ``draws``.
-
-    Normal approximation. Counting draws beyond zero could give nothing below 2/(resamples + 1), which Holm over some
-    dozens of tests would turn into nothing at all. NaNs are left out; a value of zero has p = 1, also without spread.
-    """
-    return Inferred(Estimate(float(value), math.nan, math.nan, 0), spread(draws)).p_value

@@ -95,12 +95,3 @@ def triage(
     sure, wide = np.asarray(confidence, dtype=np.float64), np.asarray(std, dtype=np.float64)
     accept = (sure > accept_confidence) & (wide < accept_std)
     return np.where(wide > review_std, 0, np.where(accept, 1, 2)).astype(np.int64)
-
-
-def spread_limits(passes: int) -> tuple[float, float]:
-    """The largest std (ddof 1) that ``passes`` numbers in [0, 1] can have, and the largest when their mean is .90."""
-
-    def largest(ones: float) -> float:
-        return float(np.sqrt(passes / (passes - 1) * ones * (1 - ones)))
-
-    return largest((passes // 2) / passes), largest(0.9)

@@ -75,7 +75,7 @@ def test_encoder_is_frozen_in_evaluation_mode_and_float32(key: str) -> None:
     assert not any(module.training for module in encoder.model.modules())
     assert not any(p.requires_grad or p.dtype != torch.float32 for p in encoder.model.parameters())
     roots = dict(encoder.model.named_modules())
-    assert all(roots[name] is module for name, module in (*encoder.image_modules, *encoder.text_modules))
+    assert all(roots[name] is module for name, module in (*encoder.image_modules, *encoder.towers.text_modules))
 
 
 @pytest.mark.parametrize("key", EMBEDDED)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mcdo.encoders import REGISTRY, load_encoder, registered_keys
+from mcdo.encoders import REGISTRY, load_encoder
 from mcdo.encoders.spec import MODELS_DIR
 from mcdo.encoders.weights import refuse_pickles
 from mcdo.errors import McdoError
@@ -64,7 +64,7 @@ OPEN_CLIP = [key for key, spec in REGISTRY.items() if spec.backend == "open_clip
 
 
 def test_registry_has_the_published_and_the_embedded_keys() -> None:
-    assert set(registered_keys()) == {
+    assert set(REGISTRY) == {
         *("clip_b32", "clip_l14", "clip_l14_336", "siglip2_b16", "siglip2_so400m", "siglip2_g16"),
         *("pe_core_b16", "pe_core_l14", "mobileclip2_s0", "dinov2_small", "dinov2_base"),
         *("clip_tiny", "clip_tiny_sigmoid", "siglip_tiny_softmax", "siglip_tiny"),
@@ -160,7 +160,7 @@ def test_registered_weights_on_disk_load_offline(empty_cache: Path, tmp_path: Pa
     assert torch.equal(encoder.forward_image(pixels), model.eval().requires_grad_(False).encode_image(pixels))
     assert encoder.forward_image(pixels).shape == (1, encoder.feature_dim) == (1, 512)
     assert encoder.tokenize(["a dog"]).shape == (1, 77)
-    assert [name for name, _ in encoder.text_modules] == ["transformer", "token_embedding", "ln_final"]
+    assert [name for name, _ in encoder.towers.text_modules] == ["transformer", "token_embedding", "ln_final"]
 
 
 def test_own_folder_is_loaded_as_the_embedded_ones_are(own: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mcdo.errors import McdoError
-from mcdo.images import degraded, load_images, prepare_pixels, severity_at_input
+from mcdo.images import degraded, load_images, prepare_pixels
 from mcdo.images.degradations import COUNTERPARTS, FAMILIES, PUBLISHED, Degradation, graded, published
 
 EVERY = [spec for family in FAMILIES for side in (32, 375) for spec in graded(family, side)]
@@ -270,12 +270,12 @@ def test_a_share_of_the_side_is_the_same_damage_to_every_size() -> None:
     ],
 )
 def test_severity_at_the_input(spec: str, size: tuple[int, int], resolution: int, expected: float) -> None:
-    assert severity_at_input(spec, size, resolution) == pytest.approx(expected, rel=1e-3)
+    assert Degradation.parse(spec).severity_at_input(size, resolution) == pytest.approx(expected, rel=1e-3)
 
 
 def test_noise_at_the_input_is_what_resizing_leaves_of_it() -> None:
     noisy = Image.fromarray(damage("noise:0.1", Image.new("RGB", (448, 448), (127, 127, 127))).astype(np.uint8))
-    expected = severity_at_input("noise:0.1", (448, 448), 224)
+    expected = Degradation.parse("noise:0.1").severity_at_input((448, 448), 224)
     averaged, bicubic = (
         pixels(noisy.resize((224, 224), kind)).std() / 255 for kind in (Image.Resampling.BOX, Image.Resampling.BICUBIC)
     )
@@ -287,7 +287,7 @@ def test_blur_at_the_input_is_what_resizing_leaves_of_it() -> None:
     image = photograph(448, 448)
     blurred = Image.fromarray(damage("blur:8", image).astype(np.uint8)).resize((224, 224), Image.Resampling.BOX)
     small = image.resize((224, 224), Image.Resampling.BOX)
-    radius = severity_at_input("blur:8", (448, 448), 224)
+    radius = Degradation.parse("blur:8").severity_at_input((448, 448), 224)
     assert radius == pytest.approx(4)
     errors = {r: np.abs(pixels(blurred) - damage(f"blur:{r}", small)).mean() for r in (2.0, radius, 8.0)}
     assert min(errors, key=lambda r: errors[r]) == radius
@@ -297,7 +297,10 @@ def test_the_four_counterparts_are_the_published_four_as_the_published_input_saw
     assert published(375) == PUBLISHED == ("blur:5", "blur:15", "down:4", "down:8")
     assert published(32) == COUNTERPARTS
     for photo, small in zip(PUBLISHED, COUNTERPARTS, strict=True):
-        there, here = severity_at_input(photo, (500, 375), 224), severity_at_input(small, (32, 32), 32)
+        there, here = (
+            Degradation.parse(photo).severity_at_input((500, 375), 224),
+            Degradation.parse(small).severity_at_input((32, 32), 32),
+        )
         share = 32 / 224 if photo.startswith("blur") else 1  # a radius is compared as a share of the side
         assert here == pytest.approx(there * share, rel=0.02)
     assert set(COUNTERPARTS) <= {spec for family in ("blur", "down") for spec in graded(family, 32)}

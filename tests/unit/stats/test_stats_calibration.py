@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from mcdo.errors import McdoError
 from mcdo.stats import (
     adaptive_calibration_error,
-    brier_score,
     expected_calibration_error,
-    negative_log_likelihood,
     reliability_diagram,
 )
 
@@ -102,30 +100,3 @@ def test_adaptive_bins_hold_equal_shares_and_keep_ties_together() -> None:
 def test_malformed_input_is_refused(error: Any, confidence: Any, correct: Any, bins: Any, message: str) -> None:
     with pytest.raises(McdoError, match=message):
         error(confidence, correct, bins)
-
-
-def test_proper_scores_match_their_references() -> None:
-    from sklearn.metrics import log_loss
-
-    rng = np.random.default_rng(0)
-    p, labels = rng.dirichlet(np.ones(4), 50), rng.integers(0, 4, 50)
-    assert negative_log_likelihood(p, labels) == pytest.approx(log_loss(labels, p))
-    loop = np.mean([sum((p[i, c] - (labels[i] == c)) ** 2 for c in range(4)) for i in range(50)])
-    assert brier_score(p, labels) == pytest.approx(loop)
-    assert brier_score([[1.0, 0.0]], [1]) == 2
-    assert negative_log_likelihood([[1.0, 0.0]], [1]) == math.inf
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "labels", "message"),
-    [
-        ([[0.5, 0.6]], [0], "sum to 1"),
-        ([[1.5, -0.5]], [0], "at least 0"),
-        ([[0.5, 0.5]], [2], "class indices"),
-        ([[0.5, 0.5]], [0, 1], "class indices"),
-        ([0.5, 0.5], [0, 1], "give"),
-    ],
-)
-def test_malformed_distributions_are_refused(probabilities: Any, labels: Any, message: str) -> None:
-    with pytest.raises(McdoError, match=message):
-        brier_score(probabilities, labels)

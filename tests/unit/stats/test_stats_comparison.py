@@ -9,7 +9,8 @@ import pytest
 import scipy
 
 from mcdo.errors import McdoError
-from mcdo.stats import auroc_differences, corrected_families, holm, normal_p, spearman_differences
+from mcdo.stats import Estimate, Inferred, auroc_differences, corrected_families, holm, spearman_differences
+from mcdo.stats.sample import spread
 
 RNG = np.random.default_rng(0)
 N = 80
@@ -67,13 +68,19 @@ def test_an_undefined_difference_is_no_test() -> None:
     assert found["noise"].p_holm <= 2 * found["noise"].p_value
 
 
-def test_normal_p_by_hand() -> None:
-    draws = [-1.0, 1.0, np.nan]  # standard error √2
-    assert normal_p(1.959963984540054 * math.sqrt(2), draws) == pytest.approx(0.05)
-    assert normal_p(-1.959963984540054 * math.sqrt(2), draws) == pytest.approx(0.05)
-    assert normal_p(0.0, [0.0, 0.0]) == 1.0
-    assert normal_p(1.0, [1.0, 1.0]) == 0.0
-    assert math.isnan(normal_p(1.0, [np.nan, 1.0]))
+@pytest.mark.parametrize(
+    ("value", "draws", "p"),
+    [
+        (1.959963984540054 * math.sqrt(2), [-1.0, 1.0, math.nan], 0.05),  # standard error √2
+        (-1.959963984540054 * math.sqrt(2), [-1.0, 1.0, math.nan], 0.05),
+        (0.0, [0.0, 0.0], 1.0),
+        (1.0, [1.0, 1.0], 0.0),
+        (1.0, [math.nan, 1.0], math.nan),
+    ],
+)
+def test_p_of_an_estimate_by_hand(value: float, draws: list[float], p: float) -> None:
+    found = Inferred(Estimate(value, math.nan, math.nan, 0), spread(draws)).p_value
+    assert found == pytest.approx(p, nan_ok=True)
 
 
 def test_p_is_uniform_where_two_scores_are_equally_good() -> None:

@@ -30,7 +30,6 @@ UNITS, DRAWS = RNG.normal(size=4), RNG.normal(size=(50, 4))
         lambda seed: stats.spearman(X, Y, seed=seed),
         lambda seed: stats.reliability(SCORES, seed=seed),
         lambda seed: stats.bootstrap(np.mean, X, seed=seed),
-        lambda seed: stats.spearman_permutation_p(X, Y, seed=seed),
         lambda seed: stats.group_differences({"a": X, "b": Y}, seed=seed),
         lambda seed: stats.null_pass_rate(lambda _: True, X, permutations=1, seed=seed),
         lambda seed: stats.predicted_reliability(SCORES, 8, [16], seed=seed),
@@ -66,8 +65,6 @@ def test_a_seed_that_is_none(of: Callable[[Any], object], seed: Any) -> None:
         (lambda: stats.proportion(1, 3, method="normal"), "method 'normal'"),  # type: ignore[arg-type]
         (lambda: stats.null_pass_rate(lambda _: True, [1.0, math.nan]), "scores holds nan at image 1"),
         (lambda: stats.null_pass_rate(lambda _: True, X, permutations=2.5), "permutations = 2.5"),  # type: ignore[arg-type]
-        (lambda: stats.spearman_permutation_p(X, Y, permutations=0), "permutations = 0"),
-        (lambda: stats.spearman_permutation_p(X, Y, alternative="more"), "alternative 'more'"),  # type: ignore[arg-type]
         (lambda: stats.group_differences({"a": X, "b": Y}, permutations=0), "permutations = 0"),
         (lambda: stats.response_curve([0, math.nan, 2], CURVE), "severities"),
         (lambda: stats.response_curve([0, 1, math.inf], CURVE), "must ascend from 0"),

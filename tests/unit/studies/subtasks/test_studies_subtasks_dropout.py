@@ -9,7 +9,7 @@ import torch
 
 from mcdo.errors import McdoError
 from mcdo.studies.subtasks.config import Architecture
-from mcdo.studies.subtasks.dropout import CLASSES, Reading, keyed_keeps, mc_logits, spread_limits, triage, uncertainty
+from mcdo.studies.subtasks.dropout import CLASSES, Reading, keyed_keeps, mc_logits, triage, uncertainty
 from mcdo.studies.subtasks.network import Perceptron
 from mcdo.studies.subtasks.splits import Split
 
@@ -119,13 +119,3 @@ def test_triage_at_its_edges() -> None:
     }
     confidence, std = zip(*cases, strict=True)
     assert [CLASSES[i] for i in triage(confidence, std)] == list(cases.values())
-
-
-def test_a_probability_cannot_spread_further_than_its_limits() -> None:
-    most, at_ninety = spread_limits(25)
-    assert most == pytest.approx(np.std([0.0] * 13 + [1.0] * 12, ddof=1))
-    assert most == pytest.approx(0.5099, abs=1e-4)
-    assert at_ninety == pytest.approx(0.3062, abs=1e-4)  # √(25/24 · .9 · .1)
-    rng = np.random.default_rng(0)
-    draws = rng.beta(0.1, 0.1, (500, 25))
-    assert draws.std(axis=1, ddof=1).max() <= most + 1e-12
