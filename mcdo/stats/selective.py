@@ -40,57 +40,6 @@ KEPT = 0.95
 """Share of the known images that FPR95 lets through."""
 
 
-def aurc(
-    score: ArrayLike,
-    error: ArrayLike,
-    *,
-    origins: Origins | None = None,
-    shared_noise: bool = False,
-    seed: int = 0,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Estimate:
-    """Area under the risk-coverage curve of ``score`` ([N], or [K, N], then of its mean) for ``error`` [N] of 0/1."""
-    found = risk_areas(
-        score, error, origins=origins, shared_noise=shared_noise, seed=seed, resamples=resamples, level=level
-    )
-    return found["aurc"]
-
-
-def excess_aurc(
-    score: ArrayLike,
-    error: ArrayLike,
-    *,
-    origins: Origins | None = None,
-    shared_noise: bool = False,
-    seed: int = 0,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Estimate:
-    """AURC less that of the oracle, which puts all errors last: 0 for a perfect order."""
-    found = risk_areas(
-        score, error, origins=origins, shared_noise=shared_noise, seed=seed, resamples=resamples, level=level
-    )
-    return found["excess_aurc"]
-
-
-def augrc(
-    score: ArrayLike,
-    error: ArrayLike,
-    *,
-    origins: Origins | None = None,
-    shared_noise: bool = False,
-    seed: int = 0,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Estimate:
-    """Area under the generalised risk-coverage curve: risk of an undetected error, averaged over coverage."""
-    found = risk_areas(
-        score, error, origins=origins, shared_noise=shared_noise, seed=seed, resamples=resamples, level=level
-    )
-    return found["augrc"]
-
-
 def risk_areas(
     score: ArrayLike,
     error: ArrayLike,
@@ -101,7 +50,11 @@ def risk_areas(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> dict[str, Estimate]:
-    """:func:`aurc`, :func:`excess_aurc` and :func:`augrc` by these names, from the same resamples."""
+    """Areas of ``score`` ([N], or [K, N], then of its mean) for ``error`` [N] of 0/1, by the names of :data:`AREAS`.
+
+    aurc: under the risk-coverage curve. excess_aurc: that less the oracle's, which puts all errors last; 0 for a
+    perfect order. augrc: under the generalised curve, the risk of an undetected error averaged over coverage.
+    """
     scores = Scores.of({"score": score}, shared_noise=shared_noise, least=1)
     N = scores.means.shape[1]
     wrong = flags("error", images(1, score=scores.means[0], error=error)[1])

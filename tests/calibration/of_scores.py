@@ -19,7 +19,7 @@ from mcdo.stats import (
     spearman_differences,
 )
 from mcdo.stats.attenuation import disattenuated_spearman, trial_spearman
-from mcdo.stats.selective import augrc, aurc, excess_aurc, fpr95
+from mcdo.stats.selective import fpr95, risk_areas
 
 
 def _associations(draw: Draw) -> Found:
@@ -57,11 +57,8 @@ def _relations(draw: Draw) -> Found:
 def _selective(draw: Draw) -> Found:
     """One image in five is an error."""
     score, how = draw.sample.scores, {**draw.how, **draw.noise}
-    return {
-        "AURC": aurc(score, draw.high, **how),
-        "excess AURC": excess_aurc(score, draw.high, **how),
-        "AUGRC": augrc(score, draw.high, **how),
-    }
+    found = risk_areas(score, draw.high, **how)
+    return {"AURC": found["aurc"], "excess AURC": found["excess_aurc"], "AUGRC": found["augrc"]}
 
 
 def _foreign(draw: Draw) -> Found:

@@ -9,7 +9,7 @@ import pytest
 from mcdo.experiments.rivals.rating import Scored, Truth, ahead_of_trivial, beside, rated
 from mcdo.stats import holm, reliability
 from mcdo.stats.sample import Sample
-from mcdo.stats.selective import augrc, excess_aurc
+from mcdo.stats.selective import risk_areas
 
 
 def truth(n: int = 200, foreign: int = 60, seed: int = 0) -> tuple[Truth, np.ndarray]:
@@ -142,5 +142,7 @@ def test_the_areas_of_risk_are_resampled_once(monkeypatch: pytest.MonkeyPatch) -
     origins = np.arange(120)
     found = rated(Scored(score[None], math.nan), Truth(origins, error=error), resamples=50)
     assert len(passes) == 1
-    assert found["excess_aurc"] == excess_aurc(score, error, origins=origins, resamples=50)
-    assert found["augrc"] == augrc(score, error, origins=origins, resamples=50)
+    areas = risk_areas(score, error, origins=origins, resamples=50)
+    assert {name: found[name] for name in ("excess_aurc", "augrc")} == {
+        name: areas[name] for name in ("excess_aurc", "augrc")
+    }

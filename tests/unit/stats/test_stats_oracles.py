@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mcdo.stats import auroc, expected_calibration_error, partial_spearman, reliability, share, spearman
 from mcdo.stats.mean_differences import t_mean
 from mcdo.stats.resampling import holm, proportion
-from mcdo.stats.selective import augrc, aurc, excess_aurc, fpr95, retrieval_correct
+from mcdo.stats.selective import fpr95, retrieval_correct, risk_areas
 
 Array = NDArray[np.float64]
 
@@ -149,8 +149,9 @@ def test_risk_over_coverage_is_the_mean_of_precision_at_every_cut() -> None:
     error = rng.uniform(size=150) < 1 / (1 + np.exp(1 - score))
     precision, _, thresholds = precision_recall_curve(~error, -score)
     assert len(thresholds) == 150, "one for each coverage"
-    assert aurc(score, error).value == pytest.approx(float(np.mean(1 - precision[:-1])))
+    areas = risk_areas(score, error)
+    assert areas["aurc"].value == pytest.approx(float(np.mean(1 - precision[:-1])))
     ideal, _, _ = precision_recall_curve(~error, -np.lexsort((score, error)).argsort().astype(float))
-    assert excess_aurc(score, error).value == pytest.approx(float(np.mean(ideal[:-1]) - np.mean(precision[:-1])))
+    assert areas["excess_aurc"].value == pytest.approx(float(np.mean(ideal[:-1]) - np.mean(precision[:-1])))
     passed, _, _ = roc_curve(~error, -score, drop_intermediate=False)
-    assert augrc(score, error).value == pytest.approx(float(np.mean(passed[1:])) * error.mean())
+    assert areas["augrc"].value == pytest.approx(float(np.mean(passed[1:])) * error.mean())

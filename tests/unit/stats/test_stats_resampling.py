@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate, bootstrap, holm, permutation_p, proportion, spearman
 from mcdo.stats.resampling import Units, correlation, multiplicities, quantiles, rank_covariance
-from mcdo.stats.selective import augrc, fpr95
+from mcdo.stats.selective import fpr95, risk_areas
 
 few_values = hnp.arrays(np.float64, (3, 8), elements=st.integers(0, 4).map(float))
 
@@ -84,7 +84,7 @@ def test_resamples_of_many_images_are_held_in_blocks_and_are_the_same(monkeypatc
     def found() -> list[Estimate]:
         how: dict[str, Any] = {"origins": origins, "resamples": 50}
         passed = fpr95(x, y[:60], known_origins=origins, foreign_origins=origins[:60], resamples=50)
-        return [spearman(x, y, **how), augrc(x, wrong, **how), passed]
+        return [spearman(x, y, **how), risk_areas(x, wrong, **how)["augrc"], passed]
 
     whole, weights = found(), Units.of(origins, 90).multiplicities(50, 0)
     monkeypatch.setattr("mcdo.stats.resampling.MOST_HELD", 7 * 90)

@@ -4,7 +4,6 @@ import importlib.util
 import itertools
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
 from mcdo.stats import Estimate
-from mcdo.stats.selective import augrc, aurc, excess_aurc, fpr95, retrieval_correct
+from mcdo.stats.selective import AREAS, fpr95, retrieval_correct, risk_areas
 
 Array = NDArray[np.float64]
 
@@ -49,11 +48,11 @@ def by_definition(score: Array, error: Array) -> tuple[float, float]:
 
 def test_by_hand() -> None:
     score, error = [0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1]
-    assert aurc(score, error).value == pytest.approx((0 + 1 / 2 + 1 / 3 + 2 / 4) / 4)
-    assert augrc(score, error).value == pytest.approx((0 + 1 + 1 + 2) / 16)
+    assert risk_areas(score, error)["aurc"].value == pytest.approx((0 + 1 / 2 + 1 / 3 + 2 / 4) / 4)
+    assert risk_areas(score, error)["augrc"].value == pytest.approx((0 + 1 + 1 + 2) / 16)
     oracle = (0 + 0 + 1 / 3 + 2 / 4) / 4
-    assert excess_aurc(score, error).value == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 4 - oracle)
-    assert excess_aurc(score, [0, 0, 1, 1]).value == pytest.approx(0)
+    assert risk_areas(score, error)["excess_aurc"].value == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 4 - oracle)
+    assert risk_areas(score, [0, 0, 1, 1])["excess_aurc"].value == pytest.approx(0)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -61,8 +60,8 @@ def test_equal_scores_are_taken_in_random_order(seed: int) -> None:
     rng = np.random.default_rng(seed)
     score, error = rng.integers(0, 3, 6).astype(float), rng.integers(0, 2, 6).astype(float)
     risk, generalised = by_definition(score, error)
-    assert aurc(score, error).value == pytest.approx(risk)
-    assert augrc(score, error).value == pytest.approx(generalised)
+    assert risk_areas(score, error)["aurc"].value == pytest.approx(risk)
+    assert risk_areas(score, error)["augrc"].value == pytest.approx(generalised)
 
 
 def test_the_areas_of_another_library() -> None:
@@ -73,11 +72,13 @@ def test_the_areas_of_another_library() -> None:
     confidence = rng.uniform(0.5, 1, 300)
     error = rng.uniform(size=300) < 1 - confidence
     probabilities = torch.tensor(np.stack([1 - confidence, confidence], axis=1))
-    for name, ours in (("AURC", aurc), ("AUGRC", augrc)):
+    for name in ("AURC", "AUGRC"):
         metric = getattr(metrics, name)()
         metric.update(probabilities, torch.tensor(~error).long())
         # theirs is the trapezium rule over the same curve, which leaves out half of its ends
-        assert ours(-confidence, error).value == pytest.approx(float(metric.compute()), abs=2 / 300), name
+        assert risk_areas(-confidence, error)[name.lower()].value == pytest.approx(
+            float(metric.compute()), abs=2 / 300
+        ), name
 
 
 @pytest.mark.filterwarnings("ignore:Metric .*buffer")  # the other library's
@@ -97,7 +98,7 @@ def test_fpr95_by_hand_and_against_another_library() -> None:
 @pytest.mark.parametrize("errors", [0, 9, 91, 100])
 def test_too_few_of_either_kind_have_no_interval(errors: int) -> None:
     """Where all or nearly all are wrong, what the order is worth is as unknown as where hardly any is."""
-    found = excess_aurc(np.arange(100.0), np.arange(100) < errors)
+    found = risk_areas(np.arange(100.0), np.arange(100) < errors)["excess_aurc"]
     assert math.isfinite(found.value)
     assert not found.has_interval
     assert (
@@ -120,7 +121,7 @@ def test_no_foreign_image_let_through_is_not_none_ever(foreign: Array, ends: tup
 
 
 def test_a_perfect_order_is_perfect_in_every_resample_and_has_no_interval() -> None:
-    found = excess_aurc(np.arange(100.0), np.arange(100) >= 85)
+    found = risk_areas(np.arange(100.0), np.arange(100) >= 85)["excess_aurc"]
     assert found.value == 0
     assert not found.has_interval
     assert found.outcome(0.01, "<") == "undecided"
@@ -132,24 +133,24 @@ def test_variants_of_one_original_are_one_draw() -> None:
     score = rng.normal(size=80)
     error = rng.uniform(size=80) < scipy.stats.norm.cdf(score - 1)
     five, origins = np.tile(score, 5), np.tile(np.arange(80), 5)
-    single = aurc(score, error, resamples=400)
-    many = aurc(five, np.tile(error, 5), origins=origins, resamples=400)
+    single = risk_areas(score, error, resamples=400)["aurc"]
+    many = risk_areas(five, np.tile(error, 5), origins=origins, resamples=400)["aurc"]
     assert many.n == 80
     assert many.high - many.low == pytest.approx(single.high - single.low, rel=0.2)
 
 
-@pytest.mark.parametrize("figure", [aurc, excess_aurc, augrc])
-def test_the_intervals_cover(figure: Callable[..., Estimate]) -> None:
+def test_the_intervals_cover() -> None:
     rng = np.random.default_rng(0)
 
     def drawn(n: int) -> tuple[Array, Array]:
         score = rng.normal(size=n)
         return score, (rng.uniform(size=n) < scipy.stats.norm.cdf(score - 0.5)).astype(float)
 
-    truth = figure(*drawn(100_000), resamples=1).value
-    found = [figure(*drawn(200), resamples=200) for _ in range(75)]
-    covered = np.mean([e.low <= truth <= e.high for e in found])
-    assert covered >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 75)
+    truth = risk_areas(*drawn(100_000), resamples=1)
+    found = [risk_areas(*drawn(200), resamples=200) for _ in range(75)]
+    for name in AREAS:
+        covered = np.mean([of[name].low <= truth[name].value <= of[name].high for of in found])
+        assert covered >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / 75), name
 
 
 def test_the_intervals_cover_where_one_original_has_half_of_the_images() -> None:
@@ -165,7 +166,8 @@ def test_the_intervals_cover_where_one_original_has_half_of_the_images() -> None
         score, error = drawn(origins)
         foreign = drawn(origins)[0] + 1
         passed = fpr95(score, foreign, known_origins=origins, foreign_origins=origins, resamples=resamples)
-        return [of(score, error, origins=origins, resamples=resamples) for of in (excess_aurc, augrc)] + [passed]
+        areas = risk_areas(score, error, origins=origins, resamples=resamples)
+        return [areas["excess_aurc"], areas["augrc"], passed]
 
     truth = [each.value for each in figures(np.arange(50_000), 1)]
     found = [figures(origins, 100) for _ in range(100)]

@@ -242,7 +242,7 @@ def test_p_holds_its_level_where_probes_are_shared() -> None:
 
 def test_equal_means_of_rounded_scores_are_ties_in_any_order_of_the_trials() -> None:
     """0.1, 0.2, 0.3 and 0.2, 0.2, 0.2 have one mean, which floats part; whole numbers do not."""
-    from mcdo.stats.selective import aurc
+    from mcdo.stats.selective import risk_areas
 
     rng = np.random.default_rng(0)
     whole, target = rng.integers(1, 6, (5, 300)), rng.normal(size=300)
@@ -252,7 +252,7 @@ def test_equal_means_of_rounded_scores_are_ties_in_any_order_of_the_trials() -> 
         lambda scores: spearman(scores, target),
         lambda scores: spearman(scores, target, shared_noise=True),
         lambda scores: auroc(scores, positive, shared_noise=True),
-        lambda scores: aurc(scores, positive),
+        lambda scores: risk_areas(scores, positive)["aurc"],
     )
     for figure in figures:
         exact = figure(whole.astype(np.float64))

@@ -11,7 +11,7 @@ import pytest
 
 from mcdo import stats
 from mcdo.errors import McdoError
-from mcdo.stats.selective import aurc, fpr95, retrieval_correct
+from mcdo.stats.selective import fpr95, retrieval_correct, risk_areas
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -33,7 +33,7 @@ UNITS, DRAWS = RNG.normal(size=4), RNG.normal(size=(50, 4))
         lambda seed: stats.group_differences({"a": X, "b": Y}, seed=seed),
         lambda seed: stats.null_pass_rate(lambda _: True, X, permutations=1, seed=seed),
         lambda seed: stats.predicted_reliability(SCORES, 8, [16], seed=seed),
-        lambda seed: aurc(X, POSITIVE, seed=seed),
+        lambda seed: risk_areas(X, POSITIVE, seed=seed),
         lambda seed: fpr95(X, Y, seed=seed),
     ],
 )

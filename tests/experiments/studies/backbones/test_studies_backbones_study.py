@@ -11,7 +11,9 @@ import numpy as np
 
 from mcdo.harness import Completed
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
-from mcdo.studies.backbones import BackboneResult, BackboneStudy, load_plants
+from mcdo.studies.backbones import BackboneStudy
+from mcdo.studies.backbones.plants import load_plants
+from mcdo.studies.backbones.study import BackboneResult
 from mcdo.studies.backbones.table import METRICS
 
 pytestmark = of_experiment(BackboneStudy)

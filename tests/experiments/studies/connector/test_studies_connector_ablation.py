@@ -11,7 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
-from mcdo.studies.connector import ConnectorResult, ConnectorStudy, check_coverage
+from mcdo.studies.connector import ConnectorStudy
+from mcdo.studies.connector.coverage import check_coverage
+from mcdo.studies.connector.study import ConnectorResult
 
 pytestmark = of_experiment(ConnectorStudy)
 

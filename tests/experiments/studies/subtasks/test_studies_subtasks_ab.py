@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
-from mcdo.studies.subtasks import ARMS, Evaluation, SubtaskStudy
+from mcdo.studies.subtasks import SubtaskStudy
+from mcdo.studies.subtasks.config import ARMS
 from mcdo.studies.subtasks.dropout import READINGS
-from mcdo.studies.subtasks.evaluate import OPTIONS
+from mcdo.studies.subtasks.evaluate import OPTIONS, Evaluation
 from mcdo.studies.subtasks.report import show
 from mcdo.studies.subtasks.temperature import UNSCALED
 

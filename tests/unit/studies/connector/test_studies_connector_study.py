@@ -14,9 +14,10 @@ from connector_cases import Case, llava_model
 
 from mcdo.errors import McdoError
 from mcdo.harness import Completed, Runner, Session, Settings
-from mcdo.studies.connector import ConnectorResult, ConnectorStudy, TrainingConfig, published
+from mcdo.studies.connector import ConnectorStudy, TrainingConfig, published
 from mcdo.studies.connector.data import Data, Source, load_data
 from mcdo.studies.connector.items import Captioned, digit_items
+from mcdo.studies.connector.study import ConnectorResult
 
 SMALL: dict[str, Any] = {
     "held_out": 64,

@@ -16,9 +16,9 @@ from PIL import Image
 
 from mcdo.errors import McdoError
 from mcdo.harness import Runner, Session, Settings
-from mcdo.studies.subtasks import Source, SubtaskStudy
+from mcdo.studies.subtasks import SubtaskStudy
 from mcdo.studies.subtasks.cifar10 import BATCHES, CLASS_NAMES, cifar10, read_batch
-from mcdo.studies.subtasks.config import Sizes
+from mcdo.studies.subtasks.config import Sizes, Source
 from mcdo.studies.subtasks.task import ANIMAL, load_task
 
 PER_BATCH = 10

@@ -10,11 +10,12 @@ import pytest
 from mcdo.errors import McdoError
 from mcdo.harness import Request, Runner, Session, Settings
 from mcdo.stats import Estimate
-from mcdo.studies.subtasks import CalibrationSplit, Splits, SubtaskStudy, TestSplit, TrainSplit, ValidationSplit
+from mcdo.studies.subtasks import SubtaskStudy
 from mcdo.studies.subtasks.config import ARMS, Source, Training
 from mcdo.studies.subtasks.evaluate import OPTIONS, Contrast, Evaluation
 from mcdo.studies.subtasks.labels import META_SUBTASKS, SIZE
 from mcdo.studies.subtasks.requests import CLASS, Network, Outputs, SeenSplits
+from mcdo.studies.subtasks.splits import CalibrationSplit, Splits, TestSplit, TrainSplit, ValidationSplit
 from mcdo.studies.subtasks.study import _contrast
 
 SEEN = SeenSplits("clip_tiny", Source(), 50)
