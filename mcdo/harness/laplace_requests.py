@@ -66,7 +66,6 @@ class Fitted(StoredArrays):
     fit: int
 
     def calibration(self, session: Session) -> ImageSet:
-        """The calibration images."""
         return calibration_images(session.image_set, session.settings, self.shown, self.fit)
 
     def identity(self, session: Session) -> Mapping[str, Any]:

@@ -128,7 +128,6 @@ class Point:
     kept: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
         kept = {"way": self.way, "p": self.p, "budget": self.budget, "cost": self.cost, "kept": self.kept}
         return {**kept, "reliability": self.reliability.as_dict()}
 
@@ -173,7 +172,6 @@ class EstimatorCost(Experiment[EstimatorCosts]):
 
     @classmethod
     def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
-        """Each model with small inputs."""
         small = (model for model in settings.models if takes_small_inputs(model))
         return tuple(subject_on(settings.device, model) for model in small)
 

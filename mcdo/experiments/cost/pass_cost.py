@@ -246,7 +246,6 @@ class Cost:
         return Estimate(self.ratio, self.q25, self.q75, self.rounds, level=0.5)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
         return asdict(self)
 
     def __str__(self) -> str:

@@ -79,7 +79,6 @@ class Repeated(nn.Module):
         self.tower, self.passes = tower, passes
 
     def forward(self, pixels: Tensor) -> Any:
-        """Features of every row."""
         return self.tower(pixels.repeat_interleave(self.passes, dim=0))
 
 
@@ -216,7 +215,6 @@ class PeerCost(Experiment[PeerCosts]):
 
     @classmethod
     def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
-        """Each model with small inputs."""
         small = (model for model in settings.models if takes_small_inputs(model))
         return tuple(subject_on(settings.device, model) for model in small)
 

@@ -70,7 +70,6 @@ class ConvergenceSweep(Experiment[ConvergenceResult]):
         return {**found, "predict_from": max(smaller, default=found["passes"][0])}
 
     def run(self, model: str) -> Passes:
-        """One run of the largest T."""
         return Passes(model, Images(self.n), MonteCarloConfig(self.dropout, self.passes, self.trials, self.seed))
 
     def requests(self, about: View) -> Iterable[Passes]:

@@ -98,11 +98,9 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
 
     @property
     def all_p(self) -> tuple[float, ...]:
-        """Those of the domain and the session's own."""
         return tuple(sorted({*self.domain_p, self.dropout.p}))
 
     def at(self, model: str, probes: int) -> FirstOrder:
-        """First order with R probes."""
         return FirstOrder(model, Images(self.n), self.dropout, probes, self.trials, self.seed)
 
     def reference(self, about: View) -> FirstOrder:
@@ -142,7 +140,6 @@ class FirstOrderReliability(Experiment[FirstOrderResult]):
         return [*(self.monte_carlo(model, self.dropout.p, group) for group in groups), *at_sites]
 
     def linearity(self, model: str) -> LinearityOfSites:
-        """Of each site alone."""
         return LinearityOfSites(model, self.dropout, min(self.site_images, self.subset), self.site_passes, self.seed)
 
     def _groups_of(self, inputs: Inputs) -> tuple[str, ...]:

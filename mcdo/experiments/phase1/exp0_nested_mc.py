@@ -52,7 +52,6 @@ class NestedPasses(Experiment[NestedResult]):
     trials: int = 10
 
     def run(self, model: str) -> Passes:
-        """One run of the largest T."""
         return Passes(model, Images(self.n), self.protocol(self.passes, self.trials))
 
     @property

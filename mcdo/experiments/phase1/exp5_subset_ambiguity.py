@@ -152,7 +152,6 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
 
     @property
     def estimators(self) -> tuple[str, ...]:
-        """Those that are judged."""
         return tuple(SUFFIX) if self.estimator == "both" else (self.estimator,)
 
     def run(self, model: str) -> Passes:
@@ -169,7 +168,6 @@ class SubsetAmbiguity(Experiment[AmbiguityResult]):
         return FirstOrder.exact_or(self.probes, self.probe_trials, about, Images(self.n), self.dropout, self.seed)
 
     def logits(self, model: str) -> Logits:
-        """What the targets are made of."""
         return Logits(model, Images(self.n))
 
     def requests(self, about: View) -> Iterable[Request[Any]]:

@@ -72,7 +72,6 @@ class TowerChecks(StoredArrays):
     dropout: Perturbation
 
     def images(self, session: Session) -> ImageSet:
-        """Those that are looked at."""
         return session.image_set(self.shown).select(slice(0, FEW))
 
     def identity(self, session: Session) -> Mapping[str, Any]:
@@ -233,7 +232,6 @@ class HarnessChecks(Experiment[ChecksResult]):
         return Images(self.n)
 
     def tower(self, model: str) -> TowerChecks:
-        """What the image tower does."""
         return TowerChecks(model, self.shown, self.dropout)
 
     def prompts(self, about: View) -> TextFeatures | None:

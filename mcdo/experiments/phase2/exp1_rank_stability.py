@@ -97,7 +97,6 @@ class RankStability(Experiment[StabilityResult]):
     probe_trials: int = 5
 
     def at(self, model: str, p: float) -> Passes:
-        """The run at one p."""
         return Passes(model, Images(self.n), self.protocol((self.passes,), self.trials, self.dropout.with_p(p)))
 
     def first_order(self, about: View) -> FirstOrder:

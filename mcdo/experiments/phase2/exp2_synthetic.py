@@ -55,11 +55,9 @@ class SyntheticResult:
     reliability: Mapping[str, Reliability]
 
     def order(self, score: str) -> tuple[str, ...]:
-        """Categories by ascending mean score."""
         return tuple(sorted(self.means[score], key=lambda category: self.means[score][category].value))
 
     def above(self, score: str, category: str) -> GroupDifference:
-        """Natural images less those of a synthetic category."""
         return self.pairs[score][category, NATURAL]
 
     def familiarity(self, score: str) -> Outcome:
@@ -96,7 +94,6 @@ class SyntheticNatural(Experiment[SyntheticResult]):
         }
 
     def run(self, model: str, shown: Images) -> Passes:
-        """The run on one category."""
         return Passes(model, shown, self.protocol((self.passes,), self.trials))
 
     def requests(self, about: View) -> Iterable[Passes]:

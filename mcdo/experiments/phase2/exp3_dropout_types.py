@@ -131,7 +131,6 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
 
     @property
     def every_kind(self) -> dict[str, Perturbation]:
-        """The perturbation of each type."""
         p, sites = self.dropout.p, self.dropout.sites
         return {
             "A": AttentionDropout(p),
@@ -150,11 +149,9 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
         return {kind: of for kind, of in self.every_kind.items() if projects or kind != "D"}
 
     def at(self, model: str, kind: Perturbation) -> Passes:
-        """The run under one perturbation."""
         return Passes(model, Images(self.n), self.protocol((self.passes,), self.trials, kind))
 
     def logits(self, model: str) -> Logits:
-        """What the targets are made of."""
         return Logits(model, Images(self.n))
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
@@ -164,7 +161,6 @@ class DropoutTypes(Experiment[DropoutTypesResult]):
         return (*(self.at(about.model, kind) for kind in {**first, **kinds}.values()), *head)
 
     def runs(self, inputs: Inputs) -> dict[str, MonteCarloRun]:
-        """By type."""
         return {name: inputs[self.at(inputs.model, kind)] for name, kind in self.kinds(inputs.model).items()}
 
     def compute(self, inputs: Inputs) -> DropoutTypesResult:

@@ -42,7 +42,6 @@ class MatchedModels(Experiment[Result]):
         return self.dropout.at(*MATCHED) if self.dropout.sites == "all" else self.dropout
 
     def run(self, model: str) -> Passes:
-        """One run, with the angular variance at T."""
         t = (self.passes,)
         return Passes(model, Images(self.n), self.protocol(t, self.trials, self.matched, geometry=t))
 

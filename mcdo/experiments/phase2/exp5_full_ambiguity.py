@@ -77,16 +77,13 @@ class FullAmbiguity(Experiment[FullAmbiguityResult]):
     trials: int = 1
 
     def run(self, model: str) -> Passes:
-        """One trial."""
         return Passes(model, Images(self.n), self.protocol((self.passes,), self.trials))
 
     @property
     def judged(self) -> tuple[str, ...]:
-        """Scores about which there are claims."""
         return tuple(dict.fromkeys((*JUDGED, *self.further)))
 
     def logits(self, model: str) -> Logits:
-        """What the targets are made of."""
         return Logits(model, Images(self.n))
 
     def requests(self, about: View) -> Iterable[Request[Any]]:

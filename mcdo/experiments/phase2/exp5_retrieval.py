@@ -75,15 +75,12 @@ class CaptionRetrieval(Experiment[RetrievalResult | None]):
 
     @property
     def shown(self) -> Images:
-        """The images of the file."""
         return Images(None, f"retrieval:{self.retrieval}")
 
     def run(self, model: str) -> Passes:
-        """One trial."""
         return Passes(model, self.shown, self.protocol((self.passes,), self.trials))
 
     def texts(self, model: str) -> TextFeatures:
-        """Every caption once."""
         return TextFeatures(model, prompts(read_items(self.retrieval)))
 
     def requests(self, about: View) -> Iterable[Request[Any]]:

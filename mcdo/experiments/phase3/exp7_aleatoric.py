@@ -124,7 +124,6 @@ class AleatoricEpistemic(Experiment[AleatoricResult]):
         return {family: graded(family, side) for family in self.families}
 
     def features(self, about: View) -> dict[str, list[Features]]:
-        """Those of the degraded images, by family."""
         side = min(about.images(Images(self.n)).image(0).size)
         return {
             family: [Features(about.model, Images(self.n, degradation=level)) for level in levels]
@@ -132,7 +131,6 @@ class AleatoricEpistemic(Experiment[AleatoricResult]):
         }
 
     def logits(self, model: str) -> Logits:
-        """Those of the clean images."""
         return Logits(model, Images(self.n))
 
     def requests(self, about: View) -> Iterable[Request[Any]]:

@@ -50,7 +50,6 @@ class AngleView:
 
     @property
     def softmax(self) -> AmbiguityTargets:
-        """Targets of the softmax head."""
         return ambiguity_targets(self.logits, self.labels, head="softmax")
 
     @property
@@ -71,7 +70,6 @@ class AngleView:
         return rank_relations(scores, others, given=self.scores[NORM], origins=self.origins, seed=self.seed)
 
     def metrics(self) -> dict[tuple[str, str], Relation]:
-        """Every metric and control with every target."""
         softmax, sigmoid = self.softmax, ambiguity_targets(self.logits, self.labels, head="sigmoid")
         targets = {
             "entropy": softmax.entropy,
@@ -82,11 +80,9 @@ class AngleView:
         return self._relations(self.scores, targets)
 
     def correlates(self) -> dict[tuple[str, str], Relation]:
-        """The followed scores with every correlate."""
         return self._relations({name: self.scores[name] for name in FOLLOWED}, self.others)
 
     def ambiguity(self) -> dict[str, Estimate]:
-        """The published figures of trace_pre."""
         return ambiguity_estimates(
             self.scores["trace_pre"], self.softmax, self.scores[NORM], origins=self.origins, seed=self.seed
         )

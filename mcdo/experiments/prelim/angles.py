@@ -94,21 +94,17 @@ class Angles(Experiment[AnglesResult]):
 
     @property
     def angles(self) -> dict[int, Images]:
-        """The images of each angle."""
         return {1: Images(self.angle1), 2: Images(self.angle2), 3: Images(self.angle3)}
 
     @property
     def shown(self) -> Images:
-        """The images of the one run that holds all angles."""
         return Images(max(self.angle1, self.angle2, self.angle3))
 
     def run(self, model: str) -> Passes:
-        """One run, with the geometry at T."""
         t = (self.passes,)
         return Passes(model, self.shown, MonteCarloConfig(self.dropout, t, self.trials, self.seed, geometry=t))
 
     def logits(self, model: str) -> Logits:
-        """What the targets are made of."""
         return Logits(model, self.shown)
 
     def requests(self, about: View) -> Iterable[Request[Any]]:

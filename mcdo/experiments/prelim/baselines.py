@@ -82,15 +82,12 @@ class Baselines(Experiment[BaselinesResult]):
     trials: int = 1
 
     def run(self, model: str) -> Passes:
-        """One trial."""
         return Passes(model, Images(self.n), self.protocol((self.passes,), self.trials))
 
     def logits(self, model: str) -> Logits:
-        """What the targets are made of."""
         return Logits(model, Images(self.n))
 
     def pixels(self, model: str) -> PixelBaselines:
-        """What the pictures alone give."""
         return PixelBaselines(model, Images(self.n))
 
     def requests(self, about: View) -> Iterable[Request[Any]]:

@@ -85,7 +85,6 @@ class DegradationTest(Experiment[DegradationResult]):
         return Passes(model, Images(self.n, degradation=degradation), protocol)
 
     def logits(self, model: str, degradation: str | None = None) -> Logits:
-        """What entropy and accuracy are made of."""
         return Logits(model, Images(self.n, degradation=degradation))
 
     def requests(self, about: View) -> Iterable[Request[Any]]:

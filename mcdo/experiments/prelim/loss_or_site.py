@@ -89,11 +89,9 @@ class LossOrSite(Experiment[LossOrSiteResult]):
 
     @property
     def outcomes(self) -> tuple[str, ...]:
-        """Names of the figures of a cell."""
         return outcomes(self.degradations)
 
     def shown(self, degradation: str | None = None) -> Images:
-        """The images, clean or degraded."""
         return Images(self.n, self.images, degradation)
 
     def run(self, cell: Cell, degradation: str | None = None) -> Passes:
@@ -109,7 +107,6 @@ class LossOrSite(Experiment[LossOrSiteResult]):
         return {} if cell[2] == UNMATCHED else {each: self.run(cell, each) for each in self.degradations}
 
     def logits(self, cell: Cell) -> Logits:
-        """What the targets of a cell are made of."""
         return Logits(ENCODERS[cell[:2]], self.shown())
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
@@ -134,7 +131,6 @@ class LossOrSite(Experiment[LossOrSiteResult]):
         )
 
     def measured(self, inputs: Inputs) -> dict[Cell, Measured]:
-        """What each cell's figures are computed from."""
         return {cell: self._measured(inputs, cell) for cell in self.cells}
 
     def _measured(self, inputs: Inputs, cell: Cell) -> Measured:

@@ -60,7 +60,6 @@ class MeanConvergence(Experiment[MeanConvergenceResult]):
     trials: int = 3
 
     def run(self, model: str) -> Passes:
-        """Nested T, K trials."""
         return Passes(model, Images(self.n), MonteCarloConfig(self.dropout, self.passes, self.trials, self.seed))
 
     def requests(self, about: View) -> Iterable[Passes]:

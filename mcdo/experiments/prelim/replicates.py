@@ -63,7 +63,6 @@ class OutcomeOfTrainings:
     training_sd: Estimate
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
         return {"effects": {**self.between, **self.within}, "sd_between_trainings": self.training_sd}
 
 
@@ -106,16 +105,13 @@ class Replicates(Experiment["ReplicatesResult | None"]):
 
     @property
     def all(self) -> tuple[Training, ...]:
-        """The trainings that are there."""
         return trainings(Path(self.folder_of_trainings)) if self.folder_of_trainings else ()
 
     @property
     def outcomes(self) -> tuple[str, ...]:
-        """Names of the figures."""
         return outcomes(self.degradations)
 
     def shown(self, degradation: str | None = None) -> Images:
-        """The images, clean or degraded."""
         return Images(self.n, "digits", degradation)
 
     def run(self, model: str, site: str, degradation: str | None = None) -> Passes:
@@ -125,7 +121,6 @@ class Replicates(Experiment["ReplicatesResult | None"]):
         return Passes(model, self.shown(degradation), protocol)
 
     def logits(self, model: str) -> Logits:
-        """What the targets are made of."""
         return Logits(model, self.shown())
 
     def requests(self, about: View) -> Iterable[Request[Any]]:

@@ -131,7 +131,6 @@ class Data:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Of the images."""
         return next(iter(self.scores.values())).origins
 
     @cached_property
@@ -141,12 +140,10 @@ class Data:
 
     @cached_property
     def choosing(self) -> dict[str, Half]:
-        """The first half."""
         return self._half(~self.second, 0)
 
     @cached_property
     def reporting(self) -> dict[str, Half]:
-        """The second half."""
         return self._half(self.second, 1)
 
     def _half(self, take: Rows, which: Literal[0, 1]) -> dict[str, Half]:

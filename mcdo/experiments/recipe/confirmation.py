@@ -40,7 +40,6 @@ class Confirmation:
     domain: Agreement | None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
         return {
             "p": self.p,
             "passes": self.passes,

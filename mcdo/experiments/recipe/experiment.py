@@ -128,7 +128,6 @@ class RecipeSearch(RecipeMeasurements):
         )  # fmt: skip
 
     def maps(self, inputs: Inputs, data: Data) -> dict[str, Map]:
-        """Of every score, on all images."""
         norm = inputs[self.first_order(inputs.model)].feature_norm
         logits = self.logits(inputs.model)
         ambiguity = None if inputs.why_unread(logits) else entropy(inputs[logits]["logits"][0])
@@ -260,7 +259,6 @@ class RecipeSearch(RecipeMeasurements):
         return {"{}/recipe_map.npz": map_arrays(result.maps), "{}/recipe_scores.npz": named}
 
     def documents(self, inputs: Inputs, result: RecipeResult) -> Mapping[str, Any]:
-        """The recipe itself."""
         images, score = self.scored(inputs, result), result.reported.choice.score
         first = result.p is not None
         estimator = Estimator(

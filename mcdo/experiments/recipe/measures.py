@@ -85,7 +85,6 @@ class RecipeMeasurements(Experiment[RecipeResult]):
         return {family: specs for family, specs in self.by_family(about).items() if family in OTHERS}
 
     def every(self, about: View) -> tuple[str, ...]:
-        """All degradations."""
         return tuple(dict.fromkeys(spec for specs in self.by_family(about).values() for spec in specs))
 
     # ---- what is measured
@@ -96,11 +95,9 @@ class RecipeMeasurements(Experiment[RecipeResult]):
         return FirstOrder(model, shown, self.dropout, self.probes, self.probe_trials, self.seed)
 
     def pixels(self, model: str, degradation: str | None = None) -> PixelBaselines:
-        """What the pictures alone give."""
         return PixelBaselines(model, Images(self.n, degradation=degradation))
 
     def logits(self, model: str) -> Logits:
-        """Of the clean images."""
         return Logits(model, Images(self.n))
 
     @property
@@ -147,7 +144,6 @@ class RecipeMeasurements(Experiment[RecipeResult]):
         return FirstOrder(model, shown, self.dropout, self.probes, self.probe_trials, self.seed, others, score)
 
     def linearity(self, model: str) -> LinearityOfSites:
-        """Of each site alone."""
         return LinearityOfSites(model, self.dropout, min(self.site_images, self.n), self.site_passes, self.seed)
 
     def weighs(self, about: View) -> bool:
@@ -215,7 +211,6 @@ class RecipeMeasurements(Experiment[RecipeResult]):
     # ---- from runs to arrays
 
     def tower(self, inputs: Inputs) -> Tower:
-        """The sites of the runs."""
         return Tower.of(inputs[self.first_order(inputs.model)].sites)
 
     def candidates(self, inputs: Inputs) -> Candidates:

@@ -65,7 +65,6 @@ class RecipeResult:
         return "passes" if self.p is None else "first order"
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
         reported, choice = self.reported, self.reported.choice
         return {
             "judged_by": self.judge,

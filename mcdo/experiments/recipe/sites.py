@@ -66,7 +66,6 @@ class Tower:
 
     @property
     def depth(self) -> int:
-        """Number of blocks."""
         return max((block + 1 for block in self.blocks if block is not None), default=0)
 
     @property
@@ -76,7 +75,6 @@ class Tower:
         return tuple(3 * i // S if block is None else 3 * block // B for i, block in enumerate(self.blocks))
 
     def with_role(self, *roles: str) -> Mask:
-        """Sites of these roles."""
         return np.array([role in roles for role in self.roles])
 
     def between(self, first: int, last: int) -> Mask:

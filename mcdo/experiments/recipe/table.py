@@ -43,7 +43,6 @@ class Entry:
     cost: float
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
         return {
             "sites": self.sites,
             "spearman": self.reliability.estimate("spearman").as_dict(),

@@ -230,7 +230,6 @@ class CalibrationFeatures(StoredArrays):
     fit: int
 
     def calibration(self, session: Session) -> ImageSet:
-        """The calibration images."""
         return calibration_images(session.image_set, session.settings, self.shown, self.fit)
 
     def expected_passes(self, session: Session) -> int:

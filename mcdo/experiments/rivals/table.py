@@ -167,7 +167,6 @@ class RivalsTable(Experiment[RivalsResult]):
 
     @property
     def shown(self) -> Images:
-        """The images that are scored."""
         return Images(self.n)
 
     def degraded(self) -> dict[str, Images]:
@@ -175,20 +174,17 @@ class RivalsTable(Experiment[RivalsResult]):
         return {name: Images(self.n, degradation=name) for name in self.degradations}
 
     def foreign_sets(self, about: View) -> tuple[Images, ...]:
-        """Images of another kind."""
         if self.foreign_images:
             return (Images(self.foreign, self.foreign_images),)
         side, each = about.encoder().resolution, self.foreign // len(FOREIGN)
         return tuple(Images(each, f"synthetic:{kind}:{side}") for kind in FOREIGN)
 
     def every(self, about: View) -> tuple[Images, ...]:
-        """All sets."""
         return (self.shown, *self.degraded().values(), *self.foreign_sets(about))
 
     # ---- what is measured
 
     def config(self, trials: int) -> MonteCarloConfig:
-        """The protocol of passes."""
         return MonteCarloConfig(self.dropout, (self.passes,), trials, self.seed)
 
     def trials_of(self, shown: Images) -> int:
@@ -196,7 +192,6 @@ class RivalsTable(Experiment[RivalsResult]):
         return self.trials if shown == self.shown else 1
 
     def passes_of(self, model: str, shown: Images) -> Passes:
-        """Dropout."""
         return Passes(model, shown, self.config(self.trials_of(shown)))
 
     def votes_of(self, about: View, shown: Images) -> Votes:
@@ -208,7 +203,6 @@ class RivalsTable(Experiment[RivalsResult]):
         return Views(model, shown, self.views, self.trials_of(shown), self.seed)
 
     def head_of(self, about: View, shown: Images) -> Head:
-        """The zero-shot head."""
         return Head(about.model, shown, self.classes(about))
 
     def members(self, about: View) -> tuple[str, ...]:
@@ -222,7 +216,6 @@ class RivalsTable(Experiment[RivalsResult]):
         return FirstOrder.exact_or(self.probes, self.trials, about, shown, self.dropout, self.seed)
 
     def classes(self, about: View) -> tuple[str, ...]:
-        """Names of the classes of the images that are scored."""
         return tuple(about.images(self.shown).class_names)
 
     def has_head(self, about: View) -> bool:
@@ -255,7 +248,6 @@ class RivalsTable(Experiment[RivalsResult]):
         return kind(about.model, self.shown, self.fit)
 
     def own(self, model: str, name: str, shown: Images) -> OwnScores:
-        """A scorer of the user's."""
         return OwnScores(model, shown, scorer_named(name), held_by(name), self.trials_of(shown), self.shown, self.fit)
 
     @property

@@ -60,7 +60,6 @@ class ConnectorResult:
 
     @property
     def ablations(self) -> Mapping[int, Ablation]:
-        """By seed."""
         return {seed: connector.ablation for seed, connector in self.connectors.items()}
 
 
@@ -120,7 +119,6 @@ class ConnectorStudy(Experiment[ConnectorResult]):
 
     @property
     def source(self) -> Source:
-        """The items."""
         return Source(self.held_out, self.train, self.seed, self.json, self.image_root, self.skip_unreadable)
 
     @property
@@ -196,7 +194,6 @@ class ConnectorStudy(Experiment[ConnectorResult]):
         }
 
     def arrays(self, inputs: Inputs, result: ConnectorResult) -> Mapping[str, Mapping[str, ArrayLike]]:
-        """Losses by arm, [connectors, N]."""
         ablations = list(result.ablations.values())
         losses = {arm: np.stack([each.losses[arm] for each in ablations]) for arm in ARMS}
         facts: dict[str, ArrayLike] = {

@@ -87,7 +87,6 @@ class SeenSplits(Request[Splits]):
 
     @property
     def observations(self) -> Observations:
-        """What they are made of."""
         return Observations(self.model, self.source, self.edge_threshold)
 
     def measure(self, session: Session) -> Splits:

@@ -73,7 +73,6 @@ class SubtaskStudy(Experiment[Evaluation]):
 
     @property
     def source(self) -> Source:
-        """The images."""
         return Source(self.seed, self.digits, self.cifar10, self.cifar10_folder, self.images)
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
@@ -89,7 +88,6 @@ class SubtaskStudy(Experiment[Evaluation]):
                 yield self.dropout_passes(about, name, seed)
 
     def seen(self, about: View) -> SeenSplits:
-        """The four splits through the encoder."""
         return SeenSplits(about.model, self.source, self.edge_threshold)
 
     def network(self, about: View, arm: str, seed: int, target: str = CLASS) -> Network:
@@ -99,15 +97,12 @@ class SubtaskStudy(Experiment[Evaluation]):
         return Network(about.model, self.seen(about), target, of.inputs if target == CLASS else "none", training, seed)
 
     def outputs(self, about: View, arm: str, seed: int, target: str = CLASS) -> Outputs:
-        """What that network says."""
         return Outputs(about.model, self.network(about, arm, seed, target))
 
     def dropout_passes(self, about: View, arm: str, seed: int) -> DropoutPasses:
-        """What an arm's meta-learner says under dropout."""
         return DropoutPasses(about.model, self.network(about, arm, seed), self.passes)
 
     def linear_probe(self, about: View) -> LinearProbe:
-        """What a linear probe says."""
         return LinearProbe(about.model, self.seen(about))
 
     def compute(self, inputs: Inputs) -> Evaluation:

@@ -58,11 +58,9 @@ class Check:
         return [(name, row) for name, rows in self.sections.items() for row in rows if row.get("ok") is False]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
         return {**asdict(self), "ok": self.ok}
 
     def markdown(self) -> str:
-        """One table a section."""
         lines = [f"# Device check on {self.device}", ""]
         for name, rows in self.sections.items():
             lines += [f"## {name} ({self.seconds.get(name, 0):.0f} s)", "", *_table(rows), ""]
@@ -71,7 +69,6 @@ class Check:
         return "\n".join(lines).rstrip() + "\n"
 
     def write(self, folder: Path) -> None:
-        """Both forms."""
         # a figure that is not finite, such as a correlation of constants, is written as its word
         plain = json.loads(json.dumps(self.as_dict(), default=str), parse_constant=str)
         write_json(folder / "device.json", plain)

@@ -136,7 +136,6 @@ class Machine:
         wait(self._loading.values())
 
     def close(self) -> None:
-        """Load no more."""
         self._pool.shutdown(cancel_futures=True)
 
     @property
@@ -157,7 +156,6 @@ class Machine:
             encoder.precision = before[1]
 
     def sync(self) -> None:
-        """Until the device is done."""
         if self.cuda:
             torch.cuda.synchronize(self.device)
 

@@ -108,7 +108,6 @@ class LaplaceComparison(Experiment[LaplaceResult]):
     timed: int = 64
 
     def run(self, model: str) -> Passes:
-        """One trial."""
         return Passes(model, Images(self.n), MonteCarloConfig(self.dropout, (self.passes,), self.trials, self.seed))
 
     def first_order(self, about: View) -> FirstOrder:
@@ -116,15 +115,12 @@ class LaplaceComparison(Experiment[LaplaceResult]):
         return FirstOrder.exact_or(self.probes, self.probe_trials, about, Images(self.n), self.dropout, self.seed)
 
     def laplace(self, model: str) -> LaplaceScores:
-        """Both posteriors' scores."""
         return LaplaceScores(model, Images(self.n), self.fit)
 
     def logits(self, model: str) -> Logits:
-        """What the targets are made of."""
         return Logits(model, Images(self.n))
 
     def runtimes(self, model: str) -> Runtimes:
-        """What a score costs."""
         return Runtimes(model, Images(self.n), self.fit, self.dropout, self.passes, self.seed, self.timed)
 
     def requests(self, about: View) -> Iterable[Request[Any]]:

@@ -39,7 +39,6 @@ class Runtimes(Fitted):
     timed: int
 
     def few(self, session: Session) -> ImageSet:
-        """The images that are timed."""
         return session.image_set(self.shown).select(slice(0, self.timed))
 
     def identity(self, session: Session) -> Mapping[str, Any]:

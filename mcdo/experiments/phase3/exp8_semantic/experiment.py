@@ -76,7 +76,6 @@ class PromptCovariance(Request[PassCovariance]):
     prompts: tuple[str, ...]
 
     def expected_passes(self, session: Session) -> int:
-        """Those of a Monte Carlo run."""
         return session.count(self.shown) * self.config.trials * self.config.passes[-1]
 
     def measure(self, session: Session) -> PassCovariance:
@@ -168,11 +167,9 @@ class SemanticSpace(Experiment[SemanticResult]):
         return PromptCovariance(about.model, Images(self.n), config, self.prompts(about))
 
     def text(self, about: View) -> TextFeatures:
-        """Those of the prompts."""
         return TextFeatures(about.model, self.prompts(about))
 
     def logits(self, model: str) -> Logits:
-        """What the targets are made of."""
         return Logits(model, Images(self.n))
 
     def requests(self, about: View) -> Iterable[Request[Any]]:

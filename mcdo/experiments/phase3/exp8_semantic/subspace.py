@@ -87,7 +87,6 @@ class Share:
     by_rank: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
         return {
             "rank": self.rank,
             "dim": self.dim,

@@ -34,7 +34,6 @@ class Gain:
     p_holm: float
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
         return {
             "assignment_accuracy": self.accuracy,
             "difference_to_baseline": self.difference,

@@ -45,7 +45,6 @@ class Tracking(Experiment[TrackingResult]):
         return compared(sequences, self.alpha, dict.fromkeys(modes(sequences), self.beta))
 
     def gain_of(self, mode: str) -> Claim[TrackingResult]:
-        """The claim that ``mode`` gains over the baseline."""
         return Claim(
             f"gain/{mode}",
             lambda r: r.gains[mode].difference,
@@ -110,7 +109,6 @@ class SyntheticTracking(Tracking):
         return (Subject("synthetic", ()),)
 
     def generated(self) -> list[tuple[Frame, ...]]:
-        """The sequences of the protocol."""
         return [synthetic_sequence(self.scene, self.looks, (self.seed, 0, i)) for i in range(self.sequences)]
 
     def compute(self, inputs: Inputs) -> TrackingResult:

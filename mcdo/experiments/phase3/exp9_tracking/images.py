@@ -53,20 +53,16 @@ class ImageTracking(Tracking):
 
     @property
     def shown(self) -> tuple[Images, ...]:
-        """The images at every degradation."""
         return tuple(Images(self.n, degradation=each) for each in self.degradations)
 
     def runs(self, model: str) -> tuple[Passes, ...]:
-        """One trial at every degradation."""
         config = MonteCarloConfig(self.dropout, (self.passes,), self.trials, self.seed)
         return tuple(Passes(model, images, config) for images in self.shown)
 
     def logits(self, model: str) -> tuple[Logits, ...]:
-        """Those of the degraded images."""
         return tuple(Logits(model, images) for images in self.shown)
 
     def laplace(self, model: str) -> tuple[LaplaceScores, ...]:
-        """Those of the degraded images."""
         return tuple(LaplaceScores(model, images, self.fit) for images in self.shown)
 
     def clean(self, model: str) -> Features:

@@ -123,7 +123,6 @@ class TextTowerDropout(Experiment[TextResult]):
         return FirstOrder.exact_or(self.probes, self.probe_trials, about, _texts(prompts), self.perturbation, self.seed)
 
     def counts(self, model: str, prompts: Sequence[Prompt]) -> TokenCounts:
-        """How long each prompt is."""
         return TokenCounts(model, _texts(prompts).prompts)
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
@@ -204,11 +203,9 @@ class TextTowerDropout(Experiment[TextResult]):
 
     @property
     def judged(self) -> tuple[str, ...]:
-        """Scores about which there are claims."""
         return tuple(dict.fromkeys((*JUDGED, *self.further)))
 
     def _trials(self, run: MonteCarloRun) -> dict[str, Array]:
-        """Monte Carlo scores [K, N] by name."""
         return {name: run.scores(name) for name in self.reported}
 
     def _repeats(self, score: str) -> Claim[TextResult]:

@@ -56,11 +56,9 @@ class TextResult:
 
     @property
     def frames(self) -> int:
-        """How many frames the prompts have."""
         return len({prompt.frame for prompt in self.prompts})
 
     def as_dict(self) -> dict[str, Any]:
-        """What stands in the summary."""
         return {
             "num_prompts": len(self.prompts),
             "prompts": len(self.prompts),

@@ -77,7 +77,6 @@ class ConcreteProxy(Experiment[ProxyResult]):
 
     @property
     def budget(self) -> Budget:
-        """What the searches may do."""
         return Budget(self.dropout.p, self.candidates, self.low, self.high, self.seed)
 
     def first_order(self, about: View) -> FirstOrder:
@@ -85,7 +84,6 @@ class ConcreteProxy(Experiment[ProxyResult]):
         return FirstOrder.exact_or(self.probes, self.probe_trials, about, Images(self.n), self.dropout, self.seed)
 
     def logits(self, model: str) -> Logits:
-        """What the targets are made of."""
         return Logits(model, Images(self.n))
 
     def requests(self, about: View) -> Iterable[Request[Any]]:
@@ -103,7 +101,6 @@ class ConcreteProxy(Experiment[ProxyResult]):
         return [self._reporting(about.model, self.dropout)] * (1 + 2 * self.groups)
 
     def halves(self, inputs: Inputs) -> tuple[Groups, dict[str, tuple[ChoosingHalf, ReportingHalf]]]:
-        """The depth groups, and both halves by score."""
         run, images = inputs[self.first_order(inputs)], inputs.images(Images(self.n))
         targets = ambiguity_targets(inputs[self.logits(inputs.model)]["logits"], images.labels)
         groups = depth_groups([name for name, _ in run.sites], self.groups)

@@ -44,7 +44,6 @@ class Searched:
         return inside - (self.held_out[name].value - self.held_out[UNIFORM].value)
 
     def as_dict(self) -> dict[str, Any]:
-        """Choices and differences, JSON-able."""
         return {
             "choices": {
                 name: {
@@ -84,7 +83,6 @@ class Confirmation:
         return cls(held_out, differences, ratio)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
         return {
             "objective_held_out": self.held_out,
             "differences_held_out": self.differences,

@@ -100,7 +100,6 @@ class ChoosingHalf(_Half):
     """What searches see. It reports nothing."""
 
     def choice(self, name: str, p: Array) -> Choice:
-        """A vector with what it reaches here."""
         return Choice(name, p, self.objective(p / (1 - p)), frozenset(self.origins))
 
     def random(self, budget: Budget) -> tuple[Choice, list[Choice]]:
@@ -224,7 +223,6 @@ class Search:
 
     @classmethod
     def on(cls, half: ChoosingHalf, budget: Budget) -> Search:
-        """Both searches."""
         uniform = half.choice(UNIFORM, np.full(half.contributions.shape[-1], budget.uniform))
         best, tried = half.random(budget)
         choices = {choice.name: choice for choice in (uniform, best, half.gradient(budget))}
