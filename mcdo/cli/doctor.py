@@ -76,8 +76,8 @@ def run(asked: argparse.Namespace) -> int:
 def _checked(device: str, folder: Path) -> bool:
     """Whether every section of the device check ran and nothing is broken; on a CPU at tiny sizes."""
     from mcdo.encoders.load import device_named
-    from mcdo.experiments.cost.device import TOY, DeviceCheck
-    from mcdo.experiments.cost.device import run as check_of
+    from mcdo.experiments.cost.device.check import run as check_of
+    from mcdo.experiments.cost.device.setup import TOY, DeviceCheck
 
     kind = device_named(device).type
     check = check_of(kind, TOY if kind == "cpu" else DeviceCheck(), folder, say)

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from mcdo.experiments.cost.device import SECTIONS, TOY, DeviceCheck, run
+    from mcdo.experiments.cost.device.check import SECTIONS, run
+    from mcdo.experiments.cost.device.setup import TOY, DeviceCheck
     from mcdo.perturbation import KeyedMasks
 
     parser = argparse.ArgumentParser(description=__doc__)

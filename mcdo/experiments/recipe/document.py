@@ -17,7 +17,8 @@ from mcdo.experiments.recipe.result import RecipeResult
 from mcdo.images import ImageSet
 from mcdo.images.degradations import FAMILIES, Degradation
 from mcdo.perturbation import Perturbation, Role, kind_name
-from mcdo.recipes import (
+from mcdo.recipes import Recipe
+from mcdo.recipes.file import (
     VERSION,
     Calibration,
     Confirmation,
@@ -29,11 +30,12 @@ from mcdo.recipes import (
     Gain,
     HeldOut,
     Interval,
-    Recipe,
+    Level,
     Response,
     SiteWeight,
+    intervals,
+    quantile_grid,
 )
-from mcdo.recipes.file import Level, intervals, quantile_grid
 from mcdo.stats import Agreement, mean, response_curve
 from mcdo.stats import Difference as Tested
 

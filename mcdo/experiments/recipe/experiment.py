@@ -52,7 +52,7 @@ from mcdo.harness import (
     Outcome,
 )
 from mcdo.harness.linearity import breaking
-from mcdo.recipes import Dimensions, Estimator
+from mcdo.recipes.file import Dimensions, Estimator
 from mcdo.report.figures import Panel
 from mcdo.rivals.logits import entropy
 from mcdo.stats import LEVEL_BAND, RANKING_BAR, THRESHOLDS, reliability

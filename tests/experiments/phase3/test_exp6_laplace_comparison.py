@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mcdo.experiments.phase3.exp6_laplace import LaplaceComparison, LaplaceResult
-from mcdo.experiments.phase3.exp6_laplace.experiment import LAPLACE, NORM, REFERENCE
+from mcdo.experiments.phase3.exp6_laplace.experiment import LAPLACE, NORM, REFERENCE, LaplaceComparison, LaplaceResult
 from mcdo.experiments.phase3.exp6_laplace.runtimes import TIMED, in_plain_passes
 from mcdo.harness import Completed, Images
 from mcdo.harness.laplace_requests import calibration_images

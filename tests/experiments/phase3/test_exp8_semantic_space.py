@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mcdo.experiments.phase3.exp8_semantic import SemanticResult, SemanticSpace
+from mcdo.experiments.phase3.exp8_semantic.experiment import SemanticResult, SemanticSpace
 from mcdo.harness import Completed
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
 

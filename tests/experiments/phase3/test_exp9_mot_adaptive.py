@@ -6,15 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mcdo.experiments.phase3.exp9_tracking import (
-    BASELINE,
-    CONTROLS,
-    MODES,
-    ImageTracking,
-    OwnTracking,
-    SyntheticTracking,
-    TrackingResult,
-)
+from mcdo.experiments.phase3.exp9_tracking.association import BASELINE, TrackingResult
+from mcdo.experiments.phase3.exp9_tracking.experiment import OwnTracking, SyntheticTracking
+from mcdo.experiments.phase3.exp9_tracking.images import CONTROLS, MODES, ImageTracking
 from mcdo.harness import Completed, Images
 from mcdo.harness.tests import about, claims_of, contract_of
 

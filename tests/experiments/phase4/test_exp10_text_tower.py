@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mcdo.experiments.phase4.exp10_text_tower import FIRST_ORDER, ROLES, TextResult, TextTowerDropout
+from mcdo.experiments.phase4.exp10_text_tower.experiment import FIRST_ORDER, ROLES, TextTowerDropout
+from mcdo.experiments.phase4.exp10_text_tower.result import TextResult
 from mcdo.harness import Completed
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
 from mcdo.perturbation import GROUPS, check_comparable

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mcdo.experiments.phase4.exp11_concrete_proxy import UNIFORM, ConcreteProxy, ProxyResult
+from mcdo.experiments.phase4.exp11_concrete_proxy.experiment import ConcreteProxy
+from mcdo.experiments.phase4.exp11_concrete_proxy.result import ProxyResult
+from mcdo.experiments.phase4.exp11_concrete_proxy.search import UNIFORM
 from mcdo.harness import Completed, Images, Passes
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
 

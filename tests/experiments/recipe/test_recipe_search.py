@@ -13,7 +13,8 @@ from mcdo.experiments.recipe.experiment import RecipeSearch
 from mcdo.experiments.recipe.result import RecipeResult
 from mcdo.harness import Completed, Images
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
-from mcdo.recipes import EncoderIdentity, read_recipe
+from mcdo.recipes import read_recipe
+from mcdo.recipes.file import EncoderIdentity
 
 pytestmark = of_experiment(RecipeSearch)
 

@@ -76,7 +76,8 @@ def test_the_check_of_the_device_decides_the_exit_status(
 ) -> None:
     from types import SimpleNamespace
 
-    from mcdo.experiments.cost import device
+    from mcdo.experiments.cost.device import check
+    from mcdo.experiments.cost.device.setup import TOY
 
     asked = []
 
@@ -84,9 +85,9 @@ def test_the_check_of_the_device_decides_the_exit_status(
         asked.append(arguments[:3])
         return SimpleNamespace(ok=ok)
 
-    monkeypatch.setattr(device, "run", run)
+    monkeypatch.setattr(check, "run", run)
     out = tmp_path / "device"
     assert diagnosed(tmp_path, capsys, "--device=cpu", f"--check={out}")[0] == int(not ok)
-    assert asked == [("cpu", device.TOY, out)]
+    assert asked == [("cpu", TOY, out)]
     assert diagnosed(tmp_path, capsys, "--device=gpu", f"--check={out}")[0] == 1
     assert len(asked) == 1, "what is wrong already is mended first"

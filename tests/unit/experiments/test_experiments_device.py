@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mcdo.experiments.cost.device import SECTIONS, TOY, Check, run
-from mcdo.experiments.cost.device.setup import Machine, Row
+from mcdo.experiments.cost.device.check import SECTIONS, Check, run
+from mcdo.experiments.cost.device.setup import TOY, Machine, Row
 
 
 @pytest.fixture(scope="module")

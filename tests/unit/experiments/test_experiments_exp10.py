@@ -21,7 +21,7 @@ from mcdo.encoders.recipe import CLASS_NAMES
 from mcdo.encoders.text_tower import Tokens
 from mcdo.errors import McdoError
 from mcdo.estimators import TRACES, FirstOrderRun, MonteCarloRun
-from mcdo.experiments.phase4.exp10_text_tower import FIRST_ORDER, ROLES, TextResult, TextTowerDropout
+from mcdo.experiments.phase4.exp10_text_tower.experiment import FIRST_ORDER, ROLES, TextTowerDropout
 from mcdo.experiments.phase4.exp10_text_tower.fixed_length import (
     crossed,
     frame_means,
@@ -42,6 +42,7 @@ from mcdo.experiments.phase4.exp10_text_tower.prompt_bank import (
     unknown_words,
     wording,
 )
+from mcdo.experiments.phase4.exp10_text_tower.result import TextResult
 from mcdo.harness import FirstOrder, Inputs, Passes, Request, Session, Settings, TokenCounts
 from mcdo.harness.experiment import plain
 from mcdo.perturbation import Dropout

@@ -18,11 +18,13 @@ import mcdo
 from mcdo.encoders import load_encoder
 from mcdo.errors import McdoError
 from mcdo.estimators import FirstOrderConfig, FirstOrderRun
-from mcdo.experiments.phase4.exp11_concrete_proxy import GRADIENT, RANDOM, SCORES, UNIFORM, ConcreteProxy, ProxyResult
-from mcdo.experiments.phase4.exp11_concrete_proxy.experiment import contributions
+from mcdo.experiments.phase4.exp11_concrete_proxy.experiment import SCORES, ConcreteProxy, contributions
 from mcdo.experiments.phase4.exp11_concrete_proxy.objective import ICC_WEIGHT, WEIGHTS, compare, objectives
-from mcdo.experiments.phase4.exp11_concrete_proxy.result import Confirmation
+from mcdo.experiments.phase4.exp11_concrete_proxy.result import Confirmation, ProxyResult
 from mcdo.experiments.phase4.exp11_concrete_proxy.search import (
+    GRADIENT,
+    RANDOM,
+    UNIFORM,
     Budget,
     ChoosingHalf,
     ReportingHalf,

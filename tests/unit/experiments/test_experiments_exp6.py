@@ -12,8 +12,7 @@ from made_up_inputs import inputs_of
 from made_up_runs import Array, MadeUpFirstOrder, made_up_run
 
 from mcdo.errors import NotApplicableError
-from mcdo.experiments.phase3.exp6_laplace import LaplaceComparison, LaplaceResult
-from mcdo.experiments.phase3.exp6_laplace.experiment import REFERENCE
+from mcdo.experiments.phase3.exp6_laplace.experiment import REFERENCE, LaplaceComparison, LaplaceResult
 from mcdo.experiments.phase3.exp6_laplace.runtimes import Runtimes, in_plain_passes
 from mcdo.harness import FirstOrder, Images, Inputs, Logits, Passes, Request
 from mcdo.harness.experiment import plain

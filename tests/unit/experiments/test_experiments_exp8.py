@@ -16,8 +16,7 @@ from made_up_runs import Array, made_up_run
 from mcdo.encoders.zero_shot import unit
 from mcdo.errors import McdoError
 from mcdo.estimators.pass_covariance import PassCovariance
-from mcdo.experiments.phase3.exp8_semantic import SemanticResult, SemanticSpace
-from mcdo.experiments.phase3.exp8_semantic.experiment import PROMPTS, PromptCovariance
+from mcdo.experiments.phase3.exp8_semantic.experiment import PROMPTS, PromptCovariance, SemanticResult, SemanticSpace
 from mcdo.experiments.phase3.exp8_semantic.subspace import (
     modality_gap,
     random_shares,

@@ -19,14 +19,9 @@ from made_up_inputs import inputs_of, outcomes_of
 from made_up_runs import made_up_run
 
 from mcdo.errors import McdoError
-from mcdo.experiments.phase3.exp9_tracking import (
-    ImageTracking,
-    OwnTracking,
-    SyntheticTracking,
-    TrackingResult,
-    association,
-)
+from mcdo.experiments.phase3.exp9_tracking import association
 from mcdo.experiments.phase3.exp9_tracking.association import (
+    TrackingResult,
     associate,
     association_cost,
     chosen_betas,
@@ -34,7 +29,9 @@ from mcdo.experiments.phase3.exp9_tracking.association import (
     modes,
     relative_to_median,
 )
+from mcdo.experiments.phase3.exp9_tracking.experiment import OwnTracking, SyntheticTracking
 from mcdo.experiments.phase3.exp9_tracking.frames import Frame, parse_sequence, read_sequence, to_json
+from mcdo.experiments.phase3.exp9_tracking.images import ImageTracking
 from mcdo.experiments.phase3.exp9_tracking.sequences import Group, dealt, synthetic_sequence
 from mcdo.harness import Features, Inputs, Logits, Passes, Request, Settings
 from mcdo.harness.experiment import plain

@@ -13,7 +13,7 @@ from typing import Any
 import mcdo.experiments
 import mcdo.studies
 from mcdo.experiments.phase1.verdict import Phase1Verdict
-from mcdo.experiments.phase3.exp9_tracking import OwnTracking
+from mcdo.experiments.phase3.exp9_tracking.experiment import OwnTracking
 from mcdo.harness import Experiment
 from mcdo.harness.tests import differing
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcdo.recipes import EncoderIdentity
+from mcdo.recipes.file import EncoderIdentity
 
 IDENTITY = EncoderIdentity(
     key="clip_tiny",

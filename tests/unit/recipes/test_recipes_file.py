@@ -17,8 +17,16 @@ from mcdo.encoders import Encoder
 from mcdo.errors import McdoError
 from mcdo.harness.offline import OfflineEncoder
 from mcdo.perturbation import Dropout, TiedDropout
-from mcdo.recipes import EncoderIdentity, Interval, Recipe, read_recipe, write_recipe
-from mcdo.recipes.file import SEAL, UnsealedRecipeWarning, quantile_grid, seal_of
+from mcdo.recipes import Recipe, read_recipe
+from mcdo.recipes.file import (
+    SEAL,
+    EncoderIdentity,
+    Interval,
+    UnsealedRecipeWarning,
+    quantile_grid,
+    seal_of,
+    write_recipe,
+)
 from mcdo.stats import Estimate
 
 Change = Callable[[dict[str, Any]], object]

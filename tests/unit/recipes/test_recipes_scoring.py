@@ -23,22 +23,25 @@ from mcdo.cli import main
 from mcdo.errors import McdoError
 from mcdo.estimators.progress import Progress
 from mcdo.perturbation import Role
-from mcdo.recipes import (
+from mcdo.recipes import Recipe, load_recipe, scoring
+from mcdo.recipes.default import GAIN, default_recipe, why_not
+from mcdo.recipes.file import (
+    Calibration,
     Confirmation,
     Difference,
     Dimensions,
     EncoderIdentity,
+    Estimator,
     Gain,
-    OutsideCalibrationWarning,
-    Recipe,
-    load_recipe,
-    scoring,
+    Interval,
+    Response,
+    SiteWeight,
+    write_recipe,
 )
-from mcdo.recipes.default import GAIN, default_recipe, why_not
-from mcdo.recipes.file import Calibration, Estimator, Interval, Response, SiteWeight, write_recipe
 from mcdo.recipes.scoring import (
     AppliedRecipe,
     Equivalents,
+    OutsideCalibrationWarning,
     chance_outside,
     chunk_size,
     equivalents,
