@@ -19,10 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mcdo.errors import McdoError
 from mcdo.estimators.blocks import prepared
 from mcdo.estimators.by_image import of_every_image
-from mcdo.estimators.overflow import advice
+from mcdo.estimators.overflow import check_features
 from mcdo.estimators.provenance import identity
 from mcdo.estimators.resumption import measured_once
 from mcdo.estimators.shown import Shown
@@ -117,12 +116,7 @@ def chosen_passes(
         shown = prepared(encoder, calibration)
         squares, *variances = of_every_image(encoder, shown, look, batch_size, progress, parts)
         along, across = (np.split(each.astype(np.float64), np.cumsum(every)[:-1], axis=1) for each in variances)
-        bad = ~(np.isfinite(variances[1]).all(axis=1) & (squares > 0))
-        if bad.any():
-            raise McdoError(
-                f"{encoder.key}: the features of {calibration.ids[int(bad.argmax())]}, to calibrate on, are zero or "
-                f"not finite; {advice(encoder)}"
-            )
+        check_features(encoder, np.isfinite(variances[1]).all(axis=1) & (squares > 0), calibration.ids)
         relative = [candidates / squares[:, None] for candidates in across]
         numbers = [following(candidates, count) for candidates, count in zip(relative, counts, strict=True)]
         columns = [

@@ -25,7 +25,7 @@ from mcdo.estimators.alive import alive_sites
 from mcdo.estimators.blocks import BlockLoop, check_inputs, prepared
 from mcdo.estimators.first_order_run import FirstOrderConfig, FirstOrderRun
 from mcdo.estimators.jacobian import SiteGraph
-from mcdo.estimators.overflow import advice
+from mcdo.estimators.overflow import check_features
 from mcdo.estimators.probes import noise_basis, stratified_probes
 from mcdo.estimators.progress import Reporting, progress_of
 from mcdo.estimators.provenance import identity, provenance
@@ -236,12 +236,7 @@ class _Measurement:
                 done = product + 1
                 self.loop.tick(stop - start, state)
         self.features[start:stop] = features.float().cpu().numpy()
-        bad = ~np.isfinite(unit.cpu().numpy()).all(axis=1)
-        if bad.any():
-            raise McdoError(
-                f"{self.encoder.key}: the features of {self.images.ids[start + int(bad.argmax())]} are zero or not "
-                f"finite; {advice(self.encoder)}"
-            )
+        check_features(self.encoder, np.isfinite(unit.cpu().numpy()).all(axis=1), self.images.ids[start:stop])
         terms = torch.cat((along[None], across)).cpu().numpy()
         bad = ~np.isfinite(terms).all(axis=(0, 2))
         if bad.any():

@@ -30,7 +30,7 @@ from mcdo.estimators.alive import alive_sites
 from mcdo.estimators.blocks import check_inputs, prepared
 from mcdo.estimators.by_image import of_every_image
 from mcdo.estimators.chosen_passes import CANDIDATES, ChosenPasses, chosen_passes
-from mcdo.estimators.overflow import advice
+from mcdo.estimators.overflow import check_features
 from mcdo.estimators.progress import Reporting
 from mcdo.estimators.provenance import identity, provenance
 from mcdo.estimators.resumption import measured_once
@@ -169,12 +169,7 @@ def forward_differences(
             return [seen[0][0], torch.stack([each[1] for each in seen], 1), torch.stack([each[2] for each in seen], 1)]
 
         features, along, across = of_every_image(encoder, shown, look, at_once, progress, parts)
-        bad = ~(np.isfinite(across).all(axis=(1, 2)) & np.isfinite(features).all(axis=1))
-        if bad.any():
-            raise McdoError(
-                f"{encoder.key}: the features of {images.ids[int(bad.argmax())]} are zero or not finite; "
-                f"{advice(encoder)}"
-            )
+        check_features(encoder, np.isfinite(across).all(axis=(1, 2)) & np.isfinite(features).all(axis=1), images.ids)
         facts = {
             "sites": [(site.name, site.role.value) for site in sites],
             "stages": [stage.start or "pixels" for stage in tower.stages],

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mcdo.encoders import Encoder
-from mcdo.errors import McdoError
 from mcdo.estimators.blocks import BlockLoop
 from mcdo.estimators.moments import accumulator_dtype
-from mcdo.estimators.overflow import advice, check_finite
+from mcdo.estimators.overflow import check_features, check_finite
 from mcdo.estimators.progress import Progress, SoFar
 from mcdo.estimators.resumption import Keeper, check_columns
 from mcdo.estimators.rounding import check_rounding
@@ -190,13 +189,10 @@ class Measurement:
         plain = deterministic_features(self.encoder, pixels)
         trials = self._trials(tower, pixels, plain, start, stop)
         self.features[start:stop] = plain.float().cpu().numpy()
-        bad = ~np.isfinite(self.features[start:stop]).all(axis=1)
-        if bad.any():
-            raise McdoError(
-                f"{self.encoder.key}: the features of {self.images.ids[start + int(bad.argmax())]} are not finite; "
-                f"{advice(self.encoder)}"
-            )
-        check_finite(self.encoder, torch.stack([each.finite for each in trials]).cpu(), self.images.ids[start:stop])
+        ids = self.images.ids[start:stop]
+        good = np.asarray(np.isfinite(self.features[start:stop]).all(axis=1))
+        check_features(self.encoder, good, ids, "not finite")
+        check_finite(self.encoder, torch.stack([each.finite for each in trials]).cpu(), ids)
         for trial, found in enumerate(trials):
             scores = dict(found.scores)
             for t in self.config.geometry:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mcdo.encoders import Encoder
@@ -15,6 +17,14 @@ def advice(encoder: Encoder) -> str:
     if encoder.precision == "float16":
         return "numbers beyond 65504 overflow in float16: measure with --precision=bfloat16 or float32"
     return f"look at its pixels and at the model's weights (--precision={encoder.precision})"
+
+
+def check_features(
+    encoder: Encoder, good: NDArray[np.bool_], ids: Sequence[str], wrong: str = "zero or not finite"
+) -> None:
+    """Raise McdoError for the first of some images ``ids`` [B] whose features are not ``good`` [B]."""
+    if not good.all():
+        raise McdoError(f"{encoder.key}: the features of {ids[int(good.argmin())]} are {wrong}; {advice(encoder)}")
 
 
 def check_finite(encoder: Encoder, finite: Tensor, ids: Sequence[str], first_trial: int = 0) -> None:

@@ -13,7 +13,7 @@ from mcdo.errors import McdoError, nearest
 from mcdo.images.folder import FolderSource
 from mcdo.images.labels import check_columns, named
 from mcdo.images.listing import Listing
-from mcdo.images.splits import parted, several
+from mcdo.images.splits import of_split, parted
 from mcdo.names import from_path
 from mcdo.schema import read_columns
 
@@ -32,7 +32,10 @@ def listed(spec: str) -> Listing:
     if "path" not in columns:
         raise McdoError(f"{place}, line 1: the column path is missing; the nearest there: {nearest('path', columns)}")
     check_columns(f"{place}, line 1", columns.keys() - COLUMNS, COLUMNS - columns.keys())
-    rows = _of_split(place, columns, split)
+    rows = list(columns["path"])
+    if split is not None or "split" in columns:
+        splits = {at: cell.strip() for at, cell in columns.get("split", {}).items()}
+        rows = of_split(place, splits, split, f"csv:{place}", lambda at: f"rows of none, such as line {at}")
     paths = {at: columns["path"][at].strip() for at in rows}
     first: dict[str, int] = {}
     for at, path in paths.items():
@@ -60,18 +63,6 @@ def listed(spec: str) -> Listing:
 def source(spec: str) -> FolderSource:
     """Where the images lie."""
     return FolderSource(parted(spec, Path.is_file)[0].resolve().parent)
-
-
-def _of_split(place: Path, columns: dict[str, dict[int, str]], split: str | None) -> list[int]:
-    rows = list(columns["path"])
-    of = {at: cell.strip() for at, cell in columns.get("split", {}).items()}
-    there = sorted(set(of.values()))
-    if split is not None and split not in there:
-        raise McdoError(f"{place} has no split {split!r}; there are: {', '.join(filter(None, there)) or 'none'}")
-    if split is None and len(there) > 1:
-        odd = next((at for at in rows if not of[at]), None)
-        raise several(place, there, f"csv:{place}", "" if odd is None else f" and rows of none, such as line {odd}")
-    return [at for at in rows if split is None or of[at] == split]
 
 
 def _origins(place: Path, cells: dict[int, str], rows: list[int]) -> tuple[str, ...]:

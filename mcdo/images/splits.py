@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.names import to_path
 
+T = TypeVar("T")
 VALIDATION = ("val", "validation", "valid", "dev")
 SPLITS = frozenset({*VALIDATION, "train", "training", "test", "testing"})
 """Names that are no classes, where several stand together or one holds directories itself."""
@@ -38,13 +40,17 @@ def files_of_split(place: Path, files: Sequence[Path], wanted: str | None, spec:
 
     """
     of = {file: _split(file.stem) for file in files}
-    there = sorted(set(of.values()))
+    return of_split(place, of, wanted, spec, lambda file: f"files of none, such as {file.name}")
+
+
+def of_split(place: Path, split: Mapping[T, str], wanted: str | None, spec: str, odd: Callable[[T], str]) -> list[T]:
+    """As :func:`files_of_split`, of anything by its ``split``; ``odd`` says what is of none."""
+    there = sorted(set(split.values()))
     if wanted is not None and wanted not in there:
         raise McdoError(f"{place} has no split {wanted!r}; there are: {', '.join(filter(None, there)) or 'none'}")
     if wanted is None and len(there) > 1:
-        odd = next((file.name for file in files if not of[file]), "")
-        raise several(place, there, spec, f" and files of none, such as {odd}" if odd else "")
-    return [file for file in files if wanted is None or of[file] == wanted]
+        raise several(place, there, spec, next((f" and {odd(each)}" for each, name in split.items() if not name), ""))
+    return [each for each, name in split.items() if wanted is None or name == wanted]
 
 
 def several(place: Path, there: Sequence[str], spec: str, told: str = "") -> McdoError:

@@ -68,12 +68,15 @@ def images(least: int = 1, **named: Any) -> list[Array]:
         if array.ndim != 1:
             raise McdoError(f"{name} has shape {list(array.shape)}; give [N], one number per image")
         finite(name, array, ("image",))
-    lengths = {name: len(array) for name, array in zip(named, arrays, strict=True)}
+    _check_lengths({name: len(array) for name, array in zip(named, arrays, strict=True)}, least)
+    return arrays
+
+
+def _check_lengths(lengths: Mapping[str, int], least: int) -> None:
     if len(set(lengths.values())) > 1:
         raise McdoError(f"arrays of unequal length: {lengths}; pair them image by image")
     if min(lengths.values()) < least:
-        raise McdoError(f"{', '.join(named)}: {min(lengths.values())} images; at least {least} are needed")
-    return arrays
+        raise McdoError(f"{', '.join(lengths)}: {min(lengths.values())} images; at least {least} are needed")
 
 
 def scores_of(least: int, scores: Mapping[str, ArrayLike]) -> dict[str, Array]:
@@ -86,11 +89,7 @@ def scores_of(least: int, scores: Mapping[str, ArrayLike]) -> dict[str, Array]:
             raise McdoError(f"{name} has shape {list(array.shape)}; give [N], or [K, N], trials by images")
         finite(name, array, ("image",) if array.ndim == 1 else ("trial", "image"))
         _doubt_orientation(name, np.atleast_2d(array))
-    lengths = {name: array.shape[-1] for name, array in held.items()}
-    if len(set(lengths.values())) > 1:
-        raise McdoError(f"arrays of unequal length: {lengths}; pair them image by image")
-    if min(lengths.values()) < least:
-        raise McdoError(f"{', '.join(held)}: {min(lengths.values())} images; at least {least} are needed")
+    _check_lengths({name: array.shape[-1] for name, array in held.items()}, least)
     return {name: np.atleast_2d(array) for name, array in held.items()}
 
 

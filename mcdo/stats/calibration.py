@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mcdo import arguments
 from mcdo.errors import McdoError
 from mcdo.stats._checks import Array, flags, images
 
@@ -35,7 +36,7 @@ class ReliabilityDiagram:
 
 def reliability_diagram(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> ReliabilityDiagram:
     """``bins`` bins of equal width over [0, 1]; ``confidence`` [N], ``correct`` [N] of 0/1 or bool."""
-    _check_bins(bins)
+    bins = arguments.whole("bins", bins, least=1)
     return _diagram(confidence, correct, np.arange(bins + 1) / bins)
 
 
@@ -49,15 +50,10 @@ def adaptive_calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: 
 
     Equal confidences share a bin, so heavy ties leave fewer bins and the order of images never matters.
     """
-    _check_bins(bins)
+    bins = arguments.whole("bins", bins, least=1)
     (values,) = images(1, confidence=confidence)
     cuts = np.quantile(values, np.arange(1, bins) / bins, method="inverted_cdf")
     return _diagram(confidence, correct, np.unique(np.concatenate([[0.0], cuts, [1.0]]))).calibration_error
-
-
-def _check_bins(bins: int) -> None:
-    if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
-        raise McdoError(f"bins={bins!r}; give a whole number of at least 1")
 
 
 def _diagram(confidence: ArrayLike, correct: ArrayLike, edges: Array) -> ReliabilityDiagram:

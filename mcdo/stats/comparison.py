@@ -64,7 +64,7 @@ def spearman_differences(
     over the scores of this call; more families are joined with :func:`corrected_families`. A score or target that is
     constant gives NaN.
     """
-    others = _others(scores, reference)
+    others = others_than(scores, reference)
     held, goal = _scores(scores, 3, shared_noise, target=target)
     sample = Sample(len(goal), origins, seed, resamples, level)
     names = list(scores)
@@ -87,7 +87,7 @@ def auroc_differences(
     from the intervals of the two areas where that is nil and they do not order the images alike; both NaN where a class
     has fewer origins than :data:`~mcdo.stats.detection.LEAST_CLASS`. Holm as in :func:`spearman_differences`.
     """
-    others = _others(scores, reference)
+    others = others_than(scores, reference)
     held, labels = _scores(scores, 2, shared_noise, positive=positive)
     truth, names = flags("positive", labels), list(scores)
     pairs = [(names.index(name), names.index(reference), truth) for name in others]
@@ -169,7 +169,8 @@ def holm_of_defined(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _others(scores: Mapping[str, ArrayLike], reference: str) -> list[str]:
+def others_than(scores: Mapping[str, ArrayLike], reference: str) -> list[str]:
+    """Names of the other scores. Raises McdoError for an unknown reference, or nothing to compare with it."""
     if reference not in scores:
         raise McdoError(f"no score {reference!r} to compare with; nearest: {nearest(reference, scores)}")
     if len(scores) < 2:

@@ -24,9 +24,8 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from mcdo.errors import McdoError, nearest
 from mcdo.stats._checks import Array, images, of_order_one
-from mcdo.stats.comparison import Difference, corrected
+from mcdo.stats.comparison import Difference, differences, others_than
 from mcdo.stats.resampling import Estimate, Origins, Units, check_resampling
 from mcdo.stats.sample import Inferred
 
@@ -48,15 +47,10 @@ def mean_differences(
         McdoError: for an unknown reference, or nothing to compare with it.
 
     """
-    if reference not in values:
-        raise McdoError(f"no values of {reference!r} to compare with; nearest: {nearest(reference, values)}")
-    if len(values) < 2:
-        raise McdoError(f"only {reference!r} was given; name something to compare it with")
+    others = others_than(values, reference)
     held = dict(zip(values, images(2, **values), strict=True))
-    base = held.pop(reference)
-    units = Units.of(origins, len(base))
-    tests = {name: t_inferred(of - base, units, level) for name, of in held.items()}
-    return corrected({name: Difference(one.estimate, one.p_value, one.p_value) for name, one in tests.items()})
+    units = Units.of(origins, len(held[reference]))
+    return differences(others, [t_inferred(held[name] - held[reference], units, level) for name in others])
 
 
 def t_inferred(values: Array, units: Units, level: float = 0.95) -> Inferred:

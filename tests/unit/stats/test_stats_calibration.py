@@ -92,8 +92,8 @@ def test_adaptive_bins_hold_equal_shares_and_keep_ties_together() -> None:
         ([0.5], [1, 0], 15, "unequal length"),
         ([], [], 15, "at least 1"),
         ([0.5], [0.5], 15, "0 or 1"),
-        ([0.5], [1], 0, "bins=0"),
-        ([0.5], [1], 2.5, "bins=2.5"),
+        ([0.5], [1], 0, "bins = 0"),
+        ([0.5], [1], 2.5, "bins = 2.5"),
     ],
 )
 @pytest.mark.parametrize("error", [expected_calibration_error, adaptive_calibration_error])
