@@ -18,6 +18,7 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -106,12 +107,19 @@ def checked(value: Any, kind: Any, where: object, *, from_text: bool = False) ->
     return found
 
 
-def without_nan(value: Any) -> Any:
-    """A value that JSON can hold: what is no number becomes null; :func:`with_nan` is the inverse."""
+def plain(value: Any) -> Any:
+    """A value that JSON can hold: what has ``as_dict`` by that, other dataclasses by their fields.
+
+    What is no number becomes null; :func:`with_nan` is the inverse.
+    """
+    if hasattr(value, "as_dict"):
+        return plain(value.as_dict())
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
-        return {name: without_nan(each) for name, each in value.items()}
+        return {name: plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_nan(each) for each in value]
+        return [plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

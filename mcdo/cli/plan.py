@@ -368,7 +368,7 @@ def _command(asked: argparse.Namespace, models: tuple[str, ...], *sizes: str) ->
 def _entry(each: Planned) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from mcdo.schema import without_nan
+    from mcdo.schema import plain
 
-    facts: dict[str, Any] = without_nan(asdict(each))
+    facts: dict[str, Any] = plain(asdict(each))
     return facts

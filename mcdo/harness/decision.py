@@ -23,7 +23,7 @@ from mcdo.report.files import read_json, write_json
 from mcdo.report.judgement import ALPHA, Outcome
 from mcdo.report.made import made
 from mcdo.report.terminal import Table, interval
-from mcdo.schema import checked, with_nan, without_nan
+from mcdo.schema import checked, plain, with_nan
 from mcdo.stats import THRESHOLDS, Estimate, Reliability, usable_cells
 from mcdo.store import canonical_json
 from mcdo.store.fingerprint import measuring_code
@@ -180,7 +180,7 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        facts: dict[str, Any] = without_nan(asdict(self))
+        facts: dict[str, Any] = plain(asdict(self))
         return facts
 
     def write(self, reports: Path, file: str = FILE) -> Path:

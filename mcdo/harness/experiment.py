@@ -331,14 +331,5 @@ class Experiment(ABC, Generic[Result]):
         return reports / (self.folder or self.phase) / self.name
 
 
-def plain(value: Any) -> Any:
-    """JSON-able: what has ``as_dict`` by that, in mappings, lists and tuples as well."""
-    if hasattr(value, "as_dict"):
-        return plain(value.as_dict())
-    if isinstance(value, Mapping):
-        return {name: plain(each) for name, each in value.items()}
-    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
-
-
 def _largest(size: Any) -> int:
     return int(max(size) if isinstance(size, tuple) else size)

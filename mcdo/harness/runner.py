@@ -13,13 +13,14 @@ from numpy.typing import ArrayLike
 from mcdo.errors import McdoError
 from mcdo.estimators.provenance import encoder_provenance, versions
 from mcdo.estimators.run import EncoderRun
-from mcdo.harness.experiment import Experiment, Inputs, Subject, View, foreseen, plain
+from mcdo.harness.experiment import Experiment, Inputs, Subject, View, foreseen
 from mcdo.harness.requests import FirstOrder, Images, Logits, Passes, Request
 from mcdo.harness.session import Session
 from mcdo.names import file_name
 from mcdo.report.files import add_to_json, read_json, write_json, write_npz, write_text
 from mcdo.report.judgement import Judgement
 from mcdo.report.made import made
+from mcdo.schema import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

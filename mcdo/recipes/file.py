@@ -26,7 +26,7 @@ from mcdo.estimators import SCORES, DimensionWeights
 from mcdo.estimators.score_table import WEIGHTED
 from mcdo.perturbation import KINDS, Perturbation, Role
 from mcdo.report.files import write_json
-from mcdo.schema import Count, Hash, NotNegative, Record, Share, Size, Text, checked, read_json, without_nan
+from mcdo.schema import Count, Hash, NotNegative, Record, Share, Size, Text, checked, plain, read_json
 from mcdo.stats import Estimate
 
 if TYPE_CHECKING:
@@ -389,7 +389,7 @@ class Recipe(Record, frozen=True):
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form, as it stands in the file: under its seal."""
-        found: dict[str, Any] = without_nan(msgspec.to_builtins(self))
+        found: dict[str, Any] = plain(msgspec.to_builtins(self))
         return {**found, SEAL: seal_of(found)}
 
 

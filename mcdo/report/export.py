@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from mcdo.names import csv_cell, markdown_table, printable
 from mcdo.report.files import write_text, written
 from mcdo.report.per_image import per_image
 from mcdo.report.results import Reports
+from mcdo.schema import plain
 
 Row = Mapping[str, Any]
 CLAIM_COLUMNS = (
@@ -43,12 +43,8 @@ def scores(reports: Reports) -> Iterator[Row]:
         experiment, model, file, score = held.key
         for trial, values in enumerate(held.values):
             for image, origin, value in zip(held.ids, held.origins, values, strict=True):
-                row = (experiment, model, file, score, str(image), str(origin), trial, _finite(float(value)))
+                row = (experiment, model, file, score, str(image), str(origin), trial, plain(float(value)))
                 yield dict(zip(SCORE_COLUMNS, row, strict=True))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:

@@ -46,15 +46,6 @@ class GroupDifference:
     p_value: float
     p_holm: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {
-            "difference": self.difference.as_dict(),
-            "exceedance": self.exceedance.as_dict(),
-            "p_value": self.p_value,
-            "p_holm": self.p_holm,
-        }
-
 
 def group_differences(
     groups: Mapping[str, ArrayLike],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy
@@ -30,16 +29,6 @@ class PairedIncrease:
     relative_change: Estimate
     n: int
     ties: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able: p_value, fraction, relative_change, n, ties."""
-        return {
-            "p_value": self.p_value,
-            "fraction": self.fraction.as_dict(),
-            "relative_change": self.relative_change.as_dict(),
-            "n": self.n,
-            "ties": self.ties,
-        }
 
 
 def rise(degraded: ArrayLike, clean: ArrayLike) -> Array:

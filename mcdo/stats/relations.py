@@ -10,13 +10,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mcdo.errors import McdoError
-from mcdo.stats._checks import Array, flags, images, jsonable
+from mcdo.stats._checks import Array, flags, images
 from mcdo.stats.association import RankFigure, RankFigures, among
 from mcdo.stats.comparison import AreaDifferences, Difference, differences, holm_of_defined
 from mcdo.stats.resampling import Estimate, Origins, correlation, rank_covariance
@@ -37,16 +36,6 @@ class Relation:
     p_value: float
     p_holm: float
     given_p_holm: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able form; undefined numbers become None."""
-        return {
-            "rho": self.rho.as_dict(),
-            "given": self.given.as_dict(),
-            "p_value": jsonable(self.p_value),
-            "p_holm": jsonable(self.p_holm),
-            "given_p_holm": jsonable(self.given_p_holm),
-        }
 
     def __str__(self) -> str:
         return f"{self.rho} p_holm={self.p_holm:.2g}; given {self.given}"

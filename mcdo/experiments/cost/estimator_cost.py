@@ -127,10 +127,6 @@ class Point:
     reliability: Reliability
     kept: float = 0.0
 
-    def as_dict(self) -> dict[str, Any]:
-        kept = {"way": self.way, "p": self.p, "budget": self.budget, "cost": self.cost, "kept": self.kept}
-        return {**kept, "reliability": self.reliability.as_dict()}
-
 
 @dataclass(frozen=True)
 class EstimatorCosts:
@@ -269,15 +265,12 @@ class EstimatorCost(Experiment[EstimatorCosts]):
         )
 
     def summary(self, result: EstimatorCosts) -> Mapping[str, Any]:
-        gained = {
-            score: {f"{p:g}": {way: gain.as_dict() for way, gain in result.gains[score, p].items()} for p in self.p}
-            for score in SCORES
-        }
+        gained = {score: {f"{p:g}": result.gains[score, p] for p in self.p} for score in SCORES}
         return {
             "machine": dict(result.passes.machine),
-            "costs": {way: cost.as_dict() for way, cost in result.passes.by_way.items()},
+            "costs": result.passes.by_way,
             "gains": gained,
-            "points": {score: [point.as_dict() for point in found] for score, found in result.points.items()},
+            "points": result.points,
         }
 
     def title(self) -> str:

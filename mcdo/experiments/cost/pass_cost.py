@@ -10,7 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -245,9 +245,6 @@ class Cost:
         """The ratio, with its quartiles over rounds."""
         return Estimate(self.ratio, self.q25, self.q75, self.rounds, level=0.5)
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     def __str__(self) -> str:
         return f"{self.ratio:.2f} [{self.q25:.2f}, {self.q75:.2f}]"
 
@@ -405,8 +402,8 @@ class PassCost(Experiment[PassCosts]):
 
     def summary(self, result: PassCosts) -> Mapping[str, Any]:
         return {
-            "costs": {name: cost.as_dict() for name, cost in result.by_way.items()},
-            "native_over_keyed": result.native_over_keyed.as_dict(),
+            "costs": result.by_way,
+            "native_over_keyed": result.native_over_keyed,
             "peak_memory": result.memory,
             "machine": dict(result.machine),
         }

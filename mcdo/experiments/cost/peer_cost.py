@@ -268,10 +268,10 @@ class PeerCost(Experiment[PeerCosts]):
 
     def summary(self, result: PeerCosts) -> Mapping[str, Any]:
         return {
-            "costs": {name: cost.as_dict() for name, cost in result.dropout.items()},
+            "costs": result.dropout,
             "sites_disturbed": dict(result.sites),
-            "in_keyed_passes": {peer: cost.as_dict() for peer, cost in result.in_keyed.items()},
-            "laplace": {name: cost.as_dict() for name, cost in result.laplace.items()},
+            "in_keyed_passes": result.in_keyed,
+            "laplace": result.laplace,
         }
 
 

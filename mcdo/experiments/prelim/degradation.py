@@ -264,14 +264,14 @@ def _entry(spec: str, damage: Damage) -> dict[str, Any]:
         "accuracy": damage.accuracy,
         "common_random_numbers": {
             name: {
-                **of.as_dict(),
+                **vars(of),
                 **({"p_holm": damage.p_holm[name]} if name in damage.p_holm else {}),
                 "grade": grade(of.fraction),
             }
             for name, of in damage.increase.items()
         },
         "independent_masks": {
-            name: {**of.as_dict(), "grade": grade(of.fraction)} for name, of in damage.independent.items()
+            name: {**vars(of), "grade": grade(of.fraction)} for name, of in damage.independent.items()
         },
     }
 

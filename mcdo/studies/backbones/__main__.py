@@ -13,7 +13,7 @@ import yaml
 
 from mcdo.errors import McdoError
 from mcdo.names import message, say_text
-from mcdo.schema import parse_yaml
+from mcdo.schema import parse_yaml, plain
 from mcdo.studies.backbones.config import BackbonesConfig, load_config
 from mcdo.studies.backbones.extract import extract, shard_path
 from mcdo.studies.backbones.features import merge, read_features
@@ -84,7 +84,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _run(asked: argparse.Namespace, config: BackbonesConfig) -> str:
     if asked.command == "config":
-        return str(yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)).rstrip()
+        return str(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False)).rstrip()
     if asked.command == "jobs":
         return _jobs(asked, config)
     if asked.command in ("run", "table"):
@@ -92,12 +92,6 @@ def _run(asked: argparse.Namespace, config: BackbonesConfig) -> str:
         return f"{markdown(table)}\n{asked.root}: table.json, table.md, table.png"
     step = {"extract": _extract, "merge": _merge, "train": _train}[asked.command]
     return "\n".join(step(asked, config, backbone) for backbone in config.backbones)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _extract(asked: argparse.Namespace, config: BackbonesConfig, backbone: str) -> str:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from mcdo.errors import McdoError
 from mcdo.names import file_name, printable
 from mcdo.report.files import write_json
-from mcdo.schema import Record, read_json
+from mcdo.schema import Record, plain, read_json
 from mcdo.store import canonical_json
 from mcdo.store.fingerprint import code_fingerprint
 from mcdo.studies.backbones.config import BackbonesConfig
@@ -114,13 +114,12 @@ def _key(series: Series, config: BackbonesConfig) -> str:
 
 
 def _as_json(found: Prediction, key: str) -> dict[str, Any]:
-    rows = [[None if np.isnan(value) else float(value) for value in row] for row in found.probability]
     facts = {
         "key": key,
         "seed": found.task.seed,
         "group": found.task.group,
         "plants": found.plants,
-        "probability": rows,
+        "probability": plain(found.probability.tolist()),
         "epochs": found.epochs,
         "best_epoch": found.best_epoch,
         "validation_loss": found.validation_loss,

@@ -175,15 +175,21 @@ def _paired(row: Row, base: Row, name: str, seed: int) -> tuple[Estimate, float]
 
 
 def as_json(table: Table) -> dict[str, Any]:
-    """For table.json; what is not defined is null."""
+    """For table.json."""
     return {
         "baseline": table.baseline,
-        "rows": {row.backbone: _row_json(row) for row in table.rows},
+        "rows": {
+            row.backbone: {
+                name: {**estimate.as_dict(), "seed_sd": row.seed_sd[name], "folds": row.folds[name].tolist()}
+                for name, estimate in row.estimates.items()
+            }
+            for row in table.rows
+        },
         "comparisons": [
             {
                 "backbone": each.backbone,
                 "figure": each.figure,
-                "improvement": each.difference.as_dict(),
+                "improvement": each.difference,
                 "p_wilcoxon_one_sided": each.p,
                 "p_holm": each.p_holm,
             }
@@ -192,18 +198,6 @@ def as_json(table: Table) -> dict[str, Any]:
         "family": f"Holm over {len(table.comparisons)} one-sided Wilcoxon tests against {table.baseline}, over folds",
         "published": PUBLISHED,
     }
-
-
-def _row_json(row: Row) -> dict[str, Any]:
-    sd = {name: None if math.isnan(value) else value for name, value in row.seed_sd.items()}
-    return {
-        name: {**estimate.as_dict(), "seed_sd": sd[name], "folds": _nullable(row.folds[name])}
-        for name, estimate in row.estimates.items()
-    }
-
-
-def _nullable(values: Array) -> list[list[float | None]]:
-    return [[None if math.isnan(value) else float(value) for value in line] for line in values]
 
 
 def markdown(table: Table) -> str:

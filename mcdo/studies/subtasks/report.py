@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mcdo.names import markdown_table
+from mcdo.schema import plain
 from mcdo.stats import Estimate
-from mcdo.stats._checks import jsonable
 from mcdo.studies.subtasks import published
 from mcdo.studies.subtasks.dropout import CLASSES
 from mcdo.studies.subtasks.evaluate import OPTIONS, OTHER_ERRORS, Evaluation
@@ -30,16 +30,16 @@ def as_json(found: Evaluation) -> dict[str, Any]:
         "superclass": dict(zip(task.class_names, task.superclass, strict=True)),
         "splits": {name: {"images": len(s), "origins": len(set(s.origins))} for name, s in splits.items()},
         "images": shown,
-        "arms": {name: _plain(asdict(arm)) for name, arm in found.arms.items()},
-        "contrasts": [_plain(asdict(each)) for each in found.contrasts],
-        "mcnemar": [_plain(asdict(each)) for each in found.mcnemar],
-        "heads": {name: _plain(asdict(head)) for name, head in found.heads.items()},
-        "edges_over_variance": _plain(asdict(found.edges_over_variance)),
-        "triage": [_plain(asdict(row)) for row in found.triage],
+        "arms": {name: plain(asdict(arm)) for name, arm in found.arms.items()},
+        "contrasts": [plain(asdict(each)) for each in found.contrasts],
+        "mcnemar": [plain(asdict(each)) for each in found.mcnemar],
+        "heads": {name: plain(asdict(head)) for name, head in found.heads.items()},
+        "edges_over_variance": plain(asdict(found.edges_over_variance)),
+        "triage": [plain(asdict(row)) for row in found.triage],
         "accept_over_rest": {arm: each.as_dict() for arm, each in found.accept_over_rest.items()},
         "mean_std": {arm: {k: e.as_dict() for k, e in each.items()} for arm, each in found.mean_std.items()},
         "reliability": {
-            which: {name: [jsonable(float(v)) for v in values] for name, values in vars(diagram).items()}
+            which: {name: plain(values.tolist()) for name, values in vars(diagram).items()}
             for which, diagram in found.diagrams.items()
         },
         "published": {
@@ -52,15 +52,6 @@ def as_json(found: Evaluation) -> dict[str, Any]:
             "ece_difference": asdict(published.difference_of(published.ECE)),
         },
     }
-
-
-def _plain(value: Any) -> Any:
-    """Infinities and NaN, which JSON does not know, as None."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return jsonable(value) if isinstance(value, float) else value
 
 
 def markdown(found: Evaluation, encoder: str) -> str:

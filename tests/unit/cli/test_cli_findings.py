@@ -24,6 +24,7 @@ from mcdo.experiments.cost.pass_cost import FIRST_ORDER, NATIVE, SPARSE, Cost, P
 from mcdo.harness import Inputs
 from mcdo.report.figures import draw
 from mcdo.report.files import write_json
+from mcdo.schema import plain
 from mcdo.stats import factorial_analysis, reliability
 
 
@@ -93,7 +94,7 @@ def test_costs_stand_beside_first_order_and_what_is_not_reached_is_a_bound(tmp_p
     gained = {(score, 0.01): cost.gains(points, 0.01, cost.JUDGED_PROBES) for score in cost.SCORES}
     result = cost.EstimatorCosts(costs, dict.fromkeys(cost.SCORES, points), gained)
     folder = tmp_path / "estimator_cost"
-    write_json(folder / "clip_tiny.json", {**experiment.summary(result), "config": experiment.as_dict()})
+    write_json(folder / "clip_tiny.json", {**plain(experiment.summary(result)), "config": experiment.as_dict()})
     draw(experiment.panels(cast("Inputs", None), result), "clip_tiny").savefig(folder / "clip_tiny.png")
     lines = _costs(folder, tmp_path / "figures")
     (row, _) = (line.split(" | ") for line in lines if line.startswith("| clip_tiny"))

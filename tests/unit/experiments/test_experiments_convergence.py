@@ -11,7 +11,7 @@ from made_up_runs import Array, made_up_run
 
 from mcdo.estimators import MonteCarloRun
 from mcdo.experiments.phase1.convergence_sweep import ConvergenceResult, ConvergenceSweep
-from mcdo.harness.experiment import plain
+from mcdo.schema import plain
 from mcdo.stats import Estimate, predicted_reliability, reliability
 
 SWEEP = ConvergenceSweep(n=150, passes=(8, 16, 32, 64, 128))

@@ -44,8 +44,8 @@ from mcdo.experiments.phase4.exp10_text_tower.prompt_bank import (
 )
 from mcdo.experiments.phase4.exp10_text_tower.result import TextResult
 from mcdo.harness import FirstOrder, Inputs, Passes, Request, Session, Settings, TokenCounts
-from mcdo.harness.experiment import plain
 from mcdo.perturbation import Dropout
+from mcdo.schema import plain
 from mcdo.stats import group_differences, partial_spearman, spearman
 
 BANK = bank("clip_tiny", CLASS_NAMES)

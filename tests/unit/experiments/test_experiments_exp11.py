@@ -32,9 +32,9 @@ from mcdo.experiments.phase4.exp11_concrete_proxy.search import (
     split,
 )
 from mcdo.harness import FirstOrder, Images, Inputs, Logits, Passes, Request
-from mcdo.harness.experiment import plain
 from mcdo.images.sampling import second_half
 from mcdo.perturbation import find_sites
+from mcdo.schema import plain
 from mcdo.stats import AmbiguityTargets, Estimate, ambiguity_targets, reliability
 from mcdo.stats.sample import Sample
 

@@ -15,8 +15,8 @@ from mcdo.errors import NotApplicableError
 from mcdo.experiments.phase3.exp6_laplace.experiment import REFERENCE, LaplaceComparison, LaplaceResult
 from mcdo.experiments.phase3.exp6_laplace.runtimes import Runtimes, in_plain_passes
 from mcdo.harness import FirstOrder, Images, Inputs, Logits, Passes, Request
-from mcdo.harness.experiment import plain
 from mcdo.harness.laplace_requests import LaplaceScores
+from mcdo.schema import plain
 from mcdo.stats import holm
 
 N, C = 300, 5

@@ -34,8 +34,8 @@ from mcdo.experiments.phase3.exp9_tracking.frames import Frame, parse_sequence, 
 from mcdo.experiments.phase3.exp9_tracking.images import ImageTracking
 from mcdo.experiments.phase3.exp9_tracking.sequences import Group, dealt, synthetic_sequence
 from mcdo.harness import Features, Inputs, Logits, Passes, Request, Settings
-from mcdo.harness.experiment import plain
 from mcdo.harness.laplace_requests import LaplaceScores
+from mcdo.schema import plain
 from mcdo.stats import tracking_metrics
 
 CONFIG = SyntheticTracking(sequences=30)

@@ -29,7 +29,7 @@ from mcdo.experiments.prelim.grid import (
 )
 from mcdo.experiments.prelim.loss_or_site import LossOrSite, LossOrSiteResult, check_roles
 from mcdo.harness import Images, Logits, Passes, Request
-from mcdo.harness.experiment import plain
+from mcdo.schema import plain
 from mcdo.stats import ambiguity_targets, reliability, spearman
 
 Array = NDArray[np.float64]

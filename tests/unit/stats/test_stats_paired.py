@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mcdo.errors import McdoError
+from mcdo.schema import plain
 from mcdo.stats import wilcoxon_increase
 from mcdo.stats.paired import rise, signed_rank_terms
 
@@ -34,7 +35,7 @@ def test_equal_pairs_are_no_increase() -> None:
     nothing = wilcoxon_increase([1, 2], [1, 2])
     assert (nothing.p_value, nothing.fraction.value, nothing.ties) == (1.0, 0.0, 2)
     assert math.isnan(wilcoxon_increase([1, 1], [-1, 1]).relative_change.value)
-    assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["fraction"]["n"] == 4
+    assert json.loads(json.dumps(plain(found), allow_nan=False))["fraction"]["n"] == 4
     with pytest.raises(McdoError, match="degraded holds inf at image 1"):
         wilcoxon_increase([1, math.inf], [1, 2])
 

@@ -7,6 +7,7 @@ import pytest
 import scipy
 
 from mcdo.errors import McdoError
+from mcdo.schema import plain
 from mcdo.stats import bootstrap, partial_spearman, spearman
 from mcdo.stats.relations import advantages, rank_relations
 
@@ -64,7 +65,7 @@ def test_without_a_covariate_the_partial_figure_is_undefined_and_no_test() -> No
     assert math.isnan(relation.given.value)
     assert math.isnan(relation.given_p_holm)
     assert relation.p_holm == relation.p_value
-    assert relation.as_dict()["given"] == {"value": None, "low": None, "high": None, "n": 200, "level": 0.95}
+    assert plain(relation)["given"] == {"value": None, "low": None, "high": None, "n": 200, "level": 0.95}
 
 
 def test_a_constant_quantity_or_one_that_is_the_covariate_is_undefined_and_no_test() -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mcdo.errors import McdoError
 from mcdo.report.figures import draw
+from mcdo.schema import plain
 from mcdo.studies.backbones.figure import estimates_panel, onsets_panel
 from mcdo.studies.backbones.series import Series
 from mcdo.studies.backbones.table import as_json, compare, fold_figures, markdown, onset_days, row_of
@@ -160,7 +161,7 @@ def test_different_folds_are_not_compared() -> None:
 def test_the_table_is_strict_json_and_markdown_and_a_figure() -> None:
     rows = [row_of(*_many(0.4, seeds=2)), replace(row_of(*_many(0.1, seeds=2)), backbone="better")]
     table = compare(rows, "made")
-    text = json.dumps(as_json(table), allow_nan=False)
+    text = json.dumps(plain(as_json(table)), allow_nan=False)
     assert json.loads(text)["rows"]["better"]["f1"]["n"] == 8
     assert len(markdown(table).splitlines()) == 2 + 2 + 1 + 2 + 3
     assert "made (baseline)" in markdown(table)
