@@ -231,7 +231,7 @@ def _parted(found: list[Planned | Missing]) -> tuple[list[Planned], list[Missing
 def _rates(settings: Settings, rate: float | None) -> dict[str, _Rate]:
     """Of every model whose weights are here; a few passes are timed."""
     from mcdo.harness import Session
-    from mcdo.harness.remaining import seconds_per_pass
+    from mcdo.harness.remaining import most_held, seconds_per_pass
 
     if rate is not None and not 0 < rate < math.inf:
         raise McdoError(f"--rate={rate:g}: give passes per second, more than none and not infinitely many")
@@ -244,18 +244,8 @@ def _rates(settings: Settings, rate: float | None) -> dict[str, _Rate]:
                 raise McdoError(f"{error}; or give --rate=PASSES_PER_SECOND to plan without the weights") from error
             continue
         seconds = seconds_per_pass(encoder, settings.batch_size) if rate is None else 1 / rate
-        found[model] = _Rate(model, encoder, seconds, _resident())
+        found[model] = _Rate(model, encoder, seconds, most_held())
     return found
-
-
-def _resident() -> int:
-    """Bytes that this process holds at its peak so far."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return 0
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(most if sys.platform == "darwin" else 1024 * most)
 
 
 def _expenses(rate: _Rate, settings: Settings) -> Table:

@@ -13,11 +13,11 @@ from mcdo.cluster.look import measured
 from mcdo.cluster.work import Work, described
 from mcdo.estimators import first_order, monte_carlo
 from mcdo.estimators.progress import Silent
-from mcdo.estimators.score_table import BUILT_IN
-from mcdo.estimators.scores import EIGENVALUES
 from mcdo.harness import FirstOrder, Passes, Request
+from mcdo.harness.expense import expense
 from mcdo.harness.remaining import duration, seconds_per_pass
 from mcdo.perturbation import PASS_BLOCK
+from mcdo.stats.planning import Size
 
 SAMPLE_S = 3.0
 """About how long a kind of measurement is tried."""
@@ -150,16 +150,11 @@ class Estimates:
         return taken - timed.seconds, timed.seconds / (few * each)
 
     def _size(self, request: Request[Any]) -> int | None:
-        if not isinstance(request, Passes | FirstOrder):
+        if not isinstance(request, Passes):
             return None
         encoder, images, _ = self._session.tower(request.model, request.shown)
-        N = len(images)
-        if isinstance(request, FirstOrder):
-            return None
-        config = request.config
-        taken = sum(len(config.taken_at(name)) for name in dict.fromkeys((*BUILT_IN, *config.scores)))
-        numbers = config.trials * N * (taken + EIGENVALUES * len(config.geometry))
-        return 8 * numbers + N * (4 * encoder.feature_dim + 16)
+        size = Size(len(images), request.config.trials, request.config.passes[-1])
+        return expense(encoder, size, request.config, 0.0).stored
 
 
 def _kind(request: Passes | FirstOrder) -> tuple[Any, ...]:

@@ -194,12 +194,17 @@ class _Running:
 
 def memory() -> str:
     """The most that this process has held, in GB; "" where the system does not say."""
+    held = most_held()
+    return f"{held / 2**30:.1f} GB" if held else ""
+
+
+def most_held() -> int:
+    """Bytes that this process holds at its peak so far; 0 where the system does not say."""
     try:
         import resource
     except ImportError:  # Windows
-        return ""
-    unit = 1 if sys.platform == "darwin" else 1024  # of the system's figure, in bytes
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GB"
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class PeakMemory:

@@ -32,8 +32,7 @@ from mcdo.experiments.cost.pass_cost import (
     Cost,
     PassCost,
     PassCosts,
-    subject_on,
-    takes_small_inputs,
+    small_subjects,
     with_probes,
     within,
 )
@@ -168,8 +167,7 @@ class EstimatorCost(Experiment[EstimatorCosts]):
 
     @classmethod
     def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
-        small = (model for model in settings.models if takes_small_inputs(model))
-        return tuple(subject_on(settings.device, model) for model in small)
+        return small_subjects(settings)
 
     def runs(self, model: str, p: float) -> dict[str, Passes]:
         """Passes of every way; those of native dropout have the distribution of keyed masks."""

@@ -330,6 +330,11 @@ def subject_on(device: str, model: str) -> Subject:
     return Subject(model if device == "cpu" else f"{model} on {device}", (model,))
 
 
+def small_subjects(settings: Settings) -> tuple[Subject, ...]:
+    """The session's models with small inputs: others would take hours."""
+    return tuple(subject_on(settings.device, model) for model in settings.models if takes_small_inputs(model))
+
+
 @dataclass(frozen=True)
 class PassCost(Experiment[PassCosts]):
     """Every way in turn with the deterministic pass, ``rounds`` times; fewer for inputs above 64 px."""

@@ -29,8 +29,7 @@ from mcdo.experiments.cost.pass_cost import (
     deterministic,
     keyed,
     machine,
-    subject_on,
-    takes_small_inputs,
+    small_subjects,
     timed,
 )
 from mcdo.harness import Claim, Experiment, Features, Files, Images, Inputs, Request, Settings, Subject, View
@@ -215,8 +214,7 @@ class PeerCost(Experiment[PeerCosts]):
 
     @classmethod
     def subjects(cls, settings: Settings) -> tuple[Subject, ...]:
-        small = (model for model in settings.models if takes_small_inputs(model))
-        return tuple(subject_on(settings.device, model) for model in small)
+        return small_subjects(settings)
 
     def dropout_times(self, model: str) -> DropoutTimes:
         """Of the peers that are installed."""

@@ -22,7 +22,6 @@ class Basis:
     """Orthonormal rows ``vectors`` [r, D], by falling singular value, in a space of ``dim`` directions."""
 
     vectors: Array
-    singular_values: Array
     dim: int
 
     @property
@@ -54,7 +53,7 @@ def semantic_basis(text: NDArray[np.floating], gap: Array | None = None, varianc
     if variance < 1:
         cumulative = np.cumsum(np.square(values)) / np.square(values).sum()
         taken[np.searchsorted(cumulative, variance) + 1 :] = False
-    return Basis(rows[taken], values[taken], dim)
+    return Basis(rows[taken], dim)
 
 
 def modality_gap(features: NDArray[np.floating], text: NDArray[np.floating]) -> Array:
