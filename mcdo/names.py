@@ -171,6 +171,11 @@ def columns(rows: Sequence[tuple[str, ...]], encoding: str | None = "utf-8") -> 
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
 
 
+def words(text: str) -> tuple[str, ...]:
+    """What stands between the commas of ``text``, without blanks around it."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
 def few_of(names: Sequence[str], most: int = 5) -> str:
     """The first of them, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mcdo.errors import McdoError
-from mcdo.names import columns, say
+from mcdo.names import columns, say, words
 from mcdo.report.finding import Finding, State
 
 PLUGINS = {
@@ -50,7 +50,7 @@ def run(asked: argparse.Namespace) -> int:
     rooms: dict[str, Callable[[], Iterable[Finding]]] = {
         "software": _software,
         "devices": lambda: _devices(asked.device),
-        "weights": lambda: _weights(tuple(word.strip() for word in asked.models.split(",") if word.strip())),
+        "weights": lambda: _weights(words(asked.models)),
         "images": lambda: _images(asked.images),
         "folders": lambda: _places(asked.store, asked.reports),
         "programs": _programs,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mcdo.errors import McdoError, nearest
-from mcdo.names import say
+from mcdo.names import say, words
 
 
 def add_command(rooms: Any) -> None:
@@ -47,9 +47,9 @@ def run(asked: argparse.Namespace) -> int:
     columns = read_columns(asked.table)
     named = {what: getattr(asked, what) for what in ("error", "entropy", "norm", "foreign", "origin")}
     roles = {what: _column(columns, name, asked.table) for what, name in named.items() if name is not None}
-    trivial = _words(asked.trivial)
+    trivial = words(asked.trivial)
     taken = {*named.values(), *trivial}
-    wanted = _words(asked.scores) or [
+    wanted = words(asked.scores) or [
         n for n, cells in columns.items() if may_hold_scores(n) and n not in taken and numbers_of(cells)
     ]
     if not wanted:
@@ -151,7 +151,7 @@ def _uneven(origins: Any) -> list[str]:
 _MANY_COPIES = 0.02  # of the rows: fewer that are equal in a few numbers may be so by rounding
 
 
-def _copies(names: list[str], values: Any) -> list[str]:
+def _copies(names: Iterable[str], values: Any) -> list[str]:
     """What to say, if anything, of rows that repeat the ``values`` [columns, rows] of another."""
     import numpy as np
 
@@ -193,10 +193,6 @@ def _tables(title: str, found: Any, ahead: Any) -> list[Any]:
 
 def _p(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2g}"
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 Cells = Mapping[int, str]  # by line

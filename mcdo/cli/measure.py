@@ -6,7 +6,6 @@ The tests are collected by pytest, so options, plan and keys are theirs; ``pytes
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 import time
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcdo.errors import McdoError
-from mcdo.names import columns, say
-from mcdo.store import canonical_json
+from mcdo.names import columns, say, words
+from mcdo.store import digest
 
 if TYPE_CHECKING:
     import pytest
@@ -81,7 +80,7 @@ def run(asked: argparse.Namespace) -> int:
     if asked.workers is not None or asked.devices:
         from mcdo.cluster import workers
 
-        devices = [word.strip() for word in (asked.devices or "").split(",") if word.strip()]
+        devices = words(asked.devices or "")
         own, others = workers.commands(arguments, asked.workers, devices)
         with workers.Beside(others) as beside:
             status = _in_pytest(own, lambda work: _all(work, beside.begin))
@@ -167,7 +166,7 @@ def _store(arguments: Sequence[str]) -> Path:
 
 def plan_name(arguments: Sequence[str], shares: int) -> str:
     """Name of the file that says who measures what."""
-    return f"{hashlib.sha256(canonical_json([list(arguments), shares]).encode()).hexdigest()[:16]}.json"
+    return f"{digest([list(arguments), shares])[:16]}.json"
 
 
 def _in_pytest(arguments: Sequence[str], do: Callable[[Work], int], looks_at: LooksAt = "everything") -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcdo.errors import McdoError, nearest
-from mcdo.names import say, size_of
+from mcdo.names import say, size_of, words
 
 if TYPE_CHECKING:
     from mcdo.harness import Settings
@@ -124,12 +124,12 @@ def _settings(asked: argparse.Namespace) -> Settings:
     from mcdo.harness.settings import Sizes
     from mcdo.perturbation import Dropout, parse_perturbation
 
-    models = _words(asked.models) or tuple(key for key, spec in REGISTRY.items() if spec.default)
+    models = words(asked.models) or tuple(key for key, spec in REGISTRY.items() if spec.default)
     for model in models:
         find_spec(model)
     check_precision(asked.precision)
     device = _best_device() if asked.device == "auto" else device_named(asked.device).type
-    ladder = tuple(arguments.wholes("--passes", [_whole(word) for word in _words(asked.passes)])) or None
+    ladder = tuple(arguments.wholes("--passes", [_whole(word) for word in words(asked.passes)])) or None
     return Settings(
         models=models,
         images=asked.images,
@@ -140,7 +140,7 @@ def _settings(asked: argparse.Namespace) -> Settings:
         precision=asked.precision,
         dropout=Dropout(0.01) if asked.perturbation is None else parse_perturbation(asked.perturbation),
         store=asked.store,
-        random_weights=frozenset(_words(asked.random_weights)),
+        random_weights=frozenset(words(asked.random_weights)),
     )
 
 
@@ -154,10 +154,6 @@ def _whole(word: str) -> int:
     if not word.isdecimal():
         raise McdoError(f"--passes={word}: give whole numbers, by commas")
     return int(word)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 # ---- what is planned for
@@ -202,7 +198,7 @@ def _assumed(asked: argparse.Namespace, power: float, most: int) -> Iterator[Pla
 def _assumptions(text: str) -> dict[str, float]:
     known = (*ASSUMABLE, "passes")
     found: dict[str, float] = {}
-    for word in _words(text):
+    for word in words(text):
         written, _, value = word.partition("=")
         name = written.strip()
         if name not in known:
@@ -350,7 +346,7 @@ _OF_THE_PILOT: Mapping[str, object] = {
 
 def _command(asked: argparse.Namespace, models: tuple[str, ...], *sizes: str) -> str:
     given = {name: getattr(asked, name) for name, default in _OF_THE_PILOT.items() if getattr(asked, name) != default}
-    random = [name for name in _words(asked.random_weights) if name in models]
+    random = [name for name in words(asked.random_weights) if name in models]
     options = {"models": ",".join(models), **given} | ({"random-weights": ",".join(random)} if random else {})
     return shlex.join(["pytest", "-m", "phase1", *(f"--{name}={value}" for name, value in options.items()), *sizes])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcdo.errors import McdoError
-from mcdo.names import message, say, say_text
+from mcdo.names import message, say, say_text, words
 
 if TYPE_CHECKING:
     from mcdo.recipes import Recipe
@@ -75,7 +75,7 @@ def _scored(asked: argparse.Namespace) -> int:
     threshold_of(applied.recipe, rate)  # what is wrong with it costs no pass
     encoder = applied.encoder(_device(asked.device), key=asked.encoder, seed=asked.seed)
     images = load_images(asked.images, asked.num_images, asked.seed, skip_unreadable=asked.skip_unreadable)
-    families = None if asked.families is None else tuple(w.strip() for w in asked.families.split(",") if w.strip())
+    families = None if asked.families is None else words(asked.families)
     try:
         found = applied.score(
             images,

@@ -7,7 +7,6 @@ whether a reliable score is valid beyond the feature norm. Without the harness's
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +24,7 @@ from mcdo.report.made import made
 from mcdo.report.terminal import Table, interval
 from mcdo.schema import checked, plain, with_nan
 from mcdo.stats import THRESHOLDS, Estimate, Reliability, usable_cells
-from mcdo.store import canonical_json
+from mcdo.store import canonical_json, digest
 from mcdo.store.fingerprint import measuring_code
 
 if TYPE_CHECKING:
@@ -186,7 +185,7 @@ class Verdict:
     def write(self, reports: Path, file: str = FILE) -> Path:
         """Where later phases look for it, unless ``file`` is another."""
         facts = {**self.as_dict(), _MADE: made()}
-        return write_json(reports / file, {**facts, _SEAL: _digest(facts)})
+        return write_json(reports / file, {**facts, _SEAL: digest(facts)})
 
     @classmethod
     def read(cls, reports: Path, file: str = FILE) -> Verdict:
@@ -199,13 +198,13 @@ class Verdict:
         remedy = "run pytest -m phase1"
         facts = read_json(reports / file, remedy)
         seal = facts.pop(_SEAL, None)
-        digest = _digest(facts)
+        sealed = digest(facts)
         facts.pop(_MADE, None)
         try:
             verdict: Verdict = checked(with_nan(facts, cls), cls, reports / file)
         except McdoError as error:
             raise McdoError(f"{error}, so it is damaged or of another version; {remedy}") from error
-        if seal != digest:
+        if seal != sealed:
             raise McdoError(f"{reports / file} is not as it was written: it is damaged, or was changed; {remedy}")
         return verdict
 
@@ -213,10 +212,6 @@ class Verdict:
 def _test(gate: str) -> str:
     """The name of a test, of its node id."""
     return gate.rpartition("::")[2]
-
-
-def _digest(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
 
 
 def identity_of(about: View, models: Iterable[str], images: Iterable[Images]) -> dict[str, Any]:

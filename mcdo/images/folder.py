@@ -18,18 +18,16 @@ classes, count once. A hash is the same whatever n was asked for, which the id o
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from mcdo import arguments
 from mcdo.errors import McdoError
-from mcdo.images.decode import decode, read, suffixes
+from mcdo.images.decode import WholeFiles, read, suffixes
 from mcdo.images.image_set import ImageSet, Skipped
 from mcdo.images.labels import found_list, named_directories, read_list
 from mcdo.images.listing import Listing
@@ -52,19 +50,10 @@ _RUN = "run.json"
 
 
 @dataclass(frozen=True)
-class FolderSource:
+class FolderSource(WholeFiles):
     """Files below ``root``; the id is the path relative to it, with forward slashes."""
 
     root: Path
-
-    def load(self, image_id: str) -> tuple[Image.Image, str]:
-        """Read once, so that the hash is that of the very bytes that were decoded."""
-        content = self._read(image_id)
-        return decode(content, str(self._path(image_id))), hashlib.sha256(content).hexdigest()
-
-    def content_hash(self, image_id: str) -> str:
-        """sha256 of the file's bytes."""
-        return hashlib.sha256(self._read(image_id)).hexdigest()
 
     def signature(self, image_id: str) -> Hashable:
         """Of the file, whatever it is that a link leads to."""
@@ -73,6 +62,9 @@ class FolderSource:
         except (OSError, ValueError):
             return None
         return str(self._path(image_id)), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+    def _named(self, image_id: str) -> str:
+        return str(self._path(image_id))
 
     def _read(self, image_id: str) -> bytes:
         return read(self._path(image_id))

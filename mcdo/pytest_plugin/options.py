@@ -22,6 +22,7 @@ from mcdo.harness import Settings, Sizes
 from mcdo.harness.budget import seconds_of
 from mcdo.harness.session import LEAST_IMAGES
 from mcdo.harness.settings import ProtocolName
+from mcdo.names import words
 from mcdo.perturbation import KINDS, Dropout, Perturbation, parse_perturbation
 from mcdo.pytest_plugin.marks import TIERS
 from mcdo.pytest_plugin.option_names import Group, option_of
@@ -138,11 +139,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--require-tier", action="append", default=[], choices=TIERS, help="fail, not skip, without this hardware"
     )
     group.addoption("--skip-unreadable", action="store_true", help="leave out unreadable images, and record them")
-
-
-def words(text: str) -> tuple[str, ...]:
-    """What stands between the commas of ``text``."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def models_of(config: pytest.Config) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ from mcdo.stats.pilot import Pilot, Run, normal_spearman
 from mcdo.stats.reliability import SHARING_ALPHA, Reliability
 from mcdo.stats.resampling import LEAST_UNITS, Direction, Estimate, IntervalOutcome, Origins
 from mcdo.stats.signal_noise import odds_of, snr_from_icc
-from mcdo.stats.status import THRESHOLDS, Thresholds
+from mcdo.stats.status import THRESHOLDS
 
 POWER = 0.85
 """Probability with which a planned run decides; .80 is promised, and the rest is for what the formulas leave out."""
@@ -119,7 +119,6 @@ def needed_images(
     *,
     power: float = POWER,
     most: int = MOST,
-    least: int = 3,
     direction: Direction = ">=",
 ) -> Need:
     """Originals that decide a claim about one figure, at the trials and passes of the pilot.
@@ -132,7 +131,6 @@ def needed_images(
         measured: the pilot's size.
         power: probability with which the planned run decides.
         most: originals above which the claim is out of reach.
-        least: originals that are planned for at least.
         direction: in which the claim lies from its one bar.
 
     Raises:
@@ -156,7 +154,7 @@ def needed_images(
     def chance(n: int) -> float:
         return chance_decided(estimate.value, known, known * math.sqrt(estimate.n / n), bars, estimate.level)
 
-    n = _smallest(lambda n: chance(n) >= power, least, most)
+    n = _smallest(lambda n: chance(n) >= power, 3, most)
     if n is None:
         return Need("out of reach", "undecided", None, chance(most), distance, _near(distance, estimate, nearest, most))
     size = Size(n, measured.trials, measured.passes)
@@ -303,7 +301,6 @@ class PilotForecast:
         passes: the largest T.
         origins: the original of each image, [N].
         shared_noise: as in :func:`~mcdo.stats.reliability`.
-        thresholds: the bars.
         seed: of the bootstrap.
 
     Raises:
@@ -318,10 +315,9 @@ class PilotForecast:
         *,
         origins: Origins | None = None,
         shared_noise: bool | None = None,
-        thresholds: Thresholds = THRESHOLDS,
         seed: int = 0,
     ) -> None:
-        self._passes, self._shared_noise, self._thresholds = passes, shared_noise, thresholds
+        self._passes, self._shared_noise = passes, shared_noise
         self._pilot = Pilot.of(run, passes, origins, 0, shared_noise, seed)
         if self._pilot.run.reason:
             raise McdoError(f"no plan from this pilot: {self._pilot.run.reason}")
@@ -352,7 +348,7 @@ class PilotForecast:
         of_snr = math.sqrt(_snr_variance(size.trials) / _snr_variance(run.n_trials) / more)
         value, low, high = (snr_from_icc(getattr(icc, end), size.trials) for end in ENDS)
         snr = Estimate(value, low, high, icc.n, icc.level)
-        bars = _bars(size.trials, self._thresholds)
+        bars = _bars(size.trials)
 
         def margin(name: str, found: Estimate, pilot: Confidence, scale: float) -> Margin:
             return Margin(
@@ -383,14 +379,12 @@ class AssumedForecast:
         spearman: ρ between two trials.
         passes: T at which that is so.
         independent: whether the run is told that images of one trial share no noise; else it asks.
-        thresholds: the bars.
 
     """
 
     spearman: float
     passes: int
     independent: bool = False
-    thresholds: Thresholds = THRESHOLDS
 
     def __post_init__(self) -> None:
         if not 0 < self.spearman < 1 or self.passes < 2:
@@ -408,7 +402,7 @@ class AssumedForecast:
         rho, n = normal_spearman(icc), size.images
         of_rho = math.sqrt((1 + rho**2 / 2) / max(n - 3, 1) * _rho_variance(rho, size.trials))  # Bonett & Wright 2000
         of_snr = math.sqrt(2 / max(n - 1, 1) * _snr_variance(size.trials))
-        bars = _bars(size.trials, self.thresholds)
+        bars = _bars(size.trials)
 
         def margin(name: str, scale: Literal["log", "z"], value: float, error: float) -> Margin:
             centre = _working(scale, value)
@@ -434,9 +428,9 @@ def chance_usable(margins: Mapping[str, Margin], alpha: float = 0.05) -> float:
     return math.prod(margin.above(1 - alpha) for margin in margins.values())
 
 
-def chance_unusable(margins: Mapping[str, Margin], level: float = 0.95) -> float:
+def chance_unusable(margins: Mapping[str, Margin]) -> float:
     """Probability that one of the figures lies below its bar with its whole interval, at least."""
-    return max(margin.below((1 + level) / 2) for margin in margins.values())
+    return max(margin.below(0.975) for margin in margins.values())
 
 
 def chance_judged(forecast: Forecast, size: Size, alpha: float = 0.05, *, last: bool = True) -> float:
@@ -589,9 +583,9 @@ def _mistaken(size: Size) -> float:
     return min(1.0, math.sqrt((K + 1) / ((K - 1) * size.images) * larger))
 
 
-def _bars(K: int, thresholds: Thresholds) -> dict[str, float]:
-    snr = max(thresholds.usable_snr, snr_from_icc(thresholds.usable_icc, K))
-    return {"spearman": thresholds.usable_spearman, "snr": snr}
+def _bars(K: int) -> dict[str, float]:
+    snr = max(THRESHOLDS.usable_snr, snr_from_icc(THRESHOLDS.usable_icc, K))
+    return {"spearman": THRESHOLDS.usable_spearman, "snr": snr}
 
 
 def _known(found: Estimate, bar: float, scale: Literal["log", "z"]) -> float:

@@ -7,7 +7,7 @@ parts beside the place of the whole, so that a process that is killed loses litt
 it, on one machine or many.
 """
 
-from mcdo.store.files import Arrays, canonical_json, check_shapes
+from mcdo.store.files import Arrays, canonical_json, check_shapes, digest
 from mcdo.store.store import (
     DamagedResultWarning,
     FinishedElsewhereError,
@@ -32,5 +32,6 @@ __all__ = [
     "UnsavedResultWarning",
     "canonical_json",
     "check_shapes",
+    "digest",
     "open_store",
 ]

@@ -37,6 +37,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def digest(value: Any) -> str:
+    """SHA-256 of :func:`canonical_json`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
 def write(path: Path, key: str, arrays: Arrays, facts: Mapping[str, Any]) -> None:
     """Write arrays and facts of ``key`` under a temporary name, flush and rename. Raises OSError."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from mcdo import arguments
 from mcdo.errors import McdoError, UnwrittenWarning
 from mcdo.names import file_name
-from mcdo.store.files import DAMAGE, UNWRITTEN, Arrays, canonical_json, checksum, read, read_facts, write
+from mcdo.store.files import DAMAGE, UNWRITTEN, Arrays, canonical_json, checksum, digest, read, read_facts, write
 from mcdo.store.leases import POLL_S, Leases, Owner, held, owner
 
 RESULT, PARTS, LOCK, ASIDE = ".safetensors", ".parts", ".lock", ".damaged"
@@ -107,7 +106,7 @@ class Store:
             member: what else decides the numbers, such as how many images.
 
         """
-        halves = (hashlib.sha256(canonical_json(part or {}).encode()).hexdigest() for part in (family, member))
+        halves = (digest(part or {}) for part in (family, member))
         return "".join(half[:_HALF] for half in halves)
 
     def path(self, key: str) -> Path:

@@ -70,9 +70,9 @@ class StabilityResult:
     matrices: Mapping[str, RankMatrix]
     first_order: Agreement
 
-    def stable(self, kind: str = "disattenuated", score: str = "trace_pre") -> dict[tuple[float, float], str]:
+    def stable(self, kind: str = "disattenuated") -> dict[tuple[float, float], str]:
         """For every pair of p whether its correlation lies above :data:`STABLE`: met, not met or undecided."""
-        matrix = self.matrices[score]
+        matrix = self.matrices["trace_pre"]
         pairs = itertools.combinations(self.means, 2)
         return {(a, b): matrix.pair(kind, f"{a:g}", f"{b:g}").outcome(STABLE, ">") for a, b in pairs}
 

@@ -220,17 +220,12 @@ class Views(StoredArrays):
 
 
 @dataclass(frozen=True)
-class CalibrationFeatures(StoredArrays):
+class CalibrationFeatures(Fitted):
     """Deterministic features of the calibration images: ``features`` float32 [M, D]."""
 
     what = "calibration features"
     text = False
-
-    shown: Images
-    fit: int
-
-    def calibration(self, session: Session) -> ImageSet:
-        return calibration_images(session.image_set, session.settings, self.shown, self.fit)
+    needs_classes = False
 
     def expected_passes(self, session: Session) -> int:
         return self.fit

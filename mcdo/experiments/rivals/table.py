@@ -54,6 +54,7 @@ from mcdo.harness import (
 from mcdo.harness.heads import read_head
 from mcdo.harness.laplace_requests import LaplaceCalibration, LaplaceScores, calibration_images
 from mcdo.images.load import look_at
+from mcdo.names import words
 from mcdo.perturbation.kinds import kind_name
 from mcdo.recipes.file import Recipe, read_recipe
 from mcdo.recipes.scoring import shipped
@@ -146,7 +147,7 @@ class RivalsTable(Experiment[RivalsResult]):
     @classmethod
     def options(cls, settings: Settings) -> Mapping[str, Any]:
         named = {name: settings.own_data.get(f"--{name}", "") for name in ("scorers", "ensemble")}
-        lists = {name: tuple(w.strip() for w in words.split(",") if w.strip()) for name, words in named.items()}
+        lists = {name: words(given) for name, given in named.items()}
         return {**lists, "foreign_images": settings.own_data.get("--ood", "")}
 
     def obstacles(self, about: View) -> Iterable[str]:

@@ -6,13 +6,12 @@ an error with the nearest known one, and so is a value of another type.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mcdo.errors import McdoError
 from mcdo.schema import Count, NotNegative, Positive, Size, Text, read_yaml
-from mcdo.store import canonical_json
+from mcdo.store import digest
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -78,7 +77,7 @@ class BackbonesConfig:
     def training_key(self) -> str:
         """SHA-256 of all that decides a trained model, apart from its features, seed and fold."""
         what = {"model": asdict(self.model), "training": asdict(self.training)}
-        return hashlib.sha256(canonical_json(what).encode()).hexdigest()
+        return digest(what)
 
 
 def load_config(overlay: str | Path | None = None) -> BackbonesConfig:

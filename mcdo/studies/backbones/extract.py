@@ -7,7 +7,6 @@ lock keeps a second writer out; the operating system takes the lock back from a 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import sys
 import time
@@ -23,7 +22,7 @@ from mcdo.errors import McdoError
 from mcdo.estimators.provenance import versions
 from mcdo.estimators.resumption import SAVE_EVERY_S, interrupted_by_signals
 from mcdo.names import printable, say
-from mcdo.store import canonical_json
+from mcdo.store import digest
 from mcdo.store.fingerprint import measuring_code
 from mcdo.store.locks import acquired, file_lock
 from mcdo.studies.backbones.features import Features, Identity, Vector, read_features, union, write_features
@@ -35,7 +34,7 @@ from mcdo.studies.backbones.registry import Backbone
 def software() -> str:
     """SHA-256 of the code that makes a vector of a picture, and of the versions of its libraries."""
     code = measuring_code(*(f"mcdo.studies.backbones.{name}" for name in ("extract", "registry", "dinov2")))
-    return hashlib.sha256(canonical_json([code, dict(versions())]).encode()).hexdigest()
+    return digest([code, dict(versions())])
 
 
 def identity_of(plants: PlantImages, backbone: Backbone) -> Identity:

@@ -6,8 +6,7 @@ trained again, and so is one that is not as it was written.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from mcdo.errors import McdoError
 from mcdo.names import file_name, printable
 from mcdo.report.files import write_json
 from mcdo.schema import Record, plain, read_json
-from mcdo.store import canonical_json
+from mcdo.store import digest
 from mcdo.store.fingerprint import code_fingerprint
 from mcdo.studies.backbones.config import BackbonesConfig
 from mcdo.studies.backbones.series import Series
@@ -47,11 +46,7 @@ class _Run(Record, frozen=True):
     def whole(self) -> bool:
         """Whether it is as it was written."""
         facts = msgspec.to_builtins(self)
-        return bool(facts.pop("checksum") == _checksum(facts))
-
-
-def _checksum(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+        return bool(facts.pop("checksum") == digest(facts))
 
 
 def tasks_of(groups: Sequence[str], config: BackbonesConfig) -> list[Task]:
@@ -110,7 +105,7 @@ def read_runs(series: Series, tasks: Sequence[Task], config: BackbonesConfig, ru
 
 def _key(series: Series, config: BackbonesConfig) -> str:
     made_by = [code_fingerprint("mcdo.studies.backbones.training", "mcdo.studies.backbones.series"), torch.__version__]
-    return hashlib.sha256(canonical_json([series.key, config.training_key(), made_by]).encode()).hexdigest()
+    return digest([series.key, config.training_key(), made_by])
 
 
 def _as_json(found: Prediction, key: str) -> dict[str, Any]:
@@ -124,7 +119,7 @@ def _as_json(found: Prediction, key: str) -> dict[str, Any]:
         "best_epoch": found.best_epoch,
         "validation_loss": found.validation_loss,
     }
-    return {**facts, "checksum": _checksum(facts)}
+    return {**facts, "checksum": digest(facts)}
 
 
 def _held(series: Series, task: Task, config: BackbonesConfig, runs: Path) -> Prediction | None:

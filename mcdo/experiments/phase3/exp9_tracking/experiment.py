@@ -18,6 +18,7 @@ from mcdo.experiments.phase3.exp9_tracking.association import BASELINE, COUNTS, 
 from mcdo.experiments.phase3.exp9_tracking.frames import Frame, read_sequence
 from mcdo.experiments.phase3.exp9_tracking.sequences import Scene, SyntheticLooks, synthetic_sequence
 from mcdo.harness import Claim, Experiment, Files, Inputs, Request, Settings, Subject, View
+from mcdo.names import words
 from mcdo.report.figures import Panel
 from mcdo.report.panels import interval_panel
 from mcdo.stats import Estimate
@@ -140,7 +141,7 @@ class OwnTracking(Tracking):
     @classmethod
     def options(cls, settings: Settings) -> Mapping[str, Any]:
         named = settings.own_data.get(OWN, "")
-        return {"sources": tuple(path.strip() for path in named.split(",") if path.strip())}
+        return {"sources": words(named)}
 
     @classmethod
     def subjects(cls, settings: Settings) -> tuple[Subject, ...]:

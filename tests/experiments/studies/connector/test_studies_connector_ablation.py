@@ -21,7 +21,7 @@ test_claims = claims_of(ConnectorStudy)
 test_contract = contract_of(ConnectorStudy)
 
 
-@pytest.mark.filterwarnings("always::mcdo.studies.connector.TruncationWarning")
+@pytest.mark.filterwarnings("always::mcdo.studies.connector.faults.TruncationWarning")
 def test_few_samples_are_truncated_and_none_is_without_labels(
     result: ConnectorResult, record_property: Callable[[str, object], None]
 ) -> None:
