@@ -118,7 +118,7 @@ class _Rate:
 def _settings(asked: argparse.Namespace) -> Settings:
     from mcdo import arguments
     from mcdo.encoders import REGISTRY, find_spec
-    from mcdo.encoders.load import device_named
+    from mcdo.encoders.load import best_device, device_named
     from mcdo.encoders.spec import check_precision
     from mcdo.harness import Settings
     from mcdo.harness.settings import Sizes
@@ -128,7 +128,7 @@ def _settings(asked: argparse.Namespace) -> Settings:
     for model in models:
         find_spec(model)
     check_precision(asked.precision)
-    device = _best_device() if asked.device == "auto" else device_named(asked.device).type
+    device = device_named(best_device(asked.device)).type
     ladder = tuple(arguments.wholes("--passes", [_whole(word) for word in words(asked.passes)])) or None
     return Settings(
         models=models,
@@ -142,12 +142,6 @@ def _settings(asked: argparse.Namespace) -> Settings:
         store=asked.store,
         random_weights=frozenset(words(asked.random_weights)),
     )
-
-
-def _best_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _whole(word: str) -> int:

@@ -66,6 +66,7 @@ def run(asked: argparse.Namespace) -> int:
 
 
 def _scored(asked: argparse.Namespace) -> int:
+    from mcdo.encoders.load import best_device
     from mcdo.images import load_images
     from mcdo.recipes.scoring import FALSE_ALARM, TRIALS, check_out, load_recipe, threshold_of
 
@@ -73,7 +74,7 @@ def _scored(asked: argparse.Namespace) -> int:
     applied = load_recipe(asked.recipe)
     rate = FALSE_ALARM if asked.false_alarm is None else asked.false_alarm
     threshold_of(applied.recipe, rate)  # what is wrong with it costs no pass
-    encoder = applied.encoder(_device(asked.device), key=asked.encoder, seed=asked.seed)
+    encoder = applied.encoder(best_device(asked.device), key=asked.encoder, seed=asked.seed)
     images = load_images(asked.images, asked.num_images, asked.seed, skip_unreadable=asked.skip_unreadable)
     families = None if asked.families is None else words(asked.families)
     try:
@@ -109,14 +110,6 @@ def _on_damage(recipe: Recipe, shown: Mapping[str, Any]) -> list[str]:
         *(["no severity can be read of " + ", ".join(not_read)] if not_read else []),
         *([f"more can be read with --as={','.join((*shown, *more))}"] if more and rising else []),
     ]
-
-
-def _device(asked: str) -> str:
-    import torch
-
-    if asked != "auto":
-        return asked
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _lines(found: RecipeScores, images: str, out: str) -> list[str]:

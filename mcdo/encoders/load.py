@@ -200,6 +200,13 @@ def _unknown_device(device: object) -> McdoError:
     return McdoError(f"unknown device {str(device)!r}; the nearest: {likely}. One of several is cuda:1")
 
 
+def best_device(asked: str) -> str:
+    """What "auto" stands for here; any other name as it is."""
+    if asked != "auto":
+        return asked
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def available(device: str | torch.device) -> torch.device:
     """The device of that name; McdoError if this machine has none."""
     target = device_named(device)

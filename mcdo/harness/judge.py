@@ -19,44 +19,28 @@ from mcdo.report.judgement import Judgement
 
 @dataclass(frozen=True)
 class Judge:
-    """Judgements about one subject of one experiment, in one test."""
+    """The fixture ``judge``: it ends a test as the judgement of a claim ended."""
 
-    experiment: str
-    subject: str
     settings: Settings
     negatives: KnownNegatives
     request: pytest.FixtureRequest
 
-    def settle(self, judgement: Judgement) -> None:
-        """End the test as ``judgement`` did."""
-        known = self.negatives.lookup(self.experiment, judgement.claim, self.subject, self.settings)
+    def __call__(self, experiment: str, subject: str, judgement: Judgement) -> None:
+        """End the test as ``judgement`` about a subject of an experiment did."""
+        known = self.negatives.lookup(experiment, judgement.claim, subject, self.settings)
         if known is not None:
             reason = f"{known.measured}: {known.reason}"
             self.request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
         record: Callable[[str, object], None] = self.request.getfixturevalue("record_property")
         measured = "" if judgement.estimate is None else str(judgement)
-        facts = {"experiment": self.experiment, "model": self.subject, "claim": judgement.claim, "measured": measured}
+        facts = {"experiment": experiment, "model": subject, "claim": judgement.claim, "measured": measured}
         for name, value in {**facts, "beside": judgement.beside, "outcome": judgement.outcome}.items():
             record(name, value)
         for name, number in ({} if judgement.estimate is None else judgement.estimate.as_dict()).items():
             if number is not None:
                 record(name, repr(number))
-        line = f"{self.experiment} {self.subject} {judgement.claim}: {judgement}"
+        line = f"{experiment} {subject} {judgement.claim}: {judgement}"
         if judgement.outcome in ("undecided", "not applicable"):
             pytest.skip(f"{judgement.outcome}: {line}")
         if judgement.outcome != "met":
             raise CriterionNotMetError(f"{judgement.outcome}: {line}")
-
-
-@dataclass(frozen=True)
-class Judges:
-    """The fixture ``judge``: ``judge("exp5")`` judges claims of exp5 about the test's model."""
-
-    settings: Settings
-    negatives: KnownNegatives
-    request: pytest.FixtureRequest
-
-    def __call__(self, experiment: str, subject: str | None = None) -> Judge:
-        """Of ``experiment`` about ``subject`` (default: the test's model)."""
-        about: str = self.request.getfixturevalue("model") if subject is None else subject
-        return Judge(experiment, about, self.settings, self.negatives, self.request)

@@ -20,7 +20,7 @@ from mcdo.harness.catalogue import experiments_of
 from mcdo.harness.claim import Claim
 from mcdo.harness.decision import Verdict
 from mcdo.harness.experiment import Experiment
-from mcdo.harness.judge import Judges
+from mcdo.harness.judge import Judge
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.harness.runner import Completed, Runner
 from mcdo.harness.session import Session
@@ -79,8 +79,8 @@ def _check_names(kind: type[Experiment[Any]]) -> None:
 def claims_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
     """A test function to be assigned to a name that pytest collects; it runs once for each claim and subject."""
 
-    def claim_holds(claim: Claim[Any], completed: Completed[Any], judge: Judges) -> None:
-        judge(completed.experiment.key, completed.inputs.subject.name).settle(completed.judgements[claim.name])
+    def claim_holds(claim: Claim[Any], completed: Completed[Any], judge: Judge) -> None:
+        judge(completed.experiment.key, completed.inputs.subject.name, completed.judgements[claim.name])
 
     for mark in (*of_experiment(experiment), *([pytest.mark.gate] if experiment.is_gate else [])):
         claim_holds = mark(claim_holds)

@@ -12,7 +12,7 @@ import pytest
 from mcdo.errors import McdoError
 from mcdo.harness import Completed, Runner, Session, Settings, Subject
 from mcdo.harness.decision import UNJUDGED, Verdict
-from mcdo.harness.judge import Judges
+from mcdo.harness.judge import Judge
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.harness.tests import COLLECTED
 from mcdo.pytest_plugin.collection import experiment_of, subject_of
@@ -86,9 +86,9 @@ class Fixtures:
         return _known_negatives()
 
     @pytest.fixture
-    def judge(self, settings: Settings, negatives: KnownNegatives, request: pytest.FixtureRequest) -> Judges:
-        """How claims end: ``judge("exp5").settle(judgement)``."""
-        return Judges(settings, negatives, request)
+    def judge(self, settings: Settings, negatives: KnownNegatives, request: pytest.FixtureRequest) -> Judge:
+        """How claims end: ``judge("exp5", "clip_tiny", judgement)``."""
+        return Judge(settings, negatives, request)
 
     @pytest.fixture
     def own_gates(self, pytestconfig: pytest.Config) -> OwnGates:

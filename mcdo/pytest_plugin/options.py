@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import cast, get_args
 
 import pytest
-import torch
 
 from mcdo import arguments
 from mcdo.encoders import REGISTRY, find_spec
-from mcdo.encoders.load import device_named
+from mcdo.encoders.load import best_device, device_named
 from mcdo.encoders.spec import Precision
 from mcdo.errors import McdoError
 from mcdo.estimators import SCORES
@@ -151,11 +150,9 @@ def models_of(config: pytest.Config) -> tuple[str, ...]:
 
 def device_of(config: pytest.Config) -> str:
     """The device asked for, or the best there is."""
-    device: str = option_of(config, "--device")
-    if device != "auto":
-        device_named(device)
-        return device
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = best_device(option_of(config, "--device"))
+    device_named(device)
+    return device
 
 
 def tier_of(config: pytest.Config) -> str:

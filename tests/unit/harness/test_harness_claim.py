@@ -98,10 +98,11 @@ class FakeRequest:
 
 def settle(name: str, low: float, high: float, **about: Any) -> FakeRequest:
     request: Any = FakeRequest()
-    facts = {"experiment": "exp5", "subject": "clip_tiny", "settings": Settings(models=("clip_tiny",)), **about}
+    facts = {"subject": "clip_tiny", "settings": Settings(models=("clip_tiny",)), **about}
     claim: Claim[Estimate] = Claim(name, lambda result: result, above=0.3)
     try:
-        Judge(**facts, negatives=KnownNegatives((KNOWN,)), request=request).settle(claim.judge(estimate(low, high)))
+        judge = Judge(facts["settings"], KnownNegatives((KNOWN,)), request)
+        judge("exp5", facts["subject"], claim.judge(estimate(low, high)))
     finally:
         request.recorded.setdefault("outcome", "")
     return request  # type: ignore[no-any-return]
