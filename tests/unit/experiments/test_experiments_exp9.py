@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from mcdo.experiments.phase3.exp9_tracking.association import (
     relative_to_median,
 )
 from mcdo.experiments.phase3.exp9_tracking.experiment import OwnTracking, SyntheticTracking
-from mcdo.experiments.phase3.exp9_tracking.frames import Frame, parse_sequence, read_sequence, to_json
+from mcdo.experiments.phase3.exp9_tracking.frames import Frame, parse_sequence, read_sequence
 from mcdo.experiments.phase3.exp9_tracking.images import ImageTracking
 from mcdo.experiments.phase3.exp9_tracking.sequences import Group, dealt, synthetic_sequence
 from mcdo.harness import Features, Inputs, Logits, Passes, Request, Settings
@@ -56,6 +56,22 @@ def scaled(frames: tuple[Frame, ...], factor: float) -> tuple[Frame, ...]:
 
 def right(mode: str, sequences: list[tuple[Frame, ...]]) -> int:
     return sum(tracking_metrics(associate(frames, mode)).correct for frames in sequences)
+
+
+def as_json(frames: Sequence[Frame]) -> list[dict[str, Any]]:
+    return [
+        {
+            "frame_id": frame.frame_id,
+            "tracks": [{"id": i, "gt_id": t} for i, t in zip(frame.tracks, frame.track_truth, strict=True)],
+            "detections": [
+                {"id": i, "gt_id": t, **{f"{mode}_uncertainty": u[j] for mode, u in frame.uncertainty.items()}}
+                for j, (i, t) in enumerate(zip(frame.detections, frame.truth, strict=True))
+            ],
+            "motion_cost": frame.motion.tolist(),
+            "appearance_cost": frame.appearance.tolist(),
+        }
+        for frame in frames
+    ]
 
 
 def two_by_two() -> dict[str, Any]:
@@ -144,8 +160,8 @@ def test_without_appearance_noise_to_tell_apart_the_oracle_gains_nothing() -> No
 
 def test_the_generator_is_seeded_and_its_oracle_is_the_variance_of_the_appearance() -> None:
     again = CONFIG.generated()
-    assert to_json(again[3])["frames"] == to_json(sequences()[3])["frames"]
-    assert to_json(again[3]) != to_json(sequences()[4])
+    assert as_json(again[3]) == as_json(sequences()[3])
+    assert as_json(again[3]) != as_json(sequences()[4])
     looks = replace(CONFIG.looks, dim=64)
     frames = synthetic_sequence(CONFIG.scene, looks, (1,))
     median = math.prod(looks.sd_range)
@@ -168,11 +184,11 @@ def test_the_generator_makes_occlusions_and_shuffles_detections() -> None:
 
 def test_every_sequence_survives_json(tmp_path: Path) -> None:
     path = tmp_path / "costs.json"
-    path.write_text(json.dumps(to_json(sequences()[0])), encoding="utf-8")
+    path.write_text(json.dumps({"frames": as_json(sequences()[0])}), encoding="utf-8")
     back = read_sequence(path)
     for mode in modes([back]):
         assert associate(back, mode) == associate(sequences()[0], mode)
-    path.write_text(json.dumps(to_json(sequences()[0])["frames"]), encoding="utf-8")
+    path.write_text(json.dumps(as_json(sequences()[0])), encoding="utf-8")
     assert len(read_sequence(path)) == len(back)
 
 
@@ -375,7 +391,7 @@ def test_claims_about_synthetic_sequences_are_decided_by_intervals(result: Track
 def test_files_of_one_s_own_are_in_the_configuration_and_are_the_unit(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.json" for i in range(3)]
     for path, frames in zip(paths, sequences(), strict=False):
-        path.write_text(json.dumps(to_json(frames)), encoding="utf-8")
+        path.write_text(json.dumps({"frames": as_json(frames)}), encoding="utf-8")
     assert OwnTracking.subjects(Settings(("clip_tiny",))) == ()
     settings = Settings(("clip_tiny",), own_data={"--tracking": ", ".join(map(str, paths))})
     experiment = OwnTracking.configured(settings)

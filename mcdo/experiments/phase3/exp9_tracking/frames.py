@@ -88,27 +88,6 @@ def modes_of(frames: Sequence[Frame]) -> tuple[str, ...]:
     return modes
 
 
-def to_json(frames: Sequence[Frame]) -> dict[str, Any]:
-    """The sequence as JSON that :func:`parse_sequence` reads back."""
-    return {"frames": [_as_json(frame) for frame in frames]}
-
-
-def _as_json(frame: Frame) -> dict[str, Any]:
-    def key(mode: str) -> str:
-        return SUFFIX[1:] if mode == ADAPTIVE else mode + SUFFIX
-
-    return {
-        "frame_id": frame.frame_id,
-        "tracks": [{"id": i, "gt_id": t} for i, t in zip(frame.tracks, frame.track_truth, strict=True)],
-        "detections": [
-            {"id": i, "gt_id": t, **{key(mode): float(u[j]) for mode, u in frame.uncertainty.items()}}
-            for j, (i, t) in enumerate(zip(frame.detections, frame.truth, strict=True))
-        ],
-        "motion_cost": frame.motion.tolist(),
-        "appearance_cost": frame.appearance.tolist(),
-    }
-
-
 class _Known(OpenRecord, frozen=True):
     """A track or a detection: its id, and the object's identity where that is known."""
 
