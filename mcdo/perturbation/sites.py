@@ -359,18 +359,20 @@ def matched_roles(*encoders: Encoder) -> tuple[str, ...]:
     return tuple(role.value for role in Role if role in shared)
 
 
-def check_comparable(roles: Mapping[str, Sequence[str]]) -> None:
+def check_comparable(roles: Mapping[str, Sequence[str]], *, allow_different: bool = False) -> None:
     """Refuse a comparison of models that were perturbed at different roles.
 
     Args:
         roles: for each model, the roles at which it was perturbed.
+        allow_different: compare them all the same.
 
     Raises:
         McdoError: naming the roles of each model.
 
     """
-    if len({frozenset(r) for r in roles.values()}) > 1:
+    if len({frozenset(r) for r in roles.values()}) > 1 and not allow_different:
         lines = "; ".join(f"{model}: {', '.join(sorted(set(r)))}" for model, r in roles.items())
         raise McdoError(
-            f"different perturbations cannot be compared ({lines}). Perturb the roles they share (matched_roles)"
+            f"different perturbations cannot be compared ({lines}). "
+            f"Perturb the roles they share (matched_roles), or ask for it with allow_different=True"
         )

@@ -237,3 +237,4 @@ def test_models_perturbed_at_different_roles_are_not_compared_unless_asked_for()
     different = {**same, "c": ("fc1", "qkv")}
     with pytest.raises(McdoError, match=r"a: fc1, fc2; b: fc1, fc2; c: fc1, qkv"):
         check_comparable(different)
+    check_comparable(different, allow_different=True)
