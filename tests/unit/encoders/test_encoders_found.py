@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -457,10 +458,11 @@ def test_torchvision_s_own_weights_are_read_as_it_reads_them(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     model = models.get_model(name, weights=entry).eval()
     setattr(model, "fc" if name == "googlenet" else "classifier", nn.Identity())
-    pixels, close = torch.rand(1, 3, 64, 64), {"rtol": 1e-4, "atol": 1e-9}  # untrained, features are tiny
+    pixels = torch.rand(1, 3, 64, 64)
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-9)  # untrained, features are tiny
     with torch.no_grad():
         expected = model(pixels)
-        torch.testing.assert_close(load_encoder(f"tv:{name}").forward_image(pixels), expected, **close)
+        close(load_encoder(f"tv:{name}").forward_image(pixels), expected)
     if name == "densenet121":
         return
     other = file.rename(tmp_path / "mine.pth")
@@ -468,7 +470,7 @@ def test_torchvision_s_own_weights_are_read_as_it_reads_them(
         load_encoder(f"tv:{name}@{other}")
     with torch.no_grad():
         found = load_encoder(f"tv:{name}.IMAGENET1K_V1@{other}").forward_image(pixels)
-        torch.testing.assert_close(found, expected, **close)
+        close(found, expected)
 
 
 # ---- pictures
