@@ -101,8 +101,7 @@ def test_significance_is_that_after_holm() -> None:
 
 
 def test_an_image_s_score_is_its_mean_over_trials() -> None:
-    runs = categories(LEVELS["lowest"])
-    result = EXPERIMENT.compute(inputs(runs))
+    runs, result = categories(LEVELS["lowest"]), result_of("lowest")
     solid = runs["solid"].scores("trace_pre").mean(axis=0)
     assert result.values["trace_pre"]["solid"] == pytest.approx(solid)
     stated = EXPERIMENT.summary(result)["category_stats"]["solid"]

@@ -46,7 +46,8 @@ def test_a_head_that_knows_nothing_leaves_a_verdict_of_reliability(tmp_path: Pat
         image.save(folder / f"{i}.png")
     models = ("clip_tiny", "siglip_tiny")
     sizes = Sizes(num_images=60, passes=(4,), trials=2)
-    settings = Settings(models, images=f"folder:{tmp_path / 'images'}", sizes=sizes, reports=tmp_path / "reports")
+    shown, reports = f"folder:{tmp_path / 'images'}", tmp_path / "reports"
+    settings = Settings(models, images=shown, sizes=sizes, reports=reports, figures=False, thumbnails=False)
     verdict = Runner(Session(settings)).run(Phase1Verdict.configured(settings), Subject(ALL_MODELS, models)).result
     assert {cell.model for cell in verdict.cells} == set(models)
     assert {row.outcome for row in verdict.validity} == {"not applicable"}
