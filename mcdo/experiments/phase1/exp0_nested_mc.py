@@ -44,7 +44,7 @@ class NestedPasses(Experiment[NestedResult]):
     phase = "phase1"
     about_estimator = "mc"
     files = Files.of_each("exp0", "exp0_nested_mc")
-    quick = {"n": 120, "passes": (4, 8, 16, 32, 64, 128), "trials": 5}
+    quick = {"n": 120, "trials": 5}
     knows_shared_noise = True
 
     n: int = 500

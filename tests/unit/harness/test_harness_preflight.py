@@ -145,13 +145,13 @@ def test_too_little_memory_is_said_with_what_is_wanted(look: Look, monkeypatch: 
     monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(1e-6, 1000))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     pixels = 12 * 3 * 32 * 32  # of one set: all there are, whatever was wanted
-    scores = 12 * 5 * 6 * 12 * 8  # images, trials, T, arrays of each, bytes of a number
+    scores = 12 * 5 * 7 * 12 * 8  # images, trials, T, arrays of each, bytes of a number
     needed = pixels + scores + 3 * 1024 * 1000  # rows of a forward pass, in each of three threads
     monkeypatch.setattr(module, "available_memory", lambda: needed)
     assert not said(look(kinds=ONE), "wrong")
     monkeypatch.setattr(module, "available_memory", lambda: needed - 1)
     (seen,) = said(look(kinds=ONE), "wrong")
-    assert "the pixels of 1 sets of images take 36.0 kB, a forward pass 2.9 MB and the scores 33.8 kB" in seen
+    assert "the pixels of 1 sets of images take 36.0 kB, a forward pass 2.9 MB and the scores 39.4 kB" in seen
 
 
 def test_a_pass_too_slow_to_be_timed_is_said_to_be(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_a_pass_too_slow_to_be_timed_is_said_to_be(look: Look, monkeypatch: pyte
     monkeypatch.setattr("mcdo.harness.remaining.timing", timing)
     seen = said(look(kinds=ONE), "told")[-1]
     assert seen.startswith("time: no pass of one image was over in 8 s, and the first is the slowest")
-    assert "how long 7,680 of clip_tiny take is said with the first measurement" in seen
+    assert "how long 15,360 of clip_tiny take is said with the first measurement" in seen
 
 
 def test_what_takes_long_is_said_while_it_does(
@@ -333,17 +333,17 @@ def test_passes_that_follow_from_others_are_in_the_time(look: Look, monkeypatch:
     before = said(look(kinds=ONE), "told")[-1]
     monkeypatch.setattr(NestedPasses, "foreseen", lambda self, about: [following, following])
     after = said(look(kinds=ONE), "told")[-1]
-    assert "clip_tiny 7,680 passes" in before
-    assert f"clip_tiny {7680 + 2 * 10 * 7 * 3:,} passes" in after
+    assert "clip_tiny 15,360 passes" in before
+    assert f"clip_tiny {15360 + 2 * 10 * 7 * 3:,} passes" in after
 
 
 def test_passes_that_follow_from_the_encoder_are_in_the_time(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as those of each site: of a large tower and few images they are most of the run."""
     monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(1.0, 0))
     monkeypatch.setattr(Passes, "passes_beside", lambda self, session: 445)
-    assert f"clip_tiny {7680 + 445:,} passes" in said(look(kinds=ONE), "told")[-1]
+    assert f"clip_tiny {15360 + 445:,} passes" in said(look(kinds=ONE), "told")[-1]
     monkeypatch.setattr("mcdo.harness.remaining.SITES_S", 1.0)
-    assert "clip_tiny 7,680 passes" in said(look(kinds=ONE), "told")[-1], "it takes too long to find the sites"
+    assert "clip_tiny 15,360 passes" in said(look(kinds=ONE), "told")[-1], "it takes too long to find the sites"
 
 
 def test_no_image_is_read_to_tell_what_follows_from_the_encoder(
@@ -352,7 +352,7 @@ def test_no_image_is_read_to_tell_what_follows_from_the_encoder(
     monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(1.0, 0))
     monkeypatch.setattr(Passes, "passes_beside", lambda self, session: 1000 * session.classes(self.shown))
     monkeypatch.setattr(Session, "_read", lambda self, images: pytest.fail("images were read"))
-    assert f"clip_tiny {7680 + 2000:,} passes" in said(look(kinds=ONE), "told")[-1]
+    assert f"clip_tiny {15360 + 2000:,} passes" in said(look(kinds=ONE), "told")[-1]
 
 
 def test_too_little_room_on_the_disk_is_said(look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,10 +364,10 @@ def test_too_little_room_on_the_disk_is_said(look: Look, tmp_path: Path, monkeyp
 
 
 def test_a_long_run_is_announced_by_a_measured_pass(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(0.02, 0))
+    monkeypatch.setattr("mcdo.harness.remaining.timing", lambda *_: Timing(0.01, 0))
     seen = said(look(kinds=ONE), "told")[-1]
-    passes = 12 * 5 * 128  # images, trials and passes of the quick protocol
-    assert f"about 3 min at most (clip_tiny {passes:,} passes of 20 ms" in seen
+    passes = 12 * 5 * 256  # images, trials and passes of the quick protocol
+    assert f"about 3 min at most (clip_tiny {passes:,} passes of 10 ms" in seen
     assert not any("min at most" in each for each in said(look(alone=False), "told"))
 
 
