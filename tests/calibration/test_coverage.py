@@ -42,13 +42,11 @@ OF_OTHERS = {
     "percentile_estimate": "the ends of draws that others make",
     "quotients": "the draws of a ratio of means",
     "resampled": "the same, with the spread of the draws",
-    "risk_areas": "AURC, its excess and AUGRC together",
     "spearman_confidence": "the median ρ of a reliability",
     "snr_confidence": "the SNR of a reliability",
     "t_inferred": "Student's mean",
     "wholly_apart": "an AUROC of 0 or 1",
     "chance_decided": "no interval: the power of one",
-    "chance_unusable": "no interval: the power of one",
     "check_resampling": "no interval",
     "multiplicities": "no interval",
 }
