@@ -58,8 +58,13 @@ def missing(key: str, what: str, repo: str) -> McdoError:
     """The error for something of a HuggingFace repository that is not on disk."""
     return McdoError(
         f"{key}: {what} of {repo} are not on this disk. Get them with\n    hf download {repo}\n"
-        f"(later runs need no network). {_RANDOM}"
+        f"(later runs need no network). {_random(what)}"
     )
+
+
+def _random(what: str) -> str:
+    """What random weights would help, which is no advice to who asked for them."""
+    return _RANDOM if what == "the weights" else "Random weights stand in for the weights alone."
 
 
 def is_hub_id(source: str) -> bool:
@@ -73,7 +78,7 @@ def absent(key: str, what: str, source: str) -> McdoError:
         return missing(key, what, source)
     return McdoError(
         f"{key}: {what} are not in {source}; a checkpoint's folder holds config.json, model.safetensors, "
-        f"preprocessor_config.json and the tokenizer's files. {_RANDOM}"
+        f"preprocessor_config.json and the tokenizer's files. {_random(what)}"
     )
 
 

@@ -196,8 +196,9 @@ def test_other_model_type_is_refused(tmp_path: Path) -> None:
 
 def test_registered_fallback_not_on_disk_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(McdoError, match="hf download google/siglip2-base-patch16-224"):
-        load_encoder("siglip2_b16", backend="hf")
+    with pytest.raises(McdoError, match="hf download google/siglip2-base-patch16-224") as told:
+        load_encoder("siglip2_b16", backend="hf", weights="random")
+    assert "weights='random'" not in str(told.value), "no advice to who did so"
 
 
 @pytest.mark.parametrize(("act", "fits"), [("quick_gelu", True), ("gelu", False)])
