@@ -145,7 +145,7 @@ def nearly_constant(rows: Sequence[Array], units: Units) -> str:
         other = values != middle
         if 2 * np.count_nonzero(other) >= len(values):
             continue
-        others = np.count_nonzero(np.bincount(units.members[other]))
+        others = units.among(other)
         if 0 < others < LEAST_CLASS:
             return f"{others} originals have another value than {middle:g}; an interval needs {LEAST_CLASS}"
     return ""

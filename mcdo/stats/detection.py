@@ -183,8 +183,7 @@ def too_few_of_a_class(positive: NDArray[np.bool_], units: Units, of: str, other
 
 def _origins_of(positive: NDArray[np.bool_], units: Units) -> tuple[int, int]:
     """Numbers of origins with positives and with negatives."""
-    first, second = (int(np.count_nonzero(np.bincount(units.members[which]))) for which in (positive, ~positive))
-    return first, second
+    return units.among(positive), units.among(~positive)
 
 
 def wholly_apart(area: float, m: int, k: int, level: float) -> tuple[float, float]:

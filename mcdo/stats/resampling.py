@@ -254,6 +254,10 @@ class Units:
         """
         return len(self.members) ** 2 / float((np.bincount(self.members) ** 2).sum())
 
+    def among(self, which: NDArray[np.bool_]) -> int:
+        """Of how many units the images ``which`` [N] are."""
+        return int(np.count_nonzero(np.bincount(self.members[which])))
+
     def multiplicities(self, resamples: int, seed: int) -> Array:
         """How often each image occurs in each resample of the units, ``[resamples, N]``; read-only.
 
