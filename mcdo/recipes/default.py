@@ -41,7 +41,6 @@ from mcdo.recipes.file import (
 from mcdo.stats import Estimate, mean, reliability, response_curve, share
 from mcdo.stats.paired import rise
 
-SCORE, P, SEED = "trace_post", 0.01, 42
 EXACT_UP_TO = 64
 """Feature sizes D for which all D + 1 probes are taken, so that scores have no noise."""
 PROBES, TRIALS = 8, 5
@@ -60,7 +59,11 @@ def default_recipe(
     images: ImageSet,
     *,
     spec: str,
+    score: str = "trace_post",
+    p: float = 0.01,
+    seed: int = 42,
     families: Sequence[str] = DAMAGE,
+    store: Path | None = None,
 ) -> Recipe:
     """All sites of ``encoder`` under dropout, to first order, calibrated on ``images``.
 
@@ -68,24 +71,28 @@ def default_recipe(
         encoder: the encoder.
         images: clean images that it was not trained on.
         spec: what :func:`mcdo.load_images` makes them of.
+        score: one that first order has.
+        p: drop probability.
+        seed: of probes and intervals.
         families: of damage that responses are measured to.
+        store: where the runs are kept.
 
     """
     exact = encoder.feature_dim <= EXACT_UP_TO
     probes, trials = (encoder.feature_dim + 1, 1) if exact else (PROBES, TRIALS)
 
     def measured(shown: ImageSet) -> FirstOrderRun:
-        return first_order(encoder, shown, Dropout(P), probes, trials, SEED)
+        return first_order(encoder, shown, Dropout(p), probes, trials, seed, store=store)
 
     run = measured(images)
-    clean = run.scores(SCORE)
-    sampling: dict[str, Any] = {"origins": images.origins, "seed": SEED}
+    clean = run.scores(score)
+    sampling: dict[str, Any] = {"origins": images.origins, "seed": seed}
     size = images.image(0).size
     responses: list[Response] = []
     raised: dict[str, Estimate] = {}
     for family in families:
         specs = graded(family, min(size))
-        scores = {spec: measured(degraded(images, spec)).scores(SCORE) for spec in specs}
+        scores = {spec: measured(degraded(images, spec)).scores(score) for spec in specs}
         raised |= {
             spec: share((rise(each, clean) > 0).mean(axis=0) > 0.5, origins=images.origins)
             for spec, each in scores.items()
@@ -96,13 +103,13 @@ def default_recipe(
     shares = [raised[spec].outcome(PASS_BAR) for spec in judged]
     return Recipe(
         version=1,
-        name=f"{encoder.key}: {SCORE} at all sites",
+        name=f"{encoder.key}: {score} at all sites",
         encoder=EncoderIdentity.of(encoder),
         kind="dropout",
-        p=P,
+        p=p,
         sites=tuple(SiteWeight(name=name, role=Role(role), weight=1.0) for name, role in run.sites),
-        estimator=Estimator(method="first_order", probes=probes, seed=SEED),
-        score=SCORE,
+        estimator=Estimator(method="first_order", probes=probes, seed=seed),
+        score=score,
         calibration=Calibration(
             images=spec,
             fingerprint=images.fingerprint,
@@ -120,7 +127,7 @@ def default_recipe(
             chosen_on=(),
             statement="nothing was chosen: all sites" + (", all probes, so no noise in a score" if exact else ""),
         ),
-        provenance={**encoder_provenance(encoder), "mcdo": version("mcdo"), "seed": SEED},
+        provenance={**encoder_provenance(encoder), "mcdo": version("mcdo"), "seed": seed},
     )
 
 
