@@ -351,13 +351,21 @@ def rank_covariance(rows: Array, weights: Array) -> Array:
 def _add_rank_products(order: NDArray[np.int32], last: NDArray[np.bool_], weights: Array, found: Array) -> None:
     """A resample at a time, so that its ranks stay in the cache."""
     rows, images = order.shape
-    ranks, weighted = np.empty((rows, images)), np.empty(images)
+    ranks, weighted, untied = np.empty((rows, images)), np.empty(images), np.empty(rows, dtype=np.bool_)
+    for row in range(rows):
+        untied[row] = last[row].all()
     for draw in range(len(weights)):
         weight = weights[draw]
         half = 0.5 * weight.sum()
         for row in range(rows):
             mine, at, ends = ranks[row], order[row], last[row]
             below, mass, start = -half, 0.0, 0
+            if untied[row]:  # as below, in half the time
+                for place in range(images):
+                    mass = weight[at[place]]
+                    mine[at[place]] = below + 0.5 * mass
+                    below += mass
+                continue
             for place in range(images):
                 mass += weight[at[place]]
                 if ends[place]:
@@ -368,11 +376,14 @@ def _add_rank_products(order: NDArray[np.int32], last: NDArray[np.bool_], weight
         for one in range(rows):
             for image in range(images):
                 weighted[image] = weight[image] * ranks[one, image]
-            for other in range(one + 1):
-                product = 0.0
+            for other in range(0, one + 1, 2):  # two at once: half as many reads
+                beside = min(other + 1, one)
+                product, second = 0.0, 0.0
                 for image in range(images):
                     product += weighted[image] * ranks[other, image]
+                    second += weighted[image] * ranks[beside, image]
                 found[draw, one, other] = found[draw, other, one] = product
+                found[draw, one, beside] = found[draw, beside, one] = second
 
 
 def correlation(covariance: Array) -> Array:
