@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcdo.stats._checks import Array, places_of_pairs
 from mcdo.stats.confidence import Confidence
-from mcdo.stats.ranks import mid_ranks, ordered
+from mcdo.stats.ranks import ordered, ranked
 from mcdo.stats.resampling import multiplicities
 
 
@@ -25,8 +26,9 @@ def spearman_influence(scores: Array) -> tuple[Array, Array]:
     have mean zero. Pairs with a constant row are NaN.
     """
     K, N = scores.shape
-    F = (mid_ranks(scores) - (N + 1) / 2) / N
-    moved = np.stack([_moved(scores[k], F) for k in range(K)])
+    orders = [ordered(row) for row in scores]
+    F = (np.stack([ranked(*each) for each in orders]) - (N + 1) / 2) / N
+    moved = np.stack([_moved(*each, F) for each in orders])
     first, second = places_of_pairs(K)
     both = F[first] * F[second] + moved[first, second] + moved[second, first]
     own = F**2 + 2 * moved[np.arange(K), np.arange(K)]
@@ -64,9 +66,8 @@ def spearman_confidence(
     return Confidence(math.atanh(near), below, above, freedom, "z", trials, shared)
 
 
-def _moved(values: Array, F: Array) -> Array:
-    """mean_j(1{x_j > x_i} F_lj) for the order of ``values`` [N] and every row l of ``F`` [K, N], ties half; [K, N]."""
-    order, edges = ordered(values)
+def _moved(order: NDArray[np.intp], edges: NDArray[np.intp], F: Array) -> Array:
+    """mean_j(1{x_j > x_i} F_lj) for values x [N] in this order and every row l of ``F`` [K, N], ties half; [K, N]."""
     below = np.cumsum(F[:, order], axis=1)
     upto = below[:, edges[1:] - 1]  # sum over all values <= that of the group
     inside = np.diff(upto, axis=1, prepend=0.0)

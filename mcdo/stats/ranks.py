@@ -13,9 +13,15 @@ def mid_ranks(values: Array) -> Array:
     rows = values.reshape(-1, values.shape[-1])
     found = np.empty(rows.shape)
     for row, ranks in zip(rows, found, strict=True):
-        order, upto = ordered(row)
-        ranks[order] = (upto[:-1] + upto[1:] + 1).repeat(np.diff(upto)) / 2
+        ranks[:] = ranked(*ordered(row))
     return found.reshape(values.shape)
+
+
+def ranked(order: NDArray[np.intp], edges: NDArray[np.intp]) -> Array:
+    """:func:`mid_ranks` of [N] values in this order, with these groups of equal ones."""
+    ranks = np.empty(len(order))
+    ranks[order] = (edges[:-1] + edges[1:] + 1).repeat(np.diff(edges)) / 2
+    return ranks
 
 
 def ordered(values: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

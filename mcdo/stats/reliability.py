@@ -223,11 +223,10 @@ def reliability(
     q25, rho, q75 = (float(q) for q in np.quantile(pairs, [0.25, 0.5, 0.75])) if defined else [math.nan] * 3
     ranking, ratio, reason = _UNKNOWN, _UNKNOWN, _refused(K, shared_noise)
     if not reason:
-        in_scores, in_ranks = (_shared(x, units, shared_noise) for x in (array, mid_ranks(array)))
-        ratio = _ratio_confidence(array, units, snr, in_scores, resamples, seed)
+        ratio = _ratio_confidence(array, units, snr, _shared(array, units, shared_noise), resamples, seed)
         few = nearly_constant([trial_mean(array)], units)
         if defined and not few:
-            moves = units.sum(influence) / N
+            moves, in_ranks = units.sum(influence) / N, _shared(array, units, shared_noise, in_ranks=True)
             ranking = spearman_confidence(pairs, moves, units.effective, K, in_ranks, resamples, seed)
         undefined = {_NO_RATIO: ratio, few or _NO_RANKING: ranking}
         reason = "; ".join(why for why, known in undefined.items() if math.isnan(known.centre))
@@ -274,11 +273,11 @@ def _refused(K: int, shared_noise: bool | None) -> str:
     return ""
 
 
-def _shared(values: Array, units: Units, known: bool | None) -> float:
+def _shared(scores: Array, units: Units, known: bool | None, *, in_ranks: bool = False) -> float:
     """The share of the noise that widens an interval: none where images have, or seem to have, noise of their own."""
     if known is False:
         return 0.0
-    sharing = noise_sharing(values, units)
+    sharing = noise_sharing(mid_ranks(scores) if in_ranks else scores, units)
     return sharing.share if known or sharing.p < SHARING_ALPHA else 0.0
 
 
