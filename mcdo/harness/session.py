@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -92,6 +93,12 @@ class Session:
         """The same encoders and image sets, with nothing planned: no request is merged with those that came before."""
         other = Session(self.settings, self.unmuted)
         other._encoders, other._text, other._images = self._encoders, self._text, self._images
+        return other
+
+    def offline(self, reports: Path) -> Session:
+        """What the store alone knows, of the same image sets: reading those takes as long as decoding every image."""
+        other = Session(replace(self.settings, from_store=True, reports=reports))
+        other._images = self._images
         return other
 
     # ---- measurements

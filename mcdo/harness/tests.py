@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +22,6 @@ from mcdo.harness.experiment import Experiment
 from mcdo.harness.judge import Judge
 from mcdo.harness.negatives import KnownNegatives
 from mcdo.harness.runner import Completed, Runner
-from mcdo.harness.session import Session
 from mcdo.stats import Estimate, reliability, stacked_drift
 
 if TYPE_CHECKING:
@@ -233,7 +231,7 @@ def contract_of(experiment: type[Experiment[Any]]) -> Callable[..., None]:
         _check_figure(runner.figure(completed))
         settings = completed.inputs.settings
         if settings.store is not None and not settings.from_store:
-            again = Runner(Session(replace(settings, from_store=True, reports=tmp_path)))
+            again = Runner(runner.session.offline(tmp_path))
             offline = again.judged(completed.experiment, completed.inputs.subject)
             assert not again.session.loads, "a model was loaded"
             found = differing(_numbers(offline), _numbers(completed))
