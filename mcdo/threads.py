@@ -1,12 +1,16 @@
-"""How many threads one operation of torch takes, and how the work of a thread is ended from outside."""
+"""How many threads one operation of torch or NumPy takes, and how the work of a thread is ended from outside."""
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+_NUMPYS_OWN = re.compile(r"[/\\](numpy|scipy)(\.libs|[/\\]\.dylibs)[/\\]")
+"""Where the wheels of NumPy and SciPy keep their BLAS; what torch multiplies with is another, and stays as it is."""
 
 
 @contextmanager
@@ -22,6 +26,21 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let every product of NumPy run on one thread.
+
+    Those of statistics are small, and the threads that share one stay awake behind it, on cores that what is compiled
+    waits for. Where NumPy came with a BLAS of another name (conda's, Apple's), nothing is changed.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    loaded = ThreadpoolController()
+    own = [each.filepath for each in loaded.lib_controllers if _NUMPYS_OWN.search(each.filepath)]
+    with loaded.select(filepath=own).limit(limits=1):
+        yield
 
 
 class StoppedError(Exception):

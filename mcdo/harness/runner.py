@@ -21,6 +21,7 @@ from mcdo.report.files import add_to_json, read_json, write_json, write_npz, wri
 from mcdo.report.judgement import Judgement
 from mcdo.report.made import made
 from mcdo.schema import plain
+from mcdo.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from mcdo.harness.sheets import Sheet
 
 Result = TypeVar("Result")
+MOST_FIGURES = 12
+"""Figures that are kept, of some megabytes each; a gate asks for those of its first experiments again at its end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +52,7 @@ class Runner:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._completed: dict[tuple[Experiment[Any], Subject], Completed[Any]] = {}
-        self._drawn: tuple[Completed[Any], Figure | None] | None = None
+        self._drawn: dict[Completed[Any], Figure | None] = {}
 
     @property
     def completed(self) -> tuple[Completed[Any], ...]:
@@ -80,14 +83,19 @@ class Runner:
                 return self._completed.setdefault(key, judged)
             files, figure = _written(judged)
             self._completed[key] = replace(judged, files=(*files, *_sheets(self.session, judged)))
-            self._drawn = self._completed[key], figure
+            self._keep(self._completed[key], figure)
         return cast("Completed[Result]", self._completed[key])
 
     def figure(self, completed: Completed[Any]) -> Figure | None:
-        """Its figure, or None where it has none: as it was saved if nothing was since, for figures are large."""
-        if self._drawn is None or self._drawn[0] is not completed:
-            self._drawn = completed, _figure(completed)
-        return self._drawn[1]
+        """Its figure, or None where it has none: as it was saved if that is one of the last."""
+        if completed not in self._drawn:
+            self._keep(completed, _figure(completed))
+        return self._drawn[completed]
+
+    def _keep(self, completed: Completed[Any], figure: Figure | None) -> None:
+        self._drawn[completed] = figure
+        if len(self._drawn) > MOST_FIGURES:
+            del self._drawn[next(iter(self._drawn))]
 
     def judged(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
         """Measured or looked up, computed and judged, of which nothing is written."""
@@ -102,11 +110,12 @@ class Runner:
         self.session.foresee((experiment, subject), lambda: later)
         inputs = Inputs(self, subject, (*first, *later), any_head=any_head)
         _check_noise(experiment, inputs.requests)
-        result = experiment.compute(inputs)
+        with one_blas_thread():
+            result = experiment.compute(inputs)
+            judgements = {claim.name: claim.judge(result) for claim in experiment.claims()}
+            arrays = experiment.arrays(inputs, result)
         self.session.foresee((experiment, subject), tuple)  # nothing any more
         self.session.used(experiment.name, inputs.requests)
-        judgements = {claim.name: claim.judge(result) for claim in experiment.claims()}
-        arrays = experiment.arrays(inputs, result)
         summary = {
             "model": subject.name,
             **plain(experiment.summary(result)),
