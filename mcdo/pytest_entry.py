@@ -9,18 +9,38 @@ from __future__ import annotations
 import gc
 import os
 import re
-from collections.abc import Generator, Iterable, Iterator
+import sys
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from glob import iglob
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 PLUGIN = "mcdo.pytest_plugin"
 MADE_IN = "mcdo.harness.tests"
 """Where ``tests_of`` stands, and says that its classes come from."""
+REWRITTEN = (PLUGIN, MADE_IN, "mcdo.suite")
+"""Modules of ours whose asserts end tests, and those that pytest itself imports as plug-ins."""
 _IMPORTS = re.compile(rb"^\s*(?:from|import)\s+mcdo\b|^\s*pytest_plugins\b.*\bmcdo\.pytest_plugin\b", re.MULTILINE)
+
+
+class _AsWritten(MetaPathFinder):
+    """Finds our modules as Python does.
+
+    pytest looks for asserts in all modules of a package that brings a plug-in, and reads what it has made of them
+    several times as slowly. Only :data:`REWRITTEN` is left to it.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None, /
+    ) -> ModuleSpec | None:
+        ours = fullname.startswith("mcdo.") and not fullname.startswith(REWRITTEN)
+        return PathFinder.find_spec(fullname, path) if ours else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -30,6 +50,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     Without the garbage collector, which would walk all that torch brings again and again, and finds nothing; where the
     plug-in is loaded, it is off until the tests are collected.
     """
+    finder = _AsWritten()
+    sys.meta_path.insert(0, finder)
+    early_config.add_cleanup(lambda: sys.meta_path.remove(finder))
     gc.disable()
     early_config.add_cleanup(gc.enable)
     found = yield
