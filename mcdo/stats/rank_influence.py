@@ -68,9 +68,11 @@ def spearman_confidence(
 
 def _moved(order: NDArray[np.intp], edges: NDArray[np.intp], F: Array) -> Array:
     """mean_j(1{x_j > x_i} F_lj) for values x [N] in this order and every row l of ``F`` [K, N], ties half; [K, N]."""
-    below = np.cumsum(F[:, order], axis=1)
-    upto = below[:, edges[1:] - 1]  # sum over all values <= that of the group
+    upto = below = np.cumsum(F[:, order], axis=1)
+    if tied := len(edges) <= len(order):
+        upto = below[:, edges[1:] - 1]  # sum over all values <= that of the group
     inside = np.diff(upto, axis=1, prepend=0.0)
+    groups = (below[:, -1:] - upto + inside / 2) / F.shape[1]
     found = np.empty_like(F)
-    found[:, order] = ((below[:, -1:] - upto + inside / 2) / F.shape[1]).repeat(np.diff(edges), axis=1)
+    found[:, order] = groups.repeat(np.diff(edges), axis=1) if tied else groups
     return found

@@ -282,6 +282,8 @@ class Units:
     def sum(self, values: Array) -> Array:
         """Sum over the images of each unit, ``[..., N] -> [..., n]``."""
         order = np.argsort(self.members, kind="stable")
+        if self.n == len(order):
+            return np.asarray(np.take(values, order, axis=-1))
         starts = np.searchsorted(self.members[order], np.arange(self.n))
         return np.asarray(np.add.reduceat(values[..., order], starts, axis=-1))
 
