@@ -7,10 +7,14 @@ count unless a module is exempt by name, because a result that is measured anew 
 from __future__ import annotations
 
 import hashlib
+import marshal
+import py_compile
+import sys
 from collections.abc import Iterable
 from functools import cache
-from importlib.util import find_spec
+from importlib.util import MAGIC_NUMBER, cache_from_source, find_spec, source_hash
 from pathlib import Path
+from py_compile import PycInvalidationMode, PyCompileError
 from types import CodeType
 
 from mcdo.errors import McdoError
@@ -58,7 +62,7 @@ def code_fingerprint(*modules: str) -> str:
     """sha256 over what modules do; their order does not matter, and none of them is run."""
     digest = hashlib.sha256()
     for name in sorted(set(modules)):
-        digest.update(f"{name}\0{code_of(_file(name).read_text(encoding='utf-8'))}\0".encode())
+        digest.update(f"{name}\0{_code_in(_file(name))}\0".encode())
     return digest.hexdigest()
 
 
@@ -69,11 +73,30 @@ def _file(module: str) -> Path:
     return Path(spec.origin)
 
 
-@cache  # measurements of several kinds have most modules in common
 def code_of(source: str) -> str:
     """What a module does, as text: its compiled code without docstrings and line numbers."""
     # asserts are left out as well: they stop a measurement and do not change it
     return text_of(compile(source, "", "exec", dont_inherit=True, optimize=2))
+
+
+def _code_in(file: Path) -> str:
+    """:func:`code_of` a file, of what Python has compiled where that is kept beside it and is of the same source."""
+    source = file.read_bytes()
+    return _kept(file, source) or code_of(source.decode())
+
+
+@cache  # measurements of several kinds have most modules in common
+def _kept(file: Path, source: bytes) -> str:
+    head = MAGIC_NUMBER + (0b11).to_bytes(4, "little") + source_hash(source)  # PEP 552: valid for this source alone
+    try:
+        place = Path(cache_from_source(file, optimization=2))
+        if not (place.is_file() and place.read_bytes().startswith(head)):
+            if sys.dont_write_bytecode:
+                return ""
+            py_compile.compile(str(file), doraise=True, optimize=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
+        return text_of(marshal.loads(place.read_bytes()[len(head) :]))  # noqa: S302 (python -OO would run it)
+    except (OSError, NotImplementedError, ValueError, EOFError, TypeError, PyCompileError):
+        return ""  # no place to keep it, or a file that is no code
 
 
 def text_of(value: object) -> str:

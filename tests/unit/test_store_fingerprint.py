@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from mcdo.store.fingerprint import EXEMPT, _modules, code_fingerprint, code_of, measuring_code
+from mcdo.store.fingerprint import EXEMPT, _kept, _modules, code_fingerprint, code_of, measuring_code
 
 SOURCE = '''"""What it is for."""
 
@@ -76,3 +77,32 @@ def test_a_package_stands_for_its_modules(tmp_path: Path, monkeypatch: pytest.Mo
     measuring_code.cache_clear()
     assert measuring_code("package_of_a_test") != before
     measuring_code.cache_clear()
+
+
+def test_what_python_keeps_compiled_is_of_this_source_or_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "kept_of_a_test.py"
+    file.write_text(SOURCE)
+    known = code_fingerprint("kept_of_a_test")
+    (kept,) = tmp_path.rglob("*.pyc")
+
+    def found() -> str:
+        _kept.cache_clear()
+        return code_fingerprint("kept_of_a_test")
+
+    written, stat = kept.read_bytes(), file.stat()
+    assert found() == known
+    for damaged in (written[:40], b"", b"\0" * 64):
+        kept.write_bytes(damaged)
+        assert found() == known
+    kept.write_bytes(written)
+    file.write_text(SOURCE.replace("3", "4"))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert found() != known
+    kept.unlink()
+    kept.mkdir()  # no place to write to
+    file.write_text(SOURCE)
+    assert found() == known
