@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from mcdo.harness.sheets import Sheet
 
 Result = TypeVar("Result")
-MOST_FIGURES = 12
-"""Figures that are kept, of some megabytes each; a gate asks for those of its first experiments again at its end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +50,6 @@ class Runner:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._completed: dict[tuple[Experiment[Any], Subject], Completed[Any]] = {}
-        self._drawn: dict[Completed[Any], Figure | None] = {}
 
     @property
     def completed(self) -> tuple[Completed[Any], ...]:
@@ -81,21 +78,9 @@ class Runner:
             judged = self.judged(experiment, subject)
             if experiment.of_one_model and subject not in experiment.subjects(self.session.settings):
                 return self._completed.setdefault(key, judged)
-            files, figure = _written(judged)
-            self._completed[key] = replace(judged, files=(*files, *_sheets(self.session, judged)))
-            self._keep(self._completed[key], figure)
+            files = (*_written(judged), *_sheets(self.session, judged))
+            self._completed[key] = replace(judged, files=files)
         return cast("Completed[Result]", self._completed[key])
-
-    def figure(self, completed: Completed[Any]) -> Figure | None:
-        """Its figure, or None where it has none: as it was saved if that is one of the last."""
-        if completed not in self._drawn:
-            self._keep(completed, _figure(completed))
-        return self._drawn[completed]
-
-    def _keep(self, completed: Completed[Any], figure: Figure | None) -> None:
-        self._drawn[completed] = figure
-        if len(self._drawn) > MOST_FIGURES:
-            del self._drawn[next(iter(self._drawn))]
 
     def judged(self, experiment: Experiment[Result], subject: Subject) -> Completed[Result]:
         """Measured or looked up, computed and judged, of which nothing is written."""
@@ -203,8 +188,7 @@ def _sites(runs: Iterable[EncoderRun]) -> dict[str, Any] | list[dict[str, Any]]:
     return found[0] if len(found) == 1 else found
 
 
-def _written(judged: Completed[Any]) -> tuple[list[Path], Figure | None]:
-    """What was written, and the figure among it."""
+def _written(judged: Completed[Any]) -> list[Path]:
     experiment, inputs, result, summary = judged.experiment, judged.inputs, judged.result, judged.summary
     settings, about, files = inputs.settings, inputs.subject.name, experiment.files
     folder = experiment.place(settings.reports)
@@ -224,9 +208,9 @@ def _written(judged: Completed[Any]) -> tuple[list[Path], Figure | None]:
         add_to_json(place(files.overall), settings.session, section, about, value)
     if sections:
         written.append(place(files.overall))
-    figure = _figure(judged)
+    figure = figure_of(judged) if settings.figures else None
     formats: tuple[str, ...] = ()
-    if figure is not None and settings.figures:
+    if figure is not None:
         from mcdo.report.figures import FORMATS, save_figure
 
         formats = tuple(FORMATS) if settings.vector_figures else ("png",)
@@ -234,7 +218,7 @@ def _written(judged: Completed[Any]) -> tuple[list[Path], Figure | None]:
     for form in ("png", "svg", "pdf") if files.figure else ():
         if form not in formats:
             _removed(place(files.figure).with_suffix(f".{form}"))
-    return written, figure
+    return written
 
 
 def _removed(path: Path) -> None:
@@ -243,7 +227,8 @@ def _removed(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _figure(judged: Completed[Any]) -> Figure | None:
+def figure_of(judged: Completed[Any]) -> Figure | None:
+    """Its figure, or None where it has none."""
     experiment = judged.experiment
     panels = experiment.panels(judged.inputs, judged.result) if experiment.files.figure else ()
     if not panels:

@@ -333,8 +333,8 @@ MARGIN = 0.1
 """Inches around what is drawn."""
 MOST_POINTS = 500
 """Points above which a cloud is one picture inside a vector file."""
-DRAWN = "Drawn from"
-"""Field of a PNG that says of which figure it is."""
+DRAWN, FAULTS = "Drawn from", "Faults"
+"""Fields of a PNG that say of which figure it is, and what :func:`faults` that has."""
 
 
 def save_figure(figure: Figure, path: Path, formats: Sequence[str] = tuple(FORMATS)) -> Path:
@@ -357,7 +357,7 @@ def save_figure(figure: Figure, path: Path, formats: Sequence[str] = tuple(FORMA
 
     def draw(part: Path) -> None:
         form = part.suffix[1:]
-        metadata = FORMATS[form] | ({DRAWN: drawn} if form == "png" and drawn else {})
+        metadata = FORMATS[form] | ({DRAWN: drawn, FAULTS: found} if form == "png" else {})
         canvas.print_figure(part, format=form, dpi=DPI, bbox_inches=shown, metadata=metadata)
 
     with warnings.catch_warnings(), _style():
@@ -365,10 +365,11 @@ def save_figure(figure: Figure, path: Path, formats: Sequence[str] = tuple(FORMA
         figure.set_dpi(DPI)
         drawn = _identity(figure, formats)
         files = {form: path.with_suffix(f".{form}") for form in formats}
-        if drawn and _drawn(files["png"]) == drawn and all(file.is_file() for file in files.values()):
+        if drawn and _said(files["png"], DRAWN) == drawn and all(file.is_file() for file in files.values()):
             return files["png"]
         canvas = FigureCanvasAgg(figure)
         _arrange(figure)  # once for all formats: it takes longer than drawing
+        found = json.dumps(faults(figure))
         shown = figure.get_tightbbox().padded(MARGIN)
         *_, first = [written(files[form], draw) for form in reversed(formats)]  # last the PNG, which vouches for all
         return first
@@ -399,14 +400,20 @@ def _identity(figure: Figure, formats: Sequence[str]) -> str:
     return hashlib.sha256(stream.getvalue() + json.dumps(by).encode()).hexdigest()
 
 
-def _drawn(png: Path) -> str:
-    """What a whole PNG says of what it was drawn from; "" of any other file, or none."""
+def known_faults(png: Path) -> list[str]:
+    """The :func:`faults` of the figure that :func:`save_figure` wrote there."""
+    said = _said(png, FAULTS)
+    return list(json.loads(said)) if said else [f"{png.name} is no whole picture"]
+
+
+def _said(png: Path, field: str) -> str:
+    """What a whole PNG says in a field; "" of any other file, or none."""
     from PIL import Image
 
     try:
         with Image.open(png, formats=["PNG"]) as image:
             image.load()
-            return str(image.info.get(DRAWN, ""))
+            return str(image.info.get(field, ""))
     except (OSError, SyntaxError, ValueError):  # Pillow's words for what is no picture
         return ""
 

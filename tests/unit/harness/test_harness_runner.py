@@ -28,6 +28,7 @@ from mcdo.harness import (
     View,
 )  # fmt: skip
 from mcdo.harness.sheets import Sheet, Tile
+from mcdo.harness.tests import _check_figure
 from mcdo.perturbation import Dropout
 from mcdo.stats import Estimate, mean
 
@@ -133,6 +134,14 @@ def test_no_figure_and_no_picture_of_an_earlier_run_stays_beside_a_later_one(tmp
     assert left(10) == {sheets}
     assert left(10, thumbnails=False) == set()
     assert left(8, figures=False) == {sheets}
+
+
+@pytest.mark.parametrize("figures", [True, False], ids=["saved", "not-saved"])
+def test_a_figure_that_hides_something_breaks_the_contract(figures: bool, tmp_path: Path) -> None:
+    done = runner(tmp_path, figures=figures).run(FeatureNorms(), MODEL)
+    assert any(path.suffix == ".png" for path in done.files) is figures
+    with pytest.raises(AssertionError, match="its x axis has no label"):
+        _check_figure(done)
 
 
 @dataclass(frozen=True)

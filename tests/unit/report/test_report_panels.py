@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mcdo.report.figures import FEW_LINES, PALETTE, TITLE_LETTERS, draw, faults, save_figure
+from mcdo.report.figures import FEW_LINES, PALETTE, TITLE_LETTERS, draw, faults, known_faults, save_figure
 from mcdo.report.panels import band, correlation_panel, interval_panel, ranked_panel
 from mcdo.stats import Estimate
 
@@ -248,7 +248,9 @@ def test_a_figure_is_judged_alike_before_and_after_it_is_saved(tmp_path: Path) -
     assert {"colour", "leaves"} <= {word for found in fresh for word in found.split()}
     save_figure(figure, tmp_path / "a.png", ("png",))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-    assert faults(figure) == fresh
+    assert faults(figure) == fresh == known_faults(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-100])
+    assert known_faults(tmp_path / "a.png") == ["a.png is no whole picture"]
 
 
 def _saved(folder: Path, points: Sequence[float], formats: Sequence[str] = ("png", "svg", "pdf")) -> dict[str, int]:
