@@ -109,12 +109,11 @@ def subject_of(item: pytest.Item, subject: Subject) -> Subject:
 
 def _models(items: Iterable[pytest.Item]) -> Iterator[str]:
     for item in items:
-        call = getattr(item, "callspec", None)
-        if call is not None and item.get_closest_marker("decision") is None:
-            subject = _own_subject(item)
-            yield from () if subject is None else subject.models
-            if call.params.get("model") in models_of(item.config):  # others call anything their model
-                yield call.params["model"]
+        call, subject = getattr(item, "callspec", None), _own_subject(item)
+        own = () if call is None else (call.params.get("model"),)
+        models = (*(() if subject is None else subject.models), *(m for m in own if m in models_of(item.config)))
+        if models and item.get_closest_marker("decision") is None:  # others call anything their model
+            yield from models
 
 
 def is_about_models(item: pytest.Item) -> bool:
@@ -143,7 +142,7 @@ def _marks(item: pytest.Item) -> set[str]:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     tier = getattr(pytest.mark, tier_of(config))
-    gates, perf = [], set()
+    gates, unwanted = [], set()
     for item in items:
         marks = _marks(item)
         if "experiment" in marks and (kind := experiment_of(item)) is not None:
@@ -156,12 +155,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(getattr(pytest.mark, family))
         if gate and isinstance(item, pytest.Function):
             gates.append(item)
-        if "perf" in marks:
-            perf.add(item)
+        if "perf" in marks and not option_of(config, "--benchmark"):
+            unwanted.add(item)
+        if "estimator" in marks and _is_of_other_estimator(item):
+            unwanted.add(item)
     uncollected = tuple(_uncollected(gates))
-    _deselect_other_estimator(config, items)
-    if not option_of(config, "--benchmark"):
-        _deselect(config, items, perf.__contains__)
+    _deselect(config, items, unwanted.__contains__)
     yield
     here = set(items)
     deselected = ((gate.nodeid, frozenset(_models([gate])), gate) for gate in gates if gate not in here)
@@ -225,14 +224,9 @@ def _turn(item: pytest.Item) -> int:
     return 2 if "decision" in marks else 1
 
 
-def _deselect_other_estimator(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted = option_of(config, "--estimator")
-
-    def other(item: pytest.Item) -> bool:
-        mark = item.get_closest_marker("estimator")
-        return mark is not None and wanted not in (mark.args[0], "both")
-
-    _deselect(config, items, other)
+def _is_of_other_estimator(item: pytest.Item) -> bool:
+    mark = item.get_closest_marker("estimator")
+    return mark is not None and option_of(item.config, "--estimator") not in (mark.args[0], "both")
 
 
 def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: Callable[[pytest.Item], bool]) -> None:
@@ -268,13 +262,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     _live_until_the_end()
     settings, runner = session.config.stash[SESSION].settings, session.config.stash[RUNNER]
     session.config.stash[MODELS] = frozenset(_models(session.items))
-    gates = (item.nodeid for item in session.items if item.get_closest_marker("own_gate"))
-    session.config.stash[GATES].wanted = (*gates, *_left_out(session.config))
     measuring = session.config.stash.get(MEASURING, None)
     if measuring is not None and settings.budget:
         raise pytest.UsageError("mcdo measure takes sizes and no time: --num-images, --passes, --trials and --at-most")
     if session.config.option.collectonly or measuring == "nothing":  # no test will run
         return
+    gates = (item.nodeid for item in session.items if item.get_closest_marker("own_gate"))
+    session.config.stash[GATES].wanted = (*gates, *_left_out(session.config))
     asked = list(selected(session))
     if measuring is not None or any(map(_measures, session.items)):
         _prepare(session, runner, asked)

@@ -186,7 +186,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, exitstatus: int,
         encoding = getattr(terminalreporter._tw._file, "encoding", None)
         for line in lines(tables(found), closing(found, _folder(config)), encoding):
             terminalreporter.write_line(line)
-    if _of_session(config) is None and (found is not None or _decided(terminalreporter)):
+    if (found is not None or _decided(terminalreporter)) and _of_session(config) is None:
         said = "The verdict above is not in" if found is not None else "There is no verdict: it is not in"
         why = "the folder could not be written to, or another run writes into it. Give each run its own --reports"
         terminalreporter.write_line(f"{said} {printable(str(_folder(config) / FILE))}: {why}.")

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mcdo.errors import McdoError
 from mcdo.names import message, say_text
 from mcdo.schema import parse_yaml, plain
@@ -84,6 +82,8 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _run(asked: argparse.Namespace, config: BackbonesConfig) -> str:
     if asked.command == "config":
+        import yaml
+
         return str(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False)).rstrip()
     if asked.command == "jobs":
         return _jobs(asked, config)
