@@ -25,7 +25,6 @@ from mcdo.pytest_plugin.option_names import option_of
 from mcdo.pytest_plugin.options import OWN_DATA, models_of, tier_of
 from mcdo.pytest_plugin.state import GATES, LEFT_OUT, MEASURING, MODELS, RUNNER, SESSION
 from mcdo.report.finding import Finding
-from mcdo.report.page import check_page
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -322,6 +321,8 @@ def _prepare(session: pytest.Session, runner: Runner, asked: list[tuple[Experime
 
     try:
         if (page := option("--page")) is not None:
+            from mcdo.report.page import check_page
+
             check_page(Path(page))
         found = preflight(
             runner,

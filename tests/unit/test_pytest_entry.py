@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from importlib.machinery import SourceFileLoader
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from pytest_child import run_python
+from pytest_child import plugin, run_python
 
 import mcdo.stats
 from mcdo import pytest_entry
-
-INSTALLED = any(each.value == "mcdo.pytest_entry" for each in entry_points(group="pytest11"))
-PLUGIN = () if INSTALLED else ("-p", "mcdo.pytest_entry")
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["of-the-harness", "of-others"])
@@ -25,13 +21,13 @@ def test_no_test_runs_without_the_garbage_collector(ours: bool, tmp_path: Path) 
         f"{head}from conftest import ON as BEFORE\ndef test_on():\n"
         f"    assert gc.isenabled()\n    assert (BEFORE, ON) == (False, {not ours})\n"
     )
-    done = run_python(f"import pytest, sys; sys.exit(pytest.main({[*PLUGIN]}))", cwd=tmp_path)
+    done = run_python(f"import pytest, sys; sys.exit(pytest.main({[*plugin()]}))", cwd=tmp_path)
     assert done.returncode == pytest.ExitCode.OK, done.stdout
 
 
 def test_a_session_that_collects_nothing_leaves_it_on(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text("import mcdo\n")
-    code = f"import gc, pytest\nassert pytest.main({[*PLUGIN, '--models=']}) == 4\nassert gc.isenabled()\n"
+    code = f"import gc, pytest\nassert pytest.main({[*plugin(), '--models=']}) == 4\nassert gc.isenabled()\n"
     done = run_python(code, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
 
@@ -47,6 +43,6 @@ def test_modules_are_found_as_written_but_for_those_whose_asserts_end_tests(tmp_
     (tmp_path / "test_finder.py").write_text(
         "import sys\ndef test_finder():\n    assert type(sys.meta_path[0]).__name__ == '_AsWritten'\n"
     )
-    code = f"import pytest, sys\nbefore = [*sys.meta_path]\nassert pytest.main({[*PLUGIN]}) == 0\n"
+    code = f"import pytest, sys\nbefore = [*sys.meta_path]\nassert pytest.main({[*plugin()]}) == 0\n"
     done = run_python(f"{code}assert sys.meta_path == before", cwd=tmp_path)
     assert done.returncode == 0, done.stdout

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 
@@ -90,6 +89,8 @@ def test_a_damaged_copy_is_replaced_by_a_sound_one_and_said(
     protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It counted as there. Of a store elsewhere heads alone are read: a torn file shows, a flipped bit does not."""
+    import fsspec
+
     source, url = tmp_path / "a", f"{protocol}://{tmp_path.as_posix()}/there"
     keys = filled(source, "torn", "other", "bit", parts=1)
     (source / "encoders").mkdir()
@@ -215,34 +216,31 @@ def test_a_store_behind_a_url(protocol: str, tmp_path: Path) -> None:
     assert len(list(Store(tmp_path / "a").unfinished(keys["half"]).parts())) == 1
 
 
-class Locked(fsspec.AbstractFileSystem):  # type: ignore[misc]
-    """A place whose library has errors of its own."""
-
-    protocol = "locked"
-
-    def __init__(self, **_: Any) -> None:
-        raise LookupError("no key was accepted")
-
-
-class Broken(Locked):
-    protocol = "broken"
-
-    def __init__(self, **_: Any) -> None:
-        fsspec.AbstractFileSystem.__init__(self)
-
-    def exists(self, path: str, **_: Any) -> bool:
-        raise LookupError("no credentials")
-
-
 @pytest.mark.parametrize(
-    ("place", "said"),
-    [(Locked, "locked://host/store cannot be reached: no key was accepted"), (Broken, "to broken://.*no credentials")],
+    ("protocol", "said"),
+    [
+        ("locked", "locked://host/store cannot be reached: no key was accepted"),
+        ("broken", "to broken://.*no credentials"),
+    ],
 )
-def test_a_place_that_cannot_be_reached_is_a_message(place: type[Locked], said: str, tmp_path: Path) -> None:
-    fsspec.register_implementation(place.protocol, place, clobber=True)
+def test_a_place_that_cannot_be_reached_is_a_message(protocol: str, said: str, tmp_path: Path) -> None:
+    """One whose library has errors of its own."""
+    from fsspec import AbstractFileSystem, register_implementation
+
+    class Place(AbstractFileSystem):  # type: ignore[misc]
+        def __init__(self, **_: Any) -> None:
+            if protocol == "locked":
+                raise LookupError("no key was accepted")
+            super().__init__()
+
+        def exists(self, path: str, **_: Any) -> bool:
+            raise LookupError("no credentials")
+
+    Place.protocol = protocol
+    register_implementation(protocol, Place, clobber=True)
     filled(tmp_path / "a", "x")
     with pytest.raises(McdoError, match=said):
-        merge(str(tmp_path / "a"), f"{place.protocol}://host/store")
+        merge(str(tmp_path / "a"), f"{protocol}://host/store")
 
 
 def test_stats_are_by_encoder_and_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pytest_child import run_pytest
+from pytest_child import plugin, run_pytest
 
 from mcdo.errors import McdoError
 from mcdo.experiments.phase1.exp5_subset_ambiguity import SubsetAmbiguity
@@ -22,8 +21,6 @@ from mcdo.images.sampling import spread_order
 from mcdo.stats import Estimate, Reliability, reliability
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
-INSTALLED = any(each.value == "mcdo.pytest_entry" for each in entry_points(group="pytest11"))
-PLUGIN = () if INSTALLED else ("-p", "mcdo.pytest_entry")
 OURS = 'from mcdo.harness import tests_of\ntest_rivals = tests_of("rivals")\n'
 PHASES = [each.parent.name for each in sorted(EXPERIMENTS.rglob("test_*.py"))]
 
@@ -77,7 +74,7 @@ def test_a_module_that_imports_it_by_another_is_refused_rather_than_passed_over(
     (tmp_path / "ours.py").write_text('from mcdo.harness import tests_of\nmade = tests_of("rivals")\n')
     (tmp_path / "conftest.py").write_text('def pytest_addoption(parser):\n    parser.addoption("--store")\n')
     (tmp_path / "test_ours.py").write_text("from ours import made as test_rivals\n")
-    done = run_pytest(*PLUGIN, cwd=tmp_path)
+    done = run_pytest(*plugin(), cwd=tmp_path)
     assert done.returncode == 2, done.stdout
     assert "test_ours.py::test_rivals needs mcdo's plug-in" in done.stdout
 
@@ -85,7 +82,7 @@ def test_a_module_that_imports_it_by_another_is_refused_rather_than_passed_over(
 def test_an_option_whose_value_has_a_space_is_no_place_of_tests(tmp_path: Path) -> None:
     """As it looks to pytest while it does not know the option."""
     (tmp_path / "test_ours.py").write_text(OURS)
-    done = run_pytest(*PLUGIN, "--collect-only", "-q", "-m", "rivals", f"--store={tmp_path}/a b/store", cwd=tmp_path)
+    done = run_pytest(*plugin(), "--collect-only", "-q", "-m", "rivals", f"--store={tmp_path}/a b/store", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "test_ours.py::test_rivals" in done.stdout
 
@@ -99,7 +96,7 @@ def test_an_option_in_two_words_is_no_place_of_tests(tmp_path: Path, place: str,
     (repository / "pyproject.toml").write_text('[tool.pytest.ini_options]\ntestpaths = ["tests"]\n')
     (repository / "tests" / "test_ours.py").write_text(OURS)
     done = run_pytest(
-        *PLUGIN, "--collect-only", "-q", "-m", "rivals", "--reports", str(tmp_path / place), cwd=repository
+        *plugin(), "--collect-only", "-q", "-m", "rivals", "--reports", str(tmp_path / place), cwd=repository
     )
     assert said in done.stdout
     assert done.returncode == (0 if said == "test_rivals" else 4)
@@ -165,10 +162,10 @@ def test_a_session_of_theirs_alone_is_no_measurement(crowded: Path) -> None:
 @pytest.mark.parametrize("named", ["phase1", "phase1 and clip"])
 def test_a_phase_that_no_module_collects_is_named_with_the_line_that_does(named: str, tmp_path: Path) -> None:
     (tmp_path / "test_ours.py").write_text(OURS)
-    done = run_pytest(*PLUGIN, "-m", named, cwd=tmp_path)
+    done = run_pytest(*plugin(), "-m", named, cwd=tmp_path)
     assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stdout
     assert 'No module here collects phase1. Add to a module of tests: test_phase1 = tests_of("phase1")' in done.stdout
-    unknown = run_pytest(*PLUGIN, "-m", "rivals and not clip and not siglip", cwd=tmp_path)
+    unknown = run_pytest(*plugin(), "-m", "rivals and not clip and not siglip", cwd=tmp_path)
     assert "No module here" not in unknown.stdout
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -83,10 +84,14 @@ def test_edges() -> None:
         crossed_mean([1.0], np.ones((5, 1)), 10)
 
 
-RESAMPLES = np.random.default_rng(8).multinomial(100, np.full(100, 0.01), size=1000) / 100
-"""Shares of 100 images in each of 1000 resamples, the same for every data set."""
 RUNS = 800
 NEAR = pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / RUNS))
+
+
+@cache
+def resamples() -> Array:
+    """Shares of 100 images in each of 1000 resamples, the same for every data set."""
+    return np.random.default_rng(8).multinomial(100, np.full(100, 0.01), size=1000) / 100
 
 
 @pytest.mark.parametrize(("spread", "common", "own"), [(0, 1, 0), (0, 0, 1), (0.2, 1, 0), (0.2, 0.7, 0.7)])
@@ -96,7 +101,7 @@ def test_coverage_over_units_and_images(spread: float, common: float, own: float
     inside, over_images = 0, 0
     for _ in range(RUNS):
         x = spread * rng.normal(size=(4, 1)) + common * rng.normal(size=(1, 100)) + own * rng.normal(size=(4, 100))
-        draws = RESAMPLES @ x.T
+        draws = resamples() @ x.T
         found = crossed_mean(x.mean(axis=1), draws, 100).estimate
         inside += found.low <= 0 <= found.high
         over_images += abs(found.value) <= 1.96 * draws.mean(axis=1).std(ddof=1)
@@ -134,7 +139,7 @@ def test_coverage_of_a_contrast_between_kinds(spread: float, common: float, of_k
         kinds = of_kind * np.repeat(rng.normal(size=(2, 100)), 5, axis=0)
         x = spread * rng.normal(size=(10, 1)) + common * rng.normal(size=(1, 100)) + kinds
         x += own * rng.normal(size=(10, 100))
-        draws = RESAMPLES @ x.T
+        draws = resamples() @ x.T
         found = crossed_contrast(x.mean(axis=1), draws, weights, "aaaaabbbbb", 100).estimate
         inside += found.low <= 0 <= found.high
     assert inside / RUNS == NEAR
