@@ -6,11 +6,20 @@ import gc
 import re
 import sys
 from collections.abc import Generator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["mcdo.pytest_plugin"]
+
+def _is_timed() -> bool:
+    """Whether pytest-benchmark is asked for: it starts git six times, whether anything is timed or not."""
+    words = sys.argv[1:]
+    asked = any(word.startswith("--benchmark") for word in words) and "no:benchmark" not in words
+    return asked and find_spec("pytest_benchmark") is not None
+
+
+pytest_plugins = ["mcdo.pytest_plugin", *(["pytest_benchmark.plugin"] if _is_timed() else [])]
 
 SLOW = {
     *("h5py", "huggingface_hub", "matplotlib", "numba", "open_clip", "pandas", "sklearn", "timm", "torchvision"),

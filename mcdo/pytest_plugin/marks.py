@@ -70,7 +70,8 @@ def pytest_configure(config: pytest.Config) -> None:
     _check_mark_expression(config)
     if option_of(config, "--benchmark") and (config.getoption("numprocesses", None) or hasattr(config, "workerinput")):
         raise pytest.UsageError("--benchmark measures times, which workers would spoil: leave out -n")
-    if option_of(config, "--benchmark") and not config.pluginmanager.hasplugin("benchmark"):
+    loaded = any(map(config.pluginmanager.hasplugin, ("benchmark", "pytest_benchmark.plugin")))
+    if option_of(config, "--benchmark") and not loaded:
         raise pytest.UsageError("--benchmark needs pytest-benchmark: pip install -e '.[test]', and no -p no:benchmark")
     if config.getoption("numprocesses", None):
         _check_words(config)

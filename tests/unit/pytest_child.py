@@ -39,7 +39,8 @@ def run_pytest(*arguments: str, cwd: Path = ROOT) -> CompletedProcess[str]:
     """``pytest arguments``."""
     # Assertions stay plain: what was imported before the fork cannot be rewritten, and pytest would complain of that.
     less = ("-p", "no:cacheprovider", "-p", "no:anyio", "--assert=plain", "--store=none")
-    return _run(_pytest, *less, *arguments, cwd=cwd)
+    timed = any(argument.startswith("--benchmark") for argument in arguments)
+    return _run(_pytest, *less, *(() if timed else ("-p", "no:benchmark")), *arguments, cwd=cwd)
 
 
 def run_mcdo(*arguments: str, cwd: Path = ROOT) -> CompletedProcess[str]:
