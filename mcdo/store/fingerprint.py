@@ -73,6 +73,7 @@ def _file(module: str) -> Path:
     return Path(spec.origin)
 
 
+@cache
 def code_of(source: str) -> str:
     """What a module does, as text: its compiled code without docstrings and line numbers."""
     # asserts are left out as well: they stop a measurement and do not change it
