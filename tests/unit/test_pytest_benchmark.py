@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from pytest_benchmark.utils import parse_compare_fail
 from pytest_child import collected, run_pytest
 
 from mcdo.errors import McdoError
@@ -58,6 +57,8 @@ def timed(median: float, forwards: float | None, noise: float = 0.01) -> Any:
 
 
 def regression(now: Any, before: Any, *checks: str) -> str:
+    from pytest_benchmark.utils import parse_compare_fail
+
     saved = {Path("0001_before.json"): {before.fullname: vars(before)}}
     plugin = SimpleNamespace(compared_mapping=saved)
     manager = SimpleNamespace(getplugin=lambda name: plugin)

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from mcdo.errors import McdoError, nearest
 from mcdo.studies.backbones.plants import Plant, PlantImages, View
@@ -171,6 +171,8 @@ def draw(recipe: Wilting, group: int, watered: bool, number: int, view: str) -> 
 
     def pixels(points: Vector) -> list[tuple[float, float]]:
         return [(x, y) for x, y in (origin + points * [zoom, -zoom]).tolist()]
+
+    from PIL import ImageDraw
 
     image = Image.fromarray(_background(rng, side))
     pen = ImageDraw.Draw(image)

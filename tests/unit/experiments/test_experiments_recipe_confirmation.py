@@ -15,14 +15,13 @@ from mcdo.stats import agreement
 Array = NDArray[np.float64]
 K, N = 5, 40
 BLUR, NOISE = "blur:4%", "noise:0.2"
-RNG = np.random.default_rng(0)
-OWN = np.exp(RNG.normal(size=N))
-LINEAR = OWN * np.exp(0.05 * RNG.normal(size=(K, 1)) + 0.2 * RNG.normal(size=(K, N)))
+OWN, *SPREAD = np.exp(np.random.default_rng(0).normal(size=(1 + 2 * K, N)))
+LINEAR = OWN * np.exp(0.05 * np.random.default_rng(1).normal(size=(K, 1))) * np.power(SPREAD[:K], 0.2)
 
 
 def half(rising: dict[str, int]) -> Half:
     """Scores [K, N, 1] of which so many images rise under each degradation, in every trial; the others fall."""
-    clean = OWN * np.exp(0.1 * RNG.normal(size=(K, N)))
+    clean = OWN * np.power(SPREAD[K:], 0.1)
     rise = {spec: np.where(np.arange(N) < count, 0.1, -0.1) * np.ones((K, N)) for spec, count in rising.items()}
     return Half(clean[..., None], {s: r[..., None] for s, r in rise.items()}, tuple(map(str, range(N))), False)
 

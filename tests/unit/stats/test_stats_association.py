@@ -25,9 +25,8 @@ from mcdo.stats import (
 
 law = settings(derandomize=True, deadline=None, max_examples=25)
 tied = hnp.arrays(np.float64, (3, 12), elements=st.integers(0, 6).map(float))
-rng = np.random.default_rng(0)
-Z = rng.normal(size=300)
-X, Y = Z + rng.normal(size=300), Z + rng.normal(size=300)
+Z, *NOISE = np.random.default_rng(0).normal(size=(3, 300))
+X, Y = Z + NOISE
 
 
 @law

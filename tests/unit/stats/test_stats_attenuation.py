@@ -10,9 +10,8 @@ import scipy
 from mcdo.errors import McdoError
 from mcdo.stats import bootstrap, disattenuated, disattenuated_spearman, rank_matrix, trial_spearman
 
-RNG = np.random.default_rng(0)
-OWN = RNG.normal(size=90)
-X, Y = OWN + RNG.normal(size=(4, 90)), OWN + RNG.normal(size=(4, 90))
+OWN, *NOISE = np.random.default_rng(0).normal(size=(9, 90))
+X, Y = OWN + NOISE[:4], OWN + NOISE[4:]
 
 
 def rho(a: object, b: object) -> float:

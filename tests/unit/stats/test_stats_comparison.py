@@ -12,13 +12,12 @@ from mcdo.errors import McdoError
 from mcdo.stats import Estimate, Inferred, auroc_differences, corrected_families, holm, spearman_differences
 from mcdo.stats.sample import spread
 
-RNG = np.random.default_rng(0)
 N = 80
-TARGET = RNG.normal(size=N)
+TARGET, *NOISE = np.random.default_rng(0).normal(size=(4, N))
 SCORES = {
-    "reference": np.round(0.3 * TARGET + RNG.normal(size=N), 1),  # ties on purpose
-    "better": TARGET + 0.3 * RNG.normal(size=N),
-    "noise": RNG.normal(size=N),
+    "reference": np.round(0.3 * TARGET + NOISE[0], 1),  # ties on purpose
+    "better": TARGET + 0.3 * NOISE[1],
+    "noise": NOISE[2],
 }
 POSITIVE = TARGET > 0.5
 

@@ -20,9 +20,8 @@ from mcdo.stats.detection import LEAST_CLASS
 Array = NDArray[Any]
 law = settings(derandomize=True, deadline=None, max_examples=25)
 tied = hnp.arrays(np.float64, (3, 12), elements=st.integers(0, 6).map(float))
-RNG = np.random.default_rng(0)
-Z = RNG.normal(size=300)
-X, Y = Z + RNG.normal(size=300), Z + RNG.normal(size=300)
+Z, *NOISE = np.random.default_rng(0).normal(size=(3, 300))
+X, Y = Z + NOISE
 
 
 def pairwise(score: Array, positive: Array) -> Array:

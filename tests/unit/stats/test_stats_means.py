@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from mcdo.errors import McdoError
 from mcdo.stats import bootstrap, mean, median, ratio_of_means, trial_drift, wilcoxon_increase
 
-RNG = np.random.default_rng(0)
-X, Y = np.exp(RNG.normal(size=(2, 80)))
+X, Y = np.exp(np.random.default_rng(0).normal(size=(2, 80)))
 
 
 def test_it_is_about_as_long_as_student_s_interval() -> None:

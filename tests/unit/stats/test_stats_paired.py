@@ -15,8 +15,7 @@ from mcdo.schema import plain
 from mcdo.stats import wilcoxon_increase
 from mcdo.stats.paired import rise, signed_rank_terms
 
-RNG = np.random.default_rng(0)
-X, Y = RNG.normal(size=(2, 300))
+X, Y = np.random.default_rng(0).normal(size=(2, 300))
 
 
 def test_wilcoxon_matches_scipy_and_the_share_its_count() -> None:

@@ -41,10 +41,9 @@ from mcdo.stats.trials import widened
 
 Array = NDArray[np.float64]
 N = 150
-RNG = np.random.default_rng(0)
-TARGET, NORM = RNG.normal(size=(2, N))
-OTHER = TARGET + RNG.normal(size=N)
-LOGITS, LABELS = RNG.normal(size=(3, N, 4)), RNG.integers(0, 4, N)
+TARGET, NORM, NOISE = np.random.default_rng(0).normal(size=(3, N))
+OTHER = TARGET + NOISE
+LOGITS, LABELS = np.random.default_rng(1).normal(size=(3, N, 4)), np.random.default_rng(2).integers(0, 4, N)
 
 
 def probed(rng: np.random.Generator, target: Array, K: int, probes: int = 8) -> Array:

@@ -20,9 +20,8 @@ from mcdo.stats import (
     report_of,
 )
 
-rng = np.random.default_rng(0)
-Z = rng.normal(size=300)
-X, Y = Z + rng.normal(size=300), Z + rng.normal(size=300)
+Z, *NOISE = np.random.default_rng(0).normal(size=(3, 300))
+X, Y = Z + NOISE
 
 
 LOGITS = np.random.default_rng(7).normal(size=(3, 200, 5)) * 0.2 + np.random.default_rng(8).normal(size=(200, 5))

@@ -13,13 +13,13 @@ from mcdo import stats
 from mcdo.errors import McdoError
 from mcdo.stats.selective import fpr95, retrieval_correct, risk_areas
 
-RNG = np.random.default_rng(0)
 N = 40
-X, Y = RNG.normal(size=(2, N))
-SCORES = X + 0.3 * RNG.normal(size=(5, N))
+X, Y, *NOISE = np.random.default_rng(0).normal(size=(10, N))
+SCORES = X + 0.3 * np.array(NOISE[:5])
 POSITIVE = Y > 0.3
-CURVE = np.abs(RNG.normal(size=(3, N))) + np.arange(3)[:, None] + 1
-UNITS, DRAWS = RNG.normal(size=4), RNG.normal(size=(50, 4))
+CURVE = np.abs(NOISE[5:]) + np.arange(3)[:, None] + 1
+LOGITS = np.random.default_rng(1).normal(size=(3, N, 4))
+UNITS, DRAWS = LOGITS[0, 0], LOGITS[0]
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "1", None, 2**63])
@@ -58,7 +58,7 @@ def test_a_seed_that_is_none(of: Callable[[Any], object], seed: Any) -> None:
         (lambda: stats.predicted_reliability(SCORES, 8, [1.5]), "target_passes = 1.5"),  # type: ignore[list-item]
         (lambda: stats.predicted_reliability(SCORES, math.inf, [16]), "measured_passes = inf"),  # type: ignore[arg-type]
         (lambda: stats.smallest_usable_passes(SCORES, 2.5), "measured_passes = 2.5"),  # type: ignore[arg-type]
-        (lambda: stats.prompt_sensitivity(RNG.normal(size=(3, N, 4)), head="max"), "head 'max'"),  # type: ignore[arg-type]
+        (lambda: stats.prompt_sensitivity(LOGITS, head="max"), "head 'max'"),  # type: ignore[arg-type]
         (lambda: stats.crossed_mean(UNITS, DRAWS, 30, level=-0.1), "level -0.1"),
         (lambda: stats.crossed_mean(UNITS, DRAWS, 0), "n = 0"),
         (lambda: stats.proportion(3, math.inf), "3 of inf is not a share"),  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def test_a_seed_that_is_none(of: Callable[[Any], object], seed: Any) -> None:
         (lambda: stats.response_curve([0, math.nan, 2], CURVE), "severities"),
         (lambda: stats.response_curve([0, 1, math.inf], CURVE), "must ascend from 0"),
         (lambda: stats.reading_error([0, 1, 2], 3.0), "give .S, N."),
-        (lambda: stats.ambiguity_table({}, stats.ambiguity_targets(RNG.normal(size=(N, 3)))), "no scores are given"),
+        (lambda: stats.ambiguity_table({}, stats.ambiguity_targets(LOGITS[0])), "no scores are given"),
         (lambda: retrieval_correct(np.eye(4), [0, 0, 1]), "labels have shape .3. for 4 images"),
         (lambda: retrieval_correct(np.eye(4), [0, 0, 1, 1], ["a", "b", "c"]), "origins have shape .3. for 4 images"),
         (lambda: retrieval_correct(np.diag([1, 1, 1, 0]), [0, 0, 1, 1]), "the feature of image 3 is zero"),
