@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mcdo.estimators import first_order
 from mcdo.experiments.recipe.choice import CHOSEN_ON
 from mcdo.experiments.recipe.experiment import RecipeSearch
 from mcdo.experiments.recipe.result import RecipeResult
@@ -15,6 +14,7 @@ from mcdo.harness import Completed, Images
 from mcdo.harness.tests import claims_of, contract_of, of_experiment
 from mcdo.recipes import read_recipe
 from mcdo.recipes.file import EncoderIdentity
+from mcdo.recipes.scoring import AppliedRecipe
 
 pytestmark = of_experiment(RecipeSearch)
 
@@ -66,14 +66,11 @@ def test_the_recipe_gives_the_scores_that_it_was_calibrated_on(completed: Comple
     recipe = read_recipe(next(path for path in completed.files if path.name == "recipe.json"))
     if inputs.settings.from_store or recipe.estimator.probes is None:
         pytest.skip("it is applied by first order, with the encoder itself")
-    held = recipe.dimensions
     calibrated = experiment.scored(inputs, completed.result)  # type: ignore[attr-defined]
     assert recipe.calibration.fingerprint == calibrated.fingerprint
-    few, kind = calibrated.select(slice(6)), recipe.perturbation.at(*(site.name for site in recipe.sites))
-    run = first_order(
-        inputs.encoder(), few, kind, recipe.estimator.probes, 1, recipe.estimator.seed, progress=False,
-        weights=None if held is None else held.fitted, score="" if held is None else recipe.score,
-    )  # fmt: skip
-    weights = np.array([site.weight for site in recipe.sites])
+    few = calibrated.select(slice(6))
+    applied = AppliedRecipe(recipe).score(
+        few, encoder=inputs.encoder(), false_alarm=0.5, families=(), trials=1, progress=False
+    )
     measured = completed.result.chosen.clean[0, :6, 0]
-    np.testing.assert_allclose(run.decomposition(recipe.score)[0] @ weights, measured, rtol=1e-3)
+    np.testing.assert_allclose(applied.score, measured, rtol=1e-3)
