@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import threading
 from collections.abc import Iterator
@@ -33,8 +34,12 @@ def one_blas_thread() -> Iterator[None]:
     """Let every product of NumPy run on one thread.
 
     Those of statistics are small, and the threads that share one stay awake behind it, on cores that what is compiled
-    waits for. Where NumPy came with a BLAS of another name (conda's, Apple's), nothing is changed.
+    waits for. Where NumPy came with a BLAS of another name (conda's, Apple's), nothing is changed; nor in a child of
+    multiprocessing, since threads do not survive a fork and none are started there.
     """
+    if multiprocessing.parent_process() is not None:
+        yield
+        return
     from threadpoolctl import ThreadpoolController
 
     loaded = ThreadpoolController()
