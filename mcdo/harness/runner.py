@@ -97,10 +97,10 @@ class Runner:
         _check_noise(experiment, inputs.requests)
         with one_blas_thread():
             result = experiment.compute(inputs)
+            self.session.foresee((experiment, subject), tuple)  # nothing any more
+            self.session.used(experiment.name, inputs.requests)
             judgements = {claim.name: claim.judge(result) for claim in experiment.claims()}
             arrays = experiment.arrays(inputs, result)
-        self.session.foresee((experiment, subject), tuple)  # nothing any more
-        self.session.used(experiment.name, inputs.requests)
         summary = {
             "model": subject.name,
             **plain(experiment.summary(result)),

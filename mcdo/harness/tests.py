@@ -265,9 +265,12 @@ def _check_files(completed: Completed[Any]) -> None:
 def _check_figure(completed: Completed[Any]) -> None:
     from mcdo.report.figures import faults, known_faults
 
-    saved = [path for path in completed.files if path.suffix == ".png"]
-    figure = None if saved else figure_of(completed)
-    found = known_faults(saved[0]) if saved else [] if figure is None else faults(figure)
+    saved = next((path for path in completed.files if path.suffix == ".png"), None)
+    if saved is not None:
+        found = known_faults(saved)
+    else:
+        figure = figure_of(completed)
+        found = [] if figure is None else faults(figure)
     assert not found, f"the figure hides what it should show: {'; '.join(found[:5])}"
 
 

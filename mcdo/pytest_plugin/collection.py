@@ -109,9 +109,10 @@ def subject_of(item: pytest.Item, subject: Subject) -> Subject:
 def _models(items: Iterable[pytest.Item]) -> Iterator[str]:
     for item in items:
         call, subject = getattr(item, "callspec", None), _own_subject(item)
-        own = () if call is None else (call.params.get("model"),)
-        models = (*(() if subject is None else subject.models), *(m for m in own if m in models_of(item.config)))
-        if models and item.get_closest_marker("decision") is None:  # others call anything their model
+        models = [] if subject is None else [*subject.models]
+        if call is not None and call.params.get("model") in models_of(item.config):  # others call anything their model
+            models.append(call.params["model"])
+        if models and item.get_closest_marker("decision") is None:
             yield from models
 
 

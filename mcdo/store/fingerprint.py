@@ -91,11 +91,13 @@ def _kept(file: Path, source: bytes) -> str:
     head = MAGIC_NUMBER + (0b11).to_bytes(4, "little") + source_hash(source)  # PEP 552: valid for this source alone
     try:
         place = Path(cache_from_source(file, optimization=2))
-        if not (place.is_file() and place.read_bytes().startswith(head)):
-            if sys.dont_write_bytecode:
-                return ""
+        held = place.read_bytes() if place.is_file() else b""
+        if not held.startswith(head) and not sys.dont_write_bytecode:
             py_compile.compile(str(file), doraise=True, optimize=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
-        return text_of(marshal.loads(place.read_bytes()[len(head) :]))  # noqa: S302 (python -OO would run it)
+            held = place.read_bytes()
+        if not held.startswith(head):  # as well where the source was changed in between
+            return ""
+        return text_of(marshal.loads(held[len(head) :]))  # noqa: S302 (python -OO would run it)
     except (OSError, NotImplementedError, ValueError, EOFError, TypeError, PyCompileError):
         return ""  # no place to keep it, or a file that is no code
 

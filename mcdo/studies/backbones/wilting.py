@@ -161,6 +161,8 @@ def _blades(midribs: Vector, width: float) -> Vector:
 
 def draw(recipe: Wilting, group: int, watered: bool, number: int, view: str) -> Image.Image:
     """A plant in a round, mode RGB, ``recipe.size`` pixels square."""
+    from PIL import ImageDraw
+
     kind, pot = _accession(recipe.seed, group), _pot(recipe, group, watered)
     rng = _rng(recipe.seed, group, watered, number, view)
     stem, midribs, width = _posture(recipe, group, watered, number)
@@ -171,8 +173,6 @@ def draw(recipe: Wilting, group: int, watered: bool, number: int, view: str) -> 
 
     def pixels(points: Vector) -> list[tuple[float, float]]:
         return [(x, y) for x, y in (origin + points * [zoom, -zoom]).tolist()]
-
-    from PIL import ImageDraw
 
     image = Image.fromarray(_background(rng, side))
     pen = ImageDraw.Draw(image)
